@@ -1,0 +1,14 @@
+"""Every scheme's options with the paper's values; `--config.encodings.NAME.OPTION=VALUE` overrides one."""
+
+ENCODINGS = {
+    "alibi": {"learned": False, "literal_slopes": False},
+    "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
+    "fox": {"initial_offset": 0.0},
+    "learned": {"max_length": 4096, "stddev": 0.02},
+    "none": {},
+    "rope": {"base": 10000.0, "layout": "half", "fraction": 1.0},
+    "shaw": {"k": 16, "keys": True, "values": True},
+    "sinusoidal": {"base": 10000.0},
+    "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False},
+    "transformer_xl": {"base": 10000.0, "clamp": 0},
+}

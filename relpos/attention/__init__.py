@@ -1,0 +1,7 @@
+"""Attention with relative positions: one function, several paths that agree."""
+
+from relpos.attention.api import attention as attention
+from relpos.attention.api import transform_keys as transform_keys
+from relpos.attention.slots import PerHead as PerHead
+from relpos.attention.slots import PerHeadConstant as PerHeadConstant
+from relpos.attention.slots import Slots as Slots

@@ -1,0 +1,286 @@
+"""`attention`: one function for every position encoding, path and platform."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from relpos import positions
+from relpos.attention import blockwise, choices, dropout, reference
+from relpos.attention.reference import Keys, Queries, Rules, Tokens
+from relpos.attention.slots import PER_HEAD, Slots
+
+
+def attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    *,
+    encoding: Slots | None = None,
+    causal: bool = False,
+    q_positions: Int[Array, "B T"] | None = None,
+    k_positions: Int[Array, "B S"] | None = None,
+    q_segments: Int[Array, "B T"] | None = None,
+    k_segments: Int[Array, "B S"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    q_features: Any = None,
+    k_features: Any = None,
+    keys_ready: bool = False,
+    implementation: choices.Implementation = "auto",
+    block_sizes: tuple[int, int] | None = None,
+) -> Float[Array, "B T N H"]:
+    """Attend with relative positions.
+
+        logit[i, j] = scale * (query(q_i) . key(k_j) + q_i . a_K[d] + k_j . a_Q[d]) + b[d] + ...
+        out[i]      = sum_j softmax_j(logit[i, :]) (v_j + a_V[d]),   d = position of i - position of j
+
+    Memory is O(T + S) except for implementation="reference". Gradients are exact to q, k, v and every parameter of
+    the encoding. A query that sees no key gets zeros.
+
+    Args:
+      q: queries; N is a multiple of K (grouped-query attention: query head n reads key head n // (N / K)).
+      k: keys.
+      v: values.
+      encoding: from `relpos.encodings.create`; None: no positions.
+      causal: a query sees keys at positions up to its own.
+      q_positions: any integers, [B, T] or [T]. None: each token's place in its row, or, with segments, in its
+        segment.
+      k_positions: likewise for the keys; give both or neither.
+      q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
+        self-attention pass the same array twice: distances are then known to be consecutive.
+      k_segments: likewise for the keys; give both or neither.
+      window: only keys with |d| < window.
+      scale: of the dot products; None: 1 / sqrt(H).
+      softcap: logits become softcap * tanh(logits / softcap).
+      dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
+      dropout_key: a JAX random key; the mask depends on it, batch row, head, row and column only.
+      q_features: what `encodings.tokens` gives for content gates, a tree of [B, T, N, ...].
+      k_features: likewise for the keys, a tree of [B, S, N, ...].
+      keys_ready: k comes from `transform_keys`, out of a cache.
+      implementation: "auto", "reference" (dense) or "blockwise".
+      block_sizes: queries and keys in a block; None: chosen by platform and shape.
+
+    Returns:
+      [B, T, N, H], the dtype of v.
+
+    Raises:
+      ValueError: shapes or options that do not fit, with what was given and what to do.
+    """
+    encoding = Slots() if encoding is None else encoding
+    _check(q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key)
+    B, T, _, H = q.shape
+    S = k.shape[1]
+    q_segments, k_segments, same = _pair("segments", q_segments, k_segments, (B, T), (B, S))
+    q_positions, k_positions, _ = _pair("positions", q_positions, k_positions, (B, T), (B, S))
+    if encoding.needs_tokens and (q_features is None or k_features is None):
+        raise ValueError(
+            f"{type(encoding).__name__} computes its gate from the layer's input: pass q_features and "
+            "k_features as relpos.encodings.tokens gives them, or use relpos.RelativeAttention"
+        )
+    consecutive = q_positions is None and (
+        q_segments is None or (encoding.shift_invariant and same)
+    )
+    if q_positions is None and not consecutive:
+        q_positions = positions.within_segments(q_segments)
+        k_positions = positions.within_segments(k_segments)
+    seeds = None
+    if dropout_rate:
+        seeds = dropout.seeds(dropout_key, q.shape[0:3:2])
+    graphdef, state = nnx.split(encoding)
+    rules = Rules(
+        float(1 / math.sqrt(H) if scale is None else scale), causal, window, softcap, dropout_rate
+    )
+    path = choices.implementation(implementation, T, S)
+    return _attention(
+        graphdef, rules, path, consecutive, keys_ready, block_sizes, state, q, k, v, q_features, k_features,
+        q_positions, k_positions, q_segments, k_segments, seeds,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _attention(
+    graphdef, rules, path, consecutive, keys_ready, block_sizes, state, q, k, v, q_features, k_features,
+    q_positions, k_positions, q_segments, k_segments, seeds,
+):  # fmt: skip
+    """Split into heads, run one head's function for each, and join."""
+    encoding = nnx.merge(graphdef, state)
+    B, T, N, H = q.shape
+    filled = _Filled.of(encoding, q.dtype, H)
+    index_T, index_S = positions.contiguous(T), positions.contiguous(k.shape[1])
+    content = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
+    if not keys_ready:
+        k = _transform(encoding, "key", k, index_S if k_positions is None else k_positions, N)
+    if v.shape[2] != k.shape[2]:
+        v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
+    K = k.shape[2]
+
+    cut = choices.layout(T, k.shape[1], H, consecutive=consecutive, has_vectors=filled.vectors)
+    if block_sizes is not None:
+        cut = blockwise.Layout(*block_sizes, consecutive)
+    tabulated = path == "blockwise" and consecutive
+    # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
+    evaluated = filled.block_bias or (filled.distances and not tabulated)
+    over = _loop if choices.loop_over_heads() else jax.vmap
+    places = (q_positions, k_positions, q_segments, k_segments)
+    split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+
+    def one_head(per_head, k, v, q, content, q_features, k_features, seeds):
+        encoding = nnx.merge(split, per_head, shared)
+        in_blocks = encoding if evaluated else Slots()
+        tables = blockwise.tabulate(encoding, rules, cut, T, k.shape[1])
+
+        def one_sequence(k, v, q, content, q_features, k_features, seed, places):
+            q_position, k_position, q_segment, k_segment = places
+            q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
+            k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
+            vector = encoding.vector_query(q) if filled.key_vectors else None
+            queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
+            if path == "reference":
+                return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
+            return blockwise.head(
+                in_blocks, encoding.constant_beyond, rules, cut, tables,
+                queries, keys, q_tokens, k_tokens, seed,
+            )  # fmt: skip
+
+        return over(one_sequence)(k, v, q, content, q_features, k_features, seeds, places)
+
+    def one_group(k, v, *of_queries):
+        return over(lambda per_head, *x: one_head(per_head, k, v, *x))(*of_queries)
+
+    def grouped(tree):  # leading N -> [K, N / K]
+        return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
+
+    def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
+
+    k, v, *of_queries = heads_first((k, v, q if filled.key_vectors else None, content, q_features, k_features))
+    seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
+    out = over(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
+    return jnp.moveaxis(out.reshape(N, B, T, -1), 0, 2)
+
+
+def transform_keys(
+    encoding: Slots, k: Float[Array, "B S K H"], positions_S: Int[Array, "*B S"], num_heads: int
+) -> Float[Array, "B S K H"]:
+    """Apply the encoding's `key` (a rotation) to keys, for a cache; [B, S, N, H] if it has parameters per head."""
+    return _transform(encoding, "key", k, positions_S, num_heads)
+
+
+def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None = None):
+    """Vmap the encoding's `query` or `key` over heads and batch."""
+    if getattr(type(encoding), name) is getattr(Slots, name):
+        return x_BTKH
+    split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+    by_head = bool(jax.tree.leaves(per_head))
+    if by_head and num_heads is not None:
+        x_BTKH = jnp.repeat(x_BTKH, num_heads // x_BTKH.shape[2], axis=2)
+
+    def one_head(per_head, x_TH, positions_T):
+        return getattr(nnx.merge(split, per_head, shared), name)(x_TH, positions_T)
+
+    heads = jax.vmap(one_head, in_axes=(0 if by_head else None, 1, None), out_axes=1)
+    rows = jax.vmap(heads, in_axes=(None, 0, 0 if positions_T.ndim == 2 else None))
+    return rows(per_head, x_BTKH, positions_T).astype(x_BTKH.dtype)
+
+
+def _loop(f):
+    """Map over the leading axis, one after another."""
+    return lambda *args: lax.map(lambda x: f(*x), args)
+
+
+class _Filled(NamedTuple):
+    """Which slots an encoding fills."""
+
+    bias: bool
+    key_vectors: bool
+    query_vectors: bool
+    value_vectors: bool
+    block_bias: bool
+
+    @classmethod
+    def of(cls, encoding: Slots, dtype, H: int) -> "_Filled":
+        """Ask each slot once, without computing anything."""
+        split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+
+        def ask(per_head, shared):
+            one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
+            d = jnp.zeros((1,), jnp.int32)
+            return one.bias(d), one.key_vectors(d), one.query_vectors(d), one.value_vectors(d)
+
+        slots = jax.eval_shape(ask, per_head, shared)
+        has_block_bias = type(encoding).block_bias is not Slots.block_bias
+        return cls(*(slot is not None for slot in slots), has_block_bias)
+
+    @property
+    def vectors(self) -> bool:
+        return self.key_vectors or self.query_vectors or self.value_vectors
+
+    @property
+    def distances(self) -> bool:
+        return self.bias or self.vectors
+
+
+def _pair(what: str, q, k, q_shape, k_shape):
+    """Return both broadcast to [B, T] and [B, S], and whether they are one and the same array."""
+    if (q is None) != (k is None):
+        given, missing = ("q", "k") if k is None else ("k", "q")
+        raise ValueError(
+            f"{given}_{what} without {missing}_{what}: give both (for self-attention the same array twice) or neither"
+        )
+    if q is None:
+        return None, None, False
+    arrays = []
+    for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
+        x = jnp.asarray(x)
+        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}_{what} must be integers of shape {list(shape)} or {list(shape[1:])}, "
+                f"got {x.dtype}{list(x.shape)}"
+            )
+        arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
+    return arrays[0], arrays[1], q is k
+
+
+def _check(q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key):
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not (q.ndim == k.ndim == v.ndim == 4):
+        raise ValueError(f"q must be [B, T, N, H], k and v [B, S, K, H]; got {shapes}")
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"batch, key length, key heads or head size disagree: {shapes}; "
+            "expected q [B, T, N, H], k and v [B, S, K, H]"
+        )
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"{q.shape[2]} query heads cannot share {k.shape[2]} key heads evenly: "
+            f"the number of query heads must be a multiple of the number of key heads ({shapes})"
+        )
+    split, per_head, _ = nnx.split(encoding, PER_HEAD, ...)
+    for path, leaf in nnx.to_flat_state(per_head):
+        if leaf[...].shape[0] != q.shape[2]:
+            raise ValueError(
+                f"{type(encoding).__name__} was made for {leaf[...].shape[0]} heads "
+                f"({'.'.join(map(str, path))}), the queries have {q.shape[2]}"
+            )
+    if implementation not in choices.IMPLEMENTATIONS:
+        known = ", ".join(choices.IMPLEMENTATIONS)
+        raise ValueError(f"unknown implementation {implementation!r}; known: {known}")
+    if block_sizes is not None and (len(block_sizes) != 2 or min(block_sizes) < 1):
+        raise ValueError(f"block_sizes must be two positive integers, got {block_sizes}")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 (the token itself), got {window}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}; use None for no cap")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate}")
+    if dropout_rate and dropout_key is None:
+        raise ValueError("dropout_rate > 0 needs a dropout_key (a JAX random key)")

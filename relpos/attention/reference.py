@@ -1,0 +1,147 @@
+"""The equation, dense: O(T S) memory, short, and what every other path is tested against."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from relpos import positions
+from relpos.attention import dropout
+from relpos.attention.slots import Slots
+
+
+class Queries(NamedTuple):
+    """One head's queries: what a row of the attention matrix needs to know."""
+
+    content: Float[Array, "T H"]
+    vector: Float[Array, "T H"]
+    features: Any
+
+
+class Keys(NamedTuple):
+    """One head's keys and values: what a column of the attention matrix needs to know."""
+
+    key: Float[Array, "S H"]
+    value: Float[Array, "S H"]
+    features: Any
+
+
+class Tokens(NamedTuple):
+    """Where the rows (or columns) stand: integers, nothing to differentiate."""
+
+    index: Int[Array, "T"]
+    position: Int[Array, "T"]
+    segment: Int[Array, "T"] | None
+
+
+class Rules(NamedTuple):
+    """The static choices of one call."""
+
+    scale: float
+    causal: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    dropout_rate: float = 0.0
+
+
+def mask(rules: Rules, q: Tokens, k: Tokens) -> Bool[Array, "T S"]:
+    """Say which keys each query may attend to."""
+    return positions.visible(
+        q.position, k.position, q.segment, k.segment, causal=rules.causal, window=rules.window
+    )
+
+
+def keep_weights(
+    rules: Rules, seed: Array | None, q: Tokens, k: Tokens, weights_TS: Array
+) -> Float[Array, "T S"]:
+    """Apply dropout to attention weights."""
+    if seed is None or not rules.dropout_rate:
+        return weights_TS
+    kept_TS = dropout.keep(seed, q.index, k.index, rules.dropout_rate)
+    return jnp.where(kept_TS, weights_TS / (1 - rules.dropout_rate), 0)
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Matrix product that accumulates in float32 (float64 for float64 inputs)."""
+    dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+    return jnp.matmul(a, b, preferred_element_type=dtype)
+
+
+def content_logits(
+    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> tuple[Float[Array, "T S"], Float[Array, "T S"] | None]:
+    """Return the content term and the block bias, which do not depend on how distances are laid out."""
+    block_TS = encoding.block_bias(
+        q_tokens.position, k_tokens.position, q.features, k.features
+    )
+    return dot(q.content, k.key.T), block_TS
+
+
+def finish_logits(
+    rules: Rules, dots_TS: Array, *biases: Array | None
+) -> Float[Array, "T S"]:
+    """Scale the dot products, add the biases, cap: softcap * tanh(logit / softcap)."""
+    logits_TS = rules.scale * dots_TS
+    for bias in biases:
+        if bias is not None:
+            logits_TS = logits_TS + bias
+    if rules.softcap is not None:
+        logits_TS = rules.softcap * jnp.tanh(logits_TS / rules.softcap)
+    return logits_TS
+
+
+def _distances(rules: Rules, q: Tokens, k: Tokens) -> Int[Array, "TS"]:
+    d = positions.distances(q.position, k.position).ravel()
+    return jnp.maximum(d, 0) if rules.causal else d
+
+
+def logits(
+    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> Float[Array, "T S"]:
+    """Return one head's logits, every slot evaluated for every pair of tokens."""
+    d = _distances(rules, q_tokens, k_tokens)
+    shape = (q.content.shape[0], k.key.shape[0])
+    dots_TS, block_TS = content_logits(encoding, rules, q, k, q_tokens, k_tokens)
+    if (a_K := encoding.key_vectors(d)) is not None:
+        a_K = a_K.reshape(*shape, -1).astype(q.vector.dtype)
+        dots_TS += jnp.einsum("th,tsh->ts", q.vector, a_K, preferred_element_type=dots_TS.dtype)
+    if (a_Q := encoding.query_vectors(d)) is not None:
+        a_Q = a_Q.reshape(*shape, -1).astype(k.key.dtype)
+        dots_TS += jnp.einsum("sh,tsh->ts", k.key, a_Q, preferred_element_type=dots_TS.dtype)
+    b_d = encoding.bias(d)
+    return finish_logits(rules, dots_TS, None if b_d is None else b_d.reshape(shape), block_TS)
+
+
+def mix(
+    encoding: Slots, rules: Rules, weights_TS: Array, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> Float[Array, "T H"]:
+    """Return sum_j weights[i, j] (v_j + a_V[d])."""
+    out_TH = dot(weights_TS.astype(k.value.dtype), k.value)
+    a_V = encoding.value_vectors(_distances(rules, q_tokens, k_tokens))
+    if a_V is not None:
+        a_V = a_V.reshape(*weights_TS.shape, -1)
+        out_TH += jnp.einsum("ts,tsh->th", weights_TS, a_V.astype(weights_TS.dtype))
+    return out_TH
+
+
+def head(
+    encoding: Slots,
+    rules: Rules,
+    q: Queries,
+    k: Keys,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    seed: Array | None,
+) -> Float[Array, "T H"]:
+    """Attention of one head; a row that sees no key gives zeros."""
+    logits_TS = logits(encoding, rules, q, k, q_tokens, k_tokens)
+    mask_TS = mask(rules, q_tokens, k_tokens)
+    # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
+    logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)
+    peak_T1 = jax.lax.stop_gradient(logits_TS.max(-1, keepdims=True, initial=-jnp.inf))
+    weights_TS = jnp.where(mask_TS, jnp.exp(logits_TS - peak_T1), 0)
+    total_T1 = weights_TS.sum(-1, keepdims=True)
+    weights_TS = weights_TS / jnp.where(total_T1 == 0, 1, total_T1)
+    weights_TS = keep_weights(rules, seed, q_tokens, k_tokens, weights_TS)
+    return mix(encoding, rules, weights_TS, k, q_tokens, k_tokens).astype(k.value.dtype)

@@ -1,0 +1,90 @@
+"""What attention asks of a position encoding: the slots of the one equation, for one head.
+
+    logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  k_j . a_Q[d] )
+                  +  b[d]  +  block_bias[i, j]
+    out[i]      = sum_j softmax_j(logit[i, :]) * ( v_j + a_V[d] ),         d = position of i - position of j
+
+An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
+mask and no block: attention vmaps it over heads (parameters of type `PerHead` are split along their first axis,
+all others are shared by the heads) and evaluates it at the distances a block needs.
+"""
+
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+
+class PerHead(nnx.Param):
+    """A trained parameter whose first axis is heads; inside a slot that axis is gone."""
+
+
+class PerHeadConstant(nnx.Variable):
+    """A fixed number per head (ALiBi's slopes): split like `PerHead`, never trained."""
+
+
+PER_HEAD = (PerHead, PerHeadConstant)
+
+
+class Slots(nnx.Module):
+    """The empty slots: attention without positions.
+
+    Attributes:
+      constant_beyond: c such that every distance slot is constant for d >= c and for d <= -c; None if it never
+        is. Key blocks further away than this cost one number per query row.
+      shift_invariant: adding one number to all positions changes nothing. False for schemes that look at the
+        positions themselves.
+      needs_tokens: block_bias reads features computed from the layer's input by `tokens`.
+
+    With causal=True no slot ever sees a negative distance.
+    """
+
+    constant_beyond: int | None = None
+    shift_invariant: bool = True
+    needs_tokens: bool = False
+
+    def query(self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]) -> Float[Array, "T H"]:
+        """Return the query of the content term: a rotation, a bias."""
+        return q_TH
+
+    def key(self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"]) -> Float[Array, "S H"]:
+        """Return the key of the content term. It is what a cache stores."""
+        return k_SH
+
+    def vector_query(self, q_TH: Float[Array, "T H"]) -> Float[Array, "T H"]:
+        """Return the query that meets the key vectors a_K."""
+        return q_TH
+
+    def bias(self, d: Int[Array, "n"]) -> Float[Array, "n"] | None:
+        """Return b[d], added to the logits; not scaled."""
+        return None
+
+    def key_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
+        """Return a_K[d], added to the keys."""
+        return None
+
+    def query_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
+        """Return a_Q[d], added to the queries."""
+        return None
+
+    def value_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
+        """Return a_V[d], added to the values."""
+        return None
+
+    def block_bias(
+        self,
+        q_positions: Int[Array, "C"],
+        k_positions: Int[Array, "K"],
+        q_features: Any,
+        k_features: Any,
+    ) -> Float[Array, "C K"] | None:
+        """Return a bias that is no function of d alone: of the positions, or of the tokens' features.
+
+        Args:
+          q_positions: positions of a block of queries.
+          k_positions: positions of a block of keys; with causal=True, where a key lies after a query the result
+            must be finite and is not used.
+          q_features: what `tokens` gave for these queries, a tree of arrays [C, ...]; None if it gives none.
+          k_features: likewise for the keys.
+        """
+        return None

@@ -1,0 +1,91 @@
+"""What the entry points share: flags with config overrides, and errors answered in a line."""
+
+import argparse
+import errno
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from relpos.data.errors import DataError
+from relpos.errors import UserError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser which names the nearest right flag and knows ``--config.KEY=VALUE``."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError where argparse would print its usage and exit."""
+        raise UserError(f"{message} (see --help)")
+
+    def parse_with_overrides(
+        self, argv: Sequence[str]
+    ) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+        """Return the flags and the (key, text) pairs of ``--config.KEY=VALUE``.
+
+        ``--config.KEY VALUE`` is read as well.
+
+        Raises:
+          UserError: an unknown flag, or an override without a value.
+        """
+        own, overrides = [], []
+        rest = list(argv)
+        while rest:
+            token = rest.pop(0)
+            if token.startswith("--config."):
+                key, equals, text = token.removeprefix("--config.").partition("=")
+                if not equals:
+                    if not rest or rest[0].startswith("--"):
+                        raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+                    text = rest.pop(0)
+                overrides.append((key, text))
+            else:
+                own.append(token)
+        return self.parse_args(own), overrides
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse as argparse does; an unknown flag raises a UserError with the nearest known one."""
+        args = sys.argv[1:] if args is None else list(args)
+        # argparse would complain of the flag that lacks before the one that is misspelt.
+        for token in itertools.takewhile(lambda token: token != "--", args):
+            flag = token.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                raise UserError(f"unknown flag {flag!r}{did_you_mean(flag, self._long_flags())}")
+        return super().parse_args(args, namespace)
+
+    def _long_flags(self) -> list[str]:
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Call ``main(argv)`` and exit: with 0, its code, or one clear line on standard error.
+
+    A mistake of the user's exits with 2, a run that failed with 1. Other exceptions are faults of
+    relpos and keep their traceback.
+    """
+    try:
+        code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        code = _complain(error, error.exit_code)
+    except DataError as error:
+        code = _complain(error, 2)
+    except BrokenPipeError:  # the reader, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        code = _complain(error, 1)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

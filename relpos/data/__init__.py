@@ -1,0 +1,7 @@
+"""Text in, batches out: corpora, tokenizers and Grain pipelines."""
+
+from relpos.data.corpus import Corpus, load
+from relpos.data.errors import DataError
+from relpos.data.pipeline import eval_batches, text_bytes, train_batches
+
+__all__ = ["Corpus", "DataError", "eval_batches", "load", "text_bytes", "train_batches"]

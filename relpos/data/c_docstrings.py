@@ -1,0 +1,77 @@
+"""Prints the docstrings of all standard modules written in C, as JSON: {module: text}.
+
+library_text.py runs this file in an interpreter of its own; it needs the standard library only.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+
+# Modules with side effects on import (readline may write to the terminal), or made for tests.
+_SKIPPED_MODULES = ("readline", "_tkinter", "_test", "_xx", "xx", "_ctypes_test")
+_C_KINDS = (
+    type,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    staticmethod,
+)
+
+
+def collect() -> dict[str, str]:
+    """Returns each C module's docstrings, in the order of the names."""
+    texts = {}
+    for name in sorted(sys.stdlib_module_names):
+        if name.startswith(_SKIPPED_MODULES) or not _is_c_module(name):
+            continue
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # built without the library behind it
+            continue
+        texts[name] = "\n".join(_docstrings(name, module, depth=0))
+    return texts
+
+
+def _is_c_module(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    loaders = (importlib.machinery.BuiltinImporter, importlib.machinery.ExtensionFileLoader)
+    return spec is not None and (spec.loader in loaders or isinstance(spec.loader, loaders))
+
+
+def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
+    """Yields a heading and docstring for a C object, then for its members and theirs."""
+    doc = getattr(thing, "__doc__", None)
+    if isinstance(doc, str) and doc.strip():
+        signature = getattr(thing, "__text_signature__", None) or ""
+        yield f"{name}{signature}\n\n{inspect.cleandoc(doc)}\n"
+    if depth == 2 or not isinstance(thing, types.ModuleType | type):
+        return
+    for member, value in sorted(vars(thing).items()):
+        if member.startswith("__") or not isinstance(value, _C_KINDS):
+            continue
+        if isinstance(value, type) and not _is_c_type(value):
+            continue
+        yield from _docstrings(f"{name}.{member}", value, depth + 1)
+
+
+def _is_c_type(value: type) -> bool:
+    """Whether a type is defined in C: the body of a class statement leaves Python functions."""
+    return not any(
+        isinstance(member, types.FunctionType | property) for member in vars(value).values()
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # some modules are deprecated
+    json.dump(collect(), sys.stdout)

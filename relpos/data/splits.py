@@ -1,0 +1,52 @@
+"""Which documents are held out: by the hash of a document's key, up to a budget of bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+SPLITS = ("train", "validation", "test")
+
+
+def held_out(
+    keys: Sequence[bytes], sizes: Sequence[int], *, budget: int, largest: int
+) -> dict[str, list[int]]:
+    """Deals documents out to train, validation and test.
+
+    In the order of their keys' SHA-256 the documents fill test, then validation, then train. A
+    document's place depends on its key, hardly on what else there is.
+
+    Args:
+        keys: what is hashed for each document: its name, or its content.
+        sizes: bytes of each document.
+        budget: bytes that each of test and validation hold, at most.
+        largest: a document of more bytes always goes to train, so that no single one makes up a
+            held-out split.
+
+    Returns:
+        The indices of each split's documents, ascending.
+    """
+    order = sorted(range(len(keys)), key=lambda i: (hashlib.sha256(keys[i]).digest(), i))
+    dealt: dict[str, list[int]] = {split: [] for split in SPLITS}
+    room = {"test": budget, "validation": budget}
+    for i in order:
+        split = "train"
+        if sizes[i] <= largest:
+            split = next((s for s in ("test", "validation") if sizes[i] <= room[s]), "train")
+        dealt[split].append(i)
+        if split != "train":
+            room[split] -= sizes[i]
+    return {split: sorted(indices) for split, indices in dealt.items()}
+
+
+def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:
+    """SHA-256 over all documents of all splits, their order and their limits."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        documents = splits[split]
+        digest.update(f"{split} {len(documents)}\n".encode())
+        for i in range(len(documents)):
+            document = documents[i]
+            digest.update(len(document).to_bytes(8, "little"))
+            digest.update(document)
+    return digest.hexdigest()

@@ -1,0 +1,222 @@
+"""Any tensorflow-datasets text set: from disk where it is prepared, else downloaded if possible."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import logging
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from relpos.data.errors import DataError, nearest
+from relpos.data.quiet import quiet_tfds
+from relpos.data.records import DocumentRange, TextRecords
+from relpos.data.splits import SPLITS, fingerprint
+
+HELD_OUT_FRACTION = 0.01  # carved from train where a set has no validation or test
+HELD_OUT_DOCUMENTS = 2000  # at most
+HASHED_BYTES = 64_000_000  # a larger set is known by its description, not by its documents
+_ANSWER_SECONDS = 4  # how long to wait for a server, before a download is begun
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSet:
+    """An opened set.
+
+    Attributes:
+        version: the set's own.
+        sha256: of its documents, or of what `hashed` says.
+        hashed: "documents", or "description" for a large set: its name, version and the number of
+            documents and bytes of every shard.
+        splits: the documents of train, validation and test.
+    """
+
+    version: str
+    sha256: str
+    hashed: str
+    splits: dict[str, Sequence[bytes]]
+
+
+def open_set(name: str, data_dir: str = "") -> TextSet:
+    """Opens a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
+
+    Where it has no validation or test split, one is carved from the end of train (which tfds has
+    shuffled).
+
+    Args:
+        name: as tensorflow-datasets spells it.
+        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        DataError: no such set, not on disk and not to be downloaded, not stored as array_record, or
+            without a text feature.
+    """
+    root = str(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
+    builder = _prepared(name, root) or _prepare(name, root)
+    feature = _text_feature(builder, name)
+    try:
+        with quiet_tfds():
+            found = {
+                split: TextRecords(builder.as_data_source(split), feature)
+                for split in builder.info.splits
+            }
+    except (NotImplementedError, ValueError) as error:
+        raise DataError(
+            f"{name} in {builder.data_dir} is stored as {_format(builder)}, not as array_record. "
+            "Convert it: python -m tensorflow_datasets.scripts.convert_format "
+            f"--root_data_dir={root} --out_file_format=array_record"
+        ) from error
+    splits = _three_splits(found, name)
+    small = builder.info.dataset_size <= HASHED_BYTES
+    return TextSet(
+        version=str(builder.version),
+        sha256=fingerprint(splits) if small else _describe(builder),
+        hashed="documents" if small else "description",
+        splits=splits,
+    )
+
+
+def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
+    """Returns the builder of what is on disk, None where nothing is."""
+    try:
+        with quiet_tfds():
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+    except tfds.core.registered.DatasetNotFoundError:
+        return None
+
+
+def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
+    """Downloads and prepares a set, or says within seconds why not."""
+    bare = name.split("/")[0].split(":")[0]
+    try:
+        with quiet_tfds():
+            builder = tfds.builder(name, data_dir=root, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError as error:
+        if bare in _shipped():
+            raise _cannot(name, root, "its builder needs TensorFlow") from error
+        known = {*_shipped(), *_folders(root)}
+        raise DataError(
+            f"There is no tensorflow-datasets set {name!r}, neither prepared in {root} nor known "
+            f"to tensorflow-datasets.{nearest(bare, known)}"
+        ) from error
+    except Exception as error:  # whatever the code of some set raises: a config, an import, ...
+        raise _cannot(name, root, _first_line(error)) from error
+
+    module = sys.modules[type(builder).__module__]
+    if hasattr(module, "tf") and importlib.util.find_spec("tensorflow") is None:
+        raise _cannot(name, root, "its builder needs TensorFlow")
+    try:
+        silent = _silent_server(builder.url_infos or {})
+        if silent:
+            raise _cannot(name, root, f"{silent} does not answer")
+        _log.info("Downloading and preparing %s in %s.", name, root)
+        builder.download_and_prepare()
+    except DataError:
+        raise
+    except Exception as error:  # networks, disks and the set's own code fail in many ways
+        raise _cannot(name, root, _first_line(error)) from error
+    return builder
+
+
+def _cannot(name: str, root: str, reason: str) -> DataError:
+    return DataError(
+        f"The tensorflow-datasets set {name!r} is not prepared in {root}, and cannot be prepared "
+        f"here: {reason}. Prepare it where there is a network and TensorFlow, with\n"
+        f"    tfds build {name} --file_format=array_record --data_dir=DIR\n"
+        f"and bring DIR here: as {root}, or named by data_dir or $TFDS_DATA_DIR."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _shipped() -> set[str]:
+    """The names of all sets that tensorflow-datasets ships, with those which need TensorFlow."""
+    package = Path(tfds.__file__).parent
+    folders = ("datasets", "text", "summarization", "translate", "question_answering", "structured")
+    names = {p.stem for folder in folders for p in (package / folder).glob("[a-z]*")}
+    return names | set(tfds.list_builders(with_community_datasets=False))
+
+
+def _folders(root: str) -> set[str]:
+    return {p.name for p in Path(root).glob("[a-z]*") if p.is_dir()}
+
+
+def _silent_server(urls: Iterable[str]) -> str | None:
+    """Returns a server among the urls' which gives no answer at all, None if all do."""
+    servers = {urllib.parse.urlsplit(url)[:2]: url for url in urls if url.startswith("http")}
+    for (_, server), url in servers.items():
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:
+            continue  # an answer: HEAD may be forbidden where GET is not
+        except OSError:
+            return str(server)
+    return None
+
+
+def _text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
+    """Returns "text", or the only feature which is text."""
+    features = builder.info.features
+    texts = [
+        key
+        for key, feature in (features or {}).items()
+        if isinstance(feature, tfds.features.Text) or _is_string(feature)
+    ]
+    if "text" in texts:
+        return "text"
+    only_texts = [key for key in texts if isinstance(features[key], tfds.features.Text)]
+    for candidates in (only_texts, texts):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise DataError(
+        f"{name} has no feature 'text', and not one text feature alone: its features are "
+        f"{', '.join(sorted(features or {})) or 'none'}."
+    )
+
+
+def _is_string(feature: tfds.features.FeatureConnector) -> bool:
+    return feature.shape == () and np.dtype(feature.np_dtype) == np.dtype(object)
+
+
+def _format(builder: tfds.core.DatasetBuilder) -> str:
+    return builder.info.file_format.value if builder.info.file_format else "an unknown format"
+
+
+def _three_splits(found: dict[str, TextRecords], name: str) -> dict[str, Sequence[bytes]]:
+    """Returns train, validation and test, carving from train what is missing."""
+    if "train" not in found or not len(found["train"]):
+        raise DataError(f"{name} has no train split; it has: {', '.join(found) or 'none'}.")
+    splits: dict[str, Sequence[bytes]] = {"train": found["train"]}
+    stop = len(found["train"])
+    for split in ("test", "validation"):
+        if split in found and len(found[split]):
+            splits[split] = found[split]
+            continue
+        share = max(1, min(HELD_OUT_DOCUMENTS, int(HELD_OUT_FRACTION * len(found["train"]))))
+        if stop - share < 1:
+            raise DataError(f"{name} has too few documents to carve {split} from train.")
+        splits[split] = DocumentRange(found["train"], stop - share, stop)
+        stop -= share
+        splits["train"] = DocumentRange(found["train"], 0, stop)
+    return {split: splits[split] for split in SPLITS}
+
+
+def _describe(builder: tfds.core.DatasetBuilder) -> str:
+    """SHA-256 of name, version and every shard's number of documents and bytes."""
+    digest = hashlib.sha256(builder.info.full_name.encode())
+    for split, info in sorted(builder.info.splits.items()):
+        digest.update(f"\n{split} {info.num_bytes} {list(info.shard_lengths)}".encode())
+    return digest.hexdigest()

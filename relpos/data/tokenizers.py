@@ -1,0 +1,270 @@
+"""Tokenizers: bytes by default, SentencePiece as the option. Both lose nothing.
+
+A tokenizer has `vocab_size`, a `separator` id that stands before the first and after the last token
+of a document, `encode(bytes) -> int32 [n]`, `decode(ids) -> bytes` and `byte_lengths` [V], how many
+bytes each id stands for. decode(encode(text)) == text, always.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from relpos.data.errors import DataError, nearest
+
+KINDS = ("bytes", "sentencepiece")
+
+SAMPLE_BYTES = 2_000_000  # of text, which SentencePiece is trained on
+_PARAGRAPH_BYTES = 2000  # SentencePiece learns from pieces of text about this long
+
+
+class Bytes:
+    """Every byte is a token; 256 is the separator."""
+
+    vocab_size = 257
+    separator = 256
+    byte_lengths = np.array([1] * 256 + [0], np.int32)
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Returns the bytes as int32 [n]."""
+        return np.frombuffer(text, np.uint8).astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the bytes; separators stand for none."""
+        ids = np.asarray(ids, np.int64)
+        _check_ids(ids, self.vocab_size)
+        return ids[ids < 256].astype(np.uint8).tobytes()
+
+
+class SentencePiece:
+    """A SentencePiece model made by `train_sentencepiece`.
+
+    What no piece covers is spelt in bytes. SentencePiece writes a space as U+2581, so a real U+2581
+    is spelt in bytes as well, and so is NUL; decoding goes by the pieces and not by the library's
+    decoder.
+
+    Args:
+        model_file: path of the model.
+
+    Raises:
+        DataError: the file is missing or no such model.
+    """
+
+    def __init__(self, model_file: str | os.PathLike[str]) -> None:
+        try:
+            model = Path(model_file).read_bytes()
+        except OSError as error:
+            raise DataError(f"Cannot read the SentencePiece model {model_file}: {error}") from error
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{model_file} is not a SentencePiece model ({error}): delete it to train it anew."
+            ) from error
+        size = self._processor.vocab_size()
+        self.vocab_size: int = size
+        self.separator: int = self._processor.bos_id()
+        self._pieces = [self._piece_bytes(i) for i in range(size)]
+        self._byte_ids = np.array(
+            [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)], np.int32
+        )
+        if self.separator < 0 or self._processor.unk_id() in self._byte_ids:
+            raise DataError(
+                f"{model_file} has no byte pieces or no separator, so it cannot spell every text: "
+                "delete it to train it anew."
+            )
+        self.byte_lengths = np.array([len(piece) for piece in self._pieces], np.int32)
+
+    def _piece_bytes(self, i: int) -> bytes:
+        if self._processor.is_control(i) or self._processor.is_unknown(i):
+            return b""
+        piece = self._processor.id_to_piece(i)
+        if self._processor.is_byte(i):
+            return bytes([int(piece[1:-1], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Returns the ids of a UTF-8 text, int32 [n].
+
+        Raises:
+            DataError: the text is not UTF-8; the message has the byte's offset.
+        """
+        try:
+            string = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"byte {error.start} (0x{text[error.start]:02x}) is not UTF-8, which SentencePiece "
+                "needs. Use tokenizer=bytes, which takes any text, or convert the text."
+            ) from error
+        ids: list[int] = []
+        for part in _SPELT_OUT.split(string):
+            if _SPELT_OUT.fullmatch(part):
+                ids.extend(self._byte_ids[np.frombuffer(part.encode(), np.uint8)].tolist())
+            elif part:
+                ids.extend(self._processor.encode(part))
+        return np.array(ids, np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the text; separators stand for none."""
+        ids = np.asarray(ids, np.int64)
+        _check_ids(ids, self.vocab_size)
+        return b"".join(self._pieces[i] for i in ids.tolist())
+
+
+_SPELT_OUT = re.compile("([\u2581\0]+)")
+
+
+def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
+        wrong = int(ids.min() if ids.min() < 0 else ids.max())
+        raise DataError(f"Token {wrong} is outside the vocabulary of {vocab_size}.")
+
+
+def train_sentencepiece(
+    documents: Sequence[bytes], *, vocab_size: int, path: str | os.PathLike[str], seed: int = 0
+) -> SentencePiece:
+    """Trains a model on a sample of the documents and writes it to `path` in one step.
+
+    Args:
+        documents: the train split, and nothing else.
+        vocab_size: pieces, of which 256 are bytes and two are special.
+        path: where the model goes.
+        seed: draws the sample, at most `SAMPLE_BYTES` of text.
+
+    Raises:
+        DataError: the vocabulary is too large for this text, or too small to hold its characters.
+    """
+    if not any(len(documents[i]) for i in range(len(documents))):
+        raise DataError("There is no text to train a SentencePiece model on.")
+    if vocab_size < 1:
+        raise _too_small(vocab_size, 258)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sample(documents, seed),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            character_coverage=0.9995,
+            max_sentence_length=2 * _PARAGRAPH_BYTES,
+            unk_id=0,
+            bos_id=1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _explained(error, vocab_size) from error
+    _write(Path(path), model.getvalue())
+    return SentencePiece(path)
+
+
+def _sample(documents: Sequence[bytes], seed: int) -> Iterator[str]:
+    """Yields paragraphs of randomly drawn documents, `SAMPLE_BYTES` at most."""
+    left = SAMPLE_BYTES
+    for i in np.random.default_rng(seed).permutation(len(documents)):
+        try:
+            text = documents[int(i)].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"Document {i}: byte {error.start} is not UTF-8, which SentencePiece needs. "
+                "Use tokenizer=bytes, which takes any text, or convert the text."
+            ) from error
+        lines, size = [], 0
+        for line in text[:left].splitlines(keepends=True):
+            lines.append(line[:_PARAGRAPH_BYTES])
+            size += len(lines[-1])
+            if size >= _PARAGRAPH_BYTES // 2:
+                yield "".join(lines)
+                lines, size = [], 0
+        if lines:
+            yield "".join(lines)
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _explained(error: Exception, vocab_size: int) -> DataError:
+    message = str(error)
+    if limit := re.search(r"value <= (\d+)", message):
+        return DataError(
+            f"A vocabulary of {vocab_size} is too large for this text: set vocab_size to at most "
+            f"{limit[1]}, or give more text."
+        )
+    if needed := re.search(
+        r"required_chars\. \d+ vs (\d+)|smaller than required_chars (\d+)", message
+    ):
+        return _too_small(vocab_size, int(needed[1] or needed[2]))
+    return DataError(f"SentencePiece could not be trained with vocab_size={vocab_size}: {message}")
+
+
+def _too_small(vocab_size: int, needed: int) -> DataError:
+    return DataError(
+        f"A vocabulary of {vocab_size} is too small: the 256 bytes, a separator and this text's "
+        f"characters need more than {needed}."
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes beside and renames, so that a killed run leaves no half a model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def create(
+    kind: str,
+    *,
+    corpus: Sequence[bytes] = (),
+    path: str | os.PathLike[str] = "",
+    vocab_size: int = 0,
+) -> Bytes | SentencePiece:
+    """Returns a run's tokenizer: loaded from `path` if it is there, else trained and kept there.
+
+    Args:
+        kind: "bytes" or "sentencepiece".
+        corpus: the train documents, for SentencePiece.
+        path: the run's model file, for SentencePiece.
+        vocab_size: for SentencePiece.
+
+    Raises:
+        DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
+    """
+    if kind == "bytes":
+        return Bytes()
+    if kind != "sentencepiece":
+        raise DataError(
+            f"There is no tokenizer {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}."
+        )
+    if not path:
+        raise DataError("The sentencepiece tokenizer needs a path to keep its model at.")
+    if Path(path).exists():
+        loaded = SentencePiece(path)
+        if vocab_size and loaded.vocab_size != vocab_size:
+            raise DataError(
+                f"{path} has {loaded.vocab_size} pieces, but vocab_size is {vocab_size}: "
+                "use the same, or another run directory."
+            )
+        return loaded
+    return train_sentencepiece(corpus, vocab_size=vocab_size, path=path)

@@ -1,0 +1,81 @@
+"""Position encodings by name. The folder is the registry: each file is a scheme, its name the scheme's name."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from flax import nnx
+
+from relpos.encodings.base import Dims as Dims
+from relpos.encodings.base import Encoding as Encoding
+from relpos.encodings.base import tokens as tokens
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all schemes, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
+
+
+def scheme(name: str) -> type[Encoding]:
+    """Return the class of a scheme; an unknown name is answered with the nearest right one."""
+    if name not in names():
+        raise ValueError(_unknown("encoding", name, names()))
+    module = importlib.import_module(f"{__name__}.{name}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Encoding)
+        and value.__module__ == module.__name__
+    )
+    return found
+
+
+def options(name: str) -> dict[str, Any]:
+    """Return a scheme's options with their defaults."""
+    parameters = inspect.signature(scheme(name).__init__).parameters
+    return {
+        key: parameter.default
+        for key, parameter in parameters.items()
+        if key not in ("self", "dims", "rngs")
+    }
+
+
+def create(
+    name: str,
+    *,
+    num_heads: int,
+    head_dim: int,
+    rngs: nnx.Rngs,
+    features: int | None = None,
+    **chosen: Any,
+) -> Encoding:
+    """Make an encoding.
+
+    Args:
+      name: one of `names()`.
+      num_heads: N, query heads.
+      head_dim: H.
+      rngs: a stream for the initial parameters.
+      features: D, the width of the layer's input; None: num_heads * head_dim.
+      **chosen: the scheme's options, see `options(name)`.
+
+    Raises:
+      ValueError: an unknown name or option (the nearest right one is named), or a value the scheme refuses.
+    """
+    known = options(name)
+    for key in chosen:
+        if key not in known:
+            raise ValueError(_unknown(f"option of {name}", key, tuple(known)))
+    if num_heads < 1 or head_dim < 1:
+        raise ValueError(f"num_heads and head_dim must be positive, got {num_heads}, {head_dim}")
+    dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
+    return scheme(name)(dims=dims, rngs=rngs, **chosen)
+
+
+def _unknown(what: str, given: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"

@@ -1,0 +1,88 @@
+"""What every position encoding is."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.attention import PerHead, PerHeadConstant, Slots
+
+__all__ = ["Dims", "Encoding", "PerHead", "PerHeadConstant", "tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dims:
+    """The sizes an encoding may need.
+
+    Attributes:
+      num_heads: N, query heads.
+      head_dim: H, the size of a head's queries and keys.
+      features: D, the width of the layer's input.
+    """
+
+    num_heads: int
+    head_dim: int
+    features: int
+
+
+class Encoding(Slots):
+    """A position encoding for one head, as a function of distance.
+
+    A scheme is one file with one subclass; the file's name is the scheme's name. Its options are the keyword
+    arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults.
+    Besides the slots of attention (`relpos.attention.Slots`) it may fill `embed` and `tokens`.
+
+    Attributes:
+      shared_by_layers: in the paper one set of parameters serves all layers.
+      max_length: positions it has parameters for, 0 ... max_length - 1; None: any.
+    """
+
+    shared_by_layers: bool = False
+    max_length: int | None = None
+
+    def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:
+        """Add absolute positions to the model's input. Called once, before the first layer."""
+        return x_TD
+
+    def tokens(
+        self, x_TD: Float[Array, "T D"], valid_T: Array, state: Any = None
+    ) -> tuple[Any, Any]:
+        """Compute one head's features of each token from the layer's input.
+
+        Args:
+          x_TD: the layer's input.
+          valid_T: False for padding, which must leave no trace.
+          state: what an earlier call returned for the tokens before these; None at the start.
+
+        Returns:
+          The features, a tree of arrays [T, ...] that `block_bias` reads, and the state after these tokens, a tree
+          of arrays that a cache keeps.
+        """
+        return None, None
+
+
+def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, Any]:
+    """Run `encoding.tokens` for all heads and rows.
+
+    Args:
+      encoding: the encoding.
+      x_BTD: the layer's input.
+      valid_BT: False for padding; None: all are tokens.
+      state: [B, N, ...], from the call for the tokens before these.
+
+    Returns:
+      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...].
+    """
+    if not encoding.needs_tokens:
+        return None, None
+    valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
+    split, per_head, shared = nnx.split(encoding, (PerHead, PerHeadConstant), ...)
+
+    def one_head(per_head, x_TD, valid_T, state):
+        return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
+
+    heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
+    return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)

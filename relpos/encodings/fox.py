@@ -1,0 +1,34 @@
+"""A forget gate: distance measured in what was forgotten on the way."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+
+class FoX(Encoding):
+    """b[i, j] = sum_{t = j+1..i} log f_t,  f_t = sigmoid(w . x_t + c), for each head.
+
+    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The
+    sum is a difference of running sums F_i - F_j, which are each token's features and, at the end, the cache's
+    state. Causal.
+    """
+
+    needs_tokens = True
+
+    def __init__(self, *, initial_offset: float = 0.0, dims: Dims, rngs: nnx.Rngs):
+        shape = (dims.num_heads, dims.features)
+        self.weight = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
+        self.offset = PerHead(jnp.full((dims.num_heads,), initial_offset))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return the running sums F_t, and the last one."""
+        gate_T = x_TD.astype(float) @ self.weight[...] + self.offset[...]
+        forget_T = jnp.where(valid_T, jax.nn.log_sigmoid(gate_T), 0)
+        sums_T = jnp.cumsum(forget_T) + (0 if state is None else state)
+        return sums_T, sums_T[-1]
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Return F_i - F_j."""
+        return q_features[:, None] - k_features[None, :]

@@ -1,0 +1,31 @@
+"""Learned absolute positions, added to the input."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding
+
+
+class Learned(Encoding):
+    """x_i + P[i], P a table [max_length, D].
+
+    Gehring et al. 2017, "Convolutional Sequence to Sequence Learning", arXiv:1705.03122, sec. 3.1, and Vaswani et
+    al. 2017, arXiv:1706.03762, table 3 (E). A position outside of the table has no embedding: it gives NaN.
+    """
+
+    shift_invariant = False
+
+    def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
+        if max_length < 1:
+            raise ValueError(f"learned.max_length must be at least 1, got {max_length}")
+        self.max_length = max_length
+        shape = (max_length, dims.features)
+        self.table = nnx.Param(stddev * jax.random.normal(rngs.params(), shape))
+
+    def embed(self, x_TD, positions_T):
+        """Add each token's row."""
+        # JAX counts a negative index from the end: send it out of bounds instead.
+        index = jnp.where(positions_T < 0, self.max_length, positions_T)
+        rows = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
+        return (x_TD + rows).astype(x_TD.dtype)

@@ -1,0 +1,26 @@
+"""Fixed absolute positions, added to the input."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding
+
+
+class Sinusoidal(Encoding):
+    """x_i + PE[i],  PE[i, 2m] = sin(i / base^(2m/D)),  PE[i, 2m+1] = cos(i / base^(2m/D)).
+
+    Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, sec. 3.5.
+    """
+
+    shift_invariant = False
+
+    def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
+        self.base = base
+
+    def embed(self, x_TD, positions_T):
+        """Add PE, in float32."""
+        D = x_TD.shape[-1]
+        theta = self.base ** (-jnp.arange(0, D, 2, dtype=float) / D)
+        angles = positions_T[:, None].astype(float) * theta
+        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(positions_T), -1)
+        return (x_TD + waves[:, :D]).astype(x_TD.dtype)

@@ -1,0 +1,64 @@
+"""A learned bias for each bucket of distances."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+
+class T5(Encoding):
+    """b[d] = table[bucket(d)].
+
+    Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+    arXiv:1910.10683, sec. 2.1. Half of the buckets hold one distance each, the others grow with the logarithm up
+    to max_distance, beyond which all distances share the last one. Bidirectional: half of the buckets for each
+    direction, the upper half for keys in the future. Each head has its own table [num_buckets], shared by all
+    layers. T5 itself attends with scale=1; the bias is not scaled.
+    """
+
+    shared_by_layers = True
+
+    def __init__(
+        self,
+        *,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = False,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        self.num_buckets = num_buckets
+        self.bidirectional = bidirectional
+        exact = self._per_direction // 2
+        if exact < 1 or max_distance <= exact:
+            raise ValueError(
+                f"t5 needs at least {4 if bidirectional else 2} buckets and max_distance above the "
+                f"{exact} distances with a bucket of their own, got num_buckets={num_buckets}, "
+                f"max_distance={max_distance}"
+            )
+        self.constant_beyond = max_distance
+        shape = (dims.num_heads, num_buckets)
+        self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
+
+    @property
+    def _per_direction(self) -> int:
+        return self.num_buckets // 2 if self.bidirectional else self.num_buckets
+
+    def bucket(self, d):
+        """Return each distance's row of the table."""
+        buckets, exact = self._per_direction, self._per_direction // 2
+        n = jnp.abs(d) if self.bidirectional else jnp.maximum(d, 0)
+        # Integer thresholds, not a rounded logarithm: bucket e + m begins at the least n with
+        # ln(n/e) / ln(max/e) * (buckets - e) >= m, on every platform.
+        growth = (self.constant_beyond / exact) ** (1 / (buckets - exact))
+        starts = [math.ceil(exact * growth**m - 1e-9) for m in range(1, buckets - exact)]
+        coarse = exact + (n[:, None] >= jnp.array(starts, jnp.int32)).sum(-1)
+        row = jnp.where(n < exact, n, coarse)
+        return row + jnp.where(d < 0, buckets, 0) if self.bidirectional else row
+
+    def bias(self, d):
+        """Return table[bucket(d)]."""
+        return self.table[self.bucket(d)]

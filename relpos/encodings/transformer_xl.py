@@ -1,0 +1,49 @@
+"""Sinusoids of the distance, projected to a vector for each distance."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+
+class TransformerXL(Encoding):
+    """logit = [(q_i + u) . k_j + (q_i + v) . (W_R R[d])] / sqrt(H),  R[d] = [sin(d theta), cos(d theta)].
+
+    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.3; theta_m = base^(-2m/D). W_R is each head's own
+    [D, H] and each layer's own. u and v are [H] per head; the paper shares them by layers, its public code unties
+    them for the large models: here they are each layer's. `clamp` > 0 holds d at +-clamp ("clamp_len").
+    """
+
+    def __init__(
+        self, *, base: float = 10000.0, clamp: int = 0, dims: Dims, rngs: nnx.Rngs
+    ):
+        if clamp < 0:
+            raise ValueError(f"transformer_xl.clamp must not be negative, got {clamp}; 0 is off")
+        if dims.features % 2:
+            raise ValueError(
+                f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
+            )
+        self.base = base
+        self.width = dims.features
+        self.constant_beyond = clamp or None
+        shape = (dims.num_heads, dims.features, dims.head_dim)
+        self.kernel = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
+        self.u = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
+        self.v = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
+
+    def query(self, q_TH, positions_T):
+        """Return q + u, which meets the keys."""
+        return q_TH + self.u[...]
+
+    def vector_query(self, q_TH):
+        """Return q + v, which meets the distances."""
+        return (q_TH + self.v[...]).astype(q_TH.dtype)
+
+    def key_vectors(self, d):
+        """Return W_R R[d]."""
+        if self.constant_beyond is not None:
+            d = jnp.clip(d, -self.constant_beyond, self.constant_beyond)
+        theta = self.base ** (-jnp.arange(0, self.width, 2, dtype=float) / self.width)
+        angles = d[:, None].astype(float) * theta
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1) @ self.kernel[...]

@@ -1,0 +1,202 @@
+"""Multi-head attention with any position encoding."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos import encodings
+from relpos.attention import attention, transform_keys
+from relpos.encodings import Encoding
+from relpos.nn.cache import Cache
+
+
+class RelativeAttention(nnx.Module):
+    """Self-attention of N query heads and K key/value heads, with a position encoding.
+
+    out = concat_n(attention(x W_q, x W_k, x W_v)_n) W_o;  see `relpos.attention` for the equation of one head.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        *,
+        encoding: str | Encoding | None = None,
+        rngs: nnx.Rngs,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = True,
+        window: int | None = None,
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+    ):
+        """Make the projections and, from a name, the encoding.
+
+        Args:
+          num_heads: N, query heads.
+          in_features: D, the width of input and output.
+          encoding: a scheme's name (with its default options), an encoding made by `relpos.encodings.create`, or
+            None: no positions, unless each call brings an encoding.
+          rngs: for the initial parameters.
+          num_kv_heads: K, a divisor of N; None: N.
+          head_dim: H; None: D / N.
+          causal: see only the past.
+          window: see only keys with |d| < window.
+          dropout_rate: of the attention weights.
+          dtype: to compute in; parameters are float32.
+
+        Raises:
+          ValueError: sizes that do not divide, or an unknown encoding.
+        """
+        if num_heads < 1 or in_features < 1:
+            raise ValueError(
+                f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
+            )
+        if head_dim is None and in_features % num_heads:
+            raise ValueError(
+                f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
+                "or give head_dim"
+            )
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
+                "num_kv_heads must divide num_heads"
+            )
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        self.head_dim = in_features // num_heads if head_dim is None else head_dim
+        self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
+        self.dtype = dtype
+        if isinstance(encoding, str):
+            encoding = encodings.create(
+                encoding,
+                num_heads=num_heads,
+                head_dim=self.head_dim,
+                features=in_features,
+                rngs=rngs,
+            )
+        self.encoding = encoding
+        heads = num_heads + 2 * num_kv_heads
+        self.qkv = _linear(in_features, heads * self.head_dim, dtype, rngs)
+        self.out = _linear(num_heads * self.head_dim, in_features, dtype, rngs)
+
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        cache: Cache | None = None,
+        encoding: Encoding | None = None,
+        dropout_key: Array | None = None,
+    ) -> Any:
+        """Attend.
+
+        Args:
+          x_BTD: the input.
+          positions: any integers; None: each token's place in its segment. Not with a cache, which counts.
+          segments: ids of packed documents, 0 is padding; with a cache only 0 or not 0 matters.
+          cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
+          encoding: used instead of the layer's own (one encoding shared by all layers).
+          dropout_key: switches dropout on.
+
+        Returns:
+          [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
+          hold everything is NaN.
+        """
+        encoding = encoding or self.encoding or Encoding()
+        q, k, v = self._project(x_BTD)
+        options: dict[str, Any] = {"causal": self.causal, "window": self.window}
+        if dropout_key is not None and self.dropout_rate:
+            options |= {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        if cache is None:
+            valid = None if segments is None else segments != 0
+            features, _ = encodings.tokens(encoding, x_BTD, valid)
+            out = attention(
+                q, k, v, encoding=encoding, q_features=features, k_features=features,
+                q_positions=positions, k_positions=positions,
+                q_segments=segments, k_segments=segments, **options,
+            )  # fmt: skip
+            return self.out(out.reshape(*out.shape[:2], -1))
+        if positions is not None:
+            raise ValueError("a cache counts positions itself: give positions or a cache, not both")
+        out, cache = self._attend_cached(encoding, x_BTD, q, k, v, segments, cache, options)
+        return self.out(out.reshape(*out.shape[:2], -1)), cache
+
+    def init_cache(
+        self, batch: int, max_length: int, *, encoding: Encoding | None = None
+    ) -> Cache:
+        """Return an empty cache.
+
+        Args:
+          batch: B.
+          max_length: how many tokens a row may come to; with a window, no more slots than that are kept.
+          encoding: as in the call.
+        """
+        encoding = encoding or self.encoding or Encoding()
+        capacity = max_length if self.window is None else min(max_length, self.window)
+        x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
+
+        def one_token(encoding, x):
+            _, k, v = self._project(x)
+            k = transform_keys(encoding, k, jnp.zeros((batch, 1), jnp.int32), self.num_heads)
+            return _match_heads(k, v), encodings.tokens(encoding, x)
+
+        (k, v), (features, state) = nnx.eval_shape(one_token, encoding, x)
+
+        def slots(x):
+            return jnp.zeros((batch, capacity, *x.shape[2:]), x.dtype)
+
+        return Cache(
+            key=slots(k),
+            value=slots(v),
+            positions=jnp.zeros((batch, capacity), jnp.int32),
+            written=jnp.zeros((batch, capacity), bool),
+            features=jax.tree.map(slots, features),
+            state=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state),
+            length=jnp.zeros((batch,), jnp.int32),
+        )
+
+    def _project(self, x_BTD):
+        qkv = self.qkv(x_BTD.astype(self.dtype))
+        qkv = qkv.reshape(*x_BTD.shape[:2], -1, self.head_dim)
+        N, K = self.num_heads, self.num_kv_heads
+        return qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
+
+    def _attend_cached(self, encoding, x_BTD, q, k, v, segments, cache: Cache, options):
+        valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
+        positions = cache.next_positions(valid)
+        features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
+        k, v = _match_heads(transform_keys(encoding, k, positions, self.num_heads), v)
+        grown = cache.append(k, v, features, state, valid)
+        is_ring = self.window is not None and cache.capacity <= self.window
+        seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
+        if is_ring and x_BTD.shape[1] > 1:
+            # Earlier tokens of a chunk still see what its later ones overwrite.
+            before = (cache.key, cache.value, cache.positions, cache.written, cache.features)
+            now = (k, v, positions, valid, features)
+            seen = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now)
+        keys, values, k_positions, written, k_features = seen
+        out = attention(
+            q, keys, values, encoding=encoding, keys_ready=True,
+            q_features=features, k_features=k_features,
+            q_positions=positions, k_positions=k_positions,
+            q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,
+        )  # fmt: skip
+        if self.window is None or cache.capacity < self.window:
+            too_long = grown.length > cache.capacity
+            out = jnp.where(too_long[:, None, None, None], jnp.nan, out)
+        return out, grown
+
+
+def _linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def _match_heads(k, v):
+    """Repeat values where the encoding turned one key head into several."""
+    return k, jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)

@@ -1,0 +1,111 @@
+"""Continue token sequences with a decoder and its cache."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.nn.decoder import Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: logits are divided by it; 0 takes the most probable token.
+      top_k: only the k most probable tokens; 0: all.
+      top_p: only the fewest most probable tokens whose probabilities sum to at least p (Holtzman et al. 2020,
+        arXiv:1904.09751, sec. 3.1); 1: all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 1, or 0 for all, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    def choose(self, logits_BV: Float[Array, "B V"], key: Array) -> Int[Array, "B"]:
+        """Draw a token for each row."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1).astype(jnp.int32)
+        logits_BV = logits_BV / self.temperature
+        if self.top_k or self.top_p < 1:
+            order_BV = jnp.argsort(-logits_BV, axis=-1)
+            sorted_BV = jnp.take_along_axis(logits_BV, order_BV, -1)
+            mass_BV = jax.nn.softmax(sorted_BV, -1)
+            # What comes before a token decides, so that the first one always stays.
+            kept_BV = jnp.cumsum(mass_BV, -1) - mass_BV < self.top_p
+            if self.top_k:
+                kept_BV &= jnp.arange(logits_BV.shape[-1]) < self.top_k
+            sorted_BV = jnp.where(kept_BV, sorted_BV, -jnp.inf)
+            choice = jax.random.categorical(key, sorted_BV)[:, None]
+            return jnp.take_along_axis(order_BV, choice, -1)[:, 0].astype(jnp.int32)
+        return jax.random.categorical(key, logits_BV).astype(jnp.int32)
+
+
+def generate(
+    model: Decoder,
+    prompts_BT: Int[Array, "B T"],
+    lengths_B: Int[Array, "B"],
+    *,
+    max_new_tokens: int,
+    stop: int,
+    sampling: Sampling,
+    key: Array,
+) -> tuple[Int[Array, "B M"], Int[Array, "B"]]:
+    """Continue each prompt until `stop` or for max_new_tokens.
+
+    Args:
+      model: a decoder.
+      prompts_BT: the prompts, each filled up behind its end with anything.
+      lengths_B: how many tokens each prompt has, at least 1.
+      max_new_tokens: M.
+      stop: the token that ends a continuation; it is not part of it.
+      sampling: how tokens are chosen.
+      key: a random key; a row's draws depend on it, the row and the step only.
+
+    Returns:
+      The new tokens, and how many each row has.
+    """
+    graphdef, state = nnx.split(model)
+    run = functools.partial(_generate, graphdef, max_new_tokens, stop, sampling)
+    return run(state, prompts_BT, lengths_B, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengths_B, key):
+    model = nnx.merge(graphdef, state)
+    B, T = prompts_BT.shape
+    segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
+    caches = model.init_caches(B, T + max_new_tokens)
+    logits_BTV, caches = model(prompts_BT, segments=segments, caches=caches)
+    logits_BV = jnp.take_along_axis(logits_BTV, (lengths_B - 1)[:, None, None], 1)[:, 0]
+
+    def unfinished(carry):
+        step, _, _, done_B, *_ = carry
+        return (step < max_new_tokens) & ~done_B.all()
+
+    def one_token(carry):
+        step, logits_BV, caches, done_B, tokens_BM, counts_B = carry
+        chosen_B = sampling.choose(logits_BV, jax.random.fold_in(key, step))
+        done_B = done_B | (chosen_B == stop)
+        tokens_BM = tokens_BM.at[:, step].set(jnp.where(done_B, stop, chosen_B))
+        counts_B = counts_B + ~done_B
+        logits_BTV, caches = model(chosen_B[:, None], caches=caches)
+        return step + 1, logits_BTV[:, 0], caches, done_B, tokens_BM, counts_B
+
+    tokens_BM = jnp.full((B, max_new_tokens), stop, jnp.int32)
+    nobody, none_yet = jnp.zeros((B,), bool), jnp.zeros((B,), jnp.int32)
+    carry = (jnp.int32(0), logits_BV, caches, nobody, tokens_BM, none_yet)
+    *_, tokens_BM, counts_B = jax.lax.while_loop(unfinished, one_token, carry)
+    return tokens_BM, counts_B

@@ -1,0 +1,67 @@
+"""Positions, segments, and who may see whom: the rules every attention path shares.
+
+Positions and segment ids are data. A position is any int32; the distance of a query i and a key j is
+
+    d = position of i - position of j        (d > 0: the key is in the past)
+
+A segment id names the document a token belongs to: tokens see only tokens of their own segment, and id 0 is
+padding, which sees nothing and is seen by nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+PADDING = 0
+
+
+def contiguous(length: int) -> Int[Array, "T"]:
+    """Return the positions 0, 1, ..., length - 1."""
+    return jnp.arange(length, dtype=jnp.int32)
+
+
+def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
+    """Count each token's position from the start of its run of equal segment ids.
+
+    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0].
+    """
+    index_T = jnp.broadcast_to(contiguous(segments_T.shape[-1]), segments_T.shape)
+    begins_T = jnp.diff(segments_T, axis=-1, prepend=segments_T[..., :1]) != 0
+    starts_T = jax.lax.cummax(jnp.where(begins_T, index_T, 0), axis=segments_T.ndim - 1)
+    return index_T - starts_T
+
+
+def distances(q_positions_T: Int[Array, "T"], k_positions_S: Int[Array, "S"]) -> Int[Array, "T S"]:
+    """Return d[i, j] = q_positions[i] - k_positions[j]."""
+    return q_positions_T[:, None] - k_positions_S[None, :]
+
+
+def visible(
+    q_positions_T: Int[Array, "T"],
+    k_positions_S: Int[Array, "S"],
+    q_segments_T: Int[Array, "T"] | None = None,
+    k_segments_S: Int[Array, "S"] | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+) -> Bool[Array, "T S"]:
+    """Say which keys each query may attend to.
+
+    Args:
+      q_positions_T: query positions.
+      k_positions_S: key positions.
+      q_segments_T: query segment ids, 0 is padding; None: all tokens are of one segment.
+      k_segments_S: key segment ids, likewise.
+      causal: only keys with d >= 0.
+      window: only keys with |d| < window; window=1 leaves the token itself.
+    """
+    d_TS = distances(q_positions_T, k_positions_S)
+    mask_TS = jnp.ones(d_TS.shape, bool)
+    if causal:
+        mask_TS &= d_TS >= 0
+    if window is not None:
+        mask_TS &= jnp.abs(d_TS) < window
+    if q_segments_T is not None and k_segments_S is not None:
+        mask_TS &= q_segments_T[:, None] == k_segments_S[None, :]
+        mask_TS &= (k_segments_S != PADDING)[None, :]
+    return mask_TS

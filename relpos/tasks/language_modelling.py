@@ -1,0 +1,245 @@
+"""Language modelling: predict the next token of a text, measured in bits per byte."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from relpos import data, encodings
+from relpos.data import tokenizers
+from relpos.errors import UserError
+from relpos.nn import Decoder, DecoderConfig, Sampling, generate
+from relpos.training.progress import track
+
+Record = dict[str, Any]
+
+
+def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
+    """Read the corpus and check what the config asks of it."""
+    return LanguageModelling(config, workdir)
+
+
+def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
+    """Return the decoder's sizes from a config."""
+    model = config.model
+    names = tuple(name.strip() for name in config.encoding.split(","))
+    try:
+        for name in names:
+            encodings.scheme(name)
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            num_layers=model.num_layers,
+            features=model.features,
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads or None,
+            head_dim=model.head_dim or None,
+            mlp_features=model.mlp_features or None,
+            encodings=names,
+            window=model.window or None,
+            dropout_rate=model.dropout_rate,
+            dtype=model.dtype,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+
+
+class LanguageModelling:
+    """A decoder on packed documents; see `relpos.training.task.Task`."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        model_config(config, 1)  # mistakes are told before the corpus is read
+        self.corpus = data.load(
+            path=config.data.path, tfds=config.data.tfds, data_dir=config.data.data_dir
+        )
+        self.tokenizer = tokenizers.create(
+            config.data.tokenizer,
+            corpus=self.corpus.splits["train"],
+            path=workdir / "tokenizer.model",
+            vocab_size=config.data.vocab_size,
+        )
+        self._eval_steps: dict[Any, Any] = {}
+
+    def describe(self) -> Record:
+        """Return the corpus' name, version and hash."""
+        return {"corpus": self.corpus.describe()}
+
+    def init_model(self, rngs: nnx.Rngs) -> Decoder:
+        """Return an untrained decoder."""
+        chosen = model_config(self.config, self.tokenizer.vocab_size)
+        try:
+            options = {name: self.config.encodings.get(name, {}) for name in chosen.encodings}
+            return Decoder(chosen, encoding_options=options, rngs=rngs)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def train_batches(self) -> Any:
+        """Return the iterator of packed batches."""
+        return iter(
+            data.train_batches(
+                self.corpus.splits["train"],
+                self.tokenizer,
+                sequence_length=self.config.sequence_length,
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+            )
+        )
+
+    def loss(self, model: Decoder, batch, key):
+        """Return the mean cross-entropy of the targets in nats, padding left out."""
+        loss_BT, weight_BT = _token_losses(model, batch, key)
+        total, count = loss_BT.sum(), weight_BT.sum()
+        bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
+        text_bytes = (bytes_V[batch["targets"]] * weight_BT).sum()
+        metrics = {
+            "loss": (total, count),
+            "bits_per_byte": (total / jnp.log(2.0), text_bytes),
+        }
+        return total / jnp.maximum(count, 1), metrics
+
+    def tokens(self, batch) -> int:
+        """Return the number of targets."""
+        return int((batch["segments"] > 0).sum())
+
+    def evaluate(self, model: Decoder, split: str) -> list[Record]:
+        """Return bits per byte of a split at the trained length."""
+        documents = self._documents(split, self.config.eval_bytes)
+        return [{"split": split, **self.score(model, documents, self.config.sequence_length)}]
+
+    def score(self, model: Decoder, documents: Sequence[bytes], length: int) -> Record:
+        """Return the code length of documents that are read in windows of `length` tokens.
+
+        Every byte and every document's end is predicted exactly once whatever the length; the bits of all of them
+        are divided by the bytes of text.
+        """
+        if model.max_length is not None and length > model.max_length:
+            raise UserError(
+                f"{length} tokens are more than the {model.max_length} positions of {self.config.encoding}"
+            )
+        rows = max(1, self.config.batch_size * self.config.sequence_length // length)
+        batches = data.eval_batches(
+            documents, self.tokenizer, sequence_length=length, batch_size=rows
+        )
+        graphdef, state = nnx.split(model)
+        nats, tokens, text_bytes = 0.0, 0, 0
+        for batch in batches:
+            nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
+            tokens += self.tokens(batch)
+            text_bytes += data.text_bytes(batch, self.tokenizer)
+        return {
+            "length": length,
+            "loss": nats / tokens,
+            "bits_per_byte": nats / np.log(2) / max(text_bytes, 1),
+            "bytes": text_bytes,
+        }
+
+    def finish(self, model: Decoder, console: Console) -> list[Record]:
+        """Print bits per byte of the test text at several lengths, and what the model writes."""
+        lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
+        records = self.evaluate_lengths(
+            model, self._documents("test", 0), "test", lengths, console
+        )
+        sample = self.config.sample
+        if sample.prompts and sample.max_tokens:
+            sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
+            continued = self.predict(
+                model, sample.prompts, sampling, sample.max_tokens, self.config.seed
+            )
+            for prompt, text in zip(sample.prompts, continued, strict=True):
+                shown = text.decode("utf-8", "replace")
+                console.print(f"\n[bold]{escape(prompt)}[/bold]{escape(shown)}", highlight=False)
+        return records
+
+    def evaluate_lengths(
+        self,
+        model: Decoder,
+        documents: Sequence[bytes],
+        split: str,
+        lengths: Sequence[int],
+        console: Console,
+    ) -> list[Record]:
+        """Score documents at several lengths and print the table."""
+        records: list[Record] = []
+        table = Table(title=f"{self.config.encoding} on {split}: {self.corpus.name}")
+        for column in ("length", "times trained", "bits per byte"):
+            table.add_column(column, justify="right")
+        for length in track(console, lengths, "evaluating"):
+            times = f"{length / self.config.sequence_length:g}x"
+            try:
+                record = self.score(model, documents, length)
+            except UserError as error:
+                table.add_row(str(length), times, "-")
+                table.caption = str(error)
+                continue
+            records.append({"split": split, **record})
+            table.add_row(str(length), times, f"{record['bits_per_byte']:.4f}")
+        console.print(table)
+        return records
+
+    def predict(
+        self,
+        model: Decoder,
+        prompts: Iterable[str | bytes],
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+    ) -> Iterator[bytes]:
+        """Yield each prompt's continuation."""
+        for number, prompt in enumerate(prompts):
+            text = prompt.encode("utf-8", "surrogateescape") if isinstance(prompt, str) else prompt
+            ids = np.concatenate([[self.tokenizer.separator], self.tokenizer.encode(text)])
+            length = len(ids)
+            if model.max_length is not None and length + max_tokens > model.max_length:
+                raise UserError(
+                    f"prompt {number + 1} ({length} tokens) and {max_tokens} more do not fit the "
+                    f"{model.max_length} positions of {self.config.encoding}"
+                )
+            # Whole powers of two: a program is compiled for each size, not for each prompt.
+            room = 1 << max(4, (length - 1).bit_length())
+            if model.max_length is not None:
+                room = min(room, model.max_length - max_tokens)
+            padded = np.zeros((1, room), np.int32)
+            padded[0, :length] = ids
+            tokens, counts = generate(
+                model,
+                jnp.asarray(padded),
+                jnp.array([length]),
+                max_new_tokens=max_tokens,
+                stop=self.tokenizer.separator,
+                sampling=sampling,
+                key=jax.random.fold_in(jax.random.key(seed), number),
+            )
+            yield self.tokenizer.decode(np.asarray(tokens)[0, : int(counts[0])])
+
+    def _documents(self, split: str, most_bytes: int) -> list[bytes]:
+        """Return whole documents of a split until `most_bytes` are reached; 0: all."""
+        chosen: list[bytes] = []
+        total = 0
+        for document in self.corpus.splits[split]:
+            if most_bytes and total >= most_bytes:
+                break
+            chosen.append(document)
+            total += len(document)
+        return chosen
+
+
+def _token_losses(model: Decoder, batch, key):
+    logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
+    weight_BT = (batch["segments"] > 0).astype(jnp.float32)
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+    return loss_BT * weight_BT, weight_BT
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sum_of_losses(graphdef, state, batch):
+    return _token_losses(nnx.merge(graphdef, state), batch, None)[0].sum()

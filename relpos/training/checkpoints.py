@@ -1,0 +1,186 @@
+"""Checkpoints: model, optimizer, step and data iterator, saved while training goes on (Orbax)."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+from relpos.training.run_directory import read_run
+from relpos.training.task import BatchIterator, Task, create_task
+
+KEEP = 2
+
+
+class CheckpointError(UserError):
+    """A checkpoint could not be written or read."""
+
+    exit_code = 1
+
+
+class Checkpoints:
+    """The checkpoints of a run directory, the last two of them kept.
+
+    A checkpoint is complete or invisible: one that a kill or a full disk cut short is never read.
+
+    Args:
+      workdir: the run directory.
+    """
+
+    def __init__(self, workdir: Path):
+        self._path = workdir / "checkpoints"
+        self._failed = False
+        # Orbax logs every phase of a save, and errors that it raises as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._manager = ocp.CheckpointManager(
+            self._path.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=KEEP,
+                enable_async_checkpointing=True,
+                # A directory that cannot be made in the background is waited for, for minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Return the step of the newest complete checkpoint, None when there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, state: nnx.State, batches: BatchIterator, meta: dict[str, Any]
+    ) -> None:
+        """Start to save; the state may be donated as soon as this returns.
+
+        Args:
+          step: updates done.
+          state: of `init_state`.
+          batches: the iterator, which has given exactly `step` batches.
+          meta: plain JSON.
+
+        Raises:
+          CheckpointError: this save or the one before it failed.
+        """
+        args = ocp.args.Composite(
+            model=ocp.args.StandardSave(nnx.to_pure_dict(state[0])),
+            optimizer=ocp.args.StandardSave(nnx.to_pure_dict(state[1])),
+            data=grain.checkpoint.CheckpointSave(batches),
+            meta=ocp.args.JsonSave(meta),
+        )
+        try:
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def restore(
+        self, step: int, state: nnx.State, batches: BatchIterator
+    ) -> tuple[nnx.State, dict[str, Any]]:
+        """Return the saved state and meta; the iterator is set to the next batch in place.
+
+        Args:
+          step: which checkpoint.
+          state: a state of the same structure, whose shapes, types and devices are the target.
+          batches: a new iterator.
+
+        Raises:
+          CheckpointError: it cannot be read, or does not fit the state.
+        """
+        args = ocp.args.Composite(
+            model=ocp.args.StandardRestore(_target(state[0])),
+            optimizer=ocp.args.StandardRestore(_target(state[1])),
+            data=grain.checkpoint.CheckpointRestore(batches),
+            meta=ocp.args.JsonRestore(),
+        )
+        restored = self._restore(step, args)
+        nnx.replace_by_pure_dict(state[0], restored["model"])
+        nnx.replace_by_pure_dict(state[1], restored["optimizer"])
+        return state, restored["meta"]
+
+    def restore_model(self, step: int, state: nnx.State) -> nnx.State:
+        """Return the model's part of a checkpoint; `state` is the target, a model's state."""
+        args = ocp.args.Composite(model=ocp.args.StandardRestore(_target(state)))
+        nnx.replace_by_pure_dict(state, self._restore(step, args)["model"])
+        return state
+
+    def wait(self) -> None:
+        """Return when what was saved is on disk.
+
+        Raises:
+          CheckpointError: a save failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Wait for a save under way and stop Orbax's threads."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            if not self._failed:  # nobody has heard of it
+                raise self._failure(error) from error
+
+    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+        if step not in (steps := self._manager.all_steps()):
+            raise UserError(
+                f"no checkpoint of step {step} in {str(self._path)!r}; there are {steps}"
+            )
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:
+            raise CheckpointError(
+                f"cannot restore step {step} from {str(self._path)!r}: {_first_line(error)}"
+            ) from error
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        self._failed = True
+        steps = sorted(int(path.name) for path in self._path.glob("*") if path.name.isdigit())
+        left = f"the last complete one is step {steps[-1]}" if steps else "there is none yet"
+        return CheckpointError(
+            f"cannot save a checkpoint in {str(self._path)!r} ({left}): {_first_line(error)}"
+        )
+
+
+def load_model(
+    workdir: str | Path, step: int | None = None
+) -> tuple[ConfigDict, Task, nnx.Module, int]:
+    """Return (config, task, trained model, its step) of a run directory, for use without training.
+
+    Args:
+      workdir: a run directory; nothing is written to its checkpoints.
+      step: which checkpoint, None for the newest.
+
+    Raises:
+      UserError: no run directory, or no such checkpoint.
+    """
+    workdir = Path(workdir)
+    config = config_lib.from_plain(read_run(workdir)["config"]).lock()
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
+    checkpoints = Checkpoints(workdir)
+    try:
+        newest = checkpoints.latest_step()
+        if newest is None:
+            raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
+        step = newest if step is None else step
+        task = create_task(config, workdir)
+        model = task.init_model(nnx.Rngs(config.seed))
+        graphdef, state = nnx.split(model)
+        return config, task, nnx.merge(graphdef, checkpoints.restore_model(step, state)), step
+    finally:
+        checkpoints.close()
+
+
+def _target(state: nnx.State) -> Any:
+    """Return the shapes, types and devices to restore to."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,93 @@
+"""Ctrl-C and SIGTERM: once asks the run to finish its step and save, twice quits at once."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while nothing was going on that a stop would spoil."""
+
+
+class Interrupts:
+    """Context manager which takes over SIGINT and SIGTERM while it is open.
+
+    Python runs its own signal handlers only between bytecodes, so a compilation of a minute would
+    hold them up. The C handler's wake-up byte, read by a thread, does not wait: it announces the
+    first signal and carries out the second at any time.
+
+    Args:
+      announce: called (in that thread) at the first signal.
+      before_exit: called before the process quits at the second, to tidy up the terminal.
+
+    Attributes:
+      signal: the number of the signal that came, None before.
+    """
+
+    def __init__(self, announce: Callable[[], object], before_exit: Callable[[], object]):
+        self.signal: int | None = None
+        self._announce = announce
+        self._before_exit = before_exit
+        self._at_once = False
+
+    @property
+    def exit_code(self) -> int:
+        """The code by which shells know the signal: 130 or 143."""
+        return 128 + (self.signal or 0)
+
+    @contextlib.contextmanager
+    def stop_at_once(self) -> Iterator[None]:
+        """While open, a signal raises `Interrupted` in the main thread; an earlier one too."""
+        self._at_once = True
+        try:
+            if self.signal is not None:
+                raise Interrupted
+            yield
+        finally:
+            self._at_once = False
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is not threading.main_thread():
+            self._previous = None  # only the main thread may; someone else handles signals then
+            return self
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._previous = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._previous is None:
+            return
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._writer.close()  # ends the watcher
+        self._watcher.join()
+        self._reader.close()
+
+    def _handle(self, number: int, frame) -> None:
+        self.signal = self.signal or number
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted
+
+    def _watch(self) -> None:
+        seen = 0
+        while byte := self._reader.recv(1):
+            if byte[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            seen += 1
+            if seen == 1:
+                self._announce()
+            else:
+                self._before_exit()
+                os._exit(128 + byte[0])

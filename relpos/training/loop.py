@@ -1,0 +1,321 @@
+"""The training loop, one for all tasks."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+from relpos.training import progress as progress_lib
+from relpos.training.checkpoints import Checkpoints
+from relpos.training.files import write_atomically
+from relpos.training.interrupts import Interrupted, Interrupts
+from relpos.training.metrics import MetricsLog, Window
+from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
+from relpos.training.run_directory import RunDirectory
+from relpos.training.step import init_state, make_train_step, model_of
+from relpos.training.task import Task, create_task
+
+_MINIMUM = {
+    "seed": 0,
+    "steps": 0,
+    "batch_size": 1,
+    "sequence_length": 1,
+    "log_every": 1,
+    "eval_every": 1,
+    "checkpoint_every": 1,
+}
+
+
+class DivergenceError(UserError):
+    """The loss or a gradient stopped being a finite number."""
+
+    exit_code = 1
+
+
+def train(config: ConfigDict, workdir: Path, console: Console) -> int:
+    """Train ``config.task`` for ``config.steps`` steps in a run directory, or go on with it.
+
+    Args:
+      config: locked; its keys are those of the files under ``configs/``.
+      workdir: the run directory, made when it is missing.
+      console: where progress, tables and samples go.
+
+    Returns:
+      0 when the run is finished, 128 + signal when SIGINT or SIGTERM stopped it (it has saved).
+
+    Raises:
+      UserError: the config, the data or the directory are not fit for it; nothing was lost.
+      DivergenceError: the loss is NaN or infinite. Such a state is never saved.
+      CheckpointError: a checkpoint could not be written or read.
+    """
+    config_lib.require_at_least(config, _MINIMUM)
+    if config.seed >= 2**32:
+        raise UserError(f"config key 'seed' must be below 2**32, got {config.seed}")
+    optimizer = OptimizerOptions.from_section(config.optimizer)
+    directory = RunDirectory(workdir, config)
+    interrupts = Interrupts(
+        announce=lambda: progress_lib.say(
+            console, "stopping after this step (once more to quit at once)"
+        ),
+        before_exit=lambda: console.show_cursor(True),
+    )
+    try:
+        summary = workdir / "summary.txt"
+        if summary.exists():
+            progress_lib.say(console, f"{str(workdir)!r} is finished, step {config.steps}:")
+            progress_lib.say(console, summary.read_text(encoding="utf-8").rstrip("\n"))
+            return 0
+        with interrupts:
+            return _train(config, optimizer, directory, interrupts, console)
+    finally:
+        directory.close()
+
+
+def _train(
+    config: ConfigDict,
+    optimizer: OptimizerOptions,
+    directory: RunDirectory,
+    interrupts: Interrupts,
+    console: Console,
+) -> int:
+    run = None
+    try:
+        with interrupts.stop_at_once():
+            task = create_task(config, directory.path)
+            directory.describe(task.describe())
+            run = _Run(config, task, optimizer, directory.path, interrupts, console)
+        run.train()
+        run.finish()
+    except BaseException as error:
+        if run is None or run.untouched:
+            directory.forget()
+        if not isinstance(error, Interrupted):
+            raise
+        _stop(run, console)
+        return interrupts.exit_code
+    finally:
+        if run is not None:
+            run.close()
+    return 0
+
+
+def _stop(run: "_Run | None", console: Console) -> None:
+    """Save what there is and say how to go on."""
+    if run is None or run.untouched:
+        progress_lib.say(console, "stopped before the first step")
+        return
+    run.save()
+    run.wait()
+    progress_lib.say(console, f"stopped at step {run.step}, saved; the same command resumes it")
+
+
+class _Run:
+    """A task on its way: the state, the step it stands at, and what has been reported."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: Task,
+        optimizer: OptimizerOptions,
+        workdir: Path,
+        interrupts: Interrupts,
+        console: Console,
+    ):
+        self._config = config
+        self._task = task
+        self._workdir = workdir
+        self._interrupts = interrupts
+        self._console = console
+        init_key, self._key = jax.random.split(jax.random.key(config.seed))
+        tx = create_optimizer(optimizer, config.steps)
+        self._graphdef, self._state = init_state(task, tx, init_key)
+        self._train_step = make_train_step(
+            task, self._graphdef, learning_rate(optimizer, config.steps)
+        )
+        self._batches = task.train_batches()
+        self._checkpoints = Checkpoints(workdir)
+        self.step = 0
+        self._saved: int | None = None
+        self._evaluated: int | None = None
+        meta: dict[str, Any] = {}
+        if (latest := self._checkpoints.latest_step()) is not None:
+            self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
+            self.step = self._saved = latest
+            self._evaluated = meta["evaluated"]
+            progress_lib.say(console, f"resuming at step {latest}")
+        self._window = Window(meta.get("window"))
+        self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
+        self._pending: tuple | None = None  # the metrics of the newest step, still on the device
+        self._speed = _Speed()
+        self._progress = progress_lib.create_progress(console, config.steps, self.step)
+
+    def train(self) -> None:
+        """Take the steps that are left, with evaluations and checkpoints on the way.
+
+        Raises:
+          Interrupted: a signal asked to stop; the step is complete.
+        """
+        config = self._config
+        compiled = False
+        self._progress.start()
+        while True:
+            last = self.step == config.steps
+            if last or (self.step > 0 and self.step % config.eval_every == 0):
+                self._evaluate()
+            if last or (self.step > 0 and self.step % config.checkpoint_every == 0):
+                self.save()
+            if last:
+                break
+            if self._interrupts.signal is not None:
+                raise Interrupted
+            if compiled:
+                # Everything crosses to the device and back by name; anything else is a stall.
+                with jax.transfer_guard("disallow"):
+                    self._take_step()
+            else:
+                self._take_first_step()
+                compiled = True
+        self._progress.stop()
+        self.wait()
+
+    @property
+    def untouched(self) -> bool:
+        """Whether there is nothing yet to keep: no step taken, no checkpoint."""
+        return self.step == 0 and self._saved is None
+
+    def finish(self) -> None:
+        """Print the closing tables and keep them: their file marks the run as finished."""
+        with self._interrupts.stop_at_once():
+            self._console.record = True
+            records = self._task.finish(model_of(self._graphdef, self._state), self._console)
+            text = self._console.export_text()
+            self._console.record = False
+        for record in records:
+            self._log.write(self.step, record)
+        self._log.sync()
+        write_atomically(self._workdir / "summary.txt", text)
+
+    def save(self) -> None:
+        """Start to save a checkpoint of this step unless there is one."""
+        self._drain()
+        if self._saved == self.step:
+            return
+        self._log.sync()
+        meta = {
+            "evaluated": self._evaluated,
+            "window": self._window.totals,
+            "metrics_lines": self._log.lines,
+        }
+        self._checkpoints.save(self.step, self._state, self._batches, meta)
+        self._saved = self.step
+        self._speed.resume()
+
+    def wait(self) -> None:
+        """Return when the checkpoints are on disk."""
+        self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Stop the bar and the threads, write out what was reported; what was saved is on disk."""
+        self._progress.stop()
+        self._log.close()
+        self._checkpoints.close()
+
+    def _evaluate(self) -> None:
+        if self._evaluated == self.step:
+            return
+        self._drain()
+        with self._interrupts.stop_at_once():
+            records = self._task.evaluate(model_of(self._graphdef, self._state), "validation")
+        for record in records:
+            self._log.write(self.step, record)
+            progress_lib.say(self._console, f"step {self.step}  {progress_lib.show_record(record)}")
+        self._evaluated = self.step
+        self._speed.resume()
+
+    def _take_first_step(self) -> None:
+        progress_lib.say(self._console, "compiling the training step ...")
+        started = time.monotonic()
+        self._take_step()
+        self._drain()
+        seconds = time.monotonic() - started
+        progress_lib.say(self._console, f"compiled in {seconds:.1f} s (with the first step)")
+        self._speed = _Speed()  # the first step does not count
+
+    def _take_step(self) -> None:
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            raise UserError(f"the data end after {self.step} batches, before the run") from None
+        tokens = self._task.tokens(batch)
+        self._state, metrics = self._train_step(self._state, jax.device_put(batch), self._key)
+        self.step += 1
+        # Fetch what the step before this one left, so that the device is never waited for idle.
+        ready, self._pending = self._pending, (self.step, metrics, tokens)
+        if ready is not None:
+            self._absorb(*ready)
+
+    def _drain(self) -> None:
+        if self._pending is not None:
+            ready, self._pending = self._pending, None
+            self._absorb(*ready)
+
+    def _absorb(self, step: int, metrics: Any, tokens: int) -> None:
+        host = jax.device_get(metrics)
+        self._refuse_non_finite(step, host)
+        self._window.add(host)
+        self._speed.add(tokens)
+        means = self._window.means() | self._speed.rate()
+        self._progress.update(step, means)
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            self._log.write(step, {"split": "train", **means})
+            self._progress.log(step, means)
+            self._window = Window()
+            self._speed.reset()
+
+    def _refuse_non_finite(self, step: int, metrics: Any) -> None:
+        for name in ("loss", "gradient_norm", "parameter_norm"):
+            total, count = (float(part) for part in metrics[name])
+            if math.isfinite(total):
+                continue
+            self._checkpoints.wait()
+            saved = (
+                f"the last checkpoint, step {self._saved}, is from before that"
+                if self._saved is not None
+                else "no checkpoint had been saved yet"
+            )
+            raise DivergenceError(
+                f"{name.replace('_', ' ')} is {total / max(count, 1)} at step {step}; {saved}. The "
+                "same run would end here again: try a lower optimizer.learning_rate, a longer "
+                "optimizer.warmup_steps or a smaller optimizer.clip_norm with another --workdir."
+            )
+
+
+class _Speed:
+    """Tokens per second of training alone; evaluation, saving and compilation do not count."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+        self.resume()
+
+    def resume(self) -> None:
+        """Leave out the time since the last step."""
+        self._mark = time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        """Count a step that has just ended."""
+        now = time.monotonic()
+        self._tokens += tokens
+        self._seconds += now - self._mark
+        self._mark = now
+
+    def rate(self) -> dict[str, float]:
+        return {"tokens_per_second": self._tokens / self._seconds} if self._seconds else {}

@@ -1,0 +1,115 @@
+"""Metrics of a run: means over a window of steps, and the files that keep them."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from relpos.errors import UserError
+from relpos.training.files import write_atomically
+
+
+class RecordError(UserError):
+    """The records of a run could not be written."""
+
+    exit_code = 1
+
+
+class Window:
+    """Sums and counts of metrics since the last report; checkpoints hold its `totals`."""
+
+    def __init__(self, totals: Mapping[str, Any] | None = None):
+        self.totals: dict[str, list[float]] = {
+            name: list(pair) for name, pair in (totals or {}).items()
+        }
+
+    def add(self, metrics: Mapping[str, tuple[Any, Any]]) -> None:
+        """Add one step's (sum, count) pairs, which are on the host already."""
+        for name, (total, count) in metrics.items():
+            pair = self.totals.setdefault(name, [0.0, 0.0])
+            pair[0] += float(total)
+            pair[1] += float(count)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each metric that has been counted."""
+        return {name: total / count for name, (total, count) in self.totals.items() if count}
+
+
+class MetricsLog:
+    """Appends records to ``metrics.jsonl`` and to TensorBoard's event files.
+
+    Args:
+      workdir: the run directory.
+      step: the step that the run stands at.
+      lines: how many lines the file had when that step was saved. What came later, a torn last line
+        among it, is dropped: the resumed run writes it again.
+
+    Raises:
+      RecordError: the disk is full, say; of every method.
+    """
+
+    def __init__(self, workdir: Path, step: int = 0, lines: int = 0):
+        self._path = workdir / "metrics.jsonl"
+        kept = self._path.read_bytes().split(b"\n")[:-1][:lines] if self._path.exists() else []
+        self.lines = len(kept)
+        with self._named_errors():
+            write_atomically(self._path, "".join(line.decode() + "\n" for line in kept))
+            self._file = self._path.open("a", encoding="utf-8")
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            # The plain writer: SummaryWriter's thread fails apart from the run, and unheard.
+            self._events = EventsWriter(
+                str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}"
+            )
+            if step:  # TensorBoard drops what an earlier file has from this step on
+                self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard."""
+        record = {"step": step, **record}
+        # JSON knows no NaN and no infinity; an evaluation may give them.
+        line = {name: None if _is_not_a_number(value) else value for name, value in record.items()}
+        split = record.get("split", "train")
+        length = f"_{record['length']}" if "length" in record else ""
+        with self._named_errors():
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            self.lines += 1
+            for name, value in record.items():
+                if name not in ("step", "length") and isinstance(value, int | float):
+                    self._event(step, summary=scalar(f"{split}{length}/{name}", value))
+            self._events.flush()
+
+    def sync(self) -> None:
+        """Return when the records are on disk."""
+        with self._named_errors():
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the files; `write` has left nothing to be written."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # a failed write was told, and is tried again here
+                file.close()
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {str(self._path)!r} and the events beside it: {error.strerror}"
+            ) from error
+
+
+def _is_not_a_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,60 @@
+"""The training state and the one step that moves it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from relpos.training.task import Task
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+TrainStep = Callable[[nnx.State, Mapping[str, jax.Array], jax.Array], tuple[nnx.State, Metrics]]
+
+
+def init_state(
+    task: Task, tx: optax.GradientTransformation, key: jax.Array
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Return ``nnx.split((model, optimizer))``, untrained; the state is what checkpoints hold."""
+    model = task.init_model(nnx.Rngs(key))
+    return nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
+
+
+def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
+    """Return the jitted ``step(state, batch, key) -> state, metrics``; the state is donated.
+
+    Randomness comes from the key folded with the optimizer's step count, so that it is the same
+    whether or not the run was interrupted. The metrics are the task's (sum, count) pairs, and
+
+    - ``gradient_norm``: the global norm, before clipping;
+    - ``parameter_norm``: after the update. Where both and the loss are finite, so is the state;
+    - ``learning_rate``: of this update.
+    """
+
+    def train_step(state, batch, key):
+        model, optimizer = nnx.merge(graphdef, state)
+        done = optimizer.step[...]
+        key = jax.random.fold_in(key, done)
+
+        def loss_fn(model):
+            return task.loss(model, batch, key)
+
+        (loss, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
+        optimizer.update(model, gradients)
+        metrics = {
+            "loss": (loss, 1.0),
+            **metrics,
+            "gradient_norm": (optax.tree.norm(gradients), 1.0),
+            "parameter_norm": (optax.tree.norm(nnx.state(model, nnx.Param)), 1.0),
+            "learning_rate": (learning_rate(done), 1.0),
+        }
+        return nnx.state((model, optimizer)), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:
+    """Return the model of a state. It shares the buffers, which the next step will donate."""
+    model, _ = nnx.merge(graphdef, state)
+    return model

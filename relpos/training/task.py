@@ -1,0 +1,105 @@
+"""What a task brings to the training loop; `relpos.tasks` holds one file for each."""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from relpos.errors import UserError, did_you_mean
+
+Batch = Mapping[str, np.ndarray]
+Record = dict[str, Any]
+
+
+class BatchIterator(Protocol):
+    """A Grain iterator: endless batches, and a state from which the same ones follow."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any:
+        """Return what JSON can hold."""
+
+    def set_state(self, state: Any) -> None:
+        """Go to where that state was taken."""
+
+
+class Task(Protocol):
+    """Data, model, loss and evaluation of one kind of job.
+
+    `relpos/tasks/NAME.py` defines ``create(config, workdir) -> Task``, which checks its part of the
+    config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts on the data, plain JSON, which go into config.json.
+
+        A run is refused to go on when one of them has changed: only what a result depends on
+        belongs here (names, versions, hashes; no paths).
+        """
+
+    def init_model(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Return an untrained model. Its nnx.Param variables (and subclasses) are trained."""
+
+    def train_batches(self) -> BatchIterator:
+        """Return a new iterator at the first batch."""
+
+    def loss(
+        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+        """Return the mean loss in nats per target, and metrics; pure, called inside jit.
+
+        Args:
+          model: the model.
+          batch: one batch, on the device.
+          key: for dropout; None when evaluating.
+
+        Returns:
+          The scalar to differentiate, and name -> (sum, count): over many steps the mean of each is
+          the sum of the sums over the sum of the counts. ``loss`` belongs among them.
+        """
+
+    def tokens(self, batch: Batch) -> int:
+        """Return how many targets of a batch are not padding, for tokens per second."""
+
+    def evaluate(self, model: nnx.Module, split: str) -> list[Record]:
+        """Return records for metrics.jsonl, without ``step``: ``{"split": ..., "loss": ...}``."""
+
+    def finish(self, model: nnx.Module, console: Console) -> list[Record]:
+        """Print the closing tables and samples to the console and return the records of them."""
+
+
+def create_task(config: ConfigDict, workdir: Path) -> Task:
+    """Return the task that ``config.task`` names.
+
+    A plain name is a module of `relpos.tasks`; one with a dot is any importable module.
+
+    Raises:
+      UserError: there is no such task, or the task refuses the config.
+    """
+    module = importlib.import_module(_module_name(config.task))
+    task: Task = module.create(config, workdir)
+    return task
+
+
+def _module_name(name: str) -> str:
+    if "." in name:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise UserError(f"task {name!r} is no importable module")
+        return name
+    package = importlib.import_module("relpos.tasks")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    if name not in names:
+        raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
+    return f"relpos.tasks.{name}"

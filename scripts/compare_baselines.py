@@ -1,0 +1,158 @@
+"""Compares language models with a 5-gram model and xz, on the same held-out bytes.
+
+    python scripts/compare_baselines.py [--workdir RUN ...] [--path TEXT | --tfds NAME]
+
+Prints bits per byte of the corpus' test split:
+
+- of a 5-gram Witten-Bell byte model (ngram.py) counted on the train split;
+- of xz: what the test split adds to the compressed size of the train split, with a dictionary that
+  spans both, so that any passage of train can be copied;
+- of every run named: what it wrote last for its own trained length into metrics.jsonl. A run that
+  was trained on another corpus is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import lzma
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ngram import WittenBell
+from rich.console import Console
+from rich.table import Table
+
+from relpos.data import Corpus, DataError, load
+
+ORDER = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One line of the table."""
+
+    name: str
+    bits_per_byte: float
+    remark: str
+
+
+def ngram_result(corpus: Corpus) -> Result:
+    """The 5-gram model's bits per byte of the test split."""
+    model = WittenBell(corpus.splits["train"], order=ORDER)
+    return Result(
+        f"{ORDER}-gram Witten-Bell",
+        model.bits_per_byte(corpus.splits["test"]),
+        "bytes, ends of documents included",
+    )
+
+
+def xz_result(corpus: Corpus) -> Result:
+    """The bits per byte that the test split adds to the train split under xz."""
+    train, test = (b"".join(_all(corpus.splits[split])) for split in ("train", "test"))
+    # The smallest power of two, from 4 KiB up to the format's 1.5 GiB, that spans everything.
+    window = min(max(4096, 1 << (len(train) + len(test) - 1).bit_length()), 3 << 29)
+    spans = "spans" if window >= len(train) + len(test) else "does NOT span"
+    added = _xz_size(train + test, window) - _xz_size(train, window)
+    return Result(
+        "xz", 8 * added / len(test), f"-9e, dictionary {window >> 20} MiB {spans} train and test"
+    )
+
+
+def _all(documents: Sequence[bytes]) -> Iterable[bytes]:
+    return (documents[i] for i in range(len(documents)))
+
+
+def _xz_size(text: bytes, window: int) -> int:
+    preset = 9 | lzma.PRESET_EXTREME
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": window}]
+    return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters))
+
+
+def run_result(workdir: Path, corpus: Corpus) -> Result:
+    """What a run measured on the test split at its trained length.
+
+    Raises:
+        DataError: the folder is no run, has no such figure yet, or belongs to another corpus.
+    """
+    try:
+        config = json.loads((workdir / "config.json").read_text())
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{workdir} is not a run's folder: {error}") from error
+    _check_same_corpus(workdir, config.get("corpus", {}), corpus)
+    trained_length = config.get("sequence_length")
+    found = None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run may be torn
+            continue
+        if record.get("split") != "test" or "bits_per_byte" not in record:
+            continue
+        if trained_length is None or record.get("length", trained_length) == trained_length:
+            found = record
+    if found is None:
+        raise DataError(
+            f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
+            f"{trained_length}: let the run finish, or evaluate it."
+        )
+    encoding = config.get("encoding", "")
+    name = encoding.get("name", "") if isinstance(encoding, dict) else str(encoding)
+    return Result(
+        f"{workdir.name} ({name})" if name else workdir.name,
+        found["bits_per_byte"],
+        f"step {found.get('step', '?')}, length {found.get('length', trained_length)}",
+    )
+
+
+def _check_same_corpus(workdir: Path, theirs: dict[str, Any], corpus: Corpus) -> None:
+    ours = corpus.describe()
+    for key in ("name", "version", "sha256"):
+        if theirs.get(key) != ours[key]:
+            raise DataError(
+                f"{workdir} was trained on another corpus: its {key} is {theirs.get(key)!r}, here "
+                f"it is {ours[key]!r}. Bits per byte of different texts cannot be compared."
+            )
+
+
+def table(results: Sequence[Result], corpus: Corpus) -> Table:
+    """The results, beside how far each is below the n-gram model, which comes first."""
+    size = sum(len(document) for document in _all(corpus.splits["test"]))
+    shown = Table(title=f"{corpus.name} {corpus.version}, test split: {size:,} bytes")
+    shown.add_column("model")
+    shown.add_column("bits per byte", justify="right")
+    shown.add_column(f"vs {ORDER}-gram", justify="right")
+    shown.add_column("remark", style="dim")
+    for result in results:
+        change = result.bits_per_byte / results[0].bits_per_byte - 1
+        relative = "" if result is results[0] else f"{change:+.1%}"
+        shown.add_row(result.name, f"{result.bits_per_byte:.4f}", relative, result.remark)
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the process's exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", action="append", default=[], type=Path, help="a run's folder")
+    parser.add_argument("--path", "--data.path", default="", help="the user's own text")
+    parser.add_argument("--tfds", "--data.tfds", default="", help="a tensorflow-datasets set")
+    parser.add_argument("--data_dir", default="", help="the tensorflow-datasets folder")
+    options = parser.parse_args(arguments)
+    try:
+        corpus = load(path=options.path, tfds=options.tfds, data_dir=options.data_dir)
+        runs = [run_result(workdir, corpus) for workdir in options.workdir]
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    Console().print(table([ngram_result(corpus), xz_result(corpus), *runs], corpus))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+
+SOURCE = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "steps": 100, "rate": 0.5, "name": "lm", "tied": True, "path": None,
+        "encoding": "rope", "lengths": (1, 2), "schemes": ("rope",), "splits": ["a"],
+        "encodings": {"rope": {"base": 10000.0, "fraction": 1.0}, "t5": {"num_buckets": 32}},
+        "data": {"path": None},
+    })
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "some config.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def load(path, *overrides):
+    return config_lib.load(path, [tuple(text.split("=", 1)) for text in overrides])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("steps=7", 7),
+        ("steps=1e3", 1000),
+        ("rate=1", 1.0),
+        ("rate=1e-4", 1e-4),
+        ("rate=inf", float("inf")),
+        ("name=3", "3"),
+        ("name=a=b", "a=b"),
+        ("tied=false", False),
+        ("tied=True", True),
+        ("path=none", None),
+        ("path=3", 3),
+        ("path=3.5", 3.5),
+        ("path=true", True),
+        ("path=/a b/*.txt", "/a b/*.txt"),
+        ("path=1,2", (1, 2)),
+        ("lengths=3", (3,)),
+        ("lengths=3,4,5", (3, 4, 5)),
+        ("lengths=(3, 4)", (3, 4)),
+        ("lengths=", ()),
+        ("schemes=rope, t5", ("rope", "t5")),
+        ("encodings.rope.base=500000", 500000.0),
+    ],
+)
+def test_a_text_is_read_as_the_type_of_its_default(path, override, value):
+    read = config_lib.flatten(load(path, override).to_dict())[override.partition("=")[0]]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_the_last_override_wins_and_the_others_stay(path):
+    config = load(path, "steps=1", "steps=2", "encodings.rope.base=3")
+    assert config.steps == 2
+    assert config.encodings.rope.base == 3.0
+    assert config.encodings.rope.fraction == 1.0
+    assert config.encodings.t5.num_buckets == 32
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stps=3", "unknown config key 'stps': did you mean 'steps'?"),
+        (
+            "encodings.rope.bse=3",
+            "unknown config key 'encodings.rope.bse': did you mean 'encodings.rope.base'?",
+        ),
+        ("encodings.rpe.base=3", "did you mean 'encodings.rope.base'?"),
+        ("base=3", "did you mean 'encodings.rope.base'?"),
+        ("qqqqqq=3", "the sections and keys are data, encoding, encodings, lengths"),
+        ("encodings.rope=3", "is a section, set one of its keys: encodings.rope.base, enc"),
+        ("steps=abc", "config key 'steps' takes a value of type int, such as 100; got 'abc'"),
+        ("steps=1.5", "type int"),
+        ("steps=", "type int"),
+        ("rate=nan", "type float"),
+        ("tied=maybe", "type bool"),
+        ("lengths=a,b", "config key 'lengths' takes a value of type int, such as 1; got 'a'"),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_right_one(path, override, message):
+    with pytest.raises(UserError) as caught:
+        load(path, override)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "defines no function get_config"),
+        ("def get_config(:", "SyntaxError"),
+        ("import nonesuch", "No module named 'nonesuch' (line 1)"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError: division by zero (line 2)"),
+        ("def get_config():\n    return {}", "returns dict, not a ConfigDict"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path, source, message):
+    (tmp_path / "bad.py").write_text(source)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "bad.py")
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_answered_with_the_nearest_one(path):
+    with pytest.raises(UserError, match=r"did you mean '.*some config\.py'"):
+        load(path.parent / "some confg.py")
+    with pytest.raises(UserError, match="no config file"):
+        load(path.parent / "nowhere" / "x.py")
+    with pytest.raises(UserError, match="no config file"):
+        load(path.parent)
+
+
+def test_a_config_survives_json(path):
+    config = load(path, "lengths=5,6", "path=1,2")
+    text = json.dumps(config_lib.to_plain(config))
+    assert config_lib.from_plain(json.loads(text)).to_dict() == config.to_dict()
+
+
+def test_a_config_is_locked(path):
+    with pytest.raises(AttributeError):
+        load(path).stps = 3
+
+
+def test_numbers_are_checked():
+    config = ConfigDict({"a": {"size": 0, "name": "x", "on": True}, "b": float("nan")})
+    config_lib.require_at_least(config, {"a.size": 0})
+    for key, minimum, message in [
+        ("a.size", 1, r"config key 'a\.size' must be a number >= 1, got 0"),
+        ("a.name", 0, "got 'x'"),
+        ("a.on", 0, "got True"),
+        ("b", 0, "got nan"),
+        ("a.sze", 0, r"no key 'a\.sze': did you mean 'a\.size'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            config_lib.require_at_least(config, {key: minimum})

@@ -1,0 +1,192 @@
+"""The contract of every encoding with attention. Schemes are discovered; nothing here names one."""
+
+import importlib
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import attention, encodings
+from relpos.attention import PerHeadConstant
+from tests import oracle
+
+B, T, S, N, K, H, D = 2, 37, 23, 6, 3, 10, 22
+BLOCKS = (8, 16)
+NAMES = encodings.names()
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def oracle_of(name):
+    return importlib.import_module(f"tests.encodings.{name}_test").Oracle
+
+
+def make(name, heads=N, dtype=jnp.float64, **options):
+    """An encoding whose every parameter is random, so that no zero hides a mistake."""
+    encoding = encodings.create(
+        name, num_heads=heads, head_dim=H, features=D, rngs=nnx.Rngs(0), **options
+    )
+    random = np.random.default_rng(1)
+    graphdef, fixed, trained = nnx.split(encoding, PerHeadConstant, ...)
+    trained = jax.tree.map(lambda x: jnp.asarray(x + 0.3 * random.normal(size=x.shape), dtype), trained)
+    fixed = jax.tree.map(lambda x: jnp.asarray(x, dtype), fixed)
+    return nnx.merge(graphdef, fixed, trained)
+
+
+def inputs(T=T, S=None, N=N, K=K, B=B, seed=0, dtype=np.float64):
+    random = np.random.default_rng(seed)
+    S = T if S is None else S
+    q = random.normal(size=(B, T, N, H))
+    k, v = random.normal(size=(2, B, S, K, H))
+    x = random.normal(size=(B, max(T, S), D))
+    return tuple(jnp.asarray(each, dtype) for each in (q, k, v, x))
+
+
+def attend(encoding, q, k, v, x, *, valid=None, **kw):
+    features, _ = encodings.tokens(encoding, x, valid)
+    if features is not None:
+        take = lambda n: jax.tree.map(lambda f: f[:, :n], features)  # noqa: E731
+        kw |= {"q_features": take(q.shape[1]), "k_features": take(k.shape[1])}
+    return attention(q, k, v, encoding=encoding, **kw)
+
+
+def value_and_grads(encoding, arrays, weight, **kw):
+    graphdef, state = nnx.split(encoding)
+
+    def loss(state, arrays):
+        out = attend(nnx.merge(graphdef, state), *arrays, **kw)
+        return (out * weight).sum(), out
+
+    (_, out), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, arrays)
+    return out, grads
+
+
+def assert_trees_close(found, expected, tolerance):
+    found, expected = jax.tree.leaves_with_path(found), jax.tree.leaves_with_path(expected)
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    for (path, a), (_, b) in zip(found, expected, strict=True):
+        bound = tolerance * max(1.0, float(jnp.abs(b).max(initial=0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+
+PACKED = np.array([[1] * 5 + [2] * 1 + [3] * 20 + [0] * 11, [0] * 3 + [4] * 34])
+SCATTERED = np.random.default_rng(3).integers(0, 60, (B, T))
+SETTINGS = {
+    "causal": {"causal": True},
+    "bidirectional": {},
+    "causal window": {"causal": True, "window": 5},
+    "window of one": {"causal": True, "window": 1},
+    "bidirectional window": {"window": 7},
+    "packed": {"causal": True, "q_segments": PACKED, "k_segments": PACKED},
+    "packed, both directions": {"q_segments": PACKED, "k_segments": PACKED},
+    "packed, two arrays": {"causal": True, "q_segments": PACKED, "k_segments": PACKED.copy()},
+    "scattered positions": {"causal": True, "q_positions": SCATTERED, "k_positions": SCATTERED},
+    "scattered, packed, windowed": {
+        "causal": True,
+        "window": 9,
+        "q_positions": SCATTERED,
+        "k_positions": SCATTERED,
+        "q_segments": PACKED,
+        "k_segments": PACKED,
+    },
+    "softcap and scale": {"causal": True, "softcap": 2.0, "scale": 0.7},
+    "dropout": {"causal": True, "dropout_rate": 0.3},
+    "cross, fewer keys": {"S": S},
+    "cross, fewer queries": {"T": S, "S": T},
+    "cross, causal": {"S": S, "causal": True},
+}
+
+
+def setting(name):
+    kw = dict(SETTINGS[name])
+    sizes = {axis: kw.pop(axis) for axis in ("T", "S") if axis in kw}
+    if "q_segments" in kw:
+        same = kw["q_segments"] is kw["k_segments"]
+        kw["q_segments"] = jnp.asarray(kw["q_segments"])
+        kw["k_segments"] = kw["q_segments"] if same else jnp.asarray(kw["k_segments"])
+    if "q_positions" in kw:
+        kw["q_positions"], kw["k_positions"] = map(jnp.asarray, (kw["q_positions"], kw["k_positions"]))
+    if "dropout_rate" in kw:
+        kw["dropout_key"] = jax.random.key(7)
+    return kw, sizes
+
+
+def test_each_scheme_has_an_oracle_and_its_own_name():
+    for name in NAMES:
+        assert issubclass(oracle_of(name), oracle.Oracle)
+        assert inspect.getdoc(encodings.scheme(name))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+@pytest.mark.parametrize("kind", ["causal", "packed", "scattered", "bidirectional", "cross"])
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_those_of_the_papers_loop(name, kind, implementation):
+    encoding = make(name)
+    if kind in ("scattered", "bidirectional", "cross") and encoding.needs_tokens:
+        pytest.skip("a gate counts rows and is causal")
+    q, k, v, x = inputs(S=S if kind == "cross" else None)
+    causal = kind in ("causal", "packed", "scattered")
+    kw = {"causal": causal}
+    # Beyond the trained tables and bands: distances up to 290.
+    stretch = np.array([8 * t for t in range(T)])
+    places = {"q": np.arange(T), "k": np.arange(k.shape[1])}
+    segments = np.ones((B, T), int)
+    if kind == "packed":
+        segments = PACKED
+        kw["q_segments"] = kw["k_segments"] = jnp.asarray(segments)
+    if kind == "scattered":
+        places = {"q": stretch, "k": stretch}
+        kw |= {f"{side}_positions": jnp.asarray(place) for side, place in places.items()}
+    valid = jnp.asarray(segments != 0)
+    found = attend(
+        encoding, q, k, v, x, valid=valid, implementation=implementation, block_sizes=BLOCKS, **kw
+    )
+
+    state = nnx.to_pure_dict(nnx.state(encoding))
+    p = {name: np.asarray(value, np.float64) for name, value in state.items()}
+    oracles = [oracle_of(name)(p, n, N) for n in range(N)]
+    for b in range(B):
+        q_at, k_at = places["q"], places["k"]
+        if kind == "packed":
+            starts = [np.flatnonzero(segments[b] == segments[b][t])[0] for t in range(T)]
+            q_at = k_at = np.arange(T) - np.array(starts)
+
+        def visible(row, column, b=b, q_at=q_at, k_at=k_at):
+            if causal and k_at[column] > q_at[row]:
+                return False
+            if kind == "packed":
+                return segments[b][row] == segments[b][column] != 0
+            return True
+
+        expected = oracle.attention(
+            oracles, *(np.asarray(a[b]) for a in (q, k, v)), q_positions=q_at, k_positions=k_at,
+            visible=visible, scale=H**-0.5, x=np.asarray(x[b]),
+        )  # fmt: skip
+        np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
+    # Absolute positions enter with the input.
+    embedded = encoding.embed(x[0, :T], jnp.asarray(places["q"]))
+    np.testing.assert_allclose(
+        embedded, oracles[0].embed(np.asarray(x[0, :T]), places["q"]), atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_blockwise_is_the_reference_values_and_gradients(name, kind):
+    kw, sizes = setting(kind)
+    encoding = make(name)
+    arrays = inputs(**sizes)
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
+    for blocks in (BLOCKS, (16, 8), (64, 64)):
+        found = value_and_grads(
+            encoding, arrays, weight, implementation="blockwise", block_sizes=blocks, **kw
+        )
+        assert_trees_close(found, expected, 1e-10)

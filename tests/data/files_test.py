@@ -1,0 +1,140 @@
+import gzip
+import os
+
+import pytest
+
+from relpos import data
+from relpos.data import files
+from relpos.data.tokenizers import Bytes
+
+
+def read(splits):
+    """All bytes of each split."""
+    return {split: b"".join(documents) for split, documents in splits.items()}
+
+
+def lines(count: int, tag: str = "") -> bytes:
+    return b"".join(b"%s line %d of a file of many\n" % (tag.encode(), i) for i in range(count))
+
+
+def test_one_file_is_held_out_at_its_end_and_nothing_is_lost(tmp_path):
+    text = lines(20_000)
+    (tmp_path / "a text.txt").write_bytes(text)
+    corpus = data.load(path=str(tmp_path / "a text.txt"))
+    parts = read(corpus.splits)
+    assert parts["train"] + parts["validation"] + parts["test"] == text
+    assert all(part.endswith(b"\n") for part in parts.values())
+    assert len(corpus.splits["train"]) > 10
+    for split in ("validation", "test"):
+        assert 0.01 < len(parts[split]) / len(text) < 0.05
+    assert corpus.name == "a text.txt"
+    assert corpus.describe()["splits"]["train"]["bytes"] == len(parts["train"])
+
+
+ODD = {
+    "crlf": b"one\r\ntwo\r\n" * 50,
+    "mark": "\ufefftext with a byte order mark\n".encode() * 20,
+    "nul": b"a\0b\n\0\0" * 50,
+    "surrogate": b"lone \xed\xa0\x80 surrogate\n" * 50,
+    "invalid": bytes(range(256)) * 5,
+    "right_to_left": "שלום עולם\n".encode() * 50,
+    "one_line": "é€𝄞".encode() * 100_000,
+    "tabs": b"\t\t  \t\n" * 100,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_bytes_pass_through_unchanged(tmp_path, name):
+    (tmp_path / name).write_bytes(ODD[name])
+    parts = read(data.load(path=str(tmp_path / name)).splits)
+    assert parts["train"] + parts["validation"] + parts["test"] == ODD[name]
+    tokenizer = Bytes()
+    assert tokenizer.decode(tokenizer.encode(parts["train"])) == parts["train"]
+
+
+def test_a_line_without_end_is_cut_between_characters(tmp_path):
+    (tmp_path / "x").write_bytes(ODD["one_line"])
+    splits = data.load(path=str(tmp_path / "x")).splits
+    for documents in splits.values():
+        for document in documents:
+            assert 0 < len(document) <= files.DOCUMENT_BYTES
+            document.decode("utf-8")
+
+
+def test_many_files_are_split_by_file_and_copies_dropped(tmp_path):
+    for i in range(100):
+        (tmp_path / f"{i}.txt").write_bytes(lines(20, f"file {i}"))
+    (tmp_path / "copy.txt").write_bytes(lines(20, "file 7"))
+    corpus = data.load(path=str(tmp_path / "*.txt"))
+    found = [d for documents in corpus.splits.values() for d in documents]
+    assert sorted(found) == sorted(lines(20, f"file {i}") for i in range(100))
+    assert all(len(documents) >= 2 for documents in corpus.splits.values())
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for i in range(100):
+        os.rename(tmp_path / f"{i}.txt", moved / f"{i}.txt")
+    assert data.load(path=str(moved)).sha256 == corpus.sha256
+
+
+def test_many_large_files_are_held_out_at_their_ends(tmp_path):
+    for i in range(files.MANY_FILES):
+        (tmp_path / f"{i}.txt").write_bytes(lines(2000, f"file {i}"))
+    corpus = data.load(path=str(tmp_path))
+    sizes = {split: len(part) for split, part in read(corpus.splits).items()}
+    assert 0 < sizes["test"] <= 1.5 * files.HELD_OUT_BYTES
+    assert 0 < sizes["validation"] <= 1.5 * files.HELD_OUT_BYTES
+
+
+def test_gzip(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(lines(300)))
+    parts = read(data.load(path=str(tmp_path / "x.gz")).splits)
+    assert b"".join(parts.values()) == lines(300)
+
+
+def test_a_folder_gives_its_text_files(tmp_path, caplog):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "sub" / "a.txt").write_bytes(lines(100))
+    (tmp_path / ".git" / "b").write_bytes(lines(100, "hidden"))
+    (tmp_path / "picture").write_bytes(b"\x89PNG\0\0\0")
+    parts = read(data.load(path=str(tmp_path)).splits)
+    assert b"".join(parts.values()) == lines(100)
+    assert "left out 1 file" in caplog.text
+
+
+def broken_paths(tmp_path):
+    (tmp_path / "shakespeare.txt").write_bytes(b"")
+    (tmp_path / "short.txt").write_bytes(b"too short")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(lines(300))[:-20])
+    (tmp_path / "no.gz").write_bytes(b"no gzip at all")
+    bad = bytearray(gzip.compress(lines(300)))
+    bad[40] ^= 0xFF
+    (tmp_path / "flipped.gz").write_bytes(bytes(bad))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("shakespaere.txt", "There is no file .* Did you mean 'shakespeare.txt'"),
+        ("shakespeare.txt", "holds no text"),
+        ("short.txt", "only 9 bytes"),
+        ("*.text", "No file matches"),
+        ("cut.gz", "truncated gzip"),
+        ("no.gz", "not a sound gzip"),
+        ("flipped.gz", "not a sound gzip"),
+        ("folder", "holds no files"),
+        ("foldr/x.txt", "folder .*foldr is missing. Did you mean 'folder'"),
+        ("loop", "loop"),
+    ],
+)
+def test_what_cannot_be_used_is_explained(tmp_path, path, message):
+    broken_paths(tmp_path)
+    with pytest.raises(data.DataError, match=message):
+        data.load(path=str(tmp_path / path))
+
+
+def test_path_and_tfds_together():
+    with pytest.raises(data.DataError, match="not both"):
+        data.load(path="a", tfds="b")

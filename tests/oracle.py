@@ -1,0 +1,52 @@
+"""Attention as two loops over tokens in float64, written from the equation; nothing of relpos is used here.
+
+A scheme's test file (tests/encodings/NAME_test.py) defines `class Oracle(oracle.Oracle)`, written from the paper.
+"""
+
+import numpy as np
+
+
+class Oracle:
+    """One head of a scheme; the defaults are attention without positions.
+
+    Attributes:
+      p: the encoding's parameters, by attribute name, as float64, with the heads' axis where they have one.
+      head: which head.
+    """
+
+    def __init__(self, p: dict[str, np.ndarray], head: int, heads: int):
+        self.p, self.head, self.heads = p, head, heads
+
+    def embed(self, x, positions):
+        """The model's input with absolute positions."""
+        return x
+
+    def logit(self, q, k, i, j, scale, x, row, column):
+        """One logit of the query at position i and the key at j; x, row, column: the layer's input and places."""
+        return scale * float(q @ k)
+
+    def value(self, v, i, j):
+        return v
+
+
+def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=None):
+    """q [T, N, H], k and v [S, K, H]; visible(row, column) -> bool; returns [T, N, H]."""
+    T, N, _ = q.shape
+    S, K, H = v.shape
+    out = np.zeros((T, N, H))
+    for n in range(N):
+        m = n // (N // K)
+        for t in range(T):
+            i = int(q_positions[t])
+            seen = [s for s in range(S) if visible(t, s)]
+            if not seen:
+                continue
+            logits = [
+                oracles[n].logit(q[t, n], k[s, m], i, int(k_positions[s]), scale, x, t, s)
+                for s in seen
+            ]
+            weights = np.exp(np.array(logits) - max(logits))
+            weights /= weights.sum()
+            for weight, s in zip(weights, seen, strict=True):
+                out[t, n] += weight * oracles[n].value(v[s, m], i, int(k_positions[s]))
+    return out

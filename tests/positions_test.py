@@ -1,0 +1,33 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relpos import positions
+
+
+def test_positions_restart_with_each_run_of_segment_ids():
+    segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [0, 0, 3, 3, 7, 3, 3]])
+    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 0, 0, 1]]
+    assert positions.within_segments(segments).tolist() == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("packed", [False, True])
+def test_visible_is_the_rule_written_out(causal, window, packed):
+    random = np.random.default_rng(0)
+    q, k = random.integers(-9, 9, 11), random.integers(-9, 9, 13)
+    qs, ks = random.integers(0, 3, 11), random.integers(0, 3, 13)
+
+    def rule(i, j):
+        d = q[i] - k[j]
+        return (
+            (not causal or d >= 0)
+            and (window is None or abs(d) < window)
+            and (not packed or (qs[i] == ks[j] and ks[j] != 0))
+        )
+
+    expected = [[rule(i, j) for j in range(13)] for i in range(11)]
+    segments = (jnp.array(qs), jnp.array(ks)) if packed else (None, None)
+    found = positions.visible(jnp.array(q), jnp.array(k), *segments, causal=causal, window=window)
+    assert found.tolist() == expected

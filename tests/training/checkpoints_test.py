@@ -1,0 +1,111 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from relpos.errors import UserError
+from relpos.training.checkpoints import KEEP, CheckpointError, Checkpoints, load_model
+from relpos.training.loop import train
+from relpos.training.task import create_task
+
+
+@pytest.fixture
+def batches(toy_config, tmp_path):
+    return create_task(toy_config(), tmp_path).train_batches()
+
+
+def make_state(seed, width=1000):
+    key = jax.random.key(seed)
+    model = nnx.State({"kernel": nnx.Param(jax.random.normal(key, (width, 300)))})
+    optimizer = nnx.State({"opt_state": {0: {"mu": nnx.Param(jax.random.normal(key, (7,)))}}})
+    return nnx.State({0: model, 1: optimizer})
+
+
+def test_a_state_may_be_donated_as_soon_as_the_save_has_begun(tmp_path, batches):
+    checkpoints = Checkpoints(tmp_path)
+    state = make_state(0)
+    expected = jax.tree.map(np.array, jax.tree.leaves(state))
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda x: 0 * x - 1, state), donate_argnums=0)
+    checkpoints.save(3, state, batches, {})
+    for _ in range(5):
+        state = overwrite(state)
+    checkpoints.wait()
+    restored, _ = checkpoints.restore(3, make_state(1), batches)
+    checkpoints.close()
+    for wanted, got in zip(expected, jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(wanted, got)
+
+
+def test_the_iterator_goes_on_with_the_next_batch(tmp_path, toy_config, batches):
+    checkpoints = Checkpoints(tmp_path)
+    for _ in range(20):  # 16 batches are one epoch
+        next(batches)
+    checkpoints.save(20, make_state(0, 2), batches, {"window": {"loss": [0.1, 3]}})
+    checkpoints.wait()
+    expected = [next(batches)["tokens"] for _ in range(3)]
+    for _ in range(5):
+        next(batches)
+    _, meta = checkpoints.restore(20, make_state(1, 2), batches)
+    checkpoints.close()
+    assert meta == {"window": {"loss": [0.1, 3]}}
+    np.testing.assert_array_equal([next(batches)["tokens"] for _ in range(3)], expected)
+
+
+def test_the_last_two_are_kept_and_unfinished_ones_ignored(tmp_path, batches):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, make_state(step, 2), batches, {})
+    checkpoints.wait()
+    checkpoints.close()
+    directory = tmp_path / "checkpoints"
+    assert sorted(path.name for path in directory.iterdir()) == ["3", "4"]
+    assert KEEP == 2
+    shutil.copytree(directory / "4", directory / "5.orbax-checkpoint-tmp")
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 4
+    with pytest.raises(UserError, match=r"no checkpoint of step 9 in .*; there are \[3, 4\]"):
+        again.restore(9, make_state(0, 2), batches)
+    with pytest.raises(CheckpointError, match="cannot restore step 4"):
+        again.restore(4, make_state(0, 5), batches)
+    again.close()
+
+
+def test_a_disk_that_refuses_is_an_error_which_says_what_is_left(tmp_path, batches):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(0, 2), batches, {})
+    checkpoints.wait()
+    (tmp_path / "checkpoints").rename(tmp_path / "moved")
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    with pytest.raises(
+        CheckpointError, match=r"cannot save a checkpoint in .* \(there is none yet"
+    ):
+        checkpoints.save(2, make_state(0, 2), batches, {})
+    checkpoints.close()
+
+
+def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
+    config = toy_config(steps=6, checkpoint_every=3)
+    train(config, tmp_path, Console(quiet=True))
+    loaded, task, model, step = load_model(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert step == 6
+    record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert task.evaluate(model, "test")[0]["loss"] == record["loss"]
+    _, _, earlier, step = load_model(tmp_path, step=3)
+    assert step == 3
+    assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
+    with pytest.raises(UserError, match="no checkpoint of step 4"):
+        load_model(tmp_path, step=4)
+
+
+def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
+    with pytest.raises(UserError, match="is no run directory"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        load_model(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,0 +1,35 @@
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from relpos import config as config_lib
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def toy_config():
+    """Returns make(**overrides) for the toy task; '__' in a key stands for a dot."""
+
+    def make(**overrides):
+        pairs = [(key.replace("__", "."), str(value)) for key, value in overrides.items()]
+        return config_lib.load(ROOT / "tests/training/toy_config.py", pairs)
+
+    sys.path.insert(0, str(ROOT))  # the config names its task 'tests.training.toy'
+    yield make
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Many tests run the same small programs; every run of the loop would compile them anew."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    directory = str(tmp_path_factory.mktemp("compilation_cache"))
+    for name, value in zip(names, (directory, 0.0), strict=True):
+        jax.config.update(name, value)
+    yield directory
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)

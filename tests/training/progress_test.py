@@ -1,0 +1,54 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from relpos.training.progress import create_progress, say, show_record
+
+MEANS = {"loss": 12.3456, "bits_per_byte": 17.811, "tokens_per_second": 123456.7, "other": 1.0}
+
+
+def console(terminal, width=60):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, _environ={})
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_fits_its_terminal_and_shows_everything(width):
+    screen = console(terminal=True, width=width)
+    progress = create_progress(screen, steps=100_000, step=500)
+    progress.start()
+    progress.update(99_000, MEANS)
+    progress.log(99_000, MEANS)
+    progress.stop()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", text) if "99000/100000" in line]
+    assert lines
+    for line in lines:
+        assert len(line) <= width
+        for part in ("12.346", "17.811 bpb", "123k tok/s"):
+            assert part in line
+        assert "…" not in line
+
+
+def test_other_output_gets_a_line_for_each_report_and_no_control_characters():
+    screen = console(terminal=False)
+    progress = create_progress(screen, steps=100, step=0)
+    progress.start()
+    for step in range(1, 51):
+        progress.update(step, MEANS)
+    progress.log(50, MEANS)
+    progress.stop()
+    (line,) = screen.file.getvalue().splitlines()
+    assert re.fullmatch(r"step 50/100  loss 12\.346  17\.811 bpb  123k tok/s  0:0\d left", line)
+
+
+def test_lines_are_printed_as_they_are():
+    screen = console(terminal=True, width=20)
+    say(screen, "[bold]'x' 123 " + "long " * 10)
+    assert screen.file.getvalue() == "[bold]'x' 123 " + "long " * 10 + "\n"
+
+
+def test_a_record_on_one_line():
+    record = {"split": "validation", "length": 256, "bits_per_byte": 2.01349, "loss": None}
+    assert show_record(record) == "validation: length 256, bits_per_byte 2.013, loss None"

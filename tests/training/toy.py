@@ -1,0 +1,105 @@
+"""A tiny real task for the tests of the loop: bigrams of a noisy counting sequence."""
+
+import os
+import signal
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+VOCABULARY = 13
+
+
+class Bigram(nnx.Module):
+    def __init__(self, width, rngs):
+        self.embed = nnx.Embed(VOCABULARY, width, rngs=rngs)
+        self.out = nnx.Linear(width, VOCABULARY, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1)
+
+    def __call__(self, tokens_BT, key):
+        hidden_BTD = self.embed(tokens_BT)
+        if key is not None:
+            hidden_BTD = self.dropout(hidden_BTD, rngs=nnx.Rngs(dropout=key))
+        return self.out(hidden_BTD)
+
+
+class DyingIterator(grain.DatasetIterator):
+    """Passes everything on; kill -9 strikes before a batch or within a save."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self._inner = inner
+        self._given = 0
+
+    def __next__(self):
+        self._given += 1
+        die_at(f"batch {self._given}")
+        return next(self._inner)
+
+    def get_state(self):
+        die_at("save")
+        return self._inner.get_state()
+
+    def set_state(self, state):
+        self._inner.set_state(state)
+
+
+def die_at(moment):
+    if os.environ.get("TOY_KILL") == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Toy:
+    def __init__(self, config):
+        self.config = config
+
+    def describe(self):
+        return {"corpus": {"name": "counting", "sha256": self.config.toy.corpus}}
+
+    def init_model(self, rngs):
+        return Bigram(self.config.toy.width, rngs)
+
+    def train_batches(self):
+        length = self.config.sequence_length + 1
+
+        def sequence(index):
+            random = np.random.default_rng((self.config.seed, index))
+            jumps = 1 + (random.random(length) < 0.1)
+            return {"tokens": ((index + np.cumsum(jumps)) % VOCABULARY).astype(np.int32)}
+
+        dataset = grain.MapDataset.range(64).seed(self.config.seed).map(sequence).shuffle()
+        dataset = dataset.repeat().batch(self.config.batch_size).to_iter_dataset()
+        return DyingIterator(iter(dataset)) if "TOY_KILL" in os.environ else iter(dataset)
+
+    def loss(self, model, batch, key):
+        die_at("compile")  # this line runs when the step is traced, not when it is taken
+        tokens = batch["tokens"]
+        logits = model(tokens[:, :-1], key)
+        if self.config.toy.nan:  # planted in any batch with this token at this place
+            logits = jnp.where(tokens[0, 0] == 5, jnp.nan, logits)
+        targets = jax.nn.one_hot(tokens[:, 1:], VOCABULARY)
+        nats = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+        return nats.mean(), {
+            "loss": (nats.sum(), nats.size),
+            "bits_per_byte": (nats.sum() / jnp.log(2.0), nats.size),
+        }
+
+    def tokens(self, batch):
+        return batch["tokens"].shape[0] * (batch["tokens"].shape[1] - 1)
+
+    def evaluate(self, model, split):
+        loss = nnx.jit(lambda model, batch: self.loss(model, batch, None)[0])(
+            model, next(self.train_batches())
+        )
+        return [{"split": split, "length": self.config.sequence_length, "loss": float(loss)}]
+
+    def finish(self, model, console):
+        records = self.evaluate(model, "test")
+        console.print(f"closing table: test loss {records[0]['loss']:.4f}")
+        return records
+
+
+def create(config, workdir):
+    return Toy(config)
