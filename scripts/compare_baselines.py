@@ -58,7 +58,9 @@ def xz_result(corpus: Corpus) -> Result:
     spans = "spans" if window >= len(train) + len(test) else "does NOT span"
     added = _xz_size(train + test, window) - _xz_size(train, window)
     return Result(
-        "xz", 8 * added / len(test), f"-9e, dictionary {window >> 20} MiB {spans} train and test"
+        "xz",
+        8 * added / len(test),
+        f"-9e, dictionary of {window >> 10:,} KiB {spans} train and test",
     )
 
 

@@ -35,7 +35,9 @@ def make(name, heads=N, dtype=jnp.float64, **options):
     )
     random = np.random.default_rng(1)
     graphdef, fixed, trained = nnx.split(encoding, PerHeadConstant, ...)
-    trained = jax.tree.map(lambda x: jnp.asarray(x + 0.3 * random.normal(size=x.shape), dtype), trained)
+    trained = jax.tree.map(
+        lambda x: jnp.asarray(x + 0.3 * random.normal(size=x.shape), dtype), trained
+    )
     fixed = jax.tree.map(lambda x: jnp.asarray(x, dtype), fixed)
     return nnx.merge(graphdef, fixed, trained)
 
@@ -112,7 +114,9 @@ def setting(name):
         kw["q_segments"] = jnp.asarray(kw["q_segments"])
         kw["k_segments"] = kw["q_segments"] if same else jnp.asarray(kw["k_segments"])
     if "q_positions" in kw:
-        kw["q_positions"], kw["k_positions"] = map(jnp.asarray, (kw["q_positions"], kw["k_positions"]))
+        kw["q_positions"], kw["k_positions"] = map(
+            jnp.asarray, (kw["q_positions"], kw["k_positions"])
+        )
     if "dropout_rate" in kw:
         kw["dropout_key"] = jax.random.key(7)
     return kw, sizes

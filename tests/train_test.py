@@ -73,10 +73,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(environment, tmp_
     assert records(workdir) == records(tmp_path / "reference")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_leaves_the_directory_locked_until_then(
-    environment, tmp_path, number, code
-):
+def test_a_signal_saves_and_leaves_the_directory_locked_until_then(environment, tmp_path):
     endless = "--config.steps=100000000"
     with subprocess.Popen(
         command(tmp_path, endless, "--config.checkpoint_every=100000000"),
@@ -88,13 +85,12 @@ def test_a_signal_saves_and_leaves_the_directory_locked_until_then(
     ) as process:
         while not process.stdout.readline().startswith("step 8/"):
             assert process.poll() is None, process.stderr.read()
-        if number == signal.SIGINT:
-            second = train(environment, tmp_path, endless)
-            assert second.returncode == 2
-            assert f"in use by another process (process {process.pid}" in second.stderr
-        process.send_signal(number)
+        second = train(environment, tmp_path, endless)
+        assert second.returncode == 2
+        assert f"in use by another process (process {process.pid}" in second.stderr
+        process.send_signal(signal.SIGINT)
         printed, complaints = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert complaints == ""
     assert "stopping after this step (once more to quit at once)" in printed
     assert printed.splitlines()[-1].endswith("saved; the same command resumes it")
@@ -102,18 +98,9 @@ def test_a_signal_saves_and_leaves_the_directory_locked_until_then(
     assert f"stopped at step {checkpoint.name}," in printed.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("flags", "answer"),
-    [
-        (["--config.stps=3"], "error: unknown config key 'stps': did you mean 'steps'?\n"),
-        (["--wrkdir=x"], "error: unknown flag '--wrkdir': did you mean '--workdir'?\n"),
-        (["--config=none.py"], "error: no config file 'none.py'\n"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(environment, tmp_path, flags, answer):
-    made = train(environment, tmp_path / "run", *flags)
+def test_a_mistake_is_one_line_and_exit_code_2(environment, tmp_path):
+    made = train(environment, tmp_path / "run", "--config.stps=3")
     assert made.returncode == 2
-    assert made.stderr.startswith(answer)
-    assert made.stderr.count("\n") == 1
+    assert made.stderr == "error: unknown config key 'stps': did you mean 'steps'?\n"
     assert made.stdout == ""
     assert not (tmp_path / "run").exists()

@@ -5,3 +5,4 @@ from relpos.attention.api import transform_keys as transform_keys
 from relpos.attention.slots import PerHead as PerHead
 from relpos.attention.slots import PerHeadConstant as PerHeadConstant
 from relpos.attention.slots import Slots as Slots
+from relpos.attention.slots import split_heads as split_heads

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from relpos import positions
 from relpos.attention import blockwise, choices, dropout, reference
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
-from relpos.attention.slots import PER_HEAD, Slots
+from relpos.attention.slots import Slots, split_heads
 
 
 def attention(
@@ -76,7 +76,9 @@ def attention(
       ValueError: shapes or options that do not fit, with what was given and what to do.
     """
     encoding = Slots() if encoding is None else encoding
-    _check(q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key)
+    _check(
+        q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key
+    )
     B, T, _, H = q.shape
     S = k.shape[1]
     q_segments, k_segments, same = _pair("segments", q_segments, k_segments, (B, T), (B, S))
@@ -93,7 +95,7 @@ def attention(
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
     seeds = None
-    if dropout_rate:
+    if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, q.shape[0:3:2])
     graphdef, state = nnx.split(encoding)
     rules = Rules(
@@ -125,13 +127,13 @@ def _attention(
 
     cut = choices.layout(T, k.shape[1], H, consecutive=consecutive, has_vectors=filled.vectors)
     if block_sizes is not None:
-        cut = blockwise.Layout(*block_sizes, consecutive)
+        cut = blockwise.Layout(block_sizes[0], block_sizes[1], consecutive)
     tabulated = path == "blockwise" and consecutive
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not tabulated)
     over = _loop if choices.loop_over_heads() else jax.vmap
     places = (q_positions, k_positions, q_segments, k_segments)
-    split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+    split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head, k, v, q, content, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
@@ -162,7 +164,9 @@ def _attention(
     def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
 
-    k, v, *of_queries = heads_first((k, v, q if filled.key_vectors else None, content, q_features, k_features))
+    k, v, *of_queries = heads_first(
+        (k, v, q if filled.key_vectors else None, content, q_features, k_features)
+    )
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     out = over(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
     return jnp.moveaxis(out.reshape(N, B, T, -1), 0, 2)
@@ -179,7 +183,7 @@ def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None =
     """Vmap the encoding's `query` or `key` over heads and batch."""
     if getattr(type(encoding), name) is getattr(Slots, name):
         return x_BTKH
-    split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+    split, per_head, shared = split_heads(encoding)
     by_head = bool(jax.tree.leaves(per_head))
     if by_head and num_heads is not None:
         x_BTKH = jnp.repeat(x_BTKH, num_heads // x_BTKH.shape[2], axis=2)
@@ -209,7 +213,7 @@ class _Filled(NamedTuple):
     @classmethod
     def of(cls, encoding: Slots, dtype, H: int) -> "_Filled":
         """Ask each slot once, without computing anything."""
-        split, per_head, shared = nnx.split(encoding, PER_HEAD, ...)
+        split, per_head, shared = split_heads(encoding)
 
         def ask(per_head, shared):
             one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
@@ -218,7 +222,8 @@ class _Filled(NamedTuple):
 
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = type(encoding).block_bias is not Slots.block_bias
-        return cls(*(slot is not None for slot in slots), has_block_bias)
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots)
+        return cls(bias, key_vectors, query_vectors, value_vectors, has_block_bias)
 
     @property
     def vectors(self) -> bool:
@@ -250,7 +255,9 @@ def _pair(what: str, q, k, q_shape, k_shape):
     return arrays[0], arrays[1], q is k
 
 
-def _check(q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key):
+def _check(
+    q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key
+):
     shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     if not (q.ndim == k.ndim == v.ndim == 4):
         raise ValueError(f"q must be [B, T, N, H], k and v [B, S, K, H]; got {shapes}")
@@ -264,7 +271,7 @@ def _check(q, k, v, encoding, implementation, block_sizes, window, softcap, drop
             f"{q.shape[2]} query heads cannot share {k.shape[2]} key heads evenly: "
             f"the number of query heads must be a multiple of the number of key heads ({shapes})"
         )
-    split, per_head, _ = nnx.split(encoding, PER_HEAD, ...)
+    _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
         if leaf[...].shape[0] != q.shape[2]:
             raise ValueError(

@@ -218,9 +218,7 @@ def _add(tree, part, start):
 
 def _zeros(tree):
     """Zero accumulators, at least float32."""
-    return jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree
-    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 class _Problem(NamedTuple):
@@ -301,14 +299,12 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
         H = inputs.k.value.shape[-1]
         carry = (jnp.full((C,), lowest), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
         for region in regions(problem.beyond, rules, layout, row, key_blocks):
-            carry = lax.fori_loop(
-                region.begin, region.end, functools.partial(visit, region), carry
-            )
+            carry = lax.fori_loop(region.begin, region.end, functools.partial(visit, region), carry)
         peak_C, total_C, out_CH = carry
         safe_C = jnp.where(total_C == 0, 1, total_C)
         return out_CH / safe_C[:, None], peak_C + jnp.log(safe_C)
 
-    out, log_total = lax.map(block_of_rows, jnp.arange(places.q.index.shape[0] // C))
+    out, log_total = lax.map(block_of_rows, jnp.arange(places.q.row.shape[0] // C))
     return out.reshape(-1, out.shape[-1]), log_total.reshape(-1)
 
 
@@ -379,7 +375,9 @@ def _attend_backward(problem, residuals, d_out):
                 d_k = _add(d_k, Keys(d_key, d_value, d_features), column)
                 d_state = jax.tree.map(lambda *x: sum(x), d_state, state_1, state_2)
                 d_table = getattr(d_tables, region.table)
-                d_table = _add(d_table, jax.tree.map(jnp.add, table_1, table_2), 0 if start is None else start)
+                d_table = _add(
+                    d_table, jax.tree.map(jnp.add, table_1, table_2), 0 if start is None else start
+                )
                 d_tables = d_tables._replace(**{region.table: d_table})
                 return d_q, (d_state, d_tables, d_k)
 
@@ -387,14 +385,12 @@ def _attend_backward(problem, residuals, d_out):
 
         carry = (_zeros(q), sums)
         for region in regions(problem.beyond, rules, layout, row, key_blocks):
-            carry = lax.fori_loop(
-                region.begin, region.end, functools.partial(visit, region), carry
-            )
+            carry = lax.fori_loop(region.begin, region.end, functools.partial(visit, region), carry)
         d_q, sums = carry
         return sums, d_q
 
     sums = _zeros((inputs.state, inputs.tables, inputs.k))
-    steps = jnp.arange(places.q.index.shape[0] // C)
+    steps = jnp.arange(places.q.row.shape[0] // C)
     (d_state, d_tables, d_k), d_q = lax.scan(block_of_rows, sums, steps)
     d_q = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), d_q)
     d_inputs = _Inputs(d_state, d_tables, d_q, d_k)
@@ -441,11 +437,11 @@ def head(
     """
     T, S = q.content.shape[0], k.key.shape[0]
     padded_T, padded_S = _round_up(T, layout.rows), _round_up(S, layout.columns)
-    if padded_S != S and k_tokens.segment is None:
-        # Padding keys must be hidden; where causality does it there is nothing to compare.
-        if not (rules.causal and layout.consecutive and T <= S):
-            q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.index))
-            k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.index))
+    # Padding keys must be hidden; where causality does it there is nothing to compare.
+    hidden = rules.causal and layout.consecutive and T <= S
+    if padded_S != S and k_tokens.segment is None and not hidden:
+        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
+        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
     q, q_tokens = _pad((q, q_tokens), padded_T)
     k, k_tokens = _pad((k, k_tokens), padded_S)
     if layout.consecutive:

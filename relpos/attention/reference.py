@@ -15,22 +15,22 @@ class Queries(NamedTuple):
     """One head's queries: what a row of the attention matrix needs to know."""
 
     content: Float[Array, "T H"]
-    vector: Float[Array, "T H"]
+    vector: Any  # Float[Array, "T H"], what meets the key vectors; None without them
     features: Any
 
 
 class Keys(NamedTuple):
     """One head's keys and values: what a column of the attention matrix needs to know."""
 
-    key: Float[Array, "S H"]
-    value: Float[Array, "S H"]
+    key: Any  # Float[Array, "S H"], or None where only values are read
+    value: Any  # Float[Array, "S H"], or None where only logits are made
     features: Any
 
 
 class Tokens(NamedTuple):
     """Where the rows (or columns) stand: integers, nothing to differentiate."""
 
-    index: Int[Array, "T"]
+    row: Int[Array, "T"]
     position: Int[Array, "T"]
     segment: Int[Array, "T"] | None
 
@@ -58,7 +58,7 @@ def keep_weights(
     """Apply dropout to attention weights."""
     if seed is None or not rules.dropout_rate:
         return weights_TS
-    kept_TS = dropout.keep(seed, q.index, k.index, rules.dropout_rate)
+    kept_TS = dropout.keep(seed, q.row, k.row, rules.dropout_rate)
     return jnp.where(kept_TS, weights_TS / (1 - rules.dropout_rate), 0)
 
 
@@ -72,15 +72,11 @@ def content_logits(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Float[Array, "T S"], Float[Array, "T S"] | None]:
     """Return the content term and the block bias, which do not depend on how distances are laid out."""
-    block_TS = encoding.block_bias(
-        q_tokens.position, k_tokens.position, q.features, k.features
-    )
+    block_TS = encoding.block_bias(q_tokens.position, k_tokens.position, q.features, k.features)
     return dot(q.content, k.key.T), block_TS
 
 
-def finish_logits(
-    rules: Rules, dots_TS: Array, *biases: Array | None
-) -> Float[Array, "T S"]:
+def finish_logits(rules: Rules, dots_TS: Array, *biases: Array | None) -> Float[Array, "T S"]:
     """Scale the dot products, add the biases, cap: softcap * tanh(logit / softcap)."""
     logits_TS = rules.scale * dots_TS
     for bias in biases:

@@ -23,7 +23,10 @@ class PerHeadConstant(nnx.Variable):
     """A fixed number per head (ALiBi's slopes): split like `PerHead`, never trained."""
 
 
-PER_HEAD = (PerHead, PerHeadConstant)
+def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
+    """Return (graphdef, what is split over the heads, what they share); `nnx.merge` takes the three."""
+    graphdef, per_head, shared = nnx.split(encoding, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
+    return graphdef, per_head, shared
 
 
 class Slots(nnx.Module):

@@ -12,6 +12,7 @@ dict of int32 arrays [B, T]: `inputs`, `targets`, `segments`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from grain.experimental import (
     FlatMapTransform,
     WindowShuffleIterDataset,
     batch_and_pad,
+    index_shuffle,
 )
 
 from relpos.data.errors import DataError
@@ -33,6 +35,7 @@ Batch = dict[str, np.ndarray]
 # work of restoring a checkpoint, which fills one window anew.
 SHUFFLE_TOKENS = 2**20
 _MOST_SHUFFLED = 2**14  # pieces, however short they are
+_MOST_PERMUTED = 2**20  # documents, whose order is held in memory
 
 
 class Tokenizer(Protocol):
@@ -73,18 +76,13 @@ def train_batches(
     """
     _check_sizes(sequence_length, batch_size)
     _check_enough(documents, tokenizer, sequence_length)
-    shuffle_seed, cut_seed, window_seed, pack_seed = (
-        int(s) for s in np.random.SeedSequence(_entropy(seed)).generate_state(4) >> 1
+    draw_seed, window_seed, pack_seed = (
+        int(s) for s in np.random.SeedSequence(_entropy(seed)).generate_state(3) >> 1
     )
-    pieces = (
-        grain.MapDataset.source(_TokenStreams(documents, tokenizer))
-        .shuffle(seed=shuffle_seed)
-        .random_map(_DrawFirstCut(sequence_length), seed=cut_seed)
-        .repeat()
-        .to_iter_dataset(_IN_THIS_THREAD)
-    )
-    pieces = FlatMapIterDataset(pieces, _Cut(sequence_length))
-    window = min(max(SHUFFLE_TOKENS // sequence_length, 2), _MOST_SHUFFLED)
+    draw = _Draw(_TokenStreams(documents, tokenizer), sequence_length, draw_seed)
+    drawn = grain.MapDataset.range(len(documents)).repeat().map_with_index(draw)
+    pieces = FlatMapIterDataset(drawn.to_iter_dataset(_IN_THIS_THREAD), _Cut(sequence_length))
+    window = min(max(SHUFFLE_TOKENS // sequence_length, 64), _MOST_SHUFFLED)
     pieces = WindowShuffleIterDataset(pieces, window_size=window, seed=window_seed)
     return _packed(pieces, sequence_length, rows=max(batch_size, 64), seed=pack_seed).batch(
         batch_size, drop_remainder=True
@@ -144,16 +142,38 @@ class _TokenStreams:
         return np.concatenate([separator, tokens, separator])
 
 
-class _DrawFirstCut(grain.transforms.RandomMap):
-    """Draws how short the first piece of a stream is, so that cuts differ from epoch to epoch."""
+class _Draw(grain.transforms.MapWithIndex):
+    """Gives for the running number of a draw the document it falls on, and where to cut it.
 
-    def __init__(self, sequence_length: int) -> None:
+    Every epoch is a permutation of the documents. (Grain's own shuffle walks through 2**16 numbers
+    for each index: fast for millions of documents, milliseconds for a few.)
+    """
+
+    def __init__(self, streams: _TokenStreams, sequence_length: int, seed: int) -> None:
+        self._streams = streams
         self._length = sequence_length
+        self._seed = seed
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
 
-    def random_map(self, stream: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    def map_with_index(self, index: int, element: int) -> tuple[np.ndarray, int]:
+        """Returns a document's stream, and how short its first piece is to be."""
+        del element
+        epoch, place = divmod(index, len(self._streams))
+        stream = self._streams[self._document(epoch, place)]
         if len(stream) - 1 <= self._length:
             return stream, 0
+        rng = np.random.default_rng((self._seed, index))
         return stream, int(rng.integers(self._length))
+
+    def _document(self, epoch: int, place: int) -> int:
+        count = len(self._streams)
+        if count > _MOST_PERMUTED:
+            seed = (self._seed + epoch) % 2**32
+            return index_shuffle(place, max_index=count - 1, seed=seed, rounds=4)
+        return int(self._permutation(epoch)[place])
+
+    def _draw_permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self._seed, epoch)).permutation(len(self._streams))
 
 
 class _Cut(FlatMapTransform):

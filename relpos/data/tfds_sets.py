@@ -93,6 +93,8 @@ def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except tfds.core.registered.DatasetNotFoundError:
         return None
+    except (ValueError, OSError) as error:  # not a name, or a folder that is damaged
+        raise DataError(f"Cannot open {name!r} in {root}: {_first_line(error)}") from error
 
 
 def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from relpos.attention import PerHead, PerHeadConstant, Slots
+from relpos.attention import PerHead, PerHeadConstant, Slots, split_heads
 
 __all__ = ["Dims", "Encoding", "PerHead", "PerHeadConstant", "tokens"]
 
@@ -42,6 +42,9 @@ class Encoding(Slots):
 
     shared_by_layers: bool = False
     max_length: int | None = None
+
+    def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
+        pass
 
     def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Add absolute positions to the model's input. Called once, before the first layer."""
@@ -79,7 +82,7 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
     if not encoding.needs_tokens:
         return None, None
     valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
-    split, per_head, shared = nnx.split(encoding, (PerHead, PerHeadConstant), ...)
+    split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head, x_TD, valid_T, state):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)

@@ -26,6 +26,6 @@ class Learned(Encoding):
     def embed(self, x_TD, positions_T):
         """Add each token's row."""
         # JAX counts a negative index from the end: send it out of bounds instead.
-        index = jnp.where(positions_T < 0, self.max_length, positions_T)
+        index = jnp.where(positions_T < 0, self.table.shape[0], positions_T)
         rows = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
         return (x_TD + rows).astype(x_TD.dtype)

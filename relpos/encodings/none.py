@@ -1,8 +1,6 @@
 """No positions: NoPE."""
 
-from flax import nnx
-
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Encoding
 
 
 class NoPositions(Encoding):
@@ -11,6 +9,3 @@ class NoPositions(Encoding):
     Kazemnejad et al. 2023, "The Impact of Positional Encoding on Length Generalization in Transformers",
     arXiv:2305.19466.
     """
-
-    def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
-        pass

@@ -20,15 +20,14 @@ class Shaw(Encoding):
     ):
         if k < 0:
             raise ValueError(f"shaw.k, the clipping distance, must not be negative, got {k}")
-        self.constant_beyond = k
+        self.k = self.constant_beyond = k
         init = jax.nn.initializers.glorot_uniform()
         shape = (2 * k + 1, dims.head_dim)
         self.keys = nnx.Param(init(rngs.params(), shape)) if keys else None
         self.values = nnx.Param(init(rngs.params(), shape)) if values else None
 
     def _row(self, d):
-        k = self.constant_beyond
-        return jnp.clip(-d, -k, k) + k  # the paper counts j - i = -d
+        return jnp.clip(-d, -self.k, self.k) + self.k  # the paper counts j - i = -d
 
     def key_vectors(self, d):
         """Return a_K[clip(-d)]."""

@@ -39,7 +39,7 @@ class T5(Encoding):
                 f"{exact} distances with a bucket of their own, got num_buckets={num_buckets}, "
                 f"max_distance={max_distance}"
             )
-        self.constant_beyond = max_distance
+        self.max_distance = self.constant_beyond = max_distance
         shape = (dims.num_heads, num_buckets)
         self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
 
@@ -53,7 +53,7 @@ class T5(Encoding):
         n = jnp.abs(d) if self.bidirectional else jnp.maximum(d, 0)
         # Integer thresholds, not a rounded logarithm: bucket e + m begins at the least n with
         # ln(n/e) / ln(max/e) * (buckets - e) >= m, on every platform.
-        growth = (self.constant_beyond / exact) ** (1 / (buckets - exact))
+        growth = (self.max_distance / exact) ** (1 / (buckets - exact))
         starts = [math.ceil(exact * growth**m - 1e-9) for m in range(1, buckets - exact)]
         coarse = exact + (n[:, None] >= jnp.array(starts, jnp.int32)).sum(-1)
         row = jnp.where(n < exact, n, coarse)

@@ -107,7 +107,7 @@ class RelativeAttention(nnx.Module):
           [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
           hold everything is NaN.
         """
-        encoding = encoding or self.encoding or Encoding()
+        encoding = encoding or self.encoding or _no_positions()
         q, k, v = self._project(x_BTD)
         options: dict[str, Any] = {"causal": self.causal, "window": self.window}
         if dropout_key is not None and self.dropout_rate:
@@ -126,9 +126,7 @@ class RelativeAttention(nnx.Module):
         out, cache = self._attend_cached(encoding, x_BTD, q, k, v, segments, cache, options)
         return self.out(out.reshape(*out.shape[:2], -1)), cache
 
-    def init_cache(
-        self, batch: int, max_length: int, *, encoding: Encoding | None = None
-    ) -> Cache:
+    def init_cache(self, batch: int, max_length: int, *, encoding: Encoding | None = None) -> Cache:
         """Return an empty cache.
 
         Args:
@@ -136,7 +134,7 @@ class RelativeAttention(nnx.Module):
           max_length: how many tokens a row may come to; with a window, no more slots than that are kept.
           encoding: as in the call.
         """
-        encoding = encoding or self.encoding or Encoding()
+        encoding = encoding or self.encoding or _no_positions()
         capacity = max_length if self.window is None else min(max_length, self.window)
         x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
 
@@ -178,7 +176,9 @@ class RelativeAttention(nnx.Module):
             # Earlier tokens of a chunk still see what its later ones overwrite.
             before = (cache.key, cache.value, cache.positions, cache.written, cache.features)
             now = (k, v, positions, valid, features)
-            seen = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now)
+            seen = jax.tree.map(
+                lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now
+            )
         keys, values, k_positions, written, k_features = seen
         out = attention(
             q, keys, values, encoding=encoding, keys_ready=True,
@@ -200,3 +200,7 @@ def _linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
 def _match_heads(k, v):
     """Repeat values where the encoding turned one key head into several."""
     return k, jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
+
+
+def _no_positions() -> Encoding:
+    return encodings.create("none", num_heads=1, head_dim=1, rngs=nnx.Rngs(0))

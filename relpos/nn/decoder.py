@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from relpos import encodings
 from relpos import positions as positions_lib
@@ -58,7 +58,10 @@ class DecoderConfig:
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the MLP is W_2 relu(W_1 x)^2 (So et al. 2021, arXiv:2109.08668)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    The MLP is W_2 relu(W_1 x)^2 (So et al. 2021, arXiv:2109.08668).
+    """
 
     def __init__(self, config: DecoderConfig, encoding: Encoding | None, rngs: nnx.Rngs):
         D, dtype = config.features, jnp.dtype(config.dtype)
@@ -79,15 +82,11 @@ class Block(nnx.Module):
         init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         # What a sublayer adds starts small: the sum over all layers keeps the size of the input.
         small = jax.nn.initializers.variance_scaling(0.5 / config.num_layers, "fan_in", "normal")
-        self.mlp_in = nnx.Linear(
-            D, M, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs
+        self.mlp_in = nnx.Linear(D, M, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.mlp_out = nnx.Linear(M, D, use_bias=False, kernel_init=small, dtype=dtype, rngs=rngs)
+        self.attention.out.kernel[...] = (
+            self.attention.out.kernel[...] * (0.5 / config.num_layers) ** 0.5
         )
-        self.mlp_out = nnx.Linear(
-            M, D, use_bias=False, kernel_init=small, dtype=dtype, rngs=rngs
-        )
-        self.attention.out.kernel[...] = self.attention.out.kernel[...] * (
-            0.5 / config.num_layers
-        ) ** 0.5
         self.dropout = nnx.Dropout(config.dropout_rate)
 
     def __call__(self, x_BTD, *, key=None, cache=None, **attention: Any):
@@ -192,8 +191,8 @@ class Decoder(nnx.Module):
         Returns:
           [B, T, V] in float32; with caches the pair of that and the new caches.
         """
-        B, T = tokens_BT.shape
-        if caches is None and self.max_length is not None and T > self.max_length:
+        T = tokens_BT.shape[1]
+        if caches is None and self.max_length is not None and self.max_length < T:
             raise ValueError(
                 f"{T} tokens are more than the {self.max_length} positions of {', '.join(self.config.encodings)}"
             )

@@ -146,9 +146,7 @@ class LanguageModelling:
     def finish(self, model: Decoder, console: Console) -> list[Record]:
         """Print bits per byte of the test text at several lengths, and what the model writes."""
         lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
-        records = self.evaluate_lengths(
-            model, self._documents("test", 0), "test", lengths, console
-        )
+        records = self.evaluate_lengths(model, self._documents("test", 0), "test", lengths, console)
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
             sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)

@@ -31,9 +31,11 @@ class Checkpoints:
 
     Args:
       workdir: the run directory.
+      read_only: for a reader beside a run that may be under way; otherwise this process holds the
+        run directory, and what a killed save left behind is removed.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, read_only: bool = False):
         self._path = workdir / "checkpoints"
         self._failed = False
         # Orbax logs every phase of a save, and errors that it raises as well.
@@ -41,7 +43,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._path.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
+                max_to_keep=None if read_only else KEEP,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=True,
                 # A directory that cannot be made in the background is waited for, for minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -163,7 +167,7 @@ def load_model(
     config = config_lib.from_plain(read_run(workdir)["config"]).lock()
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
     try:
         newest = checkpoints.latest_step()
         if newest is None:

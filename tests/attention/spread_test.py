@@ -11,7 +11,11 @@ SIZES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (11, 13)]
 def test_each_operator_is_its_index_formula(C, K):
     random = np.random.default_rng(0)
     L = C + K - 1
-    rows, columns, vector = random.normal(size=(C, L)), random.normal(size=(K, L)), random.normal(size=L)
+    rows, columns, vector = (
+        random.normal(size=(C, L)),
+        random.normal(size=(K, L)),
+        random.normal(size=L),
+    )
     block = random.normal(size=(C, K))
     at = [[C - 1 - i + j for j in range(K)] for i in range(C)]
     by_row = [[rows[i, at[i][j]] for j in range(K)] for i in range(C)]

@@ -9,7 +9,9 @@ from tests import oracle
 
 class Oracle(oracle.Oracle):
     def embed(self, x, positions):
-        return np.stack([row + self.p["table"][int(i)] for row, i in zip(x, positions, strict=True)])
+        return np.stack(
+            [row + self.p["table"][int(i)] for row, i in zip(x, positions, strict=True)]
+        )
 
 
 @pytest.mark.parametrize("position", [-1, 5, 2**31 - 1])

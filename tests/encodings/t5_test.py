@@ -48,5 +48,10 @@ def test_every_distance_falls_into_the_papers_bucket(buckets, max_distance, bidi
 def test_sizes_that_leave_no_buckets_are_refused(buckets, distance):
     with pytest.raises(ValueError, match="num_buckets"):
         encodings.create(
-            "t5", num_heads=1, head_dim=2, rngs=nnx.Rngs(0), num_buckets=buckets, max_distance=distance
+            "t5",
+            num_heads=1,
+            head_dim=2,
+            rngs=nnx.Rngs(0),
+            num_buckets=buckets,
+            max_distance=distance,
         )

@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import jax
@@ -17,9 +16,7 @@ def toy_config():
         pairs = [(key.replace("__", "."), str(value)) for key, value in overrides.items()]
         return config_lib.load(ROOT / "tests/training/toy_config.py", pairs)
 
-    sys.path.insert(0, str(ROOT))  # the config names its task 'tests.training.toy'
-    yield make
-    sys.path.remove(str(ROOT))
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

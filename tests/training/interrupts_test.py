@@ -15,12 +15,12 @@ def ignore():
     pass
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def send_and_sleep():
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_is_noted_and_announced(number, code):
     announced = threading.Event()
     before = signal.getsignal(number)

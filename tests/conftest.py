@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+import jax
+import pytest
+
+# Every compiled program holds memory maps, of which Linux grants a process 65,530: let go of them in time.
+_TESTS_BETWEEN_CLEARING = 25
+_since_clearing = 0
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_programs():
+    """Clear JAX's caches now and then."""
+    global _since_clearing
+    yield
+    _since_clearing += 1
+    if _since_clearing == _TESTS_BETWEEN_CLEARING:
+        _since_clearing = 0
+        jax.clear_caches()

@@ -1,0 +1,179 @@
+"""The contract of every encoding in a model: one encoding, every situation. Schemes are discovered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import encodings
+from relpos.attention import PerHeadConstant
+from relpos.nn import Decoder, DecoderConfig
+
+NAMES = encodings.names()
+B, T, V = 2, 13, 31
+
+
+def make(name, seed=0, **config):
+    config = {"num_heads": 6, "num_kv_heads": 3, "num_layers": 2, "features": 24} | config
+    sizes = DecoderConfig(vocab_size=V, encodings=tuple(name.split(",")), **config)
+    model = Decoder(sizes, rngs=nnx.Rngs(seed))
+    # Nothing stays zero or alike: a part that is not wired up must show.
+    random = np.random.default_rng(seed)
+    graphdef, fixed, state = nnx.split(model, PerHeadConstant, ...)
+    state = jax.tree.map(lambda x: x + 0.2 * random.normal(size=x.shape).astype(x.dtype), state)
+    return nnx.merge(graphdef, fixed, state)
+
+
+def tokens(batch=B, length=T, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, V, (batch, length)), jnp.int32)
+
+
+@nnx.jit
+def forward(model, tokens_BT, segments=None):
+    return model(tokens_BT, segments=segments)
+
+
+@nnx.jit
+def grow(model, tokens_BT, caches, segments=None):
+    return model(tokens_BT, caches=caches, segments=segments)
+
+
+def close(found, expected, atol=3e-5):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("chunks", [(13,), (1,) * 13, (3, 1, 5, 4), (10, 3)])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("name", [*NAMES, "rope,none"])
+def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, chunks):
+    if chunks == (1,) * 13 and window is None:
+        chunks = (1,) * 6 + (7,)
+    model, x = make(name, window=window), tokens()
+    caches, logits, at = model.init_caches(B, T + 3), [], 0
+    for size in chunks:
+        part, caches = grow(model, x[:, at : at + size], caches)
+        logits.append(part)
+        at += size
+    close(jnp.concatenate(logits, 1), forward(model, x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_documents_are_separate_documents(name):
+    model = make(name)
+    lengths = (5, 1, 7)
+    documents = [tokens(1, n, seed=n) for n in lengths]
+    packed = jnp.concatenate([*documents, tokens(1, 3)], 1)
+    ids = [[i + 1] * n for i, n in enumerate(lengths)]
+    segments = jnp.array([sum(ids, []) + [0] * 3])
+    found = forward(model, packed, segments)[:, : sum(lengths)]
+    expected = jnp.concatenate([forward(model, document) for document in documents], 1)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_left_padded_is_unpadded_in_forward_and_decode(name):
+    model, x, pad = make(name), tokens(), 4
+    junk = tokens(B, pad, seed=5)
+    padded = jnp.concatenate([junk, x], 1)
+    segments = jnp.concatenate([jnp.zeros_like(junk), jnp.ones_like(x)], 1)
+    expected = forward(model, x)
+    close(forward(model, padded, segments)[:, pad:], expected)
+    caches = model.init_caches(B, T)
+    cut = pad + 6
+    first, caches = grow(model, padded[:, :cut], caches, segments[:, :cut])
+    second, caches = grow(model, padded[:, cut:], caches, segments[:, cut:])
+    close(jnp.concatenate([first, second], 1)[:, pad:], expected)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_different_lengths_decode_as_if_alone(name, window):
+    model, lengths = make(name, window=window), (3, 8)
+    x = tokens(2, 12)
+    prompts = x[:, :8]
+    segments = (jnp.arange(8) < jnp.array(lengths)[:, None]).astype(jnp.int32)
+    caches = model.init_caches(2, 12)
+    _, caches = grow(model, prompts, caches, segments)
+    # Swapping the rows of a cache swaps what follows.
+    caches = jax.tree.map(lambda leaf: leaf[:, ::-1], caches)
+    following = jnp.stack([x[1, 8:12], x[0, 8:12]])
+    found, _ = grow(model, following, caches)
+    for row, source in enumerate((1, 0)):
+        n = lengths[source]
+        alone = jnp.concatenate([x[source : source + 1, :n], x[source : source + 1, 8:12]], 1)
+        close(found[row], forward(model, alone)[0, n:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_flows_from_the_past_to_the_future(name):
+    model, x, t = make(name), tokens(), 6
+    embedded = jax.nn.one_hot(x, V)
+
+    def logit_at_t(one_hot):
+        model.embed = lambda _: one_hot @ table
+        return model(x)[:, t].sum()
+
+    table = model.embed.embedding[...]
+    gradient = jnp.abs(jax.grad(logit_at_t)(embedded)).sum((0, 2))
+    assert (gradient[t + 1 :] == 0).all()
+    assert (gradient[: t + 1] > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shifting_all_positions_changes_nothing_where_the_scheme_says_so(name):
+    model, x = make(name), tokens()
+    scheme = encodings.scheme(name)
+    at = jnp.broadcast_to(jnp.arange(T), x.shape)
+    here, there = model(x, positions=at), model(x, positions=at + 1000)
+    if scheme.shift_invariant:
+        close(there, here, atol=3e-3)
+    else:
+        assert jnp.abs(there - here).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_close_to_float32(name):
+    x = tokens()
+    exact = forward(make(name), x)
+    rough = forward(make(name, dtype="bfloat16"), x)
+    error = jnp.abs(rough - exact).mean() / jnp.abs(exact).mean()
+    assert 0 < error < 0.04
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_is_a_function_of_its_key(name):
+    model, x = make(name, dropout_rate=0.4), tokens()
+    one, again = (model(x, key=jax.random.key(3)) for _ in range(2))
+    other = model(x, key=jax.random.key(4))
+    np.testing.assert_array_equal(one, again)
+    assert jnp.abs(one - other).max() > 1e-2
+    close(model(x), forward(make(name), x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_of_the_encoding_gets_a_gradient(name):
+    model, x = make(name), tokens(4, 60)
+
+    def loss(model):
+        return (model(x) * jax.random.normal(jax.random.key(0), (4, 60, V))).sum()
+
+    gradients = nnx.to_flat_state(nnx.grad(loss)(model))
+    found = [(p, g) for p, g in gradients if any("encoding" in str(part) for part in p)]
+    assert bool(found) == bool(encodings.scheme(name)(dims=_dims(), rngs=nnx.Rngs(0)) and found)
+    for path, gradient in found:
+        assert jnp.isfinite(gradient[...]).all(), path
+        assert (gradient[...] != 0).any(), path
+
+
+def _dims():
+    return encodings.Dims(num_heads=2, head_dim=4, features=8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_longer_than_its_cache_is_nan_and_the_others_are_not(name):
+    model, x = make(name), tokens(2, 8)
+    segments = jnp.array([[1] * 8, [1] * 5 + [0] * 3])
+    logits, _ = grow(model, x, model.init_caches(2, 6), segments)
+    assert jnp.isnan(logits[0]).all()
+    assert jnp.isfinite(logits[1, :5]).all()
