@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from relpos import attention, encodings
-from relpos.attention import PerHeadConstant
+from relpos.attention import PerHead, PerHeadConstant, split_heads
 from tests import oracle
 
 B, T, S, N, K, H, D = 2, 37, 23, 6, 3, 10, 22
@@ -66,7 +66,7 @@ def value_and_grads(encoding, arrays, weight, **kw):
         out = attend(nnx.merge(graphdef, state), *arrays, **kw)
         return (out * weight).sum(), out
 
-    (_, out), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, arrays)
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, arrays)
     return out, grads
 
 
@@ -181,16 +181,88 @@ def test_values_are_those_of_the_papers_loop(name, kind, implementation):
     )
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", NAMES)
-def test_blockwise_is_the_reference_values_and_gradients(name, kind):
+class EverySlot(encodings.Encoding):
+    """All slots filled at once, with a band, for what does not depend on the scheme."""
+
+    constant_beyond = 6
+    needs_tokens = True
+
+    def __init__(self):
+        random = np.random.default_rng(5)
+        new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
+        self.table = PerHead(new(N, 13))
+        self.turn = nnx.Param(new(H))
+        self.weight = PerHead(new(N, D))
+        self.vectors = nnx.Param(new(3, 13, H))
+
+    def query(self, q_TH, positions_T):
+        return q_TH * self.turn[...]
+
+    def vector_query(self, q_TH):
+        return q_TH + self.turn[...]
+
+    def row(self, d):
+        return jnp.clip(d, -6, 6) + 6
+
+    def bias(self, d):
+        return self.table[self.row(d)]
+
+    def key_vectors(self, d):
+        return self.vectors[0][self.row(d)]
+
+    def query_vectors(self, d):
+        return self.vectors[1][self.row(d)]
+
+    def value_vectors(self, d):
+        return self.vectors[2][self.row(d)]
+
+    def tokens(self, x_TD, valid_T, state=None):
+        return x_TD @ self.weight[...], jnp.zeros(())
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        return jnp.tanh(q_features[:, None] - k_features[None, :])
+
+
+def assert_paths_agree(encoding, kind, layouts):
     kw, sizes = setting(kind)
-    encoding = make(name)
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
-    for blocks in (BLOCKS, (16, 8), (64, 64)):
+    for blocks in layouts:
         found = value_and_grads(
             encoding, arrays, weight, implementation="blockwise", block_sizes=blocks, **kw
         )
         assert_trees_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_blockwise_is_the_reference_with_every_slot_at_once(kind):
+    assert_paths_agree(EverySlot(), kind, [BLOCKS, (16, 8), (64, 64)])
+
+
+@pytest.mark.parametrize("kind", ["causal", "packed, both directions", "scattered positions"])
+@pytest.mark.parametrize("name", NAMES)
+def test_blockwise_is_the_reference_values_and_gradients(name, kind):
+    assert_paths_agree(make(name), kind, [BLOCKS])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_blockwise_is_the_reference_in_every_setting(name, kind):
+    assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constant_beyond_says_where_a_scheme_becomes_constant(name):
+    encoding = make(name)
+    split, per_head, shared = split_heads(encoding)
+    one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
+    beyond = encoding.constant_beyond
+    if beyond is None:
+        pytest.skip("it never does")
+    for slot in (one.bias, one.key_vectors, one.query_vectors, one.value_vectors):
+        for sign in (1, -1):
+            far = slot(sign * (beyond + jnp.array([0, 1, 2, 50, 10**6, 2**31 - 1 - beyond])))
+            if far is not None:
+                np.testing.assert_array_equal(far, jnp.broadcast_to(far[:1], far.shape))
