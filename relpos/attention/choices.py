@@ -23,10 +23,13 @@ def implementation(asked: str, T: int, S: int) -> str:
 def layout(T: int, S: int, H: int, *, consecutive: bool, has_vectors: bool) -> Layout:
     """Return block sizes.
 
-    Blocks of 512 keep logits and weights of one head in a core's cache. Where positions are scattered and the
-    encoding has vectors, a block holds one vector of H numbers for every pair: smaller blocks.
+    Blocks of 512 keep logits and weights of one head in a core's cache; short sequences are cut finer, so that
+    there are hidden blocks to skip. Where positions are scattered and the encoding has vectors, a block holds one
+    vector of H numbers for every pair: smaller blocks.
     """
-    largest = 512 if consecutive or not has_vectors else max(16, 512 // max(1, round(H**0.5)))
+    largest = 128 if max(T, S) <= 512 else 512
+    if has_vectors and not consecutive:
+        largest = max(16, 512 // max(1, round(H**0.5)))
     return Layout(min(largest, _ceil(T, 8)), min(largest, _ceil(S, 8)), consecutive)
 
 

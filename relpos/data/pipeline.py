@@ -31,10 +31,10 @@ from relpos.data.errors import DataError
 
 Batch = dict[str, np.ndarray]
 
-# Pieces are shuffled in windows of this many tokens: 4096 pieces of 256. It bounds memory, and the
+# Pieces are shuffled in windows of this many tokens, all of a small corpus. It bounds memory, and the
 # work of restoring a checkpoint, which fills one window anew.
-SHUFFLE_TOKENS = 2**20
-_MOST_SHUFFLED = 2**14  # pieces, however short they are
+SHUFFLE_TOKENS = 2**23
+_MOST_SHUFFLED = 2**16  # pieces, however short they are
 _MOST_PERMUTED = 2**20  # documents, whose order is held in memory
 
 

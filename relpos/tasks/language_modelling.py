@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from relpos import data, encodings
+from relpos.config import require_at_least
 from relpos.data import tokenizers
-from relpos.errors import UserError
+from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, Sampling, generate
 from relpos.training.progress import track
 
@@ -59,6 +60,7 @@ class LanguageModelling:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config = config
         model_config(config, 1)  # mistakes are told before the corpus is read
+        self._check(config)
         self.corpus = data.load(
             path=config.data.path, tfds=config.data.tfds, data_dir=config.data.data_dir
         )
@@ -68,7 +70,19 @@ class LanguageModelling:
             path=workdir / "tokenizer.model",
             vocab_size=config.data.vocab_size,
         )
-        self._eval_steps: dict[Any, Any] = {}
+
+    @staticmethod
+    def _check(config: ConfigDict) -> None:
+        require_at_least(config, {"eval_bytes": 0, "sample.max_tokens": 0})
+        if any(n < 1 for n in config.eval_multiples):
+            raise UserError(f"eval_multiples must be positive, got {config.eval_multiples}")
+        for name in config.encodings:
+            if name not in encodings.names():
+                raise UserError(f"unknown encoding {name!r}{did_you_mean(name, encodings.names())}")
+        try:
+            Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+        except ValueError as error:
+            raise UserError(f"sample.{error}") from error
 
     def describe(self) -> Record:
         """Return the corpus' name, version and hash."""
@@ -150,12 +164,12 @@ class LanguageModelling:
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
             sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
-            continued = self.predict(
-                model, sample.prompts, sampling, sample.max_tokens, self.config.seed
-            )
-            for prompt, text in zip(sample.prompts, continued, strict=True):
-                shown = text.decode("utf-8", "replace")
-                console.print(f"\n[bold]{escape(prompt)}[/bold]{escape(shown)}", highlight=False)
+            prompts = [prompt.encode() for prompt in sample.prompts]
+            for prompt, text in self.predict(
+                model, prompts, sampling, sample.max_tokens, self.config.seed
+            ):
+                shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
+                console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False)
         return records
 
     def evaluate_lengths(
@@ -184,18 +198,33 @@ class LanguageModelling:
         console.print(table)
         return records
 
+    def evaluate_text(
+        self, model: Decoder, *, split: str, path: str, lengths: Sequence[int], console: Console
+    ) -> list[Record]:
+        """Score a split of the corpus, or any text at `path`, at several lengths."""
+        if path:
+            splits = data.load(path=path).splits
+            documents = [document for name in splits for document in splits[name]]
+            name = path
+        elif split in self.corpus.splits:
+            documents, name = self._documents(split, 0), split
+        else:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
+        trained = self.config.sequence_length
+        lengths = lengths or [n * trained for n in self.config.eval_multiples]
+        return self.evaluate_lengths(model, documents, name, lengths, console)
+
     def predict(
         self,
         model: Decoder,
-        prompts: Iterable[str | bytes],
+        prompts: Iterable[bytes],
         sampling: Sampling,
         max_tokens: int,
         seed: int,
-    ) -> Iterator[bytes]:
-        """Yield each prompt's continuation."""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each prompt and its continuation."""
         for number, prompt in enumerate(prompts):
-            text = prompt.encode("utf-8", "surrogateescape") if isinstance(prompt, str) else prompt
-            ids = np.concatenate([[self.tokenizer.separator], self.tokenizer.encode(text)])
+            ids = np.concatenate([[self.tokenizer.separator], self.tokenizer.encode(prompt)])
             length = len(ids)
             if model.max_length is not None and length + max_tokens > model.max_length:
                 raise UserError(
@@ -217,7 +246,7 @@ class LanguageModelling:
                 sampling=sampling,
                 key=jax.random.fold_in(jax.random.key(seed), number),
             )
-            yield self.tokenizer.decode(np.asarray(tokens)[0, : int(counts[0])])
+            yield prompt, self.tokenizer.decode(np.asarray(tokens)[0, : int(counts[0])])
 
     def _documents(self, split: str, most_bytes: int) -> list[bytes]:
         """Return whole documents of a split until `most_bytes` are reached; 0: all."""

@@ -1,0 +1,54 @@
+"""Score a trained model: ``python -m relpos.evaluate --workdir DIR``.
+
+``--lengths=256,4096`` reads the text in windows of so many tokens; ``--text=FILE`` scores any text
+(a file, a glob or a folder) in place of a split of the run's own corpus.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from relpos import cli
+from relpos.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the flags and print the table."""
+    parser = cli.Parser(prog="python -m relpos.evaluate", description="Score a trained model.")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
+    parser.add_argument("--split", default="test", help="train, validation or test")
+    parser.add_argument("--text", default="", metavar="FILE", help="score this in place of a split")
+    parser.add_argument("--lengths", default="", metavar="N,N", help="default: those of the config")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+    flags = parser.parse_args(argv)
+    lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
+
+    from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once
+
+    _, task, model, _ = load_model(flags.workdir, flags.step)
+    if not hasattr(task, "evaluate_text"):
+        raise UserError(f"task {type(task).__name__} cannot be evaluated on its own yet")
+    records = task.evaluate_text(
+        model, split=flags.split, path=flags.text, lengths=lengths, console=Console()
+    )
+    if flags.json is not None:
+        from relpos.training.files import write_atomically
+
+        write_atomically(flags.json, json.dumps(records, indent=2) + "\n")
+
+
+def _length(text: str) -> int:
+    try:
+        length = int(text)
+    except ValueError:
+        raise UserError(f"--lengths takes whole numbers such as 256,512; got {text!r}") from None
+    if length < 1:
+        raise UserError(f"--lengths must be positive, got {length}")
+    return length
+
+
+if __name__ == "__main__":
+    cli.run(main)

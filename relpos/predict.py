@@ -1,0 +1,64 @@
+"""Continue prompts: ``python -m relpos.predict --workdir DIR "def main(" "The "``.
+
+Without prompts every line of standard input is one. A prompt and its continuation are printed
+together, in order; between two of them stands an empty line.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from relpos import cli
+from relpos.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the flags and write the continuations to standard output."""
+    parser = cli.Parser(prog="python -m relpos.predict", description="Continue prompts.")
+    parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
+    parser.add_argument("--max_tokens", type=int, default=200)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: the most probable token")
+    parser.add_argument("--top_k", type=int, default=0, help="0: all")
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args(argv)
+    if flags.max_tokens < 1:
+        raise UserError(f"--max_tokens must be positive, got {flags.max_tokens}")
+    if not 0 <= flags.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
+
+    from relpos.nn import Sampling  # after the flags: mistakes are told at once
+    from relpos.training.checkpoints import load_model
+
+    try:
+        sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    _, task, model, _ = load_model(flags.workdir, flags.step)
+    if not hasattr(task, "predict"):
+        raise UserError(f"task {type(task).__name__} cannot predict yet")
+    prompts = [_raw(prompt) for prompt in flags.prompts] or _lines()
+    out = sys.stdout.buffer
+    first = True
+    for prompt, continuation in task.predict(
+        model, prompts, sampling, flags.max_tokens, flags.seed
+    ):
+        out.write((b"" if first else b"\n") + prompt + continuation + b"\n")
+        out.flush()
+        first = False
+
+
+def _raw(argument: str) -> bytes:
+    """Return the bytes of an argument as the shell gave them."""
+    return argument.encode("utf-8", "surrogateescape")
+
+
+def _lines() -> Iterator[bytes]:
+    for line in sys.stdin.buffer:
+        yield line.rstrip(b"\r\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
