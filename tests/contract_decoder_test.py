@@ -64,7 +64,7 @@ def test_packed_documents_are_separate_documents(name):
     documents = [tokens(1, n, seed=n) for n in lengths]
     packed = jnp.concatenate([*documents, tokens(1, 3)], 1)
     ids = [[i + 1] * n for i, n in enumerate(lengths)]
-    segments = jnp.array([sum(ids, []) + [0] * 3])
+    segments = jnp.array([[n for run in ids for n in run] + [0] * 3])
     found = forward(model, packed, segments)[:, : sum(lengths)]
     expected = jnp.concatenate([forward(model, document) for document in documents], 1)
     close(found, expected)
