@@ -4,6 +4,7 @@ ENCODINGS = {
     "alibi": {"learned": False, "literal_slopes": False},
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
+    "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},
     "none": {},
     "rope": {"base": 10000.0, "layout": "half", "fraction": 1.0},

@@ -1,0 +1,35 @@
+"""A bias from a conditionally positive definite kernel of the distance."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+KERNELS = ("log", "power")
+LEAST = 0.01  # the authors' code clamps both parameters here
+
+
+class KERPLE(Encoding):
+    """b[d] = -p ln(1 + a |d|)  (kernel "log"),  or  -a |d|^p, p <= 2  (kernel "power"); p, a > 0.
+
+    Chi et al. 2022, "KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation",
+    arXiv:2205.09921, sec. 4. Each head has its own p, from U(0, 2), and a, from U(0, 1).
+    """
+
+    def __init__(self, *, kernel: str = "log", dims: Dims, rngs: nnx.Rngs):
+        if kernel not in KERNELS:
+            raise ValueError(f"unknown kerple.kernel {kernel!r}: known: {', '.join(KERNELS)}")
+        self.kernel_name = kernel
+        self.p = PerHead(jax.random.uniform(rngs.params(), (dims.num_heads,), maxval=2.0))
+        self.a = PerHead(jax.random.uniform(rngs.params(), (dims.num_heads,)))
+
+    def bias(self, d):
+        """Return the kernel's value at |d|."""
+        n = jnp.abs(d).astype(float)
+        a = jnp.maximum(self.a[...], LEAST)
+        if self.kernel_name == "log":
+            return -jnp.maximum(self.p[...], LEAST) * jnp.log1p(a * n)
+        # 0^p has no finite gradient to p: distance 0 is kept out of the power.
+        p = jnp.clip(self.p[...], LEAST, 2)
+        return jnp.where(n > 0, -a * jnp.where(n > 0, n, 1) ** p, 0)
