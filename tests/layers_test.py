@@ -1,0 +1,53 @@
+"""Imports go down only: the layers of the library, and a reading of every import in it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "relpos"
+LAYERS = {
+    "errors": 0,
+    "positions": 0,
+    "config": 1,
+    "attention": 1,
+    "data": 1,
+    "encodings": 2,
+    "nn": 3,
+    "training": 4,
+    "tasks": 4,
+    "cli": 5,
+    "train": 6,
+    "evaluate": 6,
+    "predict": 6,
+}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The parts of relpos that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "relpos":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("relpos."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (n.name.split(".")[1] for n in node.names if n.name.startswith("relpos."))
+
+
+def test_every_part_has_a_layer():
+    assert {part(path) for path in FILES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path):
+    here = part(path)
+    for name in imported(path):
+        down = LAYERS[name] < LAYERS[here]
+        # A task may use the training tools; training knows tasks by protocol only.
+        beside = name == here or (here, name) == ("tasks", "training")
+        assert down or beside, f"{here} (layer {LAYERS[here]}) imports {name} ({LAYERS[name]})"
