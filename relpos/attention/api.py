@@ -116,7 +116,7 @@ def _attention(
     """Split into heads, run one head's function for each, and join."""
     encoding = nnx.merge(graphdef, state)
     B, T, N, H = q.shape
-    filled = _Filled.of(encoding, q.dtype, H)
+    filled = _Filled.of(encoding)
     index_T, index_S = positions.contiguous(T), positions.contiguous(k.shape[1])
     content = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
     if not keys_ready:
@@ -211,7 +211,7 @@ class _Filled(NamedTuple):
     block_bias: bool
 
     @classmethod
-    def of(cls, encoding: Slots, dtype, H: int) -> "_Filled":
+    def of(cls, encoding: Slots) -> "_Filled":
         """Ask each slot once, without computing anything."""
         split, per_head, shared = split_heads(encoding)
 

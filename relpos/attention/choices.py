@@ -1,4 +1,4 @@
-"""Every choice of path and size, in one place: by platform and shape, by measurement (docs/performance.md)."""
+"""Every choice of path and size, in one place: by platform and shape."""
 
 from typing import Literal
 

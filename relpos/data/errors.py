@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from relpos import errors
 
 
 class DataError(ValueError):
@@ -12,5 +13,5 @@ class DataError(ValueError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the nearest known word, "" where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    near = errors.nearest(word, known)
+    return f" Did you mean {near!r}?" if near else ""

@@ -1,6 +1,5 @@
 """Position encodings by name. The folder is the registry: each file is a scheme, its name the scheme's name."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +10,7 @@ from flax import nnx
 from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import tokens as tokens
+from relpos.errors import nearest
 
 
 def names() -> tuple[str, ...]:
@@ -76,6 +76,6 @@ def create(
 
 
 def _unknown(what: str, given: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(given, known)
+    hint = f"did you mean {near!r}? " if near else ""
     return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"

@@ -46,6 +46,11 @@ class Encoding(Slots):
     def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
         pass
 
+    @classmethod
+    def adds_to_input(cls) -> bool:
+        """Whether the scheme fills `embed`: a model then has one such encoding, before its layers."""
+        return cls.embed is not Encoding.embed
+
     def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Add absolute positions to the model's input. Called once, before the first layer."""
         return x_TD

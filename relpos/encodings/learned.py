@@ -15,7 +15,6 @@ class Learned(Encoding):
     """
 
     shift_invariant = False
-    shared_by_layers = True  # added once, to the model's input
 
     def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
         if max_length < 1:

@@ -13,7 +13,6 @@ class Sinusoidal(Encoding):
     """
 
     shift_invariant = False
-    shared_by_layers = True  # added once, to the model's input
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
         self.base = base

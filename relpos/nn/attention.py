@@ -78,6 +78,11 @@ class RelativeAttention(nnx.Module):
                 features=in_features,
                 rngs=rngs,
             )
+        if encoding is not None and encoding.adds_to_input():
+            raise ValueError(
+                f"{type(encoding).__name__} adds positions to the model's input, which a layer does not see: "
+                "call its `embed` there, and give this layer no encoding"
+            )
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
         self.qkv = _linear(in_features, heads * self.head_dim, dtype, rngs)

@@ -148,7 +148,10 @@ class Decoder(nnx.Module):
             config.vocab_size, config.features, embedding_init=init, dtype=jnp.dtype(config.dtype), rngs=rngs
         )  # fmt: skip
         self.norm = nnx.RMSNorm(config.features, dtype=jnp.dtype(config.dtype), rngs=rngs)
-        shared = sorted({n for n in config.encodings if encodings.scheme(n).shared_by_layers})
+        schemes = {name: encodings.scheme(name) for name in config.encodings}
+        shared = sorted(
+            name for name, cls in schemes.items() if cls.shared_by_layers or cls.adds_to_input()
+        )
         self.encodings = nnx.Dict({name: create(name, rngs) for name in shared})
         groups = config.num_layers // len(config.encodings)
 
