@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import json
 import math
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -87,10 +88,15 @@ def _run_config_file(path: Path) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise UserError(f"config file {str(path)!r} is not a Python file (NAME.py)")
     module = importlib.util.module_from_spec(spec)
+    # `from configs.encodings import ...` holds wherever the command is given.
+    beside = str(path.resolve().parent.parent)
+    sys.path.insert(0, beside)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"config file {str(path)!r} fails: {_describe(error, path)}") from error
+    finally:
+        sys.path.remove(beside)
     if not isinstance(getattr(module, "get_config", None), types.FunctionType):
         raise UserError(f"config file {str(path)!r} defines no function get_config()")
     try:

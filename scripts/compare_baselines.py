@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import lzma
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ngram import WittenBell
 from rich.console import Console
 from rich.table import Table
+from runs import Run, read_run
 
 from relpos.data import Corpus, DataError, load
 
@@ -74,51 +73,24 @@ def _xz_size(text: bytes, window: int) -> int:
     return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters))
 
 
-def run_result(workdir: Path, corpus: Corpus) -> Result:
+def run_result(run: Run, corpus: Corpus) -> Result:
     """What a run measured on the test split at its trained length.
 
     Raises:
-        DataError: the folder is no run, has no such figure yet, or belongs to another corpus.
+        DataError: the run belongs to another corpus.
     """
-    try:
-        config = json.loads((workdir / "config.json").read_text())
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{workdir} is not a run's folder: {error}") from error
-    _check_same_corpus(workdir, config.get("corpus", {}), corpus)
-    trained_length = config.get("sequence_length")
-    found = None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run may be torn
-            continue
-        if record.get("split") != "test" or "bits_per_byte" not in record:
-            continue
-        if trained_length is None or record.get("length", trained_length) == trained_length:
-            found = record
-    if found is None:
-        raise DataError(
-            f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
-            f"{trained_length}: let the run finish, or evaluate it."
-        )
-    encoding = config.get("encoding", "")
-    name = encoding.get("name", "") if isinstance(encoding, dict) else str(encoding)
-    return Result(
-        f"{workdir.name} ({name})" if name else workdir.name,
-        found["bits_per_byte"],
-        f"step {found.get('step', '?')}, length {found.get('length', trained_length)}",
-    )
-
-
-def _check_same_corpus(workdir: Path, theirs: dict[str, Any], corpus: Corpus) -> None:
     ours = corpus.describe()
     for key in ("name", "version", "sha256"):
-        if theirs.get(key) != ours[key]:
+        if run.corpus.get(key) != ours[key]:
             raise DataError(
-                f"{workdir} was trained on another corpus: its {key} is {theirs.get(key)!r}, here "
-                f"it is {ours[key]!r}. Bits per byte of different texts cannot be compared."
+                f"{run.name} was trained on another corpus: its {key} is {run.corpus.get(key)!r}, "
+                f"here it is {ours[key]!r}. Bits per byte of different texts cannot be compared."
             )
+    return Result(
+        run.label,
+        run.bits_per_byte[run.trained_length],
+        f"step {run.step}, length {run.trained_length}",
+    )
 
 
 def table(results: Sequence[Result], corpus: Corpus) -> Table:
@@ -148,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         corpus = load(path=options.path, tfds=options.tfds, data_dir=options.data_dir)
-        runs = [run_result(workdir, corpus) for workdir in options.workdir]
+        runs = [run_result(read_run(workdir), corpus) for workdir in options.workdir]
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

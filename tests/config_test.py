@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -146,3 +147,19 @@ def test_numbers_are_checked():
     ]:
         with pytest.raises(UserError, match=message):
             config_lib.require_at_least(config, {key: minimum})
+
+
+def test_a_config_imports_its_neighbours_wherever_the_command_is_given(tmp_path, monkeypatch):
+    folder = tmp_path / "my_configs"
+    folder.mkdir()
+    (folder / "shared.py").write_text("STEPS = 7\n")
+    (folder / "small.py").write_text(
+        "from ml_collections import ConfigDict\n\nfrom my_configs.shared import STEPS\n\n\n"
+        "def get_config():\n    return ConfigDict({'steps': STEPS})\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    before = list(sys.path)
+    assert config_lib.load("../my_configs/small.py").steps == 7
+    assert sys.path == before

@@ -1,5 +1,11 @@
 """What all tests share."""
 
+import os
+
+# Programs here are small and run once: half of their compile time is LLVM's optimiser. Set XLA_FLAGS, be it to
+# nothing, to test what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 

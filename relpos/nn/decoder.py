@@ -227,7 +227,7 @@ class Decoder(nnx.Module):
                 grown.append(cache)
             return x, None if caches is None else tuple(grown)
 
-        x, caches = jax.lax.scan(group, x, (states, keys, caches))
+        x, caches = jax.lax.scan(group, x, (states, keys, caches), unroll=2)
         logits = self.norm(x) @ self.embed.embedding[...].T.astype(x.dtype)
         logits = logits.astype(jnp.float32)
         return logits if caches is None else (logits, caches)

@@ -1,27 +1,14 @@
-import importlib.util
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from relpos import data
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def script(name):
-    """Imports a script as Python runs it: with its own folder on the path."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
+from tests.scripts.load import script
 
 ngram = script("ngram")
+script("runs")
 compare = script("compare_baselines")
 
 
@@ -107,7 +94,7 @@ def run(tmp_path, text, *, config=None, metrics=()):
     workdir = tmp_path / "run"
     workdir.mkdir()
     described = json.loads(json.dumps(data.load(path=str(text)).describe()))
-    config = {"corpus": described, "sequence_length": 64, **(config or {})}
+    config = {"corpus": described, "encoding": "rope", "sequence_length": 64, **(config or {})}
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "metrics.jsonl").write_text("".join(metrics))
     return workdir
@@ -155,7 +142,9 @@ def test_xz_copies_from_the_farthest_train_text(tmp_path):
 @pytest.mark.parametrize("key", ["name", "version", "sha256"])
 def test_another_corpus_is_refused(tmp_path, text, key, capsys):
     corpus = {**data.load(path=str(text)).describe(), key: "other"}
-    workdir = run(tmp_path, text, config={"corpus": corpus}, metrics=[line(bits_per_byte=1.0)])
+    workdir = run(
+        tmp_path, text, config={"corpus": corpus}, metrics=[line(length=64, bits_per_byte=1.0)]
+    )
     assert compare.main(["--workdir", str(workdir), "--data.path", str(text)]) == 1
     assert f"its {key} is 'other'" in capsys.readouterr().err
 
@@ -165,4 +154,4 @@ def test_a_run_without_a_result_is_named(tmp_path, text, capsys):
     assert compare.main(["--workdir", str(workdir), "--path", str(text)]) == 1
     assert "no bits_per_byte" in capsys.readouterr().err
     assert compare.main(["--workdir", str(tmp_path / "none"), "--path", str(text)]) == 1
-    assert "not a run" in capsys.readouterr().err
+    assert "is not a language model's run" in capsys.readouterr().err

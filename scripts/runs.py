@@ -1,0 +1,64 @@
+"""Reads what a run directory says about its run."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relpos.data import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that was evaluated on its test text.
+
+    Attributes:
+      name: the directory's.
+      encoding: as in the config: one scheme, or several with commas.
+      trained_length: tokens of a training sequence.
+      corpus: its name, version and hash.
+      step: of the newest figure.
+      bits_per_byte: evaluated length -> the newest figure of the test text.
+    """
+
+    name: str
+    encoding: str
+    trained_length: int
+    corpus: Mapping[str, Any]
+    step: int
+    bits_per_byte: Mapping[int, float]
+
+    @property
+    def label(self) -> str:
+        """The directory's name, and the scheme where that says something else."""
+        return self.name if self.name == self.encoding else f"{self.name} ({self.encoding})"
+
+
+def read_run(workdir: Path) -> Run:
+    """Return what `workdir` holds.
+
+    Raises:
+      DataError: the folder is no run of this library, or has no figure at its trained length yet.
+    """
+    try:
+        config = json.loads((workdir / "config.json").read_text())
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        encoding, trained_length = config["encoding"], config["sequence_length"]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise DataError(f"{workdir} is not a language model's run directory: {error}") from error
+    step, figures = 0, {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run may be torn
+            continue
+        if record.get("split") == "test" and "bits_per_byte" in record:
+            step = record["step"]
+            figures[record["length"]] = record["bits_per_byte"]
+    if trained_length not in figures:
+        raise DataError(
+            f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
+            f"{trained_length}: let the run finish, or evaluate it."
+        )
+    return Run(workdir.name, encoding, trained_length, config.get("corpus", {}), step, figures)
