@@ -14,6 +14,7 @@ LAYERS = {
     "data": 1,
     "encodings": 2,
     "nn": 3,
+    "linen": 4,
     "training": 4,
     "tasks": 4,
     "cli": 5,

@@ -1,0 +1,83 @@
+"""The modules for Flax Linen users: the NNX ones inside a thin Linen shell."""
+
+from typing import Any
+
+import flax.linen as nn
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos import encodings
+from relpos import nn as relpos_nn
+from relpos.nn import Cache
+
+# `nnx.bridge.ToLinen` is not used: it files parameters by their NNX type, so that those split over heads would lie in
+# a collection of their own, and a Linen train step, which differentiates "params", would not train them.
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention of N query heads with a position encoding; see `relpos.RelativeAttention`.
+
+    All parameters, the encoding's too, lie in the collection "params".
+
+    Attributes:
+      num_heads: N, query heads.
+      encoding: a scheme's name, or None: no positions.
+      encoding_options: of the scheme, as in `relpos.encodings.create`.
+      options: all other arguments of `relpos.RelativeAttention` but `rngs`: num_kv_heads, window, dtype, ...
+    """
+
+    num_heads: int
+    encoding: str | None = None
+    encoding_options: Any = nn.FrozenDict()
+    options: Any = nn.FrozenDict()
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        cache: Cache | None = None,
+        deterministic: bool = True,
+    ) -> Any:
+        """Attend; the arguments are those of `relpos.RelativeAttention`.
+
+        With deterministic=False and a dropout rate the random stream "dropout" is read.
+
+        Returns:
+          [B, T, D]; with a cache the pair of that and the new cache.
+        """
+        features = x_BTD.shape[-1]
+
+        def init(key):
+            return nnx.to_pure_dict(nnx.state(self._layer(features, nnx.Rngs(key)), nnx.Param))
+
+        graphdef, initial, fixed = nnx.split(self._layer(features, nnx.Rngs(0)), nnx.Param, ...)
+        nnx.replace_by_pure_dict(initial, self.param("layer", init))
+        layer = nnx.merge(graphdef, initial, fixed)
+        dropping = not deterministic and layer.dropout_rate > 0
+        return layer(
+            x_BTD,
+            positions=positions,
+            segments=segments,
+            cache=cache,
+            dropout_key=self.make_rng("dropout") if dropping else None,
+        )
+
+    def init_cache(self, batch: int, max_length: int, features: int) -> Cache:
+        """Return an empty cache for inputs of width `features`; it needs no parameters."""
+        return self._layer(features, nnx.Rngs(0)).init_cache(batch, max_length)
+
+    def _layer(self, features: int, rngs: nnx.Rngs) -> relpos_nn.RelativeAttention:
+        options = dict(self.options)
+        encoding = self.encoding
+        if encoding is not None:
+            head_dim = options.get("head_dim") or features // self.num_heads
+            encoding = encodings.create(
+                encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
+                rngs=rngs, **dict(self.encoding_options),
+            )  # fmt: skip
+        return relpos_nn.RelativeAttention(
+            self.num_heads, features, encoding=encoding, rngs=rngs, **options
+        )
