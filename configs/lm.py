@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
         {
             "task": "language_modelling",
             "seed": 0,
-            "steps": 2200,
+            "steps": 2800,
             "batch_size": 8,
             "sequence_length": 256,
             # One scheme, or several that the layers take in turn: "rope,none".
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
             },
             "optimizer": {
                 "name": "muon",
-                "learning_rate": 0.01,
+                "learning_rate": 0.006,
                 "warmup_steps": 40,
                 "schedule": "wsd",
                 "final_fraction": 0.0,
@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
                 "clip_norm": 1.0,
             },
             "log_every": 100,
-            "eval_every": 1100,
+            "eval_every": 1400,
             "eval_bytes": 50000,  # of the validation text while training; 0: all
             "checkpoint_every": 200,
             # At the end the test text is scored at these multiples of sequence_length.

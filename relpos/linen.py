@@ -53,7 +53,7 @@ class RelativeAttention(nn.Module):
         def init(key):
             return nnx.to_pure_dict(nnx.state(self._layer(features, nnx.Rngs(key)), nnx.Param))
 
-        graphdef, initial, fixed = nnx.split(self._layer(features, nnx.Rngs(0)), nnx.Param, ...)
+        graphdef, initial, fixed = nnx.split(self._layer(features, nnx.Rngs(0)), nnx.Param, ...)  # type: ignore[misc]
         nnx.replace_by_pure_dict(initial, self.param("layer", init))
         layer = nnx.merge(graphdef, initial, fixed)
         dropping = not deterministic and layer.dropout_rate > 0
@@ -71,11 +71,11 @@ class RelativeAttention(nn.Module):
 
     def _layer(self, features: int, rngs: nnx.Rngs) -> relpos_nn.RelativeAttention:
         options = dict(self.options)
-        encoding = self.encoding
-        if encoding is not None:
+        encoding = None
+        if self.encoding is not None:
             head_dim = options.get("head_dim") or features // self.num_heads
             encoding = encodings.create(
-                encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
+                self.encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
                 rngs=rngs, **dict(self.encoding_options),
             )  # fmt: skip
         return relpos_nn.RelativeAttention(

@@ -5,14 +5,17 @@ Positions and segment ids are data. A position is any int32; the distance of a q
     d = position of i - position of j        (d > 0: the key is in the past)
 
 A segment id names the document a token belongs to: tokens see only tokens of their own segment, and id 0 is
-padding, which sees nothing and is seen by nothing.
+padding, which sees nothing and is seen by nothing. The tokens of a segment stand side by side: where padding or another
+segment lies between them, self-attention counts it in their distances.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 PADDING = 0
+_STRIDE = 4096  # of positions, in `angles`
 
 
 def contiguous(length: int) -> Int[Array, "T"]:
@@ -21,19 +24,35 @@ def contiguous(length: int) -> Int[Array, "T"]:
 
 
 def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
-    """Count each token's position from the start of its run of equal segment ids.
+    """Count, for each token, the tokens of its segment before it.
 
-    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0].
+    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; a segment may go on behind another one: [1, 2, 1] gives [0, 0, 1].
     """
+    axis = segments_T.ndim - 1
     index_T = jnp.broadcast_to(contiguous(segments_T.shape[-1]), segments_T.shape)
-    begins_T = jnp.diff(segments_T, axis=-1, prepend=segments_T[..., :1]) != 0
-    starts_T = jax.lax.cummax(jnp.where(begins_T, index_T, 0), axis=segments_T.ndim - 1)
-    return index_T - starts_T
+    order_T = jnp.argsort(segments_T, axis=-1, stable=True)
+    sorted_T = jnp.take_along_axis(segments_T, order_T, -1)
+    begins_T = jnp.diff(sorted_T, axis=-1, prepend=sorted_T[..., :1]) != 0
+    counts_T = index_T - jax.lax.cummax(jnp.where(begins_T, index_T, 0), axis=axis)
+    return jnp.take_along_axis(counts_T, jnp.argsort(order_T, axis=-1), -1)
 
 
 def distances(q_positions_T: Int[Array, "T"], k_positions_S: Int[Array, "S"]) -> Int[Array, "T S"]:
     """Return d[i, j] = q_positions[i] - k_positions[j]."""
     return q_positions_T[:, None] - k_positions_S[None, :]
+
+
+def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array, "T M"]:
+    """Return position * theta_m up to whole turns,  theta_m = base^(-2m/width),  m = 0 ... width/2 - 1.
+
+    A product in float32 would be off by 0.06 at position 10^6. Here whole strides of positions turn by an angle that
+    was brought below one turn in float64, so that the error stays below 0.002 up to 10^7.
+    """
+    theta_M = base ** (-np.arange(0, width, 2) / width)
+    stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
+    strides_T1 = (positions_T // _STRIDE)[:, None].astype(float)
+    rest_T1 = (positions_T % _STRIDE)[:, None].astype(float)
+    return strides_T1 * stride_M[None].astype(float) + rest_T1 * theta_M[None].astype(float)
 
 
 def visible(

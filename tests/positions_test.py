@@ -5,9 +5,9 @@ import pytest
 from relpos import positions
 
 
-def test_positions_restart_with_each_run_of_segment_ids():
+def test_positions_count_the_tokens_of_a_segment():
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [0, 0, 3, 3, 7, 3, 3]])
-    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 0, 0, 1]]
+    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 0, 2, 3]]
     assert positions.within_segments(segments).tolist() == expected
 
 

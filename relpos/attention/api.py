@@ -1,7 +1,6 @@
 """`attention`: one function for every position encoding, path and platform."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import blockwise, choices, dropout, reference
+from relpos.attention import blockwise, checks, choices, dropout, reference
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
 
@@ -76,31 +75,32 @@ def attention(
       ValueError: shapes or options that do not fit, with what was given and what to do.
     """
     encoding = Slots() if encoding is None else encoding
-    _check(
-        q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key
-    )
-    B, T, _, H = q.shape
+    checks.check_arrays(q, k, v)
+    checks.check_encoding(encoding, q, v, causal)
+    checks.check_features(encoding, q, k, q_features, k_features)
+    checks.check_options(implementation, softcap, dropout_rate, dropout_key)
+    B, T, N, H = q.shape
     S = k.shape[1]
-    q_segments, k_segments, same = _pair("segments", q_segments, k_segments, (B, T), (B, S))
-    q_positions, k_positions, _ = _pair("positions", q_positions, k_positions, (B, T), (B, S))
-    if encoding.needs_tokens and (q_features is None or k_features is None):
-        raise ValueError(
-            f"{type(encoding).__name__} computes its gate from the layer's input: pass q_features and "
-            "k_features as relpos.encodings.tokens gives them, or use relpos.RelativeAttention"
-        )
+    scale, window = checks.checked_scale(scale, H), checks.checked_window(window)
+    block_sizes = checks.checked_blocks(block_sizes)
+    q_segments, k_segments, same = checks.checked_pair(
+        "segments", q_segments, k_segments, (B, T), (B, S)
+    )
+    q_positions, k_positions, _ = checks.checked_pair(
+        "positions", q_positions, k_positions, (B, T), (B, S)
+    )
+    if 0 in (B, T, S):
+        return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
     consecutive = q_positions is None and (
         q_segments is None or (encoding.shift_invariant and same)
     )
-    if q_positions is None and not consecutive:
-        q_positions = positions.within_segments(q_segments)
-        k_positions = positions.within_segments(k_segments)
+    if consecutive and window is not None and window >= max(T, S):
+        window = None  # every distance is nearer
     seeds = None
     if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, q.shape[0:3:2])
     graphdef, state = nnx.split(encoding)
-    rules = Rules(
-        float(1 / math.sqrt(H) if scale is None else scale), causal, window, softcap, dropout_rate
-    )
+    rules = Rules(scale, causal, window, softcap, dropout_rate)
     path = choices.implementation(implementation, T, S)
     return _attention(
         graphdef, rules, path, consecutive, keys_ready, block_sizes, state, q, k, v, q_features, k_features,
@@ -118,6 +118,9 @@ def _attention(
     B, T, N, H = q.shape
     filled = _Filled.of(encoding)
     index_T, index_S = positions.contiguous(T), positions.contiguous(k.shape[1])
+    if q_positions is None and not consecutive:
+        q_positions = positions.within_segments(q_segments)
+        k_positions = positions.within_segments(k_segments)
     content = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
     if not keys_ready:
         k = _transform(encoding, "key", k, index_S if k_positions is None else k_positions, N)
@@ -128,6 +131,9 @@ def _attention(
     cut = choices.layout(T, k.shape[1], H, consecutive=consecutive, has_vectors=filled.vectors)
     if block_sizes is not None:
         cut = blockwise.Layout(block_sizes[0], block_sizes[1], consecutive)
+    beyond = encoding.constant_beyond
+    if beyond is not None and beyond >= max(T, k.shape[1]):
+        beyond = None  # no distance is that far
     tabulated = path == "blockwise" and consecutive
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not tabulated)
@@ -138,7 +144,7 @@ def _attention(
     def one_head(per_head, k, v, q, content, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
-        tables = blockwise.tabulate(encoding, rules, cut, T, k.shape[1])
+        tables = blockwise.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
 
         def one_sequence(k, v, q, content, q_features, k_features, seed, places):
             q_position, k_position, q_segment, k_segment = places
@@ -149,7 +155,7 @@ def _attention(
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
             return blockwise.head(
-                in_blocks, encoding.constant_beyond, rules, cut, tables,
+                in_blocks, beyond, rules, cut, tables,
                 queries, keys, q_tokens, k_tokens, seed,
             )  # fmt: skip
 
@@ -169,7 +175,7 @@ def _attention(
     )
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     out = over(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
-    return jnp.moveaxis(out.reshape(N, B, T, -1), 0, 2)
+    return jnp.moveaxis(out.reshape(N, B, T, v.shape[-1]), 0, 2)
 
 
 def transform_keys(
@@ -232,62 +238,3 @@ class _Filled(NamedTuple):
     @property
     def distances(self) -> bool:
         return self.bias or self.vectors
-
-
-def _pair(what: str, q, k, q_shape, k_shape):
-    """Return both broadcast to [B, T] and [B, S], and whether they are one and the same array."""
-    if (q is None) != (k is None):
-        given, missing = ("q", "k") if k is None else ("k", "q")
-        raise ValueError(
-            f"{given}_{what} without {missing}_{what}: give both (for self-attention the same array twice) or neither"
-        )
-    if q is None:
-        return None, None, False
-    arrays = []
-    for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
-        x = jnp.asarray(x)
-        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"{name}_{what} must be integers of shape {list(shape)} or {list(shape[1:])}, "
-                f"got {x.dtype}{list(x.shape)}"
-            )
-        arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
-    return arrays[0], arrays[1], q is k
-
-
-def _check(
-    q, k, v, encoding, implementation, block_sizes, window, softcap, dropout_rate, dropout_key
-):
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not (q.ndim == k.ndim == v.ndim == 4):
-        raise ValueError(f"q must be [B, T, N, H], k and v [B, S, K, H]; got {shapes}")
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(
-            f"batch, key length, key heads or head size disagree: {shapes}; "
-            "expected q [B, T, N, H], k and v [B, S, K, H]"
-        )
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"{q.shape[2]} query heads cannot share {k.shape[2]} key heads evenly: "
-            f"the number of query heads must be a multiple of the number of key heads ({shapes})"
-        )
-    _, per_head, _ = split_heads(encoding)
-    for path, leaf in nnx.to_flat_state(per_head):
-        if leaf[...].shape[0] != q.shape[2]:
-            raise ValueError(
-                f"{type(encoding).__name__} was made for {leaf[...].shape[0]} heads "
-                f"({'.'.join(map(str, path))}), the queries have {q.shape[2]}"
-            )
-    if implementation not in choices.IMPLEMENTATIONS:
-        known = ", ".join(choices.IMPLEMENTATIONS)
-        raise ValueError(f"unknown implementation {implementation!r}; known: {known}")
-    if block_sizes is not None and (len(block_sizes) != 2 or min(block_sizes) < 1):
-        raise ValueError(f"block_sizes must be two positive integers, got {block_sizes}")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 (the token itself), got {window}")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, got {softcap}; use None for no cap")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate}")
-    if dropout_rate and dropout_key is None:
-        raise ValueError("dropout_rate > 0 needs a dropout_key (a JAX random key)")

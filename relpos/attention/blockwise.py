@@ -84,9 +84,11 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     return Span(first, first - last + 1)
 
 
-def tabulate(encoding: Slots, rules: Rules, layout: Layout, T: int, S: int) -> Tables:
+def tabulate(
+    encoding: Slots, beyond: int | None, rules: Rules, layout: Layout, T: int, S: int
+) -> Tables:
     """Evaluate the distance slots where blocks will read them."""
-    span = near_span(encoding.constant_beyond, rules, layout, T, S)
+    span = near_span(beyond, rules, layout, T, S)
 
     def table(d: Array) -> Table:
         d = jnp.maximum(d, 0) if rules.causal else d
@@ -101,9 +103,9 @@ def tabulate(encoding: Slots, rules: Rules, layout: Layout, T: int, S: int) -> T
     if not layout.consecutive:
         return Tables(empty, empty, empty)
     near = table(span.first - jnp.arange(span.size, dtype=jnp.int32))
-    if encoding.constant_beyond is None:
+    if beyond is None:
         return Tables(near, empty, empty)
-    far = jnp.full((1,), encoding.constant_beyond, jnp.int32)
+    far = jnp.full((1,), beyond, jnp.int32)
     return Tables(near, table(far), empty if rules.causal else table(-far))
 
 
@@ -139,7 +141,7 @@ def _far_logits(encoding, rules, q, k, q_tokens, k_tokens, table):
 def _far_mix(encoding, rules, weights_CK, k, q_tokens, k_tokens, table):
     out_CH = dot(weights_CK.astype(k.value.dtype), k.value)
     if table.value_vectors is not None:
-        out_CH += weights_CK.sum(-1, keepdims=True) * table.value_vectors
+        out_CH += weights_CK.sum(-1, keepdims=True) * table.value_vectors.astype(weights_CK.dtype)
     return out_CH
 
 
@@ -218,7 +220,25 @@ def _add(tree, part, start):
 
 def _zeros(tree):
     """Zero accumulators, at least float32."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
+    zeros = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
+    return _varying_like(tree, jax.tree.map(zeros, tree))
+
+
+def _varying_like(like, tree):
+    """Mark `tree` as varying over the mesh axes that `like` varies over: inside shard_map loops ask for it."""
+    axes = frozenset().union(
+        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(like))
+    )
+
+    def vary(x):
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree)
+
+
+def _is_inexact(path, variable):
+    return jnp.issubdtype(variable[...].dtype, jnp.inexact)
 
 
 class _Problem(NamedTuple):
@@ -234,7 +254,7 @@ class _Problem(NamedTuple):
 class _Inputs(NamedTuple):
     """The differentiable side; T and S are whole numbers of blocks."""
 
-    state: Any
+    state: Any  # of the encoding
     tables: Tables
     q: Queries
     k: Keys
@@ -246,6 +266,7 @@ class _Places(NamedTuple):
     q: Tokens
     k: Tokens
     seed: Array | None
+    state: Any  # of the encoding
 
 
 def _table_slice(problem: _Problem, table: Table, name: str, row, column) -> tuple[Table, Any]:
@@ -260,10 +281,10 @@ def _table_slice(problem: _Problem, table: Table, name: str, row, column) -> tup
 def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
     """Return (out [T, H] in float32, log of the softmax's denominator [T])."""
     rules, layout = problem.rules, problem.layout
-    encoding = nnx.merge(problem.graphdef, inputs.state)
+    encoding = nnx.merge(problem.graphdef, inputs.state, places.state)
     C, K = layout.rows, layout.columns
     key_blocks = inputs.k.key.shape[0] // K
-    dtype = jnp.promote_types(inputs.q.content.dtype, jnp.float32)
+    dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
     lowest = jnp.finfo(dtype).min
 
     def block_of_rows(index):
@@ -298,6 +319,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
 
         H = inputs.k.value.shape[-1]
         carry = (jnp.full((C,), lowest), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
+        carry = _varying_like((inputs, places), carry)
         for region in regions(problem.beyond, rules, layout, row, key_blocks):
             carry = lax.fori_loop(region.begin, region.end, functools.partial(visit, region), carry)
         peak_C, total_C, out_CH = carry
@@ -349,13 +371,13 @@ def _attend_backward(problem, residuals, d_out):
                 d_q, (d_state, d_tables, d_k) = carry
 
                 def logits(state, table, q, key, features):
-                    encoding = nnx.merge(problem.graphdef, state)
+                    encoding = nnx.merge(problem.graphdef, state, places.state)
                     k = Keys(key, None, features)
                     found = region.logits(encoding, rules, q, k, q_tokens, k_tokens, table)
                     return found.astype(log_total_C.dtype)
 
                 def mix(state, table, weights_CK, value):
-                    encoding = nnx.merge(problem.graphdef, state)
+                    encoding = nnx.merge(problem.graphdef, state, places.state)
                     weights_CK = reference.keep_weights(
                         rules, places.seed, q_tokens, k_tokens, weights_CK
                     )
@@ -366,7 +388,9 @@ def _attend_backward(problem, residuals, d_out):
                 logits_CK, pull_logits = jax.vjp(logits, *of_logits)
                 logits_CK = jnp.where(mask_CK, logits_CK, jnp.finfo(logits_CK.dtype).min)
                 weights_CK = jnp.where(mask_CK, jnp.exp(logits_CK - log_total_C[:, None]), 0)
-                out_CH, pull_mix = jax.vjp(mix, inputs.state, table, weights_CK, k.value)
+                # In half precision d_weights must not be rounded: correction_C, of which it is a sum, is not.
+                value = k.value.astype(weights_CK.dtype)
+                out_CH, pull_mix = jax.vjp(mix, inputs.state, table, weights_CK, value)
                 state_1, table_1, d_weights_CK, d_value = pull_mix(d_out_CH.astype(out_CH.dtype))
                 d_logits_CK = weights_CK * (d_weights_CK - correction_C[:, None])
                 state_2, table_2, d_q_2, d_key, d_features = pull_logits(d_logits_CK)
@@ -448,10 +472,12 @@ def head(
         # Padding rows count on, so that they stay causally behind; nobody reads their output.
         q_tokens = q_tokens._replace(position=jnp.arange(padded_T, dtype=jnp.int32))
         k_tokens = k_tokens._replace(position=jnp.arange(padded_S, dtype=jnp.int32))
-    graphdef, state = nnx.split(encoding)
+    graphdef, state, integers = nnx.split(encoding, _is_inexact, ...)  # type: ignore[misc]
     span = near_span(beyond, rules, layout, T, S)
     problem = _Problem(graphdef, beyond, rules, layout, span)
-    out = _attend(problem, _Inputs(state, tables, q, k), _Places(q_tokens, k_tokens, seed))
+    inputs = _Inputs(state, tables, q, k)
+    places = _Places(q_tokens, k_tokens, seed, integers)
+    out = _attend(problem, *_varying_like((inputs, places), (inputs, places)))
     return out[:T].astype(k.value.dtype)
 
 

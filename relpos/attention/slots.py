@@ -37,6 +37,8 @@ class Slots(nnx.Module):
         is. Key blocks further away than this cost one number per query row.
       shift_invariant: adding one number to all positions changes nothing. False for schemes that look at the
         positions themselves.
+      head_dim: H, where the encoding was made for heads of one size; None: any.
+      causal_only: defined for keys in the past alone.
       needs_tokens: block_bias reads features computed from the layer's input by `tokens`.
 
     With causal=True no slot ever sees a negative distance.
@@ -44,6 +46,8 @@ class Slots(nnx.Module):
 
     constant_beyond: int | None = None
     shift_invariant: bool = True
+    head_dim: int | None = None
+    causal_only: bool = False
     needs_tokens: bool = False
 
     def query(self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]) -> Float[Array, "T H"]:

@@ -36,8 +36,8 @@ class FIRE(Encoding):
         self.initial_threshold = initial_threshold
         self.epsilon = epsilon
         uniform = jax.nn.initializers.uniform
-        self.c = nnx.Param(jnp.array(initial_c))
-        self.multiplier = nnx.Param(jnp.array(1.0))
+        self.c = nnx.Param(jnp.array(initial_c, float))
+        self.multiplier = nnx.Param(jnp.array(1.0, float))
         # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)), which the paper's code has.
         self.hidden_kernel = nnx.Param(uniform(2.0)(rngs.params(), (hidden,)) - 1.0)
         self.hidden_bias = nnx.Param(uniform(2.0)(rngs.params(), (hidden,)) - 1.0)
@@ -55,5 +55,6 @@ class FIRE(Encoding):
         threshold = jnp.abs(self.multiplier[...] * self.initial_threshold)
         span = self._psi(jnp.maximum(q_positions, threshold)) + self.epsilon
         x = self._psi(d) / span[:, None]
-        hidden = jax.nn.relu(x[..., None] * self.hidden_kernel[...] + self.hidden_bias[...])
+        kernel, bias = self.hidden_kernel[...][None, None], self.hidden_bias[...][None, None]
+        hidden = jax.nn.relu(x[..., None] * kernel + bias)
         return hidden @ self.output[...] + self.offset[...]

@@ -16,11 +16,12 @@ class FoX(Encoding):
     """
 
     needs_tokens = True
+    causal_only = True
 
     def __init__(self, *, initial_offset: float = 0.0, dims: Dims, rngs: nnx.Rngs):
         shape = (dims.num_heads, dims.features)
         self.weight = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
-        self.offset = PerHead(jnp.full((dims.num_heads,), initial_offset))
+        self.offset = PerHead(jnp.full((dims.num_heads,), initial_offset, float))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the running sums F_t, and the last one."""

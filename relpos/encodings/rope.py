@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from relpos import positions
 from relpos.encodings.base import Dims, Encoding
 
 LAYOUTS = ("half", "interleaved")
@@ -31,17 +32,17 @@ class RoPE(Encoding):
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
         self.base = base
         self.layout = layout
+        self.head_dim = dims.head_dim
         self.turned = round(dims.head_dim * fraction)
-        if self.turned % 2:
+        if self.turned < 2 or self.turned % 2:
             raise ValueError(
-                f"rope turns pairs of dimensions: head_dim * fraction must be even, got {dims.head_dim} * "
-                f"{fraction} = {self.turned}"
+                f"rope turns pairs of dimensions: head_dim * fraction must be even and at least 2, got "
+                f"{dims.head_dim} * {fraction} = {self.turned}"
             )
 
     def _rotate(self, x_TH, positions_T):
         R = self.turned
-        theta = self.base ** (-jnp.arange(0, R, 2, dtype=float) / R)
-        angles = positions_T[:, None].astype(float) * theta
+        angles = positions.angles(positions_T, self.base, R)
         cos, sin = jnp.cos(angles).astype(x_TH.dtype), jnp.sin(angles).astype(x_TH.dtype)
         x, rest = x_TH[:, :R], x_TH[:, R:]
         if self.layout == "half":

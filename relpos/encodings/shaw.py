@@ -21,6 +21,7 @@ class Shaw(Encoding):
         if k < 0:
             raise ValueError(f"shaw.k, the clipping distance, must not be negative, got {k}")
         self.k = self.constant_beyond = k
+        self.head_dim = dims.head_dim
         init = jax.nn.initializers.glorot_uniform()
         shape = (2 * k + 1, dims.head_dim)
         self.keys = nnx.Param(init(rngs.params(), shape)) if keys else None

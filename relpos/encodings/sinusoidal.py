@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from relpos import positions
 from relpos.encodings.base import Dims, Encoding
 
 
@@ -20,7 +21,6 @@ class Sinusoidal(Encoding):
     def embed(self, x_TD, positions_T):
         """Add PE, in float32."""
         D = x_TD.shape[-1]
-        theta = self.base ** (-jnp.arange(0, D, 2, dtype=float) / D)
-        angles = positions_T[:, None].astype(float) * theta
+        angles = positions.angles(positions_T, self.base, D)
         waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(positions_T), -1)
         return (x_TD + waves[:, :D]).astype(x_TD.dtype)

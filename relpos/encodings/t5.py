@@ -55,7 +55,7 @@ class T5(Encoding):
         # ln(n/e) / ln(max/e) * (buckets - e) >= m, on every platform.
         growth = (self.max_distance / exact) ** (1 / (buckets - exact))
         starts = [math.ceil(exact * growth**m - 1e-9) for m in range(1, buckets - exact)]
-        coarse = exact + (n[:, None] >= jnp.array(starts, jnp.int32)).sum(-1)
+        coarse = exact + (n[:, None] >= jnp.array(starts, jnp.int32)[None]).sum(-1)
         row = jnp.where(n < exact, n, coarse)
         return row + jnp.where(d < 0, buckets, 0) if self.bidirectional else row
 

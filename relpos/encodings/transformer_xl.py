@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from relpos import positions
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 
@@ -23,6 +24,7 @@ class TransformerXL(Encoding):
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
             )
         self.base = base
+        self.head_dim = dims.head_dim
         self.width = dims.features
         self.constant_beyond = clamp or None
         shape = (dims.num_heads, dims.features, dims.head_dim)
@@ -32,16 +34,15 @@ class TransformerXL(Encoding):
 
     def query(self, q_TH, positions_T):
         """Return q + u, which meets the keys."""
-        return q_TH + self.u[...]
+        return q_TH + self.u[...][None]
 
     def vector_query(self, q_TH):
         """Return q + v, which meets the distances."""
-        return (q_TH + self.v[...]).astype(q_TH.dtype)
+        return (q_TH + self.v[...][None]).astype(q_TH.dtype)
 
     def key_vectors(self, d):
         """Return W_R R[d]."""
         if self.constant_beyond is not None:
             d = jnp.clip(d, -self.constant_beyond, self.constant_beyond)
-        theta = self.base ** (-jnp.arange(0, self.width, 2, dtype=float) / self.width)
-        angles = d[:, None].astype(float) * theta
+        angles = positions.angles(d, self.base, self.width)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1) @ self.kernel[...]

@@ -113,6 +113,10 @@ class RelativeAttention(nnx.Module):
           hold everything is NaN.
         """
         encoding = encoding or self.encoding or _no_positions()
+        if x_BTD.shape[-1] != self.qkv.in_features:
+            raise ValueError(
+                f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
+            )
         q, k, v = self._project(x_BTD)
         options: dict[str, Any] = {"causal": self.causal, "window": self.window}
         if dropout_key is not None and self.dropout_rate:
@@ -125,11 +129,15 @@ class RelativeAttention(nnx.Module):
                 q_positions=positions, k_positions=positions,
                 q_segments=segments, k_segments=segments, **options,
             )  # fmt: skip
-            return self.out(out.reshape(*out.shape[:2], -1))
+            return self._join(out)
         if positions is not None:
             raise ValueError("a cache counts positions itself: give positions or a cache, not both")
+        if cache.length.shape != x_BTD.shape[:1]:
+            raise ValueError(
+                f"the cache is of {cache.length.shape[0]} rows, the input of {x_BTD.shape[0]}"
+            )
         out, cache = self._attend_cached(encoding, x_BTD, q, k, v, segments, cache, options)
-        return self.out(out.reshape(*out.shape[:2], -1)), cache
+        return self._join(out), cache
 
     def init_cache(self, batch: int, max_length: int, *, encoding: Encoding | None = None) -> Cache:
         """Return an empty cache.
@@ -139,6 +147,12 @@ class RelativeAttention(nnx.Module):
           max_length: how many tokens a row may come to; with a window, no more slots than that are kept.
           encoding: as in the call.
         """
+        if batch < 0 or max_length < 1:
+            raise ValueError(f"a cache of {batch} rows and {max_length} tokens cannot be")
+        if not self.causal:
+            raise ValueError(
+                "a layer with causal=False sees keys to come, which no cache has: make it causal"
+            )
         encoding = encoding or self.encoding or _no_positions()
         capacity = max_length if self.window is None else min(max_length, self.window)
         x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
@@ -165,9 +179,12 @@ class RelativeAttention(nnx.Module):
 
     def _project(self, x_BTD):
         qkv = self.qkv(x_BTD.astype(self.dtype))
-        qkv = qkv.reshape(*x_BTD.shape[:2], -1, self.head_dim)
         N, K = self.num_heads, self.num_kv_heads
+        qkv = qkv.reshape(*x_BTD.shape[:2], N + 2 * K, self.head_dim)
         return qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
+
+    def _join(self, out_BTNH):
+        return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
 
     def _attend_cached(self, encoding, x_BTD, q, k, v, segments, cache: Cache, options):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0

@@ -72,5 +72,8 @@ class Cache:
         )
 
     def take(self, rows: Int[Array, "R"]) -> "Cache":
-        """Return the cache of the given batch rows: beams reordered, a prompt repeated."""
-        return jax.tree.map(lambda x: x[rows], self)
+        """Return the cache of the given batch rows: beams reordered, a prompt repeated.
+
+        Caches of scanned layers have a layer axis before the batch, which stays as it is.
+        """
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=self.length.ndim - 1), self)

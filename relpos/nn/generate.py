@@ -76,7 +76,12 @@ def generate(
 
     Returns:
       The new tokens, and how many each row has.
+
+    Raises:
+      ValueError: max_new_tokens is below 1.
     """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     graphdef, state = nnx.split(model)
     run = functools.partial(_generate, graphdef, max_new_tokens, stop, sampling)
     return run(state, prompts_BT, lengths_B, key)

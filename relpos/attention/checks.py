@@ -1,0 +1,150 @@
+"""What `attention` refuses, each with what was given and what to do."""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.attention import choices
+from relpos.attention.slots import Slots, split_heads
+
+
+def check_arrays(q, k, v) -> None:
+    """Check the shapes of queries, keys and values."""
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not (q.ndim == k.ndim == v.ndim == 4):
+        raise ValueError(f"q must be [B, T, N, H], k and v [B, S, K, H]; got {shapes}")
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"batch, key length, key heads or head size disagree: {shapes}; "
+            "expected q [B, T, N, H], k and v [B, S, K, H]"
+        )
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"{q.shape[2]} query heads cannot share {k.shape[2]} key heads evenly: "
+            f"the number of query heads must be a multiple of the number of key heads ({shapes})"
+        )
+
+
+def check_encoding(encoding: Any, q, v, causal: bool) -> None:
+    """Check that the encoding is one, and was made for these heads."""
+    if not isinstance(encoding, Slots):
+        raise ValueError(
+            f"encoding must come from relpos.encodings.create(name, num_heads=..., head_dim=..., rngs=...), "
+            f"got {encoding!r}"
+        )
+    name = type(encoding).__name__
+    _, per_head, _ = split_heads(encoding)
+    for path, leaf in nnx.to_flat_state(per_head):
+        if leaf[...].shape[0] != q.shape[2]:
+            raise ValueError(
+                f"{name} was made for {leaf[...].shape[0]} heads ({'.'.join(map(str, path))}), "
+                f"the queries have {q.shape[2]}"
+            )
+    if encoding.head_dim is not None and encoding.head_dim != q.shape[3]:
+        raise ValueError(
+            f"{name} was made for head_dim={encoding.head_dim}, the queries' heads have {q.shape[3]}"
+        )
+    if encoding.causal_only and not causal:
+        raise ValueError(
+            f"{name} is defined by the tokens between a key and a later query: call with causal=True"
+        )
+
+
+def check_features(encoding: Slots, q, k, q_features, k_features) -> None:
+    """Check that content gates come with the features of these tokens."""
+    if not encoding.needs_tokens:
+        return
+    if q_features is None or k_features is None:
+        raise ValueError(
+            f"{type(encoding).__name__} computes its gate from the layer's input: pass q_features and "
+            "k_features as relpos.encodings.tokens gives them, or use relpos.RelativeAttention"
+        )
+    for name, features, x in (("q", q_features, q), ("k", k_features, k)):
+        for leaf in jax.tree.leaves(features):
+            expected = (*x.shape[:2], q.shape[2])
+            if leaf.shape[:3] != expected:
+                raise ValueError(
+                    f"{name}_features must be of the same tokens and heads as {name}: "
+                    f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}"
+                )
+
+
+def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
+    """Check what is neither an array nor the encoding."""
+    if implementation not in choices.IMPLEMENTATIONS:
+        known = ", ".join(choices.IMPLEMENTATIONS)
+        raise ValueError(f"unknown implementation {implementation!r}; known: {known}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}; use None for no cap")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate}")
+    if dropout_rate and dropout_key is None:
+        raise ValueError("dropout_rate > 0 needs a dropout_key (a JAX random key)")
+
+
+def checked_scale(scale: Any, head_dim: int) -> float:
+    """Return the scale as a finite float."""
+    if scale is None:
+        return 1 / math.sqrt(head_dim)
+    if isinstance(scale, jax.core.Tracer):
+        raise ValueError(
+            "scale must be a Python number, not a traced array: multiply the queries by a trained scale"
+        )
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return float(scale)
+
+
+def checked_window(window: Any) -> int | None:
+    """Return the window as an int; None where no int32 distance reaches it."""
+    if window is None:
+        return None
+    window = _integer("window", window)
+    if window < 1:
+        raise ValueError(f"window must be at least 1 (the token itself), got {window}")
+    return window if window < 2**31 else None
+
+
+def checked_blocks(block_sizes: Any) -> tuple[int, int] | None:
+    """Return the block sizes as a pair of ints."""
+    if block_sizes is None:
+        return None
+    sizes = tuple(block_sizes) if isinstance(block_sizes, tuple | list) else (block_sizes,)
+    sizes = tuple(_integer("block_sizes", size) for size in sizes)
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError(f"block_sizes must be two positive integers, got {block_sizes}")
+    return sizes[0], sizes[1]
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(f"{name} must be a Python integer, not a traced array")
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from error
+
+
+def checked_pair(what: str, q, k, q_shape, k_shape):
+    """Return both broadcast to [B, T] and [B, S], and whether they are one and the same array."""
+    if (q is None) != (k is None):
+        given, missing = ("q", "k") if k is None else ("k", "q")
+        raise ValueError(
+            f"{given}_{what} without {missing}_{what}: give both (for self-attention the same array twice) or neither"
+        )
+    if q is None:
+        return None, None, False
+    arrays = []
+    for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
+        x = jnp.asarray(x)
+        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}_{what} must be integers of shape {list(shape)} or {list(shape[1:])}, "
+                f"got {x.dtype}{list(x.shape)}"
+            )
+        arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
+    return arrays[0], arrays[1], q is k

@@ -1,0 +1,104 @@
+"""What tests of attention share: inputs, encodings that hide no mistake, gradients, comparison."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos import attention, encodings
+from relpos.attention import PerHead, PerHeadConstant
+
+B, T, S, N, K, H, D = 2, 37, 23, 6, 3, 10, 22
+BLOCKS = (8, 16)
+
+
+def make(name, heads=N, dtype=jnp.float64, **options):
+    """An encoding whose every parameter is random, so that no zero hides a mistake."""
+    encoding = encodings.create(
+        name, num_heads=heads, head_dim=H, features=D, rngs=nnx.Rngs(0), **options
+    )
+    random = np.random.default_rng(1)
+    graphdef, fixed, trained = nnx.split(encoding, PerHeadConstant, ...)
+    trained = jax.tree.map(
+        lambda x: jnp.asarray(x + 0.3 * random.normal(size=x.shape), dtype), trained
+    )
+    fixed = jax.tree.map(lambda x: jnp.asarray(x, dtype), fixed)
+    return nnx.merge(graphdef, fixed, trained)
+
+
+def inputs(T=T, S=None, N=N, K=K, B=B, seed=0, dtype=np.float64):
+    random = np.random.default_rng(seed)
+    S = T if S is None else S
+    q = random.normal(size=(B, T, N, H))
+    k, v = random.normal(size=(2, B, S, K, H))
+    x = random.normal(size=(B, max(T, S), D))
+    return tuple(jnp.asarray(each, dtype) for each in (q, k, v, x))
+
+
+def attend(encoding, q, k, v, x, *, valid=None, **kw):
+    features, _ = encodings.tokens(encoding, x, valid)
+    if features is not None:
+        take = lambda n: jax.tree.map(lambda f: f[:, :n], features)  # noqa: E731
+        kw |= {"q_features": take(q.shape[1]), "k_features": take(k.shape[1])}
+    return attention(q, k, v, encoding=encoding, **kw)
+
+
+def value_and_grads(encoding, arrays, weight, **kw):
+    graphdef, state = nnx.split(encoding)
+
+    def loss(state, arrays):
+        out = attend(nnx.merge(graphdef, state), *arrays, **kw)
+        return (out * weight).sum(), out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, arrays)
+    return out, grads
+
+
+def assert_trees_close(found, expected, tolerance):
+    found, expected = jax.tree.leaves_with_path(found), jax.tree.leaves_with_path(expected)
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    for (path, a), (_, b) in zip(found, expected, strict=True):
+        bound = tolerance * max(1.0, float(jnp.abs(b).max(initial=0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+
+class EverySlot(encodings.Encoding):
+    """All slots filled at once, with a band, for what does not depend on the scheme."""
+
+    constant_beyond = 6
+    needs_tokens = True
+
+    def __init__(self):
+        random = np.random.default_rng(5)
+        new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
+        self.table = PerHead(new(N, 13))
+        self.turn = nnx.Param(new(H))
+        self.weight = PerHead(new(N, D))
+        self.vectors = nnx.Param(new(3, 13, H))
+
+    def query(self, q_TH, positions_T):
+        return q_TH * self.turn[...]
+
+    def vector_query(self, q_TH):
+        return q_TH + self.turn[...]
+
+    def row(self, d):
+        return jnp.clip(d, -6, 6) + 6
+
+    def bias(self, d):
+        return self.table[self.row(d)]
+
+    def key_vectors(self, d):
+        return self.vectors[0][self.row(d)]
+
+    def query_vectors(self, d):
+        return self.vectors[1][self.row(d)]
+
+    def value_vectors(self, d):
+        return self.vectors[2][self.row(d)]
+
+    def tokens(self, x_TD, valid_T, state=None):
+        return x_TD @ self.weight[...], jnp.zeros(())
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        return jnp.tanh(q_features[:, None] - k_features[None, :])

@@ -1,0 +1,71 @@
+"""How the attention matrix is cut: every pair is visited once, in a region that tells the truth about it."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from relpos.attention import blockwise
+from relpos.attention.reference import Rules
+
+SIZES = [(1, 1), (1, 37), (9, 8), (16, 23), (37, 37), (64, 9)]
+LAYOUTS = [(8, 16), (16, 8), (1, 1), (3, 5), (64, 64)]
+
+
+@pytest.fixture
+def numpy_indices(monkeypatch):
+    """Index arithmetic one block at a time, without a compiled program for each."""
+    monkeypatch.setattr(blockwise, "jnp", np)
+
+
+def distances_of(row, block, rows, columns):
+    first = row - block * columns
+    return np.arange(first - columns + 1, first + rows)
+
+
+@pytest.mark.usefixtures("numpy_indices")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 9])
+@pytest.mark.parametrize("beyond", [None, 0, 1, 4, 30])
+def test_regions_cover_what_is_visible_and_tables_hold_it(beyond, window, causal):
+    rules = Rules(1.0, causal, window)
+    for (T, S), (C, K) in itertools.product(SIZES, LAYOUTS):
+        layout = blockwise.Layout(C, K, True)
+        span = blockwise.near_span(beyond, rules, layout, T, S)
+        key_blocks = -(-S // K)
+        for row in range(0, -(-T // C) * C, C):
+            visited = {}
+            for region in blockwise.regions(beyond, rules, layout, np.int32(row), key_blocks):
+                for block in range(int(region.begin), int(region.end)):
+                    assert block not in visited
+                    visited[block] = region.table
+            for block in range(key_blocks):
+                d = distances_of(row, block, C, K)
+                visible = (d >= 0) if causal else np.ones(len(d), bool)
+                if window is not None:
+                    visible &= np.abs(d) < window
+                table = visited.get(block)
+                assert table is not None or not visible.any()
+                if table == "near":
+                    start = span.first - d.max()
+                    assert 0 <= start <= span.size - len(d)
+                if table == "past":
+                    assert d.min() >= beyond
+                if table == "future":
+                    assert d.max() <= -beyond
+
+
+@pytest.mark.usefixtures("numpy_indices")
+@pytest.mark.parametrize("length", [10**6, 2**30])
+@pytest.mark.parametrize("causal", [True, False])
+def test_indices_fit_int32_where_pairs_do_not(length, causal):
+    layout = blockwise.Layout(512, 512, True)
+    key_blocks = length // 512
+    for beyond, window in itertools.product((None, 128), (None, 4096, 2**30 - 1)):
+        for row in (0, 512, (key_blocks - 1) * 512):
+            cut = [
+                [(int(r.begin), int(r.end)) for r in blockwise.regions(
+                    beyond, Rules(1.0, causal, window), layout, dtype(row), key_blocks)]
+                for dtype in (np.int32, np.int64)
+            ]  # fmt: skip
+            assert cut[0] == cut[1]

@@ -1,0 +1,335 @@
+"""Where attention could break: sizes, extreme numbers, transformations, what it refuses."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import relpos
+from relpos import attention, encodings
+from relpos.attention import Slots
+from tests.attending import (
+    BLOCKS,
+    EverySlot,
+    H,
+    N,
+    assert_trees_close,
+    attend,
+    inputs,
+    value_and_grads,
+)
+
+PATHS = ["reference", "blockwise"]
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def both_ways(encoding, arrays, **kw):
+    """Values and gradients of the two paths, compared; the blockwise ones."""
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape), arrays[0].dtype)
+    expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
+    found = value_and_grads(
+        encoding, arrays, weight, implementation="blockwise", block_sizes=BLOCKS, **kw
+    )
+    assert_trees_close(found, expected, 1e-10)
+    return found
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("T", "S"), [(1, 1), (1, 9), (9, 1), (7, 16), (8, 15), (17, 17), (5, 23)], ids=str
+)
+def test_sizes_about_one_block(T, S, causal):
+    both_ways(EverySlot(), inputs(T=T, S=S), causal=causal)
+
+
+@pytest.mark.parametrize("sizes", [{"B": 0}, {"T": 0, "S": 9}, {"T": 9, "S": 0}], ids=str)
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_to_attend_to_gives_zeros(sizes, path):
+    q, k, v, _ = inputs(**({"T": 9} | sizes), dtype=np.float32)
+    out, pull = jax.vjp(lambda *x: attention(*x, implementation=path), q, k, v)
+    np.testing.assert_array_equal(out, jnp.zeros(q.shape))
+    assert [d.shape for d in pull(out)] == [q.shape, k.shape, v.shape]
+
+
+def test_a_layer_takes_no_rows():
+    layer = relpos.RelativeAttention(2, 8, encoding="rope", rngs=nnx.Rngs(0))
+    assert layer(jnp.zeros((0, 9, 8))).shape == (0, 9, 8)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_row_that_sees_nothing_is_zero_and_leaves_no_trace():
+    T = 19
+    segments = np.ones((2, T), int)
+    segments[0, 3:11] = 0  # over the edge of a block
+    segments[1, :] = 0
+    segments = jnp.asarray(segments)
+    out, (_, gradients) = both_ways(
+        EverySlot(), inputs(T=T), causal=True, q_segments=segments, k_segments=segments
+    )
+    hidden = np.asarray(segments) == 0
+    assert not np.asarray(out)[hidden].any()
+    for gradient in gradients[:3]:
+        assert np.isfinite(gradient).all()
+        assert not np.asarray(gradient)[hidden].any()
+
+
+class OneDistance(Slots):
+    """Lights one distance through one slot."""
+
+    def __init__(self, slot, distance):
+        self.slot, self.distance = slot, distance
+
+    def _light(self, slot, d, size):
+        return jnp.where(d == self.distance, size, 0.0) if slot == self.slot else None
+
+    def bias(self, d):
+        return self._light("bias", d, 1e4)
+
+    def key_vectors(self, d):
+        light = self._light("key", d, 1e4)
+        return None if light is None else light[:, None] * jnp.ones((1, H))
+
+    def query_vectors(self, d):
+        light = self._light("query", d, 1e4)
+        return None if light is None else light[:, None] * jnp.ones((1, H))
+
+
+@pytest.mark.parametrize("slot", ["bias", "key", "query"])
+@pytest.mark.parametrize("distance", [0, 1, 7, 13, -1, -6])
+@pytest.mark.parametrize("path", PATHS)
+def test_one_huge_distance_lights_exactly_that_diagonal(slot, distance, path):
+    T = 21
+    ones = jnp.ones((1, T, 1, H))
+    units = jnp.eye(T)[None, :, None]
+    out = attention(
+        ones, ones, units, encoding=OneDistance(slot, distance), implementation=path,
+        block_sizes=BLOCKS,
+    )[0, :, 0]  # fmt: skip
+    for i in range(T):
+        if 0 <= i - distance < T:
+            np.testing.assert_allclose(out[i], np.eye(T)[i - distance], atol=1e-6)
+        else:
+            np.testing.assert_allclose(out[i], 1 / T, atol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_window_of_one_is_the_value_itself(path):
+    q, k, v, _ = inputs(N=2, K=2)
+    out = attention(q, k, v, window=1, implementation=path, block_sizes=BLOCKS)
+    np.testing.assert_allclose(out, v, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [37, 2**30, 2**31 - 1, 2**31, 2**40])
+def test_a_window_beyond_every_distance_is_none(window):
+    q, k, v, _ = inputs(dtype=np.float32)
+    kw = {"causal": True, "implementation": "blockwise", "block_sizes": BLOCKS}
+    np.testing.assert_array_equal(attention(q, k, v, window=window, **kw), attention(q, k, v, **kw))
+
+
+@pytest.mark.usefixtures("float64")
+def test_scale_zero_is_the_mean_of_the_past():
+    q, k, v, _ = inputs(N=2, K=2)
+    out = attention(q, k, v, causal=True, scale=0.0, block_sizes=BLOCKS)
+    mean = np.cumsum(v, 1) / np.arange(1, v.shape[1] + 1)[:, None, None]
+    np.testing.assert_allclose(out, mean, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_values_may_have_a_size_of_their_own():
+    q, k, v, _ = inputs()
+    paths = [
+        attention(q, k, v[..., :4], causal=True, implementation=path, block_sizes=BLOCKS)
+        for path in PATHS
+    ]
+    assert paths[1].shape == (*q.shape[:3], 4)
+    np.testing.assert_allclose(paths[0], paths[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("path", PATHS)
+def test_half_precision_survives_logits_of_ten_thousand(dtype, path):
+    random = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(random.normal(size=(1, 19, 2, H)) * s, dtype) for s in (100, 100, 1))
+    run = lambda *x: attention(*x, causal=True, scale=1.0, implementation=path)  # noqa: E731
+    out, pull = jax.vjp(run, q, k, v)
+    assert np.isfinite(out.astype(np.float32)).all()
+    assert all(np.isfinite(d.astype(np.float32)).all() for d in pull(out))
+    exact = attention(*(x.astype(jnp.float32) for x in (q, k, v)), causal=True, scale=1.0)
+    # The logits differ by half a unit of their last place: up to 2^-9 * 1e4. Only clear winners must agree.
+    clear = np.abs(np.asarray(out, np.float32) - np.asarray(exact)).max(-1) < 0.05
+    assert clear.mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_has_no_gradient_where_there_is_no_choice(dtype):
+    random = np.random.default_rng(0)
+    q, k, v, weight = (jnp.asarray(random.normal(size=(1, 16, 2, 64)), dtype) for _ in range(4))
+
+    def loss(q, k):
+        out = attention(q, k, v, window=1, causal=True, implementation="blockwise")
+        return (out.astype(jnp.float32) * weight.astype(jnp.float32)).sum()
+
+    for gradient in jax.grad(loss, (0, 1))(q, k):
+        assert jnp.abs(gradient).max() < 1e-5
+
+
+def sum_of_squares(state, q, graphdef, path):
+    encoding = nnx.merge(graphdef, state)
+    out = attention(
+        q, q, q, encoding=encoding, causal=True, implementation=path, block_sizes=(4, 4)
+    )
+    return (out**2).sum()
+
+
+@pytest.fixture
+def shaw():
+    encoding = encodings.create("shaw", num_heads=1, head_dim=4, rngs=nnx.Rngs(0), k=2)
+    graphdef, state = nnx.split(encoding)
+    q = jax.random.normal(jax.random.key(0), (2, 11, 1, 4))
+    loss = lambda path: lambda state, q: sum_of_squares(state, q, graphdef, path)  # noqa: E731
+    return state, q, loss("reference"), loss("blockwise")
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_inside_shard_map(shaw, checked):
+    state, q, expected, loss = shaw
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def sharded(state, q):
+        one = lambda state, q: loss(state, q)[None]  # noqa: E731
+        split = {"in_specs": (spec(), spec("batch")), "out_specs": spec("batch")}
+        return jax.shard_map(one, mesh=mesh, check_vma=checked, **split)(state, q).sum()
+
+    found = jax.jit(jax.grad(sharded, (0, 1)))(state, q)
+    assert_trees_close(found, jax.grad(expected, (0, 1))(state, q), 1e-5)
+
+
+def test_inside_vmap_remat_and_scan(shaw):
+    state, q, expected, loss = shaw
+    many = jnp.stack([q, 2 * q, -q])
+    gradient = lambda loss: lambda q: jax.grad(loss, (0, 1))(state, q)  # noqa: E731
+    wanted = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(expected)(q) for q in many))
+    assert_trees_close(jax.vmap(gradient(loss))(many), wanted, 1e-5)
+    assert_trees_close(jax.lax.map(gradient(jax.checkpoint(loss)), many), wanted, 1e-5)
+
+
+def test_a_hessian_times_a_vector_is_forward_over_reverse(shaw):
+    state, q, expected, loss = shaw
+
+    def product(loss):
+        return jax.jvp(lambda s: jax.grad(loss)(s, q), (state,), (state,))[1]
+
+    assert_trees_close(product(loss), product(expected), 1e-5)
+
+
+class Looked(encodings.Encoding):
+    """An encoding with an integer table among its variables."""
+
+    def __init__(self):
+        self.values = nnx.Param(jnp.arange(5.0))
+        self.order = nnx.Variable(jnp.array([4, 2, 0, 1, 3]))
+
+    def bias(self, d):
+        return self.values[self.order[...][jnp.clip(d, 0, 4)]]
+
+
+@pytest.mark.parametrize("places", [None, jnp.arange(0, 22, 2)])
+def test_an_encoding_may_hold_integers(places):
+    graphdef, trained, rest = nnx.split(Looked(), nnx.Param, ...)
+    q = jax.random.normal(jax.random.key(0), (1, 11, 1, 4))
+
+    def loss(trained, path):
+        encoding = nnx.merge(graphdef, trained, rest)
+        kw = {"q_positions": places, "k_positions": places, "implementation": path}
+        return (attention(q, q, q, encoding=encoding, causal=True, **kw) ** 2).sum()
+
+    found, expected = (jax.grad(loss)(trained, path) for path in ("blockwise", "reference"))
+    assert_trees_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", encodings.names())
+def test_rank_promotion_may_raise_and_float64_be_on(name):
+    def run(dtype):
+        encoding = encodings.create(name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0))
+        q, x = jnp.ones((1, 40, 2, 4), dtype), jnp.ones((1, 40, 8), dtype)
+        loss = lambda e, q: attend(  # noqa: E731
+            e, q, q, q, x, causal=True, implementation="blockwise", block_sizes=(8, 8)
+        ).sum()
+        return nnx.grad(loss, argnums=(0, 1))(encoding, q)[1], encoding.embed(x[0], jnp.arange(40))
+
+    for x64 in (False, True):
+        with jax.enable_x64(x64), jax.numpy_rank_promotion("raise"):
+            for dtype in (jnp.float32, jnp.bfloat16):
+                shapes = jax.eval_shape(lambda dtype=dtype: run(dtype))
+                assert [x.dtype for x in shapes] == [dtype, dtype]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("offset", [10**5, 10**6, 10**7, -(10**6)])
+def test_far_positions_turn_as_near_ones_do(offset, path):
+    encoding = encodings.create("rope", num_heads=1, head_dim=64, rngs=nnx.Rngs(0))
+    q = jax.random.normal(jax.random.key(0), (1, 40, 1, 64))
+    at = lambda first: jnp.arange(first, first + 40)  # noqa: E731
+    near, far = (
+        attention(q, q, q, encoding=encoding, causal=True, implementation=path,
+                  q_positions=at(first), k_positions=at(first))
+        for first in (0, offset)
+    )  # fmt: skip
+    assert jnp.abs(near - far).max() < (5e-3 if abs(offset) <= 10**6 else 5e-2)
+
+
+def rope(**sizes):
+    return encodings.create("rope", rngs=nnx.Rngs(0), **{"num_heads": N, "head_dim": H} | sizes)
+
+
+Q, K, V, X = inputs(dtype=np.float32)
+FOX = encodings.create("fox", num_heads=N, head_dim=H, features=X.shape[-1], rngs=nnx.Rngs(0))
+REFUSED = {
+    "8 heads on 3": ({"q": jnp.ones((1, 4, 8, 2)), "k": jnp.ones((1, 4, 3, 2)), "v": jnp.ones((1, 4, 3, 2))},
+                     "8 query heads cannot share 3 key heads evenly"),
+    "a name": ({"encoding": "rope"}, "relpos.encodings.create"),
+    "another head size": ({"encoding": rope(head_dim=4)}, "made for head_dim=4"),
+    "another number of heads": ({"encoding": encodings.create(
+        "t5", num_heads=2, head_dim=H, rngs=nnx.Rngs(0))}, "made for 2 heads"),
+    "a gate without features": ({"encoding": FOX, "causal": True}, "pass q_features"),
+    "a gate of other tokens": ({"encoding": FOX, "causal": True, "q_features": jnp.ones((2, 9, N)),
+                                    "k_features": jnp.ones((2, 9, N))}, "of the same tokens"),
+    "a gate that looks ahead": ({"encoding": FOX}, "causal=True"),
+    "one block size": ({"block_sizes": 8}, "two positive integers"),
+    "fractional block sizes": ({"block_sizes": (8.0, 8.0)}, "must be an integer"),
+    "a fractional window": ({"window": 2.5}, "window must be an integer"),
+    "no window at all": ({"window": 0}, "at least 1"),
+    "a scale that is no number": ({"scale": float("nan")}, "scale must be finite"),
+    "segments of one side": ({"q_segments": jnp.ones((2, 37), int)}, "k_segments"),
+    "no such path": ({"implementation": "fast"}, "unknown implementation 'fast'"),
+    "dropout without a key": ({"dropout_rate": 0.5}, "dropout_key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_says_why(case):
+    given, message = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        attention(**{"q": Q, "k": K, "v": V} | given)
+
+
+def test_lists_and_numpy_integers_are_taken():
+    out = attention(Q, K, V, window=np.int64(5), block_sizes=[8, 16], implementation="blockwise")
+    np.testing.assert_allclose(out, attention(Q, K, V, window=5), atol=1e-5)
+
+
+def test_what_is_traced_but_must_not_be_says_so():
+    for name in ("scale", "window"):
+        with pytest.raises(ValueError, match=f"{name} must be a Python"):
+            jax.jit(lambda value, name=name: attention(Q, K, V, **{name: value}))(2)
