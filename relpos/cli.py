@@ -6,10 +6,24 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from relpos.data.errors import DataError
 from relpos.errors import UserError, did_you_mean
+
+# A disk that is full or read-only, a path without the right to it or with something else in its place.
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
+def directory(text: str) -> Path:
+    """Return the path of a flag that names a directory; "" is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +68,10 @@ class Parser(argparse.ArgumentParser):
         for token in itertools.takewhile(lambda token: token != "--", args):
             flag = token.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:
-                raise UserError(f"unknown flag {flag!r}{did_you_mean(flag, self._long_flags())}")
+                hint = did_you_mean(flag, self._long_flags())
+                if "--config" in self._option_string_actions:
+                    hint += f" A key of the config is set by --config.{flag[2:]}=VALUE."
+                raise UserError(f"unknown flag {flag!r}{hint}")
         return super().parse_args(args, namespace)
 
     def _long_flags(self) -> list[str]:
@@ -78,14 +95,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if error.errno not in _OF_THE_DISK:
             raise
         code = _complain(error, 1)
+    except MemoryError as error:
+        hint = "a smaller batch_size, sequence_length or model may fit"
+        code = _complain(f"out of memory ({error or 'no more to be had'}): {hint}", 1)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code

@@ -17,13 +17,15 @@ from relpos.errors import UserError
 def main(argv: Sequence[str]) -> None:
     """Read the flags and print the table."""
     parser = cli.Parser(prog="python -m relpos.evaluate", description="Score a trained model.")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
     parser.add_argument("--split", default="test", help="train, validation or test")
     parser.add_argument("--text", default="", metavar="FILE", help="score this in place of a split")
     parser.add_argument("--lengths", default="", metavar="N,N", help="default: those of the config")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     flags = parser.parse_args(argv)
+    if flags.json is not None and not flags.json.parent.is_dir():
+        raise UserError(f"--json {str(flags.json)!r}: its folder is missing")
     lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
 
     from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once

@@ -6,7 +6,6 @@ together, in order; between two of them stands an empty line.
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from relpos import cli
 from relpos.errors import UserError
@@ -16,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
     """Read the flags and write the continuations to standard output."""
     parser = cli.Parser(prog="python -m relpos.predict", description="Continue prompts.")
     parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
     parser.add_argument("--max_tokens", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=0.8, help="0: the most probable token")

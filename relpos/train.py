@@ -5,7 +5,6 @@ Every key of the config can be set on the command line: ``--config.steps=100``,
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -18,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m relpos.train", description="Train a model, or go on with it."
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", metavar="", help="replace a value of the config"
     )

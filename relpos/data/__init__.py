@@ -3,5 +3,6 @@
 from relpos.data.corpus import Corpus, load
 from relpos.data.errors import DataError
 from relpos.data.pipeline import eval_batches, text_bytes, train_batches
+from relpos.data.splits import SPLITS
 
-__all__ = ["Corpus", "DataError", "eval_batches", "load", "text_bytes", "train_batches"]
+__all__ = ["SPLITS", "Corpus", "DataError", "eval_batches", "load", "text_bytes", "train_batches"]

@@ -41,13 +41,16 @@ def read_splits(pattern: str) -> dict[str, list[bytes]]:
     Raises:
         DataError: nothing is there, it cannot be read, or it is too short to be split.
     """
-    texts = [_read(path) for path in _find(pattern)]
+    read = {path: _read(path) for path in _find(pattern)}
     if Path(pattern).is_dir():
-        texts = _without_binary(texts, pattern)
+        read = _without_binary(read, pattern)
+    for path, text in read.items():
+        _warn_of_other_encodings(path, text)
+    texts = list(read.values())
     texts = list(dict.fromkeys(text for text in texts if text))
     size = sum(map(len, texts))
     if not size:
-        raise DataError(f"{pattern} holds no text: every file there is empty.")
+        raise DataError(f"{pattern} holds no text: no file there has any.")
     if size < 40:
         raise DataError(
             f"{pattern} holds only {size} bytes, too few to put some aside for validation and test."
@@ -115,16 +118,30 @@ def _read(path: Path) -> bytes:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _without_binary(texts: Sequence[bytes], folder: str) -> list[bytes]:
+def _without_binary(read: dict[Path, bytes], folder: str) -> dict[Path, bytes]:
     """Leaves out the files of a folder that are no text: a NUL among the first bytes tells."""
-    kept = [text for text in texts if b"\0" not in text[:8192]]
-    if len(kept) < len(texts):
+    kept = {path: text for path, text in read.items() if b"\0" not in text[:8192]}
+    if len(kept) < len(read):
         _log.warning(
-            "%s: left out %d files that hold a NUL byte, so are no text; name them to use them.",
+            "%s: %d of %d files hold a NUL byte, so are no text, and are left out; name them to use them.",
             folder,
-            len(texts) - len(kept),
+            len(read) - len(kept),
+            len(read),
         )
     return kept
+
+
+def _warn_of_other_encodings(path: Path, text: bytes) -> None:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _log.warning(
+            "%s: byte %d (0x%02x) is not UTF-8; the bytes are used as they are. Convert the file if "
+            "it is text in another encoding.",
+            path,
+            error.start,
+            text[error.start],
+        )
 
 
 def _split_files(texts: Sequence[bytes]) -> dict[str, list[bytes]]:

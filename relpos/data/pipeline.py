@@ -135,10 +135,7 @@ class _TokenStreams:
 
     def __getitem__(self, index: int) -> np.ndarray:
         separator = np.array([self._tokenizer.separator], np.int32)
-        try:
-            tokens = self._tokenizer.encode(self._documents[index])
-        except DataError as error:
-            raise DataError(f"Document {index} of {len(self)}: {error}") from error
+        tokens = self._tokenizer.encode(self._documents[index])
         return np.concatenate([separator, tokens, separator])
 
 

@@ -47,8 +47,8 @@ class SentencePiece:
     """A SentencePiece model made by `train_sentencepiece`.
 
     What no piece covers is spelt in bytes. SentencePiece writes a space as U+2581, so a real U+2581
-    is spelt in bytes as well, and so is NUL; decoding goes by the pieces and not by the library's
-    decoder.
+    is spelt in bytes as well, and so are NUL and bytes that are not UTF-8; decoding goes by the
+    pieces and not by the library's decoder.
 
     Args:
         model_file: path of the model.
@@ -92,22 +92,13 @@ class SentencePiece:
         return piece.replace("\u2581", " ").encode()
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a UTF-8 text, int32 [n].
-
-        Raises:
-            DataError: the text is not UTF-8; the message has the byte's offset.
-        """
-        try:
-            string = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte {error.start} (0x{text[error.start]:02x}) is not UTF-8, which SentencePiece "
-                "needs. Use tokenizer=bytes, which takes any text, or convert the text."
-            ) from error
+        """Returns the ids of a text, int32 [n]."""
+        string = text.decode("utf-8", "surrogateescape")
         ids: list[int] = []
         for part in _SPELT_OUT.split(string):
             if _SPELT_OUT.fullmatch(part):
-                ids.extend(self._byte_ids[np.frombuffer(part.encode(), np.uint8)].tolist())
+                spelt = np.frombuffer(part.encode("utf-8", "surrogateescape"), np.uint8)
+                ids.extend(self._byte_ids[spelt].tolist())
             elif part:
                 ids.extend(self._processor.encode(part))
         return np.array(ids, np.int32)
@@ -119,7 +110,7 @@ class SentencePiece:
         return b"".join(self._pieces[i] for i in ids.tolist())
 
 
-_SPELT_OUT = re.compile("([\u2581\0]+)")
+_SPELT_OUT = re.compile("([\u2581\0\udc80-\udcff]+)")
 
 
 def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
@@ -177,13 +168,7 @@ def _sample(documents: Sequence[bytes], seed: int) -> Iterator[str]:
     """Yields paragraphs of randomly drawn documents, `SAMPLE_BYTES` at most."""
     left = SAMPLE_BYTES
     for i in np.random.default_rng(seed).permutation(len(documents)):
-        try:
-            text = documents[int(i)].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"Document {i}: byte {error.start} is not UTF-8, which SentencePiece needs. "
-                "Use tokenizer=bytes, which takes any text, or convert the text."
-            ) from error
+        text = documents[int(i)].decode("utf-8", "replace")
         lines, size = [], 0
         for line in text[:left].splitlines(keepends=True):
             lines.append(line[:_PARAGRAPH_BYTES])

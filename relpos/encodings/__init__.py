@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import pkgutil
 from typing import Any
 
@@ -69,6 +70,8 @@ def create(
     for key in chosen:
         if key not in known:
             raise ValueError(_unknown(f"option of {name}", key, tuple(known)))
+        if isinstance(chosen[key], float) and not math.isfinite(chosen[key]):
+            raise ValueError(f"{name}.{key} must be finite, got {chosen[key]}")
     if num_heads < 1 or head_dim < 1:
         raise ValueError(f"num_heads and head_dim must be positive, got {num_heads}, {head_dim}")
     dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)

@@ -28,10 +28,10 @@ class FIRE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if hidden < 1 or initial_c <= 0 or initial_threshold <= 0:
+        if min(hidden, initial_c, initial_threshold, epsilon) <= 0:
             raise ValueError(
-                "fire.hidden, fire.initial_c and fire.initial_threshold must be positive, got "
-                f"{hidden}, {initial_c}, {initial_threshold}"
+                "fire.hidden, initial_c, initial_threshold and epsilon must be positive, got "
+                f"{hidden}, {initial_c}, {initial_threshold}, {epsilon}"
             )
         self.initial_threshold = initial_threshold
         self.epsilon = epsilon

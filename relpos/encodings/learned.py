@@ -19,6 +19,8 @@ class Learned(Encoding):
     def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
         if max_length < 1:
             raise ValueError(f"learned.max_length must be at least 1, got {max_length}")
+        if stddev < 0:
+            raise ValueError(f"learned.stddev must not be negative, got {stddev}")
         self.max_length = max_length
         shape = (max_length, dims.features)
         self.table = nnx.Param(stddev * jax.random.normal(rngs.params(), shape))

@@ -30,6 +30,8 @@ class RoPE(Encoding):
             raise ValueError(f"unknown rope.layout {layout!r}: known: {', '.join(LAYOUTS)}")
         if not 0 < fraction <= 1:
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
+        if base <= 0:
+            raise ValueError(f"rope.base must be positive, got {base}")
         self.base = base
         self.layout = layout
         self.head_dim = dims.head_dim

@@ -20,6 +20,8 @@ class Shaw(Encoding):
     ):
         if k < 0:
             raise ValueError(f"shaw.k, the clipping distance, must not be negative, got {k}")
+        if not (keys or values):
+            raise ValueError("shaw without keys and without values is none")
         self.k = self.constant_beyond = k
         self.head_dim = dims.head_dim
         init = jax.nn.initializers.glorot_uniform()

@@ -16,6 +16,8 @@ class Sinusoidal(Encoding):
     shift_invariant = False
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
+        if base <= 0:
+            raise ValueError(f"sinusoidal.base must be positive, got {base}")
         self.base = base
 
     def embed(self, x_TD, positions_T):

@@ -23,6 +23,8 @@ class TransformerXL(Encoding):
             raise ValueError(
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
             )
+        if base <= 0:
+            raise ValueError(f"transformer_xl.base must be positive, got {base}")
         self.base = base
         self.head_dim = dims.head_dim
         self.width = dims.features

@@ -15,6 +15,8 @@ from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cache import Cache
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -50,6 +52,14 @@ class DecoderConfig:
         for field in ("vocab_size", "num_layers", "features", "num_heads"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
+        for field in ("num_kv_heads", "head_dim", "mlp_features", "window"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} must be positive, got {value}")
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate must be in [0, 1), got {self.dropout_rate}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if not self.encodings or self.num_layers % len(self.encodings):
             raise ValueError(
                 f"{self.num_layers} layers cannot take {len(self.encodings)} encodings in turn "

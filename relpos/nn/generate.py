@@ -28,9 +28,9 @@ class Sampling:
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 1, or 0 for all, got {self.top_k}")
+            raise ValueError(f"temperature must be at least 0 and finite, got {self.temperature}")
+        if not 0 <= self.top_k < 2**31:
+            raise ValueError(f"top_k must be from 1 to 2**31 - 1, or 0 for all, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 

@@ -21,6 +21,7 @@ from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, Sampling, generate
 from relpos.training.progress import track
+from relpos.training.run_directory import refuse_other_facts
 
 Record = dict[str, Any]
 
@@ -37,6 +38,9 @@ def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
     try:
         for name in names:
             encodings.scheme(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    try:
         return DecoderConfig(
             vocab_size=vocab_size,
             num_layers=model.num_layers,
@@ -51,7 +55,7 @@ def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
             dtype=model.dtype,
         )
     except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"config section 'model': {error}") from error
 
 
 class LanguageModelling:
@@ -59,23 +63,41 @@ class LanguageModelling:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config = config
+        self._workdir = workdir
         model_config(config, 1)  # mistakes are told before the corpus is read
         self._check(config)
-        self.corpus = data.load(
-            path=config.data.path, tfds=config.data.tfds, data_dir=config.data.data_dir
-        )
-        self.tokenizer = tokenizers.create(
-            config.data.tokenizer,
-            corpus=self.corpus.splits["train"],
-            path=workdir / "tokenizer.model",
-            vocab_size=config.data.vocab_size,
+        self.tokenizer = self._tokenizer()
+
+    @functools.cached_property
+    def corpus(self) -> data.Corpus:
+        """The text, read when it is first needed: a trained model continues prompts without it."""
+        chosen = self.config.data
+        corpus = data.load(path=chosen.path, tfds=chosen.tfds, data_dir=chosen.data_dir)
+        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
+        return corpus
+
+    def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
+        chosen, path = self.config.data, self._workdir / "tokenizer.model"
+        wanted = chosen.tokenizer == "sentencepiece" and not path.exists()
+        if wanted and (self._workdir / "config.json").exists():
+            raise UserError(
+                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
+                "its pieces in another way"
+            )
+        return tokenizers.create(
+            chosen.tokenizer,
+            corpus=self.corpus.splits["train"] if wanted else (),
+            path=path,
+            vocab_size=chosen.vocab_size,
         )
 
     @staticmethod
     def _check(config: ConfigDict) -> None:
         require_at_least(config, {"eval_bytes": 0, "sample.max_tokens": 0})
         if any(n < 1 for n in config.eval_multiples):
-            raise UserError(f"eval_multiples must be positive, got {config.eval_multiples}")
+            raise UserError(
+                f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
+            )
         for name in config.encodings:
             if name not in encodings.names():
                 raise UserError(f"unknown encoding {name!r}{did_you_mean(name, encodings.names())}")
@@ -93,9 +115,16 @@ class LanguageModelling:
         chosen = model_config(self.config, self.tokenizer.vocab_size)
         try:
             options = {name: self.config.encodings.get(name, {}) for name in chosen.encodings}
-            return Decoder(chosen, encoding_options=options, rngs=rngs)
+            model = Decoder(chosen, encoding_options=options, rngs=rngs)
         except ValueError as error:
             raise UserError(str(error)) from error
+        length = self.config.sequence_length
+        if model.max_length is not None and model.max_length < length:
+            raise UserError(
+                f"sequence_length={length} is more than the {model.max_length} positions of "
+                f"{self.config.encoding}: raise its max_length, or make the sequences shorter"
+            )
+        return model
 
     def train_batches(self) -> Any:
         """Return the iterator of packed batches."""
@@ -163,14 +192,21 @@ class LanguageModelling:
         records = self.evaluate_lengths(model, self._documents("test", 0), "test", lengths, console)
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
-            sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
-            prompts = [prompt.encode() for prompt in sample.prompts]
-            for prompt, text in self.predict(
-                model, prompts, sampling, sample.max_tokens, self.config.seed
-            ):
-                shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
-                console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False)
+            try:
+                self._show_samples(model, console)
+            except UserError as error:  # the run is good all the same
+                console.print(f"no samples: {error}", highlight=False, markup=False)
         return records
+
+    def _show_samples(self, model: Decoder, console: Console) -> None:
+        sample = self.config.sample
+        sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
+        prompts = [prompt.encode() for prompt in sample.prompts]
+        for prompt, text in self.predict(
+            model, prompts, sampling, sample.max_tokens, self.config.seed
+        ):
+            shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
+            console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
 
     def evaluate_lengths(
         self,
@@ -182,7 +218,7 @@ class LanguageModelling:
     ) -> list[Record]:
         """Score documents at several lengths and print the table."""
         records: list[Record] = []
-        table = Table(title=f"{self.config.encoding} on {split}: {self.corpus.name}")
+        table = Table(title=f"{self.config.encoding} on {split}")
         for column in ("length", "times trained", "bits per byte"):
             table.add_column(column, justify="right")
         for length in track(console, lengths, "evaluating"):
@@ -206,10 +242,10 @@ class LanguageModelling:
             splits = data.load(path=path).splits
             documents = [document for name in splits for document in splits[name]]
             name = path
-        elif split in self.corpus.splits:
+        elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
         trained = self.config.sequence_length
         lengths = lengths or [n * trained for n in self.config.eval_multiples]
         return self.evaluate_lengths(model, documents, name, lengths, console)

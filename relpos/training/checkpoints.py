@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -136,11 +137,22 @@ class Checkpoints:
                 f"no checkpoint of step {step} in {str(self._path)!r}; there are {steps}"
             )
         try:
-            return self._manager.restore(step, args=args)
+            restored = self._manager.restore(step, args=args)
         except Exception as error:
-            raise CheckpointError(
-                f"cannot restore step {step} from {str(self._path)!r}: {_first_line(error)}"
-            ) from error
+            raise self._unreadable(step, _first_line(error)) from error
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(restored["model"])):
+            # No such state is ever saved.
+            raise self._unreadable(
+                step, "a parameter is not a finite number, the files are damaged"
+            )
+        return restored
+
+    def _unreadable(self, step: int, why: str) -> CheckpointError:
+        others = [str(other) for other in self._manager.all_steps() if other != step]
+        hint = (
+            f"; remove {str(self._path / str(step))!r} to use step {others[-1]}" if others else ""
+        )
+        return CheckpointError(f"cannot restore step {step} from {str(self._path)!r}: {why}{hint}")
 
     def _failure(self, error: Exception) -> CheckpointError:
         self._failed = True
@@ -167,18 +179,28 @@ def load_model(
     config = config_lib.from_plain(read_run(workdir)["config"]).lock()
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        newest = checkpoints.latest_step()
-        if newest is None:
-            raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-        step = newest if step is None else step
-        task = create_task(config, workdir)
-        model = task.init_model(nnx.Rngs(config.seed))
-        graphdef, state = nnx.split(model)
-        return config, task, nnx.merge(graphdef, checkpoints.restore_model(step, state)), step
-    finally:
-        checkpoints.close()
+    task = create_task(config, workdir)
+    graphdef, state = nnx.split(task.init_model(nnx.Rngs(config.seed)))
+    tried: int | None = None
+    while True:
+        checkpoints = Checkpoints(workdir, read_only=True)
+        try:
+            chosen = checkpoints.latest_step() if step is None else step
+            if chosen is None:
+                raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
+            return (
+                config,
+                task,
+                nnx.merge(graphdef, checkpoints.restore_model(chosen, state)),
+                chosen,
+            )
+        except CheckpointError:
+            # A run under way removes its older checkpoints, perhaps while this one is read.
+            if step is not None or chosen == tried:
+                raise
+            tried = chosen
+        finally:
+            checkpoints.close()
 
 
 def _target(state: nnx.State) -> Any:

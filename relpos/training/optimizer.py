@@ -48,7 +48,7 @@ class OptimizerOptions:
             if name not in known:
                 raise UserError(f"unknown optimizer.{key} {name!r}{did_you_mean(str(name), known)}")
         for key in ("warmup_steps", "final_fraction", "weight_decay", "clip_norm"):
-            self._check(key, getattr(self, key) >= 0, "at least 0")
+            self._check(key, 0 <= getattr(self, key) < float("inf"), "at least 0 and finite")
         self._check("learning_rate", 0 < self.learning_rate < float("inf"), "positive and finite")
         for key in ("b1", "b2"):
             self._check(key, 0 <= getattr(self, key) < 1, "in [0, 1)")

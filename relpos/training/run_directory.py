@@ -19,6 +19,8 @@ from relpos.training.files import write_atomically
 FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
 _PACKAGES = ("relpos", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _MISSING = "(nothing)"
+# What a start that fails takes away again, unless it was there before.
+_OURS = ("config.json", "metrics.jsonl", "tokenizer.model")
 
 
 class RunDirectory:
@@ -37,11 +39,12 @@ class RunDirectory:
         self.path = workdir
         _make_writable(workdir)
         self._lock = _lock(workdir)
+        self._there = set(os.listdir(workdir))
         try:
             self.stored = read_run(workdir) if (workdir / "config.json").exists() else None
             self._run = {"config": config_lib.to_plain(config)}
             if self.stored is not None:
-                self._refuse_differences("config", FREE_KEYS)
+                self._refuse_another_config()
         except BaseException:
             self.close()
             raise
@@ -58,35 +61,58 @@ class RunDirectory:
             write_atomically(self.path / "config.json", text + "\n")
         else:
             for name in facts:
-                self._refuse_differences(name)
+                _refuse_other_data(self.path, name, self.stored, self._run)
 
     def forget(self) -> None:
         """Withdraw the claim, for a run that failed before it had anything to keep."""
         if self.stored is None:
-            (self.path / "config.json").unlink(missing_ok=True)
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            for name in _OURS:
+                if name not in self._there:
+                    (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
 
-    def _refuse_differences(self, part: str, free: tuple[str, ...] = ()) -> None:
+    def _refuse_another_config(self) -> None:
         assert self.stored is not None
-        there = config_lib.flatten({part: self.stored.get(part, _MISSING)})
-        here = config_lib.flatten({part: self._run[part]})
-        differing = [
-            f"  {key.removeprefix('config.')}: {there.get(key, _MISSING)!r} there, "
-            f"{here.get(key, _MISSING)!r} asked for"
-            for key in {**there, **here}
-            if there.get(key, _MISSING) != here.get(key, _MISSING)
-            and key.removeprefix("config.") not in free
-        ]
-        if differing:
+        if differing := _differences("config", self.stored, self._run, FREE_KEYS):
             raise UserError(
-                f"{str(self.path)!r} belongs to a run with another {part}:\n"
-                + "\n".join(differing)
-                + "\nGive these values to resume that run, or another --workdir to start a new one."
+                f"{str(self.path)!r} belongs to a run with another config:\n{differing}\n"
+                "Give these values to resume that run, or another --workdir to start a new one."
             )
+
+
+def refuse_other_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Check that a run's data are those it began with; a directory without a run has nothing to say.
+
+    Raises:
+      UserError: they are not, with what differs.
+    """
+    if (workdir / "config.json").exists():
+        for name in facts:
+            _refuse_other_data(workdir, name, read_run(workdir), facts)
+
+
+def _refuse_other_data(workdir: Path, name: str, there: Mapping, here: Mapping) -> None:
+    if differing := _differences(name, there, json.loads(json.dumps(dict(here)))):
+        raise UserError(
+            f"{str(workdir)!r} belongs to a run with another {name}:\n{differing}\n"
+            f"Restore the {name} to go on with that run, or give another --workdir to start a new one."
+        )
+
+
+def _differences(part: str, there: Mapping, here: Mapping, free: tuple[str, ...] = ()) -> str:
+    """Return a line for every value that is not the same in both; "" where all are."""
+    old = config_lib.flatten({part: there.get(part, _MISSING)})
+    new = config_lib.flatten({part: here[part]})
+    return "\n".join(
+        f"  {key.removeprefix('config.')}: {old.get(key, _MISSING)!r} there, "
+        f"{new.get(key, _MISSING)!r} asked for"
+        for key in {**old, **new}
+        if old.get(key, _MISSING) != new.get(key, _MISSING)
+        and key.removeprefix("config.") not in free
+    )
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
@@ -98,11 +124,11 @@ def read_run(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     try:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(run.get("config"), dict):
+        if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
             raise ValueError("no config in it")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{str(workdir)!r} is no run directory: it has no config.json") from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from None
     return run
 

@@ -85,6 +85,8 @@ def create_task(config: ConfigDict, workdir: Path) -> Task:
       UserError: there is no such task, or the task refuses the config.
     """
     module = importlib.import_module(_module_name(config.task))
+    if not hasattr(module, "create"):
+        raise UserError(f"task {config.task!r} is a module without create(config, workdir)")
     task: Task = module.create(config, workdir)
     return task
 

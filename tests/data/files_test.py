@@ -99,7 +99,7 @@ def test_a_folder_gives_its_text_files(tmp_path, caplog):
     (tmp_path / "picture").write_bytes(b"\x89PNG\0\0\0")
     parts = read(data.load(path=str(tmp_path)).splits)
     assert b"".join(parts.values()) == lines(100)
-    assert "left out 1 file" in caplog.text
+    assert "1 of 2 files hold a NUL byte" in caplog.text
 
 
 def broken_paths(tmp_path):
@@ -138,3 +138,11 @@ def test_what_cannot_be_used_is_explained(tmp_path, path, message):
 def test_path_and_tfds_together():
     with pytest.raises(data.DataError, match="not both"):
         data.load(path="a", tfds="b")
+
+
+def test_another_text_encoding_is_told(tmp_path, caplog):
+    latin = ("caf\u00e9 " * 40).encode("latin-1")
+    (tmp_path / "latin.txt").write_bytes(latin)
+    parts = read(data.load(path=str(tmp_path / "latin.txt")).splits)
+    assert b"".join(parts.values()) == latin
+    assert "latin.txt: byte 3 (0xe9) is not UTF-8" in caplog.text

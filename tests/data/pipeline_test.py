@@ -261,13 +261,3 @@ def test_what_cannot_be_batched_is_explained(docs, length, batch_size, message):
 def test_evaluating_nothing_is_explained():
     with pytest.raises(DataError, match="no documents to evaluate"):
         list(eval_batches([], TOKENIZER, sequence_length=4, batch_size=2))
-
-
-def test_a_document_that_cannot_be_encoded_is_named(tmp_path):
-    from relpos.data.tokenizers import train_sentencepiece
-
-    text = b"some text to train on, with words and words.\n" * 50
-    tokenizer = train_sentencepiece([text], vocab_size=275, path=tmp_path / "m")
-    batches = eval_batches([text, b"bad \xff"], tokenizer, sequence_length=8, batch_size=2)
-    with pytest.raises(DataError, match="Document 1 of 2: byte 4"):
-        list(batches)

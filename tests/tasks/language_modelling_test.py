@@ -1,10 +1,15 @@
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from relpos import config as config_lib
-from relpos import evaluate, predict
+from relpos import encodings, evaluate, predict
+from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.training.loop import train
 
@@ -63,8 +68,120 @@ def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbina
         ({"model.features": 6, "model.num_heads": 2}, "pairs"),
         ({"batch_size": 0}, "batch_size"),
         ({"sample.top_p": 0}, "top_p"),
+        ({"sample.top_k": 2**40}, "top_k"),
+        ({"model.dropout_rate": 1.0}, "dropout_rate"),
+        ({"model.dtype": "int32"}, "float32, bfloat16"),
+        ({"eval_multiples": "0"}, "eval_multiples"),
+        ({"encoding": "learned", "encodings.learned.max_length": 8}, "8 positions of learned"),
+        ({"task": "relpos.config"}, "without create"),
     ],
 )
 def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         train(small(tmp_path, **override), tmp_path / "run", Console())
+
+
+NUMBERS = {
+    key: value
+    for key, value in config_lib.flatten(config_lib.to_plain(config_lib.load("configs/lm.py"))).items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+    and not key.startswith("encodings.")  # asked of the schemes themselves, below
+    and key != "data.vocab_size"  # of sentencepiece
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_may_be_negative(tmp_path, key):
+    with pytest.raises(UserError, match=key.rsplit(".", maxsplit=1)[-1]):
+        train(small(tmp_path, **{key: -1}), tmp_path / "run", Console())
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", encodings.names())
+def test_a_scheme_refuses_an_option_or_stays_finite(name):
+    for key, value in encodings.options(name).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        for wrong in (0, -1, float("inf"), float("nan")):
+            try:
+                made = encodings.create(
+                    name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0), **{key: wrong}
+                )
+            except ValueError as error:
+                assert key in str(error)  # noqa: PT017
+                continue
+            assert np.isfinite(wrong)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(made)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = small(
+        folder, **{"data.tokenizer": "sentencepiece", "data.vocab_size": 290, "eval_multiples": "1"}
+    )
+    assert train(config, folder / "run", Console(quiet=True)) == 0
+    return folder
+
+
+def copy(trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_text_that_has_changed_is_not_scored_as_the_runs_own(trained):
+    text = trained / "text.txt"
+    before = text.read_bytes()
+    text.write_bytes(before[:-700])
+    try:
+        with pytest.raises(UserError, match="another corpus"):
+            evaluate.main([f"--workdir={trained / 'run'}", "--lengths=16"])
+    finally:
+        text.write_bytes(before)
+
+
+def test_a_model_goes_on_without_its_corpus(trained, capfdbinary):
+    text = trained / "text.txt"
+    text.rename(trained / "moved")
+    try:
+        predict.main([f"--workdir={trained / 'run'}", "--max_tokens=2", "ab"])
+        assert capfdbinary.readouterr().out.startswith(b"ab")
+        other = trained / "other.txt"
+        other.write_bytes(b"A line.\n" * 40)
+        evaluate.main([f"--workdir={trained / 'run'}", "--lengths=16", f"--text={other}"])
+    finally:
+        (trained / "moved").rename(text)
+
+
+def test_a_lost_tokenizer_is_not_trained_anew(trained, tmp_path):
+    workdir = copy(trained, tmp_path)
+    (workdir / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):
+        predict.main([f"--workdir={workdir}", "ab"])
+    assert not (workdir / "tokenizer.model").exists()
+
+
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path):
+    config = small(
+        tmp_path,
+        **{"data.tokenizer": "sentencepiece", "data.vocab_size": 290, "sequence_length": 10**6},
+    )
+    with pytest.raises((UserError, DataError), match="less than one sequence"):
+        train(config, tmp_path / "run", Console(quiet=True))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_samples_that_do_not_fit_do_not_spoil_the_run(tmp_path, capsys):
+    config = small(
+        tmp_path,
+        **{
+            "encoding": "learned",
+            "encodings.learned.max_length": 33,
+            "sample.max_tokens": 50,
+            "steps": 1,
+        },
+    )
+    assert train(config, tmp_path / "run", Console()) == 0
+    assert "no samples: prompt 1" in capsys.readouterr().out
+    assert (tmp_path / "run" / "summary.txt").exists()

@@ -118,3 +118,14 @@ def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
         load_model(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_state_that_is_not_finite_is_not_restored(tmp_path, batches):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(0, 2), batches, {})
+    spoilt = jax.tree.map(lambda x: x.at[0, 0].set(np.nan) if x.ndim == 2 else x, make_state(0, 2))
+    checkpoints.save(2, spoilt, batches, {})
+    checkpoints.wait()
+    with pytest.raises(CheckpointError, match=r"not a finite number.*remove .*2' to use step 1"):
+        checkpoints.restore(2, make_state(0, 2), batches)
+    checkpoints.close()
