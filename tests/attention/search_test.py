@@ -1,0 +1,78 @@
+"""Hypothesis looks for a call on which the blockwise path and the reference differ."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from relpos import encodings
+from tests.attending import EverySlot, assert_trees_close, inputs, make, value_and_grads
+
+SIZES = st.integers(1, 40)
+
+
+@st.composite
+def segments(draw, T):
+    """A row of documents side by side, padding before, between and behind them."""
+    row, name = [], 0
+    while len(row) < T:
+        name += 1
+        length = draw(st.integers(1, T))
+        row += [name if draw(st.integers(0, 3)) else 0] * length
+    return row[:T]
+
+
+@st.composite
+def calls(draw):
+    """An encoding, the sizes of its inputs and the arguments of a call."""
+    T, B, K = draw(SIZES), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    sizes = {"B": B, "T": T, "S": T, "K": K, "N": K * draw(st.integers(1, 2))}
+    kw = {"causal": draw(st.booleans()), "window": draw(st.none() | st.integers(1, 50))}
+    kw["softcap"] = draw(st.none() | st.just(3.0))
+    kw["block_sizes"] = (draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    kind = draw(st.sampled_from(["plain", "other length", "positions", "packed", "packed apart"]))
+    if kind == "other length":
+        sizes["S"] = draw(SIZES)
+    if kind == "positions":
+        first, last = draw(st.sampled_from([(0, 60), (-30, 30), (10**6, 10**6 + 99)]))
+        rows = [[draw(st.integers(first, last)) for _ in range(T)] for _ in range(B)]
+        kw["q_positions"] = kw["k_positions"] = rows
+    if kind.startswith("packed"):
+        rows = [draw(segments(T)) for _ in range(B)]
+        kw["q_segments"] = rows
+        kw["k_segments"] = rows if kind == "packed" else [list(row) for row in rows]
+    return draw(st.sampled_from([*encodings.names(), "every slot"])), sizes, kw
+
+
+def arrays_of(kw):
+    """Lists as arrays; one list twice is one array twice."""
+    made = {id(value): jnp.asarray(value) for value in kw.values() if isinstance(value, list)}
+    return {name: made.get(id(value), value) for name, value in kw.items()}
+
+
+@pytest.mark.long
+@settings(
+    max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(calls())
+def test_no_call_is_found_on_which_the_paths_differ(call):
+    name, sizes, kw = call
+    if name == "every slot":
+        sizes = sizes | {"N": 6, "K": 3}
+    with jax.enable_x64(True):
+        encoding = EverySlot() if name == "every slot" else make(name, heads=sizes["N"])
+        kw = arrays_of(kw)
+        kw["causal"] |= encoding.causal_only
+        if "q_positions" in kw and not encoding.shift_invariant:
+            kw["q_positions"] = kw["k_positions"] = jnp.abs(kw["q_positions"]) % 50
+        arrays = inputs(**sizes)
+        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+        blocks = kw.pop("block_sizes")
+        expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
+        found = value_and_grads(
+            encoding, arrays, weight, implementation="blockwise", block_sizes=blocks, **kw
+        )
+        assert_trees_close(found, expected, 1e-10)
+    jax.clear_caches()
