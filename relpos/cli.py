@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from relpos.data.errors import DataError
 from relpos.errors import UserError, did_you_mean
 
 # A disk that is full or read-only, a path without the right to it or with something else in its place.
@@ -89,8 +88,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         code = _complain(error, error.exit_code)
-    except DataError as error:
-        code = _complain(error, 2)
     except BrokenPipeError:  # the reader, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

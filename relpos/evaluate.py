@@ -19,13 +19,15 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(prog="python -m relpos.evaluate", description="Score a trained model.")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--split", default="test", help="train, validation or test")
+    parser.add_argument("--split", default="", help="train, validation or test (the default)")
     parser.add_argument("--text", default="", metavar="FILE", help="score this in place of a split")
     parser.add_argument("--lengths", default="", metavar="N,N", help="default: those of the config")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
     flags = parser.parse_args(argv)
     if flags.json is not None and not flags.json.parent.is_dir():
         raise UserError(f"--json {str(flags.json)!r}: its folder is missing")
+    if flags.text and flags.split:
+        raise UserError("--text is scored in place of a split: give it or --split, not both")
     lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
 
     from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once
@@ -34,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if not hasattr(task, "evaluate_text"):
         raise UserError(f"task {type(task).__name__} cannot be evaluated on its own yet")
     records = task.evaluate_text(
-        model, split=flags.split, path=flags.text, lengths=lengths, console=Console()
+        model, split=flags.split or "test", path=flags.text, lengths=lengths, console=Console()
     )
     if flags.json is not None:
         from relpos.training.files import write_atomically

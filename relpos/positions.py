@@ -5,8 +5,8 @@ Positions and segment ids are data. A position is any int32; the distance of a q
     d = position of i - position of j        (d > 0: the key is in the past)
 
 A segment id names the document a token belongs to: tokens see only tokens of their own segment, and id 0 is
-padding, which sees nothing and is seen by nothing. The tokens of a segment stand side by side: where padding or another
-segment lies between them, self-attention counts it in their distances.
+padding, which sees nothing and is seen by nothing. The tokens of a segment stand side by side: padding or another
+segment between them would count in their distances, except in a cache, which counts tokens alone.
 """
 
 import jax
@@ -24,17 +24,17 @@ def contiguous(length: int) -> Int[Array, "T"]:
 
 
 def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
-    """Count, for each token, the tokens of its segment before it.
+    """Count each token's position from the first token of its segment.
 
-    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; a segment may go on behind another one: [1, 2, 1] gives [0, 0, 1].
+    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; what lies inside a segment counts: [1, 0, 1] gives [0, 0, 2].
     """
-    axis = segments_T.ndim - 1
     index_T = jnp.broadcast_to(contiguous(segments_T.shape[-1]), segments_T.shape)
     order_T = jnp.argsort(segments_T, axis=-1, stable=True)
     sorted_T = jnp.take_along_axis(segments_T, order_T, -1)
     begins_T = jnp.diff(sorted_T, axis=-1, prepend=sorted_T[..., :1]) != 0
-    counts_T = index_T - jax.lax.cummax(jnp.where(begins_T, index_T, 0), axis=axis)
-    return jnp.take_along_axis(counts_T, jnp.argsort(order_T, axis=-1), -1)
+    place_T = jax.lax.cummax(jnp.where(begins_T, index_T, 0), axis=segments_T.ndim - 1)
+    firsts_T = jnp.take_along_axis(order_T.astype(jnp.int32), place_T, -1)
+    return index_T - jnp.take_along_axis(firsts_T, jnp.argsort(order_T, axis=-1), -1)
 
 
 def distances(q_positions_T: Int[Array, "T"], k_positions_S: Int[Array, "S"]) -> Int[Array, "T S"]:
@@ -50,8 +50,10 @@ def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array
     """
     theta_M = base ** (-np.arange(0, width, 2) / width)
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
-    strides_T1 = (positions_T // _STRIDE)[:, None].astype(float)
-    rest_T1 = (positions_T % _STRIDE)[:, None].astype(float)
+    stride_T = jnp.full_like(positions_T, _STRIDE)
+    # Division towards zero: a small negative position has no whole stride.
+    strides_T1 = jax.lax.div(positions_T, stride_T)[:, None].astype(float)
+    rest_T1 = jax.lax.rem(positions_T, stride_T)[:, None].astype(float)
     return strides_T1 * stride_M[None].astype(float) + rest_T1 * theta_M[None].astype(float)
 
 

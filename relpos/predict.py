@@ -17,13 +17,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--max_tokens", type=int, default=200)
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: the most probable token")
-    parser.add_argument("--top_k", type=int, default=0, help="0: all")
-    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument(
+        "--max_tokens", type=int, help="this and the next: default as in the config"
+    )
+    parser.add_argument("--temperature", type=float, help="0: the most probable token")
+    parser.add_argument("--top_k", type=int, help="0: all")
+    parser.add_argument("--top_p", type=float)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
-    if flags.max_tokens < 1:
+    if flags.max_tokens is not None and flags.max_tokens < 1:
         raise UserError(f"--max_tokens must be positive, got {flags.max_tokens}")
     if not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
@@ -31,19 +33,24 @@ def main(argv: Sequence[str]) -> None:
     from relpos.nn import Sampling  # after the flags: mistakes are told at once
     from relpos.training.checkpoints import load_model
 
+    given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        sampling = Sampling(flags.temperature, flags.top_k, flags.top_p)
+        Sampling(**given)  # mistakes first
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    _, task, model, _ = load_model(flags.workdir, flags.step)
+    config, task, model, _ = load_model(flags.workdir, flags.step)
     if not hasattr(task, "predict"):
         raise UserError(f"task {type(task).__name__} cannot predict yet")
+    kept = config.sample
+    sampling = Sampling(
+        **{"temperature": kept.temperature, "top_k": kept.top_k, "top_p": kept.top_p} | given
+    )
+    max_tokens = flags.max_tokens or kept.max_tokens or 1
     prompts = [_raw(prompt) for prompt in flags.prompts] or _lines()
     out = sys.stdout.buffer
     first = True
-    for prompt, continuation in task.predict(
-        model, prompts, sampling, flags.max_tokens, flags.seed
-    ):
+    for prompt, continuation in task.predict(model, prompts, sampling, max_tokens, flags.seed):
         out.write((b"" if first else b"\n") + prompt + continuation + b"\n")
         out.flush()
         first = False

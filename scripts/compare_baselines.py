@@ -23,7 +23,7 @@ from pathlib import Path
 from ngram import WittenBell
 from rich.console import Console
 from rich.table import Table
-from runs import Run, read_run
+from runs import Run, check_corpus, read_run
 
 from relpos.data import Corpus, DataError, load
 
@@ -79,13 +79,7 @@ def run_result(run: Run, corpus: Corpus) -> Result:
     Raises:
         DataError: the run belongs to another corpus.
     """
-    ours = corpus.describe()
-    for key in ("name", "version", "sha256"):
-        if run.corpus.get(key) != ours[key]:
-            raise DataError(
-                f"{run.name} was trained on another corpus: its {key} is {run.corpus.get(key)!r}, "
-                f"here it is {ours[key]!r}. Bits per byte of different texts cannot be compared."
-            )
+    check_corpus(run, corpus.describe())
     return Result(
         run.label,
         run.bits_per_byte[run.trained_length],

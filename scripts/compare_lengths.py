@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from runs import Run, read_run
+from runs import Run, check_corpus, read_run
 
 from relpos.data import DataError
 
@@ -79,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         runs = [read_run(workdir) for workdir in options.workdir]
+        for run in runs:
+            check_corpus(run, runs[0].corpus)
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ def weights(name: str, length: int) -> np.ndarray:
 
     def attend(values):
         return attention(
-            heads, heads, values, encoding=encoding, causal=True,
+            heads, heads, values, encoding=None if encoding.adds_to_input() else encoding, causal=True,
             q_features=token_features, k_features=token_features,
         )[0, -1]  # fmt: skip
 

@@ -62,3 +62,17 @@ def read_run(workdir: Path) -> Run:
             f"{trained_length}: let the run finish, or evaluate it."
         )
     return Run(workdir.name, encoding, trained_length, config.get("corpus", {}), step, figures)
+
+
+def check_corpus(run: Run, corpus: Mapping[str, Any]) -> None:
+    """Refuse to compare a run with what was measured on another text.
+
+    Raises:
+      DataError: the run's corpus is not this one.
+    """
+    for key in ("name", "version", "sha256"):
+        if run.corpus.get(key) != corpus.get(key):
+            raise DataError(
+                f"{run.name} was trained on another corpus: its {key} is {run.corpus.get(key)!r}, "
+                f"here it is {corpus.get(key)!r}. Bits per byte of different texts cannot be compared."
+            )

@@ -40,7 +40,8 @@ def attend(encoding, q, k, v, x, *, valid=None, **kw):
     if features is not None:
         take = lambda n: jax.tree.map(lambda f: f[:, :n], features)  # noqa: E731
         kw |= {"q_features": take(q.shape[1]), "k_features": take(k.shape[1])}
-    return attention(q, k, v, encoding=encoding, **kw)
+    in_attention = None if encoding.adds_to_input() else encoding
+    return attention(q, k, v, encoding=in_attention, **kw)
 
 
 def value_and_grads(encoding, arrays, weight, **kw):
@@ -73,11 +74,15 @@ class EverySlot(encodings.Encoding):
         new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
         self.table = PerHead(new(N, 13))
         self.turn = nnx.Param(new(H))
+        self.stretch = PerHead(new(N, H))
         self.weight = PerHead(new(N, D))
         self.vectors = nnx.Param(new(3, 13, H))
 
     def query(self, q_TH, positions_T):
         return q_TH * self.turn[...]
+
+    def key(self, k_SH, positions_S):
+        return k_SH * self.stretch[...]
 
     def vector_query(self, q_TH):
         return q_TH + self.turn[...]

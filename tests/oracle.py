@@ -12,10 +12,14 @@ class Oracle:
     Attributes:
       p: the encoding's parameters, by attribute name, as float64, with the heads' axis where they have one.
       head: which head.
+      options: what was chosen for the scheme; the defaults are the paper's and stand in the oracle.
     """
 
-    def __init__(self, p: dict[str, np.ndarray], head: int, heads: int):
-        self.p, self.head, self.heads = p, head, heads
+    # Choices of options that are checked beside the defaults.
+    VARIANTS: tuple[dict, ...] = ()
+
+    def __init__(self, p: dict[str, np.ndarray], head: int, heads: int, options: dict):
+        self.p, self.head, self.heads, self.options = p, head, heads, options
 
     def embed(self, x, positions):
         """The model's input with absolute positions."""

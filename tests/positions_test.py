@@ -5,9 +5,9 @@ import pytest
 from relpos import positions
 
 
-def test_positions_count_the_tokens_of_a_segment():
+def test_positions_count_from_the_first_token_of_a_segment():
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [0, 0, 3, 3, 7, 3, 3]])
-    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 0, 2, 3]]
+    expected = [[0, 1, 2, 0, 1, 0, 1], [0, 1, 0, 1, 0, 3, 4]]
     assert positions.within_segments(segments).tolist() == expected
 
 
@@ -31,3 +31,14 @@ def test_visible_is_the_rule_written_out(causal, window, packed):
     segments = (jnp.array(qs), jnp.array(ks)) if packed else (None, None)
     found = positions.visible(jnp.array(q), jnp.array(k), *segments, causal=causal, window=window)
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("position", "most"), [(3, 1e-6), (-3, 1e-6), (4095, 3e-4), (-(10**6), 5e-4), (10**7, 3e-3)]
+)
+def test_angles_are_right_up_to_whole_turns(position, most):
+    theta = 10000.0 ** (-np.arange(0, 64, 2) / 64)
+    found = positions.angles(jnp.array([position]), 10000.0, 64)[0]
+    assert (
+        np.abs(np.exp(1j * np.asarray(found, float)) - np.exp(1j * position * theta)).max() < most
+    )

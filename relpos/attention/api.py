@@ -51,8 +51,8 @@ def attention(
       v: values.
       encoding: from `relpos.encodings.create`; None: no positions.
       causal: a query sees keys at positions up to its own.
-      q_positions: any integers, [B, T] or [T]. None: each token's place in its row, or, with segments, in its
-        segment.
+      q_positions: any integers, [B, T] or [T]. None: each token's place in its row, or, with segments, from the
+        start of its segment.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: distances are then known to be consecutive.
@@ -64,7 +64,7 @@ def attention(
       dropout_key: a JAX random key; the mask depends on it, batch row, head, row and column only.
       q_features: what `encodings.tokens` gives for content gates, a tree of [B, T, N, ...].
       k_features: likewise for the keys, a tree of [B, S, N, ...].
-      keys_ready: k comes from `transform_keys`, out of a cache.
+      keys_ready: k comes from `encodings.transform_keys`, out of a cache.
       implementation: "auto", "reference" (dense) or "blockwise".
       block_sizes: queries and keys in a block; None: chosen by platform and shape.
 
@@ -76,7 +76,7 @@ def attention(
     """
     encoding = Slots() if encoding is None else encoding
     checks.check_arrays(q, k, v)
-    checks.check_encoding(encoding, q, v, causal)
+    checks.check_encoding(encoding, q.shape[2], q.shape[3], causal)
     checks.check_features(encoding, q, k, q_features, k_features)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     B, T, N, H = q.shape
@@ -98,7 +98,7 @@ def attention(
         window = None  # every distance is nearer
     seeds = None
     if dropout_rate and dropout_key is not None:
-        seeds = dropout.seeds(dropout_key, q.shape[0:3:2])
+        seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
     rules = Rules(scale, causal, window, softcap, dropout_rate)
     path = choices.implementation(implementation, T, S)

@@ -29,7 +29,7 @@ def check_arrays(q, k, v) -> None:
         )
 
 
-def check_encoding(encoding: Any, q, v, causal: bool) -> None:
+def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -> None:
     """Check that the encoding is one, and was made for these heads."""
     if not isinstance(encoding, Slots):
         raise ValueError(
@@ -37,20 +37,26 @@ def check_encoding(encoding: Any, q, v, causal: bool) -> None:
             f"got {encoding!r}"
         )
     name = type(encoding).__name__
+    if encoding.adds_to_input():
+        raise ValueError(
+            f"{name} adds positions to the model's input, which attention does not see: call its `embed` there, "
+            "and give attention no encoding"
+        )
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
-        if leaf[...].shape[0] != q.shape[2]:
+        if leaf[...].shape[0] != num_heads:
             raise ValueError(
                 f"{name} was made for {leaf[...].shape[0]} heads ({'.'.join(map(str, path))}), "
-                f"the queries have {q.shape[2]}"
+                f"the queries have {num_heads}"
             )
-    if encoding.head_dim is not None and encoding.head_dim != q.shape[3]:
+    if encoding.head_dim is not None and encoding.head_dim != head_dim:
         raise ValueError(
-            f"{name} was made for head_dim={encoding.head_dim}, the queries' heads have {q.shape[3]}"
+            f"{name} was made for head_dim={encoding.head_dim}, the queries' heads have {head_dim}"
         )
     if encoding.causal_only and not causal:
         raise ValueError(
-            f"{name} is defined by the tokens between a key and a later query: call with causal=True"
+            f"{name} is defined for keys in the past alone: call with causal=True, or choose another "
+            f"scheme or, where it has one, its option bidirectional=True"
         )
 
 

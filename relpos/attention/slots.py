@@ -50,6 +50,11 @@ class Slots(nnx.Module):
     causal_only: bool = False
     needs_tokens: bool = False
 
+    @classmethod
+    def adds_to_input(cls) -> bool:
+        """Whether positions are added to the model's input: there is nothing left for attention to do."""
+        return False
+
     def query(self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]) -> Float[Array, "T H"]:
         """Return the query of the content term: a rotation, a bias."""
         return q_TH

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from relpos import errors
 
 
-class DataError(ValueError):
+class DataError(errors.UserError, ValueError):
     """The text asked for cannot be used: the message says what, where, and what to do."""
 
 

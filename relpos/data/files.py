@@ -41,16 +41,8 @@ def read_splits(pattern: str) -> dict[str, list[bytes]]:
     Raises:
         DataError: nothing is there, it cannot be read, or it is too short to be split.
     """
-    read = {path: _read(path) for path in _find(pattern)}
-    if Path(pattern).is_dir():
-        read = _without_binary(read, pattern)
-    for path, text in read.items():
-        _warn_of_other_encodings(path, text)
-    texts = list(read.values())
-    texts = list(dict.fromkeys(text for text in texts if text))
+    texts = list(dict.fromkeys(_texts(pattern)))
     size = sum(map(len, texts))
-    if not size:
-        raise DataError(f"{pattern} holds no text: no file there has any.")
     if size < 40:
         raise DataError(
             f"{pattern} holds only {size} bytes, too few to put some aside for validation and test."
@@ -58,6 +50,24 @@ def read_splits(pattern: str) -> dict[str, list[bytes]]:
     if len(texts) >= MANY_FILES:
         return _split_files(texts)
     return _split_ends(texts)
+
+
+def read_documents(pattern: str) -> list[bytes]:
+    """Reads all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
+    return [document for text in _texts(pattern) for document in documents_of(text)]
+
+
+def _texts(pattern: str) -> list[bytes]:
+    """Returns the files that hold any text."""
+    read = {path: _read(path) for path in _find(pattern)}
+    if Path(pattern).is_dir():
+        read = _without_binary(read, pattern)
+    for path, text in read.items():
+        _warn_of_other_encodings(path, text)
+    texts = [text for text in read.values() if text]
+    if not texts:
+        raise DataError(f"{pattern} holds no text: no file there has any.")
+    return texts
 
 
 def _find(pattern: str) -> list[Path]:

@@ -48,7 +48,7 @@ class Encoding(Slots):
 
     @classmethod
     def adds_to_input(cls) -> bool:
-        """Whether the scheme fills `embed`: a model then has one such encoding, before its layers."""
+        """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
         return cls.embed is not Encoding.embed
 
     def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:

@@ -10,11 +10,11 @@ LAYOUTS = ("half", "interleaved")
 
 
 class RoPE(Encoding):
-    """q_i R(i theta) . k_j R(j theta), which depends on i - j;  theta_m = base^(-2m/H).
+    """q_i R(i theta) . k_j R(j theta), which depends on i - j;  theta_m = base^(-2m/R).
 
     Su et al. 2021, "RoFormer", arXiv:2104.09864, sec. 3.2. The pairs that turn together are (m, m + H/2) in layout
     "half" (GPT-NeoX, LLaMA) and (2m, 2m + 1) in "interleaved" (the paper). `fraction` < 1 turns only the first
-    dimensions of a head. Angles are float32 whatever the compute type.
+    R = fraction * H dimensions of a head (R = H in the paper). Angles are float32 whatever the compute type.
     """
 
     def __init__(

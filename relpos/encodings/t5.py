@@ -40,6 +40,7 @@ class T5(Encoding):
                 f"max_distance={max_distance}"
             )
         self.max_distance = self.constant_beyond = max_distance
+        self.causal_only = not bidirectional
         shape = (dims.num_heads, num_buckets)
         self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from relpos import encodings
 from relpos.attention import attention, transform_keys
+from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
 
@@ -30,6 +31,8 @@ class RelativeAttention(nnx.Module):
         head_dim: int | None = None,
         causal: bool = True,
         window: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
@@ -45,6 +48,8 @@ class RelativeAttention(nnx.Module):
           head_dim: H; None: D / N.
           causal: see only the past.
           window: see only keys with |d| < window.
+          scale: of the dot products; None: 1 / sqrt(H). T5 itself has 1.
+          softcap: logits become softcap * tanh(logits / softcap).
           dropout_rate: of the attention weights.
           dtype: to compute in; parameters are float32.
 
@@ -69,6 +74,7 @@ class RelativeAttention(nnx.Module):
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = in_features // num_heads if head_dim is None else head_dim
         self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
+        self.scale, self.softcap = scale, softcap
         self.dtype = dtype
         if isinstance(encoding, str):
             encoding = encodings.create(
@@ -78,11 +84,8 @@ class RelativeAttention(nnx.Module):
                 features=in_features,
                 rngs=rngs,
             )
-        if encoding is not None and encoding.adds_to_input():
-            raise ValueError(
-                f"{type(encoding).__name__} adds positions to the model's input, which a layer does not see: "
-                "call its `embed` there, and give this layer no encoding"
-            )
+        if encoding is not None:
+            check_encoding(encoding, num_heads, self.head_dim, causal)
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
         self.qkv = _linear(in_features, heads * self.head_dim, dtype, rngs)
@@ -118,7 +121,12 @@ class RelativeAttention(nnx.Module):
                 f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
             )
         q, k, v = self._project(x_BTD)
-        options: dict[str, Any] = {"causal": self.causal, "window": self.window}
+        options: dict[str, Any] = {
+            "causal": self.causal,
+            "window": self.window,
+            "scale": self.scale,
+            "softcap": self.softcap,
+        }
         if dropout_key is not None and self.dropout_rate:
             options |= {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
         if cache is None:

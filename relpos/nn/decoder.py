@@ -60,11 +60,25 @@ class DecoderConfig:
             raise ValueError(f"dropout_rate must be in [0, 1), got {self.dropout_rate}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.head_dim is None and self.features % self.num_heads:
+            raise ValueError(
+                f"features={self.features} does not divide into num_heads={self.num_heads} heads: "
+                "choose a multiple or set head_dim"
+            )
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise ValueError(
+                f"num_heads={self.num_heads} query heads cannot share num_kv_heads={self.num_kv_heads} evenly"
+            )
         if not self.encodings or self.num_layers % len(self.encodings):
             raise ValueError(
                 f"{self.num_layers} layers cannot take {len(self.encodings)} encodings in turn "
                 f"({', '.join(self.encodings)}): the number of layers must be a multiple"
             )
+
+    @property
+    def head_size(self) -> int:
+        """Return H."""
+        return self.head_dim or self.features // self.num_heads
 
 
 class Block(nnx.Module):
@@ -139,19 +153,13 @@ class Decoder(nnx.Module):
           rngs: for the initial parameters.
         """
         chosen = encoding_options or {}
-        H = config.head_dim or config.features // config.num_heads
 
         def create(name: str, rngs: nnx.Rngs) -> Encoding:
             return encodings.create(
-                name, num_heads=config.num_heads, head_dim=H, features=config.features,
+                name, num_heads=config.num_heads, head_dim=config.head_size, features=config.features,
                 rngs=rngs, **chosen.get(name, {}),
             )  # fmt: skip
 
-        if config.head_dim is None and config.features % config.num_heads:
-            raise ValueError(
-                f"features={config.features} does not divide into num_heads={config.num_heads} heads: "
-                "choose a multiple or set head_dim"
-            )
         self.config = config
         init = jax.nn.initializers.normal(config.features**-0.5)
         self.embed = nnx.Embed(
@@ -232,7 +240,7 @@ class Decoder(nnx.Module):
                     cache=None if caches is None else caches[i],
                     positions=positions,
                     segments=segments,
-                    encoding=self.encodings.get(name),
+                    encoding=self._shared(name),
                 )
                 grown.append(cache)
             return x, None if caches is None else tuple(grown)
@@ -241,6 +249,11 @@ class Decoder(nnx.Module):
         logits = self.norm(x) @ self.embed.embedding[...].T.astype(x.dtype)
         logits = logits.astype(jnp.float32)
         return logits if caches is None else (logits, caches)
+
+    def _shared(self, name: str) -> Encoding | None:
+        """Return the encoding that all layers share; None where each has its own, or the input has it."""
+        found: Encoding | None = self.encodings.get(name)
+        return None if found is None or found.adds_to_input() else found
 
     def _places(self, tokens_BT, positions, segments, caches):
         """Return the positions that are added to the input."""
@@ -267,7 +280,7 @@ class Decoder(nnx.Module):
 
             def one(state):
                 attention = nnx.merge(graph, state).attention
-                return attention.init_cache(batch, max_length, encoding=self.encodings.get(name))
+                return attention.init_cache(batch, max_length, encoding=self._shared(name))
 
             return jax.vmap(one)(state)
 

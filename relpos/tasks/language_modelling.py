@@ -64,8 +64,9 @@ class LanguageModelling:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config = config
         self._workdir = workdir
-        model_config(config, 1)  # mistakes are told before the corpus is read
         self._check(config)
+        # Mistakes are told before the corpus is read.
+        jax.eval_shape(lambda: nnx.state(self._decoder(model_config(config, 1), nnx.Rngs(0))))
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -112,7 +113,9 @@ class LanguageModelling:
 
     def init_model(self, rngs: nnx.Rngs) -> Decoder:
         """Return an untrained decoder."""
-        chosen = model_config(self.config, self.tokenizer.vocab_size)
+        return self._decoder(model_config(self.config, self.tokenizer.vocab_size), rngs)
+
+    def _decoder(self, chosen: DecoderConfig, rngs: nnx.Rngs) -> Decoder:
         try:
             options = {name: self.config.encodings.get(name, {}) for name in chosen.encodings}
             model = Decoder(chosen, encoding_options=options, rngs=rngs)
@@ -238,10 +241,12 @@ class LanguageModelling:
         self, model: Decoder, *, split: str, path: str, lengths: Sequence[int], console: Console
     ) -> list[Record]:
         """Score a split of the corpus, or any text at `path`, at several lengths."""
+        if model.max_length is not None and max(lengths, default=0) > model.max_length:
+            raise UserError(
+                f"length {max(lengths)} is more than the {model.max_length} positions of {self.config.encoding}"
+            )
         if path:
-            splits = data.load(path=path).splits
-            documents = [document for name in splits for document in splits[name]]
-            name = path
+            documents, name = data.read_documents(path), path
         elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:

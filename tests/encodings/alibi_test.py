@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from relpos.encodings.alibi import paper_slopes
@@ -8,11 +9,20 @@ EIGHT = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
 TWELVE = [*EIGHT, 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
 
 
+SIX = [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]
+
+
 class Oracle(oracle.Oracle):
+    VARIANTS = ({"literal_slopes": True}, {"learned": True})
+
     def logit(self, q, k, i, j, scale, x, row, column):
-        m = {1: [2**-8], 6: [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]}[self.heads][self.head]
-        if "slopes" in self.p:
-            assert self.p["slopes"][self.head] == pytest.approx(m)
+        assert self.heads == 6
+        m = SIX[self.head]
+        if "literal_slopes" in self.options:
+            # As the encoding has them: float32.
+            m = float(np.float32(2 ** (-8 * (self.head + 1) / 6)))
+        if "learned" in self.options:
+            m = self.p["slopes"][self.head]
         return scale * float(q @ k) - m * abs(i - j)
 
 

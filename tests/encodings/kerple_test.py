@@ -11,8 +11,12 @@ from tests import oracle
 
 
 class Oracle(oracle.Oracle):
+    VARIANTS = ({"kernel": "power"},)
+
     def logit(self, q, k, i, j, scale, x, row, column):
         p, a = (max(self.p[name][self.head], 0.01) for name in ("p", "a"))
+        if "kernel" in self.options:
+            return scale * float(q @ k) - a * abs(i - j) ** min(p, 2)
         return scale * float(q @ k) - p * math.log(1 + a * abs(i - j))
 
 
@@ -28,3 +32,10 @@ def test_the_power_kernel_and_its_gradient_at_distance_zero():
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match=r"log.*power"):
         encodings.create("kerple", num_heads=1, head_dim=2, rngs=nnx.Rngs(0), kernel="logg")
+
+
+def test_where_it_starts():
+    kerple = encodings.create("kerple", num_heads=1000, head_dim=2, rngs=nnx.Rngs(0))
+    for parameter, most in ((kerple.p[...], 2), (kerple.a[...], 1)):
+        assert 0 <= parameter.min() < 0.02 * most
+        assert 0.98 * most < parameter.max() <= most

@@ -20,8 +20,14 @@ def turn(x, position, layout="half", turned=None, base=10000):
 
 
 class Oracle(oracle.Oracle):
+    VARIANTS = ({"base": 500.0, "layout": "interleaved"}, {"fraction": 0.4})
+
     def logit(self, q, k, i, j, scale, x, row, column):
-        return scale * float(turn(q, i) @ turn(k, j))
+        chosen = {"base": 10000, "layout": "half", "fraction": 1.0} | self.options
+        turned = round(chosen.pop("fraction") * len(q))
+        return scale * float(
+            turn(q, i, turned=turned, **chosen) @ turn(k, j, turned=turned, **chosen)
+        )
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])

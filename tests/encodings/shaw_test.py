@@ -6,15 +6,17 @@ from tests import oracle
 
 
 class Oracle(oracle.Oracle):
-    def row(self, i, j):
-        k = (len(self.p["keys"]) - 1) // 2
-        return max(-k, min(k, j - i)) + k
+    VARIANTS = ({"k": 3}, {"keys": False}, {"values": False})
+
+    def vector(self, name, i, j):
+        k = self.options.get("k", 16)
+        return self.p[name][max(-k, min(k, j - i)) + k] if self.options.get(name, True) else 0
 
     def logit(self, q, k, i, j, scale, x, row, column):
-        return scale * float(q @ (k + self.p["keys"][self.row(i, j)]))
+        return scale * float(q @ (k + self.vector("keys", i, j)))
 
     def value(self, v, i, j):
-        return v + self.p["values"][self.row(i, j)]
+        return v + self.vector("values", i, j)
 
 
 @pytest.mark.parametrize("k", [0, 3, 16])

@@ -9,12 +9,14 @@ from tests import oracle
 
 
 class Oracle(oracle.Oracle):
+    VARIANTS = ({"base": 50.0},)
+
     def embed(self, x, positions):
         out = np.array(x)
         D = x.shape[-1]
         for t, i in enumerate(positions):
             for c in range(D):
-                angle = int(i) / 10000 ** ((c - c % 2) / D)
+                angle = int(i) / self.options.get("base", 10000) ** ((c - c % 2) / D)
                 out[t, c] += math.sin(angle) if c % 2 == 0 else math.cos(angle)
         return out
 

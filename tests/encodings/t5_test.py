@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from relpos import encodings
+from relpos import attention, encodings
 from tests import oracle
 
 
@@ -26,8 +26,19 @@ def bucket(d, buckets, max_distance, bidirectional):
 
 
 class Oracle(oracle.Oracle):
+    VARIANTS = ({"num_buckets": 8, "max_distance": 20}, {"bidirectional": True})
+
     def logit(self, q, k, i, j, scale, x, row, column):
-        return scale * float(q @ k) + self.p["table"][self.head][bucket(i - j, 32, 128, False)]
+        chosen = {"num_buckets": 32, "max_distance": 128, "bidirectional": False} | self.options
+        return scale * float(q @ k) + self.p["table"][self.head][bucket(i - j, *chosen.values())]
+
+
+def test_the_future_wants_buckets_of_its_own():
+    q = jnp.ones((1, 4, 1, 2))
+    make = lambda **kw: encodings.create("t5", num_heads=1, head_dim=2, rngs=nnx.Rngs(0), **kw)  # noqa: E731
+    with pytest.raises(ValueError, match=r"causal=True.*bidirectional=True"):
+        attention(q, q, q, encoding=make())
+    attention(q, q, q, encoding=make(bidirectional=True))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,6 +13,7 @@ from relpos import encodings, evaluate, predict
 from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.training.loop import train
+from relpos.training.task import create_task
 
 SMALL = {
     "steps": 2,
@@ -185,3 +187,25 @@ def test_samples_that_do_not_fit_do_not_spoil_the_run(tmp_path, capsys):
     assert train(config, tmp_path / "run", Console()) == 0
     assert "no samples: prompt 1" in capsys.readouterr().out
     assert (tmp_path / "run" / "summary.txt").exists()
+
+
+def test_bits_per_byte_of_a_model_that_knows_nothing(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    model.embed.embedding[...] = jnp.zeros_like(model.embed.embedding[...])  # all logits are 0
+    documents = [b"a text", b"another, longer text of several windows"]
+    size = sum(map(len, documents))
+    expected = np.log2(257) * (size + len(documents)) / size
+    for length in (7, 16):
+        record = task.score(model, documents, length)
+        assert record["bytes"] == size
+        assert record["loss"] == pytest.approx(np.log(257), rel=1e-6)
+        assert record["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+    batch = next(iter(task.train_batches()))
+    _, metrics = task.loss(model, jax.device_put(batch), None)
+    nats, targets = map(float, metrics["loss"])
+    bits, text_bytes = map(float, metrics["bits_per_byte"])
+    assert nats / targets == pytest.approx(np.log(257), rel=1e-6)
+    assert bits == pytest.approx(np.log2(257) * targets, rel=1e-6)
+    ends = (batch["targets"] == 256) & (batch["segments"] > 0)
+    assert text_bytes == targets - ends.sum()
