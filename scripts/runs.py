@@ -42,7 +42,8 @@ def read_run(workdir: Path) -> Run:
       DataError: the folder is no run of this library, or has no figure at its trained length yet.
     """
     try:
-        config = json.loads((workdir / "config.json").read_text())
+        stored = json.loads((workdir / "config.json").read_text())
+        config = stored["config"]
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
         encoding, trained_length = config["encoding"], config["sequence_length"]
     except (OSError, json.JSONDecodeError, KeyError) as error:
@@ -61,7 +62,7 @@ def read_run(workdir: Path) -> Run:
             f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
             f"{trained_length}: let the run finish, or evaluate it."
         )
-    return Run(workdir.name, encoding, trained_length, config.get("corpus", {}), step, figures)
+    return Run(workdir.name, encoding, trained_length, stored.get("corpus", {}), step, figures)
 
 
 def check_corpus(run: Run, corpus: Mapping[str, Any]) -> None:

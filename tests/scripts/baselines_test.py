@@ -94,7 +94,8 @@ def run(tmp_path, text, *, config=None, metrics=()):
     workdir = tmp_path / "run"
     workdir.mkdir()
     described = json.loads(json.dumps(data.load(path=str(text)).describe()))
-    config = {"corpus": described, "encoding": "rope", "sequence_length": 64, **(config or {})}
+    chosen = {"encoding": "rope", "sequence_length": 64}
+    config = {"corpus": described, "config": chosen, **(config or {})}
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "metrics.jsonl").write_text("".join(metrics))
     return workdir

@@ -8,7 +8,9 @@ lengths = script("compare_lengths")
 
 def make_run(path, encoding, figures):
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"encoding": encoding, "sequence_length": 8}))
+    (path / "config.json").write_text(
+        json.dumps({"config": {"encoding": encoding, "sequence_length": 8}})
+    )
     records = [
         {"step": 3, "split": "test", "length": length, "bits_per_byte": value}
         for length, value in figures

@@ -14,6 +14,7 @@ from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.training.loop import train
 from relpos.training.task import create_task
+from tests.scripts.load import script
 
 SMALL = {
     "steps": 2,
@@ -44,6 +45,10 @@ def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbina
     assert [r["length"] for r in tested] == [16, 32]
     assert tested[0]["bytes"] == tested[1]["bytes"] > 0
     assert json.loads((workdir / "config.json").read_text())["corpus"]["sha256"]
+
+    run = script("runs").read_run(workdir)
+    assert (run.encoding, run.trained_length, run.step) == ("rope", 16, 2)
+    assert run.bits_per_byte == {r["length"]: r["bits_per_byte"] for r in tested}
 
     out = tmp_path / "scores.json"
     evaluate.main([f"--workdir={workdir}", "--lengths=16", f"--json={out}"])
