@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def _long_flags(self) -> list[str]:
-        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+        return [f for f in self._option_string_actions if f.startswith("--") and f != "--help"]
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:

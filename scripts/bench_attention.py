@@ -1,0 +1,382 @@
+"""Measures what positions cost: every encoding on every path, against attention without positions and against peers.
+
+    python scripts/bench_attention.py [--encodings none,t5] [--lengths 1024,4096] [--kinds causal,packed]
+                                      [--peers none] [--parts lengths,short,decode] [--json FILE] [--picture FILE]
+
+Parts:
+
+- lengths: B=1, 8 heads of 64, float32, causal, one table for each length: forward, forward + backward, compile time,
+  bytes of temporaries, with peers where they are installed;
+- short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
+- kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions,
+  bfloat16, dropout, softcap;
+- decode: one step of a layer with a cache of 4096 tokens.
+
+All contestants of a table take turns, so that what else the machine does falls on all of them; medians are shown, with
+the distance between the quartiles. Ratios come first: times alone mean little on a shared machine.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import bench_peers
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import relpos
+from relpos import encodings
+
+PARTS = ("lengths", "short", "kinds", "decode")
+HEADS, HEAD_DIM = 8, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One attention call.
+
+    Attributes:
+      B, T, S, N, K, H: the sizes.
+      dtype: of queries, keys and values.
+      rules: further arguments of `relpos.attention`, plain values.
+      packed: documents of this length in a row; 0: one.
+      scattered: positions that are not consecutive.
+    """
+
+    B: int = 1
+    T: int = 4096
+    S: int = 4096
+    N: int = HEADS
+    K: int = HEADS
+    H: int = HEAD_DIM
+    dtype: str = "float32"
+    rules: tuple[tuple[str, Any], ...] = (("causal", True),)
+    packed: int = 0
+    scattered: bool = False
+
+
+@dataclasses.dataclass
+class Contestant:
+    """Something that can be timed: calls that return when the work is done, or None where it cannot do it."""
+
+    name: str
+    forward: Callable[[], Any] | None
+    step: Callable[[], Any] | None = None
+    compile_seconds: float | None = None
+    temporary_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured; seconds are medians, spreads the distance between the quartiles."""
+
+    name: str
+    forward: float | None
+    forward_spread: float | None
+    step: float | None
+    step_spread: float | None
+    compile_seconds: float | None
+    temporary_bytes: int | None
+
+
+def ours(
+    name: str, shape: Shape, implementation: str = "auto", gradients: bool = True
+) -> Contestant:
+    """An encoding of this library; the step's gradients go to queries, keys, values and all its parameters."""
+    encoding = encodings.create(
+        name, num_heads=shape.N, head_dim=shape.H, features=shape.N * shape.H, rngs=nnx.Rngs(0)
+    )
+    keys = jax.random.split(jax.random.key(0), 6)
+    dtype = jnp.dtype(shape.dtype)
+    q = jax.random.normal(keys[0], (shape.B, shape.T, shape.N, shape.H), dtype)
+    k, v = (
+        jax.random.normal(key, (shape.B, shape.S, shape.K, shape.H), dtype) for key in keys[1:3]
+    )
+    weight = jax.random.normal(keys[3], q.shape, dtype)
+    x = jax.random.normal(keys[4], (shape.B, max(shape.T, shape.S), shape.N * shape.H), dtype)
+    rules: dict[str, Any] = dict(shape.rules)
+    if rules.get("dropout_rate"):
+        rules["dropout_key"] = keys[5]
+    if shape.packed:
+        segments = jnp.arange(shape.T) // shape.packed + 1
+        rules |= {"q_segments": segments, "k_segments": segments}
+    if shape.scattered:
+        places = jnp.asarray(np.sort(np.random.default_rng(0).choice(4 * shape.T, shape.T, False)))
+        rules |= {"q_positions": places, "k_positions": places}
+    in_attention = None if encoding.adds_to_input() else encoding
+    graphdef, state = nnx.split(in_attention) if in_attention else (None, ())
+
+    def attend(state, q, k, v):
+        made = None if graphdef is None else nnx.merge(graphdef, state)
+        features = {}
+        if made is not None and made.needs_tokens:
+            found, _ = encodings.tokens(made, x)
+            features = {"q_features": found[:, : shape.T], "k_features": found[:, : shape.S]}
+        return relpos.attention(
+            q, k, v, encoding=made, implementation=implementation, **features, **rules
+        )
+
+    def loss(state, q, k, v):
+        return (attend(state, q, k, v) * weight).astype(jnp.float32).sum()
+
+    arguments = (state, q, k, v)
+    forward, _, _ = _compiled(attend, arguments)
+    if not gradients:
+        return Contestant(name, forward)
+    step, seconds, temporary = _compiled(jax.grad(loss, (0, 1, 2, 3)), arguments)
+    return Contestant(name, forward, step, seconds, temporary)
+
+
+def decode_step(name: str, cached: int) -> Contestant:
+    """One token through a layer whose cache holds `cached` tokens before it."""
+    encoding = encodings.create(
+        name, num_heads=HEADS, head_dim=HEAD_DIM, features=HEADS * HEAD_DIM, rngs=nnx.Rngs(0)
+    )
+    layer = relpos.RelativeAttention(
+        HEADS, HEADS * HEAD_DIM, rngs=nnx.Rngs(0),
+        encoding=None if encoding.adds_to_input() else encoding,
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(0), (1, cached, HEADS * HEAD_DIM))
+    graphdef, state = nnx.split(layer)
+    cache = layer.init_cache(1, cached + 1)
+
+    def run(state, x, cache):
+        return nnx.merge(graphdef, state)(x, cache=cache)
+
+    _, cache = jax.jit(run)(state, x, cache)
+    forward, seconds, temporary = _compiled(run, (state, x[:, :1], cache))
+    return Contestant(name, forward, None, seconds, temporary)
+
+
+def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None]:
+    """Return a call that waits for its result, the seconds to compile it, and its temporaries' bytes."""
+    lowered = jax.jit(function).lower(*arguments)
+    began = time.perf_counter()
+    program = lowered.compile()
+    seconds = time.perf_counter() - began
+    analysis = program.memory_analysis()
+    temporary = None if analysis is None else analysis.temp_size_in_bytes
+    return lambda: jax.block_until_ready(program(*arguments)), seconds, temporary
+
+
+def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Result]:
+    """Let the contestants take turns until about so many seconds are spent, five rounds at least."""
+    calls = [
+        (i, kind, call)
+        for i, contestant in enumerate(contestants)
+        for kind in ("forward", "step")
+        if (call := getattr(contestant, kind)) is not None
+    ]
+    began = time.perf_counter()
+    for *_, call in calls:
+        call()
+    rounds = max(5, min(100, int(seconds / (time.perf_counter() - began))))
+    times: dict[tuple[int, str], list[float]] = {(i, kind): [] for i, kind, _ in calls}
+    for _ in track(range(rounds), description=title, transient=True):
+        for i, kind, call in calls:
+            began = time.perf_counter()
+            call()
+            times[i, kind].append(time.perf_counter() - began)
+
+    def middle(i, kind):
+        if (i, kind) not in times:
+            return None, None
+        low, median, high = statistics.quantiles(times[i, kind], n=4)
+        return median, high - low
+
+    return [
+        Result(
+            c.name, *middle(i, "forward"), *middle(i, "step"), c.compile_seconds, c.temporary_bytes
+        )
+        for i, c in enumerate(contestants)
+    ]
+
+
+def table(title: str, results: Sequence[Result]) -> Table:
+    """Ratios to the first contestant, then times."""
+    first = results[0]
+    shown = Table(title=title)
+    shown.add_column(f"ratios to {first.name}", no_wrap=True)
+    for column in ("fwd", "fwd+bwd", "fwd ms", "fwd+bwd ms", "compile s", "temp MB"):
+        shown.add_column(column, justify="right", no_wrap=True)
+
+    def ratio(value, base):
+        return "" if value is None or not base else f"{value / base:.2f}x"
+
+    def milliseconds(value, spread):
+        return "" if value is None else f"{1e3 * value:.1f} ±{1e3 * spread:.1f}"
+
+    for r in results:
+        shown.add_row(
+            r.name, ratio(r.forward, first.forward), ratio(r.step, first.step),
+            milliseconds(r.forward, r.forward_spread), milliseconds(r.step, r.step_spread),
+            "" if r.compile_seconds is None else f"{r.compile_seconds:.1f}",
+            "" if r.temporary_bytes is None else f"{r.temporary_bytes / 1e6:.1f}",
+        )  # fmt: skip
+    return shown
+
+
+KINDS = {
+    "causal": {},
+    "bidirectional": {"rules": ()},
+    "cross": {"rules": (), "S": 1024},
+    "window 256": {"rules": (("causal", True), ("window", 256))},
+    "packed 256": {"packed": 256},
+    "grouped 8:2": {"K": 2},
+    "positions": {"scattered": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "dropout": {"rules": (("causal", True), ("dropout_rate", 0.1))},
+    "softcap": {"rules": (("causal", True), ("softcap", 30.0))},
+}
+
+
+def run_kinds(
+    names: Sequence[str], kinds: Sequence[str], seconds: float, show
+) -> dict[str, list[Result]]:
+    """Every kind of call, without positions first."""
+    found = {}
+    for kind in kinds:
+        shape = dataclasses.replace(Shape(T=2048, S=2048), **KINDS[kind])
+        causal = dict(shape.rules).get("causal", False)
+        chosen = [name for name in names if causal or not _is_causal_only(name)]
+        contestants = [ours(name, shape) for name in chosen]
+        found[kind] = show(f"{kind}, T=2048", measure(contestants, seconds, kind))
+    return found
+
+
+def _is_causal_only(name: str) -> bool:
+    return encodings.create(name, num_heads=1, head_dim=2, rngs=nnx.Rngs(0)).causal_only
+
+
+def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Result]]:
+    """Each scheme's dense path against its blockwise path, batch 16."""
+    found = {}
+    for T in (128, 256, 512):
+        for name in names:
+            shape = Shape(B=16, T=T, S=T)
+            pair = [ours(name, shape, path) for path in ("reference", "blockwise")]
+            for contestant, path in zip(pair, ("dense", "blockwise"), strict=True):
+                contestant.name = f"{name}, {path}"
+            title = f"{name}, batch 16, T={T}"
+            found[title] = show(title, measure(pair, seconds, title))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes; returns the process's exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
+    parser.add_argument("--parts", type=listed, default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--encodings", type=listed, default=list(encodings.names()))
+    parser.add_argument("--lengths", type=listed, default=["1024", "4096"])
+    parser.add_argument("--kinds", type=listed, default=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument("--peers", type=listed, default=list(bench_peers.PEERS))
+    parser.add_argument("--seconds", type=float, default=20, help="for each table")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="time and memory against the length")
+    options = parser.parse_args(arguments)
+    for what, known in (
+        ("parts", PARTS), ("encodings", encodings.names()), ("kinds", KINDS), ("peers", [*bench_peers.PEERS, "none"]),
+    ):  # fmt: skip
+        if wrong := [name for name in getattr(options, what) if name not in known]:
+            parser.error(f"--{what}: unknown {', '.join(wrong)}; known: {', '.join(known)}")
+    names = ["none", *(name for name in options.encodings if name != "none")]
+    console = Console(width=110)
+
+    def show(title, results):
+        console.print(table(title, results))
+        return results
+
+    found: dict[str, dict[str, list[Result]]] = {}
+    if "lengths" in options.parts:
+        found["lengths"] = {}
+        for T in map(int, options.lengths):
+            contestants = [ours(name, Shape(T=T, S=T)) for name in names]
+            for peer in options.peers:
+                if peer == "none":
+                    continue
+                try:
+                    contestants += [
+                        Contestant(*made) for made in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)
+                    ]
+                except ImportError as error:
+                    console.print(f"{peer} is left out: {error}", highlight=False)
+            title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
+            found["lengths"][str(T)] = show(title, measure(contestants, options.seconds, f"T={T}"))
+    if "short" in options.parts:
+        found["short"] = run_short(names, options.seconds / 4, show)
+    if "kinds" in options.parts:
+        found["kinds"] = run_kinds(names, options.kinds, options.seconds, show)
+    if "decode" in options.parts:
+        steps = [decode_step(name, 4096) for name in names]
+        title = "one decode step, cache of 4096"
+        found["decode"] = {"4096": show(title, measure(steps, options.seconds, title))}
+    if options.json is not None:
+        options.json.write_text(json.dumps(_record(found), indent=1) + "\n")
+    if options.picture is not None and "lengths" in found:
+        draw(found["lengths"]).savefig(options.picture, dpi=110)
+    return 0
+
+
+def _record(found) -> dict[str, Any]:
+    """The results beside what they were measured on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    where = {
+        "commit": commit, "python": platform.python_version(), "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind, "machine": platform.processor() or platform.machine(),
+    }  # fmt: skip
+    plain = {
+        part: {title: [dataclasses.asdict(r) for r in results] for title, results in tables.items()}
+        for part, tables in found.items()
+    }
+    return {"where": where, "results": plain}
+
+
+def draw(by_length: dict[str, list[Result]]):
+    """Time of forward + backward, and temporaries, against the length."""
+    import matplotlib.pyplot as plt  # the tables need no extra package
+
+    figure, (times, bytes_) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    lengths = sorted(map(int, by_length))
+    names = [r.name for r in by_length[str(lengths[0])]]
+    for name in names:
+        rows = [next((r for r in by_length[str(T)] if r.name == name), None) for T in lengths]
+        style = "-" if name in encodings.names() else "--"
+        for axes, attribute, scale in ((times, "step", 1e3), (bytes_, "temporary_bytes", 1e-6)):
+            points = [
+                (T, scale * getattr(r, attribute))
+                for T, r in zip(lengths, rows, strict=True)
+                if r is not None and getattr(r, attribute) is not None
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=name)
+    for axes, label in ((times, "forward + backward, ms"), (bytes_, "temporaries, MB")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(lengths, list(map(str, lengths)))
+        axes.set_xlabel("T")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    times.legend(fontsize=7, ncols=2)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

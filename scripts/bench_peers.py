@@ -1,0 +1,116 @@
+"""Other libraries' attention for bench_attention.py: B=1, causal, float32, on the CPU.
+
+Each peer is a function (T, heads, head size) -> [(name, forward, forward and backward)]; what cannot be imported raises
+ImportError, what a library cannot do is None.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Made = list[tuple[str, Callable[[], Any] | None, Callable[[], Any] | None]]
+
+
+def jax_nn(T: int, N: int, H: int) -> Made:
+    """jax.nn.dot_product_attention without positions: dense on the CPU."""
+    q, k, v, weight = (
+        jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)
+    )
+    attend = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
+    step = jax.jit(jax.grad(lambda q, k, v: (attend(q, k, v) * weight).sum(), (0, 1, 2)))
+    return [
+        (
+            "jax.nn, no positions",
+            lambda: jax.block_until_ready(attend(q, k, v)),
+            lambda: jax.block_until_ready(step(q, k, v)),
+        )
+    ]
+
+
+def _torch_inputs(T: int, N: int, H: int):
+    import torch
+
+    torch.manual_seed(0)
+    return (
+        torch,
+        [torch.randn(1, N, T, H, requires_grad=True) for _ in range(3)],
+        torch.randn(1, N, T, H),
+    )
+
+
+def _torch_calls(torch, attend, inputs, weight):
+    def forward():
+        with torch.no_grad():
+            return attend()
+
+    def step():
+        for x in inputs:
+            x.grad = None
+        (attend() * weight).sum().backward()
+
+    return forward, step
+
+
+def sdpa(T: int, N: int, H: int) -> Made:
+    """PyTorch's C++ flash attention without positions."""
+    torch, (q, k, v), weight = _torch_inputs(T, N, H)
+    attend = lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: E731
+    return [("PyTorch SDPA, no positions", *_torch_calls(torch, attend, (q, k, v), weight))]
+
+
+def _t5_buckets(torch, T: int):
+    """T5's buckets of i - j, 32 of them up to distance 128, causal."""
+    n = torch.arange(T)
+    coarse = 16 + (torch.log(n.clamp(min=1) / 16) / math.log(128 / 16) * 16).long()
+    of_distance = torch.where(n < 16, n, coarse.clamp(max=31))
+    d = (torch.arange(T)[:, None] - torch.arange(T)[None]).clamp(min=0)
+    return of_distance[d]
+
+
+def sdpa_bias(T: int, N: int, H: int) -> Made:
+    """PyTorch's SDPA with T5's bias as a tensor [N, T, T], the gradient to its table included."""
+    torch, (q, k, v), weight = _torch_inputs(T, N, H)
+    table = torch.randn(32, N, requires_grad=True)
+    buckets = _t5_buckets(torch, T)
+    hidden = torch.full((T, T), float("-inf")).triu(1)
+
+    def attend():
+        bias = table[buckets].permute(2, 0, 1) + hidden
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+
+    return [
+        ("PyTorch SDPA, T5 bias tensor", *_torch_calls(torch, attend, (q, k, v, table), weight))
+    ]
+
+
+def flex(T: int, N: int, H: int) -> Made:
+    """Compiled FlexAttention with T5's bias; it has no backward pass on the CPU."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    _, (q, k, v), _ = _torch_inputs(T, N, H)
+    q, k, v = (x.detach() for x in (q, k, v))
+    table = torch.randn(32, N)
+    buckets = _t5_buckets(torch, T)[:, 0].contiguous()  # of each distance
+
+    def bias(score, b, h, i, j):
+        return score + table[buckets[(i - j).clamp(min=0)], h]
+
+    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, T, device="cpu")
+    compiled = torch.compile(flex_attention)
+
+    def forward():
+        with torch.no_grad():
+            return compiled(q, k, v, score_mod=bias, block_mask=mask)
+
+    return [("PyTorch FlexAttention, T5", forward, None)]
+
+
+PEERS: dict[str, Callable[[int, int, int], Made]] = {
+    "sdpa": sdpa,
+    "sdpa_bias": sdpa_bias,
+    "flex": flex,
+    "jax": jax_nn,
+}
