@@ -96,6 +96,13 @@ KINDS = [
 KINDS += [(kind, "blockwise") for kind in ("bidirectional", "cross")]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_parameter_is_weakly_typed(name):
+    """The update of a weakly typed parameter has a type of its own: a training step would compile twice."""
+    encoding = encodings.create(name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(nnx.state(encoding)))
+
+
 @pytest.mark.parametrize(("kind", "implementation"), KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_those_of_the_papers_loop(name, kind, implementation):
