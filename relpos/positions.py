@@ -45,8 +45,8 @@ def distances(q_positions_T: Int[Array, "T"], k_positions_S: Int[Array, "S"]) ->
 def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array, "T M"]:
     """Return position * theta_m up to whole turns,  theta_m = base^(-2m/width),  m = 0 ... width/2 - 1.
 
-    A product in float32 would be off by up to 0.06 at position 10^6. Here whole strides of positions turn by an angle that
-    was brought below one turn in float64, so that the error stays below 0.003 up to 10^7.
+    A product in float32 would be off by up to 0.06 at position 10^6. Here whole strides of positions turn by an angle
+    that was brought below one turn in float64, so that the error stays below 0.003 up to 10^7.
     """
     theta_M = base ** (-np.arange(0, width, 2) / width)
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
