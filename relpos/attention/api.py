@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import blockwise, checks, choices, dropout, reference
+from relpos.attention import blockwise, checks, choices, distances, dropout, reference
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
 
@@ -128,23 +128,26 @@ def _attention(
         v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
     K = k.shape[2]
 
-    cut = choices.layout(T, k.shape[1], H, consecutive=consecutive, has_vectors=filled.vectors)
-    if block_sizes is not None:
-        cut = blockwise.Layout(block_sizes[0], block_sizes[1], consecutive)
     beyond = encoding.constant_beyond
-    if beyond is not None and beyond >= max(T, k.shape[1]):
+    if consecutive and beyond is not None and beyond >= max(T, k.shape[1]):
         beyond = None  # no distance is that far
-    tabulated = path == "blockwise" and consecutive
+    cut = choices.layout(
+        T, k.shape[1], H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
+        block_sizes=block_sizes,
+    )  # fmt: skip
+    tabulated = path == "blockwise" and cut.has_table
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not tabulated)
-    over = _loop if choices.loop_over_heads() else jax.vmap
+    at_once = choices.heads_at_once(T, k.shape[1], path)
+    over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
+    over_rows = _map(B, at_once // N)
     places = (q_positions, k_positions, q_segments, k_segments)
     split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head, k, v, q, content, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
-        tables = blockwise.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
+        tables = distances.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
 
         def one_sequence(k, v, q, content, q_features, k_features, seed, places):
             q_position, k_position, q_segment, k_segment = places
@@ -159,10 +162,10 @@ def _attention(
                 queries, keys, q_tokens, k_tokens, seed,
             )  # fmt: skip
 
-        return over(one_sequence)(k, v, q, content, q_features, k_features, seeds, places)
+        return over_rows(one_sequence)(k, v, q, content, q_features, k_features, seeds, places)
 
     def one_group(k, v, *of_queries):
-        return over(lambda per_head, *x: one_head(per_head, k, v, *x))(*of_queries)
+        return over_heads(lambda per_head, *x: one_head(per_head, k, v, *x))(*of_queries)
 
     def grouped(tree):  # leading N -> [K, N / K]
         return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
@@ -174,7 +177,7 @@ def _attention(
         (k, v, q if filled.key_vectors else None, content, q_features, k_features)
     )
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
-    out = over(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
+    out = over_groups(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
     return jnp.moveaxis(out.reshape(N, B, T, v.shape[-1]), 0, 2)
 
 
@@ -202,9 +205,14 @@ def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None =
     return rows(per_head, x_BTKH, positions_T).astype(x_BTKH.dtype)
 
 
-def _loop(f):
-    """Map over the leading axis, one after another."""
-    return lambda *args: lax.map(lambda x: f(*x), args)
+def _map(size: int, at_once: int):
+    """Map over a leading axis of this size, about `at_once` entries together, the others one after another."""
+    together = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(at_once, 1))
+    if together == size:
+        return jax.vmap
+    if together == 1:
+        return lambda f: lambda *args: lax.map(lambda x: f(*x), args)
+    return lambda f: lambda *args: lax.map(lambda x: f(*x), args, batch_size=together)
 
 
 class _Filled(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 
-from relpos.attention.blockwise import Layout
+from relpos.attention.distances import Layout, round_up
 
 Implementation = Literal["auto", "reference", "blockwise"]
 IMPLEMENTATIONS = ("auto", "reference", "blockwise")
@@ -20,23 +20,38 @@ def implementation(asked: str, T: int, S: int) -> str:
     return "reference" if T < FEW_QUERIES else "blockwise"
 
 
-def layout(T: int, S: int, H: int, *, consecutive: bool, has_vectors: bool) -> Layout:
-    """Return block sizes.
+def layout(
+    T: int,
+    S: int,
+    H: int,
+    *,
+    consecutive: bool,
+    beyond: int | None,
+    has_vectors: bool,
+    block_sizes: tuple[int, int] | None = None,
+) -> Layout:
+    """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
     Blocks of 512 keep logits and weights of one head in a core's cache; short sequences are cut finer, so that
-    there are hidden blocks to skip. Where positions are scattered and the encoding has vectors, a block holds one
-    vector of H numbers for every pair: smaller blocks.
+    there are hidden blocks to skip. Where positions are scattered and the encoding has vectors for all distances, a
+    block holds one vector of H numbers for every pair: smaller blocks.
     """
-    largest = 128 if max(T, S) <= 512 else 512
-    if has_vectors and not consecutive:
-        largest = max(16, 512 // max(1, round(H**0.5)))
-    return Layout(min(largest, _ceil(T, 8)), min(largest, _ceil(S, 8)), consecutive)
+    if block_sizes is not None:
+        rows, columns = block_sizes
+    else:
+        largest = 128 if max(T, S) <= 512 else 512
+        if has_vectors and not consecutive and beyond is None:
+            largest = max(16, 512 // max(1, round(H**0.5)))
+        rows, columns = min(largest, round_up(T, 8)), min(largest, round_up(S, 8))
+    band = None
+    if beyond is not None and (not consecutive or 2 * beyond < columns):
+        band = beyond
+    return Layout(rows, columns, consecutive, band)
 
 
-def loop_over_heads(platform: str | None = None) -> bool:
-    """Whether heads and batch rows go one after another (a core's cache holds one head's block) or all at once."""
-    return (platform or jax.default_backend()) == "cpu"
+def heads_at_once(T: int, S: int, path: str, platform: str | None = None) -> int:
+    """Return how many heads (and batch rows) are computed together.
 
-
-def _ceil(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+    On the CPU one head's block stays in a core's cache; accelerators want all of them at once.
+    """
+    return 1 if (platform or jax.default_backend()) == "cpu" else 2**31

@@ -22,7 +22,7 @@ class Queries(NamedTuple):
 class Keys(NamedTuple):
     """One head's keys and values: what a column of the attention matrix needs to know."""
 
-    key: Any  # Float[Array, "S H"], or None where only values are read
+    key: Any  # Float[Array, "S H"]
     value: Any  # Float[Array, "S H"], or None where only logits are made
     features: Any
 
@@ -64,16 +64,11 @@ def keep_weights(
 
 def dot(a: Array, b: Array) -> Array:
     """Matrix product that accumulates in float32 (float64 for float64 inputs)."""
-    dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
-    return jnp.matmul(a, b, preferred_element_type=dtype)
+    return jnp.matmul(a, b, preferred_element_type=_wide(a, b))
 
 
-def content_logits(
-    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
-) -> tuple[Float[Array, "T S"], Float[Array, "T S"] | None]:
-    """Return the content term and the block bias, which do not depend on how distances are laid out."""
-    block_TS = encoding.block_bias(q_tokens.position, k_tokens.position, q.features, k.features)
-    return dot(q.content, k.key.T), block_TS
+def _wide(*arrays: Array):
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
 def finish_logits(rules: Rules, dots_TS: Array, *biases: Array | None) -> Float[Array, "T S"]:
@@ -92,33 +87,39 @@ def _distances(rules: Rules, q: Tokens, k: Tokens) -> Int[Array, "TS"]:
     return jnp.maximum(d, 0) if rules.causal else d
 
 
-def logits(
+def distance_logits(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
-) -> Float[Array, "T S"]:
-    """Return one head's logits, every slot evaluated for every pair of tokens."""
+) -> tuple[Float[Array, "T S"] | None, Float[Array, "T S"] | None]:
+    """Evaluate the distance slots for every pair: what joins the dot products, and the bias; None: nothing."""
     d = _distances(rules, q_tokens, k_tokens)
-    shape = (q.content.shape[0], k.key.shape[0])
-    dots_TS, block_TS = content_logits(encoding, rules, q, k, q_tokens, k_tokens)
+    shape = (q_tokens.position.shape[0], k_tokens.position.shape[0])
+    dots_TS = bias_TS = None
     if (a_K := encoding.key_vectors(d)) is not None:
         a_K = a_K.reshape(*shape, -1).astype(q.vector.dtype)
-        dots_TS += jnp.einsum("th,tsh->ts", q.vector, a_K, preferred_element_type=dots_TS.dtype)
+        dots_TS = jnp.einsum("th,tsh->ts", q.vector, a_K, preferred_element_type=_wide(a_K))
     if (a_Q := encoding.query_vectors(d)) is not None:
         a_Q = a_Q.reshape(*shape, -1).astype(k.key.dtype)
-        dots_TS += jnp.einsum("sh,tsh->ts", k.key, a_Q, preferred_element_type=dots_TS.dtype)
-    b_d = encoding.bias(d)
-    return finish_logits(rules, dots_TS, None if b_d is None else b_d.reshape(shape), block_TS)
+        more_TS = jnp.einsum("sh,tsh->ts", k.key, a_Q, preferred_element_type=_wide(a_Q))
+        dots_TS = more_TS if dots_TS is None else dots_TS + more_TS
+    if (b_d := encoding.bias(d)) is not None:
+        bias_TS = b_d.reshape(shape)
+    return dots_TS, bias_TS
 
 
-def mix(
-    encoding: Slots, rules: Rules, weights_TS: Array, k: Keys, q_tokens: Tokens, k_tokens: Tokens
-) -> Float[Array, "T H"]:
-    """Return sum_j weights[i, j] (v_j + a_V[d])."""
-    out_TH = dot(weights_TS.astype(k.value.dtype), k.value)
+def block_bias(encoding: Slots, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens):
+    """Return the bias that is no function of the distance alone; None without one."""
+    return encoding.block_bias(q_tokens.position, k_tokens.position, q.features, k.features)
+
+
+def position_values(
+    encoding: Slots, rules: Rules, weights_TS: Array, q_tokens: Tokens, k_tokens: Tokens
+) -> Float[Array, "T H"] | None:
+    """Return sum_j weights[i, j] a_V[d]; None without value vectors."""
     a_V = encoding.value_vectors(_distances(rules, q_tokens, k_tokens))
-    if a_V is not None:
-        a_V = a_V.reshape(*weights_TS.shape, -1)
-        out_TH += jnp.einsum("ts,tsh->th", weights_TS, a_V.astype(weights_TS.dtype))
-    return out_TH
+    if a_V is None:
+        return None
+    a_V = a_V.reshape(*weights_TS.shape, -1).astype(weights_TS.dtype)
+    return jnp.einsum("ts,tsh->th", weights_TS, a_V)
 
 
 def head(
@@ -131,7 +132,12 @@ def head(
     seed: Array | None,
 ) -> Float[Array, "T H"]:
     """Attention of one head; a row that sees no key gives zeros."""
-    logits_TS = logits(encoding, rules, q, k, q_tokens, k_tokens)
+    dots_TS = dot(q.content, k.key.T)
+    more_TS, bias_TS = distance_logits(encoding, rules, q, k, q_tokens, k_tokens)
+    if more_TS is not None:
+        dots_TS += more_TS
+    block_TS = block_bias(encoding, q, k, q_tokens, k_tokens)
+    logits_TS = finish_logits(rules, dots_TS, bias_TS, block_TS)
     mask_TS = mask(rules, q_tokens, k_tokens)
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)
@@ -140,4 +146,8 @@ def head(
     total_T1 = weights_TS.sum(-1, keepdims=True)
     weights_TS = weights_TS / jnp.where(total_T1 == 0, 1, total_T1)
     weights_TS = keep_weights(rules, seed, q_tokens, k_tokens, weights_TS)
-    return mix(encoding, rules, weights_TS, k, q_tokens, k_tokens).astype(k.value.dtype)
+    out_TH = dot(weights_TS.astype(k.value.dtype), k.value)
+    from_positions_TH = position_values(encoding, rules, weights_TS, q_tokens, k_tokens)
+    if from_positions_TH is not None:
+        out_TH += from_positions_TH
+    return out_TH.astype(k.value.dtype)

@@ -346,15 +346,16 @@ def test_a_segment_in_pieces_is_the_same_by_every_way():
     np.testing.assert_allclose(placed, same, atol=1e-6)
 
 
-def test_all_heads_at_once_as_on_accelerators(monkeypatch):
-    """The map over heads and rows is chosen by platform: the other one, on this platform."""
+@pytest.mark.parametrize("at_once", [2, 2**31])
+def test_heads_together_as_on_accelerators(monkeypatch, at_once):
+    """How many heads and rows are computed together is chosen by platform and shape: other choices, here."""
     with jax.enable_x64(True):
         packed = jnp.asarray(np.repeat([[1, 2, 2, 0]], 2, 0).repeat(6, 1))
         kw = {"causal": True, "q_segments": packed, "k_segments": packed}
         kw |= {"dropout_rate": 0.3, "dropout_key": jax.random.key(3)}
         arrays = inputs(T=24)
         jax.clear_caches()
-        monkeypatch.setattr(choices, "loop_over_heads", lambda: False)
+        monkeypatch.setattr(choices, "heads_at_once", lambda *_: at_once)
         both_ways(EverySlot(), arrays, **kw)
     jax.clear_caches()
 
