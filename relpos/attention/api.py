@@ -208,6 +208,10 @@ def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None =
 def _map(size: int, at_once: int):
     """Map over a leading axis of this size, about `at_once` entries together, the others one after another."""
     together = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(at_once, 1))
+    if size == 1:
+        # Not vmap: an axis of one would keep the compiler from seeing plain matrix products.
+        first, back = (lambda x: x[0]), (lambda x: x[None])
+        return lambda f: lambda *args: jax.tree.map(back, f(*jax.tree.map(first, args)))
     if together == size:
         return jax.vmap
     if together == 1:

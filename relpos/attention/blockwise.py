@@ -27,7 +27,7 @@ from relpos.attention.distances import (
     regions,
     round_up,
 )
-from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot
+from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
 from relpos.attention.slots import Slots
 from relpos.positions import PADDING, distances
 
@@ -60,6 +60,14 @@ class _Places(NamedTuple):
     state: Any  # of the encoding
 
 
+class _Rows(NamedTuple):
+    """One block of queries."""
+
+    number: Array
+    q: Queries
+    tokens: Tokens
+
+
 class _Block(NamedTuple):
     """One block of keys before one block of queries."""
 
@@ -71,20 +79,20 @@ class _Block(NamedTuple):
     reach: Any
 
 
-def _block(problem, inputs, places, region: Region, q, q_tokens, row, block) -> _Block:
+def _block(problem, inputs, places, region: Region, rows: _Rows, number) -> _Block:
     at = lambda tree: jax.tree.map(  # noqa: E731
-        lambda x: lax.dynamic_index_in_dim(x, block, keepdims=False), tree
+        lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree
     )
     k, k_tokens = at((inputs.k, places.k))
 
     def d_CK():
-        d_CK = distances(q_tokens.position, k_tokens.position)
+        d_CK = distances(rows.tokens.position, k_tokens.position)
         return jnp.maximum(d_CK, 0) if problem.rules.causal else d_CK
 
-    column = block * problem.layout.columns
-    reach = reach_of(problem.span, problem.layout, region, row, column, d_CK)
-    table = jax.tree.map(lambda x: reach.take(x, 0), getattr(inputs.tables, region.table))
-    return _Block(q, k, q_tokens, k_tokens, table, reach)
+    row = rows.number * problem.layout.rows
+    reach = reach_of(problem.span, problem.layout, region, row, number, d_CK)
+    table = getattr(inputs.tables, region.table)
+    return _Block(rows.q, k, rows.tokens, k_tokens, table, reach)
 
 
 def _evaluated(problem, block: _Block, places_state, state, q_vector, key, q_features, k_features):
@@ -111,17 +119,25 @@ def _evaluated_values(problem, block: _Block, places_state, state, weights_CK):
     )
 
 
-def _logits(rules: Rules, block: _Block, more_dots, more_bias) -> Float[Array, "C K"]:
+def _with_vectors(q: Queries):
+    """Return the product of the queries with vectors of distances."""
+    return lambda a_K: dot_rows(q.vector, a_K.astype(q.vector.dtype))
+
+
+def _logits(rules: Rules, block: _Block, ring, more_dots, more_bias):
+    """Return the logits [C, K], and the ring of products with key vectors for the next block."""
     q, k, table, reach = block.q, block.k, block.table, block.reach
-    dots_CK = dot(q.content, k.key.T)
+    dots_CK = dot_rows(q.content, k.key)
     if table.key_vectors is not None:
-        dots_CK += reach.spread(dot(q.vector, table.key_vectors.T.astype(q.vector.dtype)))
+        from_keys, ring = reach.read(_with_vectors(q), table.key_vectors, ring)
+        dots_CK += from_keys
     if table.query_vectors is not None:
-        dots_CK += reach.spread_columns(dot(k.key, table.query_vectors.T.astype(k.key.dtype)))
+        with_keys = lambda a_Q: dot_rows(k.key, a_Q.astype(k.key.dtype))  # noqa: E731
+        dots_CK += reach.read_columns(with_keys, table.query_vectors)
     if more_dots is not None:
         dots_CK += more_dots
-    bias_CK = None if table.bias is None else reach.spread_vector(table.bias)
-    return reference.finish_logits(rules, dots_CK, bias_CK, more_bias)
+    bias_CK = None if table.bias is None else reach.read_bias(table.bias)
+    return reference.finish_logits(rules, dots_CK, bias_CK, more_bias), ring
 
 
 # Blocks that no query sees, told by the least and greatest position and segment of a block.
@@ -147,87 +163,126 @@ def _bounds(tokens: Tokens) -> _Bounds:
 
 
 def _may_see(rules: Rules, layout: Layout, q: _Bounds, k: _Bounds) -> Array | None:
-    """Say whether any pair of two blocks may be visible; None: as far as positions and segments go, yes."""
+    """Say which blocks of keys may hold a visible pair with a block of queries; None: all, as far as can be told."""
     checks = []
     if q.segments is not None and k.segments is not None:
         checks += [q.segments[0] <= k.segments[1], k.segments[0] <= q.segments[1]]
     if not layout.consecutive:
-        # Compared in floats: differences of positions need not fit an int32.
-        (q_low, q_high), (k_low, k_high) = jax.tree.map(
-            lambda x: x.astype(jnp.float32), (q.positions, k.positions)
-        )
-        slack = 1e-6 * jnp.maximum(jnp.abs(q_low), jnp.abs(k_high)) + 1
         if rules.causal:
             checks.append(q.positions[1] >= k.positions[0])
         if rules.window is not None:
-            checks.append(q_low - k_high - slack < rules.window)
-            if not rules.causal:
-                slack = 1e-6 * jnp.maximum(jnp.abs(q_high), jnp.abs(k_low)) + 1
-                checks.append(k_low - q_high - slack < rules.window)
+            # Compared in floats: differences of positions need not fit an int32.
+            (q_low, q_high), (k_low, k_high) = jax.tree.map(
+                lambda x: x.astype(jnp.float32), (q.positions, k.positions)
+            )
+            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_low) + jnp.abs(k_high))
+            checks.append(q_low - k_high < furthest)
+            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_high) + jnp.abs(k_low))
+            checks.append(k_low - q_high < furthest)
     return functools.reduce(jnp.logical_and, checks) if checks else None
 
 
-def _visit(problem, places, row, index, visit, carry):
-    """Fold `visit(region, block, carry)` over the blocks of keys that the block of queries may see."""
+def _seen_regions(problem: _Problem, places: _Places, index) -> list[Region]:
+    """Return the regions of a block of queries, from the first block of keys that it may see to the last."""
     rules, layout = problem.rules, problem.layout
-    q_bounds, k_bounds = _bounds(places.q), _bounds(places.k)
-    at = lambda tree, i: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
-
-    def step(region, block, carry):
-        seen = _may_see(rules, layout, at(q_bounds, index), at(k_bounds, block))
-        attend = functools.partial(visit, region, block)
-        return attend(carry) if seen is None else lax.cond(seen, attend, lambda x: x, carry)
-
     key_blocks = places.k.row.shape[0]
-    for region in regions(problem.beyond, rules, layout, row, key_blocks):
-        carry = lax.fori_loop(region.begin, region.end, functools.partial(step, region), carry)
-    return carry
+    found = regions(problem.beyond, rules, layout, index * layout.rows, key_blocks)
+    q_bounds = jax.tree.map(lambda x: x[index], _bounds(places.q))
+    seen = _may_see(rules, layout, q_bounds, _bounds(places.k))
+    if seen is None:
+        return found
+    first = jnp.where(seen.any(), jnp.argmax(seen), key_blocks)
+    last = key_blocks - jnp.argmax(seen[::-1])
+    limit = lambda x: jnp.clip(x, first, jnp.maximum(first, last))  # noqa: E731
+    return [region._replace(begin=limit(region.begin), end=limit(region.end)) for region in found]
+
+
+class _Rings(NamedTuple):
+    """What a block hands on to the next one: products with key and value vectors, and sums by distance."""
+
+    key: Any = None
+    key_sums: Any = None
+    value: Any = None
+    value_sums: Any = None
+
+
+def _hidden(dtype) -> tuple[Any, Any]:
+    """Return the logit of a hidden pair, and a peak so far above it that exp(logit - peak) is 0.
+
+    The peak of a row that sees nothing stays there; no logit that anyone computes lies so low.
+    """
+    lowest = jnp.finfo(dtype).min
+    return lowest, lowest / 2
 
 
 def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
     """Return (out [blocks, C, H] in float32, log of the softmax's denominator [blocks, C])."""
     rules, C = problem.rules, problem.layout.rows
     dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
-    lowest = jnp.finfo(dtype).min
+    hidden, no_peak = _hidden(dtype)
 
-    def block_of_rows(of_rows):
-        index, q, q_tokens = of_rows
-        row = index * C
+    H = inputs.k.value.shape[-1]
+
+    def block_of_rows(rows: _Rows):
+        q = rows.q
 
         def visit(region, number, carry):
-            peak_C, total_C, out_CH = carry
-            block = _block(problem, inputs, places, region, q, q_tokens, row, number)
+            (peak_C, total_C, out_CH), rings = carry
+            block = _block(problem, inputs, places, region, rows, number)
             more = _evaluated(
                 problem, block, places.state, inputs.state,
                 q.vector, block.k.key, q.features, block.k.features,
             )  # fmt: skip
-            mask_CK = reference.mask(rules, q_tokens, block.k_tokens)
-            logits_CK = _logits(rules, block, *more).astype(dtype)
-            logits_CK = jnp.where(mask_CK, logits_CK, lowest)
+            mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
+            logits_CK, key_ring = _logits(rules, block, rings.key, *more)
+            logits_CK = jnp.where(mask_CK, logits_CK.astype(dtype), hidden)
             new_peak_C = jnp.maximum(peak_C, logits_CK.max(-1))
-            weights_CK = jnp.where(mask_CK, jnp.exp(logits_CK - new_peak_C[:, None]), 0)
+            weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
             shrink_C = jnp.exp(peak_C - new_peak_C)
             total_C = total_C * shrink_C + weights_CK.sum(-1)
             kept_CK = reference.keep_weights(
-                rules, places.seed, q_tokens, block.k_tokens, weights_CK
+                rules, places.seed, rows.tokens, block.k_tokens, weights_CK
             )
+            rings = rings._replace(key=key_ring)
             value = block.k.value
             new_CH = dot(kept_CK.astype(value.dtype), value)
             if (a_V := block.table.value_vectors) is not None:
-                new_CH += dot(block.reach.collect(kept_CK), a_V.astype(kept_CK.dtype))
+                before = jax.tree.map(lambda x: x * shrink_C[:, None], rings.value_sums)
+                sums, value_sums = block.reach.write(kept_CK, before)
+                rings = rings._replace(value_sums=value_sums)
+                new_CH += dot(sums, block.reach.written(a_V, sums.shape[1]).astype(dtype))
             values_CH = _evaluated_values(problem, block, places.state, inputs.state, kept_CK)
             if values_CH is not None:
                 new_CH += values_CH
-            return new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH
+            return (new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH), rings
 
-        H = inputs.k.value.shape[-1]
-        carry = (jnp.full((C,), lowest), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
-        carry = _varying_like((inputs, places), carry)
-        peak_C, total_C, out_CH = _visit(problem, places, row, index, visit, carry)
+        carry = (jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
+        for region in _seen_regions(problem, places, rows.number):
+            block = _block(problem, inputs, places, region, rows, region.begin)
+            table, reach = block.table, block.reach
+            rings = _Rings()
+            if table.key_vectors is not None:
+                products = reach.first_products(_with_vectors(q), table.key_vectors)
+                rings = rings._replace(key=products)
+            if table.value_vectors is not None:
+                rings = rings._replace(value_sums=reach.first_sums(dtype))
+            carry = _varying_like((inputs, places), (carry, rings))
+            carry, rings = lax.fori_loop(
+                region.begin, region.end, functools.partial(visit, region), carry
+            )
+            reach = _block(problem, inputs, places, region, rows, region.end).reach
+            if rings.value_sums is not None:
+                last = dot(
+                    reach.write_rest(rings.value_sums),
+                    reach.written(table.value_vectors, C).astype(dtype),
+                )
+                carry = (*carry[:2], carry[2] + last)
+        peak_C, total_C, out_CH = carry
         safe_C = jnp.where(total_C == 0, 1, total_C)
         return out_CH / safe_C[:, None], peak_C + jnp.log(safe_C)
 
-    return lax.map(block_of_rows, (jnp.arange(places.q.row.shape[0]), inputs.q, places.q))
+    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
+    return lax.map(block_of_rows, _Rows(index, inputs.q, places.q))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -252,43 +307,63 @@ class _Sums(NamedTuple):
 
 def _attend_backward(problem, residuals, d_out):
     inputs, places, out, log_total = residuals
-    rules, C = problem.rules, problem.layout.rows
+    rules = problem.rules
+    hidden, _ = _hidden(log_total.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
 
     def block_of_rows(sums, of_rows):
-        index, q, q_tokens, d_out_CH, log_total_C, correction_C = of_rows
-        row = index * C
+        rows, d_out_CH, log_total_C, correction_C = of_rows
+        q = rows.q
         # In half precision products round their operands, not their sums; d_out is in half precision already.
         d_out_half = d_out_CH.astype(inputs.k.value.dtype)
         content_HC, d_out_HC = q.content.T, d_out_half.T
-        vector_HC = None if q.vector is None else q.vector.T
+        vector_HC: Any = None if q.vector is None else q.vector.T
+        with_d_out = lambda a_V: dot_rows(d_out_CH, a_V.astype(d_out_CH.dtype))  # noqa: E731
+
+        def add_vectors(by_distance, table, reach, d_q, d_table):
+            """Add the gradients of q . a_K, given those of the products by distance."""
+            by_distance = by_distance.astype(q.vector.dtype)
+            a_K = reach.written(table.key_vectors, by_distance.shape[1])
+            d_vector = d_q.vector + dot(by_distance, a_K.astype(q.vector.dtype))
+            d_a_K = dot(vector_HC, by_distance)
+            d_a_K = reach.add_written(d_table.key_vectors, d_a_K)
+            return d_q._replace(vector=d_vector), d_table._replace(key_vectors=d_a_K)
+
+        def add_values(by_distance, reach, d_table):
+            """Add the gradients of the value vectors, given the weights by distance."""
+            d_a_V = reach.add_written(d_table.value_vectors, dot(d_out_CH.T, by_distance))
+            return d_table._replace(value_vectors=d_a_V)
 
         def visit(region, number, carry):
-            d_q, sums = carry
-            block = _block(problem, inputs, places, region, q, q_tokens, row, number)
+            (d_q, sums), rings = carry
+            block = _block(problem, inputs, places, region, rows, number)
             k, table, reach = block.k, block.table, block.reach
+            d_table = getattr(sums.tables, region.table)
             more, pull_more = jax.vjp(
                 functools.partial(_evaluated, problem, block, places.state),
                 inputs.state, q.vector, k.key, q.features, k.features,
             )  # fmt: skip
-            mask_CK = reference.mask(rules, q_tokens, block.k_tokens)
-            logits_CK = _logits(rules, block, *more).astype(log_total_C.dtype)
-            masked_CK = jnp.where(mask_CK, logits_CK, jnp.finfo(logits_CK.dtype).min)
-            weights_CK = jnp.where(mask_CK, jnp.exp(masked_CK - log_total_C[:, None]), 0)
+            mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
+            logits_CK, key_ring = _logits(rules, block, rings.key, *more)
+            logits_CK = logits_CK.astype(log_total_C.dtype)
+            masked_CK = jnp.where(mask_CK, logits_CK, hidden)
+            weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
             keep = functools.partial(
-                reference.keep_weights, rules, places.seed, q_tokens, block.k_tokens
+                reference.keep_weights, rules, places.seed, rows.tokens, block.k_tokens
             )
             kept_CK = keep(weights_CK)
+            rings = rings._replace(key=key_ring)
 
             # out = kept (v + a_V)
-            d_kept_CK = dot(d_out_half, k.value.T)
+            d_kept_CK = dot_rows(d_out_half, k.value)
             d_value = dot(d_out_HC, kept_CK.astype(d_out_HC.dtype))
-            d_table = Table()
-            if (a_V := table.value_vectors) is not None:
-                d_kept_CK += reach.spread(dot(d_out_CH, a_V.T.astype(d_out_CH.dtype)))
-                d_a_V = dot(d_out_CH.T, reach.collect(kept_CK))
-                d_table = d_table._replace(value_vectors=d_a_V)
+            if table.value_vectors is not None:
+                from_values, value_ring = reach.read(with_d_out, table.value_vectors, rings.value)
+                by_distance, value_sums = reach.write(kept_CK, rings.value_sums)
+                rings = rings._replace(value=value_ring, value_sums=value_sums)
+                d_kept_CK += from_values
+                d_table = add_values(by_distance, reach, d_table)
             values, pull_values = jax.vjp(
                 functools.partial(_evaluated_values, problem, block, places.state),
                 inputs.state, kept_CK,
@@ -308,17 +383,18 @@ def _attend_backward(problem, residuals, d_out):
             half_CK = d_dots_CK.astype(k.key.dtype)
             d_q = d_q._replace(content=d_q.content + dot(half_CK, k.key))
             d_key = dot(content_HC, half_CK)
-            if (a_K := table.key_vectors) is not None:
-                by_distance = reach.collect(d_dots_CK).astype(q.vector.dtype)
-                d_vector = dot(by_distance, a_K.astype(q.vector.dtype))
-                d_q = d_q._replace(vector=d_q.vector + d_vector)
-                d_table = d_table._replace(key_vectors=dot(vector_HC, by_distance))
-            if (a_Q := table.query_vectors) is not None:
-                by_distance = reach.collect_columns(d_dots_CK).astype(k.key.dtype)
-                d_key += dot(a_Q.T.astype(k.key.dtype), by_distance.T)
-                d_table = d_table._replace(query_vectors=dot(k.key.T, by_distance))
+            if table.key_vectors is not None:
+                by_distance, key_sums = reach.write(d_dots_CK, rings.key_sums)
+                rings = rings._replace(key_sums=key_sums)
+                d_q, d_table = add_vectors(by_distance, table, reach, d_q, d_table)
+            if table.query_vectors is not None:
+                by_distance = reach.write_columns(d_dots_CK).astype(k.key.dtype)
+                a_Q = reach.written_columns(table.query_vectors).astype(k.key.dtype)
+                d_key += dot_rows(a_Q.T, by_distance)
+                d_a_Q = reach.add_written(d_table.query_vectors, dot(k.key.T, by_distance))
+                d_table = d_table._replace(query_vectors=d_a_Q)
             if table.bias is not None:
-                d_table = d_table._replace(bias=reach.collect_vector(d_logits_CK))
+                d_table = d_table._replace(bias=reach.add_bias(d_table.bias, d_logits_CK))
             k_features = None
             if any(x is not None for x in more):
                 wanted = tuple(
@@ -326,22 +402,52 @@ def _attend_backward(problem, residuals, d_out):
                     for x, d in zip(more, (d_dots_CK, d_logits_CK), strict=True)
                 )
                 d_state_2, d_vector, d_key_2, q_features, k_features = pull_more(wanted)
-                d_q = _plus(d_q, Queries(None, d_vector, q_features))
+                d_q = Queries(
+                    d_q.content, _plus(d_q.vector, d_vector), _plus(d_q.features, q_features)
+                )
                 d_key += d_key_2.T
                 d_state = d_state_2 if d_state is None else _plus(d_state, d_state_2)
 
-            region_sums = jax.tree.map(reach.add, getattr(sums.tables, region.table), d_table)
-            return d_q, _Sums(
+            at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
+            sums = _Sums(
                 sums.state if d_state is None else _plus(sums.state, d_state),
-                sums.tables._replace(**{region.table: region_sums}),
-                sums.key.at[number].add(d_key),
-                sums.value.at[number].add(d_value),
+                sums.tables._replace(**{region.table: d_table}),
+                at_block(sums.key, d_key),
+                at_block(sums.value, d_value),
                 sums.k_features
                 if k_features is None
-                else jax.tree.map(lambda s, d: s.at[number].add(d), sums.k_features, k_features),
+                else jax.tree.map(at_block, sums.k_features, k_features),
             )
+            return (d_q, sums), rings
 
-        return _visit(problem, places, row, index, visit, (_zeros(q), sums))[::-1]
+        carry = (_zeros(q), sums)
+        for region in _seen_regions(problem, places, rows.number):
+            block = _block(problem, inputs, places, region, rows, region.begin)
+            table, reach = block.table, block.reach
+            rings = _Rings()
+            if table.key_vectors is not None:
+                rings = rings._replace(
+                    key=reach.first_products(_with_vectors(q), table.key_vectors),
+                    key_sums=reach.first_sums(log_total.dtype),
+                )
+            if table.value_vectors is not None:
+                rings = rings._replace(
+                    value=reach.first_products(with_d_out, table.value_vectors),
+                    value_sums=reach.first_sums(log_total.dtype),
+                )
+            carry = _varying_like((inputs, places), (carry, rings))
+            (d_q, sums), rings = lax.fori_loop(
+                region.begin, region.end, functools.partial(visit, region), carry
+            )
+            reach = _block(problem, inputs, places, region, rows, region.end).reach
+            d_table = getattr(sums.tables, region.table)
+            if rings.key_sums is not None:
+                rest = reach.write_rest(rings.key_sums)
+                d_q, d_table = add_vectors(rest, table, reach, d_q, d_table)
+            if rings.value_sums is not None:
+                d_table = add_values(reach.write_rest(rings.value_sums), reach, d_table)
+            carry = (d_q, sums._replace(tables=sums.tables._replace(**{region.table: d_table})))
+        return carry[::-1]
 
     turn = lambda tree: jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)  # noqa: E731
     sums = _Sums(
@@ -351,7 +457,8 @@ def _attend_backward(problem, residuals, d_out):
         ))
     )  # fmt: skip
     sums = _varying_like((inputs, places), sums)
-    steps = (jnp.arange(places.q.row.shape[0]), inputs.q, places.q, d_out, log_total, correction)
+    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
+    steps = (_Rows(index, inputs.q, places.q), d_out, log_total, correction)
     sums, d_q = lax.scan(block_of_rows, sums, steps)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features)
     d_inputs = _Inputs(sums.state, turn(sums.tables), d_q, d_k)

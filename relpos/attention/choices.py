@@ -46,6 +46,10 @@ def layout(
     band = None
     if beyond is not None and (not consecutive or 2 * beyond < columns):
         band = beyond
+    if has_vectors and consecutive and band is None:
+        rows = min(
+            rows, columns
+        )  # what one block of keys hands on to the next is no more than a block
     return Layout(rows, columns, consecutive, band)
 
 

@@ -8,10 +8,13 @@ A run of key blocks lies in one of these regions, for one block of queries:
 - scattered: positions are not consecutive. `Looked`: each pair looks its distance up in the band; without a band
   there is no table, and the encoding is evaluated for each pair.
 
-Each has the same operations: `spread` takes values by distance to the block, `collect` sums the block by distance;
-`..._columns` do it for values that belong to keys, `..._vector` for values that all rows share.
+Each has the same operations: `read` takes values by distance to the block, `write` sums the block by distance;
+`..._bias` do it for values that all rows share, `..._columns` for those that belong to keys.
 """
 
+import abc
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +25,8 @@ from jaxtyping import Array
 from relpos.attention import spread
 from relpos.attention.reference import Rules
 from relpos.attention.slots import Slots
+
+Product = Callable[[Array], Array]
 
 
 class Layout(NamedTuple):
@@ -79,8 +84,8 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     if layout.band is not None:
         return Span(layout.band, layout.band + 1 if rules.causal else 2 * layout.band + 1)
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
-    reach = layout.rows + layout.columns - 1  # distances in one block
-    first, last = T - 1, -(S - 1)
+    reach = layout.rows + layout.columns  # distances in one block, and one
+    first, last = T, -(S - 1)
     if beyond is not None:
         # A block is near if it holds one distance short of the constant part.
         first, last = min(first, beyond + reach), max(last, -beyond - reach)
@@ -115,66 +120,189 @@ def tabulate(
     return Tables(near, table(far), Table() if rules.causal else table(-far))
 
 
-class Window(NamedTuple):
-    """All distances of a block, from column `start` of the table on."""
+class Reach(abc.ABC):
+    """How a block of C queries and K keys gets at a table: of P distances, or of the part that it may need."""
+
+    @abc.abstractmethod
+    def read_bias(self, bias_P: Array) -> Array:
+        """Return the bias of each pair, [C, K] or what broadcasts to it."""
+
+    @abc.abstractmethod
+    def add_bias(self, sums_P: Array, p_CK: Array) -> Array:
+        """Add the block to the sums by distance."""
+
+    def first_products(self, product: Product, table_PH: Array) -> Any:
+        """Return what `read` wants before the first block."""
+        return None
+
+    def first_sums(self, dtype: Any) -> Any:
+        """Return what `write` wants before the first block."""
+        return None
+
+    @abc.abstractmethod
+    def read(self, product: Product, table_PH: Array, ring: Any) -> tuple[Array, Any]:
+        """Return each query's product with its distances' vectors, [C, K] or what broadcasts to it.
+
+        Args:
+          product: from vectors [n, H] to products [C, n].
+          table_PH: the vectors.
+          ring: what the block before returned as well, for this one.
+        """
+
+    @abc.abstractmethod
+    def write(self, p_CK: Array, ring: Any) -> tuple[Array, Any]:
+        """Return sums by distance for each query, [C, n], those that no later block adds to.
+
+        Args:
+          p_CK: the block.
+          ring: what the block before returned as well, for this one.
+        """
+
+    def write_rest(self, ring: Any) -> Array:
+        """Return the sums that are left behind the last block, [C, n]."""
+        raise TypeError("nothing is left behind")
+
+    @abc.abstractmethod
+    def written(self, table_PH: Array, size: int) -> Array:
+        """Return the vectors of the n distances that `write` or `write_rest` has summed, [n, H]."""
+
+    @abc.abstractmethod
+    def add_written(self, sums_HP: Array, x_Hn: Array) -> Array:
+        """Add what belongs to these distances to a table."""
+
+    @abc.abstractmethod
+    def read_columns(self, product: Product, table_PH: Array) -> Array:
+        """Return each key's product with its distances' vectors; `product` gives [K, n]."""
+
+    @abc.abstractmethod
+    def write_columns(self, p_CK: Array) -> Array:
+        """Return sums by distance for each key, [K, n]."""
+
+    @abc.abstractmethod
+    def written_columns(self, table_PH: Array) -> Array:
+        """Return the vectors of the n distances that `write_columns` has summed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Reach):
+    """All distances of a block, from column `start` of the table on, C + K of them.
+
+    The next block of keys has C of them too. What was computed for these is handed on in a `Ring`, so that each block
+    computes K new ones: `read` finds what the block before left, `write` completes it.
+    """
 
     rows: int
     columns: int
     start: Array
+    block: Array  # its number
 
-    def take(self, x, axis: int):
-        """Return the block's part of a table."""
-        return lax.dynamic_slice_in_dim(x, self.start, self.rows + self.columns - 1, axis)
+    def _slice(self, x, start: int, size: int):
+        return lax.dynamic_slice_in_dim(x, self.start + start, size)
 
-    def add(self, sums, x):
-        """Add the block's part to the last axis of a table of sums."""
-        old = lax.dynamic_slice_in_dim(sums, self.start, x.shape[-1], -1)
-        return lax.dynamic_update_slice_in_dim(sums, old + x, self.start, -1)
+    def read_bias(self, bias_P):
+        return spread.spread_vector(self._slice(bias_P, 0, self.rows + self.columns), self.rows)
 
-    def spread(self, x_Cn):
-        return spread.spread(x_Cn)
+    def add_bias(self, sums_P, p_CK):
+        return _add(sums_P, spread.collect(p_CK).sum(0), self.start)
 
-    def spread_vector(self, x_n):
-        return spread.spread_vector(x_n, self.rows)
+    def first_products(self, product, table_PH):
+        return spread.Ring.of(product(self._slice(table_PH, 0, self.rows)), self.columns)
 
-    def spread_columns(self, x_Kn):
-        return spread.spread_columns(x_Kn)
+    def first_sums(self, dtype):
+        return spread.Ring.of(jnp.zeros((self.rows, 0), dtype), self.columns)
 
-    def collect(self, p_CK):
-        return spread.collect(p_CK)
+    def read(self, product, table_PH, ring):
+        ring = ring.push(self.block, product(self._slice(table_PH, self.rows, self.columns)))
+        return ring.spread(self.block), ring
 
-    def collect_vector(self, p_CK):
-        return spread.collect(p_CK).sum(0)
+    def write(self, p_CK, ring):
+        ring = ring.push(self.block, p_CK)
+        return ring.collect(self.block, self.columns), ring
 
-    def collect_columns(self, p_CK):
+    def write_rest(self, ring):
+        nothing = jnp.zeros((self.rows, self.columns), ring.parts.dtype)
+        return ring.push(self.block, nothing).collect(self.block, self.rows)
+
+    def written(self, table_PH, size):
+        return self._slice(table_PH, 0, size)
+
+    def add_written(self, sums_HP, x_Hn):
+        return _add(sums_HP, x_Hn, self.start)
+
+    def read_columns(self, product, table_PH):
+        return spread.spread_columns(product(self.written_columns(table_PH)))
+
+    def write_columns(self, p_CK):
         return spread.collect_columns(p_CK)
 
-
-class _WholeTable:
-    """What reads the whole of a small table in every block."""
-
-    def take(self, x, axis: int):
-        return x
-
-    def add(self, sums, x):
-        return sums + x
+    def written_columns(self, table_PH):
+        return self._slice(table_PH, 0, self.rows + self.columns)
 
 
-class _Band(NamedTuple):
+def _add(sums, x, start):
+    """Add x to the last axis of a table of sums, from `start` on."""
+    old = lax.dynamic_slice_in_dim(sums, start, x.shape[-1], -1)
+    return lax.dynamic_update_slice_in_dim(sums, old + x, start, -1)
+
+
+class Whole(Reach):
+    """A small table that every block reads whole: nothing to hand on."""
+
+    @abc.abstractmethod
+    def spread(self, x_CW: Array) -> Array:
+        """Take each row's values from distances to keys."""
+
+    @abc.abstractmethod
+    def collect(self, p_CK: Array) -> Array:
+        """Sum each row by distance."""
+
+    @abc.abstractmethod
+    def spread_columns(self, x_KW: Array) -> Array:
+        """Take each column's values from distances to queries."""
+
+    @abc.abstractmethod
+    def collect_columns(self, p_CK: Array) -> Array:
+        """Sum each column by distance."""
+
+    def add_bias(self, sums_W, p_CK):
+        return sums_W + self.collect(p_CK).sum(0)
+
+    def read(self, product, table_WH, ring):
+        return self.spread(product(table_WH)), None
+
+    def write(self, p_CK, ring):
+        return self.collect(p_CK), None
+
+    def written(self, table_WH, size):
+        return table_WH
+
+    def add_written(self, sums_HW, x_HW):
+        return sums_HW + x_HW
+
+    def read_columns(self, product, table_WH):
+        return self.spread_columns(product(table_WH))
+
+    def write_columns(self, p_CK):
+        return self.collect_columns(p_CK)
+
+    def written_columns(self, table_WH):
+        return table_WH
+
+
+@dataclasses.dataclass(frozen=True)
+class Band(Whole):
+    """A few distances, and what lies beyond them on both sides."""
+
     rows: int
     columns: int
     width: int
     offset: Array  # of row 0 and column 0 in the table
 
-
-class Band(_WholeTable, _Band):
-    """A few distances, and what lies beyond them on both sides."""
+    def read_bias(self, bias_W):
+        return spread.spread_band_vector(bias_W, self.offset, self.rows, self.columns)
 
     def spread(self, x_CW):
         return spread.spread_band(x_CW, self.offset, self.columns)
-
-    def spread_vector(self, x_W):
-        return spread.spread_band_vector(x_W, self.offset, self.rows, self.columns)
 
     def spread_columns(self, x_KW):
         return spread.spread_band(x_KW[:, ::-1], self.width - 1 - self.offset, self.rows).T
@@ -182,21 +310,18 @@ class Band(_WholeTable, _Band):
     def collect(self, p_CK):
         return spread.collect_band(p_CK, self.offset, self.width)
 
-    def collect_vector(self, p_CK):
-        return self.collect(p_CK).sum(0)
-
     def collect_columns(self, p_CK):
         return spread.collect_band(p_CK.T, self.width - 1 - self.offset, self.width)[:, ::-1]
 
 
-class Far(_WholeTable):
-    """One distance for the whole block: the results of spreading are broadcast."""
+class Far(Whole):
+    """One distance for the whole block: what is read is broadcast."""
+
+    def read_bias(self, bias_1):
+        return bias_1[None]
 
     def spread(self, x_C1):
         return x_C1
-
-    def spread_vector(self, x_1):
-        return x_1[None]
 
     def spread_columns(self, x_K1):
         return x_K1.T
@@ -204,39 +329,35 @@ class Far(_WholeTable):
     def collect(self, p_CK):
         return p_CK.sum(-1, keepdims=True)
 
-    def collect_vector(self, p_CK):
-        return p_CK.sum()[None]
-
     def collect_columns(self, p_CK):
         return p_CK.sum(0)[:, None]
 
 
-class _Looked(NamedTuple):
-    width: int
-    index_CK: Array
-
-
-class Looked(_WholeTable, _Looked):
+@dataclasses.dataclass(frozen=True)
+class Looked(Whole):
     """Any positions, distances looked up in a table of few."""
 
-    def spread(self, x_CW):
-        return jnp.take_along_axis(x_CW, self.index_CK, 1)
+    width: int
+    index: Array  # [C, K]
 
-    def spread_vector(self, x_W):
-        return x_W[self.index_CK]
+    def read_bias(self, bias_W):
+        return bias_W[self.index]
+
+    def add_bias(self, sums_W, p_CK):
+        return sums_W.at[self.index].add(p_CK)
+
+    def spread(self, x_CW):
+        return jnp.take_along_axis(x_CW, self.index, 1)
 
     def spread_columns(self, x_KW):
-        return jnp.take_along_axis(x_KW, self.index_CK.T, 1).T
+        return jnp.take_along_axis(x_KW, self.index.T, 1).T
 
     def collect(self, p_CK):
         one = jax.vmap(lambda p, index: jnp.zeros((self.width,), p.dtype).at[index].add(p))
-        return one(p_CK, self.index_CK)
-
-    def collect_vector(self, p_CK):
-        return jnp.zeros((self.width,), p_CK.dtype).at[self.index_CK].add(p_CK)
+        return one(p_CK, self.index)
 
     def collect_columns(self, p_CK):
-        return Looked(self.width, self.index_CK.T).collect(p_CK.T)
+        return Looked(self.width, self.index.T).collect(p_CK.T)
 
 
 class Region(NamedTuple):
@@ -282,18 +403,19 @@ def regions(
     return found
 
 
-def reach_of(span: Span, layout: Layout, region: Region, row, column, d_CK):
-    """Return how the block at (row, column) gets at the table of its region.
+def reach_of(span: Span, layout: Layout, region: Region, row, number, d_CK) -> Reach:
+    """Return how a block gets at the table of its region.
 
     Args:
       span: of the near table.
       layout: how the matrix is cut.
       region: where the block lies.
       row: the index of its first query.
-      column: the index of its first key.
+      number: which block of keys it is.
       d_CK: a function that gives the distances of its pairs, for scattered positions.
     """
     C, K = layout.rows, layout.columns
+    column = number * K
     if not layout.consecutive:
         if not layout.has_table:
             return Far()  # of an empty table
@@ -302,7 +424,7 @@ def reach_of(span: Span, layout: Layout, region: Region, row, column, d_CK):
         return Far()
     if layout.band is not None:
         return Band(C, K, span.size, span.first - row + column)
-    return Window(C, K, span.first - (row - column + C - 1))
+    return Window(C, K, span.first - (row - column + C), number)
 
 
 def round_up(n: int, multiple: int) -> int:

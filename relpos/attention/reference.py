@@ -14,7 +14,7 @@ from relpos.attention.slots import Slots
 class Queries(NamedTuple):
     """One head's queries: what a row of the attention matrix needs to know."""
 
-    content: Float[Array, "T H"]
+    content: Any  # Float[Array, "T H"], or None where only vectors and features are read
     vector: Any  # Float[Array, "T H"], what meets the key vectors; None without them
     features: Any
 
@@ -64,7 +64,20 @@ def keep_weights(
 
 def dot(a: Array, b: Array) -> Array:
     """Matrix product that accumulates in float32 (float64 for float64 inputs)."""
+    a, b = _operands(a, b)
     return jnp.matmul(a, b, preferred_element_type=_wide(a, b))
+
+
+def dot_rows(a: Array, b: Array) -> Array:
+    """Return dot(a, b.T), told to the compiler as one product: a transpose of its own would be a copy."""
+    a, b = _operands(a, b)
+    contract = (((1,), (1,)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=_wide(a, b))
+
+
+def _operands(*arrays: Array):
+    """Widen half-precision operands on the CPU, which has no product of them with sums in float32."""
+    return [x.astype(_wide(x)) if jax.default_backend() == "cpu" else x for x in arrays]
 
 
 def _wide(*arrays: Array):
@@ -132,7 +145,7 @@ def head(
     seed: Array | None,
 ) -> Float[Array, "T H"]:
     """Attention of one head; a row that sees no key gives zeros."""
-    dots_TS = dot(q.content, k.key.T)
+    dots_TS = dot_rows(q.content, k.key)
     more_TS, bias_TS = distance_logits(encoding, rules, q, k, q_tokens, k_tokens)
     if more_TS is not None:
         dots_TS += more_TS

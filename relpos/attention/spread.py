@@ -1,13 +1,16 @@
 """Spread and collect: between values for each distance and a block of the attention matrix.
 
-C consecutive queries and K consecutive keys have L = C + K - 1 distances. Per-distance values are stored with the
-distance falling, so that the pair (i, j) of a block finds its own at column C - 1 - i + j: the skew of the Music
-Transformer (Huang et al. 2018, arXiv:1809.04281, sec. 3.4). Row i of a block is then a slice of row i of the values
-and the other way round; slices of rows are copied whole, where a reshape that skews would compute every index.
+C consecutive queries and K consecutive keys have C + K - 1 distances. Per-distance values are stored with the
+distance falling, so that the pair (i, j) of a block finds its own at column C - i + j: the skew of the Music
+Transformer (Huang et al. 2018, arXiv:1809.04281, sec. 3.4). (Column 0 is nobody's: L = C + K is a round number.) Row
+i of a block is then a slice of row i of the values and the other way round; slices of rows are copied whole, where a
+reshape that skews would compute every index.
 
 The `band` forms are for values that are constant on both sides of W distances: what lies outside of the band reads,
 or is added to, its first or last column.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,31 +30,33 @@ def _index(C: int) -> Int[Array, "C"]:
 
 
 def spread(x_CL: Float[Array, "C L"]) -> Float[Array, "C K"]:
-    """Take each row's values from distances to keys: out[i, j] = x[i, C - 1 - i + j]."""
+    """Take each row's values from distances to keys: out[i, j] = x[i, C - i + j]."""
     C, L = x_CL.shape
-    return _slice_rows(x_CL, C - 1 - _index(C), L - C + 1)
+    return _slice_rows(x_CL, C - _index(C), L - C)
 
 
 def spread_vector(x_L: Float[Array, "L"], C: int) -> Float[Array, "C K"]:
-    """Spread one vector of per-distance values that all rows share: out[i, j] = x[C - 1 - i + j]."""
-    size = x_L.shape[0] - C + 1
-    return jax.vmap(lambda i: lax.dynamic_slice_in_dim(x_L, C - 1 - i, size))(_index(C))
+    """Spread one vector of per-distance values that all rows share: out[i, j] = x[C - i + j]."""
+    size = x_L.shape[0] - C
+    return jax.vmap(lambda i: lax.dynamic_slice_in_dim(x_L, C - i, size))(_index(C))
 
 
 def spread_columns(x_KL: Float[Array, "K L"]) -> Float[Array, "C K"]:
-    """Take each column's values from distances to queries: out[i, j] = x[j, C - 1 - i + j]."""
-    return spread(x_KL[:, ::-1]).T
+    """Take each column's values from distances to queries: out[i, j] = x[j, C - i + j]."""
+    # Seen from the keys the distances rise; without column 0, which has no counterpart at the other end.
+    risen = jnp.pad(x_KL[:, :0:-1], ((0, 0), (1, 0)))
+    return spread(risen).T
 
 
 def collect(p_CK: Float[Array, "C K"]) -> Float[Array, "C L"]:
-    """Sum each row by distance, the transpose of `spread`: out[i, C - 1 - i + j] = p[i, j]."""
+    """Sum each row by distance, the transpose of `spread`: out[i, C - i + j] = p[i, j]."""
     C, K = p_CK.shape
-    return _slice_rows(jnp.pad(p_CK, ((0, 0), (C - 1, C - 1))), _index(C), C + K - 1)
+    return _slice_rows(jnp.pad(p_CK, ((0, 0), (C, C))), _index(C), C + K)
 
 
 def collect_columns(p_CK: Float[Array, "C K"]) -> Float[Array, "K L"]:
-    """Sum each column by distance, the transpose of `spread_columns`: out[j, C - 1 - i + j] = p[i, j]."""
-    return collect(p_CK.T)[:, ::-1]
+    """Sum each column by distance, the transpose of `spread_columns`: out[j, C - i + j] = p[i, j]."""
+    return jnp.pad(collect(p_CK.T)[:, :0:-1], ((0, 0), (1, 0)))
 
 
 def spread_band(x_CW: Float[Array, "C W"], offset: Int[Array, ""], K: int) -> Float[Array, "C K"]:
@@ -78,3 +83,39 @@ def collect_band(p_CK: Float[Array, "C K"], offset: Int[Array, ""], W: int) -> F
     before = jnp.where(w_CK < 0, p_CK, 0).sum(-1)
     after = jnp.where(w_CK >= W, p_CK, 0).sum(-1)
     return inside.at[:, 0].add(before).at[:, W - 1].add(after)
+
+
+class Ring(NamedTuple):
+    """The columns of this block of keys and of the one before, side by side: [C, 3K], C <= K.
+
+    Block 0, 2, 4 ... lies in the third part (and, for the next block, in the first), block 1, 3, ... in the second.
+    """
+
+    parts: Float[Array, "C 3K"]
+
+    @classmethod
+    def of(cls, before_Cn: Float[Array, "C n"], K: int) -> "Ring":
+        """Begin with the last n columns before the first block."""
+        part = jnp.pad(before_Cn, ((0, 0), (K - before_Cn.shape[1], 0)))
+        return cls(jnp.concatenate([part, part, jnp.zeros_like(part)], 1))
+
+    def push(self, block: Array, new_CK: Float[Array, "C K"]) -> "Ring":
+        """Write the columns of a block."""
+        K = new_CK.shape[1]
+        even = block % 2 == 0
+        parts = self.parts
+        for part in (jnp.where(even, 2, 1), jnp.where(even, 0, 1)):
+            parts = lax.dynamic_update_slice_in_dim(parts, new_CK, part * K, 1)
+        return Ring(parts)
+
+    def spread(self, block: Array) -> Float[Array, "C K"]:
+        """Take each row's values from distances to keys: out[i, j] = x[i, K - i + j], x both blocks [C, 2K]."""
+        C, K = self.parts.shape[0], self.parts.shape[1] // 3
+        begin = jnp.where(block % 2 == 0, K, 0)
+        return _slice_rows(self.parts, begin + K - _index(C), K)
+
+    def collect(self, block: Array, size: int) -> Float[Array, "C n"]:
+        """Take each row from keys to the first distances: out[i, C - i + j] = x[i, K + j], x both blocks [C, 2K]."""
+        C, K = self.parts.shape[0], self.parts.shape[1] // 3
+        begin = jnp.where(block % 2 == 0, K, 0)
+        return _slice_rows(self.parts, begin + K - C + _index(C), size)

@@ -47,4 +47,5 @@ class TransformerXL(Encoding):
         if self.constant_beyond is not None:
             d = jnp.clip(d, -self.constant_beyond, self.constant_beyond)
         angles = positions.angles(d, self.base, self.width)
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1) @ self.kernel[...]
+        of_sines, of_cosines = jnp.split(self.kernel[...], 2)
+        return jnp.sin(angles) @ of_sines + jnp.cos(angles) @ of_cosines

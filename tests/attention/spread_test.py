@@ -1,40 +1,75 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relpos.attention.spread import collect, spread, spread_columns, spread_vector
+from relpos.attention import spread
 
 SIZES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (11, 13)]
 
 
+def numbers(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
 @pytest.mark.parametrize(("C", "K"), SIZES)
 def test_each_operator_is_its_index_formula(C, K):
-    random = np.random.default_rng(0)
-    L = C + K - 1
-    rows, columns, vector = (
-        random.normal(size=(C, L)),
-        random.normal(size=(K, L)),
-        random.normal(size=L),
-    )
-    block = random.normal(size=(C, K))
-    at = [[C - 1 - i + j for j in range(K)] for i in range(C)]
-    by_row = [[rows[i, at[i][j]] for j in range(K)] for i in range(C)]
-    by_column = [[columns[j, at[i][j]] for j in range(K)] for i in range(C)]
-    shared = [[vector[at[i][j]] for j in range(K)] for i in range(C)]
-    sums = np.zeros((C, L))
-    for i in range(C):
-        for j in range(K):
-            sums[i, at[i][j]] += block[i, j]
-    np.testing.assert_allclose(spread(jnp.array(rows)), by_row, rtol=1e-6)
-    np.testing.assert_allclose(spread_columns(jnp.array(columns)), by_column, rtol=1e-6)
-    np.testing.assert_allclose(spread_vector(jnp.array(vector), C), shared, rtol=1e-6)
-    np.testing.assert_allclose(collect(jnp.array(block)), sums, rtol=1e-6)
+    L = C + K
+    rows, columns, vector, block = numbers(C, L), numbers(K, L), numbers(L), numbers(C, K)
+    at = np.arange(K)[None] + C - np.arange(C)[:, None]
+    by_row = np.take_along_axis(rows, at, 1)
+    by_column = np.take_along_axis(columns, at.T, 1).T
+    sums, column_sums = np.zeros((C, L)), np.zeros((K, L))
+    np.put_along_axis(sums, at, block, 1)
+    np.put_along_axis(column_sums, at.T, block.T, 1)
+    close = lambda found, expected: np.testing.assert_allclose(found, expected, rtol=1e-6)  # noqa: E731
+    close(spread.spread(jnp.array(rows)), by_row)
+    close(spread.spread_columns(jnp.array(columns)), by_column)
+    close(spread.spread_vector(jnp.array(vector), C), vector[at])
+    close(spread.collect(jnp.array(block)), sums)
+    close(spread.collect_columns(jnp.array(block)), column_sums)
+
+
+@pytest.mark.parametrize("offset", [-40, -7, -1, 0, 2, 9, 40])
+@pytest.mark.parametrize("W", [1, 2, 5])
+@pytest.mark.parametrize(("C", "K"), SIZES)
+def test_a_band_is_constant_on_both_sides(C, K, W, offset):
+    at = np.clip(np.arange(K)[None] + offset - np.arange(C)[:, None], 0, W - 1)
+    rows, vector, block = numbers(C, W), numbers(W), numbers(C, K)
+    sums = np.zeros((C, W))
+    np.add.at(sums, (np.arange(C)[:, None], at), block)
+    found = spread.spread_band(jnp.array(rows), jnp.int32(offset), K)
+    np.testing.assert_allclose(found, np.take_along_axis(rows, at, 1), rtol=1e-6)
+    found = spread.spread_band_vector(jnp.array(vector), jnp.int32(offset), C, K)
+    np.testing.assert_allclose(found, vector[at], rtol=1e-6)
+    found = spread.collect_band(jnp.array(block), jnp.int32(offset), W)
+    np.testing.assert_allclose(found, sums, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+@pytest.mark.parametrize(("C", "K"), [(1, 1), (1, 5), (3, 7), (7, 7)])
+def test_a_ring_does_for_many_blocks_what_the_operators_do_for_one(C, K, first):
+    """Products of a row with all distances, read block by block; sums by distance, written block by block."""
+    blocks = 5
+    products, matrix = numbers(C, C + blocks * K), numbers(C, blocks * K)
+    whole = spread.spread(jnp.array(products)), spread.collect(jnp.array(matrix))
+    read = spread.Ring.of(jnp.array(products[:, :C]), K)
+    write = spread.Ring.of(jnp.zeros((C, 0)), K)
+    found, sums = [], []
+    for n in range(blocks):
+        number = jnp.int32(first + n)
+        read = read.push(number, jnp.array(products[:, C + n * K : C + (n + 1) * K]))
+        found.append(read.spread(number))
+        write = write.push(number, jnp.array(matrix[:, n * K : (n + 1) * K]))
+        sums.append(write.collect(number, K))
+    number = jnp.int32(first + blocks)
+    sums.append(write.push(number, jnp.zeros((C, K))).collect(number, C))
+    np.testing.assert_array_equal(jnp.concatenate(found, 1), whole[0])
+    np.testing.assert_array_equal(jnp.concatenate(sums, 1), whole[1])
 
 
 @pytest.mark.parametrize(("C", "K"), SIZES)
 def test_collect_is_the_transpose_of_spread(C, K):
-    random = np.random.default_rng(1)
-    x, p = random.normal(size=(C, C + K - 1)), random.normal(size=(C, K))
-    left = (spread(jnp.array(x)) * p).sum()
-    right = (x * collect(jnp.array(p))).sum()
-    np.testing.assert_allclose(left, right, rtol=1e-5)
+    x, p = jnp.array(numbers(C, C + K)), jnp.array(numbers(C, K))
+    (expected,) = jax.linear_transpose(spread.spread, x)(p)
+    np.testing.assert_allclose(spread.collect(p), expected, rtol=1e-6)
