@@ -10,7 +10,11 @@ Parts:
 - short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
 - kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions,
   bfloat16, dropout, softcap;
-- decode: one step of a layer with a cache of 4096 tokens.
+- decode: one step of a layer with a cache of 4096 tokens;
+- memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, nothing is run.
+
+The machine's rate of float32 matrix products is measured beside them: causal attention has 2 of them forward and 5
+backward, of T^2 / 2 * H * 2 operations a head.
 
 All contestants of a table take turns, so that what else the machine does falls on all of them; medians are shown, with
 the distance between the quartiles. Ratios come first: times alone mean little on a shared machine.
@@ -40,7 +44,7 @@ from rich.table import Table
 import relpos
 from relpos import encodings
 
-PARTS = ("lengths", "short", "kinds", "decode")
+PARTS = ("lengths", "short", "kinds", "decode", "memory")
 HEADS, HEAD_DIM = 8, 64
 
 
@@ -161,6 +165,19 @@ def decode_step(name: str, cached: int) -> Contestant:
     return Contestant(name, forward, None, seconds, temporary)
 
 
+def matmul_rate() -> float:
+    """Float32 operations a second in products of 2048 x 2048, the best of ten."""
+    x = jnp.ones((2048, 2048))
+    product, _, _ = _compiled(lambda a, b: a @ b, (x, x))
+    product()
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        product()
+        times.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(times)
+
+
 def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None]:
     """Return a call that waits for its result, the seconds to compile it, and its temporaries' bytes."""
     lowered = jax.jit(function).lower(*arguments)
@@ -181,12 +198,18 @@ def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> li
         if (call := getattr(contestant, kind)) is not None
     ]
     began = time.perf_counter()
-    for *_, call in calls:
+    slow = set()
+    for i, _, call in calls:
+        started = time.perf_counter()
         call()
+        if time.perf_counter() - started > 0.02:
+            slow.add(i)
     rounds = max(5, min(100, int(seconds / (time.perf_counter() - began))))
     times: dict[tuple[int, str], list[float]] = {(i, kind): [] for i, kind, _ in calls}
     for _ in track(range(rounds), description=title, transient=True):
         for i, kind, call in calls:
+            if i not in slow:
+                call()  # or it would pay for what the one before left in the caches
             began = time.perf_counter()
             call()
             times[i, kind].append(time.perf_counter() - began)
@@ -210,7 +233,8 @@ def table(title: str, results: Sequence[Result]) -> Table:
     first = results[0]
     shown = Table(title=title)
     shown.add_column(f"ratios to {first.name}", no_wrap=True)
-    for column in ("fwd", "fwd+bwd", "fwd ms", "fwd+bwd ms", "compile s", "temp MB"):
+    columns = ("fwd", "fwd+bwd", "fwd ms", "fwd+bwd ms", "compile s", "temp MB", "temp")
+    for column in columns:
         shown.add_column(column, justify="right", no_wrap=True)
 
     def ratio(value, base):
@@ -225,6 +249,7 @@ def table(title: str, results: Sequence[Result]) -> Table:
             milliseconds(r.forward, r.forward_spread), milliseconds(r.step, r.step_spread),
             "" if r.compile_seconds is None else f"{r.compile_seconds:.1f}",
             "" if r.temporary_bytes is None else f"{r.temporary_bytes / 1e6:.1f}",
+            ratio(r.temporary_bytes, first.temporary_bytes),
         )  # fmt: skip
     return shown
 
@@ -275,6 +300,19 @@ def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Resu
     return found
 
 
+def run_memory(names: Sequence[str], show) -> dict[str, list[Result]]:
+    """What compiling tells: temporaries and compile time, with the growth from the length before in the title."""
+    found: dict[str, list[Result]] = {}
+    for T in (8192, 16384):
+        made = [ours(name, Shape(T=T, S=T)) for name in names]
+        results = [
+            Result(c.name, None, None, None, None, c.compile_seconds, c.temporary_bytes)
+            for c in made
+        ]
+        found[str(T)] = show(f"compiled only, T={T}", results)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints and writes; returns the process's exit status."""
     parser = argparse.ArgumentParser(
@@ -287,6 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", type=listed, default=list(KINDS), help=", ".join(KINDS))
     parser.add_argument("--peers", type=listed, default=list(bench_peers.PEERS))
     parser.add_argument("--seconds", type=float, default=20, help="for each table")
+    parser.add_argument("--device", help="cpu, gpu or tpu; default: what JAX finds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="time and memory against the length")
     options = parser.parse_args(arguments)
@@ -295,8 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):  # fmt: skip
         if wrong := [name for name in getattr(options, what) if name not in known]:
             parser.error(f"--{what}: unknown {', '.join(wrong)}; known: {', '.join(known)}")
+    if options.device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
+    if jax.default_backend() != "cpu":
+        options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
     names = ["none", *(name for name in options.encodings if name != "none")]
     console = Console(width=110)
+    rate = matmul_rate()
+    console.print(f"float32 matrix products: {rate / 1e9:.0f} GFLOP/s")
 
     def show(title, results):
         console.print(table(title, results))
@@ -326,8 +371,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = [decode_step(name, 4096) for name in names]
         title = "one decode step, cache of 4096"
         found["decode"] = {"4096": show(title, measure(steps, options.seconds, title))}
+    if "memory" in options.parts:
+        found["memory"] = run_memory(names, show)
     if options.json is not None:
-        options.json.write_text(json.dumps(_record(found), indent=1) + "\n")
+        record = {"matmul_flops": rate, **_record(found)}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture is not None and "lengths" in found:
         draw(found["lengths"]).savefig(options.picture, dpi=110)
     return 0

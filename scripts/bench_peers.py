@@ -108,9 +108,63 @@ def flex(T: int, N: int, H: int) -> Made:
     return [("PyTorch FlexAttention, T5", forward, None)]
 
 
+def hugging_face(T: int, N: int, H: int) -> Made:
+    """Hugging Face's T5 attention layer, T5's bias as a tensor; its four projections are timed with it."""
+    import torch
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    config = T5Config(d_model=N * H, d_kv=H, num_heads=N, is_decoder=True, dropout_rate=0.0)
+    layer = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).eval()
+    torch.manual_seed(0)
+    x = torch.randn(1, T, N * H, requires_grad=True)
+    hidden = torch.full((T, T), float("-inf")).triu(1)[None, None]
+    trained = [x, *layer.parameters()]
+    calls = _torch_calls(torch, lambda: layer(x, mask=hidden)[0], trained, torch.randn(1, T, N * H))
+    return [("Hugging Face T5Attention, with projections", *calls)]
+
+
+def x_transformers(T: int, N: int, H: int) -> Made:
+    """x-transformers' attention with its T5 bias, through PyTorch's SDPA."""
+    from x_transformers.attend import Attend
+    from x_transformers.x_transformers import RelativePositionBias
+
+    torch, (q, k, v), weight = _torch_inputs(T, N, H)
+    bias = RelativePositionBias(scale=1.0, causal=True, heads=N)
+    attend = Attend(causal=True, heads=N, flash=True)
+    inputs = (q, k, v, *bias.parameters())
+    calls = _torch_calls(torch, lambda: attend(q, k, v, attn_bias=bias(T, T))[0], inputs, weight)
+    return [("x-transformers, T5 bias", *calls)]
+
+
+def tokamax(T: int, N: int, H: int) -> Made:
+    """tokamax's attention without positions: on the CPU it has XLA's, whole or in chunks."""
+    import tokamax as library
+
+    q, k, v, weight = (
+        jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)
+    )
+    attend = jax.jit(
+        lambda q, k, v: library.dot_product_attention(
+            q, k, v, is_causal=True, implementation="xla_chunked"
+        )
+    )
+    step = jax.jit(jax.grad(lambda q, k, v: (attend(q, k, v) * weight).sum(), (0, 1, 2)))
+    return [
+        (
+            "tokamax xla_chunked, no positions",
+            lambda: jax.block_until_ready(attend(q, k, v)),
+            lambda: jax.block_until_ready(step(q, k, v)),
+        )
+    ]
+
+
 PEERS: dict[str, Callable[[int, int, int], Made]] = {
     "sdpa": sdpa,
     "sdpa_bias": sdpa_bias,
     "flex": flex,
     "jax": jax_nn,
+    "hugging_face": hugging_face,
+    "x_transformers": x_transformers,
+    "tokamax": tokamax,
 }

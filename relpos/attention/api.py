@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from relpos import positions
 from relpos.attention import blockwise, checks, choices, distances, dropout, reference
+from relpos.attention.distances import Tables
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
 
@@ -34,6 +35,7 @@ def attention(
     q_features: Any = None,
     k_features: Any = None,
     keys_ready: bool = False,
+    tables: Tables | None = None,
     implementation: choices.Implementation = "auto",
     block_sizes: tuple[int, int] | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -65,6 +67,7 @@ def attention(
       q_features: what `encodings.tokens` gives for content gates, a tree of [B, T, N, ...].
       k_features: likewise for the keys, a tree of [B, S, N, ...].
       keys_ready: k comes from `encodings.transform_keys`, out of a cache.
+      tables: from `tabulate`, out of a cache; no distance may be longer than they are.
       implementation: "auto", "reference" (dense) or "blockwise".
       block_sizes: queries and keys in a block; None: chosen by platform and shape.
 
@@ -101,22 +104,22 @@ def attention(
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
     rules = Rules(scale, causal, window, softcap, dropout_rate)
-    path = choices.implementation(implementation, T, S)
     return _attention(
-        graphdef, rules, path, consecutive, keys_ready, block_sizes, state, q, k, v, q_features, k_features,
-        q_positions, k_positions, q_segments, k_segments, seeds,
+        graphdef, rules, implementation, consecutive, keys_ready, block_sizes, state, tables, q, k, v, q_features,
+        k_features, q_positions, k_positions, q_segments, k_segments, seeds,
     )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _attention(
-    graphdef, rules, path, consecutive, keys_ready, block_sizes, state, q, k, v, q_features, k_features,
-    q_positions, k_positions, q_segments, k_segments, seeds,
+    graphdef, rules, implementation, consecutive, keys_ready, block_sizes, state, tables, q, k, v, q_features,
+    k_features, q_positions, k_positions, q_segments, k_segments, seeds,
 ):  # fmt: skip
     """Split into heads, run one head's function for each, and join."""
     encoding = nnx.merge(graphdef, state)
     B, T, N, H = q.shape
     filled = _Filled.of(encoding)
+    path = choices.implementation(implementation, T, k.shape[1], has_vectors=filled.vectors)
     index_T, index_S = positions.contiguous(T), positions.contiguous(k.shape[1])
     if q_positions is None and not consecutive:
         q_positions = positions.within_segments(q_segments)
@@ -135,19 +138,22 @@ def _attention(
         T, k.shape[1], H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
         block_sizes=block_sizes,
     )  # fmt: skip
+    if tables is not None:
+        cut = cut._replace(band=jax.tree.leaves(tables)[0].shape[1] - 1)
     tabulated = path == "blockwise" and cut.has_table
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not tabulated)
-    at_once = choices.heads_at_once(T, k.shape[1], path)
+    at_once = choices.heads_at_once(T, k.shape[1])
     over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
     over_rows = _map(B, at_once // N)
     places = (q_positions, k_positions, q_segments, k_segments)
     split, per_head, shared = split_heads(encoding)
 
-    def one_head(per_head, k, v, q, content, q_features, k_features, seeds):
+    def one_head(per_head, tables, k, v, q, content, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
-        tables = distances.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
+        if tables is None:
+            tables = distances.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
 
         def one_sequence(k, v, q, content, q_features, k_features, seed, places):
             q_position, k_position, q_segment, k_segment = places
@@ -165,7 +171,9 @@ def _attention(
         return over_rows(one_sequence)(k, v, q, content, q_features, k_features, seeds, places)
 
     def one_group(k, v, *of_queries):
-        return over_heads(lambda per_head, *x: one_head(per_head, k, v, *x))(*of_queries)
+        return over_heads(lambda per_head, tables, *x: one_head(per_head, tables, k, v, *x))(
+            *of_queries
+        )
 
     def grouped(tree):  # leading N -> [K, N / K]
         return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
@@ -177,8 +185,25 @@ def _attention(
         (k, v, q if filled.key_vectors else None, content, q_features, k_features)
     )
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
-    out = over_groups(one_group)(k, v, *grouped((per_head, *of_queries, seeds)))
+    out = over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)))
     return jnp.moveaxis(out.reshape(N, B, T, v.shape[-1]), 0, 2)
+
+
+def tabulate(encoding: Slots, length: int) -> Tables | None:
+    """Evaluate the vectors of the distances 0 ... length - 1 for a cache; None where a step needs no table of them.
+
+    A step of decoding would otherwise evaluate them anew, one for each key.
+    """
+    if encoding.constant_beyond is not None or not _Filled.of(encoding).vectors:
+        return None
+    layout = distances.Layout(1, 1, consecutive=False, band=length - 1)
+    split, per_head, shared = split_heads(encoding)
+
+    def one_head(per_head):
+        encoding = nnx.merge(split, per_head, shared)
+        return distances.tabulate(encoding, None, Rules(1.0, causal=True), layout, 1, 1)
+
+    return jax.vmap(one_head)(per_head)
 
 
 def transform_keys(

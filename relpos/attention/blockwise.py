@@ -80,10 +80,10 @@ class _Block(NamedTuple):
 
 
 def _block(problem, inputs, places, region: Region, rows: _Rows, number) -> _Block:
-    at = lambda tree: jax.tree.map(  # noqa: E731
-        lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree
-    )
-    k, k_tokens = at((inputs.k, places.k))
+    def part(x):  # of a single block: no copy of all keys
+        return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
+
+    k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
 
     def d_CK():
         d_CK = distances(rows.tokens.position, k_tokens.position)

@@ -9,15 +9,21 @@ from relpos.attention.distances import Layout, round_up
 Implementation = Literal["auto", "reference", "blockwise"]
 IMPLEMENTATIONS = ("auto", "reference", "blockwise")
 
-# Fewer queries than this: the dense path holds no more than a few rows of S numbers, and has no loop to set up.
-FEW_QUERIES = 8
+FEW_QUERIES = 8  # decoding: a step's work is reading the keys
+FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
+ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
-def implementation(asked: str, T: int, S: int) -> str:
-    """Return the path that "auto" stands for."""
+def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
+    """Return the path that "auto" stands for.
+
+    Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
+    each pair.
+    """
     if asked != "auto":
         return asked
-    return "reference" if T < FEW_QUERIES else "blockwise"
+    is_small = T < FEW_QUERIES or T * S <= FEW_PAIRS
+    return "reference" if is_small and not has_vectors else "blockwise"
 
 
 def layout(
@@ -33,13 +39,15 @@ def layout(
     """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
     Blocks of 512 keep logits and weights of one head in a core's cache; short sequences are cut finer, so that
-    there are hidden blocks to skip. Where positions are scattered and the encoding has vectors for all distances, a
-    block holds one vector of H numbers for every pair: smaller blocks.
+    there are hidden blocks to skip; few queries have all keys in one block. Where positions are scattered and the
+    encoding has vectors for all distances, a block holds one vector of H numbers for every pair: smaller blocks.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
+    elif T < FEW_QUERIES:
+        rows, columns = T, min(S, ONE_BLOCK // FEW_QUERIES)
     else:
-        largest = 128 if max(T, S) <= 512 else 512
+        largest = 128 if max(T, S) <= 256 else 512
         if has_vectors and not consecutive and beyond is None:
             largest = max(16, 512 // max(1, round(H**0.5)))
         rows, columns = min(largest, round_up(T, 8)), min(largest, round_up(S, 8))
@@ -53,9 +61,12 @@ def layout(
     return Layout(rows, columns, consecutive, band)
 
 
-def heads_at_once(T: int, S: int, path: str, platform: str | None = None) -> int:
-    """Return how many heads (and batch rows) are computed together.
+def heads_at_once(T: int, S: int, platform: str | None = None) -> int:
+    """Return about how many heads (and batch rows) are computed together.
 
-    On the CPU one head's block stays in a core's cache; accelerators want all of them at once.
+    Accelerators want all of them. On the CPU one head's block stays in a core's cache; where a head has no more than
+    one block, a few together have less to start and to wait for.
     """
-    return 1 if (platform or jax.default_backend()) == "cpu" else 2**31
+    if (platform or jax.default_backend()) != "cpu" or T < FEW_QUERIES or T * S <= FEW_PAIRS:
+        return 2**31
+    return 8 if T * S <= ONE_BLOCK else 1

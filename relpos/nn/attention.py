@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import encodings
-from relpos.attention import attention, transform_keys
+from relpos.attention import attention, tabulate, transform_keys
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
@@ -183,6 +183,7 @@ class RelativeAttention(nnx.Module):
             features=jax.tree.map(slots, features),
             state=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state),
             length=jnp.zeros((batch,), jnp.int32),
+            tables=tabulate(encoding, capacity),
         )
 
     def _project(self, x_BTD):
@@ -211,7 +212,7 @@ class RelativeAttention(nnx.Module):
             )
         keys, values, k_positions, written, k_features = seen
         out = attention(
-            q, keys, values, encoding=encoding, keys_ready=True,
+            q, keys, values, encoding=encoding, keys_ready=True, tables=cache.tables,
             q_features=features, k_features=k_features,
             q_positions=positions, k_positions=k_positions,
             q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,

@@ -24,6 +24,7 @@ class Cache:
       features: the encoding's features of each token, a tree of [B, C, N, ...].
       state: what the encoding carries on from token to token, a tree of [B, N, ...].
       length: how many tokens each row has seen, [B].
+      tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None where it needs none.
     """
 
     key: Float[Array, "B C K H"]
@@ -33,6 +34,7 @@ class Cache:
     features: Any
     state: Any
     length: Int[Array, "B"]
+    tables: Any = None
 
     @property
     def capacity(self) -> int:
@@ -69,6 +71,7 @@ class Cache:
             features=jax.tree.map(write, self.features, features),
             state=state,
             length=length,
+            tables=self.tables,
         )
 
     def take(self, rows: Int[Array, "R"]) -> "Cache":
@@ -76,4 +79,6 @@ class Cache:
 
         Caches of scanned layers have a layer axis before the batch, which stays as it is.
         """
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=self.length.ndim - 1), self)
+        of_rows = dataclasses.replace(self, tables=None)
+        taken = jax.tree.map(lambda x: jnp.take(x, rows, axis=self.length.ndim - 1), of_rows)
+        return dataclasses.replace(taken, tables=self.tables)
