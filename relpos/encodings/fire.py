@@ -47,7 +47,7 @@ class FIRE(Encoding):
         self.offset = PerHead(uniform(2 * bound)(rngs.params(), (dims.num_heads,)) - bound)
 
     def _psi(self, x):
-        return jnp.log1p(jnp.abs(self.c[...]) * x)
+        return jnp.log(jnp.abs(self.c[...]) * x + 1)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Evaluate f for every pair."""
@@ -55,6 +55,51 @@ class FIRE(Encoding):
         threshold = jnp.abs(self.multiplier[...] * self.initial_threshold)
         span = self._psi(jnp.maximum(q_positions, threshold)) + self.epsilon
         x = self._psi(d) / span[:, None]
-        kernel, bias = self.hidden_kernel[...][None, None], self.hidden_bias[...][None, None]
-        hidden = jax.nn.relu(x[..., None] * kernel + bias)
-        return hidden @ self.output[...] + self.offset[...]
+        of_x = _network(x, self.hidden_kernel[...], self.hidden_bias[...], self.output[...])
+        return of_x + self.offset[...]
+
+
+@jax.custom_vjp
+def _network(x, kernel, bias, output):
+    """Return sum_h output[h] relu(kernel[h] x + bias[h]) for numbers x, without an array of hidden layers.
+
+    With its kink at t = -b/w, relu(w x + b) is w max(x - t, 0) if w > 0, and |w| max(x - t, 0) + w x + b if w < 0.
+    """
+    kinks, falling = _kinks(kernel, bias)
+    y = x * jnp.where(falling, output * kernel, 0).sum()
+    y += jnp.where(falling, output * bias, 0).sum()
+    y += jnp.where(kernel == 0, output * jax.nn.relu(bias), 0).sum()
+    for t, weight in zip(kinks, output * jnp.abs(kernel), strict=True):
+        y += jnp.where(x > t, weight * (x - t), 0)
+    return y
+
+
+def _kinks(kernel, bias):
+    """Return where each unit bends (anywhere if it does not), and which fall."""
+    return jnp.where(kernel == 0, 0, -bias / jnp.where(kernel == 0, 1, kernel)), kernel < 0
+
+
+def _network_forward(x, kernel, bias, output):
+    return _network(x, kernel, bias, output), (x, kernel, bias, output)
+
+
+def _network_backward(residuals, dy):
+    """Sum dy and dy x over the numbers between two neighbouring kinks; a unit is on in a run of such intervals."""
+    x, kernel, bias, output = residuals
+    kinks, falling = _kinks(kernel, bias)
+    # Sums, not look-ups: a gather is one number at a time on the CPU.
+    interval = jnp.zeros(x.shape, jnp.int32)
+    slope = jnp.full_like(x, jnp.where(falling, output * kernel, 0).sum())
+    for t, weight in zip(kinks, output * jnp.abs(kernel), strict=True):
+        interval += (x > t).astype(jnp.int32)
+        slope += jnp.where(x > t, weight, 0)
+    zeros = jnp.zeros((len(kinks) + 1,), x.dtype)
+    sums = jnp.stack([zeros.at[interval].add(dy), zeros.at[interval].add(dy * x)], -1)
+    kinks = jnp.sort(kinks)
+    inside = jnp.concatenate([kinks[:1] - 1, (kinks[:-1] + kinks[1:]) / 2, kinks[-1:] + 1])
+    on = kernel[:, None] * inside[None] + bias[:, None] > 0
+    of_dy, of_dyx = (on.astype(x.dtype) @ sums).T
+    return dy * slope, output * of_dyx, output * of_dy, kernel * of_dyx + bias * of_dy
+
+
+_network.defvjp(_network_forward, _network_backward)
