@@ -355,6 +355,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for peer in options.peers:
                 if peer == "none":
                     continue
+                if peer in bench_peers.DENSE and HEADS * T * T * 4 > 1e9:
+                    gigabytes = HEADS * T * T * 4 / 1e9
+                    console.print(f"{peer} is left out at T={T}: arrays of {gigabytes:.1f} GB")
+                    continue
                 try:
                     contestants += [
                         Contestant(*made) for made in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)

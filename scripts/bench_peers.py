@@ -168,3 +168,6 @@ PEERS: dict[str, Callable[[int, int, int], Made]] = {
     "x_transformers": x_transformers,
     "tokamax": tokamax,
 }
+
+# These hold arrays [N, T, T].
+DENSE = ("sdpa_bias", "jax", "hugging_face", "x_transformers")

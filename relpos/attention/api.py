@@ -159,7 +159,7 @@ def _attention(
             q_position, k_position, q_segment, k_segment = places
             q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
             k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
-            vector = encoding.vector_query(q) if filled.key_vectors else None
+            vector = encoding.vector_query(q) if filled.own_vector_query else None
             queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
@@ -182,7 +182,7 @@ def _attention(
         return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
 
     k, v, *of_queries = heads_first(
-        (k, v, q if filled.key_vectors else None, content, q_features, k_features)
+        (k, v, q if filled.own_vector_query else None, content, q_features, k_features)
     )
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     out = over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)))
@@ -252,6 +252,7 @@ class _Filled(NamedTuple):
     query_vectors: bool
     value_vectors: bool
     block_bias: bool
+    own_vector_query: bool  # what meets the key vectors is not what meets the keys
 
     @classmethod
     def of(cls, encoding: Slots) -> "_Filled":
@@ -266,7 +267,14 @@ class _Filled(NamedTuple):
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = type(encoding).block_bias is not Slots.block_bias
         bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots)
-        return cls(bias, key_vectors, query_vectors, value_vectors, has_block_bias)
+        changes_query = (
+            type(encoding).query is not Slots.query
+            or type(encoding).vector_query is not Slots.vector_query
+        )
+        return cls(
+            bias, key_vectors, query_vectors, value_vectors, has_block_bias,
+            own_vector_query=key_vectors and changes_query,
+        )  # fmt: skip
 
     @property
     def vectors(self) -> bool:

@@ -121,7 +121,7 @@ def _evaluated_values(problem, block: _Block, places_state, state, weights_CK):
 
 def _with_vectors(q: Queries):
     """Return the product of the queries with vectors of distances."""
-    return lambda a_K: dot_rows(q.vector, a_K.astype(q.vector.dtype))
+    return lambda a_K: dot_rows(q.for_vectors, a_K.astype(q.for_vectors.dtype))
 
 
 def _logits(rules: Rules, block: _Block, ring, more_dots, more_bias):
@@ -231,7 +231,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
             block = _block(problem, inputs, places, region, rows, number)
             more = _evaluated(
                 problem, block, places.state, inputs.state,
-                q.vector, block.k.key, q.features, block.k.features,
+                q.for_vectors, block.k.key, q.features, block.k.features,
             )  # fmt: skip
             mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
             logits_CK, key_ring = _logits(rules, block, rings.key, *more)
@@ -318,17 +318,17 @@ def _attend_backward(problem, residuals, d_out):
         # In half precision products round their operands, not their sums; d_out is in half precision already.
         d_out_half = d_out_CH.astype(inputs.k.value.dtype)
         content_HC, d_out_HC = q.content.T, d_out_half.T
-        vector_HC: Any = None if q.vector is None else q.vector.T
+        vector_HC = q.for_vectors.T
         with_d_out = lambda a_V: dot_rows(d_out_CH, a_V.astype(d_out_CH.dtype))  # noqa: E731
 
         def add_vectors(by_distance, table, reach, d_q, d_table):
             """Add the gradients of q . a_K, given those of the products by distance."""
-            by_distance = by_distance.astype(q.vector.dtype)
+            by_distance = by_distance.astype(q.for_vectors.dtype)
             a_K = reach.written(table.key_vectors, by_distance.shape[1])
-            d_vector = d_q.vector + dot(by_distance, a_K.astype(q.vector.dtype))
+            d_q = d_q.add_for_vectors(dot(by_distance, a_K.astype(by_distance.dtype)))
             d_a_K = dot(vector_HC, by_distance)
             d_a_K = reach.add_written(d_table.key_vectors, d_a_K)
-            return d_q._replace(vector=d_vector), d_table._replace(key_vectors=d_a_K)
+            return d_q, d_table._replace(key_vectors=d_a_K)
 
         def add_values(by_distance, reach, d_table):
             """Add the gradients of the value vectors, given the weights by distance."""
@@ -342,7 +342,7 @@ def _attend_backward(problem, residuals, d_out):
             d_table = getattr(sums.tables, region.table)
             more, pull_more = jax.vjp(
                 functools.partial(_evaluated, problem, block, places.state),
-                inputs.state, q.vector, k.key, q.features, k.features,
+                inputs.state, q.for_vectors, k.key, q.features, k.features,
             )  # fmt: skip
             mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
             logits_CK, key_ring = _logits(rules, block, rings.key, *more)
@@ -402,9 +402,8 @@ def _attend_backward(problem, residuals, d_out):
                     for x, d in zip(more, (d_dots_CK, d_logits_CK), strict=True)
                 )
                 d_state_2, d_vector, d_key_2, q_features, k_features = pull_more(wanted)
-                d_q = Queries(
-                    d_q.content, _plus(d_q.vector, d_vector), _plus(d_q.features, q_features)
-                )
+                d_q = d_q.add_for_vectors(d_vector)
+                d_q = d_q._replace(features=_plus(d_q.features, q_features))
                 d_key += d_key_2.T
                 d_state = d_state_2 if d_state is None else _plus(d_state, d_state_2)
 

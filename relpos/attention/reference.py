@@ -15,8 +15,19 @@ class Queries(NamedTuple):
     """One head's queries: what a row of the attention matrix needs to know."""
 
     content: Any  # Float[Array, "T H"], or None where only vectors and features are read
-    vector: Any  # Float[Array, "T H"], what meets the key vectors; None without them
+    vector: Any  # Float[Array, "T H"], what meets the key vectors; None: the content
     features: Any
+
+    @property
+    def for_vectors(self) -> Any:
+        """Return what meets the key vectors."""
+        return self.content if self.vector is None else self.vector
+
+    def add_for_vectors(self, x: Any) -> "Queries":
+        """Add to what meets the key vectors."""
+        if self.vector is None:
+            return self._replace(content=self.content + x)
+        return self._replace(vector=self.vector + x)
 
 
 class Keys(NamedTuple):
@@ -108,8 +119,8 @@ def distance_logits(
     shape = (q_tokens.position.shape[0], k_tokens.position.shape[0])
     dots_TS = bias_TS = None
     if (a_K := encoding.key_vectors(d)) is not None:
-        a_K = a_K.reshape(*shape, -1).astype(q.vector.dtype)
-        dots_TS = jnp.einsum("th,tsh->ts", q.vector, a_K, preferred_element_type=_wide(a_K))
+        a_K = a_K.reshape(*shape, -1).astype(q.for_vectors.dtype)
+        dots_TS = jnp.einsum("th,tsh->ts", q.for_vectors, a_K, preferred_element_type=_wide(a_K))
     if (a_Q := encoding.query_vectors(d)) is not None:
         a_Q = a_Q.reshape(*shape, -1).astype(k.key.dtype)
         more_TS = jnp.einsum("sh,tsh->ts", k.key, a_Q, preferred_element_type=_wide(a_Q))
