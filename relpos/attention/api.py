@@ -136,7 +136,7 @@ def _attention(
         beyond = None  # no distance is that far
     cut = choices.layout(
         T, k.shape[1], H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
-        block_sizes=block_sizes,
+        window=rules.window, block_sizes=block_sizes,
     )  # fmt: skip
     if tables is not None:
         cut = cut._replace(band=jax.tree.leaves(tables)[0].shape[1] - 1)

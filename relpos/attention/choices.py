@@ -34,20 +34,23 @@ def layout(
     consecutive: bool,
     beyond: int | None,
     has_vectors: bool,
+    window: int | None = None,
     block_sizes: tuple[int, int] | None = None,
 ) -> Layout:
     """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
-    Blocks of 512 keep logits and weights of one head in a core's cache; short sequences are cut finer, so that
-    there are hidden blocks to skip; few queries have all keys in one block. Where positions are scattered and the
-    encoding has vectors for all distances, a block holds one vector of H numbers for every pair: smaller blocks.
+    Blocks of 512 keep logits and weights of one head in a core's cache; short sequences and windows are cut finer,
+    so that there are hidden blocks to skip; few queries have all keys in one block. Where positions are scattered
+    and the encoding has vectors for all distances, a block holds one vector of H numbers for every pair: smaller
+    blocks.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
     elif T < FEW_QUERIES:
         rows, columns = T, min(S, ONE_BLOCK // FEW_QUERIES)
     else:
-        largest = 128 if max(T, S) <= 256 else 512
+        reach = max(T, S) if window is None else min(max(T, S), window)
+        largest = 128 if reach <= 256 else 512
         if has_vectors and not consecutive and beyond is None:
             largest = max(16, 512 // max(1, round(H**0.5)))
         rows, columns = min(largest, round_up(T, 8)), min(largest, round_up(S, 8))
