@@ -82,6 +82,8 @@ def attention(
     checks.check_encoding(encoding, q.shape[2], q.shape[3], causal)
     checks.check_features(encoding, q, k, q_features, k_features)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
+    if tables is not None and not causal:
+        raise ValueError("tables hold the distances of a causal cache: call with causal=True")
     B, T, N, H = q.shape
     S = k.shape[1]
     scale, window = checks.checked_scale(scale, H), checks.checked_window(window)
@@ -104,46 +106,70 @@ def attention(
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
     rules = Rules(scale, causal, window, softcap, dropout_rate)
-    return _attention(
-        graphdef, rules, implementation, consecutive, keys_ready, block_sizes, state, tables, q, k, v, q_features,
-        k_features, q_positions, k_positions, q_segments, k_segments, seeds,
-    )  # fmt: skip
+    call = _Call(graphdef, rules, implementation, consecutive, keys_ready, block_sizes)
+    places = (q_positions, k_positions, q_segments, k_segments)
+    return _attention(call, _Arrays(state, tables, q, k, v, q_features, k_features, places, seeds))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _attention(
-    graphdef, rules, implementation, consecutive, keys_ready, block_sizes, state, tables, q, k, v, q_features,
-    k_features, q_positions, k_positions, q_segments, k_segments, seeds,
-):  # fmt: skip
+class _Call(NamedTuple):
+    """The static side of one call of `attention`."""
+
+    graphdef: Any
+    rules: Rules
+    implementation: choices.Implementation
+    consecutive: bool
+    keys_ready: bool
+    block_sizes: tuple[int, int] | None
+
+
+class _Arrays(NamedTuple):
+    """The arrays of one call; what was not given is None."""
+
+    state: Any
+    tables: Tables | None
+    q: Array
+    k: Array
+    v: Array
+    q_features: Any
+    k_features: Any
+    places: tuple[Any, Any, Any, Any]
+    seeds: Array | None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _attention(call: _Call, arrays: _Arrays):
     """Split into heads, run one head's function for each, and join."""
-    encoding = nnx.merge(graphdef, state)
-    B, T, N, H = q.shape
+    state, tables, q, k, v, q_features, k_features, places, seeds = arrays
+    q_positions, k_positions, q_segments, k_segments = places
+    rules, consecutive = call.rules, call.consecutive
+    encoding = nnx.merge(call.graphdef, state)
+    (B, T, N, H), S = q.shape, k.shape[1]
     filled = _Filled.of(encoding)
-    path = choices.implementation(implementation, T, k.shape[1], has_vectors=filled.vectors)
-    index_T, index_S = positions.contiguous(T), positions.contiguous(k.shape[1])
+    path = choices.implementation(call.implementation, T, S, has_vectors=filled.vectors)
+    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
     if q_positions is None and not consecutive:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
     content = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
-    if not keys_ready:
+    if not call.keys_ready:
         k = _transform(encoding, "key", k, index_S if k_positions is None else k_positions, N)
     if v.shape[2] != k.shape[2]:
         v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
     K = k.shape[2]
 
     beyond = encoding.constant_beyond
-    if consecutive and beyond is not None and beyond >= max(T, k.shape[1]):
+    if consecutive and beyond is not None and beyond >= max(T, S):
         beyond = None  # no distance is that far
     cut = choices.layout(
-        T, k.shape[1], H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
-        window=rules.window, block_sizes=block_sizes,
+        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
+        window=rules.window, block_sizes=call.block_sizes,
     )  # fmt: skip
     if tables is not None:
         cut = cut._replace(band=jax.tree.leaves(tables)[0].shape[1] - 1)
     tabulated = path == "blockwise" and cut.has_table
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not tabulated)
-    at_once = choices.heads_at_once(T, k.shape[1])
+    at_once = choices.heads_at_once(T, S)
     over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
     over_rows = _map(B, at_once // N)
     places = (q_positions, k_positions, q_segments, k_segments)
@@ -153,7 +179,7 @@ def _attention(
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
         if tables is None:
-            tables = distances.tabulate(encoding, beyond, rules, cut, T, k.shape[1])
+            tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
 
         def one_sequence(k, v, q, content, q_features, k_features, seed, places):
             q_position, k_position, q_segment, k_segment = places
