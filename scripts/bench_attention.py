@@ -364,11 +364,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     console.print(f"{peer} is left out at T={T}: arrays of {gigabytes:.1f} GB")
                     continue
                 try:
-                    contestants += [
-                        Contestant(*made) for made in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)
-                    ]
-                except ImportError as error:
-                    console.print(f"{peer} is left out: {error}", highlight=False)
+                    made = [Contestant(*m) for m in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)]
+                    for contestant in made:
+                        contestant.forward()
+                except Exception as error:  # another library's trouble must not end our run
+                    reason = (str(error).splitlines() or [type(error).__name__])[0]
+                    console.print(f"{peer} is left out: {reason}", highlight=False)
+                    continue
+                contestants += made
             title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
             found["lengths"][str(T)] = show(title, measure(contestants, options.seconds, f"T={T}"))
     if "short" in options.parts:

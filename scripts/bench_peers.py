@@ -140,6 +140,10 @@ def x_transformers(T: int, N: int, H: int) -> Made:
 def tokamax(T: int, N: int, H: int) -> Made:
     """tokamax's attention without positions: on the CPU it has XLA's, whole or in chunks."""
     import tokamax as library
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["tokamax"])  # or it takes our command line for its own
 
     q, k, v, weight = (
         jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)
