@@ -24,6 +24,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -206,8 +207,10 @@ def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> li
         if time.perf_counter() - started > 0.02:
             slow.add(i)
     rounds = max(5, min(100, int(seconds / (time.perf_counter() - began))))
+    order = random.Random(0)
     times: dict[tuple[int, str], list[float]] = {(i, kind): [] for i, kind, _ in calls}
     for _ in track(range(rounds), description=title, transient=True):
+        order.shuffle(calls)  # so that nobody always follows the same one
         for i, kind, call in calls:
             if i not in slow:
                 call()  # or it would pay for what the one before left in the caches
@@ -343,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if jax.default_backend() != "cpu":
         options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
     names = ["none", *(name for name in options.encodings if name != "none")]
-    console = Console(width=110)
+    console = Console(width=132)
     rate = matmul_rate()
     console.print(f"float32 matrix products: {rate / 1e9:.0f} GFLOP/s")
 

@@ -121,7 +121,7 @@ def hugging_face(T: int, N: int, H: int) -> Made:
     hidden = torch.full((T, T), float("-inf")).triu(1)[None, None]
     trained = [x, *layer.parameters()]
     calls = _torch_calls(torch, lambda: layer(x, mask=hidden)[0], trained, torch.randn(1, T, N * H))
-    return [("Hugging Face T5Attention, with projections", *calls)]
+    return [("Hugging Face T5 layer", *calls)]
 
 
 def x_transformers(T: int, N: int, H: int) -> Made:
