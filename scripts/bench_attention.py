@@ -282,7 +282,7 @@ def run_kinds(
         causal = dict(shape.rules).get("causal", False)
         chosen = [name for name in names if causal or not _made(name).causal_only]
         if shape.scattered:
-            # A vector for every pair of tokens: hours, not seconds.
+            # These would make a vector for every pair of tokens.
             chosen = [name for name in chosen if tabulate(_made(name), 2) is None]
         contestants = [ours(name, shape) for name in chosen]
         found[kind] = show(f"{kind}, T=2048", measure(contestants, seconds, kind))
@@ -308,7 +308,7 @@ def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Resu
 
 
 def run_memory(names: Sequence[str], show) -> dict[str, list[Result]]:
-    """What compiling tells: temporaries and compile time, with the growth from the length before in the title."""
+    """What compiling tells: temporaries and compile time."""
     found: dict[str, list[Result]] = {}
     for T in (8192, 16384):
         made = [ours(name, Shape(T=T, S=T)) for name in names]

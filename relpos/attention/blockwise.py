@@ -28,8 +28,9 @@ from relpos.attention.distances import (
     round_up,
 )
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
+from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
-from relpos.positions import PADDING, distances
+from relpos.positions import distances
 
 
 class _Problem(NamedTuple):
@@ -140,61 +141,12 @@ def _logits(rules: Rules, block: _Block, ring, more_dots, more_bias):
     return reference.finish_logits(rules, dots_CK, bias_CK, more_bias), ring
 
 
-# Blocks that no query sees, told by the least and greatest position and segment of a block.
-
-
-class _Bounds(NamedTuple):
-    positions: tuple[Array, Array]
-    segments: tuple[Array, Array] | None
-
-
-def _bounds(tokens: Tokens) -> _Bounds:
-    """Return the bounds of each block; padding counts in neither."""
-    segments = None
-    position = (tokens.position, tokens.position)
-    if tokens.segment is not None:
-        least, greatest = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
-        padding = tokens.segment == PADDING
-        hide = lambda x: (jnp.where(padding, greatest, x), jnp.where(padding, least, x))  # noqa: E731
-        low, high = hide(tokens.segment)
-        segments = low.min(-1), high.max(-1)
-        position = hide(tokens.position)
-    return _Bounds((position[0].min(-1), position[1].max(-1)), segments)
-
-
-def _may_see(rules: Rules, layout: Layout, q: _Bounds, k: _Bounds) -> Array | None:
-    """Say which blocks of keys may hold a visible pair with a block of queries; None: all, as far as can be told."""
-    checks = []
-    if q.segments is not None and k.segments is not None:
-        checks += [q.segments[0] <= k.segments[1], k.segments[0] <= q.segments[1]]
-    if not layout.consecutive:
-        if rules.causal:
-            checks.append(q.positions[1] >= k.positions[0])
-        if rules.window is not None:
-            # Compared in floats: differences of positions need not fit an int32.
-            (q_low, q_high), (k_low, k_high) = jax.tree.map(
-                lambda x: x.astype(jnp.float32), (q.positions, k.positions)
-            )
-            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_low) + jnp.abs(k_high))
-            checks.append(q_low - k_high < furthest)
-            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_high) + jnp.abs(k_low))
-            checks.append(k_low - q_high < furthest)
-    return functools.reduce(jnp.logical_and, checks) if checks else None
-
-
-def _seen_regions(problem: _Problem, places: _Places, index) -> list[Region]:
-    """Return the regions of a block of queries, from the first block of keys that it may see to the last."""
-    rules, layout = problem.rules, problem.layout
-    key_blocks = places.k.row.shape[0]
-    found = regions(problem.beyond, rules, layout, index * layout.rows, key_blocks)
-    q_bounds = jax.tree.map(lambda x: x[index], _bounds(places.q))
-    seen = _may_see(rules, layout, q_bounds, _bounds(places.k))
-    if seen is None:
-        return found
-    first = jnp.where(seen.any(), jnp.argmax(seen), key_blocks)
-    last = key_blocks - jnp.argmax(seen[::-1])
-    limit = lambda x: jnp.clip(x, first, jnp.maximum(first, last))  # noqa: E731
-    return [region._replace(begin=limit(region.begin), end=limit(region.end)) for region in found]
+def _regions(problem: _Problem, places: _Places, number) -> list[Region]:
+    """Cut the key blocks that a block of queries may see."""
+    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
+    found = regions(problem.beyond, rules, layout, number * layout.rows, key_blocks)
+    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+    return found if blocks is None else [region.within(*blocks) for region in found]
 
 
 class _Rings(NamedTuple):
@@ -236,7 +188,9 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
             mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
             logits_CK, key_ring = _logits(rules, block, rings.key, *more)
             logits_CK = jnp.where(mask_CK, logits_CK.astype(dtype), hidden)
-            new_peak_C = jnp.maximum(peak_C, logits_CK.max(-1))
+            # Nothing depends on the peak; where it is looked for again among logits that the compiler has rounded
+            # otherwise, its derivative would be 0 / 0.
+            new_peak_C = jnp.maximum(peak_C, lax.stop_gradient(logits_CK).max(-1))
             weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
             shrink_C = jnp.exp(peak_C - new_peak_C)
             total_C = total_C * shrink_C + weights_CK.sum(-1)
@@ -257,7 +211,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
             return (new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH), rings
 
         carry = (jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
-        for region in _seen_regions(problem, places, rows.number):
+        for region in _regions(problem, places, rows.number):
             block = _block(problem, inputs, places, region, rows, region.begin)
             table, reach = block.table, block.reach
             rings = _Rings()
@@ -420,7 +374,7 @@ def _attend_backward(problem, residuals, d_out):
             return (d_q, sums), rings
 
         carry = (_zeros(q), sums)
-        for region in _seen_regions(problem, places, rows.number):
+        for region in _regions(problem, places, rows.number):
             block = _block(problem, inputs, places, region, rows, region.begin)
             table, reach = block.table, block.reach
             rings = _Rings()

@@ -58,9 +58,7 @@ def layout(
     if beyond is not None and (not consecutive or 2 * beyond < columns):
         band = beyond
     if has_vectors and consecutive and band is None:
-        rows = min(
-            rows, columns
-        )  # what one block of keys hands on to the next is no more than a block
+        rows = min(rows, columns)  # a ring hands on no more than a block of keys
     return Layout(rows, columns, consecutive, band)
 
 

@@ -36,8 +36,8 @@ class Layout(NamedTuple):
       rows: queries in a block.
       columns: keys in a block.
       consecutive: row i and column j have distance i - j, so that distances can be spread.
-      band: c such that the encoding's values are constant for |d| >= c and the distances between are few: they are
-        one small table; None: a table of all distances.
+      band: c such that the encoding's values are constant for |d| >= c, or no distance goes beyond c: those between
+        are one table, which blocks read whole; None: a table of all distances, of which they read a window.
     """
 
     rows: int
@@ -366,6 +366,11 @@ class Region(NamedTuple):
     begin: Any
     end: Any
     table: str
+
+    def within(self, first: Array, last: Array) -> "Region":
+        """Return the part that lies in [first, last)."""
+        begin, end = jnp.clip(self.begin, first, last), jnp.clip(self.end, first, last)
+        return self._replace(begin=begin, end=end)
 
 
 def regions(

@@ -59,7 +59,7 @@ class FIRE(Encoding):
         return of_x + self.offset[...]
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _network(x, kernel, bias, output):
     """Return sum_h output[h] relu(kernel[h] x + bias[h]) for numbers x, without an array of hidden layers.
 
@@ -79,13 +79,14 @@ def _kinks(kernel, bias):
     return jnp.where(kernel == 0, 0, -bias / jnp.where(kernel == 0, 1, kernel)), kernel < 0
 
 
-def _network_forward(x, kernel, bias, output):
-    return _network(x, kernel, bias, output), (x, kernel, bias, output)
+@_network.defjvp
+def _network_tangent(primals, tangents):
+    """Between two neighbouring kinks each unit is on or off, and the network is a line: look its tangent up.
 
-
-def _network_backward(residuals, dy):
-    """Sum dy and dy x over the numbers between two neighbouring kinks; a unit is on in a run of such intervals."""
-    x, kernel, bias, output = residuals
+    The transpose, which JAX makes of this, sums dy and dy x over the numbers of each interval.
+    """
+    x, kernel, bias, output = primals
+    dx, d_kernel, d_bias, d_output = tangents
     kinks, falling = _kinks(kernel, bias)
     # Sums, not look-ups: a gather is one number at a time on the CPU.
     interval = jnp.zeros(x.shape, jnp.int32)
@@ -93,13 +94,10 @@ def _network_backward(residuals, dy):
     for t, weight in zip(kinks, output * jnp.abs(kernel), strict=True):
         interval += (x > t).astype(jnp.int32)
         slope += jnp.where(x > t, weight, 0)
-    zeros = jnp.zeros((len(kinks) + 1,), x.dtype)
-    sums = jnp.stack([zeros.at[interval].add(dy), zeros.at[interval].add(dy * x)], -1)
     kinks = jnp.sort(kinks)
     inside = jnp.concatenate([kinks[:1] - 1, (kinks[:-1] + kinks[1:]) / 2, kinks[-1:] + 1])
-    on = kernel[:, None] * inside[None] + bias[:, None] > 0
-    of_dy, of_dyx = (on.astype(x.dtype) @ sums).T
-    return dy * slope, output * of_dyx, output * of_dy, kernel * of_dyx + bias * of_dy
-
-
-_network.defvjp(_network_forward, _network_backward)
+    on = (kernel[:, None] * inside[None] + bias[:, None] > 0).astype(x.dtype)
+    of_x = (d_output * kernel + output * d_kernel) @ on
+    constant = (d_output * bias + output * d_bias) @ on
+    look_up = lambda table: table.at[interval].get(mode="promise_in_bounds")  # noqa: E731
+    return _network(*primals), slope * dx + look_up(of_x) * x + look_up(constant)

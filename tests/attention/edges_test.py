@@ -11,7 +11,7 @@ from flax import nnx
 
 import relpos
 from relpos import attention, encodings
-from relpos.attention import Slots, choices
+from relpos.attention import Slots, choices, tabulate
 from tests.attending import (
     BLOCKS,
     EverySlot,
@@ -20,6 +20,7 @@ from tests.attending import (
     assert_trees_close,
     attend,
     inputs,
+    make,
     value_and_grads,
 )
 
@@ -223,13 +224,41 @@ def test_inside_vmap_remat_and_scan(shaw):
     assert_trees_close(jax.lax.map(gradient(jax.checkpoint(loss)), many), wanted, 1e-5)
 
 
-def test_a_hessian_times_a_vector_is_forward_over_reverse(shaw):
-    state, q, expected, loss = shaw
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", encodings.names())
+def test_second_derivatives_are_forward_over_reverse(name):
+    encoding = make(name, heads=2)
+    graphdef, state = nnx.split(encoding)
+    q, k, v, x = inputs(T=11, N=2, K=2, B=1)
+    point = (state, q)
+
+    def loss(path):
+        def of(state, q):
+            out = attend(
+                nnx.merge(graphdef, state), q, k, v, x, causal=True, implementation=path, block_sizes=(4, 4)
+            )  # fmt: skip
+            return (out**2).sum()
+
+        return of
 
     def product(loss):
-        return jax.jvp(lambda s: jax.grad(loss)(s, q), (state,), (state,))[1]
+        return jax.jvp(jax.grad(loss, (0, 1)), point, point)[1]
 
-    assert_trees_close(product(loss), product(expected), 1e-5)
+    expected = product(loss("reference"))
+    assert_trees_close(product(loss("blockwise")), expected, 1e-10)
+    # The reference does it in every other order.
+    reverse = jax.grad(lambda *p: sum(
+        (a * b).sum() for a, b in zip(
+            jax.tree.leaves(jax.grad(loss("reference"), (0, 1))(*p)), jax.tree.leaves(point), strict=True
+        )
+    ), (0, 1))(*point)  # fmt: skip
+    assert_trees_close(reverse, expected, 1e-10)
+    slope = jax.jvp(loss("reference"), point, point)[1]
+    gradient = jax.grad(loss("reference"), (0, 1))(*point)
+    along = sum(
+        (a * b).sum() for a, b in zip(*map(jax.tree.leaves, (gradient, point)), strict=True)
+    )
+    np.testing.assert_allclose(slope, along, rtol=1e-10)
 
 
 class Looked(encodings.Encoding):
@@ -294,6 +323,7 @@ def rope(**sizes):
 
 Q, K, V, X = inputs(dtype=np.float32)
 FOX = encodings.create("fox", num_heads=N, head_dim=H, features=X.shape[-1], rngs=nnx.Rngs(0))
+TABLED = encodings.create("transformer_xl", num_heads=N, head_dim=H, rngs=nnx.Rngs(0))
 REFUSED = {
     "8 heads on 3": ({"q": jnp.ones((1, 4, 8, 2)), "k": jnp.ones((1, 4, 3, 2)), "v": jnp.ones((1, 4, 3, 2))},
                      "8 query heads cannot share 3 key heads evenly"),
@@ -312,6 +342,7 @@ REFUSED = {
     "a scale that is no number": ({"scale": float("nan")}, "scale must be finite"),
     "segments of one side": ({"q_segments": jnp.ones((2, 37), int)}, "k_segments"),
     "no such path": ({"implementation": "fast"}, "unknown implementation 'fast'"),
+    "a cache's tables without causality": ({"tables": tabulate(TABLED, 37), "encoding": TABLED}, "causal=True"),
     "dropout without a key": ({"dropout_rate": 0.5}, "dropout_key"),
 }  # fmt: skip
 
@@ -346,14 +377,14 @@ def test_a_segment_in_pieces_is_the_same_by_every_way():
     np.testing.assert_allclose(placed, same, atol=1e-6)
 
 
-@pytest.mark.parametrize("at_once", [2, 2**31])
-def test_heads_together_as_on_accelerators(monkeypatch, at_once):
+@pytest.mark.parametrize(("at_once", "K"), [(2, 6), (3, 3), (2**31, 3)])
+def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
     """How many heads and rows are computed together is chosen by platform and shape: other choices, here."""
     with jax.enable_x64(True):
         packed = jnp.asarray(np.repeat([[1, 2, 2, 0]], 2, 0).repeat(6, 1))
         kw = {"causal": True, "q_segments": packed, "k_segments": packed}
         kw |= {"dropout_rate": 0.3, "dropout_key": jax.random.key(3)}
-        arrays = inputs(T=24)
+        arrays = inputs(T=24, K=K)
         jax.clear_caches()
         monkeypatch.setattr(choices, "heads_at_once", lambda *_: at_once)
         both_ways(EverySlot(), arrays, **kw)

@@ -1,0 +1,73 @@
+"""Which blocks of keys a block of queries may see, told by the least and greatest position and segment of each block.
+
+A mask of pairs would tell exactly, at the cost of a block of attention. Bounds tell it exactly for documents side by
+side whose ids rise along the row, and too much, never too little, for all others.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from relpos.attention.distances import Layout
+from relpos.attention.reference import Rules, Tokens
+from relpos.positions import PADDING
+
+
+class _Bounds(NamedTuple):
+    positions: tuple[Array, Array]
+    segments: tuple[Array, Array] | None
+
+
+def _bounds(tokens: Tokens) -> _Bounds:
+    """Return the bounds along the last axis; padding counts in neither."""
+    if tokens.segment is None:
+        return _Bounds((tokens.position.min(-1), tokens.position.max(-1)), None)
+    padding = tokens.segment == PADDING
+    limits = jnp.iinfo(jnp.int32)
+
+    def of(x):
+        low, high = jnp.where(padding, limits.max, x), jnp.where(padding, limits.min, x)
+        return low.min(-1), high.max(-1)
+
+    return _Bounds(of(tokens.position), of(tokens.segment))
+
+
+def may_see(
+    rules: Rules, layout: Layout, q: Tokens, k: Tokens
+) -> tuple[Int[Array, ""], Int[Array, ""]] | None:
+    """Return the first block of keys that may hold a visible pair, and the one behind the last.
+
+    Args:
+      rules: of the call.
+      layout: where positions are consecutive, causality and windows are left to `distances.regions`.
+      q: one block of queries, [C].
+      k: all blocks of keys, [blocks, K].
+
+    Returns:
+      The two block numbers, equal if there is none; None where nothing can be told.
+    """
+    queries, keys = _bounds(q), _bounds(k)
+    checks = []
+    if queries.segments is not None and keys.segments is not None:
+        checks += [queries.segments[0] <= keys.segments[1], keys.segments[0] <= queries.segments[1]]
+    if not layout.consecutive:
+        if rules.causal:
+            checks.append(queries.positions[1] >= keys.positions[0])
+        if rules.window is not None:
+            # Compared in floats, with room for their rounding: differences of positions need not fit an int32.
+            (q_low, q_high), (k_low, k_high) = jax.tree.map(
+                lambda x: x.astype(jnp.float32), (queries.positions, keys.positions)
+            )
+            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_low) + jnp.abs(k_high))
+            checks.append(q_low - k_high < furthest)
+            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_high) + jnp.abs(k_low))
+            checks.append(k_low - q_high < furthest)
+    if not checks:
+        return None
+    seen = functools.reduce(jnp.logical_and, checks)
+    begin = jnp.argmax(seen)
+    end = jnp.where(seen.any(), len(seen) - jnp.argmax(seen[::-1]), begin)
+    return begin.astype(jnp.int32), end.astype(jnp.int32)
