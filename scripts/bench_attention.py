@@ -101,7 +101,7 @@ class Result:
 def ours(
     name: str, shape: Shape, implementation: str = "auto", gradients: bool = True
 ) -> Contestant:
-    """An encoding of this library; the step's gradients go to queries, keys, values and all its parameters."""
+    """An encoding of this library; the step's gradients go to queries, keys, values and all that is trained."""
     encoding = encodings.create(
         name, num_heads=shape.N, head_dim=shape.H, features=shape.N * shape.H, rngs=nnx.Rngs(0)
     )
@@ -123,10 +123,13 @@ def ours(
         places = jnp.asarray(np.sort(np.random.default_rng(0).choice(4 * shape.T, shape.T, False)))
         rules |= {"q_positions": places, "k_positions": places}
     in_attention = None if encoding.adds_to_input() else encoding
-    graphdef, state = nnx.split(in_attention) if in_attention else (None, ())
+    # A training step differentiates what is trained: not ALiBi's slopes.
+    graphdef, state, fixed = (
+        nnx.split(in_attention, nnx.Param, ...) if in_attention else (None, (), ())
+    )
 
     def attend(state, q, k, v):
-        made = None if graphdef is None else nnx.merge(graphdef, state)
+        made = None if graphdef is None else nnx.merge(graphdef, state, fixed)
         features = {}
         if made is not None and made.needs_tokens:
             found, _ = encodings.tokens(made, x)

@@ -203,7 +203,7 @@ class Window(Reach):
         return spread.spread_vector(self._slice(bias_P, 0, self.rows + self.columns), self.rows)
 
     def add_bias(self, sums_P, p_CK):
-        return _add(sums_P, spread.collect(p_CK).sum(0), self.start)
+        return _add(sums_P, spread.collect_sum(p_CK), self.start)
 
     def first_products(self, product, table_PH):
         return spread.Ring.of(product(self._slice(table_PH, 0, self.rows)), self.columns)

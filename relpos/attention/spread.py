@@ -54,6 +54,19 @@ def collect(p_CK: Float[Array, "C K"]) -> Float[Array, "C L"]:
     return _slice_rows(jnp.pad(p_CK, ((0, 0), (C, C))), _index(C), C + K)
 
 
+def collect_sum(p_CK: Float[Array, "C K"]) -> Float[Array, "L"]:
+    """Sum all rows by distance, the transpose of `spread_vector`: out[C - i + j] = p[i, j]."""
+    C, K = p_CK.shape
+    groups = 8 if C % 8 == 0 else 1
+    size = C // groups
+    # Rows that lie `size` apart are added first, each group shifted as a whole: less to skew row by row.
+    parts = p_CK.reshape(groups, size, K)
+    folded = sum(
+        jnp.pad(part, ((0, 0), (C - size - i * size, i * size))) for i, part in enumerate(parts)
+    )
+    return collect(folded).sum(0)
+
+
 def collect_columns(p_CK: Float[Array, "C K"]) -> Float[Array, "K L"]:
     """Sum each column by distance, the transpose of `spread_columns`: out[j, C - i + j] = p[i, j]."""
     return jnp.pad(collect(p_CK.T)[:, :0:-1], ((0, 0), (1, 0)))

@@ -5,7 +5,7 @@ import pytest
 
 from relpos.attention import spread
 
-SIZES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (11, 13)]
+SIZES = [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3), (11, 13), (16, 5)]
 
 
 def numbers(*shape):
@@ -28,6 +28,7 @@ def test_each_operator_is_its_index_formula(C, K):
     close(spread.spread_vector(jnp.array(vector), C), vector[at])
     close(spread.collect(jnp.array(block)), sums)
     close(spread.collect_columns(jnp.array(block)), column_sums)
+    np.testing.assert_allclose(spread.collect_sum(jnp.array(block)), sums.sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", [-40, -7, -1, 0, 2, 9, 40])
