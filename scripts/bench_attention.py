@@ -44,7 +44,6 @@ from rich.table import Table
 
 import relpos
 from relpos import encodings
-from relpos.attention import tabulate
 
 PARTS = ("lengths", "short", "kinds", "decode", "memory")
 HEADS, HEAD_DIM = 8, 64
@@ -128,7 +127,8 @@ def ours(
         nnx.split(in_attention, nnx.Param, ...) if in_attention else (None, (), ())
     )
 
-    def attend(state, q, k, v):
+    # What is no argument would be a constant of the program, and the compiler would have to chew it.
+    def attend(state, fixed, q, k, v, x):
         made = None if graphdef is None else nnx.merge(graphdef, state, fixed)
         features = {}
         if made is not None and made.needs_tokens:
@@ -138,13 +138,13 @@ def ours(
             q, k, v, encoding=made, implementation=implementation, **features, **rules
         )
 
-    def loss(state, q, k, v):
-        return (attend(state, q, k, v) * weight).astype(jnp.float32).sum()
+    def loss(state, q, k, v, fixed, x, weight):
+        return (attend(state, fixed, q, k, v, x) * weight).astype(jnp.float32).sum()
 
-    arguments = (state, q, k, v)
-    forward, _, _ = _compiled(attend, arguments)
+    forward, _, _ = _compiled(attend, (state, fixed, q, k, v, x))
     if not gradients:
         return Contestant(name, forward)
+    arguments = (state, q, k, v, fixed, x, weight)
     step, seconds, temporary = _compiled(jax.grad(loss, (0, 1, 2, 3)), arguments)
     return Contestant(name, forward, step, seconds, temporary)
 
@@ -284,9 +284,6 @@ def run_kinds(
         shape = dataclasses.replace(Shape(T=2048, S=2048), **KINDS[kind])
         causal = dict(shape.rules).get("causal", False)
         chosen = [name for name in names if causal or not _made(name).causal_only]
-        if shape.scattered:
-            # These would make a vector for every pair of tokens.
-            chosen = [name for name in chosen if tabulate(_made(name), 2) is None]
         contestants = [ours(name, shape) for name in chosen]
         found[kind] = show(f"{kind}, T=2048", measure(contestants, seconds, kind))
     return found

@@ -160,15 +160,17 @@ def _attention(call: _Call, arrays: _Arrays):
     beyond = encoding.constant_beyond
     if consecutive and beyond is not None and beyond >= max(T, S):
         beyond = None  # no distance is that far
+    by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
+    factored = by_pair and filled.factors
     cut = choices.layout(
-        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors,
+        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
         window=rules.window, block_sizes=call.block_sizes,
     )  # fmt: skip
     if tables is not None:
         cut = cut._replace(band=jax.tree.leaves(tables)[0].shape[1] - 1)
     tabulated = path == "blockwise" and cut.has_table
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
-    evaluated = filled.block_bias or (filled.distances and not tabulated)
+    evaluated = filled.block_bias or (filled.distances and not tabulated and not factored)
     at_once = choices.heads_at_once(T, S)
     over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
     over_rows = _map(B, at_once // N)
@@ -186,6 +188,12 @@ def _attention(call: _Call, arrays: _Arrays):
             q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
             k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
             vector = encoding.vector_query(q) if filled.own_vector_query else None
+            if factored:
+                of_query = encoding.factored_query(
+                    content if vector is None else vector, q_tokens.position
+                )
+                content, vector = _beside(content, of_query), None
+                k = _beside(k, encoding.factored_key(k_tokens.position))
             queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
@@ -256,6 +264,10 @@ def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None =
     return rows(per_head, x_BTKH, positions_T).astype(x_BTKH.dtype)
 
 
+def _beside(x_TH: Array, more_TF: Array) -> Array:
+    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
+
+
 def _map(size: int, at_once: int):
     """Map over a leading axis of this size, about `at_once` entries together, the others one after another."""
     together = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(at_once, 1))
@@ -279,6 +291,7 @@ class _Filled(NamedTuple):
     value_vectors: bool
     block_bias: bool
     own_vector_query: bool  # what meets the key vectors is not what meets the keys
+    factors: bool
 
     @classmethod
     def of(cls, encoding: Slots) -> "_Filled":
@@ -288,11 +301,23 @@ class _Filled(NamedTuple):
         def ask(per_head, shared):
             one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
             d = jnp.zeros((1,), jnp.int32)
-            return one.bias(d), one.key_vectors(d), one.query_vectors(d), one.value_vectors(d)
+            factor = one.factored_key(d)
+            return (
+                one.bias(d),
+                one.key_vectors(d),
+                one.query_vectors(d),
+                one.value_vectors(d),
+                factor,
+            )
 
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = type(encoding).block_bias is not Slots.block_bias
-        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots)
+        bias, key_vectors, query_vectors, value_vectors, factors = (s is not None for s in slots)
+        if factors and (bias or query_vectors or value_vectors or not key_vectors):
+            raise ValueError(
+                f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
+                "key_vectors alone"
+            )
         changes_query = (
             type(encoding).query is not Slots.query
             or type(encoding).vector_query is not Slots.vector_query
@@ -300,6 +325,7 @@ class _Filled(NamedTuple):
         return cls(
             bias, key_vectors, query_vectors, value_vectors, has_block_bias,
             own_vector_query=key_vectors and changes_query,
+            factors=factors,
         )  # fmt: skip
 
     @property

@@ -75,6 +75,20 @@ class Slots(nnx.Module):
         """Return a_K[d], added to the keys."""
         return None
 
+    def factored_query(
+        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]
+    ) -> Float[Array, "T F"] | None:
+        """Return the query's part of q_i . a_K[i - j] where that is one of the query times one of the key's place.
+
+        q is what `vector_query` gives. With it positions may be any numbers; there would be a vector for each pair of tokens otherwise. Who fills it
+        fills no other slot of distances but `key_vectors`; it is not asked where `constant_beyond` holds distances.
+        """
+        return None
+
+    def factored_key(self, positions_S: Int[Array, "S"]) -> Float[Array, "S F"] | None:
+        """Return the key's part, see `factored_query`."""
+        return None
+
     def query_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
         """Return a_Q[d], added to the queries."""
         return None
