@@ -23,6 +23,7 @@ the distance between the quartiles. Ratios come first: times alone mean little o
 import argparse
 import dataclasses
 import json
+import os
 import platform
 import random
 import statistics
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_peers
+import bench_tables
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -387,12 +389,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found["decode"] = {"4096": show(title, measure(steps, options.seconds, title))}
     if "memory" in options.parts:
         found["memory"] = run_memory(names, show)
+    record = {"matmul_flops": rate, **_record(found)}
     if options.json is not None:
-        record = {"matmul_flops": rate, **_record(found)}
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture is not None and "lengths" in found:
-        draw(found["lengths"]).savefig(options.picture, dpi=110)
+        bench_tables.draw(record["results"]["lengths"]).savefig(options.picture, dpi=110)
     return 0
+
+
+def _machine() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if cores else ():
+        if line.startswith("model name"):
+            return f"{line.split(':')[1].strip()}, {cores}"
+    return platform.processor() or platform.machine()
 
 
 def _record(found) -> dict[str, Any]:
@@ -402,42 +413,13 @@ def _record(found) -> dict[str, Any]:
     ).stdout.strip()
     where = {
         "commit": commit, "python": platform.python_version(), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "machine": platform.processor() or platform.machine(),
+        "device": jax.devices()[0].device_kind, "machine": _machine(),
     }  # fmt: skip
     plain = {
         part: {title: [dataclasses.asdict(r) for r in results] for title, results in tables.items()}
         for part, tables in found.items()
     }
     return {"where": where, "results": plain}
-
-
-def draw(by_length: dict[str, list[Result]]):
-    """Time of forward + backward, and temporaries, against the length."""
-    import matplotlib.pyplot as plt  # the tables need no extra package
-
-    figure, (times, bytes_) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    lengths = sorted(map(int, by_length))
-    names = [r.name for r in by_length[str(lengths[0])]]
-    for name in names:
-        rows = [next((r for r in by_length[str(T)] if r.name == name), None) for T in lengths]
-        style = "-" if name in encodings.names() else "--"
-        for axes, attribute, scale in ((times, "step", 1e3), (bytes_, "temporary_bytes", 1e-6)):
-            points = [
-                (T, scale * getattr(r, attribute))
-                for T, r in zip(lengths, rows, strict=True)
-                if r is not None and getattr(r, attribute) is not None
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=name)
-    for axes, label in ((times, "forward + backward, ms"), (bytes_, "temporaries, MB")):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(lengths, list(map(str, lengths)))
-        axes.set_xlabel("T")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-    times.legend(fontsize=7, ncols=2)
-    return figure
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ class Slots(nnx.Module):
     ) -> Float[Array, "T F"] | None:
         """Return the query's part of q_i . a_K[i - j] where that is one of the query times one of the key's place.
 
-        q is what `vector_query` gives. With it positions may be any numbers; there would be a vector for each pair of tokens otherwise. Who fills it
-        fills no other slot of distances but `key_vectors`; it is not asked where `constant_beyond` holds distances.
+        q is what `vector_query` gives. With it positions may be any numbers; there would be a vector for each pair of
+        tokens otherwise. Who fills it fills no other slot of distances but `key_vectors`; it is not asked where
+        `constant_beyond` holds distances.
         """
         return None
 

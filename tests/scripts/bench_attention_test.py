@@ -6,6 +6,7 @@ import pytest
 from tests.scripts.load import script
 
 script("bench_peers")
+tables = script("bench_tables")
 bench = script("bench_attention")
 
 
@@ -25,6 +26,10 @@ def test_lengths_are_measured_written_and_drawn(tmp_path, capsys):
         assert t5["temporary_bytes"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "1.00x" in capsys.readouterr().out
+    assert tables.main([str(out)]) == 0
+    page = capsys.readouterr().out
+    assert "## T=16" in page
+    assert f"| t5 | {t5['forward'] / none['forward']:.2f}x |" in page
 
 
 def test_a_peer_that_is_not_installed_is_left_out_with_a_line(monkeypatch, capsys):
@@ -49,3 +54,34 @@ def test_every_kind_of_call_can_be_made(kind):
     small = bench.Shape(T=24, S=24, N=4, K=4, H=4)
     shape = dataclasses.replace(small, **(bench.KINDS[kind] | changes))
     assert bench.ours("none", shape).step() is not None
+
+
+def row(name, step, forward=1.0, **more):
+    return {
+        "name": name, "forward": forward, "forward_spread": 0.1, "step": step, "step_spread": 0.1,
+        "compile_seconds": 1.0, "temporary_bytes": 10.0,
+    } | more  # fmt: skip
+
+
+def test_goals_are_held_against_what_was_measured():
+    at_4096 = [row("none", 2.0, 1.5), row("shaw", 2.7), row("t5", 2.1), row("rope", 2.3)]
+    at_4096.append(row(tables.SDPA, 2.5, 1.0))
+    memory = {
+        "8192": [row("none", None), row("fox", None, temporary_bytes=12)],
+        "16384": [row("none", None, temporary_bytes=20), row("fox", None, temporary_bytes=30)],
+    }
+    short = {"t5, batch 16, T=256": [row("t5, dense", 2.0), row("t5, blockwise", 2.5)]}
+    found = tables.goal_table({"lengths": {"4096": at_4096}, "memory": memory, "short": short})
+    by_what = {row[0]: row[1:] for row in found}
+    assert by_what["`none` no positions against PyTorch SDPA"] == ["0.85x", "0.80x", "met"]
+    assert by_what["`none` the same, forward"] == ["0.75x", "1.50x", "missed by `none`"]
+    assert by_what["`shaw` against no positions"] == ["1.3x", "1.35x", "missed by `shaw`"]
+    among = by_what["`rope`, `alibi`, `kerple`, `t5` against no positions"]
+    assert among == ["1.1x", "1.15x, 1.05x", "missed by `rope`"]
+    assert by_what["temporaries at T=16384 against T=8192"][1:] == [
+        "at most 2.50x (`fox`)",
+        "missed by `fox`",
+    ]
+    assert by_what["the same, against no positions"][1] == "at most 1.50x (`fox`)"
+    assert by_what["seconds to compile at T=16384"][1:] == ["at most 1.00 s (`none`)", "met"]
+    assert found[-1][2:] == ["at most 1.25x (`t5`)", "missed by `t5`"]
