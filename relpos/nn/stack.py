@@ -219,17 +219,18 @@ class Stack(nnx.Module):
         self.config, self.causal = config, causal
         shared = {name for name in config.encodings if _is_shared(name)}
         self.encodings = nnx.Dict({name: create(name, rngs) for name in sorted(shared)})
-        self.cross_encoding = None
-        if cross_encoding is not None:
-            if encodings.scheme(cross_encoding).adds_to_input():
-                raise ValueError(
-                    f"{cross_encoding} adds positions to the input, cross-attention has none of its own: choose "
-                    "none or a relative scheme"
-                )
-            if _is_shared(cross_encoding):
-                self.cross_encoding = create_encoding(
-                    cross_encoding, config, options, causal=False, rngs=rngs
-                )
+        if cross_encoding is not None and encodings.scheme(cross_encoding).adds_to_input():
+            raise ValueError(
+                f"{cross_encoding} adds positions to the input, cross-attention has none of its own: choose "
+                "none or a relative scheme"
+            )
+        crosses_alike = cross_encoding is not None and _is_shared(cross_encoding)
+
+        def create_cross(rngs: nnx.Rngs) -> Encoding:
+            assert cross_encoding is not None
+            return create_encoding(cross_encoding, config, options, causal=False, rngs=rngs)
+
+        self.cross_encoding = create_cross(rngs) if crosses_alike else None
         groups = config.num_layers // len(config.encodings)
 
         def stack(name: str) -> Block:
@@ -238,11 +239,7 @@ class Stack(nnx.Module):
                 own = None if name in shared else create(name, rngs)
                 cross = None
                 if cross_encoding is not None:
-                    of_cross = None
-                    if self.cross_encoding is None:
-                        of_cross = create_encoding(
-                            cross_encoding, config, options, causal=False, rngs=rngs
-                        )
+                    of_cross = None if crosses_alike else create_cross(rngs)
                     cross = CrossAttention(
                         config.num_heads, config.features, encoding=of_cross,
                         num_kv_heads=config.num_kv_heads, head_dim=config.head_dim,
