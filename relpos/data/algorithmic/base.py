@@ -122,6 +122,8 @@ class Task(abc.ABC):
 
     def check_length(self, length: int) -> None:
         """Raises DataError where there is no example of that length."""
+        if not isinstance(length, int | np.integer):
+            raise DataError(f"A length of {self.name} is a whole number, not {length!r}.")
         if length < self.min_length:
             raise DataError(f"{self.name} has no length {length}: {self.min_length} is the least.")
         if self.max_length is not None and length > self.max_length:

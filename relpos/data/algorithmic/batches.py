@@ -1,4 +1,4 @@
-"""Batches of examples as a model sees them.
+"""Batches of examples as a model sees them; B examples, T places.
 
 placeholder    inputs   1 0 0 _ _ _      an encoder finds the hidden symbols where they stand
                targets  1 0 0 0 0 1
@@ -35,7 +35,7 @@ def batch(
 
     Args:
         task: what to draw.
-        rng: where to draw it from; for evaluation `generator(seed, length)`, say.
+        rng: where to draw it from.
         lengths: B lengths as the task measures them, equal or not.
         size: T, so that all batches are of one shape; None: as few places as it takes.
         presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
@@ -109,8 +109,7 @@ def train_batches(
     shortest, longest = lengths
     if shortest > longest:
         raise DataError(f"lengths are the smallest and the largest, not {shortest} and {longest}.")
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, not {batch_size}.")
+    _check_positive(batch_size=batch_size)
     for length in lengths:
         task.check_length(length)
     needed = places(task, longest, presentation)
@@ -122,13 +121,58 @@ def train_batches(
     return grain.MapDataset.range(1).repeat().map_with_index(draw).to_iter_dataset(_IN_THIS_THREAD)
 
 
-def generator(seed: int, *words: int) -> np.random.Generator:
-    """Returns random numbers which are a function of the seed, any integer, and the words, not negative."""
-    return np.random.default_rng((abs(seed), seed < 0, *words))
+def eval_batches(
+    task: Task,
+    *,
+    length: int,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    size: int | None = None,
+    presentation: str | None = None,
+) -> list[Batch]:
+    """Returns batches of `examples` examples of one length, the last filled up with empty rows.
+
+    The examples are a function of the seed and the length, drawn from other random numbers than training's.
+
+    Args:
+        task: what to draw.
+        length: as the task measures it.
+        examples: how many there are in all the batches.
+        batch_size: B.
+        seed: any integer.
+        size: T; None: what this length needs.
+        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+
+    Raises:
+        DataError: the task has no such length, an example does not fit, or a number makes no sense.
+    """
+    _check_positive(examples=examples, batch_size=batch_size)
+    task.check_length(length)
+    rng = _generator(seed, _EVALUATION, length)
+    size = places(task, length, presentation) if size is None else size
+    drawn = batch(task, rng, [length] * examples, size, presentation)
+    missing = -examples % batch_size
+    padded = {key: np.pad(value, ((0, missing), (0, 0))) for key, value in drawn.items()}
+    return [
+        {key: value[start : start + batch_size] for key, value in padded.items()}
+        for start in range(0, examples, batch_size)
+    ]
 
 
 _IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-_TRAINING = 1  # a word of its own, so that what is trained on is not what others draw
+_TRAINING, _EVALUATION = 0, 1
+
+
+def _generator(seed: int, *words: int) -> np.random.Generator:
+    """Random numbers that are a function of any integer and some which are not negative."""
+    return np.random.default_rng((abs(seed), seed < 0, *words))
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, not {value}.")
 
 
 class _Draw(grain.transforms.MapWithIndex):
@@ -155,7 +199,7 @@ class _Draw(grain.transforms.MapWithIndex):
     def map_with_index(self, index: int, element: int) -> Batch:
         """Returns the batch of step `index`."""
         del element
-        rng = generator(self._seed, _TRAINING, index)
+        rng = _generator(self._seed, _TRAINING, index)
         drawn = self._task.draw_lengths(
             rng, *self._lengths, 1 if self._one_length else self._batch_size
         )
