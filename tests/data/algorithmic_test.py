@@ -117,7 +117,7 @@ def test_examples_are_well_formed(name, chosen):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_symbol_occurs(name):
     task = algorithmic.create(name, **OPTIONS.get(name, [{}])[0])
-    wanted = [9] * 900 + [min(150, task.max_length or 150)] * 20
+    wanted = [9] * 900 + [min(150, task.max_length or 150)] * 100
     used = set().union(*(example.tokens.tolist() for example in task.examples(rng(), wanted)))
     assert used == set(range(task.blank))
 
