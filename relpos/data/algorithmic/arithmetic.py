@@ -27,7 +27,6 @@ class ModularArithmetic(Task):
         self.alphabet = (*map(str, range(self.modulus)), *OPERATORS)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         terms = (length + 1) // 2
         question = np.empty((count, 2 * terms - 1), np.int64)
         question[:, ::2] = rng.integers(self.modulus, size=(count, terms))
@@ -57,7 +56,6 @@ class ModularArithmeticBrackets(Task):
         self.alphabet = (*map(str, range(self.modulus)), *OPERATORS, "(", ")")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         drawn = _expressions(rng, length, count, self.modulus, self.operators)
         question = np.array([self._ids_of(text) for text, _ in drawn])
         return rows(question, np.array([[value] for _, value in drawn]))
@@ -79,7 +77,6 @@ class SolveEquation(Task):
         self.alphabet = (*map(str, range(self.modulus)), *self.operators, "(", ")", "x", "=")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         size = length - 2
         drawn = _expressions(rng, size, count, self.modulus, self.operators)
         starts = rng.integers(size, size=count).tolist()
@@ -108,7 +105,6 @@ class BinaryAddition(Task):
         self.score_padding = score_padding
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         first = rng.integers(1, length - 1, size=(count, 1))
         place = np.arange(length)
         left, right = place < first, place > first
@@ -148,7 +144,6 @@ class ComputeSqrt(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         question = _positive(rng, np.ones((count, length), bool))
         size = (length + 1) // 2
         roots = [math.isqrt(_number(symbols[::-1])) for symbols in question.tolist()]

@@ -29,7 +29,6 @@ class Sum(Task):
         self.modulus = modulus
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         digits = rng.integers(1, 10, size=(count, length))
         answer = digits.sum(axis=1, keepdims=True) % self.modulus
         return rows(digits, np.concatenate([answer, np.full((count, 1), self._ids[END])], axis=1))
@@ -46,7 +45,6 @@ class Sort(Task):
         self.alphabet = (*(f"t{i}" for i in range(self.letters)), END)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = rng.integers(self.letters, size=(count, length))
         end = np.full((count, 1), self._ids[END])
         return rows(word, np.concatenate([np.sort(word, axis=1), end], axis=1))
@@ -60,7 +58,6 @@ class SortNumbers(Task):
     alphabet = (*string.digits, ",", END)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         drawn = rng.integers(10, 10_000, size=(count, length)).tolist()
         return [row(self._list(n), [*self._list(sorted(n)), self._ids[END]]) for n in drawn]
 
@@ -68,7 +65,6 @@ class SortNumbers(Task):
         return self._ids_of(",".join(map(str, numbers)))
 
     def most_tokens(self, length: int) -> int:
-        """See `Task.most_tokens`."""
         return 2 * (5 * length - 1) + 1
 
 
@@ -89,7 +85,6 @@ class Addition(Task):
         self.min_length = require_whole(self, "min_digits", min_digits, 1)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         shorter = length - self.min_length
         pair = rng.integers(
             2 * shorter + 1, size=count
@@ -107,13 +102,11 @@ class Addition(Task):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """See `Task.draw_lengths`."""
         lengths = np.arange(shortest, longest + 1)
         pairs = 2 * (lengths - self.min_length) + 1
         return rng.choice(lengths, size=count, p=pairs / pairs.sum())
 
     def most_tokens(self, length: int) -> int:
-        """See `Task.most_tokens`."""
         return 3 * length + 3
 
 
@@ -136,7 +129,6 @@ class Polynomial(Task):
         self.modulus = modulus
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         x = rng.integers(-2, 3, size=(count, 1))
         c = rng.integers(-3, 4, size=(count, length))
         d = rng.integers(4, size=(count, length))
@@ -149,7 +141,6 @@ class Polynomial(Task):
         return examples
 
     def most_tokens(self, length: int) -> int:
-        """See `Task.most_tokens`."""
         return 3 + 7 * length - 1 + 2
 
 
@@ -172,7 +163,6 @@ class Lego(Task):
         self.shuffle = shuffle
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         letters = rng.permuted(np.tile(np.arange(26), (count, 1)), axis=1)[:, :length]
         values = rng.integers(2, size=(count, length))
         asked = rng.integers((length + 1) // 2, length, size=count)

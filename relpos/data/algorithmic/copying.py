@@ -44,7 +44,6 @@ class CopyCmc(_Copying):
     name = "copy_cmc"
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = self._word(rng, length, count)
         return self._rows(word, word)
 
@@ -56,7 +55,6 @@ class CopyCmc2x(_Copying):
     extra = ("<next>",)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = self._word(rng, length, count)
         return self._rows(word, word, self._symbol("<next>", count), word)
 
@@ -70,7 +68,6 @@ class CopyRsc(_Copying):
     name = "copy_rsc"
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = np.tile(self._word(rng, 1, count), length)
         return self._rows(word, word)
 
@@ -81,7 +78,6 @@ class CopyRsc2x(_Copying):
     name = "copy_rsc2x"
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = np.tile(self._word(rng, 1, count), length)
         return self._rows(word, word, word)
 
@@ -92,7 +88,6 @@ class CopyRdc(_Copying):
     name = "copy_rdc"
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         a = self._word(rng, 1, count)
         b = (a + rng.integers(1, self.letters, size=a.shape)) % self.letters
         return self._rows(np.concatenate([a, b, np.tile(a, length)], axis=1), np.tile(b, length))
@@ -104,7 +99,6 @@ class ReverseMc(_Copying):
     name = "reverse_mc"
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = self._word(rng, length, count)
         return self._rows(word, word[:, ::-1])
 
@@ -116,7 +110,6 @@ class ReverseMc2x(_Copying):
     extra = ("<next>",)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = self._word(rng, length, count)
         return self._rows(word, word[:, ::-1], self._symbol("<next>", count), word[:, ::-1])
 
@@ -128,7 +121,6 @@ class ReverseMcrv(_Copying):
     extra = ("<next>",)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = self._word(rng, length, count)
         return self._rows(word, word[:, ::-1], self._symbol("<next>", count), word)
 
@@ -151,7 +143,6 @@ class SelectiveCopy(Task):
         self.alphabet = (*(f"t{i}" for i in range(self.letters)), "gap")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = rng.integers(self.letters, size=(count, length))
         full = np.zeros((count, length + self.blanks), bool)
         full[:, :length] = True

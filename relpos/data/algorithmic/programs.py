@@ -46,7 +46,6 @@ class Counting(Task):
         self.alphabet = (*names, *numbers, "=", ";", "++;", "pass;", "print")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
         # Before a variable is set there is nothing but pass, so the first is a geometric variate.
         none_set = self._none_set
@@ -93,13 +92,11 @@ class Counting(Task):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """See `Task.draw_lengths`."""
         lengths = np.arange(shortest, longest + 1)
         sets_one = 1 - self._none_set**lengths
         return rng.choice(lengths, size=count, p=sets_one / sets_one.sum())
 
     def most_tokens(self, length: int) -> int:
-        """See `Task.most_tokens`."""
         return min(4 * length + 3, self.max_tokens or 4 * length + 3)
 
 
@@ -122,7 +119,6 @@ class FlipFlop(Task):
         self.ignore = require_share(self, "ignore", ignore)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         write, ignore, read = map(self._ids.__getitem__, "wir")
         change = (1 - self.ignore) / 2
         kinds = rng.choice(
@@ -164,7 +160,6 @@ class ListOps(Task):
             raise DataError("listops.expand must be above 0: else there are no lists.")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         shares = self._shares(length)
         if not shares[0][1][length] > 0:
             raise DataError(
@@ -182,14 +177,12 @@ class ListOps(Task):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """See `Task.draw_lengths`."""
         shares = self._shares(longest)[0][1][shortest : longest + 1]
         if not shares.sum() > 0:
             raise DataError(f"{self.name} has no list of length {shortest} to {longest}.")
         return rng.choice(np.arange(shortest, longest + 1), size=count, p=shares / shares.sum())
 
     def most_tokens(self, length: int) -> int:
-        """See `Task.most_tokens`."""
         return length + 1
 
     def _shares(self, length: int) -> list[list[np.ndarray]]:

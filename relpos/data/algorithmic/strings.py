@@ -27,7 +27,6 @@ class EvenPairs(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         unequal = (word[:, 1:] != word[:, :-1]).sum(axis=1, keepdims=True)
         return rows(word, unequal % 2)
@@ -40,7 +39,6 @@ class Parity(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         return rows(word, word.sum(axis=1, keepdims=True) % 2)
 
@@ -55,7 +53,6 @@ class CycleNavigation(Task):
         self.alphabet = tuple(map(str, range(self.cycle)))
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         steps = rng.integers(3, size=(count, length))
         return rows(steps, (steps - 1).sum(axis=1, keepdims=True) % self.cycle)
 
@@ -76,7 +73,6 @@ class StackManipulation(Task):
         self.score_padding = score_padding
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         actions = rng.integers(self._POP, self._POP + 3, size=(count, length))
         filled = rng.integers(1, max(length, 2), size=(count, 1))
@@ -101,7 +97,6 @@ class Reverse(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         return rows(word, word[:, ::-1])
 
@@ -113,7 +108,6 @@ class Duplicate(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         return rows(word, np.tile(word, 2))
 
@@ -126,7 +120,6 @@ class MissingDuplicate(Task):
     min_length = 2
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         question = np.full((count, length), self.alphabet.index("pad"))
         half = length // 2
         question[:, : 2 * half] = np.tile(bits(rng, count, half), 2)
@@ -143,7 +136,6 @@ class OddsFirst(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = bits(rng, count, length)
         return rows(word, np.concatenate([word[:, 1::2], word[:, ::2]], axis=1))
 
@@ -157,7 +149,6 @@ class BucketSort(Task):
         self.alphabet = tuple(map(str, range(require_whole(self, "letters", letters, 1))))
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        """See `Task.draw`."""
         word = rng.integers(len(self.alphabet), size=(count, length))
         return rows(word, np.sort(word, axis=1))
 
