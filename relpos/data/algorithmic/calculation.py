@@ -86,9 +86,8 @@ class Addition(Task):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         shorter = length - self.min_length
-        pair = rng.integers(
-            2 * shorter + 1, size=count
-        )  # b the shorter one, both equal, a the shorter one
+        # Pairs below `shorter` have b the shorter one, those above it have a.
+        pair = rng.integers(2 * shorter + 1, size=count)
         digits = length - np.stack([np.maximum(pair - shorter, 0), np.maximum(shorter - pair, 0)])
         drawn = rng.integers(10, size=(2, count, length))
         drawn[:, :, 0] = np.where(digits > 1, rng.integers(1, 10, size=(2, count)), drawn[:, :, 0])
