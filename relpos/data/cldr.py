@@ -26,7 +26,6 @@ import dataclasses
 import datetime
 import decimal
 import functools
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -36,7 +35,7 @@ from babel import dates, lists, localedata, numbers, units
 from babel.core import get_cldr_version
 
 from relpos.data.errors import DataError, nearest
-from relpos.data.splits import SPLITS
+from relpos.data.splits import SPLITS, split_of
 
 VERSION = "1.0.0"  # of the rules below
 DATE_STYLES = ("full", "long", "medium", "short")
@@ -141,7 +140,7 @@ def pair(
     while True:
         items = [_draw(kind, rng, split, source, target) for kind in kinds]
         names_alone = all(item.is_name for item in items)
-        if not names_alone or _split_of(" ".join(item.key for item in items)) == split:
+        if not names_alone or split_of(" ".join(item.key for item in items).encode()) == split:
             return _write(items, source), _write(items, target)
 
 
@@ -185,14 +184,8 @@ def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -
     draw = (_date, _time, _quantity, _money)[kind - 2]
     while True:
         item = draw(rng)
-        if _split_of(item.key) == split:
+        if split_of(item.key.encode()) == split:
             return item
-
-
-def _split_of(key: str) -> str:
-    """Eight tenths of all keys go to train, a tenth each to validation and test."""
-    tenth = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 10
-    return {8: "validation", 9: "test"}.get(tenth, "train")
 
 
 def _name(rng: random.Random, table: str, source: str, target: str) -> _Item:

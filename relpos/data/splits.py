@@ -50,3 +50,13 @@ def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:
             digest.update(len(document).to_bytes(8, "little"))
             digest.update(document)
     return digest.hexdigest()
+
+
+def split_of(key: bytes) -> str:
+    """Returns the split that a key belongs to by its SHA-256.
+
+    Eight tenths of all keys are train, a tenth each validation and test: for text that is written
+    when it is asked for, so that there is no list to deal out.
+    """
+    tenth = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 10
+    return {8: "validation", 9: "test"}.get(tenth, "train")
