@@ -73,7 +73,7 @@ def read_file(name: str) -> bytes:
 
 def _texts(pattern: str) -> list[bytes]:
     """Returns the files that hold any text."""
-    read = {path: _read(path) for path in _find(pattern)}
+    read = {path: _read(path) for path in find(pattern)}
     if Path(pattern).is_dir():
         read = _without_binary(read, pattern)
     for path, text in read.items():
@@ -84,8 +84,12 @@ def _texts(pattern: str) -> list[bytes]:
     return texts
 
 
-def _find(pattern: str) -> list[Path]:
-    """Returns the files a pattern names, in the order of their names."""
+def find(pattern: str) -> list[Path]:
+    """Returns the files that a path, a glob or a folder names, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = [Path(folder, file) for folder, _, files in os.walk(path) for file in files]

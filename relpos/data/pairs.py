@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from relpos.data.errors import DataError
-from relpos.data.splits import held_out
+from relpos.data.splits import families, held_out
 
 Pair = tuple[bytes, bytes]  # source and target, UTF-8
 
@@ -40,48 +40,25 @@ def hold_out(pairs: Sequence[Pair], missing: Sequence[str]) -> dict[str, list[Pa
     Raises:
         DataError: the pairs are too few, or hang together too much.
     """
-    families = _families(pairs)
+    kin = families(pairs)
     budget = max(1, min(HELD_OUT_PAIRS, int(HELD_OUT_FRACTION * len(pairs))))
     dealt = held_out(
-        [min(pairs[i][0] for i in family) for family in families],
-        [len(family) for family in families],
+        [min(pairs[i][0] for i in family) for family in kin],
+        [len(family) for family in kin],
         budget=budget,
         largest=max(1, budget // 10),
     )
     splits: dict[str, list[int]] = {"train": [], **{split: [] for split in missing}}
     for split, indices in dealt.items():
         chosen = splits[split if split in missing else "train"]
-        chosen += [i for family in indices for i in families[family]]
+        chosen += [i for family in indices for i in kin[family]]
     for split, indices in splits.items():
         if not indices:
             raise DataError(
-                f"{len(pairs)} pairs, of which {len(families)} share no sentence with another, are "
+                f"{len(pairs)} pairs, of which {len(kin)} share no sentence with another, are "
                 f"too few to put any aside for {split}: give {split} files."
             )
     return {split: [pairs[i] for i in sorted(indices)] for split, indices in splits.items()}
-
-
-def _families(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Returns the indices of the pairs that hang together by a common source or target."""
-    root = list(
-        range(len(pairs))
-    )  # each points to an earlier one of its family, the first to itself
-
-    def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
-    for side in (0, 1):
-        first: dict[bytes, int] = {}
-        for i, pair in enumerate(pairs):
-            one, other = sorted((find(i), find(first.setdefault(pair[side], i))))
-            root[other] = one
-    families: dict[int, list[int]] = {}
-    for i in range(len(pairs)):
-        families.setdefault(find(i), []).append(i)
-    return list(families.values())
 
 
 def overlaps(splits: Mapping[str, Sequence[Pair]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 SPLITS = ("train", "validation", "test")
 
@@ -37,6 +37,29 @@ def held_out(
         if split != "train":
             room[split] -= sizes[i]
     return {split: sorted(indices) for split, indices in dealt.items()}
+
+
+def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
+    """Returns the indices of the pairs that hang together by a common first or second part."""
+    root = list(
+        range(len(pairs))
+    )  # each points to an earlier one of its family, the first to itself
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for side in (0, 1):
+        first: dict[Hashable, int] = {}
+        for i, pair in enumerate(pairs):
+            one, other = sorted((find(i), find(first.setdefault(pair[side], i))))
+            root[other] = one
+    found: dict[int, list[int]] = {}
+    for i in range(len(pairs)):
+        found.setdefault(find(i), []).append(i)
+    return list(found.values())
 
 
 def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:

@@ -22,7 +22,7 @@ mentioned last is no better than any other, see the baselines in the tests.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from relpos.data.errors import DataError, nearest
 from relpos.data.questions import Question
@@ -141,9 +141,9 @@ class _Story:
         self.fact = 0
         self.answer = ""
 
-    def choose(self, options: Collection[str]) -> str:
+    def choose(self, options: Sequence[str]) -> str:
         """Returns any of the options."""
-        return self._rng.choice(sorted(options))
+        return self._rng.choice(options)
 
     def draw(self, low: int, high: int) -> int:
         """Returns any number from low to high."""
@@ -151,7 +151,8 @@ class _Story:
 
     def move(self, person: str) -> None:
         """The person goes to another place."""
-        place = self.choose(set(PLACES) - {self.place.get(person, "")})
+        here = self.place.get(person)
+        place = self.choose([place for place in PLACES if place != here])
         self.place[person] = place
         self.sentences.append(f"{person} {self.choose(MOVES)} the {place}.")
 
@@ -172,17 +173,17 @@ class _Story:
         self.lying[thing] = self.place[person]
         self.sentences.append(f"{person} {self.choose(DROPS)} the {thing}.")
 
-    def within_reach(self, person: str, things: Collection[str]) -> set[str]:
+    def within_reach(self, person: str, without: str = "") -> list[str]:
         """Returns what a person that has moved can take: what lies there or has not been seen."""
         at = self.place.get(person)
-        free = {thing for thing in things if thing not in self.holder}
-        return {t for t in free if self.lying.get(t, at) == at} if at else set()
+        free = [t for t in THINGS if t not in self.holder and t != without]
+        return [t for t in free if self.lying.get(t, at) == at] if at else []
 
     def happen(
         self,
         count: int,
         *,
-        without: Collection[str] = (),
+        without: str = "",
         thing: str = "",
         leaving: str = "",
     ) -> None:
@@ -190,17 +191,16 @@ class _Story:
 
         Args:
             count: how many.
-            without: persons that do nothing.
+            without: who does nothing.
             thing: what nobody touches.
-            leaving: who moves once, though without may name them.
+            leaving: who moves once all the same.
         """
-        persons = set(PERSONS) - set(without)
-        things = set(THINGS) - {thing}
+        persons = [person for person in PERSONS if person != without]
         moving = self.draw(0, count - 1) if count else 0
         for i in range(count):
             person = self.choose(persons)
-            held = {t for t in things if self.holder.get(t) == person}
-            free = self.within_reach(person, things)
+            held = [t for t, who in self.holder.items() if who == person and t != thing]
+            free = self.within_reach(person, without=thing)
             kind = self.draw(0, 5)
             if i == moving:
                 self.move(leaving or person)
@@ -216,7 +216,7 @@ def _one_fact(story: _Story, distance: int, before: int) -> str:
     story.happen(before)
     person = story.choose(PERSONS)
     story.answer_move(person)
-    story.happen(distance - 1, without={person})
+    story.happen(distance - 1, without=person)
     return person
 
 
@@ -225,14 +225,14 @@ def _move_take(story: _Story, distance: int, before: int) -> str:
     near = story.draw(1, distance - 1)
     story.happen(before)
     person = story.choose(PERSONS)
-    unseen = set(THINGS) - set(story.holder) - set(story.lying)
+    unseen = [t for t in THINGS if t not in story.holder and t not in story.lying]
     if not unseen:
         return ""
     thing = story.choose(unseen)
     story.answer_move(person)
-    story.happen(distance - near - 1, without={person}, thing=thing)
+    story.happen(distance - near - 1, without=person, thing=thing)
     story.take(person, thing)
-    story.happen(near - 1, without={person}, thing=thing)
+    story.happen(near - 1, without=person, thing=thing)
     return f"the {thing}"
 
 
@@ -241,14 +241,14 @@ def _take_move(story: _Story, distance: int, before: int) -> str:
     near = story.draw(min(2, distance - 1), distance - 1)  # leaves room for a move after
     story.happen(before)
     person = story.choose(PERSONS)
-    free = story.within_reach(person, THINGS)
+    free = story.within_reach(person)
     if not free:
         return ""
     thing = story.choose(free)
     story.take(person, thing)
-    story.happen(distance - near - 1, without={person}, thing=thing)
+    story.happen(distance - near - 1, without=person, thing=thing)
     story.answer_move(person)
-    story.happen(near - 1, without={person}, thing=thing)
+    story.happen(near - 1, without=person, thing=thing)
     return f"the {thing}"
 
 
@@ -258,13 +258,13 @@ def _move_drop(story: _Story, distance: int, before: int) -> str:
     story.happen(before)
     if not story.holder:
         return ""
-    thing = story.choose(story.holder)
+    thing = story.choose(list(story.holder))
     person = story.holder[thing]
     story.answer_move(person)
-    story.happen(distance - near - 1, without={person}, thing=thing)
+    story.happen(distance - near - 1, without=person, thing=thing)
     story.drop(person, thing)
     leaving = story.choose(("", person))
-    story.happen(near - 1, without={person}, thing=thing, leaving=leaving)
+    story.happen(near - 1, without=person, thing=thing, leaving=leaving)
     return f"the {thing}"
 
 
