@@ -55,8 +55,8 @@ def hold_out(pairs: Sequence[Pair], missing: Sequence[str]) -> dict[str, list[Pa
     for split, indices in splits.items():
         if not indices:
             raise DataError(
-                f"{len(pairs)} pairs, of which {len(kin)} share no sentence with another, are "
-                f"too few to put any aside for {split}: give {split} files."
+                f"{len(pairs)} pairs, in {len(kin)} groups without a common sentence, are too few to "
+                f"put any aside for {split}: give {split} files."
             )
     return {split: [pairs[i] for i in sorted(indices)] for split, indices in splits.items()}
 

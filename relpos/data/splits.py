@@ -41,9 +41,8 @@ def held_out(
 
 def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
     """Returns the indices of the pairs that hang together by a common first or second part."""
-    root = list(
-        range(len(pairs))
-    )  # each points to an earlier one of its family, the first to itself
+    # Each points to an earlier one of its family, and the first to itself.
+    root = list(range(len(pairs)))
 
     def find(i: int) -> int:
         while root[i] != i:
