@@ -22,6 +22,7 @@ Source of the data: Unicode CLDR, https://cldr.unicode.org, as Babel ships it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -38,6 +39,7 @@ from relpos.data.errors import DataError, nearest
 from relpos.data.splits import SPLITS, split_of
 
 VERSION = "1.0.0"  # of the rules below
+TABLES = ("territories", "languages")
 DATE_STYLES = ("full", "long", "medium", "short")
 TIME_STYLES = ("medium", "short")
 MONEY_STYLES: tuple[Literal["standard", "name"], ...] = ("standard", "name")
@@ -69,6 +71,7 @@ CURRENCIES = (
 )
 # fmt: on
 UNITS = tuple(f"{kind}-{unit}" for kind, names in _UNITS.items() for unit in names)
+LEAST_NAMES = 15  # of countries, and of languages, that two locales must have in common
 _NO_COUNTRY = {"EU", "EZ", "QO", "UN", "XA", "XB", "ZZ"}  # unions, and codes for tests and unknowns
 _PLAIN_SPACES = str.maketrans("\u00a0\u202f", "  ")
 
@@ -148,13 +151,15 @@ def pair_of_locales(languages: Sequence[str]) -> tuple[str, str]:
     """Checks two locales' names and returns them as CLDR spells them.
 
     Raises:
-        DataError: not two different locales that Babel knows.
+        DataError: not two different locales that Babel knows, or of one that names too little.
     """
     if len(languages) != 2:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
     source, target = (_spelt(name) for name in languages)
     if source == target:
         raise DataError(f"Source and target language are both {source!r}.")
+    for table in TABLES:
+        _codes(table, source, target)
     return source, target
 
 
@@ -180,7 +185,7 @@ def _spelt(name: str) -> str:
 def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -> _Item:
     """Draws an item; one that can be held out belongs to the split."""
     if kind < 2:
-        return _name(rng, ("territories", "languages")[kind], source, target)
+        return _name(rng, TABLES[kind], source, target)
     draw = (_date, _time, _quantity, _money)[kind - 2]
     while True:
         item = draw(rng)
@@ -200,16 +205,21 @@ def _codes(table: str, source: str, target: str) -> tuple[str, ...]:
     Nauru is a country and a language: a sentence must not be in two splits, nor have two meanings.
     """
     names, others = babel.Locale.parse(source), babel.Locale.parse(target)
-    both = [*names.territories.values(), *names.languages.values()]
-    found = getattr(names, table)
-    return tuple(
+    uses = collections.Counter([*names.territories.values(), *names.languages.values()])
+    found, wanted = getattr(names, table), getattr(others, table)
+    codes = tuple(
         code
         for code in sorted(found)
-        if len(code) == 2
-        and code not in _NO_COUNTRY
-        and code in getattr(others, table)
-        and both.count(found[code]) == 1
+        if len(code) == 2 and code not in _NO_COUNTRY and code in wanted and uses[found[code]] == 1
     )
+    splits = {split_of(f"{table} {code}".encode()) for code in codes}
+    # With fewer no sentence of names alone might belong to some split.
+    if len(codes) < LEAST_NAMES or len(splits) < len(SPLITS):
+        raise DataError(
+            f"CLDR names only {len(codes)} {table} in both {source!r} and {target!r}, too few for "
+            "three splits: choose languages that it covers better."
+        )
+    return codes
 
 
 def _date(rng: random.Random) -> _Item:

@@ -161,6 +161,7 @@ def test_locales_may_be_spelt_with_a_hyphen():
         ({"languages": ("en", "pt_BRR")}, "Did you mean 'pt_BR'"),
         ({"languages": ("", "de")}, "no locale ''"),
         ({"languages": ("en",)}, "two languages"),
+        ({"languages": ("en", "kpe")}, "names only 0 territories in both 'en' and 'kpe'"),
         ({"languages": ("de", "de")}, "both 'de'"),
         ({"split": "trian"}, "no split 'trian'. Did you mean 'train'"),
         ({"length": 0}, "one item or more"),
