@@ -151,11 +151,11 @@ def best_threshold(
         answered = _pair_v2(predictions, q, {}, 0.0)[column]
         gained.append((no_answer[q.id], answered - float(q.impossible)))
     best, threshold, total = 0.0, float("-inf"), 0.0
-    gained.sort()
-    for i, (certainty, gain) in enumerate(gained):
+    # Of equally certain ones, which stand or fall together, losses come first: no sum within them is
+    # greater than that before or that behind.
+    for certainty, gain in sorted(gained):
         total += gain
-        tied = i + 1 < len(gained) and gained[i + 1][0] == certainty
-        if total > best and not tied:
+        if total > best:
             best, threshold = total, certainty
     return threshold
 

@@ -81,8 +81,8 @@ def best_span(
         last = first + np.arange(longest)
         inside = last < size
         last = np.minimum(last, size - 1)
-        # The smaller side counts; between equals the larger window, as run_squad has it.
-        here = np.where(inside, np.minimum(first, size - 1 - last) + 0.01 * size, -np.inf)
+        # The smaller side counts; of equals the earlier window, which is never the shorter one.
+        here = np.where(inside, np.minimum(first, size - 1 - last), -np.inf)
         better = here > context[low:high]
         context[low:high] = np.where(better, here, context[low:high])
         sums = starts_S[:size, None].astype(np.float64) + stops_S[last]

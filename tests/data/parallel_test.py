@@ -120,6 +120,8 @@ def test_overlap_with_train_is_counted(tmp_path):
     test = [*numbered(3), ("new", "neu"), ("sentence 1", "anders")]
     corpus = load(tmp_path, train=numbered(10), validation=numbered(2, "v"), test=test)
     assert corpus.notes == ("test: 4 of 5 source sentences stand in train too",)
+    corpus = load(tmp_path, train=numbered(10), validation=test, test=numbered(2, "t"))
+    assert corpus.notes == ("validation: 4 of 5 source sentences stand in train too",)
 
 
 def test_unequal_numbers_of_lines(tmp_path):
@@ -247,6 +249,7 @@ def test_texts_inside_another_feature_and_empty_ones(tmp_path):
     ("languages", "message"),
     [
         (("en", "fr"), "no text feature 'fr'.* It has: de, en"),
+        (("eng", "de"), "Did you mean 'en'"),
         (("en", "en"), "two languages"),
         (("en",), "two languages"),
     ],

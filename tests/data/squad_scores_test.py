@@ -114,6 +114,9 @@ def test_the_best_threshold():
     }
     assert found == {-9.0: 50, -3.0: 75, 1.0: 75, 5.0: 50}
     assert threshold == -3.0
+    # 2 and 3 are equally certain: answering the second, which is right, answers the third as well.
+    tied = {"1": 9.0, "2": 1.0, "3": 1.0, "4": 1.0}
+    assert best_threshold(predictions, QUESTIONS, tied) == float("-inf")
     always = dict.fromkeys(predictions, "wrong")
     assert best_threshold(always, QUESTIONS, certainty) == float("-inf")
 

@@ -154,6 +154,15 @@ def test_splits_share_no_story():
     assert all(len(stories) > 1000 for stories in drawn.values())
 
 
+def test_no_story_of_the_shortest_is_in_two_splits():
+    drawn = {
+        split: {q.context for q in stories.questions(600, distance=1, before=0, split=split)}
+        for split in data.SPLITS
+    }
+    assert len(drawn["train"]) > 120
+    assert sum(map(len, drawn.values())) == len(set.union(*drawn.values())) <= 8 * 8 * 3
+
+
 def test_a_question_depends_on_its_arguments_alone():
     found = stories.questions(20, distance=(2, 8), facts=2, seed=3)
     assert stories.questions(30, distance=(2, 8), facts=2, seed=3)[:20] == found
