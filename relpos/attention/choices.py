@@ -6,16 +6,18 @@ import jax
 
 from relpos.attention.distances import Layout, round_up
 
-Implementation = Literal["auto", "reference", "blockwise"]
-IMPLEMENTATIONS = ("auto", "reference", "blockwise")
+Implementation = Literal["auto", "reference", "blockwise", "pallas"]
+IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
+KERNEL_BLOCK = 64
+SMALLEST_KERNEL_BLOCK = 16  # a GPU's matrix units take no less
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for.
+    """Return the path that "auto" stands for: never the GPU kernels, which no GPU has run yet.
 
     Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
     each pair.
@@ -60,6 +62,23 @@ def layout(
     if has_vectors and consecutive and band is None:
         rows = min(rows, columns)  # a ring hands on no more than a block of keys
     return Layout(rows, columns, consecutive, band)
+
+
+def kernel_layout(
+    T: int, S: int, consecutive: bool, band: int | None, block_sizes: tuple[int, int] | None
+) -> Layout:
+    """Return block sizes for GPU kernels, powers of two: a block of logits is held in registers."""
+
+    def size(n):
+        return min(KERNEL_BLOCK, max(SMALLEST_KERNEL_BLOCK, 2 ** (n - 1).bit_length()))
+
+    rows, columns = block_sizes or (size(T), size(S))
+    return Layout(rows, columns, consecutive, band)
+
+
+def interpreted() -> bool:
+    """Whether kernels are interpreted: they are written for GPUs."""
+    return jax.default_backend() not in ("gpu", "cuda", "rocm")
 
 
 def heads_at_once(T: int, S: int, platform: str | None = None) -> int:
