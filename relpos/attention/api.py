@@ -158,7 +158,7 @@ def _attention(call: _Call, arrays: _Arrays):
         v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
     K = k.shape[2]
 
-    way = _Way.of(call, encoding, filled, tables, path, (T, S, H))
+    way = _Way.of(call, encoding, filled, tables, path, (T, S, H), q.dtype)
     beyond, cut, factored = way.beyond, way.layout, way.factored
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
     evaluated = filled.block_bias or (filled.distances and not way.tabulated and not factored)
@@ -228,7 +228,9 @@ class _Way(NamedTuple):
     factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
 
     @classmethod
-    def of(cls, call: _Call, encoding: Slots, filled: "_Filled", tables, path, sizes) -> "_Way":
+    def of(
+        cls, call: _Call, encoding: Slots, filled: "_Filled", tables, path, sizes, dtype
+    ) -> "_Way":
         """Choose by path, positions and slots."""
         (T, S, H), consecutive = sizes, call.consecutive
         beyond, longest = encoding.constant_beyond, max(T, S)
@@ -236,15 +238,19 @@ class _Way(NamedTuple):
         if path == "pallas":
             if band is None and beyond is not None:
                 band = min(beyond, longest - 1) if consecutive else beyond
-            factored = band is None and filled.factors
+            factored = band is None and bool(filled.factors)
             if filled.vectors and band is None and not factored:
                 raise ValueError(checks.no_kernel(encoding))
-            cut = choices.kernel_layout(T, S, consecutive, band, call.block_sizes)
+            width = H + (filled.factors if factored else 0)
+            cut = choices.kernel_layout(
+                T, S, width * dtype.itemsize,
+                consecutive=consecutive, band=band, block_sizes=call.block_sizes,
+            )  # fmt: skip
             return cls(None, cut, band is not None, factored)
         if consecutive and beyond is not None and beyond >= longest:
             beyond = None  # no distance is that far
         by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
-        factored = by_pair and filled.factors
+        factored = by_pair and bool(filled.factors)
         cut = choices.layout(
             T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
             window=call.rules.window, block_sizes=call.block_sizes,
@@ -322,7 +328,7 @@ class _Filled(NamedTuple):
     value_vectors: bool
     block_bias: bool
     own_vector_query: bool  # what meets the key vectors is not what meets the keys
-    factors: bool
+    factors: int  # F, 0 without them
 
     @classmethod
     def of(cls, encoding: Slots) -> "_Filled":
@@ -343,7 +349,8 @@ class _Filled(NamedTuple):
 
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = type(encoding).block_bias is not Slots.block_bias
-        bias, key_vectors, query_vectors, value_vectors, factors = (s is not None for s in slots)
+        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
         if factors and (bias or query_vectors or value_vectors or not key_vectors):
             raise ValueError(
                 f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "

@@ -11,8 +11,6 @@ IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
-KERNEL_BLOCK = 64
-SMALLEST_KERNEL_BLOCK = 16  # a GPU's matrix units take no less
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
@@ -65,12 +63,25 @@ def layout(
 
 
 def kernel_layout(
-    T: int, S: int, consecutive: bool, band: int | None, block_sizes: tuple[int, int] | None
+    T: int,
+    S: int,
+    row_bytes: int,
+    *,
+    consecutive: bool,
+    band: int | None,
+    block_sizes: tuple[int, int] | None = None,
 ) -> Layout:
-    """Return block sizes for GPU kernels, powers of two: a block of logits is held in registers."""
+    """Return block sizes for GPU kernels, powers of two.
+
+    A block of logits is held in registers, its queries and keys in a multiprocessor's shared memory: with row_bytes
+    for a query or key at most 160 KiB, as kernels compiled for sm_90 say.
+    """
+    largest = 64 if row_bytes <= 256 else 32 if row_bytes <= 1280 else 16
 
     def size(n):
-        return min(KERNEL_BLOCK, max(SMALLEST_KERNEL_BLOCK, 2 ** (n - 1).bit_length()))
+        return min(
+            largest, max(16, 2 ** (n - 1).bit_length())
+        )  # 16: a GPU's matrix units take no less
 
     rows, columns = block_sizes or (size(T), size(S))
     return Layout(rows, columns, consecutive, band)

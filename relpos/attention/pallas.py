@@ -13,7 +13,6 @@ the kernels read the terms and write the sums by distance. On a CPU they are int
 
 import functools
 import logging
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
     """Run a kernel; sums by distance, where it makes them, begin as zeros."""
-    axes = jax.typeof(inputs.q_TH).manual_axis_type  # all vary alike, see `head`
+    axes = jax.typeof(inputs.q).manual_axis_type  # all vary alike, see `head`
 
     def shaped(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=axes)
@@ -57,7 +56,7 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
 def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool):
     """Return (weights by distance [T, W] or None, out [T, V], log of the softmax's denominator [T])."""
     dtype = _wide(inputs)
-    (T, _), V = inputs.q_TH.shape, inputs.v_SV.shape[1]
+    (T, _), V = inputs.q.shape, inputs.v.shape[1]
     outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
     by_distance = _sums(problem, T, dtype) if with_values else None
     programs = T // problem.layout.rows
@@ -65,7 +64,7 @@ def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool
 
 
 def _wide(inputs: Inputs):
-    return jnp.result_type(inputs.q_TH, inputs.k_SH, inputs.v_SV, jnp.float32)
+    return jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
 
 
 def _sums(problem: Problem, length: int, dtype) -> jax.ShapeDtypeStruct:
@@ -89,7 +88,7 @@ def _attend_forward(problem, with_values, inputs, places):
 
 def _attend_backward(problem, with_values, residuals, d_outputs):
     inputs, places, outputs, log_total_T = residuals
-    (T, _), S = inputs.q_TH.shape, inputs.k_SH.shape[0]
+    (T, _), S = inputs.q.shape, inputs.k.shape[0]
     dtype = log_total_T.dtype
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction.
     correction_T = sum(
@@ -104,13 +103,13 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
     d_rows, d_q, d_q_features, d_state = _call(
         pallas_kernels.query_gradients, problem, programs,
         None if inputs.row_terms is None else _sums(problem, T, dtype),
-        (like(inputs.q_TH), like(inputs.q_features), like(inputs.state, programs)),
+        (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
         inputs, places, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
         pallas_kernels.key_gradients, problem, S // problem.layout.columns,
         None if inputs.column_terms is None else _sums(problem, S, dtype),
-        (like(inputs.k_SH), like(inputs.v_SV), like(inputs.k_features)),
+        (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, places, backward,
     )  # fmt: skip
     if d_rows is not None and inputs.row_terms.shape[0] == 1:
@@ -158,6 +157,28 @@ def _log_interpreted() -> None:
         'attention with implementation="pallas" is interpreted on this platform, which is slow and meant for tests: '
         'use "auto" or "blockwise"'
     )
+
+
+def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, places) -> None:
+    """Refuse what Triton cannot compile, before JAX does it in terms of primitives."""
+    sizes = problem.layout.rows, problem.layout.columns
+    if any(size < 16 or size & (size - 1) for size in sizes):
+        raise ValueError(f"on a GPU block_sizes must be powers of two from 16 on, got {sizes}")
+    if type(encoding) is Slots:
+        return  # nothing of an encoding is evaluated in the kernels
+
+    def both(inputs, places):
+        outputs, pull = jax.vjp(lambda x: _attend(problem, with_values, x, places), inputs)
+        return pull(outputs)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, places))
+    try:
+        jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",))
+    except Exception as error:
+        raise ValueError(
+            f"{type(encoding).__name__} computes for each pair of tokens, or differentiates, what a Triton kernel "
+            f'cannot: use implementation="auto" or "blockwise". JAX says: {error}'
+        ) from error
 
 
 def head(
@@ -211,23 +232,23 @@ def head(
         q_tokens = q_tokens._replace(position=count(q_tokens.row))
         k_tokens = k_tokens._replace(position=count(k_tokens.row))
     whole_H, whole_V = (round_up(size, pallas_kernels.chunk(size)) for size in (H, V))
-    graphdef, *variables = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
+    graphdef, *variables = nnx.split(encoding, is_inexact, ...)
     state, integers = map(jax.tree.leaves, variables)
     inputs = Inputs(
         state, pad_T(q.content, columns=whole_H), pad_S(k.key, columns=whole_H),
         pad_S(k.value, columns=whole_V), row_terms, column_terms, q_features, k_features,
     )  # fmt: skip
-    places = Places(
-        q_tokens, k_tokens, seed, integers, _visits(rules, layout, q_tokens, k_tokens)
-    )
+    places = Places(q_tokens, k_tokens, seed, integers, _visits(rules, layout, q_tokens, k_tokens))
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
     interpreted = choices.interpreted()
-    if interpreted:
-        _log_interpreted()
     problem = Problem(
         graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, interpreted
     )
     with_values = band.value_vectors is not None
+    if interpreted:
+        _log_interpreted()
+    else:
+        _check_lowers(encoding, problem, with_values, inputs, places)
     inputs, places = varying_like((inputs, places), (inputs, places))
     out_TV, by_distance_TW = _attend(problem, with_values, inputs, places)
     out_TV = out_TV[:T, :V]

@@ -1,4 +1,4 @@
-"""The kernels of `relpos.attention.pallas`: each program owns a block of queries, or of keys, and visits the other side.
+"""The kernels of `relpos.attention.pallas`: a program owns a block of queries, or of keys, and visits the other side.
 
 Arrays come whole and are cut here. No two programs write to the same place, so there are no atomics, and sums are the
 same in every run. The head dimension is worked on in chunks, for heads of any size.
@@ -37,9 +37,9 @@ class Inputs(NamedTuple):
     """The differentiable side, padded to whole blocks and chunks."""
 
     state: Any  # of the encoding, a list of arrays
-    q_TH: Array
-    k_SH: Array
-    v_SV: Array
+    q: Array  # [T, H]
+    k: Array  # [S, H]
+    v: Array  # [S, V]
     row_terms: Any  # [T, W], or [1, W] for all rows, or None
     column_terms: Any  # [S, W] or None
     q_features: Any
@@ -68,10 +68,10 @@ class Visits(NamedTuple):
 class Backward(NamedTuple):
     """What the backward pass knows of each query, beside the inputs."""
 
-    log_total_T: Array
-    correction_T: Array
-    d_out_TV: Array
-    d_by_distance_TW: Any
+    log_total: Array  # [T]
+    correction: Array  # [T]
+    d_out: Array  # [T, V]
+    d_by_distance: Any  # [T, W] or None
 
 
 class _Terms(NamedTuple):
@@ -172,8 +172,8 @@ class _Keys(NamedTuple):
 class _Slopes(NamedTuple):
     """A block of `Backward`."""
 
-    log_total_C: Array
-    correction_C: Array
+    log_total: Array  # [C]
+    correction: Array  # [C]
     d_out: list[Array]
     d_by_distance: Any
 
@@ -208,7 +208,7 @@ def _queries(problem: Problem, inputs: Inputs, places: Places, number) -> _Queri
     rows = pl.ds(number * C, C)
     tokens, features = _take((places.q, inputs.q_features), rows)
     terms = _Terms.of(inputs.row_terms, number, C, axis=1)
-    return _Queries(_chunks(inputs.q_TH, rows), tokens, features, terms)
+    return _Queries(_chunks(inputs.q, rows), tokens, features, terms)
 
 
 def _keys(problem: Problem, inputs: Inputs, places: Places, number) -> _Keys:
@@ -216,18 +216,18 @@ def _keys(problem: Problem, inputs: Inputs, places: Places, number) -> _Keys:
     columns = pl.ds(number * K, K)
     tokens, features = _take((places.k, inputs.k_features), columns)
     terms = _Terms.of(inputs.column_terms, number, K, axis=0)
-    k, v = _chunks(inputs.k_SH, columns), _chunks(inputs.v_SV, columns)
+    k, v = _chunks(inputs.k, columns), _chunks(inputs.v, columns)
     return _Keys(k, v, tokens, features, terms)
 
 
 def _slopes(problem: Problem, backward: Backward, number) -> _Slopes:
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
-    d_by_distance = _Terms.of(backward.d_by_distance_TW, number, C, axis=1)
+    d_by_distance = _Terms.of(backward.d_by_distance, number, C, axis=1)
     return _Slopes(
-        backward.log_total_T[rows],
-        backward.correction_T[rows],
-        _chunks(backward.d_out_TV, rows),
+        backward.log_total[rows],
+        backward.correction[rows],
+        _chunks(backward.d_out, rows),
         d_by_distance,
     )
 
@@ -302,9 +302,7 @@ def forward(
     begin, end = places.visits.first_key[number], places.visits.end_key[number]
 
     def masked_logits(keys, index):
-        bias_CK = evaluate(
-            problem, places, queries, keys, state, queries.features, keys.features
-        )
+        bias_CK = evaluate(problem, places, queries, keys, state, queries.features, keys.features)
         logits_CK, mask_CK = _logits(problem, queries, keys, index, bias_CK)
         return jnp.where(mask_CK, logits_CK, hidden)
 
@@ -352,10 +350,10 @@ def forward(
 
 def _pair_gradients(problem: Problem, places: Places, queries, keys, slopes: _Slopes, bias_CK):
     """Return the weights that were kept, the gradient of the logits, and the index."""
-    hidden, _ = hidden_logit(slopes.log_total_C.dtype)
+    hidden, _ = hidden_logit(slopes.log_total.dtype)
     index = _index(problem, queries, keys)
     logits_CK, mask_CK = _logits(problem, queries, keys, index, bias_CK)
-    weights_CK = jnp.exp(jnp.where(mask_CK, logits_CK, hidden) - slopes.log_total_C[:, None])
+    weights_CK = jnp.exp(jnp.where(mask_CK, logits_CK, hidden) - slopes.log_total[:, None])
     keep = functools.partial(
         reference.keep_weights, problem.rules, places.seed, queries.tokens, keys.tokens
     )
@@ -365,7 +363,7 @@ def _pair_gradients(problem: Problem, places: Places, queries, keys, slopes: _Sl
     if slopes.d_by_distance is not None:
         d_kept_CK += slopes.d_by_distance.read(index)
     # Keeping is linear, its transpose is itself.
-    d_logits_CK = weights_CK * (keep(d_kept_CK) - slopes.correction_C[:, None])
+    d_logits_CK = weights_CK * (keep(d_kept_CK) - slopes.correction[:, None])
     if problem.rules.softcap is not None:
         d_logits_CK *= 1 - (logits_CK / problem.rules.softcap) ** 2
     return keep(weights_CK), d_logits_CK, index
