@@ -174,42 +174,39 @@ def assert_as_in_the_paper(name, options, kind, implementation):
 FAST = [name for name in choices.IMPLEMENTATIONS if name not in ("auto", "reference")]
 
 
-def assert_is_the_reference(implementation, encoding, kind, layouts):
+def assert_paths_agree(encoding, kind, layouts, **more_layouts):
+    """Every fast path with these block sizes, and more for some, against the reference."""
     kw, sizes = setting(kind)
     kw["causal"] = kw.get("causal", False) or encoding.causal_only
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
-    for blocks in layouts:
-        found = value_and_grads(
-            encoding, arrays, weight, implementation=implementation, block_sizes=blocks, **kw
-        )
-        assert_trees_close(found, expected, 1e-10)
+    for path in FAST:
+        for blocks in layouts + more_layouts.get(path, []):
+            found = value_and_grads(
+                encoding, arrays, weight, implementation=path, block_sizes=blocks, **kw
+            )
+            assert_trees_close(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("implementation", FAST)
-def test_every_slot_at_once_is_as_in_the_reference(implementation, kind):
-    layouts = [BLOCKS]
-    if implementation == "blockwise":  # its paths depend on how a band lies in a block
-        several = kind in ("causal window", "bidirectional window", "packed", "cross, causal")
-        layouts += [(16, 8), (64, 64)] if several else [(4, 8)]
-    assert_is_the_reference(implementation, EverySlot(), kind, layouts)
+def test_paths_agree_with_every_slot_at_once(kind):
+    several = kind in ("causal window", "bidirectional window", "packed", "cross, causal")
+    more = [(16, 8), (64, 64)] if several else [(4, 8)]
+    assert_paths_agree(EverySlot(), kind, [BLOCKS], blockwise=more)
 
 
 @pytest.mark.parametrize("kind", ["causal", "packed, both directions", "scattered positions"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("implementation", FAST)
-def test_values_and_gradients_are_those_of_the_reference(implementation, name, kind):
-    assert_is_the_reference(implementation, make(name), kind, [BLOCKS])
+def test_paths_agree_in_values_and_gradients(name, kind):
+    assert_paths_agree(make(name), kind, [BLOCKS])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("implementation", FAST)
-def test_every_setting_is_as_in_the_reference(implementation, name, kind):
-    assert_is_the_reference(implementation, make(name), kind, [BLOCKS, (16, 8), (64, 64)])
+def test_paths_agree_in_every_setting(name, kind):
+    assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
 
 
 @pytest.mark.parametrize("name", NAMES)
