@@ -78,6 +78,7 @@ def get_config() -> ConfigDict:
                 "beams": 4,
                 "length_penalty": 0.6,
                 "max_length": 159,  # the most tokens of a translation
+                "most_pairs": 0,  # of a test split are translated; 0: all
                 "oracle_length": False,  # score exact match at the true length as well
             },
         }

@@ -51,7 +51,13 @@ class Translation:
     def _check(config: ConfigDict) -> None:
         require_at_least(
             config,
-            {"eval_pairs": 0, "label_smoothing": 0, "search.max_length": 1, "sequence_length": 2},
+            {
+                "eval_pairs": 0,
+                "label_smoothing": 0,
+                "sequence_length": 2,
+                "search.max_length": 1,
+                "search.most_pairs": 0,
+            },
         )
         if config.label_smoothing >= 1:
             raise UserError(
@@ -95,7 +101,7 @@ class Translation:
         kind = chosen.tokenizer
         if kind == "bytes":
             return tokenizers.create(kind)
-        path = self._workdir / f"{name}.{'json' if kind == 'words' else 'model'}"
+        path = self._workdir / f"tokenizer.{name}.{'json' if kind == 'words' else 'model'}"
         if not path.exists() and (self._workdir / "config.json").exists():
             raise UserError(
                 f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
@@ -244,7 +250,7 @@ class Translation:
             raise UserError(
                 f"unknown split {split!r}{did_you_mean(split, list(self.corpus.splits))}"
             )
-        pairs = self._pairs(split, 0)
+        pairs = self._pairs(split, self.config.search.most_pairs)
         sources, wanted = [s for s, _ in pairs], _text(t for _, t in pairs)
         searches = {"greedy": Beams(1)}
         if self.beams.size > 1:
