@@ -7,12 +7,11 @@ SCAN; `source=` and `target=` name the user's own files, `tfds=` a tensorflow-da
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relpos.data import cldr, pairs
+from relpos.data import cldr, pairs, scan
 from relpos.data.errors import DataError, nearest
 from relpos.data.pairs import Pair
 from relpos.data.parallel_files import read_pairs
@@ -182,7 +181,6 @@ def _cldr(languages: Sequence[str], lengths: tuple[int, int], seed: int) -> Para
 
 
 def _scan(cutoff: int, seed: int) -> ParallelCorpus:
-    scan = importlib.import_module("relpos.data.scan")
     found = scan.split(cutoff, seed)._asdict()
     splits = {
         split: [(command.encode(), actions.encode()) for command, actions in found[split]]

@@ -2,14 +2,13 @@ import gzip
 import itertools
 import json
 import lzma
-import sys
-import types
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from relpos import data
+from relpos.data import scan
 from relpos.data.parallel import load_parallel
 from tests.data.tiny_sets import prepare
 
@@ -187,17 +186,12 @@ def test_cldr_is_embedded(monkeypatch):
     assert any(b" et " in target for _, target in french)
 
 
-def test_scan_is_embedded(monkeypatch):
-    def split(cutoff, seed):
-        pairs = {
-            s: [(f"{s} {cutoff}", f"I {seed}")] for s in ("train", "validation", "test", "longer")
-        }
-        return types.SimpleNamespace(_asdict=lambda: pairs)
-
-    monkeypatch.setitem(sys.modules, "relpos.data.scan", types.SimpleNamespace(split=split))
+def test_scan_is_embedded():
     corpus = load_parallel("scan", cutoff=26, seed=3)
-    assert corpus.splits["longer"] == [(b"longer 26", b"I 3")]
+    expected = scan.split(26, 3)
     assert list(corpus.splits) == ["train", "validation", "test", "longer"]
+    for split, pairs in corpus.splits.items():
+        assert pairs == [(a.encode(), b.encode()) for a, b in getattr(expected, split)]
 
 
 def records(splits):
