@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,19 +87,44 @@ def scores(
     return scores_v2(predictions, questions, no_answer=certainty, threshold=threshold)
 
 
+class AtDistance(NamedTuple):
+    """The scores of the questions at a distance or a range of them.
+
+    Attributes:
+        distance: such as "3" or "5-8".
+        beyond: whether it is greater than those trained on.
+        questions: how many.
+        scores: of these.
+    """
+
+    distance: str
+    beyond: bool
+    questions: int
+    scores: dict[str, float]
+
+
 def by_distance(
     answers: Mapping[str, Answer],
     questions: Sequence[Question],
     threshold: float | None,
-    distances: Iterable[tuple[int, int]],
-) -> list[dict[str, Any]]:
-    """Returns {"distances", "questions", "exact_match"} for each range that has questions."""
+    trained: int,
+) -> list[AtDistance]:
+    """Returns the scores by distance; questions without one are left out.
+
+    Args:
+        answers: by question id.
+        questions: all of them.
+        threshold: as for `scores`.
+        trained: the greatest distance that was trained on.
+    """
     found = []
-    for low, high in distances:
+    for low, high in distance_ranges((question.group for question in questions), trained):
         chosen = [question for question in questions if low <= question.group <= high]
         if chosen:
-            exact = scores(answers, chosen, threshold)["exact_match"]
-            found.append({"distances": (low, high), "questions": len(chosen), "exact_match": exact})
+            name = str(low) if low == high else f"{low}-{high}"
+            found.append(
+                AtDistance(name, low > trained, len(chosen), scores(answers, chosen, threshold))
+            )
     return found
 
 

@@ -35,7 +35,7 @@ Record = dict[str, Any]
 
 
 def create(config: ConfigDict, workdir: Path) -> "QuestionAnswering":
-    """Check what the config asks for; the questions are read when they are first needed."""
+    """Check what the config asks for."""
     return QuestionAnswering(config, workdir)
 
 
@@ -98,7 +98,7 @@ class QuestionAnswering:
             config,
             {"eval_questions": 0, "overlap": 0, "longest_answer": 1, "data.facts": 1}
         )  # fmt: skip
-        if any(n < 1 for n in config.eval_multiples):
+        if not config.eval_multiples or any(n < 1 for n in config.eval_multiples):
             raise UserError(
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
@@ -128,7 +128,7 @@ class QuestionAnswering:
             model = SpanEncoder(chosen, encoding_options=options, rngs=rngs)
         except ValueError as error:
             raise UserError(str(error)) from error
-        model_section.check_length(model.max_length, self.config.sequence_length, self.config)
+        model_section.check_length(model.max_length, max(self._lengths()), self.config)
         return model
 
     def _layout(self, length: int) -> Layout:
@@ -245,62 +245,34 @@ class QuestionAnswering:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
         questions = self.corpus.splits[split]
         lengths = lengths or self._lengths()
-        model_section.check_length(model.max_length, max(lengths), self.config)
         trained = max(question.group for question in self.corpus.splits["train"])
-        ranges = answers_lib.distance_ranges((q.group for q in questions), trained)
-        table = Table(title=f"{self.config.encoding} on {split}, {len(questions)} questions")
+        table = Table(title=f"{self.config.encoding} on {split}")
         records: list[Record] = []
-        told = []
         for length in track(console, lengths, f"answering {split}"):
             threshold = self._threshold(model, length) if self.has_impossible else None
             answers, loss = self.answer(model, questions, length)
             scores = answers_lib.scores(answers, questions, threshold)
-            told.append(answers_lib.by_distance(answers, questions, threshold, ranges))
-            record = {"split": split, "length": length, **scores, "loss": loss}
-            if threshold is not None:
-                record["threshold"] = threshold
-            if unread := len(questions) - len(answers):
-                record["unread"] = unread
+            counts = {"questions": len(questions), "unread": len(questions) - len(answers)}
+            if not records:
+                for name in ("tokens", "distance", "questions", *scores):
+                    table.add_column(name.replace("_", " "), justify="right")
+            _add_row(table, length, "any", len(questions), scores)
+            found = answers_lib.by_distance(answers, questions, threshold, trained)
+            for i, near in enumerate(found):
+                if not i or found[i - 1].beyond < near.beyond:
+                    table.add_section()
+                shown = f"{near.distance}, beyond" if near.beyond else near.distance
+                _add_row(table, length, shown, near.questions, near.scores)
+            table.add_section()
+            kept = {} if threshold is None else {"threshold": threshold}
+            kept |= {
+                f"exact_match_at_{near.distance}": near.scores["exact_match"] for near in found
+            }
             records.append(
-                record | {f"exact_match_at_{_name(r['distances'], '_to_')}": r["exact_match"] for r in told[-1]}
-            )  # fmt: skip
-        shown = list(dict.fromkeys(name for record in records for name in record))
-        shown = [
-            name for name in shown if name != "split" and not name.startswith("exact_match_at")
-        ]
-        for name in shown:
-            table.add_column(name.replace("_", " "), justify="right")
-        for record in records:
-            table.add_row(*(_cell(record.get(name, "")) for name in shown))
-        console.print(table)
-        if ranges:
-            self._show_distances(split, lengths, told, trained, console)
-        return records
-
-    def _show_distances(
-        self,
-        split: str,
-        lengths: Sequence[int],
-        told: Sequence[Sequence[Mapping[str, Any]]],
-        trained: int,
-        console: Console,
-    ) -> None:
-        table = Table(
-            title=f"{self.config.encoding} on {split}: exact match by distance in sentences"
-        )
-        for column in ("distance", "questions", *(f"in {length} tokens" for length in lengths)):
-            table.add_column(column, justify="right")
-        for row in zip(*told, strict=True):
-            low, high = row[0]["distances"]
-            if low > trained and not (table.columns[0].header == "" or table.row_count == 0):
-                table.add_section()
-            beyond = " (beyond)" if low > trained else ""
-            table.add_row(
-                _name((low, high), "-") + beyond,
-                str(row[0]["questions"]),
-                *(_cell(of_length["exact_match"]) for of_length in row),
+                {"split": split, "length": length, **scores, "loss": loss, **counts, **kept}
             )
         console.print(table)
+        return records
 
     def predict_lines(
         self, model: SpanEncoder, lines: Iterable[bytes]
@@ -351,13 +323,11 @@ def _facts(corpus: data.QuestionCorpus) -> Record:
     return {name: facts[name] for name in ("name", "version", "sha256", "splits")}
 
 
-def _name(distances: tuple[int, int], to: str) -> str:
-    low, high = distances
-    return str(low) if low == high else f"{low}{to}{high}"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def _add_row(
+    table: Table, length: int, distance: str, questions: int, scores: Mapping[str, float]
+) -> None:
+    shown = (f"{score:.2f}" for score in scores.values())
+    table.add_row(str(length), distance, str(questions), *shown)
 
 
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:
