@@ -13,4 +13,5 @@ from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
 from relpos.nn.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from relpos.nn.generate import Sampling as Sampling
 from relpos.nn.generate import generate as generate
+from relpos.nn.span_encoder import SpanEncoder as SpanEncoder
 from relpos.nn.stack import StackConfig as StackConfig
