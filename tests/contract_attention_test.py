@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention import split_heads
+from relpos.attention import choices, split_heads
 from tests import oracle
 from tests.attending import (
     BLOCKS,
@@ -171,38 +171,58 @@ def assert_as_in_the_paper(name, options, kind, implementation):
     )
 
 
-def assert_paths_agree(encoding, kind, layouts):
+FAST = [name for name in choices.IMPLEMENTATIONS if name not in ("auto", "reference")]
+
+
+def assert_paths_agree(encoding, kind, layouts, **more_layouts):
+    """Every fast path with these block sizes, and more for some, against the reference."""
     kw, sizes = setting(kind)
     kw["causal"] = kw.get("causal", False) or encoding.causal_only
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
-    for blocks in layouts:
-        found = value_and_grads(
-            encoding, arrays, weight, implementation="blockwise", block_sizes=blocks, **kw
-        )
-        assert_trees_close(found, expected, 1e-10)
+    for path in FAST:
+        for blocks in layouts + more_layouts.get(path, []):
+            found = value_and_grads(
+                encoding, arrays, weight, implementation=path, block_sizes=blocks, **kw
+            )
+            assert_trees_close(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_blockwise_is_the_reference_with_every_slot_at_once(kind):
+def test_paths_agree_with_every_slot_at_once(kind):
     several = kind in ("causal window", "bidirectional window", "packed", "cross, causal")
-    assert_paths_agree(
-        EverySlot(), kind, [BLOCKS, (16, 8), (64, 64)] if several else [BLOCKS, (4, 8)]
-    )
+    more = [(16, 8), (64, 64)] if several else [(4, 8)]
+    assert_paths_agree(EverySlot(), kind, [BLOCKS], blockwise=more)
 
 
 @pytest.mark.parametrize("kind", ["causal", "packed, both directions", "scattered positions"])
 @pytest.mark.parametrize("name", NAMES)
-def test_blockwise_is_the_reference_values_and_gradients(name, kind):
+def test_paths_agree_in_values_and_gradients(name, kind):
     assert_paths_agree(make(name), kind, [BLOCKS])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
-def test_blockwise_is_the_reference_in_every_setting(name, kind):
+def test_paths_agree_in_every_setting(name, kind):
     assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_is_close_to_float64(name):
+    kw = {"causal": True, "block_sizes": BLOCKS}
+    arrays = inputs(B=1, N=2, K=1)
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    exact = value_and_grads(make(name, heads=2), arrays, weight, implementation="reference", **kw)
+    encoding = make(name, heads=2, dtype=jnp.float32)
+    rounded = [x.astype(jnp.float32) for x in (*arrays, weight)]
+    for implementation in ("reference", *FAST):
+        found = value_and_grads(
+            encoding, rounded[:-1], rounded[-1], implementation=implementation, **kw
+        )
+        assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+        assert_trees_close(found, exact, 1e-4)
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS], ids=str)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import blockwise, checks, choices, distances, dropout, reference
+from relpos.attention import blockwise, checks, choices, distances, dropout, pallas, reference
 from relpos.attention.distances import Tables
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
@@ -68,7 +68,8 @@ def attention(
       k_features: likewise for the keys, a tree of [B, S, N, ...].
       keys_ready: k comes from `encodings.transform_keys`, out of a cache.
       tables: from `tabulate`, out of a cache; no distance may be longer than they are.
-      implementation: "auto", "reference" (dense) or "blockwise".
+      implementation: "auto", "reference" (dense), "blockwise" or "pallas" (GPU kernels; interpreted elsewhere, for
+        tests; O((T + S) constant_beyond) memory).
       block_sizes: queries and keys in a block; None: chosen by platform and shape.
 
     Returns:
@@ -157,20 +158,10 @@ def _attention(call: _Call, arrays: _Arrays):
         v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
     K = k.shape[2]
 
-    beyond = encoding.constant_beyond
-    if consecutive and beyond is not None and beyond >= max(T, S):
-        beyond = None  # no distance is that far
-    by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
-    factored = by_pair and filled.factors
-    cut = choices.layout(
-        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-        window=rules.window, block_sizes=call.block_sizes,
-    )  # fmt: skip
-    if tables is not None:
-        cut = cut._replace(band=jax.tree.leaves(tables)[0].shape[1] - 1)
-    tabulated = path == "blockwise" and cut.has_table
+    way = _Way.of(call, encoding, filled, tables, path, (T, S, H), q.dtype)
+    beyond, cut, factored = way.beyond, way.layout, way.factored
     # A table says all that an encoding has to say of distances; only what it does not is evaluated in blocks.
-    evaluated = filled.block_bias or (filled.distances and not tabulated and not factored)
+    evaluated = filled.block_bias or (filled.distances and not way.tabulated and not factored)
     at_once = choices.heads_at_once(T, S)
     over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
     over_rows = _map(B, at_once // N)
@@ -180,7 +171,7 @@ def _attention(call: _Call, arrays: _Arrays):
     def one_head(per_head, tables, k, v, q, content, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
-        if tables is None:
+        if tables is None and way.tabulated:
             tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
 
         def one_sequence(k, v, q, content, q_features, k_features, seed, places):
@@ -197,8 +188,13 @@ def _attention(call: _Call, arrays: _Arrays):
             queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
+            if path == "pallas":
+                return pallas.head(
+                    in_blocks, rules, cut, tables or Tables(),
+                    queries, keys, q_tokens, k_tokens, seed,
+                )  # fmt: skip
             return blockwise.head(
-                in_blocks, beyond, rules, cut, tables,
+                in_blocks, beyond, rules, cut, tables or Tables(),
                 queries, keys, q_tokens, k_tokens, seed,
             )  # fmt: skip
 
@@ -221,6 +217,47 @@ def _attention(call: _Call, arrays: _Arrays):
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     out = over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)))
     return jnp.moveaxis(out.reshape(N, B, T, v.shape[-1]), 0, 2)
+
+
+class _Way(NamedTuple):
+    """How a call gets at what the encoding says of distances."""
+
+    beyond: int | None  # its constant_beyond, where a distance is that far
+    layout: distances.Layout
+    tabulated: bool  # as a table, from which blocks read
+    factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
+
+    @classmethod
+    def of(
+        cls, call: _Call, encoding: Slots, filled: "_Filled", tables, path, sizes, dtype
+    ) -> "_Way":
+        """Choose by path, positions and slots."""
+        (T, S, H), consecutive = sizes, call.consecutive
+        beyond, longest = encoding.constant_beyond, max(T, S)
+        band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        if path == "pallas":
+            if band is None and beyond is not None:
+                band = min(beyond, longest - 1) if consecutive else beyond
+            factored = band is None and bool(filled.factors)
+            if filled.vectors and band is None and not factored:
+                raise ValueError(checks.no_kernel(encoding))
+            width = H + (filled.factors if factored else 0)
+            cut = choices.kernel_layout(
+                T, S, width * dtype.itemsize,
+                consecutive=consecutive, band=band, block_sizes=call.block_sizes,
+            )  # fmt: skip
+            return cls(None, cut, band is not None, factored)
+        if consecutive and beyond is not None and beyond >= longest:
+            beyond = None  # no distance is that far
+        by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
+        factored = by_pair and bool(filled.factors)
+        cut = choices.layout(
+            T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+            window=call.rules.window, block_sizes=call.block_sizes,
+        )  # fmt: skip
+        if band is not None:
+            cut = cut._replace(band=band)
+        return cls(beyond, cut, path == "blockwise" and cut.has_table, factored)
 
 
 def tabulate(encoding: Slots, length: int) -> Tables | None:
@@ -291,7 +328,7 @@ class _Filled(NamedTuple):
     value_vectors: bool
     block_bias: bool
     own_vector_query: bool  # what meets the key vectors is not what meets the keys
-    factors: bool
+    factors: int  # F, 0 without them
 
     @classmethod
     def of(cls, encoding: Slots) -> "_Filled":
@@ -312,7 +349,8 @@ class _Filled(NamedTuple):
 
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = type(encoding).block_bias is not Slots.block_bias
-        bias, key_vectors, query_vectors, value_vectors, factors = (s is not None for s in slots)
+        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
         if factors and (bias or query_vectors or value_vectors or not key_vectors):
             raise ValueError(
                 f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "

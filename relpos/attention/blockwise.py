@@ -158,7 +158,7 @@ class _Rings(NamedTuple):
     value_sums: Any = None
 
 
-def _hidden(dtype) -> tuple[Any, Any]:
+def hidden_logit(dtype) -> tuple[Any, Any]:
     """Return the logit of a hidden pair, and a peak so far above it that exp(logit - peak) is 0.
 
     The peak of a row that sees nothing stays there; no logit that anyone computes lies so low.
@@ -171,7 +171,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
     """Return (out [blocks, C, H] in float32, log of the softmax's denominator [blocks, C])."""
     rules, C = problem.rules, problem.layout.rows
     dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
-    hidden, no_peak = _hidden(dtype)
+    hidden, no_peak = hidden_logit(dtype)
 
     H = inputs.k.value.shape[-1]
 
@@ -220,7 +220,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
                 rings = rings._replace(key=products)
             if table.value_vectors is not None:
                 rings = rings._replace(value_sums=reach.first_sums(dtype))
-            carry = _varying_like((inputs, places), (carry, rings))
+            carry = varying_like((inputs, places), (carry, rings))
             carry, rings = lax.fori_loop(
                 region.begin, region.end, functools.partial(visit, region), carry
             )
@@ -262,7 +262,7 @@ class _Sums(NamedTuple):
 def _attend_backward(problem, residuals, d_out):
     inputs, places, out, log_total = residuals
     rules = problem.rules
-    hidden, _ = _hidden(log_total.dtype)
+    hidden, _ = hidden_logit(log_total.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
 
@@ -388,7 +388,7 @@ def _attend_backward(problem, residuals, d_out):
                     value=reach.first_products(with_d_out, table.value_vectors),
                     value_sums=reach.first_sums(log_total.dtype),
                 )
-            carry = _varying_like((inputs, places), (carry, rings))
+            carry = varying_like((inputs, places), (carry, rings))
             (d_q, sums), rings = lax.fori_loop(
                 region.begin, region.end, functools.partial(visit, region), carry
             )
@@ -409,7 +409,7 @@ def _attend_backward(problem, residuals, d_out):
             inputs.k.features,
         ))
     )  # fmt: skip
-    sums = _varying_like((inputs, places), sums)
+    sums = varying_like((inputs, places), sums)
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
     steps = (_Rows(index, inputs.q, places.q), d_out, log_total, correction)
     sums, d_q = lax.scan(block_of_rows, sums, steps)
@@ -429,10 +429,10 @@ def _plus(a, b):
 def _zeros(tree):
     """Zero accumulators, at least float32."""
     zeros = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
-    return _varying_like(tree, jax.tree.map(zeros, tree))
+    return varying_like(tree, jax.tree.map(zeros, tree))
 
 
-def _varying_like(like, tree):
+def varying_like(like, tree):
     """Mark `tree` as varying over the mesh axes that `like` varies over: inside shard_map loops ask for it."""
     axes = frozenset().union(
         *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(like))
@@ -445,7 +445,8 @@ def _varying_like(like, tree):
     return jax.tree.map(vary, tree)
 
 
-def _is_inexact(path, variable):
+def is_inexact(path, variable):
+    """Tell trained numbers from integers, for `nnx.split`."""
     return jnp.issubdtype(variable[...].dtype, jnp.inexact)
 
 
@@ -499,10 +500,10 @@ def head(
         count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
         q_tokens = q_tokens._replace(position=count(q_tokens.row))
         k_tokens = k_tokens._replace(position=count(k_tokens.row))
-    graphdef, state, integers = nnx.split(encoding, _is_inexact, ...)  # type: ignore[misc]
+    graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
     span = near_span(beyond, rules, layout, T, S)
     problem = _Problem(graphdef, beyond, rules, layout, span)
     inputs = _Inputs(state, tables, q, k)
     places = _Places(q_tokens, k_tokens, seed, integers)
-    out = _attend(problem, *_varying_like((inputs, places), (inputs, places)))
+    out = _attend(problem, *varying_like((inputs, places), (inputs, places)))
     return out.reshape(padded_T, -1)[:T].astype(k.value.dtype)

@@ -79,6 +79,14 @@ def check_features(encoding: Slots, q, k, q_features, k_features) -> None:
                 )
 
 
+def no_kernel(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding."""
+    return (
+        f'{type(encoding).__name__} has a vector for every distance, which implementation="pallas" cannot carry: use '
+        '"auto" or "blockwise", give it constant_beyond (a clamp), or fill factored_query and factored_key'
+    )
+
+
 def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
     """Check what is neither an array nor the encoding."""
     if implementation not in choices.IMPLEMENTATIONS:

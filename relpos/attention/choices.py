@@ -6,8 +6,8 @@ import jax
 
 from relpos.attention.distances import Layout, round_up
 
-Implementation = Literal["auto", "reference", "blockwise"]
-IMPLEMENTATIONS = ("auto", "reference", "blockwise")
+Implementation = Literal["auto", "reference", "blockwise", "pallas"]
+IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
@@ -15,7 +15,7 @@ ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for.
+    """Return the path that "auto" stands for: never the GPU kernels, which no GPU has run yet.
 
     Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
     each pair.
@@ -60,6 +60,36 @@ def layout(
     if has_vectors and consecutive and band is None:
         rows = min(rows, columns)  # a ring hands on no more than a block of keys
     return Layout(rows, columns, consecutive, band)
+
+
+def kernel_layout(
+    T: int,
+    S: int,
+    row_bytes: int,
+    *,
+    consecutive: bool,
+    band: int | None,
+    block_sizes: tuple[int, int] | None = None,
+) -> Layout:
+    """Return block sizes for GPU kernels, powers of two.
+
+    A block of logits is held in registers, its queries and keys in a multiprocessor's shared memory: with row_bytes
+    for a query or key at most 160 KiB, as kernels compiled for sm_90 say.
+    """
+    largest = 64 if row_bytes <= 256 else 32 if row_bytes <= 1280 else 16
+
+    def size(n):
+        return min(
+            largest, max(16, 2 ** (n - 1).bit_length())
+        )  # 16: a GPU's matrix units take no less
+
+    rows, columns = block_sizes or (size(T), size(S))
+    return Layout(rows, columns, consecutive, band)
+
+
+def interpreted() -> bool:
+    """Whether kernels are interpreted: they are written for GPUs."""
+    return jax.default_backend() not in ("gpu", "cuda", "rocm")
 
 
 def heads_at_once(T: int, S: int, platform: str | None = None) -> int:

@@ -63,9 +63,9 @@ class Table(NamedTuple):
 class Tables(NamedTuple):
     """Everything of the encoding that is evaluated once, outside of the loop over blocks."""
 
-    near: Table
-    past: Table
-    future: Table
+    near: Table = Table()
+    past: Table = Table()
+    future: Table = Table()
 
 
 class Span(NamedTuple):
@@ -111,11 +111,11 @@ def tabulate(
         )
 
     if not layout.has_table:
-        return Tables(Table(), Table(), Table())
+        return Tables()
     span = near_span(beyond, rules, layout, T, S)
     near = table(span.first - jnp.arange(span.size, dtype=jnp.int32))
     if beyond is None or not layout.consecutive:
-        return Tables(near, Table(), Table())
+        return Tables(near)
     far = jnp.full((1,), beyond, jnp.int32)
     return Tables(near, table(far), Table() if rules.causal else table(-far))
 

@@ -24,7 +24,7 @@ from tests.attending import (
     value_and_grads,
 )
 
-PATHS = ["reference", "blockwise"]
+PATHS = ["reference", "blockwise", "pallas"]
 
 
 @pytest.fixture
@@ -33,14 +33,15 @@ def float64():
         yield
 
 
-def both_ways(encoding, arrays, **kw):
-    """Values and gradients of the two paths, compared; the blockwise ones."""
+def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
+    """Values and gradients of these paths and the reference, compared; the last path's."""
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape), arrays[0].dtype)
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
-    found = value_and_grads(
-        encoding, arrays, weight, implementation="blockwise", block_sizes=BLOCKS, **kw
-    )
-    assert_trees_close(found, expected, 1e-10)
+    for path in paths:
+        found = value_and_grads(
+            encoding, arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
+        )
+        assert_trees_close(found, expected, 1e-10)
     return found
 
 
@@ -110,9 +111,11 @@ def test_one_huge_distance_lights_exactly_that_diagonal(slot, distance, path):
     T = 21
     ones = jnp.ones((1, T, 1, H))
     units = jnp.eye(T)[None, :, None]
+    encoding = OneDistance(slot, distance)
+    if path == "pallas":
+        encoding.constant_beyond = 14  # it takes no vectors without a band
     out = attention(
-        ones, ones, units, encoding=OneDistance(slot, distance), implementation=path,
-        block_sizes=BLOCKS,
+        ones, ones, units, encoding=encoding, implementation=path, block_sizes=BLOCKS
     )[0, :, 0]  # fmt: skip
     for i in range(T):
         if 0 <= i - distance < T:
@@ -152,7 +155,8 @@ def test_values_may_have_a_size_of_their_own():
         for path in PATHS
     ]
     assert paths[1].shape == (*q.shape[:3], 4)
-    np.testing.assert_allclose(paths[0], paths[1], atol=1e-12)
+    for path in paths[1:]:
+        np.testing.assert_allclose(paths[0], path, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -171,12 +175,13 @@ def test_half_precision_survives_logits_of_ten_thousand(dtype, path):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_has_no_gradient_where_there_is_no_choice(dtype):
+@pytest.mark.parametrize("path", PATHS[1:])
+def test_half_precision_has_no_gradient_where_there_is_no_choice(dtype, path):
     random = np.random.default_rng(0)
     q, k, v, weight = (jnp.asarray(random.normal(size=(1, 16, 2, 64)), dtype) for _ in range(4))
 
     def loss(q, k):
-        out = attention(q, k, v, window=1, causal=True, implementation="blockwise")
+        out = attention(q, k, v, window=1, causal=True, implementation=path)
         return (out.astype(jnp.float32) * weight.astype(jnp.float32)).sum()
 
     for gradient in jax.grad(loss, (0, 1))(q, k):
@@ -191,18 +196,20 @@ def sum_of_squares(state, q, graphdef, path):
     return (out**2).sum()
 
 
-@pytest.fixture
-def shaw():
+@pytest.fixture(params=PATHS[1:])
+def shaw(request):
     encoding = encodings.create("shaw", num_heads=1, head_dim=4, rngs=nnx.Rngs(0), k=2)
     graphdef, state = nnx.split(encoding)
     q = jax.random.normal(jax.random.key(0), (2, 11, 1, 4))
     loss = lambda path: lambda state, q: sum_of_squares(state, q, graphdef, path)  # noqa: E731
-    return state, q, loss("reference"), loss("blockwise")
+    return state, q, loss("reference"), loss(request.param), request.param
 
 
 @pytest.mark.parametrize("checked", [True, False])
 def test_inside_shard_map(shaw, checked):
-    state, q, expected, loss = shaw
+    state, q, expected, loss, path = shaw
+    if path == "pallas" and checked:
+        pytest.skip("JAX's interpreter of kernels wants check_vma=False, and says so")
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
 
@@ -216,7 +223,7 @@ def test_inside_shard_map(shaw, checked):
 
 
 def test_inside_vmap_remat_and_scan(shaw):
-    state, q, expected, loss = shaw
+    state, q, expected, loss, _ = shaw
     many = jnp.stack([q, 2 * q, -q])
     gradient = lambda loss: lambda q: jax.grad(loss, (0, 1))(state, q)  # noqa: E731
     wanted = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(expected)(q) for q in many))
@@ -387,7 +394,7 @@ def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
         arrays = inputs(T=24, K=K)
         jax.clear_caches()
         monkeypatch.setattr(choices, "heads_at_once", lambda *_: at_once)
-        both_ways(EverySlot(), arrays, **kw)
+        both_ways(EverySlot(), arrays, paths=("blockwise",), **kw)
     jax.clear_caches()
 
 
@@ -404,13 +411,15 @@ def sizes_in(jaxpr):
 
 
 @pytest.mark.parametrize("name", encodings.names())
-def test_nothing_of_size_t_by_t_is_made(name):
+@pytest.mark.parametrize("path", ["auto", "pallas"])
+def test_nothing_of_size_t_by_t_is_made(path, name):
     T = 16384
     encoding = encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(encoding)
 
     def loss(state, q, x):
-        return attend(nnx.merge(graphdef, state), q, q, q, x, causal=True).sum()
+        encoding = nnx.merge(graphdef, state)
+        return attend(encoding, q, q, q, x, causal=True, implementation=path).sum()
 
     q, x = (
         jax.ShapeDtypeStruct((1, T, 1, 4), jnp.float32),

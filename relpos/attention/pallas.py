@@ -1,0 +1,258 @@
+"""One head's attention in GPU kernels (Pallas, lowered by Triton): O(T) memory, exact gradients to everything.
+
+FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the slots of position encodings. What is no matter of pairs is
+computed here in plain JAX, which differentiates it; with c the column of a pair's distance d in a band of W distances
+
+    row_terms[i]    = scale * vector_query(q_i) . a_K  +  b                                  [T, W]
+    column_terms[j] = scale * k_j . a_Q                                                      [S, W]
+    logit[i, j]     = scale * q_i . k_j + row_terms[i, c] + column_terms[j, c] + what is evaluated for each pair
+    out[i]          = sum_j p_ij v_j  +  sum_w by_distance[i, w] a_V[w]
+
+the kernels read the terms and write the sums by distance. On a CPU they are interpreted, which is for tests.
+"""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float
+
+from relpos.attention import choices, pallas_kernels, reference
+from relpos.attention.blockwise import is_inexact, varying_like
+from relpos.attention.distances import Layout, Tables, near_span, regions, round_up
+from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
+from relpos.attention.reference import Keys, Queries, Rules, Tokens
+from relpos.attention.seen import may_see
+from relpos.attention.slots import Slots
+
+_log = logging.getLogger(__name__)
+
+
+def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
+    """Run a kernel; sums by distance, where it makes them, begin as zeros."""
+    axes = jax.typeof(inputs.q).manual_axis_type  # all vary alike, see `head`
+
+    def shaped(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=axes)
+
+    by_distance, outputs = jax.tree.map(shaped, (by_distance, outputs))
+    zeros = None if by_distance is None else jnp.zeros(by_distance.shape, by_distance.dtype)
+    by_distance, *outputs = pl.pallas_call(
+        functools.partial(kernel, problem),
+        grid=(programs,),
+        out_shape=(by_distance, *outputs),
+        input_output_aliases={} if zeros is None else {0: 0},
+        interpret=problem.interpreted,
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        name=f"relpos_{kernel.__name__}",
+    )(varying_like(inputs, zeros), inputs, *more)
+    return (None if by_distance is None else by_distance[:, : problem.width]), *outputs
+
+
+def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool):
+    """Return (weights by distance [T, W] or None, out [T, V], log of the softmax's denominator [T])."""
+    dtype = _wide(inputs)
+    (T, _), V = inputs.q.shape, inputs.v.shape[1]
+    outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
+    by_distance = _sums(problem, T, dtype) if with_values else None
+    programs = T // problem.layout.rows
+    return _call(pallas_kernels.forward, problem, programs, by_distance, outputs, inputs, places)
+
+
+def _wide(inputs: Inputs):
+    return jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
+
+
+def _sums(problem: Problem, length: int, dtype) -> jax.ShapeDtypeStruct:
+    """Return the shape of sums by distance; scattered positions have them stored in one piece, a power of two."""
+    W = problem.width
+    return jax.ShapeDtypeStruct(
+        (length, W if problem.layout.consecutive else pl.next_power_of_2(W)), dtype
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(problem: Problem, with_values: bool, inputs: Inputs, places: Places):
+    return _attend_forward(problem, with_values, inputs, places)[0]
+
+
+def _attend_forward(problem, with_values, inputs, places):
+    by_distance, out, log_total = _forward(problem, inputs, places, with_values)
+    outputs = (out, by_distance)
+    return outputs, (inputs, places, outputs, log_total)
+
+
+def _attend_backward(problem, with_values, residuals, d_outputs):
+    inputs, places, outputs, log_total_T = residuals
+    (T, _), S = inputs.q.shape, inputs.k.shape[0]
+    dtype = log_total_T.dtype
+    # sum_j weights[i, j] * d weights[i, j], the softmax's correction.
+    correction_T = sum(
+        (x * d).sum(-1) for x, d in zip(outputs, d_outputs, strict=True) if x is not None
+    )
+    backward = Backward(log_total_T, correction_T, *d_outputs)
+    programs = T // problem.layout.rows
+
+    def like(tree, *leading):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), dtype), tree)
+
+    d_rows, d_q, d_q_features, d_state = _call(
+        pallas_kernels.query_gradients, problem, programs,
+        None if inputs.row_terms is None else _sums(problem, T, dtype),
+        (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
+        inputs, places, backward,
+    )  # fmt: skip
+    d_columns, d_k, d_v, d_k_features = _call(
+        pallas_kernels.key_gradients, problem, S // problem.layout.columns,
+        None if inputs.column_terms is None else _sums(problem, S, dtype),
+        (like(inputs.k), like(inputs.v), like(inputs.k_features)),
+        inputs, places, backward,
+    )  # fmt: skip
+    if d_rows is not None and inputs.row_terms.shape[0] == 1:
+        d_rows = d_rows.sum(0, keepdims=True)
+    d_state = jax.tree.map(lambda x: x.sum(0), d_state)
+    d_inputs = Inputs(d_state, d_q, d_k, d_v, d_rows, d_columns, d_q_features, d_k_features)
+    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _visits(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> Visits:
+    """Find the blocks that must be visited, from both sides."""
+
+    def cut(tokens, size):
+        return jax.tree.map(lambda x: x.reshape(-1, size), tokens)
+
+    q, k = cut(q, layout.rows), cut(k, layout.columns)
+    query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]
+
+    def of_queries(number, tokens):
+        (region,) = regions(None, rules, layout, number * layout.rows, key_blocks)
+        seen = may_see(rules, layout, tokens, k)
+        region = region if seen is None else region.within(*seen)
+        return jnp.asarray(region.begin, jnp.int32), jnp.asarray(region.end, jnp.int32)
+
+    begin, end = jax.vmap(of_queries)(jnp.arange(query_blocks, dtype=jnp.int32), q)
+    block = jnp.arange(key_blocks, dtype=jnp.int32)[None]
+    visited = (begin[:, None] <= block) & (block < end[:, None])
+    first = visited.argmax(0)
+    last = jnp.where(visited.any(0), query_blocks - visited[::-1].argmax(0), first)
+    return Visits(begin, end, first.astype(jnp.int32), last.astype(jnp.int32))
+
+
+def _pad(x: Array, rows: int, columns: int | None = None) -> Array:
+    """Append zeros up to this many rows, and columns."""
+    more = [(0, 0)] * (x.ndim - 1) if columns is None else [(0, columns - x.shape[1])]
+    return jnp.pad(x, [(0, rows - x.shape[0]), *more])
+
+
+@functools.cache
+def _log_interpreted() -> None:
+    _log.warning(
+        'attention with implementation="pallas" is interpreted on this platform, which is slow and meant for tests: '
+        'use "auto" or "blockwise"'
+    )
+
+
+def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, places) -> None:
+    """Refuse what Triton cannot compile, before JAX does it in terms of primitives."""
+    sizes = problem.layout.rows, problem.layout.columns
+    if any(size < 16 or size & (size - 1) for size in sizes):
+        raise ValueError(f"on a GPU block_sizes must be powers of two from 16 on, got {sizes}")
+    if type(encoding) is Slots:
+        return  # nothing of an encoding is evaluated in the kernels
+
+    def both(inputs, places):
+        outputs, pull = jax.vjp(lambda x: _attend(problem, with_values, x, places), inputs)
+        return pull(outputs)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, places))
+    try:
+        jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",))
+    except Exception as error:
+        raise ValueError(
+            f"{type(encoding).__name__} computes for each pair of tokens, or differentiates, what a Triton kernel "
+            f'cannot: use implementation="auto" or "blockwise". JAX says: {error}'
+        ) from error
+
+
+def head(
+    encoding: Slots,
+    rules: Rules,
+    layout: Layout,
+    tables: Tables,
+    q: Queries,
+    k: Keys,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    seed: Array | None,
+) -> Float[Array, "T H"]:
+    """Attention of one head by GPU kernels; a row that sees no key gives zeros.
+
+    Args:
+      encoding: this head's encoding, or empty `Slots` where the tables say all.
+      rules: the static choices.
+      layout: how to cut.
+      tables: from `tabulate`, with the same rules and layout; empty if the layout has no band.
+      q: queries.
+      k: keys and values.
+      q_tokens: where the queries stand.
+      k_tokens: where the keys stand.
+      seed: dropout's, or None.
+    """
+    (T, H), (S, V) = q.content.shape, k.value.shape
+    padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
+    # Padding keys must be hidden; where causality does it there is nothing to compare.
+    hidden = rules.causal and layout.consecutive and T <= S
+    if padded_S != S and k_tokens.segment is None and not hidden:
+        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
+        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
+    band = tables.near
+    row_terms = column_terms = None
+    if band.key_vectors is not None:
+        a_K = band.key_vectors.astype(q.for_vectors.dtype)
+        row_terms = _pad(rules.scale * reference.dot_rows(q.for_vectors, a_K), padded_T)
+    if band.bias is not None:
+        row_terms = band.bias[None] if row_terms is None else row_terms + band.bias[None]
+    if band.query_vectors is not None:
+        a_Q = band.query_vectors.astype(k.key.dtype)
+        column_terms = _pad(rules.scale * reference.dot_rows(k.key, a_Q), padded_S)
+
+    pad_T, pad_S = functools.partial(_pad, rows=padded_T), functools.partial(_pad, rows=padded_S)
+    q_features, q_tokens = jax.tree.map(pad_T, (q.features, q_tokens))
+    k_features, k_tokens = jax.tree.map(pad_S, (k.features, k_tokens))
+    if layout.consecutive:
+        # Padding rows count on, so that they stay causally behind; nobody reads their output.
+        count = lambda x: jnp.arange(x.size, dtype=jnp.int32)  # noqa: E731
+        q_tokens = q_tokens._replace(position=count(q_tokens.row))
+        k_tokens = k_tokens._replace(position=count(k_tokens.row))
+    whole_H, whole_V = (round_up(size, pallas_kernels.chunk(size)) for size in (H, V))
+    graphdef, *variables = nnx.split(encoding, is_inexact, ...)
+    state, integers = map(jax.tree.leaves, variables)
+    inputs = Inputs(
+        state, pad_T(q.content, columns=whole_H), pad_S(k.key, columns=whole_H),
+        pad_S(k.value, columns=whole_V), row_terms, column_terms, q_features, k_features,
+    )  # fmt: skip
+    places = Places(q_tokens, k_tokens, seed, integers, _visits(rules, layout, q_tokens, k_tokens))
+    width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
+    interpreted = choices.interpreted()
+    problem = Problem(
+        graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, interpreted
+    )
+    with_values = band.value_vectors is not None
+    if interpreted:
+        _log_interpreted()
+    else:
+        _check_lowers(encoding, problem, with_values, inputs, places)
+    inputs, places = varying_like((inputs, places), (inputs, places))
+    out_TV, by_distance_TW = _attend(problem, with_values, inputs, places)
+    out_TV = out_TV[:T, :V]
+    if with_values:
+        by_distance_TW = by_distance_TW[:T]
+        out_TV += reference.dot(by_distance_TW, band.value_vectors.astype(by_distance_TW.dtype))
+    return out_TV.astype(k.value.dtype)

@@ -1,0 +1,101 @@
+"""The GPU kernels, where no GPU is: what they lower to, what they refuse, how they say that they are interpreted."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import attention, encodings
+from relpos.attention import Slots, choices, pallas, tabulate
+from tests.attending import B, N, attend, inputs, make
+
+T, H = 80, 64  # no other test has these: programs of interpreted kernels are cached
+
+
+def lowered(encoding, dtype=jnp.float32, N=2, **kw):
+    """The program of a gradient, for CUDA."""
+    graphdef, state = nnx.split(encoding)
+    q = jax.ShapeDtypeStruct((1, T, N, H), dtype)
+    x = jax.ShapeDtypeStruct((1, T, N * H), dtype)
+
+    def loss(state, q, k, v, x):
+        encoding = nnx.merge(graphdef, state)
+        out = attend(encoding, q, k, v, x, causal=True, implementation="pallas", **kw)
+        return out.astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3, 4)))
+    return gradient.trace(state, q, q, q, x).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(choices, "interpreted", lambda: False)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", encodings.names())
+def test_every_scheme_lowers_for_cuda_or_says_that_it_does_not(name, dtype):
+    encoding = encodings.create(name, num_heads=2, head_dim=H, rngs=nnx.Rngs(0))
+    try:
+        text = lowered(encoding, dtype)
+    except ValueError as error:
+        assert 'use implementation="auto"' in str(error)  # noqa: PT017
+    else:
+        assert text.count("xla.gpu.triton") == 3
+
+
+class Sorted(Slots):
+    """Something that Triton has no instruction for."""
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        return jnp.sort(1.0 * (q_positions[:, None] - k_positions[None]), axis=0)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_what_does_not_lower_is_refused():
+    with pytest.raises(ValueError, match=r'Sorted computes .* use implementation="auto"'):
+        lowered(Sorted())
+    with pytest.raises(ValueError, match=r"powers of two from 16 on, got \(8, 24\)"):
+        lowered(Slots(), block_sizes=(8, 24))
+
+
+class Vectors(Slots):
+    def key_vectors(self, d):
+        return jnp.sin(1.0 * d)[:, None] * jnp.ones((1, H))
+
+
+def test_vectors_without_a_band_are_refused():
+    with pytest.raises(ValueError, match="Vectors has a vector for every distance"):
+        lowered(Vectors())
+
+
+def test_interpreting_is_said_once(caplog):
+    pallas._log_interpreted.cache_clear()
+    q, k, v, _ = inputs(dtype=np.float32)
+    with caplog.at_level(logging.WARNING):
+        for window in (3, 4):
+            attention(q, k, v, window=window, implementation="pallas")
+    assert [record.name for record in caplog.records] == ["relpos.attention.pallas"]
+    assert "interpreted" in caplog.text
+
+
+@pytest.mark.parametrize("sizes", [(1, 9), (128, 128), (1000, 1000)])
+def test_auto_is_never_the_kernels(sizes):
+    for has_vectors in (True, False):
+        assert choices.implementation("auto", *sizes, has_vectors=has_vectors) != "pallas"
+
+
+@pytest.mark.parametrize("name", encodings.names())
+def test_a_step_of_decoding_reads_tables_out_of_a_cache(name):
+    encoding = make(name, dtype=jnp.float32)
+    _, k, v, x = inputs(dtype=np.float32)
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(B, 1, N, k.shape[-1])), jnp.float32)
+    S = k.shape[1]
+    kw = {"causal": True, "tables": tabulate(encoding, S)}
+    kw |= {"q_positions": jnp.full((1,), S - 1), "k_positions": jnp.arange(S)}
+    steps = [attend(encoding, q, k, v, x, implementation=p, **kw) for p in ("reference", "pallas")]
+    np.testing.assert_allclose(*steps, atol=1e-5)
