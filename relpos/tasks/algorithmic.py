@@ -64,7 +64,10 @@ class Algorithmic:
                 f"config key 'data.shortest' is {config.data.shortest}, more than the longest that is trained on, "
                 f"sequence_length, {config.sequence_length}"
             )
-        asked = {"data.shortest": [config.data.shortest], "sequence_length": [config.sequence_length]}
+        asked = {
+            "data.shortest": [config.data.shortest],
+            "sequence_length": [config.sequence_length],
+        }
         for key, lengths in (asked | {"eval_lengths": config.eval_lengths}).items():
             for length in lengths:
                 try:
@@ -160,7 +163,9 @@ class Algorithmic:
         refuse_other_facts(self._workdir, self.describe())
         records: list[Record] = []
         complaints = []
-        for length in track(console, sorted(set(lengths or self.config.eval_lengths)), "evaluating"):
+        for length in track(
+            console, sorted(set(lengths or self.config.eval_lengths)), "evaluating"
+        ):
             try:
                 records.append(self.score(model, split, length, self.config.test_examples))
             except UserError as error:
@@ -207,8 +212,8 @@ class Algorithmic:
                 f"it is empty; a question is symbols separated by spaces, of {', '.join(self.symbols.alphabet)}"
             )
         size = self.symbols.answer_size(question)
-        causal = isinstance(model, Decoder)
-        shown = question + ([self.symbols.blank] if causal and self.symbols.answer_mark else [])
+        marked = isinstance(model, Decoder) and self.symbols.answer_mark
+        shown = question + ([self.symbols.blank] if marked else [])
         places = len(shown) + size
         if model.max_length is not None and places > model.max_length:
             raise UserError(
@@ -217,7 +222,10 @@ class Algorithmic:
             )
         if size == 0:
             return b""
-        answer = (self._continued if causal else self._filled_in)(model, shown, size)
+        if isinstance(model, Decoder):
+            answer = self._continued(model, shown, size)
+        else:
+            answer = self._filled_in(model, shown, size)
         end = self.symbols.end
         text = self.symbols.text(answer).split(" ")
         return " ".join(text[: text.index(end)] if end in text else text).encode()
@@ -254,7 +262,7 @@ class Algorithmic:
     def _fits(self, model: Model, length: int) -> bool:
         return model.max_length is None or self._places(length) <= model.max_length
 
-    def _examples(self, split: str, length: int, examples: int) -> list[algorithmic.Batch]:
+    def _examples(self, split: str, length: int, examples: int) -> list[dict[str, np.ndarray]]:
         trained, places = self._places(self.config.sequence_length), self._places(length)
         return algorithmic.eval_batches(
             self.symbols,
