@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "task": "language_modelling",
+            "objective": "causal",  # or masked: find 15% of the tokens from those on both sides
             "seed": 0,
             "steps": 2800,
             "batch_size": 8,
@@ -60,7 +61,7 @@ def get_config() -> ConfigDict:
             "checkpoint_every": 200,
             # At the end the test text is scored at these multiples of sequence_length.
             "eval_multiples": (1, 2, 4, 8),
-            "sample": {
+            "sample": {  # what a causal model writes at the end
                 "prompts": ("def main(", '"""Return the ', "The "),
                 "max_tokens": 160,
                 "temperature": 0.7,

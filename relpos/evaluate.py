@@ -1,12 +1,14 @@
 """Score a trained model: ``python -m relpos.evaluate --workdir DIR``.
 
-``--lengths=256,4096`` reads the text in windows of so many tokens; ``--text=FILE`` scores any text
-(a file, a glob or a folder) in place of a split of the run's own corpus.
+``--lengths=256,4096`` reads the text in windows of so many tokens, or draws examples of these lengths
+from an algorithmic task; ``--text=FILE`` scores any text (a file, a glob or a folder) with a language
+model, in place of a split of the run's own corpus.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -32,12 +34,16 @@ def main(argv: Sequence[str]) -> None:
 
     from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once
 
-    _, task, model, _ = load_model(flags.workdir, flags.step)
-    if not hasattr(task, "evaluate_text"):
-        raise UserError(f"task {type(task).__name__} cannot be evaluated on its own yet")
-    records = task.evaluate_text(
-        model, split=flags.split or "test", path=flags.text, lengths=lengths, console=Console()
-    )
+    config, task, model, _ = load_model(flags.workdir, flags.step)
+    how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}
+    if hasattr(task, "evaluate_text"):
+        records = task.evaluate_text(model, path=flags.text, **how)
+    elif flags.text:
+        raise UserError(f"--text is for language models: {config.task} is scored by split")
+    elif hasattr(task, "evaluate_splits"):
+        records = task.evaluate_splits(model, **how)
+    else:
+        raise UserError(f"task {config.task} cannot be evaluated on its own yet")
     if flags.json is not None:
         from relpos.training.files import write_atomically
 

@@ -1,33 +1,38 @@
-"""Continue prompts: ``python -m relpos.predict --workdir DIR "def main(" "The "``.
+"""Use a trained model: ``python -m relpos.predict --workdir DIR "def main(" "The "``.
 
-Without prompts every line of standard input is one. A prompt and its continuation are printed
-together, in order; between two of them stands an empty line.
+Without prompts every line of standard input is one. A language model continues them: a prompt and
+its continuation are printed together, in order; between two of them stands an empty line. The models
+of other tasks answer each with one line; a bad one is told on standard error, and its line is empty.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from relpos import cli
 from relpos.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
-    """Read the flags and write the continuations to standard output."""
-    parser = cli.Parser(prog="python -m relpos.predict", description="Continue prompts.")
+    """Read the flags and write the continuations or answers to standard output."""
+    parser = cli.Parser(
+        prog="python -m relpos.predict", description="Continue prompts, or answer lines."
+    )
     parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
     parser.add_argument(
-        "--max_tokens", type=int, help="this and the next: default as in the config"
+        "--max_tokens",
+        type=int,
+        help="of a continuation; its default, as of the next, is the config's",
     )
     parser.add_argument("--temperature", type=float, help="0: the most probable token")
     parser.add_argument("--top_k", type=int, help="0: all")
     parser.add_argument("--top_p", type=float)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="default: 0")
     flags = parser.parse_args(argv)
     if flags.max_tokens is not None and flags.max_tokens < 1:
         raise UserError(f"--max_tokens must be positive, got {flags.max_tokens}")
-    if not 0 <= flags.seed < 2**32:
+    if flags.seed is not None and not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
 
     from relpos.nn import Sampling  # after the flags: mistakes are told at once
@@ -40,20 +45,42 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"--{error}") from None
     config, task, model, _ = load_model(flags.workdir, flags.step)
-    if not hasattr(task, "predict"):
-        raise UserError(f"task {type(task).__name__} cannot predict yet")
-    kept = config.sample
-    sampling = Sampling(
-        **{"temperature": kept.temperature, "top_k": kept.top_k, "top_p": kept.top_p} | given
-    )
-    max_tokens = flags.max_tokens or kept.max_tokens or 1
     prompts = [_raw(prompt) for prompt in flags.prompts] or _lines()
+    if hasattr(task, "predict"):
+        kept = config.sample
+        sampling = Sampling(
+            **{"temperature": kept.temperature, "top_k": kept.top_k, "top_p": kept.top_p} | given
+        )
+        max_tokens = flags.max_tokens or kept.max_tokens or 1
+        _write_continuations(task.predict(model, prompts, sampling, max_tokens, flags.seed or 0))
+    elif hasattr(task, "predict_lines"):
+        for name in ("max_tokens", "temperature", "top_k", "top_p", "seed"):
+            if getattr(flags, name) is not None:
+                raise UserError(
+                    f"--{name} is for models that continue a text; this one has one answer"
+                )
+        _write_answers(task.predict_lines(model, prompts))
+    else:
+        raise UserError(f"task {config.task} cannot predict yet")
+
+
+def _write_continuations(pairs: Iterable[tuple[bytes, bytes]]) -> None:
     out = sys.stdout.buffer
     first = True
-    for prompt, continuation in task.predict(model, prompts, sampling, max_tokens, flags.seed):
+    for prompt, continuation in pairs:
         out.write((b"" if first else b"\n") + prompt + continuation + b"\n")
         out.flush()
         first = False
+
+
+def _write_answers(answers: Iterable[bytes | UserError]) -> None:
+    out = sys.stdout.buffer
+    for number, answer in enumerate(answers, 1):
+        if isinstance(answer, UserError):
+            print(f"line {number}: {answer}", file=sys.stderr)
+            answer = b""
+        out.write(answer + b"\n")
+        out.flush()
 
 
 def _raw(argument: str) -> bytes:

@@ -58,3 +58,20 @@ class Encoder(nnx.Module):
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the logits of all tokens, in float32."""
         return self.embed.logits(x_BTD)
+
+
+class TokenEncoder(Encoder):
+    """An encoder that names the token at each place, for what is masked; called as a `Decoder` is."""
+
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return the logits of the token that stands at each place; the arguments are those of `Encoder`."""
+        return self.logits(
+            super().__call__(tokens_BT, positions=positions, segments=segments, key=key)
+        )

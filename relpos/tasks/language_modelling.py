@@ -1,9 +1,10 @@
-"""Language modelling: predict the next token of a text, measured in bits per byte."""
+"""Language modelling: predict the next token of a text, measured in bits per byte, or masked ones."""
 
+import abc
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +20,45 @@ from relpos import data
 from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, DecoderConfig, Sampling, generate
+from relpos.nn import Decoder, Sampling, TokenEncoder, generate
 from relpos.training import model_section
+from relpos.training.masking import Masking, Posed, next_tokens
 from relpos.training.progress import track
 from relpos.training.run_directory import refuse_other_facts
 
 Record = dict[str, Any]
+Pose = Callable[[Any, Any], Posed]
+
+MASK = b"[MASK]"  # in a line to be filled in
 
 
 def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
     """Read the corpus and check what the config asks of it."""
-    return LanguageModelling(config, workdir)
+    objective = config.get("objective", "causal")  # which older runs do not name
+    if objective not in _OBJECTIVES:
+        raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
+    return _OBJECTIVES[objective](config, workdir)
 
 
-def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
-    """Return the decoder's sizes from a config."""
-    sizes = model_section.layer_sizes(config)
-    return model_section.build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
+class LanguageModelling(abc.ABC):
+    """A model of packed documents; see `relpos.training.task.Task`. An objective is a subclass.
 
+    Attributes:
+      model_class: `Decoder` or `TokenEncoder`.
+      extra_symbols: how many more the model knows than the tokenizer.
+      figure: the record's entry that the table shows.
+    """
 
-class LanguageModelling:
-    """A decoder on packed documents; see `relpos.training.task.Task`."""
+    model_class: ClassVar[Any]
+    extra_symbols: ClassVar[int] = 0
+    figure: ClassVar[str]
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config = config
         self._workdir = workdir
         self._check(config)
         # Mistakes are told before the corpus is read.
-        jax.eval_shape(lambda: nnx.state(self._decoder(model_config(config, 1), nnx.Rngs(0))))
+        jax.eval_shape(lambda: nnx.state(self._model(1, nnx.Rngs(0))))
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -89,18 +101,27 @@ class LanguageModelling:
         """Return the corpus' name, version and hash."""
         return {"corpus": self.corpus.describe()}
 
-    def init_model(self, rngs: nnx.Rngs) -> Decoder:
-        """Return an untrained decoder."""
-        return self._decoder(model_config(self.config, self.tokenizer.vocab_size), rngs)
+    @property
+    @abc.abstractmethod
+    def pose(self) -> Pose:
+        """What makes of a batch the model's inputs and targets; hashable."""
 
-    def _decoder(self, chosen: DecoderConfig, rngs: nnx.Rngs) -> Decoder:
-        options = model_section.encoding_options(self.config)
-        try:
-            model = Decoder(chosen, encoding_options=options, rngs=rngs)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        model_section.check_length(model.max_length, self.config.sequence_length, self.config)
-        return model
+    @abc.abstractmethod
+    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
+        """Return a record's figures beside the loss."""
+
+    def init_model(self, rngs: nnx.Rngs) -> Any:
+        """Return an untrained model."""
+        return self._model(self.tokenizer.vocab_size, rngs)
+
+    def _model(self, tokens: int, rngs: nnx.Rngs) -> Any:
+        return model_section.token_model(
+            self.model_class,
+            self.config,
+            tokens + self.extra_symbols,
+            length=self.config.sequence_length,
+            rngs=rngs,
+        )
 
     def train_batches(self) -> Any:
         """Return the iterator of packed batches."""
@@ -114,32 +135,24 @@ class LanguageModelling:
             )
         )
 
-    def loss(self, model: Decoder, batch, key):
-        """Return the mean cross-entropy of the targets in nats, padding left out."""
-        loss_BT, weight_BT = _token_losses(model, batch, key)
-        total, count = loss_BT.sum(), weight_BT.sum()
-        bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
-        text_bytes = (bytes_V[batch["targets"]] * weight_BT).sum()
-        metrics = {
-            "loss": (total, count),
-            "bits_per_byte": (total / jnp.log(2.0), text_bytes),
-        }
-        return total / jnp.maximum(count, 1), metrics
+    def loss(self, model, batch, key):
+        """Return the mean cross-entropy of what counts, in nats."""
+        total, count = _sums(self.pose, model, batch, key)
+        return total / jnp.maximum(count, 1), {"loss": (total, count)}
 
     def tokens(self, batch) -> int:
-        """Return the number of targets."""
+        """Return the number of tokens, padding left out."""
         return int((batch["segments"] > 0).sum())
 
-    def evaluate(self, model: Decoder, split: str) -> list[Record]:
-        """Return bits per byte of a split at the trained length."""
+    def evaluate(self, model, split: str) -> list[Record]:
+        """Return the figures of a split at the trained length."""
         documents = self._documents(split, self.config.eval_bytes)
         return [{"split": split, **self.score(model, documents, self.config.sequence_length)}]
 
-    def score(self, model: Decoder, documents: Sequence[bytes], length: int) -> Record:
-        """Return the code length of documents that are read in windows of `length` tokens.
+    def score(self, model, documents: Sequence[bytes], length: int) -> Record:
+        """Return the figures of documents that are read in windows of `length` tokens.
 
-        Every byte and every document's end is predicted exactly once whatever the length; the bits of all of them
-        are divided by the bytes of text.
+        Every byte and every document's end is a target of the windows exactly once, whatever the length.
         """
         if model.max_length is not None and length > model.max_length:
             raise UserError(
@@ -150,22 +163,98 @@ class LanguageModelling:
             documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
         graphdef, state = nnx.split(model)
-        nats, tokens, text_bytes = 0.0, 0, 0
+        nats, targets, text_bytes = 0.0, 0.0, 0
         for batch in batches:
-            nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
-            tokens += self.tokens(batch)
+            total, count = _jitted_sums(self.pose, graphdef, state, jax.device_put(batch))
+            nats += float(total)
+            targets += float(count)
             text_bytes += data.text_bytes(batch, self.tokenizer)
-        return {
-            "length": length,
-            "loss": nats / tokens,
-            "bits_per_byte": nats / np.log(2) / max(text_bytes, 1),
-            "bytes": text_bytes,
-        }
+        record = {"length": length, "loss": nats / max(targets, 1)}
+        return record | self.figures(nats, targets, text_bytes)
+
+    def finish(self, model, console: Console) -> list[Record]:
+        """Print the figures of the test text at several lengths."""
+        lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
+        return self.evaluate_lengths(model, self._documents("test", 0), "test", lengths, console)
+
+    def evaluate_lengths(
+        self,
+        model,
+        documents: Sequence[bytes],
+        split: str,
+        lengths: Sequence[int],
+        console: Console,
+    ) -> list[Record]:
+        """Score documents at several lengths and print the table."""
+        records: list[Record] = []
+        table = Table(title=f"{self.config.encoding} on {split}")
+        for column in ("length", "times trained", self.figure.replace("_", " ")):
+            table.add_column(column, justify="right")
+        for length in track(console, lengths, "evaluating"):
+            times = f"{length / self.config.sequence_length:g}x"
+            try:
+                record = self.score(model, documents, length)
+            except UserError as error:
+                table.add_row(str(length), times, "-")
+                table.caption = str(error)
+                continue
+            records.append({"split": split, **record})
+            table.add_row(str(length), times, f"{record[self.figure]:.4f}")
+        console.print(table)
+        return records
+
+    def evaluate_text(
+        self, model, *, split: str, path: str, lengths: Sequence[int], console: Console
+    ) -> list[Record]:
+        """Score a split of the corpus, or any text at `path`, at several lengths."""
+        if model.max_length is not None and max(lengths, default=0) > model.max_length:
+            raise UserError(
+                f"length {max(lengths)} is more than the {model.max_length} positions of {self.config.encoding}"
+            )
+        if path:
+            documents, name = data.read_documents(path), path
+        elif split in data.SPLITS:
+            documents, name = self._documents(split, 0), split
+        else:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
+        trained = self.config.sequence_length
+        lengths = lengths or [n * trained for n in self.config.eval_multiples]
+        return self.evaluate_lengths(model, documents, name, lengths, console)
+
+    def _documents(self, split: str, most_bytes: int) -> list[bytes]:
+        """Return whole documents of a split until `most_bytes` are reached; 0: all."""
+        chosen: list[bytes] = []
+        total = 0
+        for document in self.corpus.splits[split]:
+            if most_bytes and total >= most_bytes:
+                break
+            chosen.append(document)
+            total += len(document)
+        return chosen
+
+
+class Causal(LanguageModelling):
+    """A decoder finds each token from those before it."""
+
+    model_class = Decoder
+    figure = "bits_per_byte"
+    pose = staticmethod(next_tokens)
+
+    def loss(self, model: Decoder, batch, key):
+        """Return the mean cross-entropy of the targets in nats, padding left out."""
+        loss, metrics = super().loss(model, batch, key)
+        bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
+        text_bytes = (bytes_V[batch["targets"]] * (batch["segments"] > 0)).sum()
+        total, _ = metrics["loss"]
+        return loss, metrics | {"bits_per_byte": (total / jnp.log(2.0), text_bytes)}
+
+    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
+        """Return the code length of the text, that of its ends included, divided by its bytes."""
+        return {"bits_per_byte": nats / np.log(2) / max(text_bytes, 1), "bytes": text_bytes}
 
     def finish(self, model: Decoder, console: Console) -> list[Record]:
         """Print bits per byte of the test text at several lengths, and what the model writes."""
-        lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
-        records = self.evaluate_lengths(model, self._documents("test", 0), "test", lengths, console)
+        records = super().finish(model, console)
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
             try:
@@ -183,50 +272,6 @@ class LanguageModelling:
         ):
             shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
-
-    def evaluate_lengths(
-        self,
-        model: Decoder,
-        documents: Sequence[bytes],
-        split: str,
-        lengths: Sequence[int],
-        console: Console,
-    ) -> list[Record]:
-        """Score documents at several lengths and print the table."""
-        records: list[Record] = []
-        table = Table(title=f"{self.config.encoding} on {split}")
-        for column in ("length", "times trained", "bits per byte"):
-            table.add_column(column, justify="right")
-        for length in track(console, lengths, "evaluating"):
-            times = f"{length / self.config.sequence_length:g}x"
-            try:
-                record = self.score(model, documents, length)
-            except UserError as error:
-                table.add_row(str(length), times, "-")
-                table.caption = str(error)
-                continue
-            records.append({"split": split, **record})
-            table.add_row(str(length), times, f"{record['bits_per_byte']:.4f}")
-        console.print(table)
-        return records
-
-    def evaluate_text(
-        self, model: Decoder, *, split: str, path: str, lengths: Sequence[int], console: Console
-    ) -> list[Record]:
-        """Score a split of the corpus, or any text at `path`, at several lengths."""
-        if model.max_length is not None and max(lengths, default=0) > model.max_length:
-            raise UserError(
-                f"length {max(lengths)} is more than the {model.max_length} positions of {self.config.encoding}"
-            )
-        if path:
-            documents, name = data.read_documents(path), path
-        elif split in data.SPLITS:
-            documents, name = self._documents(split, 0), split
-        else:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
-        trained = self.config.sequence_length
-        lengths = lengths or [n * trained for n in self.config.eval_multiples]
-        return self.evaluate_lengths(model, documents, name, lengths, console)
 
     def predict(
         self,
@@ -262,25 +307,83 @@ class LanguageModelling:
             )
             yield prompt, self.tokenizer.decode(np.asarray(tokens)[0, : int(counts[0])])
 
-    def _documents(self, split: str, most_bytes: int) -> list[bytes]:
-        """Return whole documents of a split until `most_bytes` are reached; 0: all."""
-        chosen: list[bytes] = []
-        total = 0
-        for document in self.corpus.splits[split]:
-            if most_bytes and total >= most_bytes:
-                break
-            chosen.append(document)
-            total += len(document)
-        return chosen
+
+class Masked(LanguageModelling):
+    """An encoder finds tokens that are masked from those on both sides.
+
+    Its loss is no code length of the text, so there are no bits per byte.
+    """
+
+    model_class = TokenEncoder
+    extra_symbols = 1
+    figure = "perplexity"
+
+    @property
+    def pose(self) -> Masking:
+        """What masks tokens; the mask symbol comes after all of the tokenizer's."""
+        size = self.tokenizer.vocab_size
+        return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
+
+    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
+        """Return the perplexity of the masked tokens, and how many there are."""
+        return {"perplexity": float(np.exp(nats / max(targets, 1))), "masked": int(targets)}
+
+    def predict_lines(
+        self, model: TokenEncoder, lines: Iterable[bytes]
+    ) -> Iterator[bytes | UserError]:
+        """Yield each line with the most probable token in place of every [MASK], or what is wrong with it."""
+        for line in lines:
+            try:
+                yield self._fill(model, line)
+            except UserError as error:
+                yield error
+
+    def _fill(self, model: TokenEncoder, line: bytes) -> bytes:
+        first, *others = (self.tokenizer.encode(part).tolist() for part in line.split(MASK))
+        if not others:
+            raise UserError(
+                f"it has no {MASK.decode()}, which stands for one token to be filled in"
+            )
+        ids = np.array(functools.reduce(lambda a, b: [*a, self.pose.mask, *b], others, first))
+        if model.max_length is not None and len(ids) > model.max_length:
+            raise UserError(
+                f"{len(ids)} tokens are more than the {model.max_length} positions of {self.config.encoding}"
+            )
+        room = 1 << max(4, (len(ids) - 1).bit_length())
+        if model.max_length is not None:
+            room = min(room, model.max_length)
+        padded = np.zeros((1, room), np.int32)
+        padded[0, : len(ids)] = ids
+        graphdef, state = nnx.split(model)
+        seen = jnp.arange(room)[None] < len(ids)
+        best = np.asarray(_best(graphdef, state, jnp.asarray(padded), seen, self._fit_a_line))
+        return self.tokenizer.decode(np.where(ids == self.pose.mask, best[: len(ids)], ids))
+
+    @functools.cached_property
+    def _fit_a_line(self) -> jax.Array:
+        """Which symbols may be filled in: text without a line's end."""
+        spelt = [self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size)]
+        return jnp.array([bool(text) and not set(text) & set(b"\r\n") for text in spelt] + [False])
 
 
-def _token_losses(model: Decoder, batch, key):
-    logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
-    weight_BT = (batch["segments"] > 0).astype(jnp.float32)
-    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
-    return loss_BT * weight_BT, weight_BT
+_OBJECTIVES: dict[str, type[LanguageModelling]] = {"causal": Causal, "masked": Masked}
+
+
+def _sums(pose: Pose, model, batch, key):
+    """Return the cross-entropy in nats of all that counts, and how much that is."""
+    inputs_BT, targets_BT, weight_BT, key = pose(batch, key)
+    logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+    return (loss_BT * weight_BT).sum(), weight_BT.sum()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jitted_sums(pose, graphdef, state, batch):
+    return _sums(pose, nnx.merge(graphdef, state), batch, None)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sum_of_losses(graphdef, state, batch):
-    return _token_losses(nnx.merge(graphdef, state), batch, None)[0].sum()
+def _best(graphdef, state, tokens_BT, seen_BT, allowed_V):
+    """Return the most probable allowed symbols of the only row."""
+    logits_BTV = nnx.merge(graphdef, state)(tokens_BT, segments=seen_BT.astype(jnp.int32))
+    return jnp.where(allowed_V, logits_BTV[0], -jnp.inf).argmax(-1)

@@ -1,12 +1,16 @@
 """The sections ``model``, ``encoding`` and ``encodings`` of a config, read for `relpos.nn`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from flax import nnx
 from ml_collections import ConfigDict
 
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
+from relpos.nn import Decoder, DecoderConfig, TokenEncoder
+
+TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder)
 
 
 def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, Any]:
@@ -69,3 +73,28 @@ def check_length(max_length: int | None, length: int, config: ConfigDict) -> Non
             f"{length} tokens are more than the {max_length} positions of {config.encoding}: raise its "
             "max_length, or make the sequences shorter"
         )
+
+
+def token_model(
+    kind: type[TokenModel], config: ConfigDict, vocab_size: int, *, length: int, rngs: nnx.Rngs
+) -> TokenModel:
+    """Return an untrained model from tokens to logits.
+
+    Args:
+      kind: `relpos.nn.Decoder`, or `relpos.nn.TokenEncoder`, which sees both sides.
+      config: with the sections ``model``, ``encoding`` and ``encodings``.
+      vocab_size: V.
+      length: of the sequences it is trained on.
+      rngs: for the initial parameters.
+
+    Raises:
+      UserError: the sizes, the encoding, its options or the length do not go together.
+    """
+    sizes = layer_sizes(config)
+    chosen = build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
+    try:
+        model = kind(chosen, encoding_options=encoding_options(config), rngs=rngs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    check_length(model.max_length, length, config)
+    return model

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 _SHOWN = {
     "loss": "loss {:.3f}",
     "bits_per_byte": "{:.3f} bpb",
+    "accuracy": "{:.1%} right",
 }
 
 

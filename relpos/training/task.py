@@ -38,6 +38,15 @@ class Task(Protocol):
     config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
 
     A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start.
+
+    For `relpos.evaluate` and `relpos.predict` a task may have these as well:
+
+    - ``evaluate_splits(model, *, split, lengths, console) -> list[Record]`` prints the scores of a
+      split, at several lengths where that means something (no lengths: those of the config);
+      ``evaluate_text(..., path)`` instead of it where any text can be scored;
+    - ``predict_lines(model, lines) -> Iterator[bytes | UserError]``, one for each line, in order: an
+      answer, or what is wrong with the line; ``predict(model, prompts, sampling, max_tokens, seed)``
+      instead of it where prompts are continued.
     """
 
     def describe(self) -> dict[str, Any]:

@@ -98,6 +98,7 @@ class BinaryAddition(Task):
 
     name = "binary_addition"
     alphabet = (*BITS, "op|end")  # the authors' code has one id for both
+    end = "op|end"
     min_length = 3
     _MARK = 2
 

@@ -23,6 +23,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from relpos.data.errors import DataError
+from relpos.errors import did_you_mean
 
 BLANK = "_"
 
@@ -52,6 +53,7 @@ class Task(abc.ABC):
         max_length: the largest, or None.
         answer_mark: whether a model that reads from left to right needs to be told where the
             question ends; False where the question's own symbols say it.
+        end: the symbol that closes an answer, if one does: what follows it does not count.
     """
 
     name: ClassVar[str]
@@ -60,6 +62,7 @@ class Task(abc.ABC):
     min_length: int = 1
     max_length: int | None = None
     answer_mark: ClassVar[bool] = True
+    end: ClassVar[str | None] = None
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, length: int, count: int) -> Sequence[Example]:
@@ -115,6 +118,26 @@ class Task(abc.ABC):
     def most_tokens(self, length: int) -> int:
         """Returns how many tokens an example of at most this length can have."""
         return len(self.example(np.random.default_rng(0), length).tokens)
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        """Returns how many symbols the answer to a question has, the most where `end` closes it.
+
+        Raises:
+            DataError: no question is of this length.
+        """
+        return int(self.example(np.random.default_rng(0), len(question)).hidden.sum())
+
+    def ids(self, text: str) -> list[int]:
+        """Returns the ids of symbols separated by spaces, what `text` is the inverse of.
+
+        Raises:
+            DataError: a word is no symbol of the alphabet; the nearest one is named.
+        """
+        for symbol in (words := text.split()):
+            if symbol not in self._ids:
+                known = did_you_mean(symbol, self.alphabet)
+                raise DataError(f"{self.name} has no symbol {symbol!r}{known}.")
+        return self._ids_of(words)
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
         """Returns symbols separated by spaces."""

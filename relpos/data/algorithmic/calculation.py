@@ -8,19 +8,19 @@ every answer, and counts, see copying.py. Their parity is `parity` in the causal
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
 import numpy as np
 
-from relpos.data.algorithmic.base import Example, Task, require_whole, row, rows
-from relpos.data.algorithmic.copying import END
+from relpos.data.algorithmic.base import Example, require_whole, row, rows
+from relpos.data.algorithmic.copying import END, Ended
 from relpos.data.errors import DataError
 
 
-class Sum(Task):
+class Sum(Ended):
     """The sum of digits 1 to 9 modulo `modulus`; the length is their number."""
 
     name = "sum"
-    presentation = "causal"
     alphabet = (*string.digits, END)
 
     def __init__(self, *, modulus: int = 10):
@@ -34,11 +34,10 @@ class Sum(Task):
         return rows(digits, np.concatenate([answer, np.full((count, 1), self._ids[END])], axis=1))
 
 
-class Sort(Task):
+class Sort(Ended):
     """Symbols in the order of their ids; the length is their number."""
 
     name = "sort"
-    presentation = "causal"
 
     def __init__(self, *, letters: int = 50):
         self.letters = require_whole(self, "letters", letters, 1)
@@ -50,12 +49,14 @@ class Sort(Task):
         return rows(word, np.concatenate([np.sort(word, axis=1), end], axis=1))
 
 
-class SortNumbers(Task):
+class SortNumbers(Ended):
     """Numbers 10 to 9999 in ascending order, with commas between them; the length is their number."""
 
     name = "sort_numbers"
-    presentation = "causal"
     alphabet = (*string.digits, ",", END)
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return len(question) + 1
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         drawn = rng.integers(10, 10_000, size=(count, length)).tolist()
@@ -68,7 +69,7 @@ class SortNumbers(Task):
         return 2 * (5 * length - 1) + 1
 
 
-class Addition(Task):
+class Addition(Ended):
     """a+b in decimal; the length is the number of digits of the longer one.
 
     The authors' buckets are all pairs of numbers of digits, each equally often. So among a length's
@@ -78,11 +79,13 @@ class Addition(Task):
     """
 
     name = "addition"
-    presentation = "causal"
     alphabet = (*string.digits, "+", END)
 
     def __init__(self, *, min_digits: int = 1):
         self.min_length = require_whole(self, "min_digits", min_digits, 1)
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return len(question)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         shorter = length - self.min_length
@@ -109,7 +112,7 @@ class Addition(Task):
         return 3 * length + 3
 
 
-class Polynomial(Task):
+class Polynomial(Ended):
     """The value of a polynomial at x modulo `modulus`; the length is the number of its terms.
 
     Question: x, a semicolon, then terms c*x^d with + between them; x is -2 to 2, c is -3 to 3, d is
@@ -117,7 +120,6 @@ class Polynomial(Task):
     """
 
     name = "polynomial"
-    presentation = "causal"
     alphabet = (*string.digits, "-", "+", "*", "^", "x", ";", END)
 
     def __init__(self, *, modulus: int = 10):
@@ -142,8 +144,11 @@ class Polynomial(Task):
     def most_tokens(self, length: int) -> int:
         return 3 + 7 * length - 1 + 2
 
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 2
 
-class Lego(Task):
+
+class Lego(Ended):
     """The value of a variable at the end of a chain a = +1, b = -a, c = +b, ...
 
     Zhang et al. 2022, arXiv:2206.04301, as Kazemnejad et al. use it. The length is the number of
@@ -153,13 +158,15 @@ class Lego(Task):
     """
 
     name = "lego"
-    presentation = "causal"
     alphabet = (*string.ascii_lowercase, "=", "+", "-", "+1", "-1", ",", "?", END)
     min_length = 2
     max_length = 26
 
     def __init__(self, *, shuffle: bool = False):
         self.shuffle = shuffle
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 2
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         letters = rng.permuted(np.tile(np.arange(26), (count, 1)), axis=1)[:, :length]

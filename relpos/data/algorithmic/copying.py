@@ -9,6 +9,8 @@ and stops.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from relpos.data.algorithmic.base import Example, Task, require_whole, rows
@@ -16,10 +18,16 @@ from relpos.data.algorithmic.base import Example, Task, require_whole, rows
 END = "<end>"
 
 
-class _Copying(Task):
-    """A word over `letters` symbols, what is asked of it, an end."""
+class Ended(Task):
+    """A task whose answers have an end."""
 
     presentation = "causal"
+    end = END
+
+
+class _Copying(Ended):
+    """A word over `letters` symbols, what is asked of it, an end."""
+
     extra: tuple[str, ...] = ()
 
     def __init__(self, *, letters: int = 100):
@@ -87,6 +95,9 @@ class CopyRdc(_Copying):
 
     name = "copy_rdc"
 
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return super().answer_size(question[2:])
+
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         a = self._word(rng, 1, count)
         b = (a + rng.integers(1, self.letters, size=a.shape)) % self.letters
@@ -141,6 +152,9 @@ class SelectiveCopy(Task):
         self.blanks = require_whole(self, "blanks", blanks, 0)
         self.letters = require_whole(self, "letters", letters, 1)
         self.alphabet = (*(f"t{i}" for i in range(self.letters)), "gap")
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return int((np.asarray(question) != self._ids["gap"]).sum())
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         word = rng.integers(self.letters, size=(count, length))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Counting(Task):
         names = string.ascii_lowercase[: self.variables]
         numbers = map(str, range(self.most + 1))
         self.alphabet = (*names, *numbers, "=", ";", "++;", "pass;", "print")
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 1
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
@@ -118,6 +121,9 @@ class FlipFlop(Task):
     def __init__(self, *, ignore: float = 0.8):
         self.ignore = require_share(self, "ignore", ignore)
 
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 1
+
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         write, ignore, read = map(self._ids.__getitem__, "wir")
         change = (1 - self.ignore) / 2
@@ -184,6 +190,9 @@ class ListOps(Task):
 
     def most_tokens(self, length: int) -> int:
         return length + 1
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 1
 
     def _shares(self, length: int) -> list[list[np.ndarray]]:
         """What `_list_shares` gives for all lengths up to this one."""

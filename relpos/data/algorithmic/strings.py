@@ -67,6 +67,7 @@ class StackManipulation(Task):
 
     name = "stack_manipulation"
     alphabet = (*BITS, "pop|end", "push0", "push1")  # the authors' code has one id for two
+    end = "pop|end"
     _POP = _END = 2
 
     def __init__(self, *, score_padding: bool = False):

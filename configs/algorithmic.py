@@ -1,0 +1,67 @@
+"""An algorithmic task, trained on short examples and tested on longer ones.
+
+    python -m relpos.train --config configs/algorithmic.py --workdir runs/bucket_sort
+
+`--config.data.name=TASK` takes any task of `relpos.data.algorithmic`, `--config.data.options.TASK.OPTION`
+sets what it leaves open.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.algorithmic_options import OPTIONS
+from configs.encodings import ENCODINGS
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults."""
+    return ConfigDict(
+        {
+            "task": "algorithmic",
+            "seed": 0,
+            "steps": 2000,
+            "batch_size": 64,
+            "sequence_length": 20,  # the longest that is trained on, as the task measures it
+            "data": {
+                "name": "bucket_sort",
+                "shortest": 1,  # that is trained on
+                "one_length": False,  # whether all examples of a batch are of one length
+                # placeholder: an encoder fills in the answer; causal: a decoder goes on with it;
+                # "": as the task's paper has it.
+                "presentation": "",
+                "options": OPTIONS,
+            },
+            # The test is on these; what is over sequence_length is shown apart.
+            "eval_lengths": (10, 20, 30, 40, 60, 80),
+            "eval_examples": 64,  # of each length, while training
+            "test_examples": 512,  # of each length, at the end
+            # One scheme, or several that the layers take in turn: "rope,none".
+            "encoding": "t5",
+            "encodings": ENCODINGS,
+            "model": {
+                "num_layers": 2,
+                "features": 64,
+                "num_heads": 4,
+                "num_kv_heads": 0,  # 0: as many as query heads
+                "head_dim": 0,  # 0: features / num_heads
+                "mlp_features": 0,  # 0: 4 * features
+                "window": 0,  # 0: all
+                "dropout_rate": 0.0,
+                "norm": "pre",  # or post
+                "dtype": "float32",
+            },
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 0.001,
+                "warmup_steps": 100,
+                "schedule": "cosine",
+                "final_fraction": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.98,
+                "clip_norm": 1.0,
+            },
+            "log_every": 100,
+            "eval_every": 1000,
+            "checkpoint_every": 500,
+        }
+    )

@@ -1,0 +1,306 @@
+"""Algorithmic tasks: right answers at the trained lengths and beyond."""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from relpos.config import require_at_least
+from relpos.data import algorithmic
+from relpos.errors import UserError, did_you_mean
+from relpos.nn import Decoder, Sampling, TokenEncoder, generate
+from relpos.training import model_section
+from relpos.training.progress import track
+from relpos.training.run_directory import refuse_other_facts
+
+Record = dict[str, Any]
+Model = Decoder | TokenEncoder
+
+# Evaluation draws its examples from these seeds, whatever the run's: all runs of a task are tested on the same.
+_SEEDS = {"validation": 0, "test": 1}
+
+
+def create(config: ConfigDict, workdir: Path) -> "Algorithmic":
+    """Check what the config asks of the task it names."""
+    return Algorithmic(config, workdir)
+
+
+class Algorithmic:
+    """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`.
+
+    An encoder fills in the answer at its places (presentation "placeholder"), or a decoder goes on with it
+    ("causal"). Accuracy is the share of right symbols where the answer counts, exact match that of answers without a
+    wrong one. A decoder is given the right symbols before each, so an exact match is what greedy decoding gives too.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        self._workdir = workdir
+        require_at_least(
+            config, {"data.shortest": 0, "eval_examples": 1, "test_examples": 1, "batch_size": 1}
+        )
+        chosen = config.data
+        options = chosen.options.get(chosen.name, {})
+        self.symbols = algorithmic.create(chosen.name, **options)
+        self._presentation = chosen.presentation or self.symbols.presentation
+        self._check_lengths()
+        # The sizes, too, are checked before anything is made.
+        jax.eval_shape(lambda: nnx.state(self.init_model(nnx.Rngs(0))))
+
+    def _check_lengths(self) -> None:
+        config = self.config
+        if config.data.shortest > config.sequence_length:
+            raise UserError(
+                f"config key 'data.shortest' is {config.data.shortest}, more than the longest that is trained on, "
+                f"sequence_length, {config.sequence_length}"
+            )
+        asked = {
+            "data.shortest": [config.data.shortest],
+            "sequence_length": [config.sequence_length],
+        }
+        for key, lengths in (asked | {"eval_lengths": config.eval_lengths}).items():
+            for length in lengths:
+                try:
+                    self.symbols.example(np.random.default_rng(0), length)
+                except UserError as error:
+                    raise UserError(f"config key {key!r}: {error}") from error
+
+    def describe(self) -> Record:
+        """Return the task's name and a hash of examples, which a change to how they are drawn would change."""
+        drawn = self._examples("test", self.config.sequence_length, 16)
+        digest = hashlib.sha256(b"".join(batch["targets"].tobytes() for batch in drawn))
+        return {"corpus": {"name": self.symbols.name, "sha256": digest.hexdigest()}}
+
+    def init_model(self, rngs: nnx.Rngs) -> Model:
+        """Return an untrained encoder or decoder."""
+        kind: Any = Decoder if self._presentation == "causal" else TokenEncoder
+        return model_section.token_model(
+            kind,
+            self.config,
+            self.symbols.vocab_size,
+            length=self._places(self.config.sequence_length),
+            rngs=rngs,
+        )
+
+    def train_batches(self) -> Any:
+        """Return the iterator of batches."""
+        config = self.config
+        return iter(
+            algorithmic.train_batches(
+                self.symbols,
+                lengths=(config.data.shortest, config.sequence_length),
+                batch_size=config.batch_size,
+                seed=config.seed,
+                presentation=self._presentation,
+                one_length=config.data.one_length,
+            )
+        )
+
+    def loss(self, model: Model, batch, key):
+        """Return the mean cross-entropy in nats of the symbols that count."""
+        nats_BT, right_BT = _score(model, batch, key)
+        total, count = nats_BT.sum(), batch["scored"].sum().astype(jnp.float32)
+        return total / jnp.maximum(count, 1), {
+            "loss": (total, count),
+            "accuracy": (right_BT.sum().astype(jnp.float32), count),
+        }
+
+    def tokens(self, batch) -> int:
+        """Return the number of symbols that count."""
+        return int(batch["scored"].sum())
+
+    def evaluate(self, model: Model, split: str) -> list[Record]:
+        """Return the scores of a few examples of each of the config's lengths."""
+        lengths = [n for n in self.config.eval_lengths if self._fits(model, n)]
+        return [self.score(model, split, n, self.config.eval_examples) for n in lengths]
+
+    def score(self, model: Model, split: str, length: int, examples: int) -> Record:
+        """Return loss, accuracy and exact match of examples of one length."""
+        if not self._fits(model, length):
+            raise UserError(
+                f"{self.symbols.name} of length {length} takes {self._places(length)} places, more than the "
+                f"{model.max_length} positions of {self.config.encoding}"
+            )
+        graphdef, state = nnx.split(model)
+        sums = np.zeros(3)
+        symbols = 0
+        for batch in self._examples(split, length, examples):
+            sums += [float(x) for x in _sums(graphdef, state, jax.device_put(batch))]
+            symbols += self.tokens(batch)
+        nats, right, exact = sums.tolist()
+        return {
+            "split": split,
+            "length": length,
+            "loss": nats / symbols,
+            "accuracy": right / symbols,
+            "exact_match": exact / examples,
+        }
+
+    def finish(self, model: Model, console: Console) -> list[Record]:
+        """Print the scores by length."""
+        return self.evaluate_splits(model, split="test", lengths=(), console=console)
+
+    def evaluate_splits(
+        self, model: Model, *, split: str, lengths: Sequence[int], console: Console
+    ) -> list[Record]:
+        """Score many examples of each length, those of the config by default, and print the table."""
+        if split not in _SEEDS:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, _SEEDS)}")
+        for length in lengths:
+            self.symbols.check_length(length)
+            if not self._fits(model, length):
+                self.score(model, split, length, 1)  # says why it cannot be
+        refuse_other_facts(self._workdir, self.describe())
+        records: list[Record] = []
+        complaints = []
+        for length in track(
+            console, sorted(set(lengths or self.config.eval_lengths)), "evaluating"
+        ):
+            try:
+                records.append(self.score(model, split, length, self.config.test_examples))
+            except UserError as error:
+                complaints.append(str(error))
+        console.print(self._table(split, records, complaints))
+        return records
+
+    def _table(self, split: str, records: Sequence[Record], complaints: Sequence[str]) -> Table:
+        trained = self.config.sequence_length
+        table = Table(title=f"{self.symbols.name}, {self.config.encoding}, {split}")
+        for column in ("length", "times trained", "accuracy", "exact match"):
+            table.add_column(column, justify="right")
+        figures = ("accuracy", "exact_match")
+        for beyond in (False, True):
+            part = [record for record in records if (record["length"] > trained) == beyond]
+            for record in part:
+                times = f"{record['length'] / trained:g}x"
+                table.add_row(
+                    str(record["length"]), times, *(f"{record[name]:.1%}" for name in figures)
+                )
+            if part:
+                means = (np.mean([record[name] for record in part]) for name in figures)
+                where = "beyond" if beyond else "trained"
+                table.add_row("mean", where, *(f"{mean:.1%}" for mean in means), style="bold")
+                table.add_section()
+        table.caption = "; ".join(complaints) or None
+        return table
+
+    def predict_lines(self, model: Model, lines: Iterable[bytes]) -> Iterator[bytes | UserError]:
+        """Yield for each line, a question's symbols separated by spaces, its answer or what is wrong with it."""
+        for line in lines:
+            try:
+                yield self._answer(model, line)
+            except UserError as error:
+                yield error
+
+    def _answer(self, model: Model, line: bytes) -> bytes:
+        try:
+            question = self.symbols.ids(line.decode())
+        except UnicodeDecodeError as error:
+            raise UserError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+        if not question:
+            raise UserError(
+                f"it is empty; a question is symbols separated by spaces, of {', '.join(self.symbols.alphabet)}"
+            )
+        size = self.symbols.answer_size(question)
+        marked = isinstance(model, Decoder) and self.symbols.answer_mark
+        shown = question + ([self.symbols.blank] if marked else [])
+        places = len(shown) + size
+        if model.max_length is not None and places > model.max_length:
+            raise UserError(
+                f"the question and its answer take {places} places, more than the {model.max_length} positions "
+                f"of {self.config.encoding}"
+            )
+        if size == 0:
+            return b""
+        if isinstance(model, Decoder):
+            answer = self._continued(model, shown, size)
+        else:
+            answer = self._filled_in(model, shown, size)
+        end = self.symbols.end
+        text = self.symbols.text(answer).split(" ")
+        return " ".join(text[: text.index(end)] if end in text else text).encode()
+
+    def _continued(self, model: Decoder, shown: list[int], size: int) -> np.ndarray:
+        # Whole powers of two: a program is compiled for each size, not for each question.
+        most = _power_of_two(size) if model.max_length is None else size
+        room = _power_of_two(len(shown)) if model.max_length is None else len(shown)
+        end = self.symbols.end
+        tokens, counts = generate(
+            model,
+            jnp.asarray(_padded(shown, room)),
+            jnp.array([len(shown)]),
+            max_new_tokens=most,
+            stop=-1 if end is None else self.symbols.alphabet.index(end),
+            sampling=Sampling(temperature=0),
+            key=jax.random.key(0),
+        )
+        return np.asarray(tokens)[0, : min(int(counts[0]), size)]
+
+    def _filled_in(self, model: TokenEncoder, shown: list[int], size: int) -> np.ndarray:
+        places = len(shown) + size
+        room = _power_of_two(places)
+        if model.max_length is not None:
+            room = min(room, model.max_length)
+        tokens = _padded(shown + size * [self.symbols.blank], room)
+        graphdef, state = nnx.split(model)
+        best_T = _best(graphdef, state, jnp.asarray(tokens), jnp.arange(room)[None] < places)
+        return np.asarray(best_T)[len(shown) : places]
+
+    def _places(self, length: int) -> int:
+        return algorithmic.places(self.symbols, length, self._presentation)
+
+    def _fits(self, model: Model, length: int) -> bool:
+        return model.max_length is None or self._places(length) <= model.max_length
+
+    def _examples(self, split: str, length: int, examples: int) -> list[dict[str, np.ndarray]]:
+        trained, places = self._places(self.config.sequence_length), self._places(length)
+        return algorithmic.eval_batches(
+            self.symbols,
+            length=length,
+            examples=examples,
+            batch_size=min(examples, max(1, self.config.batch_size * trained // places)),
+            seed=_SEEDS[split],
+            presentation=self._presentation,
+        )
+
+
+def _score(model: Model, batch, key):
+    """Return nats, and whether the most probable symbol is right, 0 where it does not count; [B, T]."""
+    logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
+    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+    right_BT = logits_BTV.argmax(-1) == batch["targets"]
+    return nats_BT * batch["scored"], right_BT & batch["scored"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(graphdef, state, batch):
+    """Return nats, right symbols, and answers without a wrong one."""
+    nats_BT, right_BT = _score(nnx.merge(graphdef, state), batch, None)
+    scored_BT = batch["scored"]
+    exact_B = (right_BT == scored_BT).all(1) & scored_BT.any(1)
+    return nats_BT.sum(), right_BT.sum(), exact_B.sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _best(graphdef, state, tokens_BT, seen_BT):
+    """Return the most probable symbols of the only row."""
+    model = nnx.merge(graphdef, state)
+    return model(tokens_BT, segments=seen_BT.astype(jnp.int32))[0].argmax(-1)
+
+
+def _padded(ids: list[int], room: int) -> np.ndarray:
+    return np.array([ids + (room - len(ids)) * [0]], np.int32)
+
+
+def _power_of_two(length: int) -> int:
+    return 1 << max(4, (length - 1).bit_length())

@@ -1,0 +1,83 @@
+"""What a language model is shown and what it has to say: the next tokens, or some that are masked."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
+
+
+class Posed(NamedTuple):
+    """A batch as a model sees it.
+
+    Attributes:
+      inputs: token ids [B, T].
+      targets: what the model has to find at each place [B, T].
+      weights: 1.0 where that counts, else 0.0 [B, T].
+      key: for dropout; None when evaluating.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+    key: jax.Array | None
+
+
+def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
+    """Return all tokens, each to be found from those before it."""
+    weights = (batch["segments"] > 0).astype(jnp.float32)
+    return Posed(batch["inputs"], batch["targets"], weights, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Chooses 15% of the tokens, to be found from all others; the end of a document is never chosen.
+
+    Of the chosen 80% are replaced by a mask symbol, 10% by a random token, 10% stay: Devlin et al. 2019,
+    arXiv:1810.04805, sec. 3.1.
+
+    Attributes:
+      mask: the mask symbol's id, which no token has.
+      separator: the id that ends a document.
+      vocab_size: of the tokens, without the mask.
+    """
+
+    mask: int
+    separator: int
+    vocab_size: int
+
+    def __call__(self, batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
+        """Return the batch's tokens with some of them masked.
+
+        Args:
+          batch: `targets`, of which a document's windows have every token once, and `segments`; [B, T].
+          key: to draw from; None, when evaluating: from each row's own content.
+        """
+        tokens_BT = batch["targets"]
+        if key is None:
+            keys, dropout_key = jax.vmap(_content_key)(tokens_BT), None
+        else:
+            key, dropout_key = jax.random.split(key)
+            keys = jax.random.split(key, len(tokens_BT))
+        inputs_BT, chosen_BT = jax.vmap(self._row)(tokens_BT, batch["segments"], keys)
+        return Posed(inputs_BT, tokens_BT, chosen_BT.astype(jnp.float32), dropout_key)
+
+    def _row(self, tokens_T, segments_T, key):
+        choice_key, random_key = jax.random.split(key)
+        may_T = (segments_T > 0) & (tokens_T != self.separator)
+        draw_T = jax.random.uniform(choice_key, tokens_T.shape) / CHOSEN
+        random_T = jax.random.randint(random_key, tokens_T.shape, 0, self.vocab_size)
+        shown_T = jnp.where(draw_T < MASKED + REPLACED, random_T, tokens_T)
+        shown_T = jnp.where(draw_T < MASKED, self.mask, shown_T)
+        chosen_T = may_T & (draw_T < 1)
+        return jnp.where(chosen_T, shown_T, tokens_T), chosen_T
+
+
+def _content_key(tokens_T: jax.Array) -> jax.Array:
+    """Return a key that is a function of the tokens."""
+    zero = jax.random.key(0)
+    weights_T = jax.random.bits(zero, tokens_T.shape, jnp.uint32)
+    return jax.random.fold_in(zero, (weights_T * (tokens_T + 1).astype(jnp.uint32)).sum())
