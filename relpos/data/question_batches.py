@@ -1,6 +1,6 @@
 """Batches of questions, by Grain: shuffled rows to train on, and all windows of each question to score.
 
-A batch is a dict: `inputs` and `segments`, int32 [B, T], `candidates`, bool [B, T], and `target`,
+A batch is a dict: `inputs` and `parts`, int32 [B, T], `candidates`, bool [B, T], and `target`,
 int32 [B, 2], see question_rows.py.
 """
 

@@ -1,8 +1,8 @@
 """Questions as rows that a model reads, and its targets; N tokens of a context, W windows, T places.
 
     inputs      <sep> Where is Ada ? <sep> Ada went to the attic . Ben took ...  _ _
+    parts         1    1    1   1  1   1    2   2    2  2    2   2  2   2   ...  0 0
     candidates    n    .    .   .  .   .    x   x    x  x    x   x  x   x   ...  . .
-    segments      1    1    1   1  1   1    1   1    1  1    1   1  1   1   ...  0 0
 
 A context that is too long is read in overlapping windows, a row each. An answer is a first and a last
 token of those marked x; where questions may have no answer, both at n, the first separator.
@@ -21,6 +21,8 @@ from relpos.data.questions import Question
 from relpos.data.windows import holding, token_span, windows
 
 Row = dict[str, np.ndarray]
+
+PADDING, QUESTION, CONTEXT = 0, 1, 2  # parts of a row
 
 NOT_TRAINED = -1  # as a target
 _NO_ANSWER = 0  # the place of the first separator
@@ -134,11 +136,12 @@ class Layout:
         inputs = np.zeros(self.length, np.int32)
         inputs[:stop] = np.concatenate([[separator], question, [separator], context])
         places = np.arange(self.length)
-        candidates = (head <= places) & (places < stop)
+        parts = np.where(places < head, QUESTION, np.where(places < stop, CONTEXT, PADDING))
+        candidates = parts == CONTEXT
         candidates[_NO_ANSWER] = self.no_answer
         return {
             "inputs": inputs,
-            "segments": (places < stop).astype(np.int32),
+            "parts": parts.astype(np.int32),
             "candidates": candidates,
             "target": np.asarray(target, np.int32),
         }

@@ -12,12 +12,17 @@ _NEVER = -1e9  # finite: a row of padding has no candidate at all
 
 
 class SpanEncoder(nnx.Module):
-    """start = x w_1, stop = x w_2 for the encoder's output x. Devlin et al. 2019, arXiv:1810.04805, sec. 4.2."""
+    """start = x w_1, stop = x w_2 for the encoder's output x, which has read E[token] + P[part].
+
+    Devlin et al. 2019, arXiv:1810.04805, sec. 3 and 4.2. The parts of a text, such as question and context, are told
+    apart by P, whatever the positions do.
+    """
 
     def __init__(
         self,
         config: DecoderConfig,
         *,
+        num_parts: int = 2,
         encoding_options: EncodingOptions | None = None,
         rngs: nnx.Rngs,
     ):
@@ -25,10 +30,15 @@ class SpanEncoder(nnx.Module):
 
         Args:
           config: the encoder's sizes.
+          num_parts: how many parts a text has; 0 is padding and none of them.
           encoding_options: scheme name -> its options.
           rngs: for the initial parameters.
         """
         self.encoder = Encoder(config, encoding_options=encoding_options, rngs=rngs)
+        self.parts = nnx.Embed(
+            num_parts + 1, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
+            embedding_init=nnx.initializers.normal(1.0),
+        )  # fmt: skip
         self.ends = nnx.Linear(config.features, 2, use_bias=False, rngs=rngs)
 
     @property
@@ -39,19 +49,21 @@ class SpanEncoder(nnx.Module):
     def __call__(
         self,
         tokens_BT: Int[Array, "B T"],
+        parts_BT: Int[Array, "B T"],
         candidates_BT: Bool[Array, "B T"],
         *,
-        segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         """Return the logits of each token as the first and as the last of the span, in float32.
 
         Args:
           tokens_BT: token ids.
+          parts_BT: the part that each token belongs to, 1, 2, ...; 0 is padding.
           candidates_BT: the tokens that a span may begin or end with.
-          segments: 0 is padding.
           key: switches dropout on.
         """
-        x_BTD = self.encoder(tokens_BT, segments=segments, key=key)
+        encoder, segments = self.encoder, (parts_BT > 0).astype(jnp.int32)
+        embedded_BTD = encoder.embed(tokens_BT) + self.parts(parts_BT)
+        x_BTD = encoder.norm(encoder.stack(embedded_BTD, segments=segments, key=key)[0])
         ends_BT2 = jnp.where(candidates_BT[..., None], self.ends(x_BTD.astype(jnp.float32)), _NEVER)
         return ends_BT2[..., 0], ends_BT2[..., 1]

@@ -23,7 +23,7 @@ from relpos.data import placed_tokens
 from relpos.data import question_batches as batches
 from relpos.data.answers import Answer
 from relpos.data.question_lines import read_line
-from relpos.data.question_rows import NOT_TRAINED, Layout, Prepared
+from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import DecoderConfig, SpanEncoder
 from relpos.training import model_section
@@ -165,7 +165,7 @@ class QuestionAnswering:
 
     def tokens(self, batch) -> int:
         """Return the number of tokens read."""
-        return int((batch["segments"] > 0).sum())
+        return int((batch["parts"] != PADDING).sum())
 
     def evaluate(self, model: SpanEncoder, split: str) -> list[Record]:
         """Return exact match, F1 and loss of a split at the trained length."""
@@ -332,7 +332,7 @@ def _add_row(
 
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:
     """Return the logits of first and last token, [B, 2, T]."""
-    ends = model(batch["inputs"], batch["candidates"], segments=batch["segments"], key=key)
+    ends = model(batch["inputs"], batch["parts"], batch["candidates"], key=key)
     return jnp.stack(ends, axis=1)
 
 
