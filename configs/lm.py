@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
                 "mlp_features": 0,  # 0: 4 * features
                 "window": 0,  # 0: all of the past
                 "dropout_rate": 0.0,
+                "norm": "pre",  # or post
                 "dtype": "float32",
             },
             "data": {

@@ -60,10 +60,9 @@ def collect_sum(p_CK: Float[Array, "C K"]) -> Float[Array, "L"]:
     groups = 8 if C % 8 == 0 else 1
     size = C // groups
     # Rows that lie `size` apart are added first, each group shifted as a whole: less to skew row by row.
-    parts = p_CK.reshape(groups, size, K)
-    folded = sum(
-        jnp.pad(part, ((0, 0), (C - size - i * size, i * size))) for i, part in enumerate(parts)
-    )
+    folded = jnp.zeros((size, K + C - size), p_CK.dtype)
+    for i, part in enumerate(p_CK.reshape(groups, size, K)):
+        folded += jnp.pad(part, ((0, 0), (C - size - i * size, i * size)))
     return collect(folded).sum(0)
 
 

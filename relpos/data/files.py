@@ -36,7 +36,7 @@ def read_splits(pattern: str) -> dict[str, list[bytes]]:
 
     Args:
         pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
-            excepted. Files that end in .gz are unpacked.
+            excepted. Files that end in .gz or .xz are unpacked.
 
     Raises:
         DataError: nothing is there, it cannot be read, or it is too short to be split.
@@ -57,9 +57,23 @@ def read_documents(pattern: str) -> list[bytes]:
     return [document for text in _texts(pattern) for document in documents_of(text)]
 
 
+def read_file(name: str) -> bytes:
+    """Reads one file; one that ends in .gz or .xz is unpacked.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    path = Path(name).expanduser()
+    if os.path.isdir(path):
+        raise DataError(f"{name} is a folder; name a file in it.")
+    if not os.path.exists(path):
+        raise DataError(f"There is no file {name}.{_neighbour(path)}")
+    return _read(path)
+
+
 def _texts(pattern: str) -> list[bytes]:
     """Returns the files that hold any text."""
-    read = {path: _read(path) for path in _find(pattern)}
+    read = {path: _read(path) for path in find(pattern)}
     if Path(pattern).is_dir():
         read = _without_binary(read, pattern)
     for path, text in read.items():
@@ -70,8 +84,12 @@ def _texts(pattern: str) -> list[bytes]:
     return texts
 
 
-def _find(pattern: str) -> list[Path]:
-    """Returns the files a pattern names, in the order of their names."""
+def find(pattern: str) -> list[Path]:
+    """Returns the files that a path, a glob or a folder names, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = [Path(folder, file) for folder, _, files in os.walk(path) for file in files]
@@ -117,15 +135,30 @@ def _read(path: Path) -> bytes:
         if path.suffix == ".gz":
             with gzip.open(path) as file:
                 return file.read()
+        if path.suffix == ".xz":
+            return _read_xz(path)
         return path.read_bytes()
     except EOFError as error:
-        raise DataError(f"{path} is a truncated gzip file: fetch it again.") from error
+        kind = "xz" if path.suffix == ".xz" else "gzip"
+        raise DataError(f"{path} is a truncated {kind} file: fetch it again.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path} is not a sound gzip file ({error}): fetch it again, or drop .gz from its name."
         ) from error
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _read_xz(path: Path) -> bytes:
+    import lzma  # some builds of Python go without it, and need it for nothing else here
+
+    try:
+        with lzma.open(path) as file:
+            return file.read()
+    except lzma.LZMAError as error:
+        raise DataError(
+            f"{path} is not a sound xz file ({error}): fetch it again, or drop .xz from its name."
+        ) from error
 
 
 def _without_binary(read: dict[Path, bytes], folder: str) -> dict[Path, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,6 +39,28 @@ def held_out(
     return {split: sorted(indices) for split, indices in dealt.items()}
 
 
+def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
+    """Returns the indices of the pairs that hang together by a common first or second part."""
+    # Each points to an earlier one of its family, and the first to itself.
+    root = list(range(len(pairs)))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for side in (0, 1):
+        first: dict[Hashable, int] = {}
+        for i, pair in enumerate(pairs):
+            one, other = sorted((find(i), find(first.setdefault(pair[side], i))))
+            root[other] = one
+    found: dict[int, list[int]] = {}
+    for i in range(len(pairs)):
+        found.setdefault(find(i), []).append(i)
+    return list(found.values())
+
+
 def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:
     """SHA-256 over all documents of all splits, their order and their limits."""
     digest = hashlib.sha256()
@@ -50,3 +72,13 @@ def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:
             digest.update(len(document).to_bytes(8, "little"))
             digest.update(document)
     return digest.hexdigest()
+
+
+def split_of(key: bytes) -> str:
+    """Returns the split that a key belongs to by its SHA-256.
+
+    Eight tenths of all keys are train, a tenth each validation and test: for text that is written
+    when it is asked for, so that there is no list to deal out.
+    """
+    tenth = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 10
+    return {8: "validation", 9: "test"}.get(tenth, "train")

@@ -10,8 +10,9 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -61,29 +62,43 @@ def open_set(name: str, data_dir: str = "") -> TextSet:
         DataError: no such set, not on disk and not to be downloaded, not stored as array_record, or
             without a text feature.
     """
+    builder, sources = open_sources(name, data_dir)
+    feature = _text_feature(builder, name)
+    found = {split: TextRecords(source, feature) for split, source in sources.items()}
+    splits = _three_splits(found, name)
+    small = is_small(builder)
+    return TextSet(
+        version=str(builder.version),
+        sha256=fingerprint(splits) if small else description_hash(builder),
+        hashed="documents" if small else "description",
+        splits=splits,
+    )
+
+
+def open_sources(
+    name: str, data_dir: str = ""
+) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
+    """Returns a set's builder and the records of its splits; arguments as for `open_set`.
+
+    Raises:
+        DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
+    """
     root = str(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
     builder = _prepared(name, root) or _prepare(name, root)
-    feature = _text_feature(builder, name)
     try:
         with quiet_tfds():
-            found = {
-                split: TextRecords(builder.as_data_source(split), feature)
-                for split in builder.info.splits
-            }
+            return builder, {split: builder.as_data_source(split) for split in builder.info.splits}
     except (NotImplementedError, ValueError) as error:
         raise DataError(
             f"{name} in {builder.data_dir} is stored as {_format(builder)}, not as array_record. "
             "Convert it: python -m tensorflow_datasets.scripts.convert_format "
             f"--root_data_dir={root} --out_file_format=array_record"
         ) from error
-    splits = _three_splits(found, name)
-    small = builder.info.dataset_size <= HASHED_BYTES
-    return TextSet(
-        version=str(builder.version),
-        sha256=fingerprint(splits) if small else _describe(builder),
-        hashed="documents" if small else "description",
-        splits=splits,
-    )
+
+
+def is_small(builder: tfds.core.DatasetBuilder) -> bool:
+    """Says whether a set is small enough to be read and hashed as a whole."""
+    return int(builder.info.dataset_size) <= HASHED_BYTES
 
 
 def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
@@ -172,11 +187,7 @@ def _silent_server(urls: Iterable[str]) -> str | None:
 def _text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
     """Returns "text", or the only feature which is text."""
     features = builder.info.features
-    texts = [
-        key
-        for key, feature in (features or {}).items()
-        if isinstance(feature, tfds.features.Text) or _is_string(feature)
-    ]
+    texts = [key for key, feature in (features or {}).items() if is_text(feature)]
     if "text" in texts:
         return "text"
     only_texts = [key for key in texts if isinstance(features[key], tfds.features.Text)]
@@ -187,6 +198,11 @@ def _text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
         f"{name} has no feature 'text', and not one text feature alone: its features are "
         f"{', '.join(sorted(features or {})) or 'none'}."
     )
+
+
+def is_text(feature: tfds.features.FeatureConnector) -> bool:
+    """Says whether a feature is one text."""
+    return isinstance(feature, tfds.features.Text) or _is_string(feature)
 
 
 def _is_string(feature: tfds.features.FeatureConnector) -> bool:
@@ -216,7 +232,7 @@ def _three_splits(found: dict[str, TextRecords], name: str) -> dict[str, Sequenc
     return {split: splits[split] for split in SPLITS}
 
 
-def _describe(builder: tfds.core.DatasetBuilder) -> str:
+def description_hash(builder: tfds.core.DatasetBuilder) -> str:
     """SHA-256 of name, version and every shard's number of documents and bytes."""
     digest = hashlib.sha256(builder.info.full_name.encode())
     for split, info in sorted(builder.info.splits.items()):

@@ -160,7 +160,7 @@ def train_sentencepiece(
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise _explained(error, vocab_size) from error
-    _write(Path(path), model.getvalue())
+    write_file(Path(path), model.getvalue())
     return SentencePiece(path)
 
 
@@ -204,7 +204,7 @@ def _too_small(vocab_size: int, needed: int) -> DataError:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Writes beside and renames, so that a killed run leaves no half a model."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

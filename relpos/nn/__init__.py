@@ -1,8 +1,17 @@
-"""Flax NNX modules: attention with relative positions, its cache, and a decoder."""
+"""Flax NNX modules: attention with relative positions, its cache, and Transformers made of it."""
 
 from relpos.nn.attention import RelativeAttention as RelativeAttention
+from relpos.nn.beam_search import Beams as Beams
+from relpos.nn.beam_search import beam_search as beam_search
 from relpos.nn.cache import Cache as Cache
+from relpos.nn.cross_attention import CrossAttention as CrossAttention
+from relpos.nn.cross_attention import Memory as Memory
 from relpos.nn.decoder import Decoder as Decoder
 from relpos.nn.decoder import DecoderConfig as DecoderConfig
+from relpos.nn.encoder import Encoder as Encoder
+from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
+from relpos.nn.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from relpos.nn.generate import Sampling as Sampling
 from relpos.nn.generate import generate as generate
+from relpos.nn.span_encoder import SpanEncoder as SpanEncoder
+from relpos.nn.stack import StackConfig as StackConfig

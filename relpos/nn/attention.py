@@ -56,23 +56,9 @@ class RelativeAttention(nnx.Module):
         Raises:
           ValueError: sizes that do not divide, or an unknown encoding.
         """
-        if num_heads < 1 or in_features < 1:
-            raise ValueError(
-                f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
-            )
-        if head_dim is None and in_features % num_heads:
-            raise ValueError(
-                f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
-                "or give head_dim"
-            )
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if num_kv_heads < 1 or num_heads % num_kv_heads:
-            raise ValueError(
-                f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
-                "num_kv_heads must divide num_heads"
-            )
+        num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_dim = in_features // num_heads if head_dim is None else head_dim
+        self.head_dim = head_dim
         self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
         self.scale, self.softcap = scale, softcap
         self.dtype = dtype
@@ -88,8 +74,8 @@ class RelativeAttention(nnx.Module):
             check_encoding(encoding, num_heads, self.head_dim, causal)
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
-        self.qkv = _linear(in_features, heads * self.head_dim, dtype, rngs)
-        self.out = _linear(num_heads * self.head_dim, in_features, dtype, rngs)
+        self.qkv = linear(in_features, heads * self.head_dim, dtype, rngs)
+        self.out = linear(num_heads * self.head_dim, in_features, dtype, rngs)
 
     def __call__(
         self,
@@ -115,7 +101,7 @@ class RelativeAttention(nnx.Module):
           [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
           hold everything is NaN.
         """
-        encoding = encoding or self.encoding or _no_positions()
+        encoding = encoding or self.encoding or no_positions()
         if x_BTD.shape[-1] != self.qkv.in_features:
             raise ValueError(
                 f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
@@ -161,14 +147,14 @@ class RelativeAttention(nnx.Module):
             raise ValueError(
                 "a layer with causal=False sees keys to come, which no cache has: make it causal"
             )
-        encoding = encoding or self.encoding or _no_positions()
+        encoding = encoding or self.encoding or no_positions()
         capacity = max_length if self.window is None else min(max_length, self.window)
         x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
 
         def one_token(encoding, x):
             _, k, v = self._project(x)
             k = transform_keys(encoding, k, jnp.zeros((batch, 1), jnp.int32), self.num_heads)
-            return _match_heads(k, v), encodings.tokens(encoding, x)
+            return match_heads(k, v), encodings.tokens(encoding, x)
 
         (k, v), (features, state) = nnx.eval_shape(one_token, encoding, x)
 
@@ -199,7 +185,7 @@ class RelativeAttention(nnx.Module):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         positions = cache.next_positions(valid)
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
-        k, v = _match_heads(transform_keys(encoding, k, positions, self.num_heads), v)
+        k, v = match_heads(transform_keys(encoding, k, positions, self.num_heads), v)
         grown = cache.append(k, v, features, state, valid)
         is_ring = self.window is not None and cache.capacity <= self.window
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
@@ -223,15 +209,39 @@ class RelativeAttention(nnx.Module):
         return out, grown
 
 
-def _linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def check_heads(
+    num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
+) -> tuple[int, int]:
+    """Return K and H, or say what does not divide."""
+    if num_heads < 1 or in_features < 1:
+        raise ValueError(
+            f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
+        )
+    if head_dim is None and in_features % num_heads:
+        raise ValueError(
+            f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
+            "or give head_dim"
+        )
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise ValueError(
+            f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
+            "num_kv_heads must divide num_heads"
+        )
+    return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
+
+
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """Return a projection without bias."""
     init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def _match_heads(k, v):
+def match_heads(k, v):
     """Repeat values where the encoding turned one key head into several."""
     return k, jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
 
 
-def _no_positions() -> Encoding:
+def no_positions() -> Encoding:
+    """Return the scheme without positions."""
     return encodings.create("none", num_heads=1, head_dim=1, rngs=nnx.Rngs(0))

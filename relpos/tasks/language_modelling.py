@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relpos import data, encodings
+from relpos import data
 from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, Sampling, generate
+from relpos.training import model_section
 from relpos.training.progress import track
 from relpos.training.run_directory import refuse_other_facts
 
@@ -33,29 +34,8 @@ def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
 
 def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
     """Return the decoder's sizes from a config."""
-    model = config.model
-    names = tuple(name.strip() for name in config.encoding.split(","))
-    try:
-        for name in names:
-            encodings.scheme(name)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    try:
-        return DecoderConfig(
-            vocab_size=vocab_size,
-            num_layers=model.num_layers,
-            features=model.features,
-            num_heads=model.num_heads,
-            num_kv_heads=model.num_kv_heads or None,
-            head_dim=model.head_dim or None,
-            mlp_features=model.mlp_features or None,
-            encodings=names,
-            window=model.window or None,
-            dropout_rate=model.dropout_rate,
-            dtype=model.dtype,
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config section 'model': {error}") from error
+    sizes = model_section.layer_sizes(config)
+    return model_section.build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
 
 
 class LanguageModelling:
@@ -99,9 +79,7 @@ class LanguageModelling:
             raise UserError(
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
-        for name in config.encodings:
-            if name not in encodings.names():
-                raise UserError(f"unknown encoding {name!r}{did_you_mean(name, encodings.names())}")
+        model_section.encoding_options(config)
         try:
             Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
         except ValueError as error:
@@ -116,17 +94,12 @@ class LanguageModelling:
         return self._decoder(model_config(self.config, self.tokenizer.vocab_size), rngs)
 
     def _decoder(self, chosen: DecoderConfig, rngs: nnx.Rngs) -> Decoder:
+        options = model_section.encoding_options(self.config)
         try:
-            options = {name: self.config.encodings.get(name, {}) for name in chosen.encodings}
             model = Decoder(chosen, encoding_options=options, rngs=rngs)
         except ValueError as error:
             raise UserError(str(error)) from error
-        length = self.config.sequence_length
-        if model.max_length is not None and model.max_length < length:
-            raise UserError(
-                f"sequence_length={length} is more than the {model.max_length} positions of "
-                f"{self.config.encoding}: raise its max_length, or make the sequences shorter"
-            )
+        model_section.check_length(model.max_length, self.config.sequence_length, self.config)
         return model
 
     def train_batches(self) -> Any:

@@ -89,6 +89,9 @@ def _train(
         with interrupts.stop_at_once():
             task = create_task(config, directory.path)
             directory.describe(task.describe())
+            if hasattr(task, "notes"):
+                for note in task.notes():
+                    progress_lib.say(console, note)
             run = _Run(config, task, optimizer, directory.path, interrupts, console)
         run.train()
         run.finish()

@@ -20,7 +20,7 @@ FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
 _PACKAGES = ("relpos", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _MISSING = "(nothing)"
 # What a start that fails takes away again, unless it was there before.
-_OURS = ("config.json", "metrics.jsonl", "tokenizer.model")
+_OURS = ("config.json", "metrics.jsonl", "tokenizer.*")
 
 
 class RunDirectory:
@@ -66,9 +66,9 @@ class RunDirectory:
     def forget(self) -> None:
         """Withdraw the claim, for a run that failed before it had anything to keep."""
         if self.stored is None:
-            for name in _OURS:
-                if name not in self._there:
-                    (self.path / name).unlink(missing_ok=True)
+            for path in [path for pattern in _OURS for path in self.path.glob(pattern)]:
+                if path.name not in self._there:
+                    path.unlink()
 
     def close(self) -> None:
         """Release the lock."""

@@ -36,6 +36,8 @@ class Task(Protocol):
 
     `relpos/tasks/NAME.py` defines ``create(config, workdir) -> Task``, which checks its part of the
     config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
+
+    A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start.
     """
 
     def describe(self) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Stories in the manner of bAbI, asked about facts farther back than those trained on.
+
+    python -m relpos.train --config configs/qa.py --workdir runs/qa
+
+Trains an encoder that points at the answer in the story.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.encodings import ENCODINGS
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults."""
+    return ConfigDict(
+        {
+            "task": "question_answering",
+            "seed": 0,
+            "steps": 2000,
+            "batch_size": 32,
+            # A question and a window of its context: 126 tokens of the default stories at most.
+            "sequence_length": 128,
+            # One scheme, or several that the layers take in turn: "rope,none".
+            "encoding": "rope",
+            "encodings": ENCODINGS,
+            "model": {
+                "num_layers": 2,
+                "features": 64,
+                "num_heads": 2,
+                "num_kv_heads": 0,  # 0: as many as query heads
+                "head_dim": 0,  # 0: features / num_heads
+                "mlp_features": 0,  # 0: 4 * features
+                "window": 0,  # 0: all of the text
+                "dropout_rate": 0.0,
+                "norm": "pre",  # or post
+                "dtype": "float32",
+            },
+            "data": {
+                "name": "stories",
+                "distance": (2, 8),  # of stories, in sentences; split "longer": up to twice as far
+                "facts": 1,  # that a question of stories needs, 1 or 2
+                # Files of your own, a glob or a folder: SQuAD's form (.json) or bAbI's. What is not given is held
+                # out from train.
+                "train": "",
+                "validation": "",
+                "test": "",
+                "tfds": "",  # or a tensorflow-datasets set: squad/v1.1, squad/v2.0, ...
+                "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+                "tokenizer": "words",  # or bytes; or sentencepiece; learned from train, kept in the run
+                "vocab_size": 8192,  # of words (at most) and sentencepiece
+            },
+            "overlap": 32,  # tokens that a window of a long context shares with the next
+            "longest_answer": 16,  # in tokens
+            "optimizer": {
+                "name": "muon",
+                "learning_rate": 0.006,
+                "warmup_steps": 40,
+                "schedule": "wsd",
+                "final_fraction": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.98,
+                "clip_norm": 1.0,
+            },
+            "log_every": 100,
+            "eval_every": 500,
+            "eval_questions": 500,  # of validation while training; 0: all
+            "checkpoint_every": 500,
+            # At the end the test questions are read in windows of these multiples of sequence_length.
+            "eval_multiples": (2,),
+        }
+    )

@@ -1,0 +1,85 @@
+"""Translation by an encoder-decoder, of lists that are longer than those it was trained on.
+
+    python -m relpos.train --config configs/translation.py --workdir runs/translation
+
+Trains on English and German lists of one to four dates, prices, quantities and names, which come with
+Babel, and tests on such lists and on lists of five to eight.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.encodings import ENCODINGS
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults."""
+    return ConfigDict(
+        {
+            "task": "translation",
+            "seed": 0,
+            "steps": 1500,
+            "batch_size": 32,  # pairs
+            "sequence_length": 160,  # the most tokens of a sentence, its end counted
+            # Self-attention of the encoder, and of the decoder if that is not said apart.
+            "encoding": "rope",
+            "decoder_encoding": "",
+            "cross_encoding": "none",
+            "encodings": ENCODINGS,
+            "model": {
+                "num_layers": 2,  # of encoder and decoder each
+                "features": 128,
+                "num_heads": 4,
+                "num_kv_heads": 0,  # 0: as many as query heads
+                "head_dim": 0,  # 0: features / num_heads
+                "mlp_features": 0,  # 0: 4 * features
+                "window": 0,
+                "dropout_rate": 0.1,
+                "norm": "pre",  # or post
+                "dtype": "float32",
+            },
+            "data": {
+                "name": "cldr",  # or scan
+                "lengths": (
+                    1,
+                    4,
+                ),  # of cldr: items of a list; the split "longer" has up to twice as many
+                "cutoff": 26,  # of scan: the most actions of a pair for training
+                "seed": 0,  # of cldr and scan
+                "languages": ("en", "de"),  # of cldr, or the features of a tensorflow-datasets set
+                "source": "",  # files of your own, one sentence a line, plain or .gz
+                "target": "",
+                "validation_source": "",  # "": held out from the training pairs
+                "validation_target": "",
+                "test_source": "",
+                "test_target": "",
+                "tfds": "",  # or a tensorflow-datasets set: wmt16_translate/de-en, ...
+                "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+                "tokenizer": "sentencepiece",  # or words (for scan), or bytes
+                "vocab_size": 1000,  # of sentencepiece
+                "joint_vocabulary": True,  # one vocabulary and one table of embeddings for both sides
+            },
+            "label_smoothing": 0.0,
+            "optimizer": {
+                "name": "muon",
+                "learning_rate": 0.006,
+                "warmup_steps": 100,
+                "schedule": "wsd",
+                "final_fraction": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.98,
+                "clip_norm": 1.0,
+            },
+            "log_every": 100,
+            "eval_every": 500,
+            "eval_pairs": 100,  # of the validation pairs, translated while training; 0: loss alone
+            "checkpoint_every": 500,
+            "search": {
+                "beams": 4,
+                "length_penalty": 0.6,
+                "max_length": 159,  # the most tokens of a translation
+                "most_pairs": 0,  # of a test split are translated; 0: all
+                "oracle_length": False,  # score exact match at the true length as well
+            },
+        }
+    )

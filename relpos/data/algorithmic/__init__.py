@@ -1,0 +1,73 @@
+"""Algorithmic tasks by name. The classes in this folder are the registry: a new one is found by itself."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from relpos.data.algorithmic.base import BLANK as BLANK
+from relpos.data.algorithmic.base import Example as Example
+from relpos.data.algorithmic.base import Task as Task
+from relpos.data.algorithmic.batches import PRESENTATIONS as PRESENTATIONS
+from relpos.data.algorithmic.batches import batch as batch
+from relpos.data.algorithmic.batches import eval_batches as eval_batches
+from relpos.data.algorithmic.batches import places as places
+from relpos.data.algorithmic.batches import train_batches as train_batches
+from relpos.data.errors import DataError
+from relpos.errors import did_you_mean
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all tasks, sorted."""
+    return tuple(sorted(_classes()))
+
+
+def task_class(name: str) -> type[Task]:
+    """Returns the class of a task; an unknown name is answered with the nearest right one."""
+    if name not in _classes():
+        raise DataError(f"There is no algorithmic task {name!r}{did_you_mean(name, names())}.")
+    return _classes()[name]
+
+
+def options(name: str) -> dict[str, Any]:
+    """Returns a task's options with their defaults."""
+    parameters = inspect.signature(task_class(name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items()}
+
+
+def create(name: str, **chosen: Any) -> Task:
+    """Makes a task.
+
+    Args:
+        name: one of `names()`.
+        **chosen: the task's options, see `options(name)`.
+
+    Raises:
+        DataError: an unknown name or option (the nearest right one is named), or a value the task
+            refuses.
+    """
+    known = options(name)
+    for key in chosen:
+        if key not in known:
+            hint = did_you_mean(key, known) if known else ", it has none"
+            raise DataError(f"The task {name!r} has no option {key!r}{hint}.")
+    return task_class(name)(**chosen)
+
+
+@functools.cache
+def _classes() -> dict[str, type[Task]]:
+    """All classes of this folder that have a name."""
+    found: dict[str, type[Task]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if (
+                inspect.isclass(value)
+                and issubclass(value, Task)
+                and value.__module__ == f"{__name__}.{module.name}"
+                and "name" in vars(value)
+            ):
+                if value.name in found:
+                    raise TypeError(f"two tasks are called {value.name!r}")
+                found[value.name] = value
+    return found

@@ -1,0 +1,196 @@
+"""Arithmetic: six of the fifteen tasks of randomized positions; strings.py has the others and the sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task, require_whole, rows
+from relpos.data.algorithmic.strings import BITS, bits, terminated
+from relpos.data.errors import DataError
+
+OPERATORS = ("+", "-", "*")
+
+
+class ModularArithmetic(Task):
+    """The value of digits and operators + - * in turn, products first, modulo `modulus`.
+
+    The question is of odd length: one symbol less where the length is even.
+    """
+
+    name = "modular_arithmetic"
+
+    def __init__(self, *, modulus: int = 5):
+        self.modulus = _modulus(self, modulus)
+        self.alphabet = (*map(str, range(self.modulus)), *OPERATORS)
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        terms = (length + 1) // 2
+        question = np.empty((count, 2 * terms - 1), np.int64)
+        question[:, ::2] = rng.integers(self.modulus, size=(count, terms))
+        question[:, 1::2] = self.modulus + rng.integers(3, size=(count, terms - 1))
+        total = np.zeros(count, np.int64)
+        product = question[:, 0]
+        for i in range(1, 2 * terms - 1, 2):
+            operator, digit = question[:, i] - self.modulus, question[:, i + 1]
+            total = np.where(operator == 2, total, total + product)
+            # + and - begin a product, * goes on with it.
+            product = np.choose(operator, [digit, -digit, product * digit]) % self.modulus
+        return rows(question, ((total + product) % self.modulus)[:, None])
+
+
+class ModularArithmeticBrackets(Task):
+    """The value of an expression in brackets modulo `modulus`.
+
+    Of length 1 to 4: d, -d, (d), (-d); of any larger one: (L op R) with op one of + - * and the
+    length of L uniform on 1..length - 4.
+    """
+
+    name = "modular_arithmetic_brackets"
+    operators = OPERATORS
+
+    def __init__(self, *, modulus: int = 5):
+        self.modulus = _modulus(self, modulus)
+        self.alphabet = (*map(str, range(self.modulus)), *OPERATORS, "(", ")")
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        drawn = _expressions(rng, length, count, self.modulus, self.operators)
+        question = np.array([self._ids_of(text) for text, _ in drawn])
+        return rows(question, np.array([[value] for _, value in drawn]))
+
+
+class SolveEquation(Task):
+    """The digit which x stands for in EXPRESSION=d, modulo `modulus`.
+
+    An expression as above, of length - 2 symbols and without products, of which one digit is
+    hidden: the first at or after a uniform place, going round.
+    """
+
+    name = "solve_equation"
+    min_length = 3
+    operators = OPERATORS[:2]
+
+    def __init__(self, *, modulus: int = 5):
+        self.modulus = _modulus(self, modulus)
+        self.alphabet = (*map(str, range(self.modulus)), *self.operators, "(", ")", "x", "=")
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        size = length - 2
+        drawn = _expressions(rng, size, count, self.modulus, self.operators)
+        starts = rng.integers(size, size=count).tolist()
+        questions, answers = [], []
+        for (text, value), start in zip(drawn, starts, strict=True):
+            x = next(i % size for i in range(start, start + size) if text[i % size].isdigit())
+            questions.append(self._ids_of(f"{text[:x]}x{text[x + 1 :]}={value}"))
+            answers.append([int(text[x])])
+        return rows(np.array(questions), np.array(answers))
+
+
+class BinaryAddition(Task):
+    """The sum of two binary numbers, lowest bits first.
+
+    Question: n, an operator and m, of length symbols in all; n has 1 to length - 2 bits, and the
+    numbers are uniform from 1 to the largest of so many bits. Answer: the sum without leading
+    zeros, end, and zeros up to length + 1 symbols, which do not count.
+    """
+
+    name = "binary_addition"
+    alphabet = (*BITS, "op|end")  # the authors' code has one id for both
+    min_length = 3
+    _MARK = 2
+
+    def __init__(self, *, score_padding: bool = False):
+        self.score_padding = score_padding
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        first = rng.integers(1, length - 1, size=(count, 1))
+        place = np.arange(length)
+        left, right = place < first, place > first
+        question = np.where(place == first, self._MARK, 0)
+        for part in (left, right):
+            question += _positive(rng, np.broadcast_to(part, question.shape))
+        results = []
+        for symbols, cut in zip(question.tolist(), first[:, 0].tolist(), strict=True):
+            result = self._combine(_number(symbols[:cut]), _number(symbols[cut + 1 :]))
+            results.append([int(bit) for bit in f"{result:b}"[::-1]])
+        size = length + self._longer
+        return rows(question, *terminated(results, self._MARK, size, self.score_padding))
+
+    _longer = 1
+
+    def _combine(self, n: int, m: int) -> int:
+        return n + m
+
+
+class BinaryMultiplication(BinaryAddition):
+    """The product of two binary numbers; all else as in their addition, but the answer has length symbols."""
+
+    name = "binary_multiplication"
+    _longer = 0
+
+    def _combine(self, n: int, m: int) -> int:
+        return n * m
+
+
+class ComputeSqrt(Task):
+    """The whole part of the root of a binary number, highest bits first.
+
+    The number is uniform on 1..2**length - 1, the root has ceil(length / 2) bits.
+    """
+
+    name = "compute_sqrt"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        question = _positive(rng, np.ones((count, length), bool))
+        size = (length + 1) // 2
+        roots = [math.isqrt(_number(symbols[::-1])) for symbols in question.tolist()]
+        return rows(question, np.array([[int(bit) for bit in f"{r:0{size}b}"] for r in roots]))
+
+
+def _modulus(task: Task, modulus: int) -> int:
+    if require_whole(task, "modulus", modulus, 2) > 10:
+        raise DataError(f"{task.name}.modulus is at most 10, a number is one digit; not {modulus}.")
+    return modulus
+
+
+def _positive(rng: np.random.Generator, mask_BT: np.ndarray) -> np.ndarray:
+    """Uniform bits where the mask is set, in every row at least one of them 1; [B, T]."""
+    drawn = bits(rng, *mask_BT.shape) * mask_BT
+    while len(again := np.flatnonzero(~drawn.any(axis=1))):
+        drawn[again] = bits(rng, len(again), mask_BT.shape[1]) * mask_BT[again]
+    return drawn
+
+
+def _number(low_first: list[int]) -> int:
+    return int("".join(map(str, low_first[::-1])), 2)
+
+
+def _expressions(
+    rng: np.random.Generator, length: int, count: int, modulus: int, operators: tuple[str, ...]
+) -> list[tuple[str, int]]:
+    """Expressions in brackets, and their values."""
+    uniform = rng.random((count, length))  # more than enough: each serves at least one symbol
+    return [_expression(iter(u), length, modulus, operators) for u in uniform.tolist()]
+
+
+def _expression(
+    uniform: Iterator[float], length: int, modulus: int, operators: tuple[str, ...]
+) -> tuple[str, int]:
+    if length < 5:
+        digit = int(next(uniform) * modulus)
+        text, value = [
+            (f"{digit}", digit),
+            (f"-{digit}", -digit),
+            (f"({digit})", digit),
+            (f"(-{digit})", -digit),
+        ][length - 1]
+        return text, value % modulus
+    left_length = 1 + int(next(uniform) * (length - 4))
+    left, a = _expression(uniform, left_length, modulus, operators)
+    right, b = _expression(uniform, length - 3 - left_length, modulus, operators)
+    operator = operators[int(next(uniform) * len(operators))]
+    value = {"+": a + b, "-": a - b, "*": a * b}[operator] % modulus
+    return f"({left}{operator}{right})", value

@@ -1,0 +1,231 @@
+"""Batches of examples as a model sees them; B examples, T places.
+
+placeholder    inputs   1 0 0 _ _ _      an encoder finds the hidden symbols where they stand
+               targets  1 0 0 0 0 1
+               scored   . . . x x x
+
+causal         inputs   1 0 0 _ 0 0      a decoder finds each symbol from those before it;
+               targets  0 0 _ 0 0 1      the blank marks where the answer begins,
+               scored   . . . x x x      unless the question's own symbols do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task
+from relpos.data.errors import DataError, nearest
+
+Batch = dict[str, np.ndarray]
+
+PRESENTATIONS = ("placeholder", "causal")
+
+
+def batch(
+    task: Task,
+    rng: np.random.Generator,
+    lengths: Sequence[int] | np.ndarray,
+    size: int | None = None,
+    presentation: str | None = None,
+) -> Batch:
+    """Returns one example of each of the lengths, side by side.
+
+    Args:
+        task: what to draw.
+        rng: where to draw it from.
+        lengths: B lengths as the task measures them, equal or not.
+        size: T, so that all batches are of one shape; None: as few places as it takes.
+        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+
+    Returns:
+        `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1
+        where there is something, 0 where there is padding.
+
+    Raises:
+        DataError: the task has no such length, or an example does not fit the size.
+    """
+    presentation = _presentation(task, presentation)
+    examples = task.examples(rng, lengths)
+    shown = [_show(task, example, presentation) for example in examples]
+    longest = max((len(inputs) for inputs, _, _ in shown), default=0)
+    if size is not None and longest > size:
+        raise DataError(
+            f"An example of {task.name} with length {max(lengths)} takes {longest} places, more than "
+            f"the {size} of a batch: give more places or a smaller length."
+        )
+    shape = (len(shown), longest if size is None else size)
+    filled: Batch = {
+        "inputs": np.zeros(shape, np.int32),
+        "targets": np.zeros(shape, np.int32),
+        "scored": np.zeros(shape, bool),
+        "segments": np.zeros(shape, np.int32),
+    }
+    for i, (inputs, targets, scored) in enumerate(shown):
+        n = len(inputs)
+        filled["inputs"][i, :n] = inputs
+        filled["targets"][i, :n] = targets
+        filled["scored"][i, :n] = scored
+        filled["segments"][i, :n] = 1
+    return filled
+
+
+def places(task: Task, length: int, presentation: str | None = None) -> int:
+    """Returns the `size` that examples of at most this length fit into."""
+    causal = _presentation(task, presentation) == "causal"
+    return task.most_tokens(length) - (causal and not task.answer_mark)
+
+
+def train_batches(
+    task: Task,
+    *,
+    lengths: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    size: int | None = None,
+    presentation: str | None = None,
+    one_length: bool = False,
+) -> grain.IterDataset[Batch]:
+    """Returns endless batches; each is a function of the seed and of how many came before.
+
+    `get_state` and `set_state` of its iterator continue exactly, and Orbax saves it with
+    `grain.checkpoint.CheckpointSave`.
+
+    Args:
+        task: what to draw.
+        lengths: the smallest and the largest length, drawn as `task.draw_lengths` says.
+        batch_size: B.
+        seed: any integer.
+        size: T; None: what the largest length needs, so that all batches are of one shape.
+        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+        one_length: whether all examples of a batch are of one length (Ruoss et al.), which is drawn
+            for each batch, or each of its own.
+
+    Raises:
+        DataError: the task has none of these lengths, or a number makes no sense.
+    """
+    shortest, longest = lengths
+    if shortest > longest:
+        raise DataError(f"lengths are the smallest and the largest, not {shortest} and {longest}.")
+    _check_positive(batch_size=batch_size)
+    for length in lengths:
+        task.check_length(length)
+    needed = places(task, longest, presentation)
+    if size is not None and size < needed:
+        raise DataError(
+            f"{task.name} with lengths up to {longest} needs {needed} places, size is {size}."
+        )
+    draw = _Draw(task, lengths, batch_size, seed, size or needed, presentation, one_length)
+    return grain.MapDataset.range(1).repeat().map_with_index(draw).to_iter_dataset(_IN_THIS_THREAD)
+
+
+def eval_batches(
+    task: Task,
+    *,
+    length: int,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    size: int | None = None,
+    presentation: str | None = None,
+) -> list[Batch]:
+    """Returns batches of `examples` examples of one length, the last filled up with empty rows.
+
+    The examples are a function of the seed and the length, drawn from other random numbers than training's.
+
+    Args:
+        task: what to draw.
+        length: as the task measures it.
+        examples: how many there are in all the batches.
+        batch_size: B.
+        seed: any integer.
+        size: T; None: what this length needs.
+        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+
+    Raises:
+        DataError: the task has no such length, an example does not fit, or a number makes no sense.
+    """
+    _check_positive(examples=examples, batch_size=batch_size)
+    task.check_length(length)
+    rng = _generator(seed, _EVALUATION, length)
+    size = places(task, length, presentation) if size is None else size
+    drawn = batch(task, rng, [length] * examples, size, presentation)
+    missing = -examples % batch_size
+    padded = {key: np.pad(value, ((0, missing), (0, 0))) for key, value in drawn.items()}
+    return [
+        {key: value[start : start + batch_size] for key, value in padded.items()}
+        for start in range(0, examples, batch_size)
+    ]
+
+
+_IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_TRAINING, _EVALUATION = 0, 1
+
+
+def _generator(seed: int, *words: int) -> np.random.Generator:
+    """Random numbers that are a function of any integer and some which are not negative."""
+    return np.random.default_rng((abs(seed), seed < 0, *words))
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, not {value}.")
+
+
+class _Draw(grain.transforms.MapWithIndex):
+    """Gives for the number of a step its batch."""
+
+    def __init__(
+        self,
+        task: Task,
+        lengths: tuple[int, int],
+        batch_size: int,
+        seed: int,
+        size: int,
+        presentation: str | None,
+        one_length: bool,
+    ) -> None:
+        self._task = task
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._size = size
+        self._presentation = presentation
+        self._one_length = one_length
+
+    def map_with_index(self, index: int, element: int) -> Batch:
+        """Returns the batch of step `index`."""
+        del element
+        rng = _generator(self._seed, _TRAINING, index)
+        drawn = self._task.draw_lengths(
+            rng, *self._lengths, 1 if self._one_length else self._batch_size
+        )
+        lengths = np.broadcast_to(drawn, self._batch_size)
+        return batch(self._task, rng, lengths, self._size, self._presentation)
+
+
+def _presentation(task: Task, presentation: str | None) -> str:
+    presentation = task.presentation if presentation is None else presentation
+    if presentation not in PRESENTATIONS:
+        raise DataError(
+            f"There is no presentation {presentation!r}: they are {' and '.join(PRESENTATIONS)}."
+            f"{nearest(presentation, PRESENTATIONS)}"
+        )
+    return presentation
+
+
+def _show(
+    task: Task, example: Example, presentation: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What goes in, what should come out, and what of it counts."""
+    tokens, hidden, scored = example
+    if presentation == "placeholder":
+        return np.where(hidden, task.blank, tokens), tokens, scored
+    if task.answer_mark:
+        start = int(hidden.argmax())
+        tokens = np.concatenate([tokens[:start], [task.blank], tokens[start:]])
+        scored = np.concatenate([scored[:start], [False], scored[start:]])
+    return tokens[:-1], tokens[1:], scored[1:]

@@ -1,0 +1,186 @@
+"""Sums, sorting, polynomials and chains of variables, for models that read from left to right.
+
+Kazemnejad et al. 2023, arXiv:2305.19466, appendix D and their dataset builders, without the words
+of their prompts and without scratchpads; a number is its digits, highest first. An end follows
+every answer, and counts, see copying.py. Their parity is `parity` in the causal presentation.
+"""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task, require_whole, row, rows
+from relpos.data.algorithmic.copying import END
+from relpos.data.errors import DataError
+
+
+class Sum(Task):
+    """The sum of digits 1 to 9 modulo `modulus`; the length is their number."""
+
+    name = "sum"
+    presentation = "causal"
+    alphabet = (*string.digits, END)
+
+    def __init__(self, *, modulus: int = 10):
+        if require_whole(self, "modulus", modulus, 2) > 10:
+            raise DataError(f"sum.modulus is at most 10, the answer is one digit; not {modulus}.")
+        self.modulus = modulus
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        digits = rng.integers(1, 10, size=(count, length))
+        answer = digits.sum(axis=1, keepdims=True) % self.modulus
+        return rows(digits, np.concatenate([answer, np.full((count, 1), self._ids[END])], axis=1))
+
+
+class Sort(Task):
+    """Symbols in the order of their ids; the length is their number."""
+
+    name = "sort"
+    presentation = "causal"
+
+    def __init__(self, *, letters: int = 50):
+        self.letters = require_whole(self, "letters", letters, 1)
+        self.alphabet = (*(f"t{i}" for i in range(self.letters)), END)
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = rng.integers(self.letters, size=(count, length))
+        end = np.full((count, 1), self._ids[END])
+        return rows(word, np.concatenate([np.sort(word, axis=1), end], axis=1))
+
+
+class SortNumbers(Task):
+    """Numbers 10 to 9999 in ascending order, with commas between them; the length is their number."""
+
+    name = "sort_numbers"
+    presentation = "causal"
+    alphabet = (*string.digits, ",", END)
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        drawn = rng.integers(10, 10_000, size=(count, length)).tolist()
+        return [row(self._list(n), [*self._list(sorted(n)), self._ids[END]]) for n in drawn]
+
+    def _list(self, numbers: list[int]) -> list[int]:
+        return self._ids_of(",".join(map(str, numbers)))
+
+    def most_tokens(self, length: int) -> int:
+        return 2 * (5 * length - 1) + 1
+
+
+class Addition(Task):
+    """a+b in decimal; the length is the number of digits of the longer one.
+
+    The authors' buckets are all pairs of numbers of digits, each equally often. So among a length's
+    examples the pairs of which the longer one is this length are equally frequent, the shorter one
+    having at least `min_digits`, and the lengths are drawn for training in proportion to the number
+    of their pairs. A number is uniform among those of its digits; one digit may be 0.
+    """
+
+    name = "addition"
+    presentation = "causal"
+    alphabet = (*string.digits, "+", END)
+
+    def __init__(self, *, min_digits: int = 1):
+        self.min_length = require_whole(self, "min_digits", min_digits, 1)
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        shorter = length - self.min_length
+        # Pairs below `shorter` have b the shorter one, those above it have a.
+        pair = rng.integers(2 * shorter + 1, size=count)
+        digits = length - np.stack([np.maximum(pair - shorter, 0), np.maximum(shorter - pair, 0)])
+        drawn = rng.integers(10, size=(2, count, length))
+        drawn[:, :, 0] = np.where(digits > 1, rng.integers(1, 10, size=(2, count)), drawn[:, :, 0])
+        examples = []
+        for (a, b), (m, n) in zip(drawn.swapaxes(0, 1).tolist(), digits.T.tolist(), strict=True):
+            total = int("".join(map(str, a[:m]))) + int("".join(map(str, b[:n])))
+            question = [*a[:m], self._ids["+"], *b[:n]]
+            examples.append(row(question, [*self._ids_of(str(total)), self._ids[END]]))
+        return examples
+
+    def draw_lengths(
+        self, rng: np.random.Generator, shortest: int, longest: int, count: int
+    ) -> np.ndarray:
+        lengths = np.arange(shortest, longest + 1)
+        pairs = 2 * (lengths - self.min_length) + 1
+        return rng.choice(lengths, size=count, p=pairs / pairs.sum())
+
+    def most_tokens(self, length: int) -> int:
+        return 3 * length + 3
+
+
+class Polynomial(Task):
+    """The value of a polynomial at x modulo `modulus`; the length is the number of its terms.
+
+    Question: x, a semicolon, then terms c*x^d with + between them; x is -2 to 2, c is -3 to 3, d is
+    0 to 3, all uniform.
+    """
+
+    name = "polynomial"
+    presentation = "causal"
+    alphabet = (*string.digits, "-", "+", "*", "^", "x", ";", END)
+
+    def __init__(self, *, modulus: int = 10):
+        if require_whole(self, "modulus", modulus, 2) > 10:
+            raise DataError(
+                f"polynomial.modulus is at most 10, the answer is one digit; not {modulus}."
+            )
+        self.modulus = modulus
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        x = rng.integers(-2, 3, size=(count, 1))
+        c = rng.integers(-3, 4, size=(count, length))
+        d = rng.integers(4, size=(count, length))
+        values = ((c * x**d).sum(axis=1) % self.modulus).tolist()
+        examples = []
+        for at, cs, ds, value in zip(x[:, 0].tolist(), c.tolist(), d.tolist(), values, strict=True):
+            terms = "+".join(f"{a}*x^{b}" for a, b in zip(cs, ds, strict=True))
+            question = self._ids_of(f"{at};{terms}")
+            examples.append(row(question, [value, self._ids[END]]))
+        return examples
+
+    def most_tokens(self, length: int) -> int:
+        return 3 + 7 * length - 1 + 2
+
+
+class Lego(Task):
+    """The value of a variable at the end of a chain a = +1, b = -a, c = +b, ...
+
+    Zhang et al. 2022, arXiv:2206.04301, as Kazemnejad et al. use it. The length is the number of
+    variables, which are random letters. Asked is for a uniform one of the later half of the chain
+    (of an odd length without its middle). The clauses are in the chain's order, or with
+    `shuffle` in a random one.
+    """
+
+    name = "lego"
+    presentation = "causal"
+    alphabet = (*string.ascii_lowercase, "=", "+", "-", "+1", "-1", ",", "?", END)
+    min_length = 2
+    max_length = 26
+
+    def __init__(self, *, shuffle: bool = False):
+        self.shuffle = shuffle
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        letters = rng.permuted(np.tile(np.arange(26), (count, 1)), axis=1)[:, :length]
+        values = rng.integers(2, size=(count, length))
+        asked = rng.integers((length + 1) // 2, length, size=count)
+        order = np.tile(np.arange(length), (count, 1))
+        if self.shuffle:
+            order = rng.permuted(order, axis=1)
+        drawn = (letters.tolist(), values.tolist(), asked.tolist(), order.tolist())
+        return [self._example(*each) for each in zip(*drawn, strict=True)]
+
+    def _example(
+        self, letters: list[int], values: list[int], asked: int, order: list[int]
+    ) -> Example:
+        question: list[str] = []
+        for i in order:
+            name = self.alphabet[letters[i]]
+            if i == 0:
+                question += [name, "=", ("-1", "+1")[values[0]], ","]
+            else:
+                sign = "+" if values[i] == values[i - 1] else "-"
+                question += [name, "=", sign, self.alphabet[letters[i - 1]], ","]
+        question[-1:] = ["?", self.alphabet[letters[asked]]]
+        return row(self._ids_of(question), self._ids_of([("-1", "+1")[values[asked]], END]))

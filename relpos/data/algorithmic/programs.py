@@ -1,0 +1,266 @@
+"""Programs to be run in one's head: counting, flip-flops, nested lists."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Iterator
+
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task, require_share, require_whole, row
+from relpos.data.errors import DataError
+
+
+class Counting(Task):
+    """What a variable holds after a program of `length` steps.
+
+    Golovneva et al. 2024, arXiv:2405.18719, sec. 5.2, and their count_data_gen.py. A step is
+
+        v = 0 ;    four symbols: sets a random variable       weight 1
+        v ++;      two: adds 1 to a random set variable       weight 7
+        pass;      one                                        weight 50
+
+    and one that cannot be (no variable is set, or the one drawn holds 10) is drawn again, its kind
+    too. Then a random set variable is printed. Programs that set none are dropped, so that short
+    lengths are rarer, see `draw_lengths`. Theirs are 3 to 512 steps; of more than `max_tokens`
+    symbols only the last are kept (0: all), so that the answer may not follow from what is seen.
+    """
+
+    name = "counting"
+    presentation = "causal"
+    answer_mark = False
+    most = 10  # a variable holds
+    _SET, _ADD, _PASS = range(3)
+    _weights = (1, 7, 50)
+
+    def __init__(self, *, variables: int = 1, max_tokens: int = 512):
+        self.variables = require_whole(self, "variables", variables, 1)
+        if self.variables > 26:
+            raise DataError(f"counting.variables is at most 26, the letters; not {variables}.")
+        self.max_tokens = require_whole(self, "max_tokens", max_tokens, 0)
+        if self.max_tokens in (1, 2):
+            raise DataError("counting.max_tokens leaves no room for a step: 3 or more, or 0: all.")
+        names = string.ascii_lowercase[: self.variables]
+        numbers = map(str, range(self.most + 1))
+        self.alphabet = (*names, *numbers, "=", ";", "++;", "pass;", "print")
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
+        # Before a variable is set there is nothing but pass, so the first is a geometric variate.
+        none_set = self._none_set
+        first = np.log1p(-rng.random(count) * (1 - none_set**length)) / np.log(none_set)
+        first = np.minimum(first.astype(int), length - 1)[:, None]
+        place = np.arange(length)
+        kinds = np.where(place < first, self._PASS, np.where(place == first, self._SET, kinds))
+        uniform = _uniform(rng)
+        return [self._example(steps, uniform) for steps in kinds.tolist()]
+
+    @functools.cached_property
+    def _shares(self) -> np.ndarray:
+        """Where on 0..1 a kind of step ends and the next begins."""
+        return np.cumsum(self._weights)[:-1] / sum(self._weights)
+
+    @property
+    def _none_set(self) -> float:
+        """How often a step leaves all variables as they are while none is set."""
+        return self._weights[self._PASS] / (self._weights[self._PASS] + self._weights[self._SET])
+
+    def _example(self, steps: list[int], uniform: Iterator[float]) -> Example:
+        held: dict[str, int] = {}
+        program: list[str] = []
+        for kind in steps:
+            if kind == self._ADD:
+                variable = _choose(list(held), uniform)
+                while kind == self._ADD and held[variable] == self.most:
+                    kind = int(np.searchsorted(self._shares, next(uniform), side="right"))
+                    variable = _choose(list(held), uniform)
+            if kind == self._PASS:
+                program.append("pass;")
+            elif kind == self._ADD:
+                held[variable] += 1
+                program += [variable, "++;"]
+            else:
+                variable = _choose(self.alphabet[: self.variables], uniform)
+                held[variable] = 0
+                program += [variable, "=", "0", ";"]
+        variable = _choose(list(held), uniform)
+        question = self._ids_of([*program, "print", variable])
+        seen = self.max_tokens - 1 if self.max_tokens else len(question)
+        return row(question[-seen:], self._ids_of([str(held[variable])]))
+
+    def draw_lengths(
+        self, rng: np.random.Generator, shortest: int, longest: int, count: int
+    ) -> np.ndarray:
+        lengths = np.arange(shortest, longest + 1)
+        sets_one = 1 - self._none_set**lengths
+        return rng.choice(lengths, size=count, p=sets_one / sets_one.sum())
+
+    def most_tokens(self, length: int) -> int:
+        return min(4 * length + 3, self.max_tokens or 4 * length + 3)
+
+
+class FlipFlop(Task):
+    """A bit is written, ignored or read; what is read is what was written last.
+
+    Liu et al. 2023, arXiv:2306.00946: FFL(p) is `length` pairs of an instruction and a bit, theirs
+    256. The first instruction is w, the last r, all others i with probability `ignore`, w and r with
+    half of the rest each. The bits are uniform, but for those after r: only they are hidden and
+    count. Trained on p = 0.8, tested on 0.8, 0.98 (sparse) and 0.1 (dense).
+    """
+
+    name = "flip_flop"
+    presentation = "causal"
+    alphabet = ("0", "1", "w", "i", "r")
+    min_length = 2
+    answer_mark = False
+
+    def __init__(self, *, ignore: float = 0.8):
+        self.ignore = require_share(self, "ignore", ignore)
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        write, ignore, read = map(self._ids.__getitem__, "wir")
+        change = (1 - self.ignore) / 2
+        kinds = rng.choice(
+            [write, ignore, read], p=[change, self.ignore, change], size=(count, length)
+        )
+        kinds[:, 0], kinds[:, -1] = write, read
+        bits = rng.integers(2, size=(count, length))
+        written = np.maximum.accumulate(np.where(kinds == write, np.arange(length), 0), axis=1)
+        reads = kinds == read
+        bits = np.where(reads, np.take_along_axis(bits, written, axis=1), bits)
+        tokens = np.stack([kinds, bits], axis=2, dtype=np.int32).reshape(count, 2 * length)
+        hidden = np.stack([np.zeros_like(reads), reads], axis=2).reshape(count, 2 * length)
+        return list(map(Example, tokens, hidden, hidden))
+
+
+class ListOps(Task):
+    """The value of a nested list of operations on digits.
+
+    Nangia and Bowman 2018, arXiv:1804.06028, as in Long Range Arena, Tay et al. 2021,
+    arXiv:2011.04006. A list is a digit, or with probability `expand` an operator, 2 to
+    `max_arguments` lists, and a bracket; those at depth `max_depth` are digits. Operators: smallest,
+    largest, whole part of the median, sum modulo 10.
+
+    The length is the number of symbols. The lists are those of the authors' generator of just this
+    length; it throws away all others until it has one of more than 500 and less than 2000, so that
+    `draw_lengths` on 501..1999 gives its distribution. Their tokenizer loses the brackets; here
+    they stay. A digit alone is not drawn.
+    """
+
+    name = "listops"
+    alphabet = (*string.digits, "[MIN", "[MAX", "[MED", "[SM", "]")
+    min_length = 4
+
+    def __init__(self, *, expand: float = 0.25, max_depth: int = 10, max_arguments: int = 10):
+        self.expand = require_share(self, "expand", expand)
+        self.max_depth = require_whole(self, "max_depth", max_depth, 2)
+        self.max_arguments = require_whole(self, "max_arguments", max_arguments, 2)
+        if not self.expand:
+            raise DataError("listops.expand must be above 0: else there are no lists.")
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        shares = self._shares(length)
+        if not shares[0][1][length] > 0:
+            raise DataError(
+                f"{self.name} has no list of length {length} within max_depth={self.max_depth} and "
+                f"max_arguments={self.max_arguments}."
+            )
+        uniform = _uniform(rng)
+        examples = []
+        for _ in range(count):
+            question: list[int] = []
+            value = self._list(shares, 0, length, uniform, question)
+            examples.append(row(question, [value]))
+        return examples
+
+    def draw_lengths(
+        self, rng: np.random.Generator, shortest: int, longest: int, count: int
+    ) -> np.ndarray:
+        shares = self._shares(longest)[0][1][shortest : longest + 1]
+        if not shares.sum() > 0:
+            raise DataError(f"{self.name} has no list of length {shortest} to {longest}.")
+        return rng.choice(np.arange(shortest, longest + 1), size=count, p=shares / shares.sum())
+
+    def most_tokens(self, length: int) -> int:
+        return length + 1
+
+    def _shares(self, length: int) -> list[list[np.ndarray]]:
+        """What `_list_shares` gives for all lengths up to this one."""
+        return _list_shares(
+            self.expand, self.max_depth, self.max_arguments, 1 << length.bit_length()
+        )
+
+    def _list(
+        self,
+        shares: list[list[np.ndarray]],
+        depth: int,
+        length: int,
+        uniform: Iterator[float],
+        symbols: list[int],
+    ) -> int:
+        """Appends a list of a length to `symbols` and returns its value."""
+        if length == 1:
+            symbols.append(int(next(uniform) * 10))
+            return symbols[-1]
+        lists = shares[depth + 1]  # lists[k][n]: k lists are of n symbols together
+        rest = length - 2
+        arguments = 2 + _draw([lists[k][rest] for k in range(2, len(lists))], uniform)
+        operator = int(next(uniform) * 4)
+        symbols.append(10 + operator)
+        values = []
+        for left in range(arguments - 1, -1, -1):
+            size = rest if left == 0 else _first_size(lists, left, rest, uniform)
+            values.append(self._list(shares, depth + 1, size, uniform, symbols))
+            rest -= size
+        symbols.append(14)
+        if operator == 2:
+            values.sort()
+            return (values[len(values) // 2] + values[(len(values) - 1) // 2]) // 2
+        return (min(values), max(values), 0, sum(values) % 10)[operator]
+
+
+@functools.lru_cache(maxsize=8)
+def _list_shares(
+    expand: float, max_depth: int, max_arguments: int, limit: int
+) -> list[list[np.ndarray]]:
+    """Probability, by depth from 0 and by k, that k lists in a row have n symbols; n < limit."""
+    by_depth: list[list[np.ndarray]] = []
+    one = np.zeros(limit)
+    one[1] = 1
+    for _ in range(max_depth):
+        sums = [np.eye(1, limit)[0], one]
+        while len(sums) <= max_arguments:
+            sums.append(np.convolve(sums[-1], one)[:limit])
+        by_depth.insert(0, sums)
+        one = np.zeros(limit)
+        one[2:] = expand * np.mean(sums[2:], axis=0)[:-2]
+        one[1] = 1 - expand
+    return by_depth
+
+
+def _first_size(lists: list[np.ndarray], left: int, rest: int, uniform: Iterator[float]) -> int:
+    """Draws how many of `rest` symbols the first of left + 1 lists takes."""
+    u = next(uniform) * lists[left + 1][rest]
+    digit = lists[1][1] * lists[left][rest - 1]
+    if u < digit:  # mostly, so the other sizes need not be looked at
+        return 1
+    sizes = lists[1][2 : rest - left + 1] * lists[left][rest - 2 : left - 1 : -1]
+    below = np.cumsum(sizes) + digit
+    return 2 + min(int(np.searchsorted(below, u, side="right")), np.flatnonzero(sizes)[-1])
+
+
+def _draw(weights: list[float], uniform: Iterator[float]) -> int:
+    """Draws an index in proportion to its weight."""
+    below = np.cumsum(weights)
+    return int(np.searchsorted(below, next(uniform) * below[-1], side="right"))
+
+
+def _choose(from_: list[str] | tuple[str, ...], uniform: Iterator[float]) -> str:
+    return from_[int(next(uniform) * len(from_))]
+
+
+def _uniform(rng: np.random.Generator) -> Iterator[float]:
+    """Uniform numbers on 0..1, one by one but drawn together."""
+    while True:
+        yield from rng.random(1024).tolist()

@@ -1,0 +1,169 @@
+"""Strings over small alphabets: nine of the fifteen tasks of randomized positions.
+
+Delétang et al. 2023, arXiv:2207.02098, and Ruoss et al. 2023, arXiv:2305.16843, whose code leaves
+open nothing of what follows. Here and in arithmetic.py the length of an example is that of its
+question; as many placeholders follow as the answer has symbols. At the shortest lengths, where a
+task has no meaning, the authors' generators fall back on fixed examples; here they do not exist.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task, require_whole, rows
+
+BITS = ("0", "1")
+
+
+def bits(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
+    """Returns uniform bits [B, T]."""
+    return rng.integers(2, size=(count, length))
+
+
+class EvenPairs(Task):
+    """Whether the number of adjacent unequal bits is odd, 1, or even, 0."""
+
+    name = "even_pairs"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        unequal = (word[:, 1:] != word[:, :-1]).sum(axis=1, keepdims=True)
+        return rows(word, unequal % 2)
+
+
+class Parity(Task):
+    """The sum of the bits modulo 2."""
+
+    name = "parity"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        return rows(word, word.sum(axis=1, keepdims=True) % 2)
+
+
+class CycleNavigation(Task):
+    """Where on a cycle one stands after steps 0 (back), 1 (stay) and 2 (forward), starting from 0."""
+
+    name = "cycle_navigation"
+
+    def __init__(self, *, cycle: int = 5):
+        self.cycle = require_whole(self, "cycle", cycle, 3)  # a step is a symbol too
+        self.alphabet = tuple(map(str, range(self.cycle)))
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        steps = rng.integers(3, size=(count, length))
+        return rows(steps, (steps - 1).sum(axis=1, keepdims=True) % self.cycle)
+
+
+class StackManipulation(Task):
+    """What is on a stack after some instructions, from its top.
+
+    Question: the stack, 1 to length - 1 bits from its bottom, then instructions: pop (without
+    effect on an empty stack), push0, push1. Answer: the bits, end, and zeros up to length + 1
+    symbols, which do not count.
+    """
+
+    name = "stack_manipulation"
+    alphabet = (*BITS, "pop|end", "push0", "push1")  # the authors' code has one id for two
+    _POP = _END = 2
+
+    def __init__(self, *, score_padding: bool = False):
+        self.score_padding = score_padding
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        actions = rng.integers(self._POP, self._POP + 3, size=(count, length))
+        filled = rng.integers(1, max(length, 2), size=(count, 1))
+        question = np.where(np.arange(length) < filled, word, actions)
+        stacks = [self._run(symbols) for symbols in question.tolist()]
+        return rows(question, *terminated(stacks, self._END, length + 1, self.score_padding))
+
+    def _run(self, symbols: list[int]) -> list[int]:
+        stack: list[int] = []
+        for symbol in symbols:
+            if symbol != self._POP:
+                stack.append(symbol % 3)  # a bit of the first stack, or push0 = 3 and push1 = 4
+            elif stack:
+                stack.pop()
+        return stack[::-1]
+
+
+class Reverse(Task):
+    """The bits from the last to the first."""
+
+    name = "reverse"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        return rows(word, word[:, ::-1])
+
+
+class Duplicate(Task):
+    """The bits, twice."""
+
+    name = "duplicate"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        return rows(word, np.tile(word, 2))
+
+
+class MissingDuplicate(Task):
+    """Bits, twice, one of all these made unreadable: it is the answer. An odd length ends in pad."""
+
+    name = "missing_duplicate"
+    alphabet = (*BITS, "missing", "pad")
+    min_length = 2
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        question = np.full((count, length), self.alphabet.index("pad"))
+        half = length // 2
+        question[:, : 2 * half] = np.tile(bits(rng, count, half), 2)
+        place = rng.integers(2 * half, size=(count, 1))
+        answer = np.take_along_axis(question, place, axis=1)
+        np.put_along_axis(question, place, self.alphabet.index("missing"), axis=1)
+        return rows(question, answer)
+
+
+class OddsFirst(Task):
+    """The bits at odd indices, then those at even ones, counted from 0."""
+
+    name = "odds_first"
+    alphabet = BITS
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = bits(rng, count, length)
+        return rows(word, np.concatenate([word[:, 1::2], word[:, ::2]], axis=1))
+
+
+class BucketSort(Task):
+    """The symbols in ascending order."""
+
+    name = "bucket_sort"
+
+    def __init__(self, *, letters: int = 5):
+        self.alphabet = tuple(map(str, range(require_whole(self, "letters", letters, 1))))
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        word = rng.integers(len(self.alphabet), size=(count, length))
+        return rows(word, np.sort(word, axis=1))
+
+
+def terminated(
+    results: list[list[int]], end: int, length: int, score_padding: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns results, each with `end` and zeros up to a length, [B, T], and what of them counts, [B, T].
+
+    The authors measure accuracy up to the end and train on the zeros too (`score_padding`).
+    """
+    answers = np.zeros((len(results), length), np.int32)
+    scored = np.full(answers.shape, score_padding)
+    for i, result in enumerate(results):
+        answers[i, : len(result)] = result
+        answers[i, len(result)] = end
+        scored[i, : len(result) + 1] = True
+    return answers, scored

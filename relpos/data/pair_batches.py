@@ -1,0 +1,174 @@
+"""Batches of sentence pairs of about one length, by Grain.
+
+A pair with source tokens s_1..s_m and target tokens t_1..t_n is shown to an encoder-decoder as
+
+    source   s_1 ... s_m <sep>      inputs   <sep> t_1 ... t_n      targets  t_1 ... t_n <sep>
+
+padded to one length that both sides of a batch share, one of few, so that few programs are compiled. A
+batch is a dict of int32 arrays [B, T]: `source`, `source_segments`, `inputs`, `targets`, `segments`
+(1 for tokens, 0 for padding).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from relpos.data.errors import DataError
+from relpos.data.pairs import Pair
+
+Batch = dict[str, np.ndarray]
+Tokens = tuple[np.ndarray, np.ndarray]
+
+_POOL = 50  # batches that are sorted by length together
+
+
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer, see tokenizers.py."""
+
+    @property
+    def separator(self) -> int:
+        """The id that ends a sentence."""
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Returns the ids of a text, int32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenized:
+    """Random access to the tokens of pairs, separators not counted."""
+
+    pairs: Sequence[Pair]
+    source: Tokenizer
+    target: Tokenizer
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Tokens:
+        source, target = self.pairs[index]
+        return self.source.encode(source), self.target.encode(target)
+
+
+def padded_length(needed: int, longest: int) -> int:
+    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`."""
+    size = 8
+    while size < needed:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return min(size, longest)
+
+
+def fits(pair: Tokens, sequence_length: int) -> bool:
+    """Tells whether both sides fit with their separators, and neither is empty."""
+    return all(0 < len(tokens) < sequence_length for tokens in pair)
+
+
+def train_batches(
+    pairs: Tokenized, *, sequence_length: int, batch_size: int, seed: int
+) -> grain.IterDataset[Batch]:
+    """Returns endless batches; each is a function of the seed and of how many came before.
+
+    Every epoch visits the pairs in another order. Some batches' worth of them are sorted by length, cut
+    into batches and shuffled. Pairs that do not fit are left out, and others shown once more instead.
+
+    Raises:
+        DataError: there are no pairs.
+    """
+    if not len(pairs):
+        raise DataError("There are no pairs to train on.")
+    draw = _Draw(pairs, sequence_length, batch_size, seed)
+    in_this_thread = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return grain.MapDataset.range(1).repeat().map_with_index(draw).to_iter_dataset(in_this_thread)
+
+
+def eval_batches(
+    pairs: Sequence[Tokens],
+    *,
+    sequence_length: int,
+    batch_size: int,
+    separators: tuple[int, int],
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yields batches with the numbers of their pairs, shortest first; the last rows may be padding.
+
+    Pairs which do not fit have to be dealt with before.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i])))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield (
+            chosen,
+            make_batch([pairs[i] for i in chosen], sequence_length, batch_size, separators),
+        )
+
+
+def make_batch(
+    pairs: Sequence[Tokens], sequence_length: int, rows: int, separators: tuple[int, int]
+) -> Batch:
+    """Returns the pairs as a batch of so many rows, those that are missing empty.
+
+    Args:
+        pairs: tokens without separators; both sides fit.
+        sequence_length: the most tokens of a side.
+        rows: B.
+        separators: of source and target.
+    """
+    T = padded_length(1 + max(len(tokens) for pair in pairs for tokens in pair), sequence_length)
+    names = ("source", "source_segments", "inputs", "targets", "segments")
+    batch = {name: np.zeros((rows, T), np.int32) for name in names}
+    of_source, of_target = separators
+    for row, (source, target) in enumerate(pairs):
+        m, n = len(source), len(target)
+        batch["source"][row, :m], batch["source"][row, m] = source, of_source
+        batch["source_segments"][row, : m + 1] = 1
+        batch["inputs"][row, 0], batch["inputs"][row, 1 : n + 1] = of_target, target
+        batch["targets"][row, :n], batch["targets"][row, n] = target, of_target
+        batch["segments"][row, : n + 1] = 1
+    return batch
+
+
+class _Draw(grain.transforms.MapWithIndex):
+    """Gives for the number of a step its batch."""
+
+    def __init__(self, pairs: Tokenized, sequence_length: int, batch_size: int, seed: int) -> None:
+        self._pairs = pairs
+        self._length = sequence_length
+        self._batch_size = batch_size
+        self._seed = (abs(seed), seed < 0)
+        self._pool_size = min(_POOL, -(-len(pairs) // batch_size))
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+        self._pool = functools.lru_cache(maxsize=2)(self._draw_pool)
+
+    def map_with_index(self, index: int, element: int) -> Batch:
+        """Returns the batch of step `index`."""
+        del element
+        number, place = divmod(index, self._pool_size)
+        chosen = self._pool(number)[place]
+        separators = (self._pairs.source.separator, self._pairs.target.separator)
+        return make_batch(chosen, self._length, self._batch_size, separators)
+
+    def _draw_permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((*self._seed, 0, epoch)).permutation(len(self._pairs))
+
+    def _draw_pool(self, number: int) -> list[list[Tokens]]:
+        """Returns the batches of a pool."""
+        count = self._pool_size * self._batch_size
+        places = np.arange(number * count, (number + 1) * count)
+        drawn = [
+            self._permutation(epoch)[i]
+            for epoch, i in zip(*divmod(places, len(self._pairs)), strict=True)
+        ]
+        found = [pair for i in drawn if fits(pair := self._pairs[int(i)], self._length)]
+        if not found:
+            raise DataError(
+                f"None of {count} pairs fits into sequence_length={self._length} tokens: raise it."
+            )
+        rng = np.random.default_rng((*self._seed, 1, number))
+        found += [found[i] for i in rng.integers(len(found), size=count - len(found))]
+        found.sort(key=lambda pair: max(map(len, pair)))
+        batches = [found[i : i + self._batch_size] for i in range(0, count, self._batch_size)]
+        return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,0 +1,133 @@
+"""Long contexts in overlapping windows of tokens, and spans of tokens as spans of characters.
+
+As in BERT's run_squad (Devlin et al. 2019, arXiv:1810.04805): a context that is too long for the model
+is cut every `stride` tokens into windows of `size`. An answer is trained on in the windows that hold
+it whole. A span can be scored in several windows; what counts is the one in which it has the most
+context, so that every span has one score. Here context is that of the whole span; in run_squad it is
+that of its first token.
+
+Shapes: N tokens of a context, W windows, S tokens of a window.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from relpos.data.errors import DataError
+
+
+class Span(NamedTuple):
+    """A span of tokens [start, stop), and its score."""
+
+    start: int
+    stop: int
+    score: float
+
+
+def windows(length: int, *, size: int, stride: int) -> np.ndarray:
+    """Returns the first token of every window and the one behind its last, int64 [W, 2].
+
+    Every token is in a window, and every span of at most size - stride + 1 tokens is in one whole.
+
+    Args:
+        length: N, tokens of the context.
+        size: S, tokens of a window; the last window may have fewer.
+        stride: from the first token of a window to that of the next.
+
+    Raises:
+        DataError: the stride is not from 1 to size: there would be gaps between the windows.
+    """
+    if not 1 <= stride <= size:
+        raise DataError(
+            f"stride={stride} should be from 1 to size={size}, or tokens would be left out."
+        )
+    count = 1 + max(0, -(-(length - size) // stride))
+    starts = stride * np.arange(count if length else 0)
+    return np.stack([starts, np.minimum(starts + size, length)], axis=1)
+
+
+def holding(windows_W2: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Returns which windows hold the tokens [start, stop) whole, bool [W]."""
+    return (windows_W2[:, 0] <= start) & (stop <= windows_W2[:, 1])
+
+
+def best_span(
+    start_WS: np.ndarray, stop_WS: np.ndarray, windows_W2: np.ndarray, *, longest: int
+) -> Span:
+    """Returns the span with the highest sum of scores, each in the window of its most context.
+
+    Args:
+        start_WS: score of each token of each window as the first of an answer.
+        stop_WS: score of each token of each window as the last of an answer.
+        windows_W2: where the windows lie, as `windows` returns it; scores behind the end of a
+            window are ignored.
+        longest: tokens of an answer, at most.
+
+    Raises:
+        DataError: there is no token.
+    """
+    if not len(windows_W2):
+        raise DataError("There are no windows, so no span to choose.")
+    length = int(windows_W2[:, 1].max())
+    longest = min(longest, length)
+    # Rows are first tokens, columns how many tokens follow.
+    context = np.full((length, longest), -np.inf)
+    score = np.full((length, longest), -np.inf)
+    for (low, high), starts_S, stops_S in zip(windows_W2, start_WS, stop_WS, strict=True):
+        size = int(high - low)
+        first = np.arange(size)[:, None]
+        last = first + np.arange(longest)
+        inside = last < size
+        last = np.minimum(last, size - 1)
+        # The smaller side counts; of equals the earlier window, which is never the shorter one.
+        here = np.where(inside, np.minimum(first, size - 1 - last), -np.inf)
+        better = here > context[low:high]
+        context[low:high] = np.where(better, here, context[low:high])
+        sums = starts_S[:size, None].astype(np.float64) + stops_S[last]
+        score[low:high] = np.where(better, sums, score[low:high])
+    start, more = np.unravel_index(int(np.argmax(score)), score.shape)
+    return Span(int(start), int(start + more + 1), float(score[start, more]))
+
+
+def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
+    """Returns the characters that each token stands for, [start, stop) each, int64 [N, 2].
+
+    A token that begins or ends inside a character has the whole character, so that every span of
+    tokens is a span of characters.
+
+    Args:
+        text: the text.
+        byte_lengths_N: bytes of each of its tokens: byte_lengths[ids] of a tokenizer that loses
+            nothing.
+
+    Raises:
+        DataError: the tokens do not stand for this text.
+    """
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    stops = np.cumsum(byte_lengths_N, dtype=np.int64)
+    if (int(stops[-1]) if len(stops) else 0) != len(encoded):
+        raise DataError(
+            f"The tokens stand for {int(stops[-1]) if len(stops) else 0} bytes, but the text has "
+            f"{len(encoded)}."
+        )
+    # The character that each byte belongs to: a byte which does not continue one begins the next.
+    character = np.append(np.cumsum(encoded & 0xC0 != 0x80) - 1, len(text))
+    starts = stops - byte_lengths_N
+    last = np.maximum(stops - 1, 0)
+    ends = np.where(byte_lengths_N > 0, character[last] + 1, character[starts])
+    return np.stack([character[starts], ends], axis=1)
+
+
+def token_span(offsets_N2: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    """Returns the fewest tokens [first, behind) that hold the characters [start, stop).
+
+    Args:
+        offsets_N2: as `character_offsets` returns it.
+        start: the first character.
+        stop: the one behind the last, greater than start.
+    """
+    first = int(np.searchsorted(offsets_N2[:, 1], start, side="right"))
+    behind = int(np.searchsorted(offsets_N2[:, 0], stop, side="left"))
+    return first, behind

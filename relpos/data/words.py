@@ -1,0 +1,69 @@
+"""A vocabulary of whole words, for texts whose words are all known: commands, stories.
+
+Words are what stands between spaces; decoding puts single spaces between them. A word that train does
+not have becomes the unknown word.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from relpos.data.errors import DataError
+from relpos.data.tokenizers import write_file
+
+UNKNOWN = b"<unknown>"
+
+
+class Words:
+    """Ids 0 ... n-1 are words, n is the unknown word, n+1 the separator."""
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self._words = list(words)
+        self._ids = {word: i for i, word in enumerate(self._words)}
+        self.vocab_size = len(self._words) + 2
+        self.separator = len(self._words) + 1
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Returns the ids of a text, int32 [n]."""
+        unknown = len(self._words)
+        return np.array([self._ids.get(word, unknown) for word in text.split()], np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the words; separators stand for none."""
+        words = [*self._words, UNKNOWN]
+        return b" ".join(words[i] for i in np.asarray(ids).tolist() if i != self.separator)
+
+    def unknown(self, text: bytes) -> list[str]:
+        """Returns the words of a text that the vocabulary has not."""
+        return [word.decode("utf-8", "replace") for word in text.split() if word not in self._ids]
+
+
+def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
+    """Returns the vocabulary kept at `path`, or that of the texts, most frequent first, and keeps it there.
+
+    Raises:
+        DataError: the file is no vocabulary, or there are no words.
+    """
+    path = Path(path)
+    if path.exists():
+        try:
+            return Words(
+                [word.encode("utf-8", "surrogateescape") for word in json.loads(path.read_text())]
+            )
+        except (ValueError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"{path} is not a vocabulary ({error}): delete it to make it anew."
+            ) from error
+    counts = collections.Counter(word for text in texts for word in text.split())
+    if not counts:
+        raise DataError("There are no words to make a vocabulary of.")
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    spelt = [word.decode("utf-8", "surrogateescape") for word in ranked]
+    write_file(path, json.dumps(spelt).encode())
+    return Words(ranked)

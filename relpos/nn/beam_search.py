@@ -1,0 +1,163 @@
+"""The most probable targets of an encoder-decoder, by beam search."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.nn.encoder_decoder import Decoding, EncoderDecoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Beams:
+    """How targets are searched.
+
+    Attributes:
+      size: beams; 1 is the greedy choice.
+      length_penalty: alpha: log probabilities are divided by ((5 + length) / 6)^alpha, the length counting the end
+        mark (Wu et al. 2016, arXiv:1609.08144, sec. 7).
+    """
+
+    size: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"beams must be at least 1, got {self.size}")
+        if not 0 <= self.length_penalty < float("inf"):
+            raise ValueError(
+                f"length_penalty must be at least 0 and finite, got {self.length_penalty}"
+            )
+
+    def score(self, log_probability, length):
+        """Return what beams are ranked by."""
+        return log_probability / ((5 + length) / 6) ** self.length_penalty
+
+
+class Found(NamedTuple):
+    """Targets, the best first.
+
+    Attributes:
+      tokens: [B, E, M], filled up with the end mark.
+      lengths: without the end mark, [B, E].
+      scores: [B, E]; of those that were not found -1e30.
+    """
+
+    tokens: Int[Array, "B E M"]
+    lengths: Int[Array, "B E"]
+    scores: Float[Array, "B E"]
+
+
+class _Search(NamedTuple):
+    step: Array
+    decoding: Decoding
+    last: Array  # [B, E]
+    alive: Array  # log probabilities, [B, E]
+    tokens: Array  # [B, E, M]
+    done: Found
+
+    @property
+    def full(self) -> Array:
+        """Return which rows have all their targets, [B]: they change no more."""
+        return (self.done.scores > LOWEST / 2).all(-1)
+
+
+LOWEST = -1e30
+
+
+def beam_search(
+    model: EncoderDecoder,
+    source_BS: Int[Array, "B S"],
+    segments_BS: Int[Array, "B S"] | None = None,
+    *,
+    beams: Beams,
+    max_length: int,
+    begin: int,
+    end: int,
+    lengths_B: Int[Array, "B"] | None = None,
+) -> Found:
+    """Search the targets of sources, in one program.
+
+    Args:
+      model: an encoder-decoder.
+      source_BS: source tokens.
+      segments_BS: 1 for tokens, 0 for padding; None: no padding.
+      beams: how many, and how they are ranked.
+      max_length: M, the most tokens of a target; one that does not end before is cut there.
+      begin: the token before every target.
+      end: the token behind it.
+      lengths_B: the length every target must have ("oracle length"); None: the model ends it.
+
+    Returns:
+      The targets of each source.
+    """
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
+    graphdef, state = nnx.split(model)
+    return _search(
+        graphdef, beams, max_length, begin, end, state, source_BS, segments_BS, lengths_B
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS, lengths_B):
+    model: EncoderDecoder = nnx.merge(graphdef, state)
+    B, E = source_BS.shape[0], beams.size
+    each_B1 = jnp.arange(B)[:, None]
+
+    def one_step(search: _Search) -> _Search:
+        step = search.step
+        logits, decoding = model.step(search.last.reshape(B * E, 1), search.decoding)
+        log_BEV = jax.nn.log_softmax(logits[:, 0].reshape(B, E, -1))
+        V = log_BEV.shape[-1]
+        # The last step ends whatever is alive.
+        must_B = jnp.full((B,), step == M)
+        if lengths_B is not None:
+            must_B |= lengths_B == step
+        may_B = jnp.ones((B,), bool) if lengths_B is None else must_B
+        is_end_V = jnp.arange(V) == end
+        allowed_BV = jnp.where(is_end_V[None], may_B[:, None], ~must_B[:, None])
+        total_BEV = jnp.where(allowed_BV[:, None], search.alive[..., None] + log_BEV, LOWEST)
+
+        # As many as may all end now, and as many again that go on.
+        best_BC, chosen_BC = jax.lax.top_k(total_BEV.reshape(B, E * V), 2 * E)
+        parent_BC, token_BC = chosen_BC // V, chosen_BC % V
+        ends_BC = (token_BC == end) & (best_BC > LOWEST / 2)
+        among_first = jnp.arange(2 * E)[None] < E
+        now_BC = jnp.where(ends_BC & among_first, beams.score(best_BC, step + 1), LOWEST)
+        now = Found(search.tokens[each_B1, parent_BC], jnp.full((B, 2 * E), step), now_BC)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), search.done, now)
+        _, kept_BE = jax.lax.top_k(both.scores, E)
+        better = jax.tree.map(lambda x: x[each_B1, kept_BE], both)
+        full_B = search.full
+        done = jax.tree.map(
+            lambda old, new: jnp.where(full_B.reshape(-1, *[1] * (new.ndim - 1)), old, new),
+            search.done, better,
+        )  # fmt: skip
+
+        alive, kept_BE = jax.lax.top_k(jnp.where(token_BC == end, LOWEST, best_BC), E)
+        parent_BE, last = parent_BC[each_B1, kept_BE], token_BC[each_B1, kept_BE]
+        rows = (each_B1 * E + parent_BE).reshape(-1)
+        caches = tuple(cache.take(rows) for cache in decoding.caches)
+        decoding = dataclasses.replace(decoding, caches=caches)
+        tokens = search.tokens[each_B1, parent_BE].at[:, :, step].set(last, mode="drop")
+        return _Search(step + 1, decoding, last, alive, tokens, done)
+
+    def goes_on(search: _Search):
+        return (search.step <= M) & ~search.full.all()
+
+    nothing_BEM = jnp.full((B, E, M), end, jnp.int32)
+    search = _Search(
+        jnp.int32(0),
+        model.start(source_BS, segments_BS, max_length=M + 1, beams=E),
+        jnp.full((B, E), begin, jnp.int32),
+        # All beams begin alike: one of them is enough.
+        jnp.where(jnp.arange(E)[None] == 0, jnp.zeros((B, E)), LOWEST),
+        nothing_BEM,
+        Found(nothing_BEM, jnp.zeros((B, E), jnp.int32), jnp.full((B, E), LOWEST)),
+    )
+    return jax.lax.while_loop(goes_on, one_step, search).done

@@ -1,0 +1,149 @@
+"""Attention from one sequence to another, with any position encoding."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.attention import attention, transform_keys
+from relpos.attention.checks import check_encoding
+from relpos.encodings import Encoding
+from relpos.nn.attention import check_heads, linear, match_heads, no_positions
+from relpos.positions import contiguous, within_segments
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What one layer reads: keys and values of the other sequence, computed once.
+
+    Attributes:
+      key: as the encoding's `key` leaves them, [B, S, K, H].
+      value: [B, S, K, H].
+      positions: [B, S].
+      segments: ids, 0 is padding, [B, S].
+    """
+
+    key: Float[Array, "B S K H"]
+    value: Float[Array, "B S K H"]
+    positions: Int[Array, "B S"]
+    segments: Int[Array, "B S"]
+
+    def repeat(self, times: int) -> "Memory":
+        """Return every row `times` times, side by side: one for each beam. A layer axis before B stays as it is."""
+        axis = self.segments.ndim - 2
+        return jax.tree.map(lambda x: jnp.repeat(x, times, axis), self)
+
+
+class CrossAttention(nnx.Module):
+    """Attention of N query heads to a memory; d = position of the query - position in the memory.
+
+    out = concat_n(attention(x W_q, y W_k, y W_v)_n) W_o.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        *,
+        encoding: Encoding | None = None,
+        rngs: nnx.Rngs,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+    ):
+        """Make the projections.
+
+        Args:
+          num_heads: N, query heads.
+          in_features: D, the width of both sequences.
+          encoding: made by `relpos.encodings.create`; None: no positions, unless each call brings an encoding.
+          rngs: for the initial parameters.
+          num_kv_heads: K, a divisor of N; None: N.
+          head_dim: H; None: D / N.
+          dropout_rate: of the attention weights.
+          dtype: to compute in; parameters are float32.
+        """
+        num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.dropout_rate, self.dtype = dropout_rate, dtype
+        if encoding is not None:
+            check_encoding(encoding, num_heads, head_dim, causal=False)
+            self._check(encoding)
+        self.encoding = encoding
+        self.query = linear(in_features, num_heads * head_dim, dtype, rngs)
+        self.key_value = linear(in_features, 2 * num_kv_heads * head_dim, dtype, rngs)
+        self.out = linear(num_heads * head_dim, in_features, dtype, rngs)
+
+    @staticmethod
+    def _check(encoding: Encoding):
+        if encoding.needs_tokens:
+            raise ValueError(
+                f"{type(encoding).__name__} adds its gates up along one sequence: it has no meaning from one to another"
+            )
+
+    def remember(
+        self,
+        y_BSD: Float[Array, "B S D"],
+        segments: Int[Array, "B S"] | None = None,
+        *,
+        encoding: Encoding | None = None,
+    ) -> Memory:
+        """Return the memory of a sequence.
+
+        Args:
+          y_BSD: the sequence.
+          segments: ids, 0 is padding; None: one segment.
+          encoding: used instead of the layer's own.
+        """
+        encoding = encoding or self.encoding or no_positions()
+        self._check(encoding)
+        B, S = y_BSD.shape[:2]
+        K = self.num_kv_heads
+        kv = self.key_value(y_BSD.astype(self.dtype)).reshape(B, S, 2 * K, self.head_dim)
+        if segments is None:
+            segments = jnp.ones((B, S), jnp.int32)
+            positions = jnp.broadcast_to(contiguous(S), (B, S))
+        else:
+            positions = within_segments(segments)
+        k = transform_keys(encoding, kv[:, :, :K], positions, self.num_heads)
+        k, v = match_heads(k, kv[:, :, K:])
+        return Memory(k, v, positions, segments)
+
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        memory: Memory,
+        *,
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+        encoding: Encoding | None = None,
+        dropout_key: Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Attend.
+
+        Args:
+          x_BTD: the queries' sequence.
+          memory: from `remember`.
+          positions: of the queries.
+          segments: a query sees the memory of its own segment; 0 is padding; None: all are of segment 1.
+          encoding: used instead of the layer's own.
+          dropout_key: switches dropout on.
+        """
+        encoding = encoding or self.encoding or no_positions()
+        B, T = x_BTD.shape[:2]
+        q = self.query(x_BTD.astype(self.dtype)).reshape(B, T, self.num_heads, self.head_dim)
+        options: dict[str, Any] = {}
+        if dropout_key is not None and self.dropout_rate:
+            options = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        out = attention(
+            q, memory.key, memory.value, encoding=encoding, keys_ready=True,
+            q_positions=positions, k_positions=memory.positions,
+            q_segments=jnp.ones((B, T), jnp.int32) if segments is None else segments,
+            k_segments=memory.segments, **options,
+        )  # fmt: skip
+        return self.out(out.reshape(B, T, self.num_heads * self.head_dim))

@@ -1,0 +1,60 @@
+"""A Transformer that sees both sides of every token."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.nn.decoder import DecoderConfig
+from relpos.nn.embedding import Embedding
+from relpos.nn.stack import EncodingOptions, Stack
+
+
+class Encoder(nnx.Module):
+    """Tokens to vectors; `logits` turns these into logits of tokens, the embedding tied to the output."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        encoding_options: EncodingOptions | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Make the model.
+
+        Args:
+          config: the sizes.
+          encoding_options: scheme name -> its options.
+          rngs: for the initial parameters.
+        """
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config, rngs)
+        self.stack = Stack(config, causal=False, encoding_options=encoding_options, rngs=rngs)
+        self.norm = nnx.RMSNorm(config.features, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence the encodings have parameters for; None: any."""
+        return self.stack.max_length
+
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Return a vector for each token.
+
+        Args:
+          tokens_BT: token ids.
+          positions: any integers; None: each token's place in its segment.
+          segments: ids of packed documents, 0 is padding.
+          key: switches dropout on.
+        """
+        x, _ = self.stack(self.embed(tokens_BT), positions=positions, segments=segments, key=key)
+        return self.norm(x)
+
+    def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Return the logits of all tokens, in float32."""
+        return self.embed.logits(x_BTD)

@@ -1,0 +1,351 @@
+"""Question answering: point at the span of a text that answers a question, as in SQuAD."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from relpos import data
+from relpos.config import require_at_least
+from relpos.data import answers as answers_lib
+from relpos.data import placed_tokens
+from relpos.data import question_batches as batches
+from relpos.data.answers import Answer
+from relpos.data.question_lines import read_line
+from relpos.data.question_rows import NOT_TRAINED, Layout, Prepared
+from relpos.errors import UserError, did_you_mean
+from relpos.nn import DecoderConfig, SpanEncoder
+from relpos.training import model_section
+from relpos.training.files import write_atomically
+from relpos.training.progress import say, track
+from relpos.training.run_directory import read_run, refuse_other_facts
+
+Record = dict[str, Any]
+
+
+def create(config: ConfigDict, workdir: Path) -> "QuestionAnswering":
+    """Check what the config asks for."""
+    return QuestionAnswering(config, workdir)
+
+
+def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
+    """Return the encoder's sizes from a config."""
+    sizes = model_section.layer_sizes(config)
+    return model_section.build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
+
+
+class QuestionAnswering:
+    """An encoder with a span head; see `relpos.training.task.Task`."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        self._workdir = workdir
+        self._check(config)
+        # Mistakes are told before the questions are read.
+        jax.eval_shape(lambda: nnx.state(self._model(model_config(config, 1), nnx.Rngs(0))))
+        self.tokenizer = self._tokenizer()
+
+    @functools.cached_property
+    def corpus(self) -> data.QuestionCorpus:
+        """The questions, read when they are first needed: a trained model answers others without them."""
+        chosen = self.config.data
+        low, high = chosen.distance
+        corpus = data.load_questions(
+            chosen.name,
+            **{name: chosen[name] for name in ("train", "validation", "test", "tfds", "data_dir")},
+            distance=(low, high),
+            facts=chosen.facts,
+        )
+        refuse_other_facts(self._workdir, {"corpus": _facts(corpus)})
+        return corpus
+
+    @functools.cached_property
+    def has_impossible(self) -> bool:
+        """Whether questions may have no answer: what is trained and how it is scored is SQuAD 2.0's then."""
+        there = (self._workdir / "config.json").exists()
+        facts = read_run(self._workdir)["corpus"] if there else _facts(self.corpus)
+        return any(split["impossible"] for split in facts["splits"].values())
+
+    def _tokenizer(self) -> placed_tokens.PlacingTokenizer:
+        chosen, path = self.config.data, self._workdir / "tokenizer.model"
+        wanted = chosen.tokenizer != "bytes" and not path.exists()
+        if wanted and (self._workdir / "config.json").exists():
+            raise UserError(
+                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
+                "its pieces in another way"
+            )
+        texts: list[str] = []
+        if wanted and chosen.tokenizer in placed_tokens.KINDS:
+            train = self.corpus.splits["train"]
+            texts = [*{question.context: None for question in train}, *(q.question for q in train)]
+        return placed_tokens.create(
+            chosen.tokenizer, texts=texts, path=path, vocab_size=chosen.vocab_size
+        )
+
+    def _check(self, config: ConfigDict) -> None:
+        require_at_least(
+            config,
+            {"eval_questions": 0, "overlap": 0, "longest_answer": 1, "data.facts": 1}
+        )  # fmt: skip
+        if not config.eval_multiples or any(n < 1 for n in config.eval_multiples):
+            raise UserError(
+                f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
+            )
+        if len(config.data.distance) != 2:
+            raise UserError(
+                "config key 'data.distance' must hold the least and the greatest distance, got "
+                f"{config.data.distance}"
+            )
+        model_section.encoding_options(config)
+
+    def describe(self) -> Record:
+        """Return the questions' name, version, hash and numbers."""
+        return {"corpus": _facts(self.corpus)}
+
+    def notes(self) -> list[str]:
+        """Return what should be known of the data before training on them."""
+        problems = (*self.corpus.problems, *self._training_rows.problems)
+        return [*(f"problem: {problem}" for problem in problems), *self.corpus.notes]
+
+    def init_model(self, rngs: nnx.Rngs) -> SpanEncoder:
+        """Return an untrained model."""
+        return self._model(model_config(self.config, self.tokenizer.vocab_size), rngs)
+
+    def _model(self, chosen: DecoderConfig, rngs: nnx.Rngs) -> SpanEncoder:
+        options = model_section.encoding_options(self.config)
+        try:
+            model = SpanEncoder(chosen, encoding_options=options, rngs=rngs)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        model_section.check_length(model.max_length, max(self._lengths()), self.config)
+        return model
+
+    def _layout(self, length: int) -> Layout:
+        return Layout(
+            self.tokenizer,
+            length,
+            self.config.overlap,
+            self.config.longest_answer,
+            self.has_impossible,
+        )
+
+    @functools.cached_property
+    def _training_rows(self) -> batches.TrainingRows:
+        layout = self._layout(self.config.sequence_length)
+        return batches.TrainingRows(self.corpus.splits["train"], layout)
+
+    def train_batches(self) -> Any:
+        """Return the iterator of shuffled batches."""
+        return iter(
+            batches.train_batches(
+                self._training_rows, batch_size=self.config.batch_size, seed=self.config.seed
+            )
+        )
+
+    def loss(self, model: SpanEncoder, batch, key):
+        """Return the mean cross-entropy of the answers' first and last tokens in nats."""
+        logits_B2T = _logits(model, batch, key)
+        total, count = _losses(logits_B2T, batch)
+        right_B = (logits_B2T.argmax(-1) == batch["target"]).all(-1)
+        return total / jnp.maximum(count, 1), {
+            "loss": (total, count),
+            "exact_span": (right_B.astype(jnp.float32).sum(), count / 2),
+        }
+
+    def tokens(self, batch) -> int:
+        """Return the number of tokens read."""
+        return int((batch["segments"] > 0).sum())
+
+    def evaluate(self, model: SpanEncoder, split: str) -> list[Record]:
+        """Return exact match, F1 and loss of a split at the trained length."""
+        questions = self.corpus.splits[split][: self.config.eval_questions or None]
+        answers, loss = self.answer(model, questions, self.config.sequence_length)
+        threshold = answers_lib.threshold(answers, questions) if self.has_impossible else None
+        return [{"split": split, **answers_lib.scores(answers, questions, threshold), "loss": loss}]
+
+    def answer(
+        self, model: SpanEncoder, questions: Sequence[data.Question], length: int
+    ) -> tuple[dict[str, Answer], float]:
+        """Return the best span for each question by id, and the loss, read in windows of `length` tokens.
+
+        A question that is too long for that has no answer here.
+        """
+        model_section.check_length(model.max_length, length, self.config)
+        layout = self._layout(length)
+        read: list[tuple[data.Question, Prepared]] = []
+        for question in questions:
+            with contextlib.suppress(data.DataError):
+                read.append((question, layout.prepare(question.context, question.question)))
+        size = max(1, self.config.batch_size * self.config.sequence_length // length)
+        graphdef, state = nnx.split(model)
+        nats, count = 0.0, 0.0
+        waiting: list[np.ndarray] = []  # logits of windows whose question has others to come
+        answers: dict[str, Answer] = {}
+        for batch, filled in batches.eval_batches(read, layout, batch_size=size):
+            logits_B2T, *sums = _evaluate(graphdef, state, jax.device_put(batch))
+            nats, count = nats + float(sums[0]), count + float(sums[1])
+            waiting += list(np.asarray(logits_B2T)[:filled])
+            while len(answers) < len(read):
+                question, prepared = read[len(answers)]
+                if len(waiting) < len(prepared.windows):
+                    break
+                logits_W2T = np.stack(waiting[: len(prepared.windows)])
+                waiting = waiting[len(prepared.windows) :]
+                answers[question.id] = self._best(question.context, prepared, logits_W2T)
+        return answers, nats / max(count, 1)
+
+    def _best(self, context: str, prepared: Prepared, logits_W2T: np.ndarray) -> Answer:
+        return answers_lib.best_answer(
+            context,
+            prepared,
+            logits_W2T,
+            longest=self.config.longest_answer,
+            no_answer=self.has_impossible,
+        )
+
+    def finish(self, model: SpanEncoder, console: Console) -> list[Record]:
+        """Print exact match and F1 of the test splits, also by distance, and what is wrong with the data."""
+        if self.has_impossible:
+            length = self._lengths()[-1]
+            write_atomically(
+                self._workdir / _THRESHOLD,
+                json.dumps({"threshold": self._threshold(model, length)}),
+            )
+        records = []
+        for split in self.corpus.splits:
+            if split not in ("train", "validation"):
+                records += self.evaluate_splits(model, split=split, lengths=(), console=console)
+        for note in self.notes():
+            say(console, note)
+        return records
+
+    def _lengths(self) -> list[int]:
+        return [n * self.config.sequence_length for n in self.config.eval_multiples]
+
+    def _threshold(self, model: SpanEncoder, length: int) -> float:
+        questions = self.corpus.splits["validation"]
+        return answers_lib.threshold(self.answer(model, questions, length)[0], questions)
+
+    def evaluate_splits(
+        self, model: SpanEncoder, *, split: str, lengths: Sequence[int], console: Console
+    ) -> list[Record]:
+        """Score a split, read in windows of several lengths, and print the tables."""
+        if split not in self.corpus.splits:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
+        questions = self.corpus.splits[split]
+        lengths = lengths or self._lengths()
+        trained = max(question.group for question in self.corpus.splits["train"])
+        table = Table(title=f"{self.config.encoding} on {split}")
+        records: list[Record] = []
+        for length in track(console, lengths, f"answering {split}"):
+            threshold = self._threshold(model, length) if self.has_impossible else None
+            answers, loss = self.answer(model, questions, length)
+            scores = answers_lib.scores(answers, questions, threshold)
+            counts = {"questions": len(questions), "unread": len(questions) - len(answers)}
+            if not records:
+                for name in ("tokens", "distance", "questions", *scores):
+                    table.add_column(name.replace("_", " "), justify="right")
+            _add_row(table, length, "any", len(questions), scores)
+            found = answers_lib.by_distance(answers, questions, threshold, trained)
+            for i, near in enumerate(found):
+                if not i or found[i - 1].beyond < near.beyond:
+                    table.add_section()
+                shown = f"{near.distance}, beyond" if near.beyond else near.distance
+                _add_row(table, length, shown, near.questions, near.scores)
+            table.add_section()
+            kept = {} if threshold is None else {"threshold": threshold}
+            kept |= {
+                f"exact_match_at_{near.distance}": near.scores["exact_match"] for near in found
+            }
+            records.append(
+                {"split": split, "length": length, **scores, "loss": loss, **counts, **kept}
+            )
+        console.print(table)
+        return records
+
+    def predict_lines(
+        self, model: SpanEncoder, lines: Iterable[bytes]
+    ) -> Iterator[bytes | UserError]:
+        """Yield for each line, JSON {"context", "question"}, one of JSON with the answer, or what is wrong.
+
+        Contexts are read in windows of the greatest length that the closing tables have. ``score`` is the
+        probability of the answer, ``start`` its first character; where questions may have none, the
+        answer is "" and its start null.
+        """
+        layout = self._layout(max(self._lengths()))
+        threshold = _kept_threshold(self._workdir)
+        graphdef, state = nnx.split(model)
+        for line in lines:
+            try:
+                context, question = read_line(line)
+                prepared = layout.prepare(context, question)
+            except UserError as error:
+                yield error
+                continue
+            rows = layout.rows(prepared, layout.untrained(prepared))
+            # Whole powers of two: a program is compiled for each size, not for each line.
+            size = 1 << (len(rows) - 1).bit_length()
+            batch = batches.padded(rows, size)
+            logits_W2T = np.asarray(_evaluate(graphdef, state, jax.device_put(batch))[0])
+            answer = self._best(context, prepared, logits_W2T[: len(rows)])
+            yield json.dumps(_shown(answer, threshold), ensure_ascii=False).encode()
+
+
+_THRESHOLD = "no_answer.json"
+
+
+def _kept_threshold(workdir: Path) -> float:
+    """Return the threshold that was chosen on validation at the end of training; 0 before."""
+    path = workdir / _THRESHOLD
+    return float(json.loads(path.read_text())["threshold"]) if path.exists() else 0.0
+
+
+def _shown(answer: Answer, threshold: float) -> Record:
+    if answer.no_answer > threshold:
+        return {"answer": "", "start": None, "score": answer.no_answer_score}
+    return {"answer": answer.text, "start": answer.start, "score": answer.score}
+
+
+def _facts(corpus: data.QuestionCorpus) -> Record:
+    """Return what results depend on: not where in a file a faulty record stood."""
+    facts = corpus.describe()
+    return {name: facts[name] for name in ("name", "version", "sha256", "splits")}
+
+
+def _add_row(
+    table: Table, length: int, distance: str, questions: int, scores: Mapping[str, float]
+) -> None:
+    shown = (f"{score:.2f}" for score in scores.values())
+    table.add_row(str(length), distance, str(questions), *shown)
+
+
+def _logits(model: SpanEncoder, batch, key) -> jax.Array:
+    """Return the logits of first and last token, [B, 2, T]."""
+    ends = model(batch["inputs"], batch["candidates"], segments=batch["segments"], key=key)
+    return jnp.stack(ends, axis=1)
+
+
+def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
+    """Return the sum over first and last tokens that are trained on, and their number."""
+    weight_B2 = (batch["target"] != NOT_TRAINED).astype(jnp.float32)
+    loss_B2 = optax.softmax_cross_entropy_with_integer_labels(
+        logits_B2T, jnp.maximum(batch["target"], 0)
+    )
+    return (loss_B2 * weight_B2).sum(), weight_B2.sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(graphdef, state, batch):
+    logits_B2T = _logits(nnx.merge(graphdef, state), batch, None)
+    return logits_B2T, *_losses(logits_B2T, batch)

@@ -1,0 +1,415 @@
+"""Translation by an encoder-decoder: BLEU, chrF and exact match, also by the length of the source."""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from relpos.config import require_at_least
+from relpos.data import pair_batches, parallel, tokenizers, words
+from relpos.data.pair_batches import Tokenized
+from relpos.data.translation_scores import exact_matches, scores
+from relpos.errors import UserError, did_you_mean
+from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
+from relpos.training import model_section
+from relpos.training.progress import say, track
+from relpos.training.run_directory import refuse_other_facts
+
+Record = dict[str, Any]
+Pairs = Sequence[parallel.Pair]
+TOKENIZERS = ("words", *tokenizers.KINDS)
+
+
+def create(config: ConfigDict, workdir: Path) -> "Translation":
+    """Read the corpus and check what the config asks of it."""
+    return Translation(config, workdir)
+
+
+class Translation:
+    """An encoder-decoder on pairs of sentences; see `relpos.training.task.Task`."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config = config
+        self._workdir = workdir
+        self._check(config)
+        self.beams = Beams(config.search.beams, config.search.length_penalty)
+        self.source, self.target = self._tokenizers()
+
+    @staticmethod
+    def _check(config: ConfigDict) -> None:
+        require_at_least(
+            config,
+            {
+                "eval_pairs": 0,
+                "label_smoothing": 0,
+                "sequence_length": 2,
+                "search.max_length": 1,
+                "search.most_pairs": 0,
+            },
+        )
+        if config.label_smoothing >= 1:
+            raise UserError(
+                f"config key 'label_smoothing' must be below 1, got {config.label_smoothing}"
+            )
+        if config.data.tokenizer not in TOKENIZERS:
+            raise UserError(
+                f"unknown data.tokenizer {config.data.tokenizer!r}"
+                f"{did_you_mean(config.data.tokenizer, TOKENIZERS)}"
+            )
+        model_section.encoding_options(config)
+        search = config.search
+        model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
+        # Mistakes are told before the corpus is read.
+        jax.eval_shape(lambda: nnx.state(_model(config, 2, 2, nnx.Rngs(0))))
+
+    @functools.cached_property
+    def corpus(self) -> parallel.ParallelCorpus:
+        """The pairs, read when they are first needed: a trained model translates without them."""
+        chosen = self.config.data
+        corpus = parallel.load_parallel(
+            chosen.name,
+            source=chosen.source, target=chosen.target,
+            validation_source=chosen.validation_source, validation_target=chosen.validation_target,
+            test_source=chosen.test_source, test_target=chosen.test_target,
+            tfds=chosen.tfds, data_dir=chosen.data_dir, languages=chosen.languages,
+            lengths=chosen.lengths, cutoff=chosen.cutoff, seed=chosen.seed,
+        )  # fmt: skip
+        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
+        return corpus
+
+    def _tokenizers(self) -> tuple[Any, Any]:
+        """Return those of source and target, one and the same where the vocabulary is joint."""
+        chosen = self.config.data
+        sides = {"joint": (0, 1)} if chosen.joint_vocabulary else {"source": (0,), "target": (1,)}
+        found = [self._tokenizer(name, which) for name, which in sides.items()]
+        return found[0], found[-1]
+
+    def _tokenizer(self, name: str, sides: Sequence[int]) -> Any:
+        chosen = self.config.data
+        kind = chosen.tokenizer
+        if kind == "bytes":
+            return tokenizers.create(kind)
+        path = self._workdir / f"tokenizer.{name}.{'json' if kind == 'words' else 'model'}"
+        if not path.exists() and (self._workdir / "config.json").exists():
+            raise UserError(
+                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
+                "its pieces in another way"
+            )
+        texts: Any = () if path.exists() else _Side(self.corpus.splits["train"], sides)
+        if kind == "words":
+            return words.load_or_make(path, texts)
+        return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
+
+    def describe(self) -> Record:
+        """Return the corpus' name, version and hash."""
+        return {"corpus": self.corpus.describe()}
+
+    def init_model(self, rngs: nnx.Rngs) -> EncoderDecoder:
+        """Return an untrained model."""
+        return _model(self.config, self.source.vocab_size, self.target.vocab_size, rngs)
+
+    def train_batches(self) -> Any:
+        """Return the iterator of batches of about one length."""
+        pairs = Tokenized(self.corpus.splits["train"], self.source, self.target)
+        return iter(
+            pair_batches.train_batches(
+                pairs,
+                sequence_length=self.config.sequence_length,
+                batch_size=self.config.batch_size,
+                seed=self.config.seed,
+            )
+        )
+
+    def loss(self, model: EncoderDecoder, batch, key):
+        """Return the mean cross-entropy of the targets, smoothed if the config says so; the metric is not."""
+        nats_BT, uniform_BT = _token_losses(model, batch, key)
+        weight_BT = batch["segments"].astype(jnp.float32)
+        count = weight_BT.sum()
+        smoothing = self.config.label_smoothing
+        mixed_BT = (1 - smoothing) * nats_BT + smoothing * uniform_BT
+        metrics = {"loss": ((nats_BT * weight_BT).sum(), count)}
+        return (mixed_BT * weight_BT).sum() / jnp.maximum(count, 1), metrics
+
+    def tokens(self, batch) -> int:
+        """Return the number of target tokens."""
+        return int(batch["segments"].sum())
+
+    def evaluate(self, model: EncoderDecoder, split: str) -> list[Record]:
+        """Return the loss of a split, and the scores of greedy translations of some of its pairs."""
+        pairs = self._pairs(split, self.config.eval_pairs)
+        record = {"split": split, **self.score_loss(model, pairs)}
+        if pairs and self.config.eval_pairs:
+            found, _ = self.translate(model, [source for source, _ in pairs], Beams(1))
+            record |= scores(_text(found), _text(target for _, target in pairs))
+        return [record]
+
+    def score_loss(self, model: EncoderDecoder, pairs: Pairs) -> Record:
+        """Return the mean loss of target tokens; pairs that are too long count in `too_long` alone."""
+        tokenized = Tokenized(pairs, self.source, self.target)
+        length = self.config.sequence_length
+        usable = [
+            pair for i in range(len(pairs)) if pair_batches.fits(pair := tokenized[i], length)
+        ]
+        graphdef, state = nnx.split(model)
+        nats, count = 0.0, 0
+        for _, batch in self._batches(usable):
+            nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
+            count += self.tokens(batch)
+        record: Record = {"loss": nats / max(count, 1)}
+        if len(usable) < len(pairs):
+            record["too_long"] = len(pairs) - len(usable)
+        return record
+
+    def _batches(self, pairs):
+        return pair_batches.eval_batches(
+            pairs,
+            sequence_length=self.config.sequence_length,
+            batch_size=self.config.batch_size,
+            separators=(self.source.separator, self.target.separator),
+        )
+
+    def translate(
+        self,
+        model: EncoderDecoder,
+        sources: Sequence[bytes],
+        beams: Beams,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[list[bytes], float]:
+        """Translate sentences; what does not fit the model gives an empty one.
+
+        Args:
+          model: the model.
+          sources: sentences.
+          beams: how to search.
+          lengths: tokens that each target must have; None: the model ends it.
+
+        Returns:
+          The translations, in order, and how many tokens there are of them.
+        """
+        nothing = np.zeros(0, np.int32)
+        tokens = [self.source.encode(source) for source in sources]
+        longest = self.config.sequence_length
+        usable = [i for i, ids in enumerate(tokens) if 0 < len(ids) < longest]
+        found, total = [b""] * len(sources), 0
+        for numbers, batch in self._batches([(tokens[i], nothing) for i in usable]):
+            forced = None
+            if lengths is not None:
+                wanted = [lengths[usable[n]] for n in numbers]
+                forced = jnp.asarray(wanted + [0] * (len(batch["source"]) - len(wanted)), jnp.int32)
+            best = beam_search(
+                model,
+                jnp.asarray(batch["source"]),
+                jnp.asarray(batch["source_segments"]),
+                beams=beams,
+                max_length=self.config.search.max_length,
+                begin=self.target.separator,
+                end=self.target.separator,
+                lengths_B=forced,
+            )
+            ids, sizes = np.asarray(best.tokens[:, 0]), np.asarray(best.lengths[:, 0])
+            for row, number in enumerate(numbers):
+                found[usable[number]] = self.target.decode(ids[row, : sizes[row]])
+                total += int(sizes[row])
+        return found, float(total)
+
+    def finish(self, model: EncoderDecoder, console: Console) -> list[Record]:
+        """Score the test splits and show some translations."""
+        records = []
+        for split in self._test_splits():
+            records += self.evaluate_splits(model, split=split, lengths=(), console=console)
+        sources = [source for source, _ in self._pairs("test", 3)]
+        found, _ = self.translate(model, sources, self.beams)
+        for source, target in zip(_text(sources), _text(found), strict=True):
+            say(console, f"{source}\n  -> {target}")
+        return records
+
+    def _test_splits(self) -> list[str]:
+        return [name for name in self.corpus.splits if name not in ("train", "validation")]
+
+    def evaluate_splits(
+        self, model: EncoderDecoder, *, split: str, lengths: Sequence[int], console: Console
+    ) -> list[Record]:
+        """Translate a split greedily and by beam search and print the scores, those by source length too."""
+        if lengths:
+            raise UserError(
+                "translations are scored by the length of their source: --lengths has no meaning here"
+            )
+        if split not in self.corpus.splits:
+            raise UserError(
+                f"unknown split {split!r}{did_you_mean(split, list(self.corpus.splits))}"
+            )
+        pairs = self._pairs(split, self.config.search.most_pairs)
+        sources, wanted = [s for s, _ in pairs], _text(t for _, t in pairs)
+        searches = {"greedy": Beams(1)}
+        if self.beams.size > 1:
+            searches[f"beam {self.beams.size}"] = self.beams
+        table = Table(title=f"{self.config.encoding} on {split}, {len(pairs)} pairs")
+        for column in ("search", "BLEU", "chrF", "exact match %", "tokens/s"):
+            table.add_column(column, justify="right")
+        records: list[Record] = []
+        loss = self.score_loss(model, pairs)
+        found: list[str] = []
+        for name, beams in track(console, list(searches.items()), f"translating {split}"):
+            began = time.perf_counter()
+            translated, tokens = self.translate(model, sources, beams)
+            seconds = time.perf_counter() - began
+            found = _text(translated)
+            record = {"split": split, "search": name, **loss, **scores(found, wanted)}
+            record |= {"tokens_per_second": tokens / seconds, "seconds": seconds}
+            if self.config.search.oracle_length and name == "greedy":
+                record["oracle_exact_match"] = self._oracle(model, sources, wanted)
+            records.append(record)
+            table.add_row(
+                name,
+                *(f"{record[k]:.2f}" for k in ("bleu", "chrf", "exact_match")),
+                f"{tokens / seconds:.0f}",
+            )
+        console.print(table)
+        if "oracle_exact_match" in records[0]:
+            say(console, f"exact match at the true length: {records[0]['oracle_exact_match']:.2f}%")
+        if "too_long" in loss:
+            say(
+                console,
+                f"{loss['too_long']} pairs do not fit into {self.config.sequence_length} tokens: no loss of them",
+            )
+        records += self._by_length(split, list(searches)[-1], sources, found, wanted, console)
+        return records
+
+    def _oracle(self, model, sources, wanted: Sequence[str]) -> float:
+        lengths = [len(self.target.encode(target.encode())) for target in wanted]
+        most = self.config.search.max_length
+        found, _ = self.translate(model, sources, Beams(1), [min(n, most) for n in lengths])
+        return 100 * exact_matches(_text(found), wanted) / len(wanted)
+
+    def _by_length(self, split, search, sources, found, wanted, console) -> list[Record]:
+        """Return and print the scores of sources of similar length, in words."""
+        sizes = [len(source.split()) for source in sources]
+        bounds = [0, 5, 10, 15, 20, 30, 50, 10**9]
+        table = Table(title=f"by the source's words, {search}")
+        for column in ("words", "pairs", "BLEU", "exact match %"):
+            table.add_column(column, justify="right")
+        records = []
+        for low, high in itertools.pairwise(bounds):
+            chosen = [i for i, size in enumerate(sizes) if low < size <= high]
+            if not chosen:
+                continue
+            name = f"{low + 1}-{high}" if high < 10**9 else f"over {low}"
+            record = scores([found[i] for i in chosen], [wanted[i] for i in chosen])
+            records.append({"split": split, "search": search, "source_words": name, **record})
+            table.add_row(
+                name, str(len(chosen)), f"{record['bleu']:.2f}", f"{record['exact_match']:.2f}"
+            )
+        console.print(table)
+        return records
+
+    def predict_lines(
+        self, model: EncoderDecoder, lines: Iterable[bytes], at_once: int = 32
+    ) -> Iterator[bytes | UserError]:
+        """Yield the translation of each line, or what is wrong with it."""
+        for chunk in _batched(lines, at_once):
+            faults = [self._fault(line) for line in chunk]
+            found, _ = self.translate(model, list(chunk), self.beams)
+            for fault, translation in zip(faults, found, strict=True):
+                yield translation.replace(b"\n", b" ") if fault is None else fault
+
+    def _fault(self, line: bytes) -> UserError | None:
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return UserError(f"not UTF-8: {error.reason} at byte {error.start}")
+        size = len(self.source.encode(line))
+        if not size:
+            return UserError("an empty line has no translation")
+        if size >= self.config.sequence_length:
+            return UserError(
+                f"{size} tokens are more than the {self.config.sequence_length - 1} that sequence_length leaves"
+            )
+        return None
+
+    def _pairs(self, split: str, most: int) -> list[parallel.Pair]:
+        """Return the first pairs of a split; 0: all."""
+        pairs = self.corpus.splits[split]
+        return [pairs[i] for i in range(min(len(pairs), most or len(pairs)))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """Random access to the sentences of one side, or of both by turns."""
+
+    pairs: Pairs
+    sides: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.pairs) * len(self.sides)
+
+    def __getitem__(self, index: int) -> bytes:
+        if index >= len(self):
+            raise IndexError(index)
+        pair, side = divmod(index, len(self.sides))
+        return self.pairs[pair][self.sides[side]]
+
+
+def _model(
+    config: ConfigDict, source_vocab: int, target_vocab: int, rngs: nnx.Rngs
+) -> EncoderDecoder:
+    decoder = config.decoder_encoding or config.encoding
+
+    def make() -> EncoderDecoder:
+        model = EncoderDecoder(
+            EncoderDecoderConfig(
+                source_vocab,
+                target_vocab,
+                encoder=StackConfig(**model_section.layer_sizes(config)),
+                decoder=StackConfig(**model_section.layer_sizes(config, decoder)),
+                cross_encoding=config.cross_encoding,
+                share_embeddings=config.data.joint_vocabulary,
+            ),
+            encoding_options=model_section.encoding_options(config),
+            rngs=rngs,
+        )
+        for stack in (model.encoder, model.decoder):
+            needed = max(config.sequence_length, config.search.max_length + 1)
+            model_section.check_length(stack.max_length, needed, config)
+        return model
+
+    made: EncoderDecoder = model_section.build(make, "model")
+    return made
+
+
+def _text(sentences: Iterable[bytes]) -> list[str]:
+    return [sentence.decode("utf-8", "replace") for sentence in sentences]
+
+
+def _batched(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
+    iterator = iter(items)
+    while chunk := tuple(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _token_losses(model: EncoderDecoder, batch, key):
+    """Return each target's cross-entropy, and that of all tokens alike in its place."""
+    logits_BTV = model(
+        batch["source"], batch["inputs"],
+        source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,
+    )  # fmt: skip
+    log_total_BT = jax.nn.logsumexp(logits_BTV, -1)
+    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+    return nats_BT, log_total_BT - logits_BTV.mean(-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sum_of_losses(graphdef, state, batch):
+    nats_BT, _ = _token_losses(nnx.merge(graphdef, state), batch, None)
+    return (nats_BT * batch["segments"]).sum()

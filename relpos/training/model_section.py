@@ -1,0 +1,71 @@
+"""The sections ``model``, ``encoding`` and ``encodings`` of a config, read for `relpos.nn`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from relpos import encodings
+from relpos.errors import UserError, did_you_mean
+
+
+def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, Any]:
+    """Return the arguments of `relpos.nn.StackConfig` that a config gives.
+
+    Args:
+      config: with ``model`` and ``encoding``; a size of 0 stands for None.
+      encoding: scheme names separated by commas, which layers take in turn; None: those of the config.
+
+    Raises:
+      UserError: there is no such scheme.
+    """
+    model = config.model
+    return {
+        "num_layers": model.num_layers,
+        "features": model.features,
+        "num_heads": model.num_heads,
+        "num_kv_heads": model.num_kv_heads or None,
+        "head_dim": model.head_dim or None,
+        "mlp_features": model.mlp_features or None,
+        "encodings": scheme_names(config.encoding if encoding is None else encoding),
+        "window": model.window or None,
+        "dropout_rate": model.dropout_rate,
+        "norm": model.norm,
+        "dtype": model.dtype,
+    }
+
+
+def scheme_names(text: str) -> tuple[str, ...]:
+    """Return the scheme names of a comma-separated list, each checked."""
+    names = tuple(name.strip() for name in text.split(","))
+    try:
+        for name in names:
+            encodings.scheme(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return names
+
+
+def encoding_options(config: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
+    """Return scheme name -> its options, from the section ``encodings``."""
+    for name in config.encodings:
+        if name not in encodings.names():
+            raise UserError(f"unknown encoding {name!r}{did_you_mean(name, encodings.names())}")
+    return {name: dict(options) for name, options in config.encodings.items()}
+
+
+def build(make: Any, what: str) -> Any:
+    """Return make(); what its sizes or options have wrong is told as the user's mistake in section `what`."""
+    try:
+        return make()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config section {what!r}: {error}") from error
+
+
+def check_length(max_length: int | None, length: int, config: ConfigDict) -> None:
+    """Refuse a length that the encodings have no parameters for."""
+    if max_length is not None and max_length < length:
+        raise UserError(
+            f"{length} tokens are more than the {max_length} positions of {config.encoding}: raise its "
+            "max_length, or make the sequences shorter"
+        )

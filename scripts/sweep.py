@@ -1,0 +1,179 @@
+"""Runs an experiment: every combination of the axes of its sweep.toml, each as a training run of its own.
+
+    python scripts/sweep.py experiments/scan_cutoffs --scale smoke|cpu|full [--workers N] [--runs DIR] [--retry]
+
+Finished runs are skipped, interrupted ones go on where they stopped, those that failed are kept with their traceback
+and left alone until --retry. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
+scripts/report.py makes the table and the picture. Ctrl-C stops all runs; each saves, and the same line goes on.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import sweeps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from relpos.errors import UserError
+from relpos.training.files import write_atomically
+from relpos.training.progress import say
+
+TRAIN = [sys.executable, "-m", "relpos.train"]
+CORES_A_RUN = 2  # what a small model's training makes good use of
+
+
+def workers() -> int:
+    """Return how many runs this machine should do at once."""
+    return max(1, (os.cpu_count() or 1) // CORES_A_RUN)
+
+
+class Pool:
+    """Runs processes, some at once, until it is stopped."""
+
+    def __init__(self, config: str, size: int):
+        self._config, self._size = config, size
+        self._processes: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, runs: Sequence[sweeps.Run], done) -> None:
+        """Run all; done(run) is called after each."""
+        with ThreadPoolExecutor(self._size) as pool:
+            for future in [pool.submit(self._one, run, done) for run in runs]:
+                future.result()
+
+    def stop(self) -> None:
+        """Start no more runs, and let those under way save."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.send_signal(signal.SIGINT)
+
+    def _one(self, run: sweeps.Run, done) -> None:
+        run.workdir.parent.mkdir(parents=True, exist_ok=True)
+        command = [*TRAIN, "--config", self._config, "--workdir", str(run.workdir)]
+        command += [f"--config.{key}={text(value)}" for key, value in run.overrides.items()]
+        with run.log.open("w") as log:
+            with self._lock:
+                if self._stopped:
+                    return
+                run.failure.unlink(missing_ok=True)
+                # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                self._processes.add(process)
+            code = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        if code and not self._stopped:
+            lines = run.log.read_text(errors="replace").splitlines()
+            ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
+            write_atomically(run.failure, ending + "\n")
+        done(run)
+
+
+def text(value: Any) -> str:
+    """Return a value as the command line spells it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def results(sweep: sweeps.Sweep) -> dict[str, Any]:
+    """Return the figures of all runs, failed ones with the end of what they wrote."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    found = []
+    for run in sweep.runs:
+        record: dict[str, Any] = {"point": dict(run.point), "state": run.state, "step": run.step}
+        if run.state == sweeps.FINISHED:
+            last = run.step
+            record["records"] = [
+                {k: v for k, v in r.items() if not k.endswith("signature")}
+                for r in run.records()
+                if r.get("step") == last and r.get("split") != "train" and "source_words" not in r
+            ]
+        if run.state == sweeps.FAILED:
+            record["failure"] = run.failure.read_text().splitlines()[-12:]
+        found.append(record)
+    return {"scale": sweep.scale, "commit": commit, "config": sweep.config, "runs": found}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--workers", type=int, default=workers(), help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
+    parser.add_argument("--retry", action="store_true", help="run those that failed once more")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        if options.workers < 1:
+            raise UserError(f"--workers must be positive, got {options.workers}")
+        sweep = sweeps.read(options.experiment, options.scale, options.runs)
+    except UserError as error:
+        say(console, str(error))
+        return 2
+    skipped = {sweeps.FINISHED} if options.retry else {sweeps.FINISHED, sweeps.FAILED}
+    waiting = [run for run in sweep.runs if run.state not in skipped]
+    states = [run.state for run in sweep.runs]
+    say(
+        console,
+        f"{len(sweep.runs)} runs: {states.count(sweeps.FINISHED)} finished, "
+        f"{states.count(sweeps.FAILED)} failed, {len(waiting)} to do, {options.workers} at once",
+    )
+    pool = Pool(sweep.config, options.workers)
+
+    def stop(*_):
+        say(console, "stopping: runs save; the same line goes on")
+        pool.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(f"{sweep.experiment.name} {sweep.scale}", total=len(waiting))
+            began = time.perf_counter()
+
+            def done(run):
+                progress.advance(task)
+                minutes = (time.perf_counter() - began) / 60
+                say(console, f"{run.name}: {run.state} after {minutes:.1f} min")
+                _write(sweep)
+
+            pool.run(waiting, done)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    _write(sweep)
+    say(console, f"figures in {sweep.results}; now: python scripts/report.py {sweep.experiment}")
+    failed = [run for run in sweep.runs if run.state == sweeps.FAILED]
+    for run in failed:
+        say(console, f"failed: {run.name}, see {run.failure}")
+    return 1 if failed else 0
+
+
+def _write(sweep: sweeps.Sweep) -> None:
+    sweep.results.parent.mkdir(exist_ok=True)
+    write_atomically(sweep.results, json.dumps(results(sweep), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

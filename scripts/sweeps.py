@@ -1,0 +1,114 @@
+"""A sweep of runs as plain data: what sweep.toml says, and what its runs have come to."""
+
+import dataclasses
+import itertools
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relpos.errors import UserError, did_you_mean
+
+FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+      point: its place in the sweep, axis -> value.
+      overrides: all keys of the config that it sets, the axes' too.
+      workdir: its run directory.
+    """
+
+    point: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    workdir: Path
+
+    @property
+    def name(self) -> str:
+        return self.workdir.name
+
+    @property
+    def log(self) -> Path:
+        """What the last attempt wrote, beside the run directory."""
+        return self.workdir.with_suffix(self.workdir.suffix + ".log")
+
+    @property
+    def failure(self) -> Path:
+        """The end of the log of an attempt that failed; there until the run is tried again."""
+        return self.workdir.with_suffix(self.workdir.suffix + ".failed")
+
+    @property
+    def state(self) -> str:
+        if (self.workdir / "summary.txt").exists():
+            return FINISHED
+        if self.failure.exists():
+            return FAILED
+        return BEGUN if (self.workdir / "config.json").exists() else WAITING
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of metrics.jsonl."""
+        path, found = self.workdir / "metrics.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:  # the last line of a killed run may be torn
+                continue
+        return found
+
+    @property
+    def step(self) -> int:
+        return max((record.get("step", 0) for record in self.records()), default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """All runs of one scale of an experiment."""
+
+    experiment: Path
+    scale: str
+    config: str
+    report: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def results(self) -> Path:
+        """Where the figures of the runs are kept, for the repository."""
+        return self.experiment / "results" / f"{self.scale}.json"
+
+
+def read(experiment: Path, scale: str, runs: Path) -> Sweep:
+    """Read sweep.toml.
+
+    Args:
+      experiment: its folder.
+      scale: one of those in the file.
+      runs: the folder under which run directories lie.
+
+    Raises:
+      UserError: there is no such file or scale, or something is missing.
+    """
+    path = experiment / "sweep.toml"
+    try:
+        plain = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{str(experiment)!r} is no experiment: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from error
+    scales = plain.get("scales", {})
+    if scale not in scales:
+        raise UserError(f"{path} has no scale {scale!r}{did_you_mean(scale, scales)}")
+    try:
+        config, axes = plain["config"], scales[scale]["axes"]
+    except KeyError as error:
+        raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
+    common = plain.get("set", {}) | scales[scale].get("set", {})
+    found = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
+        found.append(Run(point, common | point, runs / experiment.name / scale / name))
+    return Sweep(experiment, scale, config, plain.get("report", {}), tuple(found))

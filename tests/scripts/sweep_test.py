@@ -1,0 +1,216 @@
+import json
+import signal
+import sys
+import textwrap
+
+import pytest
+
+from relpos.errors import UserError
+from tests.scripts.load import script
+
+sweeps = script("sweeps")
+sweep = script("sweep")
+report = script("report")
+
+SWEEP = """
+config = "{config}"
+
+[set]
+"steps" = 2
+"log_every" = 1
+
+[scales.tiny.axes]
+"toy.width" = [3, 5]
+"seed" = [0, 1]
+
+[scales.broken.axes]
+"toy.nan" = [false, true]
+
+[report]
+x = "seed"
+series = "toy.width"
+title = "a toy"
+[report.result]
+name = "result"
+split = "test"
+value = "loss"
+[report.in_distribution]
+name = "inside"
+split = "validation"
+value = "loss"
+least = 0.0
+[report.more.step]
+name = "steps"
+split = "test"
+value = "step"
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    folder = tmp_path / "an experiment"
+    folder.mkdir()
+    (folder / "sweep.toml").write_text(SWEEP.format(config="tests/training/toy_config.py"))
+    return folder
+
+
+def run(experiment, scale, *more):
+    runs = experiment.parent / "runs"
+    return sweep.main([str(experiment), f"--scale={scale}", f"--runs={runs}", *more])
+
+
+def states(experiment, scale):
+    found = sweeps.read(experiment, scale, experiment.parent / "runs")
+    return {run.name: run.state for run in found.runs}
+
+
+def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys):
+    assert run(experiment, "tiny") == 0
+    results = json.loads((experiment / "results" / "tiny.json").read_text())
+    assert [r["point"] for r in results["runs"]] == [
+        {"toy.width": w, "seed": s} for w in (3, 5) for s in (0, 1)
+    ]
+    assert {r["state"] for r in results["runs"]} == {"finished"}
+    assert all(r["records"] for r in results["runs"])
+    capsys.readouterr()
+    before = {
+        path: path.stat().st_mtime_ns for path in experiment.parent.glob("runs/*/*/*/metrics.jsonl")
+    }
+    assert len(before) == 4
+    assert run(experiment, "tiny") == 0
+    assert "4 finished, 0 failed, 0 to do" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    assert report.main([str(experiment)]) == 0
+    page = (experiment / "results" / "tiny.md").read_text()
+    assert page.count("| finished |") == 4
+    assert (experiment / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_is_kept_with_what_it_said_and_the_others_go_on(experiment, capsys):
+    assert run(experiment, "broken") == 1
+    assert states(experiment, "broken") == {"nan=False": "finished", "nan=True": "failed"}
+    results = json.loads((experiment / "results" / "broken.json").read_text())
+    (failed,) = (r for r in results["runs"] if r["state"] == "failed")
+    assert "nan" in "\n".join(failed["failure"]).lower()
+    assert "failed: nan=True" in capsys.readouterr().out
+    # It is left alone until it is asked for.
+    run(experiment, "broken")
+    assert "1 failed, 0 to do" in capsys.readouterr().out
+    run(experiment, "broken", "--retry")
+    assert "1 failed, 1 to do" in capsys.readouterr().out
+
+
+def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch):
+    script_of_run = textwrap.dedent("""
+        import pathlib, sys, time, signal
+        workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / "config.json").exists():
+            (workdir / "summary.txt").write_text("resumed")
+            sys.exit(0)
+        (workdir / "config.json").write_text("{}")
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+        time.sleep(60)
+    """)
+    fake = experiment.parent / "relpos" / "train.py"
+    fake.parent.mkdir()
+    fake.write_text(script_of_run)
+    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, str(fake)])
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    try:
+        run(experiment, "tiny", "--workers=1")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert list(states(experiment, "tiny").values()) == ["begun", "waiting", "waiting", "waiting"]
+    fake.write_text(
+        script_of_run.replace("time.sleep(60)", '(workdir / "summary.txt").write_text("done")')
+    )
+    assert run(experiment, "tiny") == 0
+    assert set(states(experiment, "tiny").values()) == {"finished"}
+
+
+def results_of(*runs):
+    return {
+        "scale": "cpu",
+        "commit": "abc",
+        "runs": [
+            {
+                "point": {"toy.width": width, "seed": seed},
+                "state": "finished" if inside is not None else "failed",
+                "records": []
+                if inside is None
+                else [
+                    {"split": "test", "loss": result},
+                    {"split": "validation", "loss": inside},
+                ],
+            }
+            for width, seed, inside, result in runs
+        ],
+    }
+
+
+def test_means_leave_out_what_has_not_learned_and_say_so(experiment):
+    asked = sweeps.read(experiment, "tiny", experiment).report | {"x": "toy.width"}
+    asked = asked | {"series": "toy.width"}
+    asked["in_distribution"]["least"] = 95.0
+    results = results_of(
+        (3, 0, 99, 40), (3, 1, 50, 0), (3, 2, 95, 60), (5, 0, None, None), (5, 1, 96, 7)
+    )
+    summary = report.means(asked, report.rows(asked, results))
+    assert summary[3, 3] == {"mean": 50, "low": 40, "high": 60, "runs": 2, "left out": 1}
+    assert summary[5, 5] == {"mean": 7, "low": 7, "high": 7, "runs": 1, "left out": 1}
+    page = report.markdown(asked, results)
+    assert "| 3 | 1 | finished | 50.0 | 0.0 | - |" in page
+    assert "| 5 | 0 | failed | - | - | - |" in page
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_picture_of_one_x_or_several(experiment, one):
+    asked = sweeps.read(experiment, "tiny", experiment).report
+    results = results_of(*((w, s, 99, w + s) for w in (3, 5) for s in ((0,) if one else (0, 1, 2))))
+    (axes,) = report.draw(asked, results).axes
+    assert bool(axes.patches) == one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale=tinny"], "did you mean 'tiny'"),
+        (["--scale=tiny", "--workers=0"], "--workers must be positive"),
+    ],
+)
+def test_mistakes_are_named(experiment, capsys, arguments, message):
+    assert sweep.main([str(experiment), *arguments]) == 2
+    assert message in capsys.readouterr().out
+
+
+def test_what_is_no_experiment(tmp_path, capsys):
+    with pytest.raises(UserError, match="is no experiment"):
+        sweeps.read(tmp_path, "cpu", tmp_path)
+    (tmp_path / "sweep.toml").write_text("a = [")
+    with pytest.raises(UserError, match=r"sweep\.toml"):
+        sweeps.read(tmp_path, "cpu", tmp_path)
+    assert report.main([str(tmp_path)]) == 2
+    assert "has no figures" in capsys.readouterr().out
+
+
+def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
+    from relpos import config as config_lib
+
+    folders = sorted(path.parent for path in (script_root() / "experiments").glob("*/sweep.toml"))
+    assert folders
+    for folder in folders:
+        for scale in ("smoke", "cpu", "full"):
+            found = sweeps.read(folder, scale, tmp_path)
+            assert (folder / "README.md").exists()
+            for one in found.runs:
+                items = [(key, sweep.text(value)) for key, value in one.overrides.items()]
+                config_lib.load(script_root() / found.config, items)
+
+
+def script_root():
+    from tests.scripts.load import SCRIPTS
+
+    return SCRIPTS.parent

@@ -1,0 +1,301 @@
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from relpos import config as config_lib
+from relpos.data import question_corpus
+from relpos.errors import UserError
+from relpos.training.checkpoints import load_model
+from relpos.training.loop import train
+from relpos.training.task import create_task
+
+SMALL = {
+    "steps": 2,
+    "batch_size": 3,
+    "sequence_length": 31,
+    "overlap": 7,
+    "longest_answer": 5,
+    "model.num_layers": 2,
+    "model.features": 16,
+    "model.num_heads": 2,
+    "eval_multiples": "1,2",
+}
+PLACES = ("attic", "old cellar", "garden", "hallway")
+
+
+def squad(folder, name="squad.json", *, impossible=False, count=40):
+    """Articles of one paragraph with a question each; every third one has no answer if so asked."""
+    articles = []
+    for i in range(count):
+        place = PLACES[i % len(PLACES)]
+        context = f"Number {i}. " + "Ben slept. " * (i % 13) + f"Ada went to the {place}, Eve not."
+        qa = {"id": f"q{i}", "question": "Where is Ada?", "answers": []}
+        if impossible and i % 3 == 0:
+            qa |= {"question": "Where is Zoë?", "is_impossible": True}
+        else:
+            qa["answers"] = [{"text": place, "answer_start": context.index(place)}]
+        articles.append({"title": f"t{i}", "paragraphs": [{"context": context, "qas": [qa]}]})
+    return write(folder / name, articles)
+
+
+def write(path, articles):
+    path.write_text(json.dumps({"version": "v2.0", "data": articles}))
+    return str(path)
+
+
+def small(tmp_path, **overrides):
+    if "data.train" not in overrides:
+        overrides["data.train"] = squad(tmp_path)
+    chosen = SMALL | overrides
+    return config_lib.load("configs/qa.py", [(key, str(value)) for key, value in chosen.items()])
+
+
+def line(**record):
+    return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+@pytest.mark.parametrize("tokenizer", ["words", "bytes", "sentencepiece"])
+def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossible, capsys):
+    overrides = {"data.tokenizer": tokenizer, "encoding": "t5"}
+    if tokenizer == "bytes":
+        overrides |= {"sequence_length": 61, "longest_answer": 12, "overlap": 12}
+    elif tokenizer == "sentencepiece":
+        overrides |= {"data.vocab_size": 300, "sequence_length": 61}
+    config = small(tmp_path, **overrides, **{"data.train": squad(tmp_path, impossible=impossible)})
+    workdir = tmp_path / "run with a space"
+    assert train(config, workdir, Console(width=120)) == 0
+    assert "any" in capsys.readouterr().out
+    records = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
+    tested = [record for record in records if record["split"] == "test"]
+    length = config.sequence_length
+    assert [record["length"] for record in tested] == [length, 2 * length]
+    for record in tested:
+        assert 0 <= record["exact_match"] <= record["f1"] <= 100
+        assert record["loss"] > 0
+        assert record["unread"] == 0
+        assert ("impossible_accuracy" in record) <= impossible
+        assert ("threshold" in record) == impossible
+
+    (tmp_path / "squad.json").unlink()  # a trained model needs it no more
+    _, task, model, _ = load_model(workdir)
+    context = "Ада и Zoë. " * 30 + "Ada went to the attic."
+    asked = [line(context=context, question="Where is Ada?"), b"{}"] * 2
+    results = list(task.predict_lines(model, iter(asked)))
+    assert results[0] == results[2]
+    found = json.loads(results[0])
+    if found["start"] is None:
+        assert impossible
+        assert found["answer"] == ""
+    else:
+        start = found["start"]
+        assert context[start : start + len(found["answer"])] == found["answer"]
+    assert 0 < found["score"] <= 1
+    assert isinstance(results[1], UserError)
+
+
+def test_the_same_scores_again(tmp_path):
+    config = small(tmp_path)
+    assert train(config, tmp_path / "run", Console(quiet=True)) == 0
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (kept,) = [r for r in map(json.loads, records) if r["split"] == "test" and r["length"] == 31]
+    assert (kept.pop("step"), kept.pop("split")) == (2, "test")
+    _, task, model, _ = load_model(tmp_path / "run")
+    (again,) = task.evaluate_splits(model, split="test", lengths=[31], console=Console(quiet=True))
+    assert again.pop("split") == "test"
+    assert again == pytest.approx(kept, rel=1e-5)
+    with pytest.raises(UserError, match="did you mean 'test'"):
+        task.evaluate_splits(model, split="tets", lengths=[], console=Console(quiet=True))
+
+
+def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
+    assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
+    squad(tmp_path, count=50)
+    _, task, model, _ = load_model(tmp_path / "run")
+    with pytest.raises(UserError, match="another corpus"):
+        task.evaluate_splits(model, split="test", lengths=[], console=Console(quiet=True))
+
+
+def test_a_lost_tokenizer_is_not_learned_anew(tmp_path):
+    assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
+    (tmp_path / "run" / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):
+        load_model(tmp_path / "run")
+
+
+def test_stories_are_told_apart_by_distance(tmp_path, monkeypatch):
+    counts = {"train": 20, "validation": 5, "test": 40, "longer": 40}
+    monkeypatch.setattr(question_corpus, "STORIES", counts)
+    config = small(
+        tmp_path, sequence_length=64, **{"data.train": "", "data.distance": "2,3", "eval_multiples": 3}
+    )  # fmt: skip
+    task = create_task(config, tmp_path)
+    with (tmp_path / "out").open("w") as file:
+        records = task.finish(task.init_model(nnx.Rngs(0)), Console(file=file, width=100))
+    assert [record["split"] for record in records] == ["test", "longer"]
+    names = [sorted(name for name in record if "_at_" in name) for record in records]
+    assert names == [
+        ["exact_match_at_2", "exact_match_at_3"],
+        [f"exact_match_at_{distance}" for distance in (4, 5, 6)],
+    ]
+    printed = (tmp_path / "out").read_text()
+    assert "4, beyond" in printed
+    assert "3, beyond" not in printed
+
+
+def test_faults_of_the_data_are_named_and_counted_before_training(tmp_path, capsys):
+    articles = json.loads(Path(squad(tmp_path)).read_text())["data"]
+    qas = [article["paragraphs"][0]["qas"][0] for article in articles]
+    del qas[0]["question"]
+    qas[1]["answers"][0]["text"] = "nowhere at all"
+    qas[2]["question"] = "Where " * 60
+    qas[3]["answers"] = [{"text": "slept. Ben slept. Ben slept", "answer_start": 0}]
+    articles[4]["paragraphs"][0]["context"] = ""
+    train_file = write(tmp_path / "faulty.json", articles)
+    other = squad(tmp_path)
+    config = small(
+        tmp_path,
+        **{"data.train": train_file, "data.validation": other, "data.test": train_file},
+    )
+    assert train(config, tmp_path / "run", Console(width=200)) == 0
+    printed = capsys.readouterr().out
+    started = printed[: printed.index("compiling")]
+    for fault in (
+        "no text 'question', question left out: 2, first faulty.json data[0]",
+        "answer is not in its context, left out: 2, first faulty.json data[1]",
+        "empty context, question left out: 2",
+        "question of more than 15 tokens, not trained on: 1, first q2",
+        "answer of more than 5 tokens, not trained on: 1, first q3",
+    ):
+        assert fault in started
+        assert fault in printed[len(started) :]
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())["corpus"]
+    assert set(facts) == {"name", "version", "sha256", "splits"}
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    tested = [r for r in map(json.loads, records) if r["split"] == "test"]
+    assert [(record["questions"], record["unread"]) for record in tested] == [(37, 1), (37, 1)]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (b"", "empty line"),
+        (b" \t", "empty line"),
+        (b"Where is Ada?", "no JSON: column 1"),
+        (b'{"context": "a"', "no JSON: column"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b"[" * 100_000, "cannot be read|no JSON"),
+        (b"9" * 10_000, "cannot be read"),
+        (b"[1]", "no JSON object"),
+        (line(contxt="a", question="b"), "no field 'context'"),
+        (line(context="a"), "no field 'question'"),
+        (line(context=3, question="b"), "field 'context' is no text but 3"),
+        (line(context="a", question=None), "field 'question' is no text but null"),
+        (line(context=" \n", question="b"), "field 'context' is empty"),
+        (line(context="a", question=""), "field 'question' is empty"),
+        (line(context="a\ud800", question="b"), "half a surrogate pair"),
+        (line(context="a", question="b " * 50), "question of 50 tokens, more than the 46"),
+    ],
+)
+def test_a_bad_line_is_named_and_does_not_stop_the_others(tmp_path, faulty, message):
+    task = create_task(small(tmp_path), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    good = line(context="Ada went.", question="Who went?")
+    first, second, third = task.predict_lines(model, [good, faulty, good])
+    assert first == third
+    with pytest.raises(UserError, match=message):
+        raise second
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"encoding": "ropee"}, "rope"),
+        ({"model.num_heads": 3}, "divide"),
+        ({"data.name": "storys"}, "stories"),
+        ({"data.tokenizer": "word"}, "words"),
+        ({"data.vocab_size": 100}, "vocabulary of 100 is too small"),
+        ({"data.train": "", "data.distance": "3"}, "data.distance"),
+        ({"data.train": "", "data.distance": "3,2"}, "range"),
+        ({"data.train": "", "data.facts": 3}, "1 or 2 facts"),
+        ({"data.tfds": "squad"}, "not both"),
+        ({"longest_answer": 9}, "longest_answer=9"),
+        ({"longest_answer": 0}, "longest_answer"),
+        ({"overlap": 20}, "no room for a question"),
+        ({"eval_multiples": "0"}, "eval_multiples"),
+        ({"encoding": "learned", "encodings.learned.max_length": 8}, "8 positions of learned"),
+        ({"encoding": "learned", "encodings.learned.max_length": 40}, "40 positions of learned"),
+    ],
+)
+def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):
+    if override.get("data.name"):
+        override = {**override, "data.train": ""}
+    with pytest.raises(UserError, match=message):
+        train(small(tmp_path, **override), tmp_path / "run", Console())
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+NUMBERS = {
+    key: value
+    for key, value in config_lib.flatten(config_lib.to_plain(config_lib.load("configs/qa.py"))).items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+    and not key.startswith("encodings.")  # asked of the schemes themselves
+    and key != "data.vocab_size"  # said above
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_may_be_negative(tmp_path, key):
+    with pytest.raises(UserError, match=key.rsplit(".", maxsplit=1)[-1]):
+        train(small(tmp_path, **{key: -1}), tmp_path / "run", Console())
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def blind(task):
+    """A model for which all tokens are alike."""
+    model = task.init_model(nnx.Rngs(0))
+    model.ends.kernel[...] = jnp.zeros_like(model.ends.kernel[...])
+    return model
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+def test_the_loss_of_a_model_that_knows_nothing(tmp_path, impossible):
+    train_file = squad(tmp_path, impossible=impossible)
+    task = create_task(small(tmp_path, **{"data.train": train_file}), tmp_path)
+    model = blind(task)
+    batch = next(task.train_batches())
+    candidates = batch["candidates"].sum(axis=1)
+    assert candidates.min() >= 3
+    _, metrics = task.loss(model, jax.device_put(batch), None)
+    total, count = map(float, metrics["loss"])
+    assert count == 2 * len(candidates)
+    assert total == pytest.approx(2 * np.log(candidates).sum(), rel=1e-5)
+
+
+def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatch):
+    """The other way round: targets of windows, back through spans and characters to the texts."""
+    for impossible in (False, True):
+        train_file = squad(tmp_path, impossible=impossible, count=70)
+        chosen = {"data.train": train_file, "sequence_length": 26, "overlap": 7}
+        task = create_task(small(tmp_path, **chosen), tmp_path)
+
+        def oracle(graphdef, state, batch):
+            target = jax.nn.one_hot(jnp.maximum(batch["target"], 0), batch["inputs"].shape[1])
+            known = (batch["target"] >= 0)[..., None]
+            # Windows without the answer are less sure of having none than others of the answer.
+            sure = jnp.where((batch["target"] > 0)[..., None], 9.0, 3.0)
+            logits = jnp.where(batch["candidates"][:, None], known * sure * target, -1e9)
+            return logits, 0.0, 1.0
+
+        monkeypatch.setattr("relpos.tasks.question_answering._evaluate", oracle)
+        for split in ("train", "test"):
+            (record,) = task.evaluate_splits(
+                blind(task), split=split, lengths=[26], console=Console(quiet=True)
+            )
+            assert (record["exact_match"], record["f1"]) == (100.0, 100.0)

@@ -1,0 +1,198 @@
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+from relpos.nn import Beams
+from relpos.training.loop import train
+from relpos.training.task import create_task
+
+SMALL = {
+    "steps": 2,
+    "batch_size": 4,
+    "sequence_length": 12,
+    "search.max_length": 11,
+    "search.beams": 2,
+    "model.num_layers": 2,
+    "model.features": 16,
+    "model.num_heads": 2,
+    "data.tokenizer": "words",
+    "data.joint_vocabulary": "false",
+    "eval_pairs": 3,
+}
+NUMBERS = [b"zero", b"one", b"two", b"three", b"four"]
+
+
+def small(tmp_path, **overrides):
+    """Digits and their names, as files."""
+    for name, digits in (("train", 3), ("test", 2)):
+        lines = list(itertools.product(range(5), repeat=digits))
+        if not (tmp_path / f"{name}.a").exists():
+            (tmp_path / f"{name}.a").write_bytes(
+                b"\n".join(b" ".join(b"%d" % d for d in line) for line in lines)
+            )
+            (tmp_path / f"{name}.b").write_bytes(
+                b"\n".join(b" ".join(NUMBERS[d] for d in line) for line in lines)
+            )
+    files = {
+        "data.source": tmp_path / "train.a",
+        "data.target": tmp_path / "train.b",
+        "data.test_source": tmp_path / "test.a",
+        "data.test_target": tmp_path / "test.b",
+    }
+    chosen = SMALL | files | overrides
+    items = [(key, str(value)) for key, value in chosen.items()]
+    return config_lib.load("configs/translation.py", items)
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "bytes", "sentencepiece"])
+def test_a_run_trains_and_is_scored(tmp_path, tokenizer):
+    workdir = tmp_path / "run"
+    overrides = {"data.tokenizer": tokenizer, "search.oracle_length": "true"}
+    if tokenizer != "words":
+        overrides |= {
+            "data.vocab_size": 280,
+            "data.joint_vocabulary": "true",
+            "sequence_length": 40,
+        }
+    assert train(small(tmp_path, **overrides), workdir, Console(width=60)) == 0
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    tested = [r for r in records if r["split"] == "test" and "source_words" not in r]
+    assert [r["search"] for r in tested] == ["greedy", "beam 2"]
+    for record in tested:
+        assert record["pairs"] == 25
+        assert 0 <= record["bleu"] <= 100
+        assert record["tokens_per_second"] >= 0
+    assert 0 <= tested[0]["oracle_exact_match"] <= 100
+    by_length = [r for r in records if "source_words" in r]
+    assert sum(r["pairs"] for r in by_length) == 25
+    validation = next(r for r in records if r["split"] == "validation")
+    assert validation["pairs"] == 3
+
+
+def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
+    workdir = tmp_path / "run"
+    config = small(
+        tmp_path, **{"steps": 400, "batch_size": 16, "model.features": 32, "model.dropout_rate": 0}
+    )
+    assert train(config, workdir, Console(width=60)) == 0
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last = [r for r in records if r["split"] == "validation"][-1]
+    assert last["exact_match"] == 100
+    from relpos.training.checkpoints import load_model
+
+    _, task, model, _ = load_model(workdir, None)
+    lines = [b"3 1 4", b"", b"\xff", b"1 " * 12, b"1 0 2"]
+    for at_once in (1, 3):
+        found = list(task.predict_lines(model, lines, at_once))
+        assert [found[0], found[4]] == [b"three one four", b"one zero two"]
+        messages = [str(fault) for fault in found[1:4]]
+        assert all(isinstance(fault, UserError) for fault in found[1:4])
+        assert "empty" in messages[0]
+        assert "UTF-8" in messages[1]
+        assert "12 tokens" in messages[2]
+    # At a length that is given, that many words.
+    found, tokens = task.translate(model, lines[:1] + lines[4:], Beams(1), [2, 3])
+    assert [len(text.split()) for text in found] == [2, 3]
+    assert tokens == 5
+
+
+def test_smoothing_is_the_cross_entropy_with_a_mixture(tmp_path):
+    losses = {}
+    for smoothing in (0.0, 0.25):
+        task = create_task(small(tmp_path, label_smoothing=smoothing), tmp_path)
+        model = task.init_model(nnx.Rngs(0))
+        batch = jax.device_put(next(task.train_batches()))
+        losses[smoothing], metrics = task.loss(model, batch, None)
+        logits = model(
+            batch["source"], batch["inputs"],
+            source_segments=batch["source_segments"], target_segments=batch["segments"],
+        )  # fmt: skip
+        log = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        V = log.shape[-1]
+        wanted = np.eye(V)[np.asarray(batch["targets"])] * (1 - smoothing) + smoothing / V
+        weight = np.asarray(batch["segments"])
+        expected = -((wanted * log).sum(-1) * weight).sum() / weight.sum()
+        assert losses[smoothing] == pytest.approx(expected, rel=1e-5)
+        total, count = metrics["loss"]
+        assert total / count == pytest.approx(float(losses[0.0]), rel=1e-5)
+
+
+def test_the_loss_of_a_split_does_not_depend_on_batches_and_counts_what_is_too_long(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    pairs = [
+        (b"1 2", b"one two"),
+        (b"3", b"three"),
+        (b"1 " * 12, b"one"),
+        (b"4 4 4", b"four four four"),
+    ]
+    whole = task.score_loss(model, pairs)
+    assert whole["too_long"] == 1
+    parts = [
+        task.score_loss(model, [pair])["loss"] * n
+        for pair, n in zip([*pairs[:2], pairs[3]], (3, 2, 4), strict=True)
+    ]
+    assert whole["loss"] == pytest.approx(sum(parts) / 9, rel=1e-5)
+
+
+def test_a_packed_vocabulary_shares_its_table(tmp_path):
+    task = create_task(small(tmp_path, **{"data.joint_vocabulary": "true"}), tmp_path)
+    assert task.source is task.target
+    assert task.init_model(nnx.Rngs(0)).source is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"encoding": "ropee"}, "rope"),
+        ({"decoder_encoding": "sinus"}, "sinusoidal"),
+        ({"cross_encoding": "sinusoidal"}, "cross-attention has none"),
+        ({"encoding": "fox", "decoder_encoding": "fox"}, "causal"),
+        ({"model.num_heads": 3}, "divide"),
+        ({"model.norm": "middle"}, "norm must be one of"),
+        ({"search.beams": 0}, "beams"),
+        ({"search.max_length": 0}, "search.max_length"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"data.tokenizer": "word"}, "words"),
+        ({"encoding": "learned", "encodings.learned.max_length": 5}, "positions of"),
+        ({"data.target": ""}, "two files"),
+    ],
+)
+def test_a_mistake_is_named_before_training(tmp_path, override, message):
+    with pytest.raises(Exception, match=message) as caught:
+        create_task(small(tmp_path, **override), tmp_path).describe()
+    assert isinstance(caught.value, UserError)
+
+
+def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
+    config = small(tmp_path)
+    with (tmp_path / "train.b").open("ab") as file:
+        file.write(b"\nfour\nfour")
+    with pytest.raises(UserError, match=r"125.*127"):
+        create_task(config, tmp_path).describe()
+
+
+def test_other_pairs_are_refused_when_a_run_goes_on(tmp_path):
+    workdir = tmp_path / "run"
+    train(small(tmp_path), workdir, Console(width=60))
+    (tmp_path / "test.b").write_bytes((tmp_path / "test.b").read_bytes().replace(b"zero", b"nil"))
+    (workdir / "summary.txt").unlink()
+    with pytest.raises(UserError, match="corpus"):
+        train(small(tmp_path), workdir, Console(width=60))
+
+
+def test_an_unseen_row_of_padding_changes_nothing(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    batch = next(task.train_batches())
+    longer = {name: np.pad(x, ((0, 2), (0, 4))) for name, x in batch.items()}
+    losses = [task.loss(model, jax.tree.map(jnp.asarray, b), None)[0] for b in (batch, longer)]
+    assert losses[0] == pytest.approx(float(losses[1]), rel=1e-5)
