@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 from relpos.attention import reference
 from relpos.attention.blockwise import hidden_logit
 from relpos.attention.distances import Layout
+from relpos.attention.pallas_bands import Sums, Terms
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.positions import distances
 
@@ -72,82 +72,6 @@ class Backward(NamedTuple):
     correction: Array  # [T]
     d_out: Array  # [T, V]
     d_by_distance: Any  # [T, W] or None
-
-
-class _Terms(NamedTuple):
-    """Values by distance, for each row or column of a block.
-
-    The two ends of the band, which all distances beyond it share, are kept; only pairs in between go to memory.
-    """
-
-    ref: Any
-    at: Array  # rows of ref, [C, 1] or [1, K]
-    ends: tuple[Array, Array]
-
-    @classmethod
-    def of(cls, ref, number, size: int, axis: int) -> Any:
-        if ref is None:
-            return None
-        size, number = (1, 0) if ref.shape[0] == 1 else (size, number)
-        rows = pl.ds(number * size, size)
-        turn = functools.partial(jnp.expand_dims, axis=axis)
-        at = turn(number * size + jnp.arange(size, dtype=jnp.int32))
-        return cls(ref, at, (turn(ref[rows, 0]), turn(ref[rows, ref.shape[1] - 1])))
-
-    def read(self, index_CK: Array) -> Array:
-        first, last = self.ends
-        inside = _inside(index_CK, self.ref.shape[1])
-        at_CK = jnp.broadcast_to(self.at, index_CK.shape)
-        found_CK = triton.load(self.ref.at[at_CK, index_CK], mask=inside, other=0.0)
-        return jnp.where(inside, found_CK, jnp.where(index_CK == 0, first, last))
-
-
-class _Sums(NamedTuple):
-    """Sums by distance for each row (axis 1) or column (axis 0) of the blocks that a program visits."""
-
-    ref: Any  # zeros [T, W], or [T, W or more] where positions are scattered
-    number: Any
-    size: int
-    axis: int
-    problem: Problem
-
-    def zeros(self, dtype) -> Any:
-        if self.ref is None:
-            return None
-        end = jnp.zeros((self.size,), dtype)
-        consecutive = self.problem.layout.consecutive
-        return (end, end) if consecutive else jnp.zeros((self.size, self.ref.shape[1]), dtype)
-
-    def add(self, sums: Any, index_CK: Array, p_CK: Array) -> Any:
-        if self.ref is None:
-            return None
-        total = lambda w: jnp.where(index_CK == w, p_CK, 0).sum(self.axis)  # noqa: E731
-        W = self.problem.width
-        if self.problem.layout.consecutive:
-            # Between the ends of the band a row has one pair for each distance: it is stored, not added.
-            at = self.number * self.size + jnp.arange(self.size, dtype=jnp.int32)
-            at_CK = jnp.broadcast_to(jnp.expand_dims(at, self.axis), index_CK.shape)
-            inside = _inside(index_CK, W)
-            triton.store(self.ref.at[at_CK, index_CK], p_CK.astype(self.ref.dtype), mask=inside)
-            return sums[0] + total(0), sums[1] + total(W - 1)
-        # Any pairs may share a distance: a pass over the block for each one, slow.
-        column = jnp.arange(self.ref.shape[1], dtype=jnp.int32)[None]
-        add = lambda w, sums: sums + jnp.where(column == w, total(w)[:, None], 0)  # noqa: E731
-        return lax.fori_loop(0, W, add, sums)
-
-    def store(self, sums: Any) -> None:
-        if self.ref is None:
-            return
-        rows = pl.ds(self.number * self.size, self.size)
-        if self.problem.layout.consecutive:
-            self.ref[rows, 0] = sums[0]
-            self.ref[rows, self.problem.width - 1] = sums[1]
-        else:
-            self.ref[rows, :] = sums
-
-
-def _inside(index: Array, W: int) -> Array:
-    return (index > 0) & (index < W - 1)
 
 
 class _Queries(NamedTuple):
@@ -207,7 +131,7 @@ def _queries(problem: Problem, inputs: Inputs, places: Places, number) -> _Queri
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
     tokens, features = _take((places.q, inputs.q_features), rows)
-    terms = _Terms.of(inputs.row_terms, number, C, axis=1)
+    terms = Terms.of(inputs.row_terms, number, C, axis=1)
     return _Queries(_chunks(inputs.q, rows), tokens, features, terms)
 
 
@@ -215,7 +139,7 @@ def _keys(problem: Problem, inputs: Inputs, places: Places, number) -> _Keys:
     K = problem.layout.columns
     columns = pl.ds(number * K, K)
     tokens, features = _take((places.k, inputs.k_features), columns)
-    terms = _Terms.of(inputs.column_terms, number, K, axis=0)
+    terms = Terms.of(inputs.column_terms, number, K, axis=0)
     k, v = _chunks(inputs.k, columns), _chunks(inputs.v, columns)
     return _Keys(k, v, tokens, features, terms)
 
@@ -223,7 +147,7 @@ def _keys(problem: Problem, inputs: Inputs, places: Places, number) -> _Keys:
 def _slopes(problem: Problem, backward: Backward, number) -> _Slopes:
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
-    d_by_distance = _Terms.of(backward.d_by_distance, number, C, axis=1)
+    d_by_distance = Terms.of(backward.d_by_distance, number, C, axis=1)
     return _Slopes(
         backward.log_total[rows],
         backward.correction[rows],
@@ -257,6 +181,10 @@ def _index(problem: Problem, queries: _Queries, keys: _Keys) -> Any:
     if band is None:
         return None
     return jnp.clip(band - _distances(problem, queries, keys), 0, problem.width - 1)
+
+
+def _sums(problem: Problem, ref, number, size: int, axis: int) -> Sums:
+    return Sums(ref, number, size, axis, problem.width, problem.layout.consecutive)
 
 
 def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:
@@ -337,7 +265,7 @@ def forward(
 
     if by_distance_TW is None:
         return
-    sums = _Sums(by_distance_TW, number, C, 1, problem)
+    sums = _sums(problem, by_distance_TW, number, C, axis=1)
 
     def visit_again(block, carry):
         keys = _keys(problem, inputs, places, block)
@@ -379,7 +307,7 @@ def query_gradients(
     places, state = _loaded(places, inputs.state)
     queries = _queries(problem, inputs, places, number)
     slopes = _slopes(problem, backward, number)
-    sums = _Sums(d_terms_TW, number, C, 1, problem)
+    sums = _sums(problem, d_terms_TW, number, C, axis=1)
     dtype = d_q_TH.dtype
 
     def visit(block, carry):
@@ -418,7 +346,7 @@ def key_gradients(
     columns = pl.ds(number * K, K)
     places, state = _loaded(places, inputs.state)
     keys = _keys(problem, inputs, places, number)
-    sums = _Sums(d_terms_SW, number, K, 0, problem)
+    sums = _sums(problem, d_terms_SW, number, K, axis=0)
     dtype = d_k_SH.dtype
 
     def visit(block, carry):

@@ -35,13 +35,28 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(choices, "interpreted", lambda: False)
 
 
+PLACES = jnp.arange(T)[::-1] ** 2 % 60
+DOCUMENTS = jnp.arange(T)[None] // 30
+CALLS = {
+    "plain": {},
+    "scattered": {"q_positions": PLACES, "k_positions": PLACES, "window": 50, "softcap": 9.0},
+    "packed": {"q_segments": DOCUMENTS, "k_segments": DOCUMENTS, "dropout_rate": 0.1},
+}
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("call", "dtype"),
+    [("plain", "float32"), ("plain", "bfloat16"), ("scattered", "bfloat16"), ("packed", "float32")],
+)
 @pytest.mark.parametrize("name", encodings.names())
-def test_every_scheme_lowers_for_cuda_or_says_that_it_does_not(name, dtype):
+def test_every_scheme_lowers_for_cuda_or_says_that_it_does_not(name, call, dtype):
     encoding = encodings.create(name, num_heads=2, head_dim=H, rngs=nnx.Rngs(0))
+    kw = CALLS[call]
+    if "dropout_rate" in kw:
+        kw = kw | {"dropout_key": jax.random.key(0)}
     try:
-        text = lowered(encoding, dtype)
+        text = lowered(encoding, dtype, **kw)
     except ValueError as error:
         assert 'use implementation="auto"' in str(error)  # noqa: PT017
     else:
