@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             "sequence_length": 20,  # the longest that is trained on, as the task measures it
             "data": {
                 "name": "bucket_sort",
-                "shortest": 1,  # that is trained on
+                "shortest": 0,  # that is trained on; 0: the shortest there is
                 "one_length": False,  # whether all examples of a batch are of one length
                 # placeholder: an encoder fills in the answer; causal: a decoder goes on with it;
                 # "": as the task's paper has it.

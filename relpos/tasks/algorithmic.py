@@ -53,22 +53,24 @@ class Algorithmic:
         options = chosen.options.get(chosen.name, {})
         self.symbols = algorithmic.create(chosen.name, **options)
         self._presentation = chosen.presentation or self.symbols.presentation
+        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # is it one?
         self._check_lengths()
-        # The sizes, too, are checked before anything is made.
+        # Mistakes in the model's sizes are told here as well.
         jax.eval_shape(lambda: nnx.state(self.init_model(nnx.Rngs(0))))
 
+    @property
+    def _shortest(self) -> int:
+        return self.config.data.shortest or self.symbols.min_length
+
     def _check_lengths(self) -> None:
-        config = self.config
-        if config.data.shortest > config.sequence_length:
+        longest = self.config.sequence_length
+        if self._shortest > longest:
             raise UserError(
-                f"config key 'data.shortest' is {config.data.shortest}, more than the longest that is trained on, "
-                f"sequence_length, {config.sequence_length}"
+                f"config key 'sequence_length' is {longest}, less than the shortest that {self.symbols.name} is "
+                f"trained on, {self._shortest}"
             )
-        asked = {
-            "data.shortest": [config.data.shortest],
-            "sequence_length": [config.sequence_length],
-        }
-        for key, lengths in (asked | {"eval_lengths": config.eval_lengths}).items():
+        asked = {"data.shortest": [self._shortest], "sequence_length": [longest]}
+        for key, lengths in (asked | {"eval_lengths": self.config.eval_lengths}).items():
             for length in lengths:
                 try:
                     self.symbols.example(np.random.default_rng(0), length)
@@ -98,7 +100,7 @@ class Algorithmic:
         return iter(
             algorithmic.train_batches(
                 self.symbols,
-                lengths=(config.data.shortest, config.sequence_length),
+                lengths=(self._shortest, config.sequence_length),
                 batch_size=config.batch_size,
                 seed=config.seed,
                 presentation=self._presentation,
@@ -182,7 +184,7 @@ class Algorithmic:
         for beyond in (False, True):
             part = [record for record in records if (record["length"] > trained) == beyond]
             for record in part:
-                times = f"{record['length'] / trained:g}x"
+                times = f"{record['length'] / trained:.3g}x"
                 table.add_row(
                     str(record["length"]), times, *(f"{record[name]:.1%}" for name in figures)
                 )

@@ -1,0 +1,272 @@
+import functools
+import io
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from relpos import config as config_lib
+from relpos import evaluate, predict
+from relpos.data import algorithmic
+from relpos.errors import UserError
+from relpos.training.checkpoints import load_model
+from relpos.training.loop import train
+from relpos.training.task import create_task
+
+NOWHERE = Path("nonesuch")
+SMALL = {
+    "steps": 2,
+    "batch_size": 3,
+    "sequence_length": 7,
+    "eval_lengths": "5,7,11",
+    "eval_examples": 2,
+    "test_examples": 5,
+    "model.num_layers": 2,
+    "model.features": 12,
+    "model.num_heads": 2,
+}
+
+
+def small(name="reverse", **overrides):
+    chosen = SMALL | {"data.name": name} | overrides
+    path = "configs/algorithmic.py"
+    return config_lib.load(path, [(key, str(value)) for key, value in chosen.items()])
+
+
+@functools.cache
+def untrained(name, presentation="", **overrides):
+    """A task and a model with larger weights than a new one, which says one symbol over and over."""
+    task = create_task(small(name, **{"data.presentation": presentation, **overrides}), NOWHERE)
+    random = np.random.default_rng(0)
+    graphdef, state = nnx.split(task.init_model(nnx.Rngs(0)))
+    state = jax.tree.map(lambda x: x + jnp.asarray(random.normal(size=x.shape), x.dtype), state)
+    return task, nnx.merge(graphdef, state)
+
+
+@pytest.fixture(scope="module", params=["reverse", "copy_cmc"])
+def trained(request, tmp_path_factory):
+    """A run of an encoder, and one of a decoder."""
+    workdir = tmp_path_factory.mktemp("runs") / request.param
+    config = small(request.param, **{"data.options.copy_cmc.letters": 3})
+    assert train(config, workdir, Console(file=io.StringIO(), width=60)) == 0
+    return workdir
+
+
+def test_a_run_is_scored_by_length(trained, tmp_path, capsys):
+    records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    tested = [record for record in records if record["split"] == "test"]
+    assert [record["length"] for record in tested] == [5, 7, 11]
+    for record in tested:
+        assert set(record) == {"step", "split", "length", "loss", "accuracy", "exact_match"}
+        assert 0 <= record["exact_match"] <= record["accuracy"] <= 1
+    assert [r["length"] for r in records if r["split"] == "validation"] == [5, 7, 11]
+    rows = [line.split("│") for line in (trained / "summary.txt").read_text().splitlines()]
+    shown = [(row[1].strip(), row[2].strip()) for row in rows if len(row) > 3]
+    assert shown == [
+        ("5", "0.714x"), ("7", "1x"), ("mean", "trained"), ("11", "1.57x"), ("mean", "beyond")
+    ]  # fmt: skip
+
+    out = tmp_path / "scores.json"
+    evaluate.main([f"--workdir={trained}", "--lengths=7,3", f"--json={out}"])
+    shorter, same = json.loads(out.read_text())
+    assert shorter["length"] == 3
+    assert same == {key: pytest.approx(value) for key, value in tested[1].items() if key != "step"}
+    assert "beyond" not in capsys.readouterr().out
+    evaluate.main([f"--workdir={trained}", "--split=validation"])
+    assert "validation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text=README.md"], "--text is for language models"),
+        (["--split=train"], "unknown split 'train'"),
+        (["--split=validatoin"], "did you mean 'validation'"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(trained, flags, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([f"--workdir={trained}", *flags])
+
+
+def test_lines_are_answered_in_order_and_bad_ones_told(trained, capfdbinary, monkeypatch):
+    symbols = ["0", "1"] if trained.name == "reverse" else ["t0", "t1"]
+    question = " ".join(symbols)
+    lines = f"{question}\n\n{question} seven\r\n\t{question}  \n".encode() + b"\xff\n" + b"_\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert not predict.main([f"--workdir={trained}"])
+    out, complaints = capfdbinary.readouterr()
+    answers = out.split(b"\n")
+    assert len(answers) == 7
+    assert answers[0] == answers[3]
+    assert [answers[i] for i in (1, 2, 4, 5)] == 4 * [b""]
+    told = complaints.decode().splitlines()
+    assert [line.split(":")[0] for line in told] == ["line 2", "line 3", "line 5", "line 6"]
+    assert "no symbol 'seven'" in told[1]
+    assert "UTF-8" in told[2]
+    if trained.name == "reverse":
+        assert len(answers[0].split()) == 2
+    predict.main([f"--workdir={trained}", question])
+    assert capfdbinary.readouterr().out == answers[0] + b"\n"
+
+
+@pytest.mark.parametrize("flag", ["--temperature=1", "--max_tokens=3", "--seed=0", "--top_k=0"])
+def test_flags_that_mean_nothing_here_are_refused(trained, flag):
+    with pytest.raises(UserError, match=flag.split("=")[0]):
+        predict.main([f"--workdir={trained}", flag, "1"])
+
+
+def test_a_run_whose_examples_would_be_others_is_refused(trained, monkeypatch):
+    _, task, model, _ = load_model(trained)
+    monkeypatch.setitem(sys.modules["relpos.tasks.algorithmic"]._SEEDS, "test", 99)
+    with pytest.raises(UserError, match="another corpus"):
+        task.evaluate_splits(model, split="test", lengths=(), console=Console(quiet=True))
+
+
+@pytest.mark.parametrize("name", algorithmic.names())
+def test_every_task_is_learned_in_both_presentations(name):
+    shortest = max(3, algorithmic.task_class(name).min_length)
+    for presentation in algorithmic.PRESENTATIONS:
+        overrides = {
+            "data.presentation": presentation,
+            "data.shortest": shortest,
+            "data.options.selective_copy.blanks": 2,
+            "data.options.listops.expand": 0.9,
+            "eval_lengths": "7,11",
+        }
+        task = create_task(small(name, **overrides), NOWHERE)
+        model = task.init_model(nnx.Rngs(0))
+        assert type(model).__name__ == ("Decoder" if presentation == "causal" else "TokenEncoder")
+        batch = next(task.train_batches())
+        assert batch["inputs"].max() < task.symbols.vocab_size
+        loss, metrics = jax.eval_shape(lambda batch: task.loss(model, batch, None), batch)  # noqa: B023
+        assert loss.shape == ()
+        assert set(metrics) == {"loss", "accuracy"}
+        assert task.tokens(batch) == batch["scored"].sum()
+
+
+@pytest.mark.parametrize("name", algorithmic.names())
+def test_the_paper_says_how_a_task_is_shown(name):
+    overrides = {"data.shortest": 4, "data.options.listops.expand": 0.9}
+    task = create_task(small(name, **overrides), NOWHERE)
+    causal = algorithmic.task_class(name).presentation == "causal"
+    kind = type(jax.eval_shape(lambda: task.init_model(nnx.Rngs(0)))).__name__
+    assert kind == ("Decoder" if causal else "TokenEncoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "presentation", "length"),
+    [("stack_manipulation", "", 3)],
+)
+def test_scores_are_those_of_a_loop(name, presentation, length):
+    task, model = untrained(name, presentation)
+    record = task.score(model, "test", length, 23)
+    nats, right, exact = [], [], []
+    batches = algorithmic.eval_batches(
+        task.symbols, length=length, examples=23, batch_size=23, seed=1,
+        presentation=presentation or None,
+    )  # fmt: skip
+    (batch,) = batches
+    logits = np.asarray(
+        model(jnp.asarray(batch["inputs"]), segments=jnp.asarray(batch["segments"])), np.float64
+    )
+    for row, targets, scored in zip(logits, batch["targets"], batch["scored"], strict=True):
+        hits = []
+        for place in np.flatnonzero(scored):
+            nats.append(np.log(np.exp(row[place]).sum()) - row[place, targets[place]])
+            hits.append(row[place].argmax() == targets[place])
+        right += hits
+        exact.append(all(hits))
+    assert 0 < np.mean(right) < 1
+    assert record["loss"] == pytest.approx(np.mean(nats), rel=1e-4)
+    assert record["accuracy"] == pytest.approx(np.mean(right))
+    assert record["exact_match"] == pytest.approx(np.mean(exact))
+
+
+def test_runs_are_tested_on_the_same_examples_whatever_their_seed():
+    one, two = (create_task(small(seed=seed), NOWHERE) for seed in (1, 2))
+    assert one.describe() == two.describe()
+    assert (next(one.train_batches())["inputs"] != next(two.train_batches())["inputs"]).any()
+    other = create_task(small("odds_first"), NOWHERE)
+    assert one.describe() != other.describe()
+
+
+@pytest.mark.parametrize("encoding", ["t5", "learned"])
+@pytest.mark.parametrize("name", ["reverse", "compute_sqrt", "missing_duplicate", "copy_cmc"])
+@pytest.mark.parametrize("presentation", algorithmic.PRESENTATIONS)
+def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
+    options = {"encoding": encoding, "encodings.learned.max_length": 23}
+    options |= {"data.options.copy_cmc.letters": 3}
+    task, model = untrained(name, presentation, **options)
+    for batch in task._examples("test", 5, 4):
+        question = batch["targets"][0][: 5 - (presentation == "causal")]
+        if presentation == "causal":
+            question = batch["inputs"][0][:5]
+        line = task.symbols.text(question).encode()
+        (answer,) = task.predict_lines(model, [line])
+        found = task.symbols.ids(answer.decode().replace("_", "0"))
+        size = task.symbols.answer_size(question)
+        assert len(found) <= size
+        shown = list(question)
+        if presentation == "causal":
+            shown += [task.symbols.blank, *found]
+            start = 5
+        else:
+            shown += [task.symbols.blank] * size
+            start = 5
+        logits = model(jnp.asarray([shown]))[0]
+        best = np.asarray(logits[start : start + size].argmax(-1))
+        expected = task.symbols.text(best).split(" ")
+        if task.symbols.end in expected:
+            expected = expected[: expected.index(task.symbols.end)]
+        assert answer.decode().split() == expected[: len(found)]
+
+
+def test_an_option_reaches_the_task():
+    task = create_task(small("bucket_sort", **{"data.options.bucket_sort.letters": 9}), NOWHERE)
+    assert task.symbols.vocab_size == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"data.name": "revers"}, "did you mean 'reverse'"),
+        ({"data.presentation": "casual"}, "Did you mean 'causal'"),
+        ({"data.options.bucket_sort.leters": 3}, r"data\.options\.bucket_sort\.letters"),
+        ({"data.name": "bucket_sort", "data.options.bucket_sort.letters": 0}, "letters"),
+        ({"data.shortest": -1}, "shortest"),
+        ({"data.name": "parity", "data.shortest": 0, "eval_lengths": "-3"}, "no length -3"),
+        ({"data.shortest": 8}, "less than the shortest that reverse is trained on, 8"),
+        ({"eval_lengths": "5,0"}, "'eval_lengths': reverse has no length 0"),
+        ({"data.name": "lego", "data.shortest": 2, "eval_lengths": "27"}, "26 is the most"),
+        ({"sequence_length": 0}, "sequence_length"),
+        ({"eval_examples": 0}, "eval_examples"),
+        ({"test_examples": 0}, "test_examples"),
+        ({"encoding": "fox"}, "causal"),
+        ({"encoding": "learned", "encodings.learned.max_length": 13}, "13 positions of learned"),
+        ({"model.num_heads": 5}, "divide"),
+        ({"optimizer.name": "adam"}, "adamw"),
+    ],
+)
+def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train(small(**override), tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_lengths_beyond_the_positions_are_told_and_the_others_scored(tmp_path, capsys):
+    options = {"encoding": "learned", "encodings.learned.max_length": 14}
+    task, model = untrained("reverse", **options)
+    records = task.finish(model, Console(width=200))
+    assert [record["length"] for record in records] == [5, 7]
+    assert "length 11 takes 22 places" in capsys.readouterr().out
+    with pytest.raises(UserError, match="14 positions of learned"):
+        task.evaluate_splits(model, split="test", lengths=[11], console=Console())
+    (complaint,) = task.predict_lines(model, [b"0 1 0 1 0 1 0 1"])
+    assert "16 places" in str(complaint)
