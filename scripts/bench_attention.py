@@ -11,10 +11,11 @@ Parts:
 - kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions,
   bfloat16, dropout, softcap;
 - decode: one step of a layer with a cache of 4096 tokens;
-- memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, nothing is run.
+- memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, nothing is run;
+- devices (asked for by name, on a CPU): the heads on two CPU devices against all on one, at T=4096.
 
-The machine's rate of float32 matrix products is measured beside them: causal attention has 2 of them forward and 5
-backward, of T^2 / 2 * H * 2 operations a head.
+The machine's rate of float32 matrix products is measured beside them, of large ones and of those of a block: causal
+attention has 2 of them forward and 5 backward, of T^2 / 2 * H * 2 operations a head.
 
 All contestants of a table take turns, so that what else the machine does falls on all of them; medians are shown, with
 the distance between the quartiles. Ratios come first: times alone mean little on a shared machine.
@@ -40,14 +41,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import relpos
 from relpos import encodings
+from relpos.attention.slots import PerHead, PerHeadConstant
 
 PARTS = ("lengths", "short", "kinds", "decode", "memory")
+ASKED_FOR = ("devices",)
 HEADS, HEAD_DIM = 8, 64
 
 
@@ -100,9 +104,16 @@ class Result:
 
 
 def ours(
-    name: str, shape: Shape, implementation: str = "auto", gradients: bool = True
+    name: str,
+    shape: Shape,
+    implementation: str = "auto",
+    gradients: bool = True,
+    devices: int = 1,
 ) -> Contestant:
-    """An encoding of this library; the step's gradients go to queries, keys, values and all that is trained."""
+    """An encoding of this library; the step's gradients go to queries, keys, values and all that is trained.
+
+    With several devices each has its share of the heads; an encoding of tokens' features is not split yet.
+    """
     encoding = encodings.create(
         name, num_heads=shape.N, head_dim=shape.H, features=shape.N * shape.H, rngs=nnx.Rngs(0)
     )
@@ -140,6 +151,9 @@ def ours(
             q, k, v, encoding=made, implementation=implementation, **features, **rules
         )
 
+    if devices > 1:
+        attend = _heads_apart(attend, (state, fixed), devices)
+
     def loss(state, q, k, v, fixed, x, weight):
         return (attend(state, fixed, q, k, v, x) * weight).astype(jnp.float32).sum()
 
@@ -149,6 +163,20 @@ def ours(
     arguments = (state, q, k, v, fixed, x, weight)
     step, seconds, temporary = _compiled(jax.grad(loss, (0, 1, 2, 3)), arguments)
     return Contestant(name, forward, step, seconds, temporary)
+
+
+def _heads_apart(attend, parameters, devices: int):
+    """The same call with its heads on several devices: nothing has to be sent."""
+    mesh = jax.make_mesh((devices,), ("heads",), axis_types=(AxisType.Auto,))
+    heads = PartitionSpec(None, None, "heads")
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    of_parameters = jax.tree.map(
+        lambda x: PartitionSpec("heads" if isinstance(x, PerHead | PerHeadConstant) else None),
+        parameters,
+        is_leaf=is_variable,
+    )
+    specs = (*of_parameters, heads, heads, heads, PartitionSpec())
+    return jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=heads)
 
 
 def decode_step(name: str, cached: int) -> Contestant:
@@ -172,17 +200,32 @@ def decode_step(name: str, cached: int) -> Contestant:
     return Contestant(name, forward, None, seconds, temporary)
 
 
-def matmul_rate() -> float:
-    """Float32 operations a second in products of 2048 x 2048, the best of ten."""
-    x = jnp.ones((2048, 2048))
-    product, _, _ = _compiled(lambda a, b: a @ b, (x, x))
-    product()
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        product()
-        times.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(times)
+def matmul_rates() -> dict[str, float]:
+    """Float32 operations a second, the best of ten: of large products, and of a block's two one after another."""
+    large = jnp.ones((2048, 2048))
+    blocks, C, H = 64, 512, HEAD_DIM
+
+    def in_blocks(q, k):
+        def add_block(i, q):
+            return q + 1e-9 * ((q @ k[i].T) @ k[i])
+
+        return jax.lax.fori_loop(0, blocks, add_block, q)
+
+    contestants = {
+        "large": (lambda a, b: a @ b, (large, large), 2 * 2048**3),
+        "in blocks": (in_blocks, (jnp.ones((C, H)), jnp.ones((blocks, C, H))), 4 * blocks * C * C * H),
+    }  # fmt: skip
+    found = {}
+    for name, (function, arguments, operations) in contestants.items():
+        call, _, _ = _compiled(function, arguments)
+        call()
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        found[name] = operations / min(times)
+    return found
 
 
 def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None]:
@@ -309,6 +352,19 @@ def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Resu
     return found
 
 
+def run_devices(names: Sequence[str], seconds: float, show) -> dict[str, list[Result]]:
+    """Each scheme on one device and on two, all of them in one table."""
+    names = [name for name in names if not _made(name).needs_tokens]
+    contestants = []
+    for devices in (1, 2):
+        made = [ours(name, Shape(), devices=devices) for name in names]
+        for contestant in made:
+            contestant.name += f", {devices} device{'s' * (devices > 1)}"
+        contestants += made
+    contestants += [Contestant(*m) for m in bench_peers.PEERS["sdpa"](4096, HEADS, HEAD_DIM)]
+    return {"4096": show("heads on devices, T=4096", measure(contestants, seconds, "devices"))}
+
+
 def run_memory(names: Sequence[str], show) -> dict[str, list[Result]]:
     """What compiling tells: temporaries and compile time."""
     found: dict[str, list[Result]] = {}
@@ -328,7 +384,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
-    parser.add_argument("--parts", type=listed, default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument(
+        "--parts", type=listed, default=list(PARTS), help=", ".join(PARTS + ASKED_FOR)
+    )
     parser.add_argument("--encodings", type=listed, default=list(encodings.names()))
     parser.add_argument("--lengths", type=listed, default=["1024", "4096"])
     parser.add_argument("--kinds", type=listed, default=list(KINDS), help=", ".join(KINDS))
@@ -339,18 +397,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, help="time and memory against the length")
     options = parser.parse_args(arguments)
     for what, known in (
-        ("parts", PARTS), ("encodings", encodings.names()), ("kinds", KINDS), ("peers", [*bench_peers.PEERS, "none"]),
-    ):  # fmt: skip
+        ("parts", PARTS + ASKED_FOR),
+        ("encodings", encodings.names()),
+        ("kinds", KINDS),
+        ("peers", [*bench_peers.PEERS, "none"]),
+    ):
         if wrong := [name for name in getattr(options, what) if name not in known]:
             parser.error(f"--{what}: unknown {', '.join(wrong)}; known: {', '.join(known)}")
     if options.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
+    if "devices" in options.parts:
+        jax.config.update("jax_num_cpu_devices", 2)
     if jax.default_backend() != "cpu":
         options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
     names = ["none", *(name for name in options.encodings if name != "none")]
     console = Console(width=132)
-    rate = matmul_rate()
-    console.print(f"float32 matrix products: {rate / 1e9:.0f} GFLOP/s")
+    rates = matmul_rates()
+    told = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    console.print(f"float32 matrix products: {told}")
 
     def show(title, results):
         console.print(table(title, results))
@@ -389,7 +453,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found["decode"] = {"4096": show(title, measure(steps, options.seconds, title))}
     if "memory" in options.parts:
         found["memory"] = run_memory(names, show)
-    record = {"matmul_flops": rate, **_record(found)}
+    if "devices" in options.parts:
+        found["devices"] = run_devices(names, options.seconds, show)
+    record = {"matmul_flops": rates, **_record(found)}
     if options.json is not None:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture is not None and "lengths" in found:

@@ -160,7 +160,8 @@ def pages(record: dict[str, Any]) -> str:
     results: Tables = record["results"]
     where = record["where"]
     parts = [
-        f"{where['machine']}, {record['matmul_flops'] / 1e9:.0f} GFLOP/s in float32 matrix products; commit "
+        f"{where['machine']}, {record['matmul_flops']['large'] / 1e9:.0f} GFLOP/s in large float32 matrix products, "
+        f"{record['matmul_flops']['in blocks'] / 1e9:.0f} in those of a block; commit "
         f"{where['commit']}, jax {where['jax']}, Python {where['python']}, {where['device']}.",
         "## Against the goals\n\n" + markdown(goal_table(results)),
     ]
