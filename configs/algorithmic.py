@@ -2,8 +2,8 @@
 
     python -m relpos.train --config configs/algorithmic.py --workdir runs/bucket_sort
 
-`--config.data.name=TASK` takes any task of `relpos.data.algorithmic`, `--config.data.options.TASK.OPTION`
-sets what it leaves open.
+`--config.data.name=TASK` takes any task of configs/algorithmic_options.py, where its options stand too
+(`--config.data.options.TASK.OPTION=VALUE`); lego has no length over 26: `--config.eval_lengths=10,20,26`.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,9 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "task": "language_modelling",
-            "objective": "causal",  # or masked: find 15% of the tokens from those on both sides
+            # causal; or masked: find 15% of the tokens from those on both sides. That reports their perplexity, and
+            # predict fills in every [MASK] of a line.
+            "objective": "causal",
             "seed": 0,
             "steps": 2800,
             "batch_size": 8,

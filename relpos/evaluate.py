@@ -1,8 +1,9 @@
 """Score a trained model: ``python -m relpos.evaluate --workdir DIR``.
 
-``--lengths=256,4096`` reads the text in windows of so many tokens, or draws examples of these lengths
-from an algorithmic task; ``--text=FILE`` scores any text (a file, a glob or a folder) with a language
-model, in place of a split of the run's own corpus.
+One split is scored, test by default; at the end of training all but train and validation are.
+``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
+examples of these lengths from an algorithmic task; translations have no such lengths. ``--text=FILE``
+scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus.
 """
 
 import json
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(prog="python -m relpos.evaluate", description="Score a trained model.")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--split", default="", help="train, validation or test (the default)")
+    parser.add_argument("--split", default="", help="such as test (the default), or longer")
     parser.add_argument("--text", default="", metavar="FILE", help="score this in place of a split")
     parser.add_argument("--lengths", default="", metavar="N,N", help="default: those of the config")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         raise UserError(f"task {config.task} cannot be evaluated on its own yet")
     if flags.json is not None:
-        from relpos.training.files import write_atomically
+        from relpos.files import write_atomically
 
         write_atomically(flags.json, json.dumps(records, indent=2) + "\n")
 

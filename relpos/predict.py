@@ -1,15 +1,23 @@
 """Use a trained model: ``python -m relpos.predict --workdir DIR "def main(" "The "``.
 
-Without prompts every line of standard input is one. A language model continues them: a prompt and
-its continuation are printed together, in order; between two of them stands an empty line. The models
-of other tasks answer each with one line; a bad one is told on standard error, and its line is empty.
+Without prompts every line of standard input is one. A causal language model continues them: a prompt and
+its continuation are printed together, in order; between two of them stands an empty line. Other models
+answer each with one line; a bad one is told on standard error, and its line is empty:
+
+- a masked language model fills in every [MASK] of a line, each standing for one token;
+- translation translates it;
+- question answering reads {"context": ..., "question": ...} and writes JSON with the answer;
+- an algorithmic task reads the symbols of a question, separated by spaces.
 """
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from relpos import cli
 from relpos.errors import UserError
+
+LINES_AT_ONCE = 32  # of a file or a pipe
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,7 +67,13 @@ def main(argv: Sequence[str]) -> None:
                 raise UserError(
                     f"--{name} is for models that continue a text; this one has one answer"
                 )
-        _write_answers(task.predict_lines(model, prompts))
+        # Someone who types waits for the answer before the next line.
+        at_once = 1 if not flags.prompts and sys.stdin.isatty() else LINES_AT_ONCE
+        _write_answers(
+            answer
+            for chunk in _chunks(prompts, at_once)
+            for answer in task.predict_lines(model, chunk)
+        )
     else:
         raise UserError(f"task {config.task} cannot predict yet")
 
@@ -81,6 +95,12 @@ def _write_answers(answers: Iterable[bytes | UserError]) -> None:
             answer = b""
         out.write(answer + b"\n")
         out.flush()
+
+
+def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    iterator = iter(lines)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
 
 
 def _raw(argument: str) -> bytes:

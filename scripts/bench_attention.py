@@ -24,11 +24,9 @@ the distance between the quartiles. Ratios come first: times alone mean little o
 import argparse
 import dataclasses
 import json
-import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +38,7 @@ import bench_tables
 import jax
 import jax.numpy as jnp
 import numpy as np
+import where
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
@@ -240,31 +239,35 @@ def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None
 
 
 def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Result]:
-    """Let the contestants take turns until about so many seconds are spent, five rounds at least."""
-    calls = [
-        (i, kind, call)
+    """Let the contestants take turns until about so many seconds are spent, five rounds at least.
+
+    What takes over three times as long as the first contestant takes part in every fourth round only.
+    """
+    calls = {
+        (i, kind): call
         for i, contestant in enumerate(contestants)
         for kind in ("forward", "step")
         if (call := getattr(contestant, kind)) is not None
-    ]
-    began = time.perf_counter()
-    slow = set()
-    for i, _, call in calls:
-        started = time.perf_counter()
+    }
+    once = {}
+    for who, call in calls.items():
+        began = time.perf_counter()
         call()
-        if time.perf_counter() - started > 0.02:
-            slow.add(i)
-    rounds = max(5, min(100, int(seconds / (time.perf_counter() - began))))
+        once[who] = time.perf_counter() - began
+    seldom = {who for who, took in once.items() if took > 3 * once.get((0, who[1]), took)}
+    a_round = sum(took / 4 if who in seldom else took for who, took in once.items())
+    rounds = max(20 if seldom else 5, min(100, int(seconds / a_round)))
     order = random.Random(0)
-    times: dict[tuple[int, str], list[float]] = {(i, kind): [] for i, kind, _ in calls}
-    for _ in track(range(rounds), description=title, transient=True):
-        order.shuffle(calls)  # so that nobody always follows the same one
-        for i, kind, call in calls:
-            if i not in slow:
-                call()  # or it would pay for what the one before left in the caches
+    times: dict[tuple[int, str], list[float]] = {who: [] for who in calls}
+    for number in track(range(rounds), description=title, transient=True):
+        turns = [who for who in calls if number % 4 == 0 or who not in seldom]
+        order.shuffle(turns)  # so that nobody always follows the same one
+        for who in turns:
+            if once[who] < 0.02:
+                calls[who]()  # or it would pay for what the one before left in the caches
             began = time.perf_counter()
-            call()
-            times[i, kind].append(time.perf_counter() - began)
+            calls[who]()
+            times[who].append(time.perf_counter() - began)
 
     def middle(i, kind):
         if (i, kind) not in times:
@@ -342,13 +345,12 @@ def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Resu
     """Each scheme's dense path against its blockwise path, batch 16."""
     found = {}
     for T in (128, 256, 512):
+        shape, contestants = Shape(B=16, T=T, S=T), []
         for name in names:
-            shape = Shape(B=16, T=T, S=T)
-            pair = [ours(name, shape, path) for path in ("reference", "blockwise")]
-            for contestant, path in zip(pair, ("dense", "blockwise"), strict=True):
-                contestant.name = f"{name}, {path}"
-            title = f"{name}, batch 16, T={T}"
-            found[title] = show(title, measure(pair, seconds, title))
+            for path, called in (("reference", "dense"), ("blockwise", "blockwise")):
+                contestants.append(ours(name, shape, path))
+                contestants[-1].name = f"{name}, {called}"
+        found[str(T)] = show(f"batch 16, T={T}", measure(contestants, seconds, f"batch 16, T={T}"))
     return found
 
 
@@ -412,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
     names = ["none", *(name for name in options.encodings if name != "none")]
     console = Console(width=132)
+    measured_with = _measured_with()  # now: files may change meanwhile
     rates = matmul_rates()
     told = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"float32 matrix products: {told}")
@@ -444,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
             found["lengths"][str(T)] = show(title, measure(contestants, options.seconds, f"T={T}"))
     if "short" in options.parts:
-        found["short"] = run_short(names, options.seconds / 4, show)
+        found["short"] = run_short(names, options.seconds, show)
     if "kinds" in options.parts:
         found["kinds"] = run_kinds(names, options.kinds, options.seconds, show)
     if "decode" in options.parts:
@@ -455,7 +458,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found["memory"] = run_memory(names, show)
     if "devices" in options.parts:
         found["devices"] = run_devices(names, options.seconds, show)
-    record = {"matmul_flops": rates, **_record(found)}
+    record = {"where": measured_with, "matmul_flops": rates, "results": _plain(found)}
     if options.json is not None:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.picture is not None and "lengths" in found:
@@ -463,29 +466,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _machine() -> str:
-    """The processor's name and the number of cores that this process may use."""
-    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if cores else ():
-        if line.startswith("model name"):
-            return f"{line.split(':')[1].strip()}, {cores}"
-    return platform.processor() or platform.machine()
-
-
-def _record(found) -> dict[str, Any]:
-    """The results beside what they were measured on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    where = {
-        "commit": commit, "python": platform.python_version(), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "machine": _machine(),
+def _measured_with() -> dict[str, Any]:
+    return {
+        "commit": where.commit(), "python": platform.python_version(), "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind, "machine": where.machine(),
     }  # fmt: skip
-    plain = {
+
+
+def _plain(found) -> dict[str, Any]:
+    return {
         part: {title: [dataclasses.asdict(r) for r in results] for title, results in tables.items()}
         for part, tables in found.items()
     }
-    return {"where": where, "results": plain}
 
 
 if __name__ == "__main__":

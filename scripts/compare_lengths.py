@@ -2,8 +2,8 @@
 
     python scripts/compare_lengths.py --workdir RUN [--workdir RUN ...] [--output FILE.png]
 
-Prints the bits per byte of the test text of every run at every length it was evaluated at, from its metrics.jsonl, and
-with --output draws them.
+Prints the bits per byte of the test text of every run at every length it was scored at when it finished, from its
+metrics.jsonl, and with --output draws them.
 """
 
 import argparse

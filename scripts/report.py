@@ -83,13 +83,20 @@ def means(report: Mapping[str, Any], found: Sequence[Row]) -> dict[tuple[Any, An
     return summary
 
 
+def made_with(results: Mapping[str, Any]) -> str:
+    """Return the commits and machines of the runs, as a rule one of each."""
+    told = [run["about"] for run in results["runs"] if "about" in run]
+    each = lambda key: ", ".join(sorted({about[key] for about in told})) or "unknown"  # noqa: E731
+    return f"commit {each('commit')}; {each('machine')}"
+
+
 def markdown(report: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """Both tables."""
     found = rows(report, results)
     result = report["result"]["name"]
     inside = report["in_distribution"]
     lines = [
-        f"Scale {results['scale']}, commit {results['commit']}. Means are of runs with {inside['name']} of at least "
+        f"Scale {results['scale']}; {made_with(results)}. Means are of runs with {inside['name']} of at least "
         f"{inside['least']:g}.",
         "",
     ]
@@ -109,18 +116,19 @@ def markdown(report: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         "",
         "Every run:",
         "",
-        f"| {' | '.join([*axes, 'state', *names])} |",
-        "|---" * (len(axes) + 1 + len(names)) + "|",
+        f"| {' | '.join([*axes, 'state', 'minutes', *names])} |",
+        "|---" * (len(axes) + 2 + len(names)) + "|",
     ]
-    for row in found:
-        cells = [str(row["point"][axis]) for axis in axes] + [row["state"]]
+    for row, run in zip(found, results["runs"], strict=True):
+        minutes = f"{run['about']['seconds'] / 60:.1f}" if "about" in run else "-"
+        cells = [*(str(row["point"][axis]) for axis in axes), row["state"], minutes]
         lines.append(f"| {' | '.join([*cells, *(show(row['figures'][name]) for name in names)])} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(report: Mapping[str, Any], results: Mapping[str, Any]):
     """Every run a dot, the mean of each series a line (a bar where there is one x)."""
-    import matplotlib.pyplot as plt  # the table needs no extra package
+    import matplotlib.pyplot as plt  # the tables need no extra package
 
     found = rows(report, results)
     summary = means(report, found)
@@ -128,24 +136,27 @@ def draw(report: Mapping[str, Any], results: Mapping[str, Any]):
     series = list(dict.fromkeys(key[0] for key in summary))
     xs = list(dict.fromkeys(key[1] for key in summary))
     drawn, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    single = len(xs) == 1
     for number, name in enumerate(series):
         color = plt.get_cmap("tab10")(number % 10)
-        at = [number] if len(xs) == 1 else list(range(len(xs)))
-        heights = [summary[name, x]["mean"] for x in xs if (name, x) in summary]
-        if len(xs) == 1:
-            axes.bar(at, [heights[0] or 0], color=color, alpha=0.4, width=0.6)
-        else:
-            points = [(a, h) for a, h in zip(at, heights, strict=False) if h is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=color, label=name)
+        place_of = {x: number if single else at for at, x in enumerate(xs)}
+        points = [
+            (at, summary[name, x]["mean"])
+            for x, at in place_of.items()
+            if (name, x) in summary and summary[name, x]["mean"] is not None
+        ]
+        if single:
+            axes.bar(number, points[0][1] if points else 0, color=color, alpha=0.4, width=0.6)
+        elif points:
+            axes.plot(*zip(*points, strict=True), color=color, label=name)
         for row in found:
             value = row["figures"][result]
             if row["point"][report["series"]] == name and value is not None:
-                place = number if len(xs) == 1 else xs.index(row["point"][report["x"]])
+                place = place_of[row["point"][report["x"]]]
                 axes.plot(
                     place, value, marker="o" if row["learned"] else "x", color=color, markersize=6
                 )
-    if len(xs) == 1:
+    if single:
         axes.set_xticks(range(len(series)), series)
         axes.set_xlabel(f"{report['series']} ({report['x']} = {xs[0]})")
     else:
@@ -183,10 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         page, picture = path.with_suffix(".md"), path.with_suffix(".png")
         page.write_text(markdown(report, results))
-        drawn = draw(report, results)
-        drawn.savefig(picture, dpi=110)
         say(console, page.read_text())
-        say(console, f"written: {page}, {picture}")
+        say(console, f"written: {page}")
+        try:
+            draw(report, results).savefig(picture, dpi=110)
+            say(console, f"written: {picture}")
+        except ModuleNotFoundError as error:
+            say(console, f"no picture: {error}; pip install -e '.[plots]'")
     return 0
 
 

@@ -60,7 +60,7 @@ def read_run(workdir: Path) -> Run:
     if trained_length not in figures:
         raise DataError(
             f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
-            f"{trained_length}: let the run finish, or evaluate it."
+            f"{trained_length}: let the run finish."
         )
     return Run(workdir.name, encoding, trained_length, stored.get("corpus", {}), step, figures)
 

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import sweeps
+import where
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from relpos.errors import UserError
-from relpos.training.files import write_atomically
+from relpos.files import write_atomically
 from relpos.training.progress import say
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
@@ -73,14 +74,25 @@ class Pool:
                     command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
                 self._processes.add(process)
+            began = time.perf_counter()
             code = process.wait()
         with self._lock:
             self._processes.discard(process)
+        _tell_about(run, time.perf_counter() - began)
         if code and not self._stopped:
             lines = run.log.read_text(errors="replace").splitlines()
             ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
             write_atomically(run.failure, ending + "\n")
         done(run)
+
+
+def _tell_about(run: sweeps.Run, seconds: float) -> None:
+    """Note what a run was made with; the time of all its attempts is added up."""
+    before = json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
+    about = {
+        "commit": where.commit(), "machine": where.machine(), "seconds": round(before + seconds, 1)
+    }  # fmt: skip
+    write_atomically(run.about, json.dumps(about) + "\n")
 
 
 def text(value: Any) -> str:
@@ -90,12 +102,11 @@ def text(value: Any) -> str:
 
 def results(sweep: sweeps.Sweep) -> dict[str, Any]:
     """Return the figures of all runs, failed ones with the end of what they wrote."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     found = []
     for run in sweep.runs:
         record: dict[str, Any] = {"point": dict(run.point), "state": run.state, "step": run.step}
+        if run.about.exists():
+            record["about"] = json.loads(run.about.read_text())
         if run.state == sweeps.FINISHED:
             last = run.step
             record["records"] = [
@@ -106,7 +117,7 @@ def results(sweep: sweeps.Sweep) -> dict[str, Any]:
         if run.state == sweeps.FAILED:
             record["failure"] = run.failure.read_text().splitlines()[-12:]
         found.append(record)
-    return {"scale": sweep.scale, "commit": commit, "config": sweep.config, "runs": found}
+    return {"scale": sweep.scale, "config": sweep.config, "runs": found}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

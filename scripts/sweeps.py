@@ -42,6 +42,11 @@ class Run:
         return self.workdir.with_suffix(self.workdir.suffix + ".failed")
 
     @property
+    def about(self) -> Path:
+        """With which commit, on which machine and for how long it was run, beside the run directory."""
+        return self.workdir.with_suffix(self.workdir.suffix + ".about.json")
+
+    @property
     def state(self) -> str:
         if (self.workdir / "summary.txt").exists():
             return FINISHED

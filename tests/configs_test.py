@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.algorithmic_options import OPTIONS
 from configs.encodings import ENCODINGS
 from relpos import encodings
+from relpos.data import algorithmic
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,6 +17,10 @@ def test_each_scheme_has_a_config_entry_with_its_own_defaults(name):
 
 def test_no_config_entry_is_left_over():
     assert set(ENCODINGS) == set(encodings.names())
+
+
+def test_each_algorithmic_task_has_a_config_entry_with_its_own_defaults():
+    assert {name: algorithmic.options(name) for name in algorithmic.names()} == OPTIONS
 
 
 def test_ci_runs_readmes_test_line():

@@ -209,20 +209,32 @@ def test_paths_agree_in_every_setting(name, kind):
     assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float32", 1e-4), pytest.param("bfloat16", 3e-2, marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_float32_is_close_to_float64(name):
+def test_fewer_bits_are_close_to_float64(name, dtype, tolerance):
+    """Of the same numbers: bfloat16 has 8 bits, and the gradients of a bfloat16 array are rounded to them too."""
     kw = {"causal": True, "block_sizes": BLOCKS}
-    arrays = inputs(B=1, N=2, K=1)
-    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-    exact = value_and_grads(make(name, heads=2), arrays, weight, implementation="reference", **kw)
+    *arrays, weight = (x.astype(dtype) for x in (*inputs(B=1, N=2, K=1), fixed_weight()))
     encoding = make(name, heads=2, dtype=jnp.float32)
-    rounded = [x.astype(jnp.float32) for x in (*arrays, weight)]
+    wide = [x.astype(jnp.float64) for x in (*arrays, weight)]
+    exact = value_and_grads(
+        make(name, heads=2), wide[:-1], wide[-1], implementation="reference", **kw
+    )
     for implementation in ("reference", *FAST):
-        found = value_and_grads(
-            encoding, rounded[:-1], rounded[-1], implementation=implementation, **kw
+        out, (of_parameters, of_arrays) = value_and_grads(
+            encoding, arrays, weight, implementation=implementation, **kw
         )
-        assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
-        assert_trees_close(found, exact, 1e-4)
+        assert {x.dtype for x in jax.tree.leaves((out, of_arrays))} == {jnp.dtype(dtype)}
+        assert {x.dtype for x in jax.tree.leaves(of_parameters)} <= {jnp.dtype("float32")}
+        found = (out, (of_parameters, of_arrays))
+        assert_trees_close(jax.tree.map(lambda x: x.astype(jnp.float64), found), exact, tolerance)
+
+
+def fixed_weight():
+    return jnp.asarray(np.random.default_rng(9).normal(size=(1, T, 2, H)))
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS], ids=str)

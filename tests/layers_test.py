@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
+    "files": 0,
     "positions": 0,
     "config": 1,
     "attention": 1,

@@ -47,7 +47,7 @@ class ParallelCorpus:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a run's config.json holds: everything but the text, ready for JSON.
+        """Returns what a run's config.json holds: what results depend on, ready for JSON.
 
         The bytes of a split are counted where counting is cheap, that is where they were hashed.
         """
@@ -64,7 +64,6 @@ class ParallelCorpus:
             "hashed": self.hashed,
             "languages": list(self.languages),
             "splits": sizes,
-            "notes": list(self.notes),
         }
 
 
@@ -81,7 +80,7 @@ def load_parallel(
     data_dir: str = "",
     languages: Sequence[str] = ("en", "de"),
     lengths: tuple[int, int] = (1, 4),
-    cutoff: int = 22,
+    cutoff: int = 26,
     seed: int = 0,
 ) -> ParallelCorpus:
     """Loads parallel text: an embedded corpus, unless files or a tensorflow-datasets set are named.

@@ -19,6 +19,7 @@ import numpy as np
 from relpos.data import tokenizers
 from relpos.data.errors import DataError, nearest
 from relpos.data.windows import character_offsets
+from relpos.files import write_atomically
 
 KINDS = ("words", *tokenizers.KINDS)
 
@@ -146,7 +147,8 @@ def create(
     if path.exists():
         return _load(path)
     words = learn_words(texts, vocab_size)
-    tokenizers.write_file(path, (json.dumps(words.pieces, indent=0) + "\n").encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(words.pieces, indent=0) + "\n")
     return words
 
 

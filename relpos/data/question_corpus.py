@@ -46,7 +46,7 @@ class QuestionCorpus:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a run's config.json holds: everything but the text, ready for JSON."""
+        """Returns what results depend on, ready for JSON: not where in a file a faulty record stood."""
         return {
             "name": self.name,
             "version": self.version,
@@ -55,8 +55,6 @@ class QuestionCorpus:
                 split: {"questions": len(found), "impossible": sum(q.impossible for q in found)}
                 for split, found in self.splits.items()
             },
-            "problems": [dataclasses.asdict(problem) for problem in self.problems],
-            "notes": list(self.notes),
         }
 
 

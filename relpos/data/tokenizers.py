@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import sentencepiece
 
 from relpos.data.errors import DataError, nearest
+from relpos.files import write_atomically
 
 KINDS = ("bytes", "sentencepiece")
 
@@ -160,7 +160,8 @@ def train_sentencepiece(
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise _explained(error, vocab_size) from error
-    write_file(Path(path), model.getvalue())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(path), model.getvalue())
     return SentencePiece(path)
 
 
@@ -202,20 +203,6 @@ def _too_small(vocab_size: int, needed: int) -> DataError:
         f"A vocabulary of {vocab_size} is too small: the 256 bytes, a separator and this text's "
         f"characters need more than {needed}."
     )
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes beside and renames, so that a killed run leaves no half a model."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def create(

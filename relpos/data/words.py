@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from relpos.data.errors import DataError
-from relpos.data.tokenizers import write_file
+from relpos.files import write_atomically
 
 UNKNOWN = b"<unknown>"
 
@@ -65,5 +65,6 @@ def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
         raise DataError("There are no words to make a vocabulary of.")
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     spelt = [word.decode("utf-8", "surrogateescape") for word in ranked]
-    write_file(path, json.dumps(spelt).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(spelt))
     return Words(ranked)

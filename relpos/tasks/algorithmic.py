@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from relpos.nn import Decoder, Sampling, TokenEncoder, generate
 from relpos.training import model_section
 from relpos.training.progress import track
 from relpos.training.run_directory import refuse_other_facts
+from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
 Model = Decoder | TokenEncoder
@@ -196,13 +197,9 @@ class Algorithmic:
         table.caption = "; ".join(complaints) or None
         return table
 
-    def predict_lines(self, model: Model, lines: Iterable[bytes]) -> Iterator[bytes | UserError]:
-        """Yield for each line, a question's symbols separated by spaces, its answer or what is wrong with it."""
-        for line in lines:
-            try:
-                yield self._answer(model, line)
-            except UserError as error:
-                yield error
+    def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
+        """Return for each line, a question's symbols separated by spaces, its answer or what is wrong."""
+        return one_by_one(functools.partial(self._answer, model), lines)
 
     def _answer(self, model: Model, line: bytes) -> bytes:
         try:

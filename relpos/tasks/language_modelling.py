@@ -24,7 +24,8 @@ from relpos.nn import Decoder, Sampling, TokenEncoder, generate
 from relpos.training import model_section
 from relpos.training.masking import Masking, Posed, next_tokens
 from relpos.training.progress import track
-from relpos.training.run_directory import refuse_other_facts
+from relpos.training.run_directory import made_once, refuse_other_facts
+from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
 Pose = Callable[[Any, Any], Posed]
@@ -33,7 +34,7 @@ MASK = b"[MASK]"  # in a line to be filled in
 
 
 def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
-    """Read the corpus and check what the config asks of it."""
+    """Check what the config asks for."""
     objective = config.get("objective", "causal")  # which older runs do not name
     if objective not in _OBJECTIVES:
         raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
@@ -70,16 +71,13 @@ class LanguageModelling(abc.ABC):
         return corpus
 
     def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
-        chosen, path = self.config.data, self._workdir / "tokenizer.model"
-        wanted = chosen.tokenizer == "sentencepiece" and not path.exists()
-        if wanted and (self._workdir / "config.json").exists():
-            raise UserError(
-                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
-                "its pieces in another way"
-            )
+        chosen = self.config.data
+        if chosen.tokenizer != "sentencepiece":
+            return tokenizers.create(chosen.tokenizer)
+        path, is_new = made_once(self._workdir, "tokenizer.model")
         return tokenizers.create(
             chosen.tokenizer,
-            corpus=self.corpus.splits["train"] if wanted else (),
+            corpus=self.corpus.splits["train"] if is_new else (),
             path=path,
             vocab_size=chosen.vocab_size,
         )
@@ -328,15 +326,9 @@ class Masked(LanguageModelling):
         """Return the perplexity of the masked tokens, and how many there are."""
         return {"perplexity": float(np.exp(nats / max(targets, 1))), "masked": int(targets)}
 
-    def predict_lines(
-        self, model: TokenEncoder, lines: Iterable[bytes]
-    ) -> Iterator[bytes | UserError]:
-        """Yield each line with the most probable token in place of every [MASK], or what is wrong with it."""
-        for line in lines:
-            try:
-                yield self._fill(model, line)
-            except UserError as error:
-                yield error
+    def predict_lines(self, model: TokenEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
+        """Return each line with the most probable token in place of every [MASK], or what is wrong with it."""
+        return one_by_one(functools.partial(self._fill, model), lines)
 
     def _fill(self, model: TokenEncoder, line: bytes) -> bytes:
         first, *others = (self.tokenizer.encode(part).tolist() for part in line.split(MASK))

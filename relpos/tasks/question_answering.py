@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from relpos.data.answers import Answer
 from relpos.data.question_lines import read_line
 from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import DecoderConfig, SpanEncoder
+from relpos.files import write_atomically
+from relpos.nn import SpanEncoder
 from relpos.training import model_section
-from relpos.training.files import write_atomically
 from relpos.training.progress import say, track
-from relpos.training.run_directory import read_run, refuse_other_facts
+from relpos.training.run_directory import made_once, read_run, refuse_other_facts
+from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
 
@@ -37,12 +38,6 @@ Record = dict[str, Any]
 def create(config: ConfigDict, workdir: Path) -> "QuestionAnswering":
     """Check what the config asks for."""
     return QuestionAnswering(config, workdir)
-
-
-def model_config(config: ConfigDict, vocab_size: int) -> DecoderConfig:
-    """Return the encoder's sizes from a config."""
-    sizes = model_section.layer_sizes(config)
-    return model_section.build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
 
 
 class QuestionAnswering:
@@ -53,7 +48,7 @@ class QuestionAnswering:
         self._workdir = workdir
         self._check(config)
         # Mistakes are told before the questions are read.
-        jax.eval_shape(lambda: nnx.state(self._model(model_config(config, 1), nnx.Rngs(0))))
+        jax.eval_shape(lambda: nnx.state(self._model(1, nnx.Rngs(0))))
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -67,26 +62,23 @@ class QuestionAnswering:
             distance=(low, high),
             facts=chosen.facts,
         )
-        refuse_other_facts(self._workdir, {"corpus": _facts(corpus)})
+        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     @functools.cached_property
     def has_impossible(self) -> bool:
         """Whether questions may have no answer: what is trained and how it is scored is SQuAD 2.0's then."""
         there = (self._workdir / "config.json").exists()
-        facts = read_run(self._workdir)["corpus"] if there else _facts(self.corpus)
+        facts = read_run(self._workdir)["corpus"] if there else self.corpus.describe()
         return any(split["impossible"] for split in facts["splits"].values())
 
     def _tokenizer(self) -> placed_tokens.PlacingTokenizer:
-        chosen, path = self.config.data, self._workdir / "tokenizer.model"
-        wanted = chosen.tokenizer != "bytes" and not path.exists()
-        if wanted and (self._workdir / "config.json").exists():
-            raise UserError(
-                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
-                "its pieces in another way"
-            )
+        chosen = self.config.data
+        if chosen.tokenizer == "bytes":
+            return placed_tokens.create(chosen.tokenizer)
+        path, is_new = made_once(self._workdir, "tokenizer.model")
         texts: list[str] = []
-        if wanted and chosen.tokenizer in placed_tokens.KINDS:
+        if is_new and chosen.tokenizer in placed_tokens.KINDS:
             train = self.corpus.splits["train"]
             texts = [*{question.context: None for question in train}, *(q.question for q in train)]
         return placed_tokens.create(
@@ -111,7 +103,7 @@ class QuestionAnswering:
 
     def describe(self) -> Record:
         """Return the questions' name, version, hash and numbers."""
-        return {"corpus": _facts(self.corpus)}
+        return {"corpus": self.corpus.describe()}
 
     def notes(self) -> list[str]:
         """Return what should be known of the data before training on them."""
@@ -120,16 +112,13 @@ class QuestionAnswering:
 
     def init_model(self, rngs: nnx.Rngs) -> SpanEncoder:
         """Return an untrained model."""
-        return self._model(model_config(self.config, self.tokenizer.vocab_size), rngs)
+        return self._model(self.tokenizer.vocab_size, rngs)
 
-    def _model(self, chosen: DecoderConfig, rngs: nnx.Rngs) -> SpanEncoder:
-        options = model_section.encoding_options(self.config)
-        try:
-            model = SpanEncoder(chosen, encoding_options=options, rngs=rngs)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        model_section.check_length(model.max_length, max(self._lengths()), self.config)
-        return model
+    def _model(self, vocab_size: int, rngs: nnx.Rngs) -> SpanEncoder:
+        longest = max(self._lengths())
+        return model_section.token_model(
+            SpanEncoder, self.config, vocab_size, length=longest, rngs=rngs
+        )
 
     def _layout(self, length: int) -> Layout:
         return Layout(
@@ -217,7 +206,7 @@ class QuestionAnswering:
     def finish(self, model: SpanEncoder, console: Console) -> list[Record]:
         """Print exact match and F1 of the test splits, also by distance, and what is wrong with the data."""
         if self.has_impossible:
-            length = self._lengths()[-1]
+            length = max(self._lengths())
             write_atomically(
                 self._workdir / _THRESHOLD,
                 json.dumps({"threshold": self._threshold(model, length)}),
@@ -274,10 +263,8 @@ class QuestionAnswering:
         console.print(table)
         return records
 
-    def predict_lines(
-        self, model: SpanEncoder, lines: Iterable[bytes]
-    ) -> Iterator[bytes | UserError]:
-        """Yield for each line, JSON {"context", "question"}, one of JSON with the answer, or what is wrong.
+    def predict_lines(self, model: SpanEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
+        """Return for each line, JSON {"context", "question"}, one of JSON with the answer, or what is wrong.
 
         Contexts are read in windows of the greatest length that the closing tables have. ``score`` is the
         probability of the answer, ``start`` its first character; where questions may have none, the
@@ -286,20 +273,19 @@ class QuestionAnswering:
         layout = self._layout(max(self._lengths()))
         threshold = _kept_threshold(self._workdir)
         graphdef, state = nnx.split(model)
-        for line in lines:
-            try:
-                context, question = read_line(line)
-                prepared = layout.prepare(context, question)
-            except UserError as error:
-                yield error
-                continue
+
+        def answer(line: bytes) -> bytes:
+            context, question = read_line(line)
+            prepared = layout.prepare(context, question)
             rows = layout.rows(prepared, layout.untrained(prepared))
             # Whole powers of two: a program is compiled for each size, not for each line.
             size = 1 << (len(rows) - 1).bit_length()
             batch = batches.padded(rows, size)
             logits_W2T = np.asarray(_evaluate(graphdef, state, jax.device_put(batch))[0])
-            answer = self._best(context, prepared, logits_W2T[: len(rows)])
-            yield json.dumps(_shown(answer, threshold), ensure_ascii=False).encode()
+            best = self._best(context, prepared, logits_W2T[: len(rows)])
+            return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
+
+        return one_by_one(answer, lines)
 
 
 _THRESHOLD = "no_answer.json"
@@ -315,12 +301,6 @@ def _shown(answer: Answer, threshold: float) -> Record:
     if answer.no_answer > threshold:
         return {"answer": "", "start": None, "score": answer.no_answer_score}
     return {"answer": answer.text, "start": answer.start, "score": answer.score}
-
-
-def _facts(corpus: data.QuestionCorpus) -> Record:
-    """Return what results depend on: not where in a file a faulty record stood."""
-    facts = corpus.describe()
-    return {name: facts[name] for name in ("name", "version", "sha256", "splits")}
 
 
 def _add_row(

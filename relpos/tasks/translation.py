@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.training import model_section
 from relpos.training.progress import say, track
-from relpos.training.run_directory import refuse_other_facts
+from relpos.training.run_directory import made_once, refuse_other_facts
 
 Record = dict[str, Any]
 Pairs = Sequence[parallel.Pair]
 TOKENIZERS = ("words", *tokenizers.KINDS)
+NOTED_PAIRS = 10_000  # looked at for those that are too long
 
 
 def create(config: ConfigDict, workdir: Path) -> "Translation":
-    """Read the corpus and check what the config asks of it."""
+    """Check what the config asks for."""
     return Translation(config, workdir)
 
 
@@ -101,13 +102,9 @@ class Translation:
         kind = chosen.tokenizer
         if kind == "bytes":
             return tokenizers.create(kind)
-        path = self._workdir / f"tokenizer.{name}.{'json' if kind == 'words' else 'model'}"
-        if not path.exists() and (self._workdir / "config.json").exists():
-            raise UserError(
-                f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
-                "its pieces in another way"
-            )
-        texts: Any = () if path.exists() else _Side(self.corpus.splits["train"], sides)
+        ending = "json" if kind == "words" else "model"
+        path, is_new = made_once(self._workdir, f"tokenizer.{name}.{ending}")
+        texts: Any = _Side(self.corpus.splits["train"], sides) if is_new else ()
         if kind == "words":
             return words.load_or_make(path, texts)
         return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
@@ -115,6 +112,21 @@ class Translation:
     def describe(self) -> Record:
         """Return the corpus' name, version and hash."""
         return {"corpus": self.corpus.describe()}
+
+    def notes(self) -> list[str]:
+        """Return what should be known of the pairs: dropped, held out, found in two splits, too long."""
+        train = self.corpus.splits["train"]
+        first = Tokenized(train, self.source, self.target)
+        looked_at = min(len(first), NOTED_PAIRS)
+        length = self.config.sequence_length
+        too_long = sum(not pair_batches.fits(first[i], length) for i in range(looked_at))
+        notes = list(self.corpus.notes)
+        if too_long:
+            notes.append(
+                f"{too_long} of the first {looked_at} training pairs do not fit into sequence_length={length} "
+                "tokens: such pairs are left out"
+            )
+        return notes
 
     def init_model(self, rngs: nnx.Rngs) -> EncoderDecoder:
         """Return an untrained model."""
@@ -315,14 +327,15 @@ class Translation:
         return records
 
     def predict_lines(
-        self, model: EncoderDecoder, lines: Iterable[bytes], at_once: int = 32
-    ) -> Iterator[bytes | UserError]:
-        """Yield the translation of each line, or what is wrong with it."""
-        for chunk in _batched(lines, at_once):
-            faults = [self._fault(line) for line in chunk]
-            found, _ = self.translate(model, list(chunk), self.beams)
-            for fault, translation in zip(faults, found, strict=True):
-                yield translation.replace(b"\n", b" ") if fault is None else fault
+        self, model: EncoderDecoder, lines: Sequence[bytes]
+    ) -> list[bytes | UserError]:
+        """Return the translation of each line, or what is wrong with it."""
+        faults = [self._fault(line) for line in lines]
+        found, _ = self.translate(model, lines, self.beams)
+        return [
+            translation.replace(b"\n", b" ") if fault is None else fault
+            for fault, translation in zip(faults, found, strict=True)
+        ]
 
     def _fault(self, line: bytes) -> UserError | None:
         try:
@@ -390,12 +403,6 @@ def _model(
 
 def _text(sentences: Iterable[bytes]) -> list[str]:
     return [sentence.decode("utf-8", "replace") for sentence in sentences]
-
-
-def _batched(items: Iterable[bytes], size: int) -> Iterator[tuple[bytes, ...]]:
-    iterator = iter(items)
-    while chunk := tuple(itertools.islice(iterator, size)):
-        yield chunk
 
 
 def _token_losses(model: EncoderDecoder, batch, key):

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from relpos import config as config_lib
 from relpos.errors import UserError
+from relpos.files import write_atomically
 from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
-from relpos.training.files import write_atomically
 from relpos.training.interrupts import Interrupted, Interrupts
 from relpos.training.metrics import MetricsLog, Window
 from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate

@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from relpos.errors import UserError
-from relpos.training.files import write_atomically
+from relpos.files import write_atomically
 
 
 class RecordError(UserError):

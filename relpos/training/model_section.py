@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, DecoderConfig, TokenEncoder
+from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
 
-TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder)
+TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 
 
 def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def check_length(max_length: int | None, length: int, config: ConfigDict) -> Non
 def token_model(
     kind: type[TokenModel], config: ConfigDict, vocab_size: int, *, length: int, rngs: nnx.Rngs
 ) -> TokenModel:
-    """Return an untrained model from tokens to logits.
+    """Return an untrained model of a sequence of tokens.
 
     Args:
-      kind: `relpos.nn.Decoder`, or `relpos.nn.TokenEncoder`, which sees both sides.
+      kind: `relpos.nn.Decoder`, or one that sees both sides, `relpos.nn.TokenEncoder` or `SpanEncoder`.
       config: with the sections ``model``, ``encoding`` and ``encodings``.
       vocab_size: V.
-      length: of the sequences it is trained on.
+      length: the longest sequence that it must take.
       rngs: for the initial parameters.
 
     Raises:

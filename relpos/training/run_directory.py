@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from relpos import config as config_lib
 from relpos.errors import UserError
-from relpos.training.files import write_atomically
+from relpos.files import write_atomically
 
 # Keys that change what is reported or kept, not what is computed: a run may go on with others.
 FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
@@ -81,6 +81,21 @@ class RunDirectory:
                 f"{str(self.path)!r} belongs to a run with another config:\n{differing}\n"
                 "Give these values to resume that run, or another --workdir to start a new one."
             )
+
+
+def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
+    """Return the path of a file that a run makes before it begins, and whether it has to be made now.
+
+    Raises:
+      UserError: the run has begun and the file is gone.
+    """
+    path = workdir / name
+    if not path.exists() and (workdir / "config.json").exists():
+        raise UserError(
+            f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
+            "its pieces in another way"
+        )
+    return path, not path.exists()
 
 
 def refuse_other_facts(workdir: Path, facts: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,9 +44,9 @@ class Task(Protocol):
     - ``evaluate_splits(model, *, split, lengths, console) -> list[Record]`` prints the scores of a
       split, at several lengths where that means something (no lengths: those of the config);
       ``evaluate_text(..., path)`` instead of it where any text can be scored;
-    - ``predict_lines(model, lines) -> Iterator[bytes | UserError]``, one for each line, in order: an
-      answer, or what is wrong with the line; ``predict(model, prompts, sampling, max_tokens, seed)``
-      instead of it where prompts are continued.
+    - ``predict_lines(model, lines) -> list[bytes | UserError]``, one for each of a few lines, in
+      order: an answer, or what is wrong with the line; ``predict(model, prompts, sampling, max_tokens,
+      seed)`` instead of it where prompts are continued.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -85,6 +85,18 @@ class Task(Protocol):
 
     def finish(self, model: nnx.Module, console: Console) -> list[Record]:
         """Print the closing tables and samples to the console and return the records of them."""
+
+
+def one_by_one(answer: Callable[[bytes], bytes], lines: Sequence[bytes]) -> list[bytes | UserError]:
+    """Return what `answer` makes of each line, or the UserError that it raises."""
+
+    def guarded(line: bytes) -> bytes | UserError:
+        try:
+            return answer(line)
+        except UserError as error:
+            return error
+
+    return [guarded(line) for line in lines]
 
 
 def create_task(config: ConfigDict, workdir: Path) -> Task:

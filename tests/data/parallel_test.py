@@ -50,7 +50,6 @@ def test_given_files_are_the_splits(tmp_path):
         "source_bytes": len("sentence t0" * 2),
         "target_bytes": len("Satz t0" * 2),
     }
-    assert described["notes"] == []
     assert described["sha256"] == load(tmp_path, **given).sha256
     given["test"] = [("sentence t0", "Satz t0"), ("sentence t1S", "atz t1")]
     assert described["sha256"] != load(tmp_path, **given).sha256

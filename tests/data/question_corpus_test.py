@@ -64,8 +64,8 @@ def test_several_files_and_their_problems(tmp_path):
     babi(tmp_path, "qa2_train.txt", [*numbered(30, "b"), ("Bob", "yes"), ("Bea", "no")])
     corpus = load_questions(train=str(tmp_path / "qa*_train.txt"))
     assert sum(map(len, corpus.splits.values())) == 60 + 64 - 2
-    (problem,) = corpus.describe()["problems"]
-    assert (problem["count"], problem["first"]) == (2, "qa2_train.txt line 122")
+    (problem,) = corpus.problems
+    assert (problem.count, problem.first) == (2, "qa2_train.txt line 122")
     assert len({q.id for found in corpus.splits.values() for q in found}) == 122
 
 
@@ -124,7 +124,7 @@ def test_stories_are_embedded(monkeypatch):
     assert {q.group for q in corpus.splits["longer"]} == {5, 6, 7, 8}
     assert load_questions(distance=(2, 4), facts=2, seed=1).sha256 == corpus.sha256
     assert load_questions(distance=(2, 4), facts=2, seed=2).sha256 != corpus.sha256
-    assert corpus.describe()["notes"]
+    assert corpus.notes
 
 
 @pytest.mark.parametrize(

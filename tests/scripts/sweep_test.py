@@ -8,6 +8,7 @@ import pytest
 from relpos.errors import UserError
 from tests.scripts.load import script
 
+script("where")
 sweeps = script("sweeps")
 sweep = script("sweep")
 report = script("report")
@@ -84,6 +85,8 @@ def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys)
     assert report.main([str(experiment)]) == 0
     page = (experiment / "results" / "tiny.md").read_text()
     assert page.count("| finished |") == 4
+    about = [run["about"] for run in results["runs"]]
+    assert all(one["seconds"] > 0 and one["machine"] in page for one in about)
     assert (experiment / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -134,7 +137,6 @@ def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch):
 def results_of(*runs):
     return {
         "scale": "cpu",
-        "commit": "abc",
         "runs": [
             {
                 "point": {"toy.width": width, "seed": seed},
@@ -162,8 +164,8 @@ def test_means_leave_out_what_has_not_learned_and_say_so(experiment):
     assert summary[3, 3] == {"mean": 50, "low": 40, "high": 60, "runs": 2, "left out": 1}
     assert summary[5, 5] == {"mean": 7, "low": 7, "high": 7, "runs": 1, "left out": 1}
     page = report.markdown(asked, results)
-    assert "| 3 | 1 | finished | 50.0 | 0.0 | - |" in page
-    assert "| 5 | 0 | failed | - | - | - |" in page
+    assert "| 3 | 1 | finished | - | 50.0 | 0.0 | - |" in page
+    assert "| 5 | 0 | failed | - | - | - | - |" in page
 
 
 @pytest.mark.parametrize("one", [True, False])

@@ -162,10 +162,10 @@ def test_the_paper_says_how_a_task_is_shown(name):
 
 @pytest.mark.parametrize(
     ("name", "presentation", "length"),
-    [("stack_manipulation", "", 3)],
+    [("stack_manipulation", "", 3), ("bucket_sort", "", 5), ("copy_cmc", "causal", 4)],
 )
 def test_scores_are_those_of_a_loop(name, presentation, length):
-    task, model = untrained(name, presentation)
+    task, model = untrained(name, presentation, **{"data.options.copy_cmc.letters": 2})
     record = task.score(model, "test", length, 23)
     nats, right, exact = [], [], []
     batches = algorithmic.eval_batches(

@@ -87,7 +87,7 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
     _, task, model, _ = load_model(workdir)
     context = "Ада и Zoë. " * 30 + "Ada went to the attic."
     asked = [line(context=context, question="Where is Ada?"), b"{}"] * 2
-    results = list(task.predict_lines(model, iter(asked)))
+    results = list(task.predict_lines(model, asked))
     assert results[0] == results[2]
     found = json.loads(results[0])
     if found["start"] is None:

@@ -1,0 +1,25 @@
+"""What figures were measured with: commit and machine."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" where files differ from it; "" outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def machine() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if cores else ():
+        if line.startswith("model name"):
+            return f"{line.split(':')[1].strip()}, {cores}"
+    return platform.processor() or platform.machine()
