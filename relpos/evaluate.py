@@ -47,8 +47,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"task {config.task} cannot be evaluated on its own yet")
     if flags.json is not None:
         from relpos.files import write_atomically
+        from relpos.training.metrics import finite
 
-        write_atomically(flags.json, json.dumps(records, indent=2) + "\n")
+        text = json.dumps([finite(record) for record in records], indent=2, allow_nan=False)
+        write_atomically(flags.json, text + "\n")
 
 
 def _length(text: str) -> int:

@@ -10,14 +10,17 @@ answer each with one line; a bad one is told on standard error, and its line is 
 - an algorithmic task reads the symbols of a question, separated by spaces.
 """
 
+import io
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from relpos import cli
 from relpos.errors import UserError
 
-LINES_AT_ONCE = 32  # of a file or a pipe
+LINES_AT_ONCE = 32
+READ_BYTES = 1 << 16
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,27 +56,26 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"--{error}") from None
     config, task, model, _ = load_model(flags.workdir, flags.step)
-    prompts = [_raw(prompt) for prompt in flags.prompts] or _lines()
+    given_lines = [_raw(prompt) for prompt in flags.prompts]
+    chunks = iter([given_lines] if given_lines else _chunks())
     if hasattr(task, "predict"):
         kept = config.sample
         sampling = Sampling(
             **{"temperature": kept.temperature, "top_k": kept.top_k, "top_p": kept.top_p} | given
         )
         max_tokens = flags.max_tokens or kept.max_tokens or 1
-        _write_continuations(task.predict(model, prompts, sampling, max_tokens, flags.seed or 0))
+        _write_continuations(
+            task.predict(
+                model, itertools.chain.from_iterable(chunks), sampling, max_tokens, flags.seed or 0
+            )
+        )
     elif hasattr(task, "predict_lines"):
         for name in ("max_tokens", "temperature", "top_k", "top_p", "seed"):
             if getattr(flags, name) is not None:
                 raise UserError(
                     f"--{name} is for models that continue a text; this one has one answer"
                 )
-        # Someone who types waits for the answer before the next line.
-        at_once = 1 if not flags.prompts and sys.stdin.isatty() else LINES_AT_ONCE
-        _write_answers(
-            answer
-            for chunk in _chunks(prompts, at_once)
-            for answer in task.predict_lines(model, chunk)
-        )
+        _write_answers(answer for chunk in chunks for answer in task.predict_lines(model, chunk))
     else:
         raise UserError(f"task {config.task} cannot predict yet")
 
@@ -97,20 +99,25 @@ def _write_answers(answers: Iterable[bytes | UserError]) -> None:
         out.flush()
 
 
-def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    iterator = iter(lines)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+def _chunks() -> Iterator[list[bytes]]:
+    """Yield the lines of standard input, as many at once as there are: who writes one may wait for its answer."""
+    begun: list[bytes] = []  # pieces of a line whose end has not come yet
+    source = cast(io.BufferedReader, sys.stdin.buffer)
+    while read := source.read1(READ_BYTES):
+        if b"\n" not in read:
+            begun.append(read)
+            continue
+        *lines, rest = b"".join([*begun, read]).split(b"\n")
+        begun = [rest]
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            yield [line.rstrip(b"\r") for line in lines[start : start + LINES_AT_ONCE]]
+    if last := b"".join(begun):
+        yield [last.rstrip(b"\r")]
 
 
 def _raw(argument: str) -> bytes:
     """Return the bytes of an argument as the shell gave them."""
     return argument.encode("utf-8", "surrogateescape")
-
-
-def _lines() -> Iterator[bytes]:
-    for line in sys.stdin.buffer:
-        yield line.rstrip(b"\r\n")
 
 
 if __name__ == "__main__":

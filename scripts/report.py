@@ -24,13 +24,20 @@ Row = dict[str, Any]
 
 
 def figure(records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> float | None:
-    """Return the value that a section of [report] asks for, of the newest record that has it."""
+    """Return the value that a section of [report] asks for, of the newest record that has it.
+
+    What the section has besides `name`, `value`, `least` and `times` (a factor) is what the record must have:
+    `split = "test"`, `length = 40`.
+    """
+    told = {"name", "value", "least", "times"}
+    asked = {key: value for key, value in wanted.items() if key not in told}
     found = [
         record[wanted["value"]]
         for record in records
-        if record.get("split") == wanted["split"] and wanted["value"] in record
+        if record.get(wanted["value"]) is not None
+        and all(record.get(key) == value for key, value in asked.items())
     ]
-    return found[-1] if found else None
+    return found[-1] * wanted.get("times", 1) if found else None
 
 
 def columns(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -59,7 +66,7 @@ def rows(report: Mapping[str, Any], results: Mapping[str, Any]) -> list[Row]:
 
 
 def means(report: Mapping[str, Any], found: Sequence[Row]) -> dict[tuple[Any, Any], dict[str, Any]]:
-    """Return (series, x) -> mean of the result, its least and greatest, how many runs, how many did not learn."""
+    """Return (series, x) -> mean of the result, its least and greatest, the number of runs, of those left out too."""
     result = report["result"]["name"]
     groups: dict[tuple[Any, Any], list[Row]] = {}
     for row in found:
@@ -78,7 +85,8 @@ def means(report: Mapping[str, Any], found: Sequence[Row]) -> dict[tuple[Any, An
             "low": min(values, default=None),
             "high": max(values, default=None),
             "runs": len(values),
-            "left out": len(members) - len(values),
+            "not learned": sum(r["state"] == sweeps.FINISHED and not r["learned"] for r in members),
+            "not finished": sum(r["state"] != sweeps.FINISHED for r in members),
         }
     return summary
 
@@ -101,14 +109,16 @@ def markdown(report: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         "",
     ]
     lines += [
-        f"| {report['series']} | {report['x']} | {result}: mean | least - greatest | runs | left out |"
+        f"| {report['series']} | {report['x']} | {result}: mean | least - greatest | runs | not learned "
+        "| not finished |"
     ]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|"]
     show = lambda value: "-" if value is None else f"{value:.1f}"  # noqa: E731
     for (series, x), m in means(report, found).items():
         span = f"{show(m['low'])} - {show(m['high'])}"
         lines.append(
-            f"| `{series}` | {x} | {show(m['mean'])} | {span} | {m['runs']} | {m['left out']} |"
+            f"| `{series}` | {x} | {show(m['mean'])} | {span} | {m['runs']} "
+            f"| {m['not learned']} | {m['not finished']} |"
         )
     names = list(columns(report))
     axes = list(results["runs"][0]["point"])

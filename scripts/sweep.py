@@ -4,7 +4,8 @@
 
 Finished runs are skipped, interrupted ones go on where they stopped, those that failed are kept with their traceback
 and left alone until --retry. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
-scripts/report.py makes the table and the picture. Ctrl-C stops all runs; each saves, and the same line goes on.
+scripts/report.py makes the table and the picture. Ctrl-C stops all runs (so do kill and a terminal that is closed);
+each saves, and the same line goes on.
 """
 
 import argparse
@@ -31,10 +32,18 @@ from relpos.training.progress import say
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
 CORES_A_RUN = 2  # what a small model's training makes good use of
+ACCELERATORS = (
+    "/dev/nvidia0",
+    "/dev/accel0",
+    "/dev/vfio/0",
+)  # a process of JAX takes all of one's memory
+INTERRUPTED = (130, 143)  # exit statuses of a run that has saved
 
 
 def workers() -> int:
     """Return how many runs this machine should do at once."""
+    if any(map(os.path.exists, ACCELERATORS)):
+        return 1
     return max(1, (os.cpu_count() or 1) // CORES_A_RUN)
 
 
@@ -48,7 +57,7 @@ class Pool:
         self._stopped = False
 
     def run(self, runs: Sequence[sweeps.Run], done) -> None:
-        """Run all; done(run) is called after each."""
+        """Run all; done(run, what became of it) is called after each."""
         with ThreadPoolExecutor(self._size) as pool:
             for future in [pool.submit(self._one, run, done) for run in runs]:
                 future.result()
@@ -62,28 +71,31 @@ class Pool:
 
     def _one(self, run: sweeps.Run, done) -> None:
         run.workdir.parent.mkdir(parents=True, exist_ok=True)
+        if run.in_use:
+            done(run, "in use by another process, left alone")
+            return
         command = [*TRAIN, "--config", self._config, "--workdir", str(run.workdir)]
         command += [f"--config.{key}={text(value)}" for key, value in run.overrides.items()]
-        with run.log.open("w") as log:
-            with self._lock:
-                if self._stopped:
-                    return
+        with self._lock:
+            if self._stopped:
+                return
+            with run.log.open("w") as log:
                 run.failure.unlink(missing_ok=True)
                 # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
                 process = subprocess.Popen(
                     command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-                self._processes.add(process)
-            began = time.perf_counter()
-            code = process.wait()
+            self._processes.add(process)
+        began = time.perf_counter()
+        code = process.wait()
         with self._lock:
             self._processes.discard(process)
         _tell_about(run, time.perf_counter() - began)
-        if code and not self._stopped:
+        if code > 0 and code not in INTERRUPTED and not self._stopped:
             lines = run.log.read_text(errors="replace").splitlines()
             ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
             write_atomically(run.failure, ending + "\n")
-        done(run)
+        done(run, run.state)
 
 
 def _tell_about(run: sweeps.Run, seconds: float) -> None:
@@ -138,6 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(console, str(error))
         return 2
+    others = [f"{run.workdir}: {why}" for run in sweep.runs for why in run.other_settings()]
+    if others:
+        say(console, "\n".join([*others, "Remove these run directories, or give another --runs."]))
+        return 2
     skipped = {sweeps.FINISHED} if options.retry else {sweeps.FINISHED, sweeps.FAILED}
     waiting = [run for run in sweep.runs if run.state not in skipped]
     states = [run.state for run in sweep.runs]
@@ -152,7 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, "stopping: runs save; the same line goes on")
         pool.stop()
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -164,21 +183,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             task = progress.add_task(f"{sweep.experiment.name} {sweep.scale}", total=len(waiting))
             began = time.perf_counter()
 
-            def done(run):
+            def done(run, what):
                 progress.advance(task)
                 minutes = (time.perf_counter() - began) / 60
-                say(console, f"{run.name}: {run.state} after {minutes:.1f} min")
+                say(console, f"{run.name}: {what} after {minutes:.1f} min")
                 _write(sweep)
 
             pool.run(waiting, done)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     _write(sweep)
     say(console, f"figures in {sweep.results}; now: python scripts/report.py {sweep.experiment}")
     failed = [run for run in sweep.runs if run.state == sweeps.FAILED]
     for run in failed:
         say(console, f"failed: {run.name}, see {run.failure}")
-    return 1 if failed else 0
+    unfinished = any(run.state != sweeps.FINISHED for run in sweep.runs)
+    return 1 if failed else INTERRUPTED[0] if unfinished else 0
 
 
 def _write(sweep: sweeps.Sweep) -> None:

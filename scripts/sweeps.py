@@ -1,6 +1,7 @@
 """A sweep of runs as plain data: what sweep.toml says, and what its runs have come to."""
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import tomllib
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from relpos import config as config_lib
 from relpos.errors import UserError, did_you_mean
 
 FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
@@ -53,6 +55,31 @@ class Run:
         if self.failure.exists():
             return FAILED
         return BEGUN if (self.workdir / "config.json").exists() else WAITING
+
+    def other_settings(self) -> list[str]:
+        """Return what the run directory was made with where sweep.toml says something else."""
+        path = self.workdir / "config.json"
+        if not path.exists():
+            return []
+        there = config_lib.flatten(json.loads(path.read_text())["config"])
+        return [
+            f"{key} is {there.get(key)!r} there, {value!r} in sweep.toml"
+            for key, value in self.overrides.items()
+            if there.get(key) != value
+        ]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process, of an earlier sweep say, trains it now."""
+        lock = self.workdir / ".lock"
+        if not lock.exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of metrics.jsonl."""

@@ -12,11 +12,15 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs_and_gives_what_it_says():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, own_scheme = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     found = {}
     exec(example, found)
     assert found["out"].shape == (2, 128, 8, 64)
     assert found["y"].shape == (2, 128, 512)
+    before = found["out"]
+    exec(own_scheme, found)
+    assert found["out"].shape == before.shape
+    assert (found["out"] != before).any()
 
 
 def test_the_files_it_links_are_there():

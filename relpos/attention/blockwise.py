@@ -6,6 +6,7 @@ written out, not left to JAX: a product with a transposed block, p.T @ d_out, is
 d_out.T @ p, its transpose, is none. Only what an encoding computes for each pair is differentiated by JAX.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import reference
@@ -244,9 +246,24 @@ def _attend(problem: _Problem, inputs: _Inputs, places: _Places):
     return _forward(problem, inputs, places)[0]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Residuals:
+    """What the backward pass needs of the forward pass; static is whether the biases are differentiated."""
+
+    inputs: _Inputs
+    places: _Places
+    out: Array
+    log_total: Array
+    trained_bias: bool = dataclasses.field(metadata={"static": True})
+
+
 def _attend_forward(problem, inputs, places):
+    biases = [table.bias for table in inputs.tables]
+    trained_bias = any(x.perturbed for x in jax.tree.leaves(biases))
+    inputs, places = custom_vjp_primal_tree_values((inputs, places))
     out, log_total = _forward(problem, inputs, places)
-    return out, (inputs, places, out, log_total)
+    return out, _Residuals(inputs, places, out, log_total, trained_bias)
 
 
 class _Sums(NamedTuple):
@@ -260,8 +277,10 @@ class _Sums(NamedTuple):
 
 
 def _attend_backward(problem, residuals, d_out):
-    inputs, places, out, log_total = residuals
-    rules = problem.rules
+    inputs, places, out = residuals.inputs, residuals.places, residuals.out
+    log_total, rules = residuals.log_total, problem.rules
+    if isinstance(d_out, SymbolicZero):
+        d_out = jnp.zeros(d_out.shape, d_out.dtype)
     hidden, _ = hidden_logit(log_total.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
@@ -347,7 +366,7 @@ def _attend_backward(problem, residuals, d_out):
                 d_key += dot_rows(a_Q.T, by_distance)
                 d_a_Q = reach.add_written(d_table.query_vectors, dot(k.key.T, by_distance))
                 d_table = d_table._replace(query_vectors=d_a_Q)
-            if table.bias is not None:
+            if table.bias is not None and residuals.trained_bias:
                 d_table = d_table._replace(bias=reach.add_bias(d_table.bias, d_logits_CK))
             k_features = None
             if any(x is not None for x in more):
@@ -418,7 +437,8 @@ def _attend_backward(problem, residuals, d_out):
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+# Symbolic zeros: a bias that is not trained, as ALiBi's, costs no sums by distance.
+_attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
 
 
 def _plus(a, b):

@@ -16,13 +16,13 @@ HELD_OUT_PAIRS = 2000  # at most
 
 def drop_empty(pairs: Iterable[Pair]) -> tuple[list[Pair], int]:
     """Returns the pairs without white space around them, and how many had an empty side."""
-    stripped = [(_strip(source), _strip(target)) for source, target in pairs]
+    stripped = [(strip(source), strip(target)) for source, target in pairs]
     kept = [(source, target) for source, target in stripped if source and target]
     return kept, len(stripped) - len(kept)
 
 
-def _strip(sentence: bytes) -> bytes:
-    # White space of Unicode as well, which bytes.strip() leaves.
+def strip(sentence: bytes) -> bytes:
+    """Returns a sentence without white space around it, that of Unicode too."""
     text = sentence.decode("utf-8", "surrogateescape").strip()
     return text.encode("utf-8", "surrogateescape")
 

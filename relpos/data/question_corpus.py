@@ -154,7 +154,10 @@ def _from_tfds(name: str, data_dir: str) -> QuestionCorpus:
 def _corpus(name: str, version: str, read: Mapping[str, Sequence[Reading]]) -> QuestionCorpus:
     """Puts what was read together, and holds out what is missing."""
     problems = _together(reading.problems for readings in read.values() for reading in readings)
-    splits = {split: [q for r in readings for q in r.questions] for split, readings in read.items()}
+    splits = {
+        split: _told_apart(q for reading in readings for q in reading.questions)
+        for split, readings in read.items()
+    }
     for split, found in splits.items():
         if not found:
             wrong = "; ".join(map(str, problems)) or "there are none"
@@ -171,6 +174,18 @@ def _corpus(name: str, version: str, read: Mapping[str, Sequence[Reading]]) -> Q
         if shared:
             notes.append(f"{split}: {shared} of {len(splits[split])} contexts stand in train too")
     return QuestionCorpus(name, version, _fingerprint(splits), splits, problems, tuple(notes))
+
+
+def _told_apart(questions: Iterable[Question]) -> list[Question]:
+    """Returns questions of several files, none with the id of another: two languages of a set share theirs."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        id, number = question.id, 1
+        while id in found:
+            number += 1
+            id = f"{question.id} ({number})"
+        found[id] = dataclasses.replace(question, id=id)
+    return list(found.values())
 
 
 def _together(summaries: Iterable[Iterable[Problem]]) -> tuple[Problem, ...]:

@@ -88,6 +88,8 @@ def _articles(path: str) -> list[Any]:
         ) from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply to be SQuAD's JSON.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path} holds JSON that cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {_kind(content)}, not SQuAD's object with a list 'data'.")
     if not isinstance(content.get("data"), list):

@@ -9,8 +9,11 @@ import sacrebleu
 
 from relpos.data.errors import DataError
 
+# What sacrebleu cuts into words by itself, without packages of their own: these languages put no spaces between them.
+TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 
-def scores(found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+
+def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
     """Returns bleu, chrf and exact_match in percent, cased and on plain text.
 
     BLEU is that of Papineni et al. 2002 as `sacrebleu` computes it by default (Post 2018, arXiv:1804.08771).
@@ -18,6 +21,7 @@ def scores(found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
     Args:
         found: translations.
         wanted: one reference for each.
+        language: of both, such as "de" or "zh_Hant"; it decides how BLEU cuts them into words.
 
     Raises:
         DataError: there are none, or not as many of one as of the other.
@@ -26,7 +30,8 @@ def scores(found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
         raise DataError(
             f"{len(found)} translations cannot be held against {len(wanted)} references."
         )
-    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    tokenizer = TOKENIZERS.get(language.replace("-", "_").split("_")[0], "13a")
+    bleu, chrf = sacrebleu.BLEU(tokenize=tokenizer), sacrebleu.CHRF()
     return {
         "bleu": bleu.corpus_score(list(found), [list(wanted)]).score,
         "chrf": chrf.corpus_score(list(found), [list(wanted)]).score,

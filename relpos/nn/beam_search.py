@@ -82,6 +82,9 @@ def beam_search(
 ) -> Found:
     """Search the targets of sources, in one program.
 
+    A source is done when as many of its targets have ended as there are beams: whether one that goes on could be
+    worth more under the length penalty is not waited for, as Wu et al. do.
+
     Args:
       model: an encoder-decoder.
       source_BS: source tokens.

@@ -53,6 +53,10 @@ class Algorithmic:
         chosen = config.data
         options = chosen.options.get(chosen.name, {})
         self.symbols = algorithmic.create(chosen.name, **options)
+        self._variants = {
+            name: algorithmic.create(chosen.name, **{**options, **changed})
+            for name, changed in self.symbols.variants.items()
+        }
         self._presentation = chosen.presentation or self.symbols.presentation
         algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # is it one?
         self._check_lengths()
@@ -124,14 +128,15 @@ class Algorithmic:
 
     def evaluate(self, model: Model, split: str) -> list[Record]:
         """Return the scores of a few examples of each of the config's lengths."""
-        lengths = [n for n in self.config.eval_lengths if self._fits(model, n)]
+        lengths = [n for n in self.config.eval_lengths if self._fits(model, split, n)]
         return [self.score(model, split, n, self.config.eval_examples) for n in lengths]
 
     def score(self, model: Model, split: str, length: int, examples: int) -> Record:
         """Return loss, accuracy and exact match of examples of one length."""
-        if not self._fits(model, length):
+        if not self._fits(model, split, length):
+            places = self._places(length, split)
             raise UserError(
-                f"{self.symbols.name} of length {length} takes {self._places(length)} places, more than the "
+                f"{self.symbols.name} of length {length} takes {places} places, more than the "
                 f"{model.max_length} positions of {self.config.encoding}"
             )
         graphdef, state = nnx.split(model)
@@ -150,18 +155,23 @@ class Algorithmic:
         }
 
     def finish(self, model: Model, console: Console) -> list[Record]:
-        """Print the scores by length."""
-        return self.evaluate_splits(model, split="test", lengths=(), console=console)
+        """Print the scores by length, those of the task's other tests too."""
+        return [
+            record
+            for split in ("test", *self._variants)
+            for record in self.evaluate_splits(model, split=split, lengths=(), console=console)
+        ]
 
     def evaluate_splits(
         self, model: Model, *, split: str, lengths: Sequence[int], console: Console
     ) -> list[Record]:
         """Score many examples of each length, those of the config by default, and print the table."""
-        if split not in _SEEDS:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, _SEEDS)}")
+        known = [*_SEEDS, *self._variants]
+        if split not in known:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, known)}")
         for length in lengths:
             self.symbols.check_length(length)
-            if not self._fits(model, length):
+            if not self._fits(model, split, length):
                 self.score(model, split, length, 1)  # says why it cannot be
         refuse_other_facts(self._workdir, self.describe())
         records: list[Record] = []
@@ -231,12 +241,11 @@ class Algorithmic:
 
     def _continued(self, model: Decoder, shown: list[int], size: int) -> np.ndarray:
         # Whole powers of two: a program is compiled for each size, not for each question.
-        most = _power_of_two(size) if model.max_length is None else size
-        room = _power_of_two(len(shown)) if model.max_length is None else len(shown)
+        most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
         end = self.symbols.end
         tokens, counts = generate(
             model,
-            jnp.asarray(_padded(shown, room)),
+            jnp.asarray(model_section.padded(shown, model.max_length, most)),
             jnp.array([len(shown)]),
             max_new_tokens=most,
             stop=-1 if end is None else self.symbols.alphabet.index(end),
@@ -247,28 +256,29 @@ class Algorithmic:
 
     def _filled_in(self, model: TokenEncoder, shown: list[int], size: int) -> np.ndarray:
         places = len(shown) + size
-        room = _power_of_two(places)
-        if model.max_length is not None:
-            room = min(room, model.max_length)
-        tokens = _padded(shown + size * [self.symbols.blank], room)
+        tokens = model_section.padded(shown + size * [self.symbols.blank], model.max_length)
         graphdef, state = nnx.split(model)
-        best_T = _best(graphdef, state, jnp.asarray(tokens), jnp.arange(room)[None] < places)
+        best_T = _best(
+            graphdef, state, jnp.asarray(tokens), jnp.arange(tokens.shape[1])[None] < places
+        )
         return np.asarray(best_T)[len(shown) : places]
 
-    def _places(self, length: int) -> int:
-        return algorithmic.places(self.symbols, length, self._presentation)
+    def _places(self, length: int, split: str = "train") -> int:
+        return algorithmic.places(
+            self._variants.get(split, self.symbols), length, self._presentation
+        )
 
-    def _fits(self, model: Model, length: int) -> bool:
-        return model.max_length is None or self._places(length) <= model.max_length
+    def _fits(self, model: Model, split: str, length: int) -> bool:
+        return model.max_length is None or self._places(length, split) <= model.max_length
 
     def _examples(self, split: str, length: int, examples: int) -> list[dict[str, np.ndarray]]:
-        trained, places = self._places(self.config.sequence_length), self._places(length)
+        trained, places = self._places(self.config.sequence_length), self._places(length, split)
         return algorithmic.eval_batches(
-            self.symbols,
+            self._variants.get(split, self.symbols),
             length=length,
             examples=examples,
             batch_size=min(examples, max(1, self.config.batch_size * trained // places)),
-            seed=_SEEDS[split],
+            seed=_SEEDS.get(split, _SEEDS["test"]),
             presentation=self._presentation,
         )
 
@@ -295,11 +305,3 @@ def _best(graphdef, state, tokens_BT, seen_BT):
     """Return the most probable symbols of the only row."""
     model = nnx.merge(graphdef, state)
     return model(tokens_BT, segments=seen_BT.astype(jnp.int32))[0].argmax(-1)
-
-
-def _padded(ids: list[int], room: int) -> np.ndarray:
-    return np.array([ids + (room - len(ids)) * [0]], np.int32)
-
-
-def _power_of_two(length: int) -> int:
-    return 1 << max(4, (length - 1).bit_length())

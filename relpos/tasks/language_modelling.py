@@ -152,10 +152,7 @@ class LanguageModelling(abc.ABC):
 
         Every byte and every document's end is a target of the windows exactly once, whatever the length.
         """
-        if model.max_length is not None and length > model.max_length:
-            raise UserError(
-                f"{length} tokens are more than the {model.max_length} positions of {self.config.encoding}"
-            )
+        model_section.check_length(model.max_length, length, self.config)
         rows = max(1, self.config.batch_size * self.config.sequence_length // length)
         batches = data.eval_batches(
             documents, self.tokenizer, sequence_length=length, batch_size=rows
@@ -167,7 +164,7 @@ class LanguageModelling(abc.ABC):
             nats += float(total)
             targets += float(count)
             text_bytes += data.text_bytes(batch, self.tokenizer)
-        record = {"length": length, "loss": nats / max(targets, 1)}
+        record = {"length": length, "loss": nats / targets if targets else np.nan}
         return record | self.figures(nats, targets, text_bytes)
 
     def finish(self, model, console: Console) -> list[Record]:
@@ -205,10 +202,7 @@ class LanguageModelling(abc.ABC):
         self, model, *, split: str, path: str, lengths: Sequence[int], console: Console
     ) -> list[Record]:
         """Score a split of the corpus, or any text at `path`, at several lengths."""
-        if model.max_length is not None and max(lengths, default=0) > model.max_length:
-            raise UserError(
-                f"length {max(lengths)} is more than the {model.max_length} positions of {self.config.encoding}"
-            )
+        model_section.check_length(model.max_length, max(lengths, default=0), self.config)
         if path:
             documents, name = data.read_documents(path), path
         elif split in data.SPLITS:
@@ -288,12 +282,7 @@ class Causal(LanguageModelling):
                     f"prompt {number + 1} ({length} tokens) and {max_tokens} more do not fit the "
                     f"{model.max_length} positions of {self.config.encoding}"
                 )
-            # Whole powers of two: a program is compiled for each size, not for each prompt.
-            room = 1 << max(4, (length - 1).bit_length())
-            if model.max_length is not None:
-                room = min(room, model.max_length - max_tokens)
-            padded = np.zeros((1, room), np.int32)
-            padded[0, :length] = ids
+            padded = model_section.padded(ids, model.max_length, max_tokens)
             tokens, counts = generate(
                 model,
                 jnp.asarray(padded),
@@ -324,7 +313,10 @@ class Masked(LanguageModelling):
 
     def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
         """Return the perplexity of the masked tokens, and how many there are."""
-        return {"perplexity": float(np.exp(nats / max(targets, 1))), "masked": int(targets)}
+        return {
+            "perplexity": float(np.exp(nats / targets)) if targets else np.nan,
+            "masked": int(targets),
+        }
 
     def predict_lines(self, model: TokenEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return each line with the most probable token in place of every [MASK], or what is wrong with it."""
@@ -337,17 +329,10 @@ class Masked(LanguageModelling):
                 f"it has no {MASK.decode()}, which stands for one token to be filled in"
             )
         ids = np.array(functools.reduce(lambda a, b: [*a, self.pose.mask, *b], others, first))
-        if model.max_length is not None and len(ids) > model.max_length:
-            raise UserError(
-                f"{len(ids)} tokens are more than the {model.max_length} positions of {self.config.encoding}"
-            )
-        room = 1 << max(4, (len(ids) - 1).bit_length())
-        if model.max_length is not None:
-            room = min(room, model.max_length)
-        padded = np.zeros((1, room), np.int32)
-        padded[0, : len(ids)] = ids
+        model_section.check_length(model.max_length, len(ids), self.config)
+        padded = model_section.padded(ids, model.max_length)
         graphdef, state = nnx.split(model)
-        seen = jnp.arange(room)[None] < len(ids)
+        seen = jnp.arange(padded.shape[1])[None] < len(ids)
         best = np.asarray(_best(graphdef, state, jnp.asarray(padded), seen, self._fit_a_line))
         return self.tokenizer.decode(np.where(ids == self.pose.mask, best[: len(ids)], ids))
 

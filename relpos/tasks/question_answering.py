@@ -1,5 +1,6 @@
 """Question answering: point at the span of a text that answers a question, as in SQuAD."""
 
+import collections
 import contextlib
 import functools
 import json
@@ -33,6 +34,7 @@ from relpos.training.run_directory import made_once, read_run, refuse_other_fact
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
+MOST_WINDOWS = 32  # of one context that are read together
 
 
 def create(config: ConfigDict, workdir: Path) -> "QuestionAnswering":
@@ -181,18 +183,17 @@ class QuestionAnswering:
         nats, count = 0.0, 0.0
         waiting: list[np.ndarray] = []  # logits of windows whose question has others to come
         answers: dict[str, Answer] = {}
+        unanswered = collections.deque(read)
         for batch, filled in batches.eval_batches(read, layout, batch_size=size):
             logits_B2T, *sums = _evaluate(graphdef, state, jax.device_put(batch))
             nats, count = nats + float(sums[0]), count + float(sums[1])
             waiting += list(np.asarray(logits_B2T)[:filled])
-            while len(answers) < len(read):
-                question, prepared = read[len(answers)]
-                if len(waiting) < len(prepared.windows):
-                    break
+            while unanswered and len(waiting) >= len(unanswered[0][1].windows):
+                question, prepared = unanswered.popleft()
                 logits_W2T = np.stack(waiting[: len(prepared.windows)])
                 waiting = waiting[len(prepared.windows) :]
                 answers[question.id] = self._best(question.context, prepared, logits_W2T)
-        return answers, nats / max(count, 1)
+        return answers, nats / count if count else np.nan
 
     def _best(self, context: str, prepared: Prepared, logits_W2T: np.ndarray) -> Answer:
         return answers_lib.best_answer(
@@ -278,11 +279,14 @@ class QuestionAnswering:
             context, question = read_line(line)
             prepared = layout.prepare(context, question)
             rows = layout.rows(prepared, layout.untrained(prepared))
-            # Whole powers of two: a program is compiled for each size, not for each line.
-            size = 1 << (len(rows) - 1).bit_length()
-            batch = batches.padded(rows, size)
-            logits_W2T = np.asarray(_evaluate(graphdef, state, jax.device_put(batch))[0])
-            best = self._best(context, prepared, logits_W2T[: len(rows)])
+            found = []
+            for start in range(0, len(rows), MOST_WINDOWS):
+                some = rows[start : start + MOST_WINDOWS]
+                # Whole powers of two: a program is compiled for each size, not for each line.
+                batch = batches.padded(some, 1 << (len(some) - 1).bit_length())
+                logits_W2T, *_ = _evaluate(graphdef, state, jax.device_put(batch))
+                found.append(np.asarray(logits_W2T)[: len(some)])
+            best = self._best(context, prepared, np.concatenate(found))
             return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
 
         return one_by_one(answer, lines)

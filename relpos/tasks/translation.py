@@ -1,5 +1,6 @@
 """Translation by an encoder-decoder: BLEU, chrF and exact match, also by the length of the source."""
 
+import codecs
 import dataclasses
 import functools
 import itertools
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from relpos.config import require_at_least
 from relpos.data import pair_batches, parallel, tokenizers, words
+from relpos.data import pairs as pairs_lib
 from relpos.data.pair_batches import Tokenized
 from relpos.data.translation_scores import exact_matches, scores
 from relpos.errors import UserError, did_you_mean
@@ -60,6 +62,10 @@ class Translation:
                 "search.most_pairs": 0,
             },
         )
+        if len(config.data.lengths) != 2:
+            raise UserError(
+                f"config key 'data.lengths' must hold the least and the most items, got {config.data.lengths}"
+            )
         if config.label_smoothing >= 1:
             raise UserError(
                 f"config key 'label_smoothing' must be below 1, got {config.label_smoothing}"
@@ -164,8 +170,11 @@ class Translation:
         record = {"split": split, **self.score_loss(model, pairs)}
         if pairs and self.config.eval_pairs:
             found, _ = self.translate(model, [source for source, _ in pairs], Beams(1))
-            record |= scores(_text(found), _text(target for _, target in pairs))
+            record |= self._scores(_text(found), _text(target for _, target in pairs))
         return [record]
+
+    def _scores(self, found: Sequence[str], wanted: Sequence[str]) -> Record:
+        return scores(found, wanted, (*self.corpus.languages, "")[1])
 
     def score_loss(self, model: EncoderDecoder, pairs: Pairs) -> Record:
         """Return the mean loss of target tokens; pairs that are too long count in `too_long` alone."""
@@ -179,7 +188,7 @@ class Translation:
         for _, batch in self._batches(usable):
             nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
             count += self.tokens(batch)
-        record: Record = {"loss": nats / max(count, 1)}
+        record: Record = {"loss": nats / count if count else np.nan}
         if len(usable) < len(pairs):
             record["too_long"] = len(pairs) - len(usable)
         return record
@@ -216,14 +225,16 @@ class Translation:
         usable = [i for i, ids in enumerate(tokens) if 0 < len(ids) < longest]
         found, total = [b""] * len(sources), 0
         for numbers, batch in self._batches([(tokens[i], nothing) for i in usable]):
+            # Rows of padding would be decoded too: no more of them than the next power of two takes.
+            rows = min(len(batch["source"]), 1 << (len(numbers) - 1).bit_length())
             forced = None
             if lengths is not None:
                 wanted = [lengths[usable[n]] for n in numbers]
-                forced = jnp.asarray(wanted + [0] * (len(batch["source"]) - len(wanted)), jnp.int32)
+                forced = jnp.asarray(wanted + [0] * (rows - len(wanted)), jnp.int32)
             best = beam_search(
                 model,
-                jnp.asarray(batch["source"]),
-                jnp.asarray(batch["source_segments"]),
+                jnp.asarray(batch["source"][:rows]),
+                jnp.asarray(batch["source_segments"][:rows]),
                 beams=beams,
                 max_length=self.config.search.max_length,
                 begin=self.target.separator,
@@ -278,7 +289,7 @@ class Translation:
             translated, tokens = self.translate(model, sources, beams)
             seconds = time.perf_counter() - began
             found = _text(translated)
-            record = {"split": split, "search": name, **loss, **scores(found, wanted)}
+            record = {"split": split, "search": name, **loss, **self._scores(found, wanted)}
             record |= {"tokens_per_second": tokens / seconds, "seconds": seconds}
             if self.config.search.oracle_length and name == "greedy":
                 record["oracle_exact_match"] = self._oracle(model, sources, wanted)
@@ -318,7 +329,7 @@ class Translation:
             if not chosen:
                 continue
             name = f"{low + 1}-{high}" if high < 10**9 else f"over {low}"
-            record = scores([found[i] for i in chosen], [wanted[i] for i in chosen])
+            record = self._scores([found[i] for i in chosen], [wanted[i] for i in chosen])
             records.append({"split": split, "search": search, "source_words": name, **record})
             table.add_row(
                 name, str(len(chosen)), f"{record['bleu']:.2f}", f"{record['exact_match']:.2f}"
@@ -330,6 +341,8 @@ class Translation:
         self, model: EncoderDecoder, lines: Sequence[bytes]
     ) -> list[bytes | UserError]:
         """Return the translation of each line, or what is wrong with it."""
+        # As training pairs are read.
+        lines = [pairs_lib.strip(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
         faults = [self._fault(line) for line in lines]
         found, _ = self.translate(model, lines, self.beams)
         return [

@@ -74,12 +74,10 @@ class MetricsLog:
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard."""
         record = {"step": step, **record}
-        # JSON knows no NaN and no infinity; an evaluation may give them.
-        line = {name: None if _is_not_a_number(value) else value for name, value in record.items()}
         split = record.get("split", "train")
         length = f"_{record['length']}" if "length" in record else ""
         with self._named_errors():
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
             self._file.flush()
             self.lines += 1
             for name, value in record.items():
@@ -111,5 +109,9 @@ class MetricsLog:
             ) from error
 
 
-def _is_not_a_number(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record for JSON, which knows no NaN and no infinity: None in their place."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }

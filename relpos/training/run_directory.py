@@ -86,16 +86,21 @@ class RunDirectory:
 def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     """Return the path of a file that a run makes before it begins, and whether it has to be made now.
 
+    What a start has left that was killed before it had a config.json may be of other data: it is taken away.
+
     Raises:
       UserError: the run has begun and the file is gone.
     """
     path = workdir / name
-    if not path.exists() and (workdir / "config.json").exists():
+    begun = (workdir / "config.json").exists()
+    if not begun:
+        path.unlink(missing_ok=True)
+    elif not path.exists():
         raise UserError(
             f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
             "its pieces in another way"
         )
-    return path, not path.exists()
+    return path, not begun
 
 
 def refuse_other_facts(workdir: Path, facts: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def check(encoding, sizes, kw):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("number", "name"), enumerate([*encodings.names(), "every slot"]))
+@pytest.mark.parametrize(("number", "name"), list(enumerate([*encodings.names(), "every slot"])))
 def test_no_call_is_found_on_which_the_paths_differ(number, name):
     examples = itertools.count(1)
 

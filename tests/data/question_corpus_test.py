@@ -69,6 +69,15 @@ def test_several_files_and_their_problems(tmp_path):
     assert len({q.id for found in corpus.splits.values() for q in found}) == 122
 
 
+def test_files_that_share_their_ids_are_told_apart(tmp_path):
+    for language in ("en", "hn"):
+        (tmp_path / language).mkdir()
+        babi(tmp_path / language, "qa1.txt", numbered(40, language))
+    corpus = load_questions(train=str(tmp_path / "*" / "qa1.txt"))
+    ids = [q.id for found in corpus.splits.values() for q in found]
+    assert len(ids) == len(set(ids)) == 160
+
+
 def test_contexts_of_train_in_test_are_counted(tmp_path):
     corpus = load_questions(
         train=babi(tmp_path, "train.txt", numbered(5)),

@@ -212,3 +212,10 @@ def test_a_set_without_questions(tmp_path):
     prepare(tmp_path, "tiny_text", features, {"train": [{"text": "x"}]})
     with pytest.raises(data.DataError, match="context, question, answers missing; it has text"):
         load_questions(tfds="tiny_text", data_dir=str(tmp_path))
+
+
+def test_a_number_beyond_all_reading_is_named(tmp_path):
+    path = tmp_path / "dev.json"
+    path.write_text('{"data": [' + "1" * 5000 + "]}")
+    with pytest.raises(data.DataError, match=r"dev\.json holds JSON that cannot be read"):
+        read_squad(str(path))

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +31,26 @@ def test_counts_that_do_not_fit():
         scores(["a"], ["a", "b"])
     with pytest.raises(DataError):
         scores([], [])
+
+
+def test_bleu_is_that_of_the_sacrebleu_command_on_the_written_files(tmp_path):
+    found = ["Der Hund läuft, schnell!", "Zwei Männer  am Tisch.", "ein rotes Haus und ein Baum"]
+    wanted = ["Ein Hund läuft schnell.", "Zwei Männer am Tisch.", "ein rotes Haus und der Baum"]
+    for name, lines in (("found", found), ("wanted", wanted)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for metric in ("bleu", "chrf"):
+        command = ["-m", "sacrebleu", str(tmp_path / "wanted"), "-i", str(tmp_path / "found")]
+        said = subprocess.run(
+            [sys.executable, *command, "-m", metric, "-b", "-w", "6"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert float(said.stdout) == pytest.approx(scores(found, wanted)[metric], abs=1e-6)
+
+
+def test_languages_without_spaces_are_cut_otherwise():
+    found, wanted = ["今日は良い天気ですね"], ["今日は悪い天気ですね"]
+    assert scores(found, wanted)["bleu"] == pytest.approx(0, abs=1e-6)
+    for language, kind in (("ja", "char"), ("zh_Hant", "zh"), ("zh-CN", "zh")):
+        record = scores(found, wanted, language)
+        assert 40 < record["bleu"] < 100
+        assert f"tok:{kind}" in record["bleu_signature"]

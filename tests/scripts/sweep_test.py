@@ -1,7 +1,10 @@
+import fcntl
 import json
+import os
 import signal
 import sys
-import textwrap
+import threading
+import time
 
 import pytest
 
@@ -104,34 +107,69 @@ def test_a_run_that_fails_is_kept_with_what_it_said_and_the_others_go_on(experim
     assert "1 failed, 1 to do" in capsys.readouterr().out
 
 
-def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch):
-    script_of_run = textwrap.dedent("""
-        import pathlib, sys, time, signal
-        workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
-        workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / "config.json").exists():
-            (workdir / "summary.txt").write_text("resumed")
-            sys.exit(0)
-        (workdir / "config.json").write_text("{}")
-        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-        time.sleep(60)
-    """)
+SLOW_RUN = """
+import pathlib, sys, time, signal
+workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+workdir.mkdir(parents=True, exist_ok=True)
+if (workdir / "begun").exists():
+    (workdir / "summary.txt").write_text("resumed")
+    sys.exit(0)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+(workdir / "begun").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch, number):
     fake = experiment.parent / "relpos" / "train.py"
     fake.parent.mkdir()
-    fake.write_text(script_of_run)
+    fake.write_text(SLOW_RUN)
     monkeypatch.setattr(sweep, "TRAIN", [sys.executable, str(fake)])
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
-    try:
-        run(experiment, "tiny", "--workers=1")
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert list(states(experiment, "tiny").values()) == ["begun", "waiting", "waiting", "waiting"]
-    fake.write_text(
-        script_of_run.replace("time.sleep(60)", '(workdir / "summary.txt").write_text("done")')
-    )
+    runs = experiment.parent / "runs"
+
+    def stop_when_one_has_begun():
+        while not list(runs.glob("*/*/*/begun")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=stop_when_one_has_begun, daemon=True).start()
+    assert run(experiment, "tiny", "--workers=1") == 130
+    assert signal.getsignal(number) == before
+    assert len(list(runs.glob("*/*/*/begun"))) == 1
+    assert not list(runs.glob("*/*/*.failed"))
+    fake.write_text(SLOW_RUN.replace("time.sleep(60)", '(workdir / "summary.txt").write_text("")'))
     assert run(experiment, "tiny") == 0
     assert set(states(experiment, "tiny").values()) == {"finished"}
+
+
+def test_a_run_that_another_process_trains_is_left_alone(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", "raise SystemExit('begun twice')"])
+    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
+    handles = []
+    for one in found.runs:
+        one.workdir.mkdir(parents=True)
+        handles.append((one.workdir / ".lock").open("w"))
+        fcntl.flock(handles[-1], fcntl.LOCK_EX)
+    assert run(experiment, "tiny") == 130
+    assert capsys.readouterr().out.count("in use by another process, left alone") == 4
+    assert set(states(experiment, "tiny").values()) == {"waiting"}
+    for handle in handles:
+        handle.close()
+
+
+def test_runs_of_an_earlier_sweep_toml_are_named(experiment, capsys):
+    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
+    path = found.runs[1].workdir / "config.json"
+    path.parent.mkdir(parents=True)
+    plain = {"steps": 999, "log_every": 1, "toy": {"width": 3}, "seed": 1}
+    path.write_text(json.dumps({"config": plain}))
+    assert run(experiment, "tiny") == 2
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "steps is 999 there, 2 in sweep.toml" in told
+    assert "Remove these run directories" in told
+    assert states(experiment, "tiny")["width=3,seed=0"] == "waiting"
 
 
 def results_of(*runs):
@@ -161,11 +199,23 @@ def test_means_leave_out_what_has_not_learned_and_say_so(experiment):
         (3, 0, 99, 40), (3, 1, 50, 0), (3, 2, 95, 60), (5, 0, None, None), (5, 1, 96, 7)
     )
     summary = report.means(asked, report.rows(asked, results))
-    assert summary[3, 3] == {"mean": 50, "low": 40, "high": 60, "runs": 2, "left out": 1}
-    assert summary[5, 5] == {"mean": 7, "low": 7, "high": 7, "runs": 1, "left out": 1}
+    assert summary[3, 3] == {
+        "mean": 50, "low": 40, "high": 60, "runs": 2, "not learned": 1, "not finished": 0
+    }  # fmt: skip
+    assert summary[5, 5] == {
+        "mean": 7, "low": 7, "high": 7, "runs": 1, "not learned": 0, "not finished": 1
+    }  # fmt: skip
     page = report.markdown(asked, results)
     assert "| 3 | 1 | finished | - | 50.0 | 0.0 | - |" in page
     assert "| 5 | 0 | failed | - | - | - | - |" in page
+
+
+def test_a_figure_is_of_the_record_that_is_asked_for():
+    records = [{"split": "test", "length": n, "accuracy": n / 100} for n in (10, 20, 30)]
+    records.append({"split": "longer", "length": 20, "accuracy": 0.9})
+    asked = {"name": "a", "split": "test", "length": 20, "value": "accuracy", "times": 100}
+    assert report.figure(records, asked) == 20
+    assert report.figure(records, asked | {"length": 40}) is None
 
 
 @pytest.mark.parametrize("one", [True, False])

@@ -212,7 +212,7 @@ def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
         (answer,) = task.predict_lines(model, [line])
         found = task.symbols.ids(answer.decode().replace("_", "0"))
         size = task.symbols.answer_size(question)
-        assert len(found) <= size
+        end = task.symbols.end
         shown = list(question)
         if presentation == "causal":
             shown += [task.symbols.blank, *found]
@@ -223,9 +223,8 @@ def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
         logits = model(jnp.asarray([shown]))[0]
         best = np.asarray(logits[start : start + size].argmax(-1))
         expected = task.symbols.text(best).split(" ")
-        if task.symbols.end in expected:
-            expected = expected[: expected.index(task.symbols.end)]
         assert answer.decode().split() == expected[: len(found)]
+        assert len(found) == size or expected[len(found)] == end
 
 
 def test_an_option_reaches_the_task():
@@ -270,3 +269,19 @@ def test_lengths_beyond_the_positions_are_told_and_the_others_scored(tmp_path, c
         task.evaluate_splits(model, split="test", lengths=[11], console=Console())
     (complaint,) = task.predict_lines(model, [b"0 1 0 1 0 1 0 1"])
     assert "16 places" in str(complaint)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "values"),
+    [("flip_flop", "ignore", [0.8, 0.98, 0.1]), ("selective_copy", "blanks", [128, 64, 256])],
+)
+def test_a_papers_other_tests_are_scored_too(name, option, values, capsys):
+    task = create_task(small(name, **{"test_examples": 3, "eval_lengths": "5"}), NOWHERE)
+    variants = [task.symbols, *task._variants.values()]
+    assert [getattr(variant, option) for variant in variants] == values
+    records = task.finish(task.init_model(nnx.Rngs(0)), Console(width=80))
+    assert [record["split"] for record in records] == ["test", *task._variants]
+    sizes = {len(task._examples(r["split"], 5, 3)[0]["targets"][0]) for r in records}
+    assert len(sizes) == (3 if name == "selective_copy" else 1)
+    with pytest.raises(UserError, match="did you mean 'dense'"):
+        task.evaluate_splits(None, split="dens", lengths=(), console=Console(quiet=True))

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Task(abc.ABC):
         max_length: the largest, or None.
         answer_mark: whether a model that reads from left to right needs to be told where the
             question ends; False where the question's own symbols say it.
+        variants: tests of its paper on examples unlike those trained on, name -> options.
         end: the symbol that closes an answer, if one does: what follows it does not count.
     """
 
@@ -62,6 +63,7 @@ class Task(abc.ABC):
     min_length: int = 1
     max_length: int | None = None
     answer_mark: ClassVar[bool] = True
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     end: ClassVar[str | None] = None
 
     @abc.abstractmethod

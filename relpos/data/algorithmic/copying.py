@@ -10,6 +10,7 @@ and stops.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -147,6 +148,7 @@ class SelectiveCopy(Task):
 
     name = "selective_copy"
     presentation = "causal"
+    variants: ClassVar = {"dense": {"blanks": 64}, "sparse": {"blanks": 256}}
 
     def __init__(self, *, blanks: int = 128, letters: int = 15):
         self.blanks = require_whole(self, "blanks", blanks, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import string
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -117,6 +118,7 @@ class FlipFlop(Task):
     alphabet = ("0", "1", "w", "i", "r")
     min_length = 2
     answer_mark = False
+    variants: ClassVar = {"sparse": {"ignore": 0.98}, "dense": {"ignore": 0.1}}
 
     def __init__(self, *, ignore: float = 0.8):
         self.ignore = require_share(self, "ignore", ignore)
