@@ -93,11 +93,8 @@ def test_step_by_step_is_the_whole_target_at_once(place):
         return jnp.concatenate(found, 1)
 
     close(steps(model, source, target, segments), expected)
-    if (
-        "fire" not in place
-    ):  # the only one whose positions within a segment and in a row differ for cross-attention
-        short = forward(model, source[1:, : S - 4], target[1:])
-        close(short, expected[1:])
+    short = forward(model, source[1:, : S - 4], target[1:])
+    close(short, expected[1:])
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)

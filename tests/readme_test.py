@@ -35,9 +35,12 @@ def test_the_table_has_every_scheme():
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == list(names())
 
 
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
 def commands():
-    """The lines of README that call this library, as arguments."""
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+    """The lines of README and the other pages that call this library, as arguments."""
+    for block in re.findall(r"```sh\n(.*?)```", "\n".join(PAGES), re.DOTALL):
         for line in re.split(r"\n|;|&&", block):
             if match := re.search(r"python (-m relpos\.(\w+)|scripts/(\w+)\.py) ?(.*)", line):
                 yield match[2] or match[3], shlex.split(match[4].replace("$e", "rope"))

@@ -147,6 +147,8 @@ def _regions(problem: _Problem, places: _Places, number) -> list[Region]:
     """Cut the key blocks that a block of queries may see."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     found = regions(problem.beyond, rules, layout, number * layout.rows, key_blocks)
+    if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
+        return found
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
     return found if blocks is None else [region.within(*blocks) for region in found]
 

@@ -49,7 +49,9 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (7, 16), (17, 17), (5, 23), (9, 1)], ids=str)
 def test_sizes_about_one_block(T, S, causal):
-    both_ways(EverySlot(), inputs(T=T, S=S), causal=causal)
+    # Interpreted kernels take long to compile.
+    paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
+    both_ways(EverySlot(), inputs(T=T, S=S), paths, causal=causal)
 
 
 @pytest.mark.parametrize("sizes", [{"B": 0}, {"T": 0, "S": 9}, {"T": 9, "S": 0}], ids=str)

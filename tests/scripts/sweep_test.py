@@ -25,7 +25,7 @@ config = "{config}"
 
 [scales.tiny.axes]
 "toy.width" = [3, 5]
-"seed" = [0, 1]
+"seed" = [0]
 
 [scales.broken.axes]
 "toy.nan" = [false, true]
@@ -72,7 +72,7 @@ def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys)
     assert run(experiment, "tiny") == 0
     results = json.loads((experiment / "results" / "tiny.json").read_text())
     assert [r["point"] for r in results["runs"]] == [
-        {"toy.width": w, "seed": s} for w in (3, 5) for s in (0, 1)
+        {"toy.width": w, "seed": s} for w in (3, 5) for s in (0,)
     ]
     assert {r["state"] for r in results["runs"]} == {"finished"}
     assert all(r["records"] for r in results["runs"])
@@ -80,14 +80,14 @@ def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys)
     before = {
         path: path.stat().st_mtime_ns for path in experiment.parent.glob("runs/*/*/*/metrics.jsonl")
     }
-    assert len(before) == 4
+    assert len(before) == 2
     assert run(experiment, "tiny") == 0
-    assert "4 finished, 0 failed, 0 to do" in capsys.readouterr().out
+    assert "2 finished, 0 failed, 0 to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
     assert report.main([str(experiment)]) == 0
     page = (experiment / "results" / "tiny.md").read_text()
-    assert page.count("| finished |") == 4
+    assert page.count("| finished |") == 2
     about = [run["about"] for run in results["runs"]]
     assert all(one["seconds"] > 0 and one["machine"] in page for one in about)
     assert (experiment / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
@@ -153,7 +153,7 @@ def test_a_run_that_another_process_trains_is_left_alone(experiment, monkeypatch
         handles.append((one.workdir / ".lock").open("w"))
         fcntl.flock(handles[-1], fcntl.LOCK_EX)
     assert run(experiment, "tiny") == 130
-    assert capsys.readouterr().out.count("in use by another process, left alone") == 4
+    assert capsys.readouterr().out.count("in use by another process, left alone") == 2
     assert set(states(experiment, "tiny").values()) == {"waiting"}
     for handle in handles:
         handle.close()
@@ -163,7 +163,7 @@ def test_runs_of_an_earlier_sweep_toml_are_named(experiment, capsys):
     found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
     path = found.runs[1].workdir / "config.json"
     path.parent.mkdir(parents=True)
-    plain = {"steps": 999, "log_every": 1, "toy": {"width": 3}, "seed": 1}
+    plain = {"steps": 999, "log_every": 1, "toy": {"width": 5}, "seed": 0}
     path.write_text(json.dumps({"config": plain}))
     assert run(experiment, "tiny") == 2
     told = capsys.readouterr().out.replace("\n", " ")
