@@ -152,33 +152,27 @@ class Block(nnx.Module):
     ):  # fmt: skip
         """Return x, and the new cache, None without one."""
         keys: Any = [None] * 5 if key is None else jax.random.split(key, 5)
-        grown = None
-
-        def attend(x):
-            nonlocal grown
-            out = self.attention(x, cache=cache, dropout_key=keys[0], **self_attention)
-            out, grown = (out, None) if cache is None else out
-            return out
-
-        x_BTD = self._around(x_BTD, self.attention_norm, attend, keys[1])
+        h = self._before(x_BTD, self.attention_norm)
+        out = self.attention(h, cache=cache, dropout_key=keys[0], **self_attention)
+        out, grown = (out, None) if cache is None else out
+        x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
         if self.cross is not None:
-            segments = self_attention.get("segments")
-            x_BTD = self._around(
-                x_BTD,
-                self.cross_norm,
-                lambda x: self.cross(
-                    x, memory, positions=places, segments=segments, encoding=cross_encoding,
-                    dropout_key=keys[2],
-                ),
-                keys[3],
+            out = self.cross(
+                self._before(x_BTD, self.cross_norm), memory, positions=places,
+                segments=self_attention.get("segments"), encoding=cross_encoding,
+                dropout_key=keys[2],
             )  # fmt: skip
-        mlp = lambda x: self.mlp_out(jax.nn.relu(self.mlp_in(x)) ** 2)  # noqa: E731
-        return self._around(x_BTD, self.mlp_norm, mlp, keys[4]), grown
+            x_BTD = self._after(x_BTD, out, self.cross_norm, keys[3])
+        h = self._before(x_BTD, self.mlp_norm)
+        out = self.mlp_out(jax.nn.relu(self.mlp_in(h)) ** 2)
+        return self._after(x_BTD, out, self.mlp_norm, keys[4]), grown
 
-    def _around(self, x, norm, sublayer, key):
-        if self.norm == "post":
-            return norm(x + self._drop(sublayer(x), key))
-        return x + self._drop(sublayer(norm(x)), key)
+    def _before(self, x, norm):
+        return x if self.norm == "post" else norm(x)
+
+    def _after(self, x, out, norm, key):
+        x = x + self._drop(out, key)
+        return norm(x) if self.norm == "post" else x
 
     def _drop(self, x, key):
         if key is None:
