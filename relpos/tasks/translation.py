@@ -66,6 +66,10 @@ class Translation:
             raise UserError(
                 f"config key 'data.lengths' must hold the least and the most items, got {config.data.lengths}"
             )
+        if len(config.data.languages) != 2:
+            raise UserError(
+                f"config key 'data.languages' must hold source and target, got {config.data.languages}"
+            )
         if config.label_smoothing >= 1:
             raise UserError(
                 f"config key 'label_smoothing' must be below 1, got {config.label_smoothing}"
@@ -174,7 +178,8 @@ class Translation:
         return [record]
 
     def _scores(self, found: Sequence[str], wanted: Sequence[str]) -> Record:
-        return scores(found, wanted, (*self.corpus.languages, "")[1])
+        _, language = self.corpus.languages or self.config.data.languages
+        return scores(found, wanted, language)
 
     def score_loss(self, model: EncoderDecoder, pairs: Pairs) -> Record:
         """Return the mean loss of target tokens; pairs that are too long count in `too_long` alone."""

@@ -70,6 +70,7 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
         overrides |= {"sequence_length": 61, "longest_answer": 12, "overlap": 12}
     elif tokenizer == "sentencepiece":
         overrides |= {"data.vocab_size": 300, "sequence_length": 61}
+        overrides |= {"longest_answer": 12, "overlap": 12}
     config = small(tmp_path, **overrides, **{"data.train": squad(tmp_path, impossible=impossible)})
     workdir = tmp_path / "run with a space"
     assert train(config, workdir, Console(width=120)) == 0
