@@ -52,6 +52,7 @@ class Pool:
 
     def __init__(self, config: str, size: int):
         self._config, self._size = config, size
+        self._commit = where.commit()  # now: the figures that are written make the tree differ
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -90,7 +91,7 @@ class Pool:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        _tell_about(run, time.perf_counter() - began)
+        _tell_about(run, self._commit, time.perf_counter() - began)
         if code > 0 and code not in INTERRUPTED and not self._stopped:
             lines = run.log.read_text(errors="replace").splitlines()
             ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
@@ -98,12 +99,11 @@ class Pool:
         done(run, run.state)
 
 
-def _tell_about(run: sweeps.Run, seconds: float) -> None:
+def _tell_about(run: sweeps.Run, commit: str, seconds: float) -> None:
     """Note what a run was made with; the time of all its attempts is added up."""
     before = json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
-    about = {
-        "commit": where.commit(), "machine": where.machine(), "seconds": round(before + seconds, 1)
-    }  # fmt: skip
+    seconds = round(before + seconds, 1)
+    about = {"commit": commit, "machine": where.machine(), "seconds": seconds}
     write_atomically(run.about, json.dumps(about) + "\n")
 
 

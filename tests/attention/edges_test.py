@@ -283,6 +283,22 @@ def test_the_reference_has_second_derivatives_in_every_order(name):
     np.testing.assert_allclose(slope, along, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_where_the_encoding_is_not_trained(causal):
+    """A bias that nobody differentiates is left out of the backward pass, and nothing else."""
+    arrays, encoding = inputs(T=19), EverySlot()
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+
+    def gradients(path):
+        loss = lambda *x: (  # noqa: E731
+            attend(encoding, *x, causal=causal, implementation=path, block_sizes=(4, 8)) * weight
+        ).sum()
+        return jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arrays)
+
+    assert_trees_close(gradients("blockwise"), gradients("reference"), 1e-10)
+
+
 class Looked(encodings.Encoding):
     """An encoding with an integer table among its variables."""
 
