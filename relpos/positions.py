@@ -57,6 +57,35 @@ def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array
     return strides_T1 * stride_M[None].astype(float) + rest_T1 * theta_M[None].astype(float)
 
 
+def waves(
+    positions_T: Int[Array, "T"], base: float, width: int
+) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
+    """Return the sines and the cosines of `angles`."""
+    angles_TM = angles(positions_T, base, width)
+    if angles_TM.dtype != jnp.float32:
+        return jnp.sin(angles_TM), jnp.cos(angles_TM)
+    return _sines_and_cosines(angles_TM)
+
+
+def _sines_and_cosines(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Compute both in float32, off by at most 3e-7 for |x| < 20,000.
+
+    XLA's own take five times as long on the CPU: no vector instructions. x is brought to within pi/4 of a multiple of
+    pi/2, which is taken away in three parts so that nothing is rounded; there Taylor-like polynomials do, those of
+    Cephes' single precision library.
+    """
+    quarters = jnp.round(x * (2 / np.pi))
+    for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):
+        x = x - quarters * part
+    y = x * x
+    sin = x + x * y * (-1.6666654611e-1 + y * (8.3321608736e-3 - y * 1.9515295891e-4))
+    cos = 4.166664568298827e-2 + y * (-1.388731625493765e-3 + y * 2.443315711809948e-5)
+    cos = 1 - y / 2 + y * y * cos
+    quadrant = quarters.astype(jnp.int32)
+    sin, cos = jnp.where(quadrant & 1, cos, sin), jnp.where(quadrant & 1, sin, cos)
+    return jnp.where(quadrant & 2, -sin, sin), jnp.where((quadrant + 1) & 2, -cos, cos)
+
+
 def visible(
     q_positions_T: Int[Array, "T"],
     k_positions_S: Int[Array, "S"],

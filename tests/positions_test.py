@@ -42,3 +42,16 @@ def test_angles_are_right_up_to_whole_turns(position, most):
     assert (
         np.abs(np.exp(1j * np.asarray(found, float)) - np.exp(1j * position * theta)).max() < most
     )
+
+
+def test_waves_are_sines_and_cosines_of_any_quadrant_and_size():
+    x = np.concatenate([np.linspace(-20_000, 20_000, 200_001), np.arange(-40, 40) * np.pi / 4])
+    x = x.astype(np.float32)
+    for found, expected in zip(positions._sines_and_cosines(x), (np.sin, np.cos), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected(x.astype(np.float64)), rtol=0, atol=3e-7)
+    places = jnp.array([-(10**7), -5, 0, 1, 4095, 4096, 10**6, 10**7])
+    angles = np.asarray(positions.angles(places, 10000.0, 64), np.float64)
+    sin, cos = positions.waves(places, 10000.0, 64)
+    np.testing.assert_allclose(sin, np.sin(angles), rtol=0, atol=3e-7)
+    np.testing.assert_allclose(cos, np.cos(angles), rtol=0, atol=3e-7)

@@ -151,7 +151,8 @@ def _attention(call: _Call, arrays: _Arrays):
     if q_positions is None and not consecutive:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
-    content = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
+    if not filled.own_vector_query:
+        q = _transform(encoding, "query", q, index_T if q_positions is None else q_positions)
     if not call.keys_ready:
         k = _transform(encoding, "key", k, index_S if k_positions is None else k_positions, N)
     if v.shape[2] != k.shape[2]:
@@ -168,17 +169,28 @@ def _attention(call: _Call, arrays: _Arrays):
     places = (q_positions, k_positions, q_segments, k_segments)
     split, per_head, shared = split_heads(encoding)
 
-    def one_head(per_head, tables, k, v, q, content, q_features, k_features, seeds):
+    def lean(function, *, of: str):
+        """Keep no copies of queries, keys, values and vectors for the backward pass of what is run in a loop."""
+        innermost = "head" if B == 1 or at_once // N >= B else "row"
+        if path != "blockwise" or of != innermost:
+            return function
+        policy = jax.checkpoint_policies.save_only_these_names(blockwise.RESULT)
+        return jax.checkpoint(function, policy=policy)
+
+    def one_head(per_head, tables, k, v, q, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
         in_blocks = encoding if evaluated else Slots()
         if tables is None and way.tabulated:
             tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
 
-        def one_sequence(k, v, q, content, q_features, k_features, seed, places):
+        def one_sequence(k, v, q, q_features, k_features, seed, places):
             q_position, k_position, q_segment, k_segment = places
             q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
             k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
-            vector = encoding.vector_query(q) if filled.own_vector_query else None
+            content, vector = q, None
+            if filled.own_vector_query:
+                content = encoding.query(q, q_tokens.position).astype(q.dtype)
+                vector = encoding.vector_query(q)
             if factored:
                 of_query = encoding.factored_query(
                     content if vector is None else vector, q_tokens.position
@@ -198,10 +210,13 @@ def _attention(call: _Call, arrays: _Arrays):
                 queries, keys, q_tokens, k_tokens, seed,
             )  # fmt: skip
 
-        return over_rows(one_sequence)(k, v, q, content, q_features, k_features, seeds, places)
+        return over_rows(lean(one_sequence, of="row"))(
+            k, v, q, q_features, k_features, seeds, places
+        )
 
     def one_group(k, v, *of_queries):
-        return over_heads(lambda per_head, tables, *x: one_head(per_head, tables, k, v, *x))(
+        head = lean(one_head, of="head")
+        return over_heads(lambda per_head, tables, *x: head(per_head, tables, k, v, *x))(
             *of_queries
         )
 
@@ -211,9 +226,7 @@ def _attention(call: _Call, arrays: _Arrays):
     def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
 
-    k, v, *of_queries = heads_first(
-        (k, v, q if filled.own_vector_query else None, content, q_features, k_features)
-    )
+    k, v, *of_queries = heads_first((k, v, q, q_features, k_features))
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     out = over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)))
     return jnp.moveaxis(out.reshape(N, B, T, v.shape[-1]), 0, 2)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
@@ -33,6 +34,9 @@ from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_ro
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
 from relpos.positions import distances
+
+# The name of what rematerialisation (`jax.checkpoint`) should keep of the forward pass.
+RESULT = "relpos.attention"
 
 
 class _Problem(NamedTuple):
@@ -264,7 +268,7 @@ def _attend_forward(problem, inputs, places):
     biases = [table.bias for table in inputs.tables]
     trained_bias = any(x.perturbed for x in jax.tree.leaves(biases))
     inputs, places = custom_vjp_primal_tree_values((inputs, places))
-    out, log_total = _forward(problem, inputs, places)
+    out, log_total = checkpoint_name(_forward(problem, inputs, places), RESULT)
     return out, _Residuals(inputs, places, out, log_total, trained_bias)
 
 

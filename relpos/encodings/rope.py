@@ -44,8 +44,7 @@ class RoPE(Encoding):
 
     def _rotate(self, x_TH, positions_T):
         R = self.turned
-        angles = positions.angles(positions_T, self.base, R)
-        cos, sin = jnp.cos(angles).astype(x_TH.dtype), jnp.sin(angles).astype(x_TH.dtype)
+        sin, cos = (wave.astype(x_TH.dtype) for wave in positions.waves(positions_T, self.base, R))
         x, rest = x_TH[:, :R], x_TH[:, R:]
         if self.layout == "half":
             a, b = x[:, : R // 2], x[:, R // 2 :]

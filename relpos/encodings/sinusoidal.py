@@ -23,6 +23,6 @@ class Sinusoidal(Encoding):
     def embed(self, x_TD, positions_T):
         """Add PE, in float32."""
         D = x_TD.shape[-1]
-        angles = positions.angles(positions_T, self.base, D)
-        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(positions_T), -1)
+        waves = jnp.stack(positions.waves(positions_T, self.base, D), -1)
+        waves = waves.reshape(len(positions_T), -1)
         return (x_TD + waves[:, :D]).astype(x_TD.dtype)

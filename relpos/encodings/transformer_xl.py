@@ -46,19 +46,17 @@ class TransformerXL(Encoding):
         """Return W_R R[d]."""
         if self.constant_beyond is not None:
             d = jnp.clip(d, -self.constant_beyond, self.constant_beyond)
-        angles = positions.angles(d, self.base, self.width)
+        sin, cos = positions.waves(d, self.base, self.width)
         of_sines, of_cosines = jnp.split(self.kernel[...], 2)
-        return jnp.sin(angles) @ of_sines + jnp.cos(angles) @ of_cosines
+        return sin @ of_sines + cos @ of_cosines
 
     def factored_query(self, q_TH, positions_T):
         """Return [w_c sin(i theta) - w_s cos(i theta), w_s sin(i theta) + w_c cos(i theta)],  (w_s, w_c) = W_R^T q."""
         of_sines, of_cosines = jnp.split(q_TH @ self.kernel[...].T, 2, -1)
-        angles = positions.angles(positions_T, self.base, self.width)
-        sin, cos = jnp.sin(angles), jnp.cos(angles)
+        sin, cos = positions.waves(positions_T, self.base, self.width)
         parts = [of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos]
         return jnp.concatenate(parts, -1)
 
     def factored_key(self, positions_S):
         """Return [sin(j theta), cos(j theta)]: sin((i - j) theta) and cos((i - j) theta) are sums of products."""
-        angles = positions.angles(positions_S, self.base, self.width)
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+        return jnp.concatenate(positions.waves(positions_S, self.base, self.width), -1)

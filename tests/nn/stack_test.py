@@ -1,0 +1,32 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relpos.nn import stack
+
+ONES = jnp.ones((4, 50, 64))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropped_activations_keep_their_mean(rate):
+    found = np.asarray(stack._dropped(ONES, rate, jax.random.key(0)))
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], 1 / (1 - rate), rtol=1e-6)
+    for axes in ((0, 1), (0, 2), (1, 2)):  # no row, token or feature is better off
+        spread = (rate * (1 - rate) / np.prod([ONES.shape[axis] for axis in axes])) ** 0.5
+        assert np.abs(kept.mean(axes) - (1 - rate)).max() < 5 * spread
+
+
+def test_what_is_dropped_is_the_keys_doing():
+    def kept(seed):
+        return np.asarray(stack._dropped(ONES, 0.5, jax.random.key(seed))) != 0
+
+    np.testing.assert_array_equal(kept(1), kept(1))
+    assert abs((kept(1) == kept(2)).mean() - 0.5) < 0.05
+    assert abs((kept(1)[0] == kept(1)[1]).mean() - 0.5) < 0.05
+
+
+def test_nothing_is_dropped_without_a_key_or_a_rate():
+    assert stack._dropped(ONES, 0.5, None) is ONES
+    assert stack._dropped(ONES, 0.0, jax.random.key(0)) is ONES
