@@ -135,6 +135,24 @@ def short_table(by_length: dict[str, list[Row]]) -> list[list[str]]:
     return found
 
 
+def kinds_table(by_kind: dict[str, list[Row]]) -> list[list[str]]:
+    """Forward + backward of every kind of call: a row for each scheme, against `none` on the same call."""
+    names = dict.fromkeys(row["name"] for rows in by_kind.values() for row in rows)
+
+    def cell(name, rows):
+        row, none = of(rows, name), rows[0]
+        if row is None:
+            return ""
+        return (
+            f"{row['step'] / none['step']:.2f}x"
+            if row is not none
+            else f"{1e3 * row['step']:.0f} ms"
+        )
+
+    body = [[name, *(cell(name, rows) for rows in by_kind.values())] for name in names]
+    return [["", *by_kind], *body]
+
+
 def ratio_table(rows: Sequence[Row]) -> list[list[str]]:
     """Ratios to the first row, then figures; columns that nobody has are left out."""
     columns = {
@@ -183,6 +201,9 @@ def pages(record: dict[str, Any]) -> str:
     for part, tables in results.items():
         if part == "short":
             parts.append("## Batch 16\n\n" + markdown(short_table(tables)))
+            continue
+        if part == "kinds":
+            parts.append("## Kinds of calls\n\n" + markdown(kinds_table(tables)))
             continue
         for title, rows in tables.items():
             parts.append(

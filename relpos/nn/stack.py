@@ -371,7 +371,7 @@ class Stack(nnx.Module):
 def _dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:
     """Drop activations by the hash that attention's weights are dropped by; without a key none.
 
-    JAX's generator would take longer on the CPU, 1.6x the time of a product with a [D, D] matrix and its dropout.
+    JAX's generator takes several times the operations for each of them.
     """
     if key is None or not rate:
         return x_BTD

@@ -86,3 +86,14 @@ def test_goals_are_held_against_what_was_measured():
     assert by_what["the same, against no positions"][1] == "at most 1.50x (`fox`)"
     assert by_what["seconds to compile at T=16384"][1:] == ["at most 1.00 s (`none`)", "met"]
     assert found[-1][2:] == ["at most 1.25x (`t5`)", "missed by `t5`"]
+
+
+def test_kinds_of_calls_are_columns():
+    causal = [row("none", 0.2), row("t5", 0.3), row("fox", 0.4)]
+    found = tables.kinds_table({"causal": causal, "cross": [row("none", 0.1), row("t5", 0.1)]})
+    assert found == [
+        ["", "causal", "cross"],
+        ["none", "200 ms", "100 ms"],
+        ["t5", "1.50x", "1.00x"],
+        ["fox", "2.00x", ""],
+    ]
