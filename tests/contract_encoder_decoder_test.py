@@ -84,15 +84,13 @@ def test_step_by_step_is_the_whole_target_at_once(place):
     segments = (jnp.arange(S) < jnp.array([[S], [S - 4]])).astype(jnp.int32)
     expected = forward(model, source, target, segments, jnp.ones_like(target))
 
-    @nnx.jit
-    def steps(model, source, target, segments):
-        decoding, found = model.start(source, segments, max_length=T), []
-        for t in range(T):
-            logits, decoding = model.step(target[:, t : t + 1], decoding)
-            found.append(logits)
-        return jnp.concatenate(found, 1)
-
-    close(steps(model, source, target, segments), expected)
+    start = nnx.jit(lambda model, source, segments: model.start(source, segments, max_length=T))
+    step = nnx.jit(lambda model, token, decoding: model.step(token, decoding))
+    decoding, found = start(model, source, segments), []
+    for t in range(T):
+        logits, decoding = step(model, target[:, t : t + 1], decoding)
+        found.append(logits)
+    close(jnp.concatenate(found, 1), expected)
     short = forward(model, source[1:, : S - 4], target[1:])
     close(short, expected[1:])
 
