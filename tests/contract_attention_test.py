@@ -220,7 +220,7 @@ def test_paths_agree_in_values_and_gradients(name, kind):
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_agree_in_every_setting(name, kind):
-    assert_paths_agree(make(name), kind, [BLOCKS], blockwise=[(64, 64)])
+    assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
 
 
 FEWER_BITS = [

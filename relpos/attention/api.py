@@ -169,13 +169,12 @@ def _attention(call: _Call, arrays: _Arrays):
     places = (q_positions, k_positions, q_segments, k_segments)
     split, per_head, shared = split_heads(encoding)
 
-    def lean(function, *, of: str):
-        """Keep no copies of queries, keys, values and vectors for the backward pass of what is run in a loop."""
-        innermost = "head" if B == 1 or at_once // N >= B else "row"
-        if path != "blockwise" or of != innermost:
-            return function
+    lean = lambda function: function  # noqa: E731
+    if path == "blockwise":
+        # Else the backward pass would keep copies of queries, keys, values and vectors of every turn of a loop.
         policy = jax.checkpoint_policies.save_only_these_names(blockwise.RESULT)
-        return jax.checkpoint(function, policy=policy)
+        lean = functools.partial(jax.checkpoint, policy=policy)
+    rows_in_turn = B > 1 and at_once // N < B
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds):
         encoding = nnx.merge(split, per_head, shared)
@@ -210,13 +209,12 @@ def _attention(call: _Call, arrays: _Arrays):
                 queries, keys, q_tokens, k_tokens, seed,
             )  # fmt: skip
 
-        return over_rows(lean(one_sequence, of="row"))(
-            k, v, q, q_features, k_features, seeds, places
-        )
+        of_row = lean(one_sequence) if rows_in_turn else one_sequence
+        return over_rows(of_row)(k, v, q, q_features, k_features, seeds, places)
 
     def one_group(k, v, *of_queries):
-        head = lean(one_head, of="head")
-        return over_heads(lambda per_head, tables, *x: head(per_head, tables, k, v, *x))(
+        of_head = one_head if rows_in_turn else lean(one_head)
+        return over_heads(lambda per_head, tables, *x: of_head(per_head, tables, k, v, *x))(
             *of_queries
         )
 

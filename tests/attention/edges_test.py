@@ -429,6 +429,25 @@ def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("name", ["none", "transformer_xl"])
+def test_the_backward_pass_is_kept_no_vectors_and_no_forward_pass_runs_twice(monkeypatch, name):
+    """Heads one after another, as on a CPU: queries, keys, values and results are kept, and a number for each row."""
+    jax.clear_caches()
+    monkeypatch.setattr(choices, "heads_at_once", lambda *_: 1)
+    graphdef, state = nnx.split(make(name, heads=2, dtype=jnp.float32))
+    q, k, v, x = inputs(T=64, N=2, K=2, B=1, dtype=np.float32)
+
+    def out(state, q, k, v):
+        encoding = nnx.merge(graphdef, state)
+        return attend(encoding, q, k, v, x, causal=True, implementation="blockwise")
+
+    kept = sum(leaf.size for leaf in jax.tree.leaves(jax.vjp(out, state, q, k, v)[1]))
+    assert kept < 4.5 * q.size + sum(leaf.size for leaf in jax.tree.leaves(state))
+    gradient = jax.make_jaxpr(jax.grad(lambda *x: out(*x).sum(), (0, 1, 2, 3)))(state, q, k, v)
+    assert str(gradient).count(" exp ") == 3  # weights and peak going forward, weights going back
+    jax.clear_caches()
+
+
 def sizes_in(jaxpr):
     """The number of elements of everything that a program computes, inner programs too."""
     for equation in jaxpr.eqns:

@@ -85,6 +85,7 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     greedy, beam, *by_length = (r for r in records if r["split"] == "test")
     assert greedy["oracle_exact_match"] >= greedy["exact_match"]
     assert (by_length[0]["source_words"], by_length[0]["pairs"]) == ("1-5", 25)
+    assert by_length[0]["bleu"] == beam["bleu"]
     assert by_length[0]["chrf"] == beam["chrf"] > 0
     from relpos.training.checkpoints import load_model
 
