@@ -2,8 +2,9 @@
 
     python scripts/sweep.py experiments/scan_cutoffs --scale smoke|cpu|full [--workers N] [--runs DIR] [--retry]
 
-Finished runs are skipped, interrupted ones go on where they stopped, those that failed are kept with their traceback
-and left alone until --retry. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
+Finished runs are skipped, also those whose figures are kept but whose directories are gone. Interrupted ones go on where
+they stopped; those that failed are kept with their traceback and left alone until --retry. Each of the runs at once has
+cores of its own. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
 scripts/report.py makes the table and the picture. Ctrl-C stops all runs (so do kill and a terminal that is closed);
 each saves, and the same line goes on.
 """
@@ -11,6 +12,7 @@ each saves, and the same line goes on.
 import argparse
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -31,7 +33,6 @@ from relpos.files import write_atomically
 from relpos.training.progress import say
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
-CORES_A_RUN = 2  # what a small model's training makes good use of
 ACCELERATORS = (
     "/dev/nvidia0",
     "/dev/accel0",
@@ -40,11 +41,19 @@ ACCELERATORS = (
 INTERRUPTED = (130, 143)  # exit statuses of a run that has saved
 
 
+def cores() -> set[int]:
+    """Return the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def workers() -> int:
-    """Return how many runs this machine should do at once."""
-    if any(map(os.path.exists, ACCELERATORS)):
-        return 1
-    return max(1, (os.cpu_count() or 1) // CORES_A_RUN)
+    """Return how many runs this machine should do at once.
+
+    A core for each: small models on a core of their own do more together than one after another on all cores.
+    """
+    return 1 if any(map(os.path.exists, ACCELERATORS)) else len(cores())
 
 
 class Pool:
@@ -52,6 +61,11 @@ class Pool:
 
     def __init__(self, config: str, size: int):
         self._config, self._size = config, size
+        mine = sorted(cores())
+        shares = [set(mine[number::size]) or set(mine) for number in range(size)]
+        self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+        for share in shares:
+            self._shares.put(share)
         self._commit = where.commit()  # now: the figures that are written make the tree differ
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
@@ -59,9 +73,17 @@ class Pool:
 
     def run(self, runs: Sequence[sweeps.Run], done) -> None:
         """Run all; done(run, what became of it) is called after each."""
-        with ThreadPoolExecutor(self._size) as pool:
+        with ThreadPoolExecutor(self._size, initializer=self._keep_to_a_share) as pool:
             for future in [pool.submit(self._one, run, done) for run in runs]:
                 future.result()
+
+    @staticmethod
+    def _flags() -> dict[str, str]:
+        """Return the environment of a run: on one core XLA had better not split its products for threads."""
+        if len(cores()) > 1:
+            return {}
+        flags = os.environ.get("XLA_FLAGS", "")
+        return {"XLA_FLAGS": f"{flags} --xla_cpu_multi_thread_eigen=false".strip()}
 
     def stop(self) -> None:
         """Start no more runs, and let those under way save."""
@@ -69,6 +91,12 @@ class Pool:
             self._stopped = True
             for process in self._processes:
                 process.send_signal(signal.SIGINT)
+
+    def _keep_to_a_share(self) -> None:
+        """Give this thread cores of its own: the processes that it starts inherit them."""
+        share = self._shares.get()
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, share)  # of the calling thread
 
     def _one(self, run: sweeps.Run, done) -> None:
         run.workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +112,11 @@ class Pool:
                 run.failure.unlink(missing_ok=True)
                 # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
                 process = subprocess.Popen(
-                    command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=os.environ | self._flags(),
                 )
             self._processes.add(process)
         began = time.perf_counter()
@@ -116,6 +148,9 @@ def results(sweep: sweeps.Sweep) -> dict[str, Any]:
     """Return the figures of all runs, failed ones with the end of what they wrote."""
     found = []
     for run in sweep.runs:
+        if run.kept:
+            found.append(dict(run.kept))
+            continue
         record: dict[str, Any] = {"point": dict(run.point), "state": run.state, "step": run.step}
         if run.about.exists():
             record["about"] = json.loads(run.about.read_text())
@@ -129,7 +164,8 @@ def results(sweep: sweeps.Sweep) -> dict[str, Any]:
         if run.state == sweeps.FAILED:
             record["failure"] = run.failure.read_text().splitlines()[-12:]
         found.append(record)
-    return {"scale": sweep.scale, "config": sweep.config, "runs": found}
+    plain = {"scale": sweep.scale, "config": sweep.config, "set": dict(sweep.common)}
+    return plain | {"runs": found}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,6 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(sweep.runs)} runs: {states.count(sweeps.FINISHED)} finished, "
         f"{states.count(sweeps.FAILED)} failed, {len(waiting)} to do, {options.workers} at once",
     )
+    if gone := sum(not run.workdir.exists() for run in sweep.runs if run.kept):
+        say(
+            console,
+            f"{gone} finished runs are known from {sweep.results} alone; remove it to run them again",
+        )
     pool = Pool(sweep.config, options.workers)
 
     def stop(*_):

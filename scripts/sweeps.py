@@ -23,11 +23,13 @@ class Run:
       point: its place in the sweep, axis -> value.
       overrides: all keys of the config that it sets, the axes' too.
       workdir: its run directory.
+      kept: what the sweep's results say of it if it was finished, perhaps elsewhere: its directory may be gone.
     """
 
     point: Mapping[str, Any]
     overrides: Mapping[str, Any]
     workdir: Path
+    kept: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        if (self.workdir / "summary.txt").exists():
+        if self.kept or (self.workdir / "summary.txt").exists():
             return FINISHED
         if self.failure.exists():
             return FAILED
@@ -103,6 +105,7 @@ class Sweep:
     experiment: Path
     scale: str
     config: str
+    common: Mapping[str, Any]  # the keys of the config that all runs set alike
     report: Mapping[str, Any]
     runs: tuple[Run, ...]
 
@@ -138,9 +141,30 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
     except KeyError as error:
         raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
     common = plain.get("set", {}) | scales[scale].get("set", {})
+    sweep = Sweep(experiment, scale, config, common, plain.get("report", {}), ())
+    kept = _kept(sweep)
     found = []
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
-        found.append(Run(point, common | point, runs / experiment.name / scale / name))
-    return Sweep(experiment, scale, config, plain.get("report", {}), tuple(found))
+        before = next((run for run in kept if run["point"] == point), None)
+        found.append(Run(point, common | point, runs / experiment.name / scale / name, before))
+    return dataclasses.replace(sweep, runs=tuple(found))
+
+
+def _kept(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the finished runs in the sweep's results, which must have been made with what sweep.toml says now."""
+    if not sweep.results.exists():
+        return []
+    results = json.loads(sweep.results.read_text())
+    finished = [run for run in results["runs"] if run["state"] == FINISHED]
+    now = {"config": sweep.config} | dict(sweep.common)
+    then = {"config": results["config"]} | results["set"]
+    others = [
+        f"{key} is {then.get(key)!r} there, {now.get(key)!r} in sweep.toml"
+        for key in sorted(now | then)
+        if now.get(key) != then.get(key)
+    ]
+    if finished and others:
+        raise UserError(f"{sweep.results}: {'; '.join(others)}. Remove the file to begin anew.")
+    return finished

@@ -18,7 +18,10 @@ def commit() -> str:
 
 def machine() -> str:
     """The processor's name and the number of cores that this process may use."""
-    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    cores = ""
+    if hasattr(os, "sched_getaffinity"):
+        number = len(os.sched_getaffinity(0))
+        cores = f"{number} core{'s' if number > 1 else ''}"
     for line in Path("/proc/cpuinfo").read_text().splitlines() if cores else ():
         if line.startswith("model name"):
             return f"{line.split(':')[1].strip()}, {cores}"

@@ -11,6 +11,7 @@ IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
+SHORT = 256 * 256  # logits of eight heads still fit a core's cache
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
@@ -95,9 +96,9 @@ def interpreted() -> bool:
 def heads_at_once(T: int, S: int, platform: str | None = None) -> int:
     """Return about how many heads (and batch rows) are computed together.
 
-    Accelerators want all of them. On the CPU one head's block stays in a core's cache; where a head has no more than
-    one block, a few together have less to start and to wait for.
+    Accelerators want all of them. On the CPU one head's block stays in a core's cache; where a head has few pairs,
+    some together have less to start and to wait for.
     """
     if (platform or jax.default_backend()) != "cpu" or T < FEW_QUERIES or T * S <= FEW_PAIRS:
         return 2**31
-    return 8 if T * S <= ONE_BLOCK else 1
+    return 8 if T * S <= SHORT else 1

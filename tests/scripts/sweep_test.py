@@ -172,6 +172,55 @@ def test_runs_of_an_earlier_sweep_toml_are_named(experiment, capsys):
     assert states(experiment, "tiny")["width=3,seed=0"] == "waiting"
 
 
+def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeypatch, capsys):
+    path = experiment / "results" / "tiny.json"
+    kept = {
+        "point": {"toy.width": 3, "seed": 0},
+        "state": "finished",
+        "step": 2,
+        "records": [{"split": "test", "loss": 0.25}],
+    }
+    common = {"steps": 2, "log_every": 1}
+    results = {"scale": "tiny", "config": "tests/training/toy_config.py", "set": common}
+    path.parent.mkdir()
+    path.write_text(json.dumps(results | {"runs": [kept]}))
+    finish = SLOW_RUN.replace("time.sleep(60)", '(workdir / "summary.txt").write_text("")')
+    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", finish])
+    assert run(experiment, "tiny") == 0
+    told = capsys.readouterr().out
+    assert "1 finished, 0 failed, 1 to do" in told
+    assert "1 finished runs are known from" in told
+    now = json.loads(path.read_text())
+    assert now["runs"][0] == kept
+    assert [r["state"] for r in now["runs"]] == ["finished", "finished"]
+    path.write_text(json.dumps(results | {"set": {"steps": 3}, "runs": [kept]}))
+    assert run(experiment, "tiny") == 2
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "steps is 3 there, 2 in sweep.toml" in told
+    assert json.loads(path.read_text())["runs"] == [kept]
+
+
+def test_runs_at_once_have_cores_of_their_own(experiment, monkeypatch):
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("wants a system that binds threads to cores, and two of them")
+    before = os.sched_getaffinity(0)
+    tell = """
+import os, pathlib, sys
+workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+workdir.mkdir(parents=True)
+(workdir / "cores").write_text(" ".join(map(str, sorted(os.sched_getaffinity(0)))))
+(workdir / "flags").write_text(os.environ.get("XLA_FLAGS", ""))
+(workdir / "summary.txt").touch()
+"""
+    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", tell])
+    assert run(experiment, "tiny", f"--workers={len(before)}") == 0
+    files = list((experiment.parent / "runs").glob("*/*/*/cores"))
+    given = [set(map(int, path.read_text().split())) for path in files]
+    assert [len(cores) for cores in given] == [1, 1]
+    assert all("multi_thread_eigen=false" in p.with_name("flags").read_text() for p in files)
+    assert os.sched_getaffinity(0) == before
+
+
 def results_of(*runs):
     return {
         "scale": "cpu",
