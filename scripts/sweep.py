@@ -2,7 +2,7 @@
 
     python scripts/sweep.py experiments/scan_cutoffs --scale smoke|cpu|full [--workers N] [--runs DIR] [--retry]
 
-Finished runs are skipped, also those whose figures are kept but whose directories are gone. Interrupted ones go on where
+Finished runs are skipped, also where only their figures are left, not their directories. Interrupted ones go on where
 they stopped; those that failed are kept with their traceback and left alone until --retry. Each of the runs at once has
 cores of its own. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
 scripts/report.py makes the table and the picture. Ctrl-C stops all runs (so do kill and a terminal that is closed);
