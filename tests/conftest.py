@@ -2,9 +2,11 @@
 
 import os
 
-# Programs here are small and run once: half of their compile time is LLVM's optimiser. Set XLA_FLAGS, be it to
-# nothing, to test what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Programs here are small and run once: most of their compile time is LLVM's optimiser and, without it, the emitters of
+# fusions. Set XLA_FLAGS, be it to nothing, to test what users run.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 import jax
 import pytest
