@@ -193,17 +193,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped = {sweeps.FINISHED} if options.retry else {sweeps.FINISHED, sweeps.FAILED}
     waiting = [run for run in sweep.runs if run.state not in skipped]
     states = [run.state for run in sweep.runs]
+    at_once = max(1, min(options.workers, len(waiting)))  # more would leave cores idle
     say(
         console,
         f"{len(sweep.runs)} runs: {states.count(sweeps.FINISHED)} finished, "
-        f"{states.count(sweeps.FAILED)} failed, {len(waiting)} to do, {options.workers} at once",
+        f"{states.count(sweeps.FAILED)} failed, {len(waiting)} to do, {at_once} at once",
     )
     if gone := sum(not run.workdir.exists() for run in sweep.runs if run.kept):
         say(
             console,
             f"{gone} finished runs are known from {sweep.results} alone; remove it to run them again",
         )
-    pool = Pool(sweep.config, options.workers)
+    pool = Pool(sweep.config, at_once)
 
     def stop(*_):
         say(console, "stopping: runs save; the same line goes on")
