@@ -106,12 +106,14 @@ def _evaluated(problem, block: _Block, places_state, state, q_vector, key, q_fea
     """What the encoding computes for each pair of the block, beside its tables."""
     encoding = nnx.merge(problem.graphdef, state, places_state)
     q, k = Queries(None, q_vector, q_features), Keys(key, None, k_features)
+    # Of positions alone, XLA would compute all that it can before the loop over heads, and keep arrays of [C, K].
+    q_tokens, k_tokens, _ = lax.optimization_barrier((block.q_tokens, block.k_tokens, block.k.key))
     dots_CK = bias_CK = None
     if not problem.layout.has_table:
         dots_CK, bias_CK = reference.distance_logits(
-            encoding, problem.rules, q, k, block.q_tokens, block.k_tokens
+            encoding, problem.rules, q, k, q_tokens, k_tokens
         )
-    block_CK = reference.block_bias(encoding, q, k, block.q_tokens, block.k_tokens)
+    block_CK = reference.block_bias(encoding, q, k, q_tokens, k_tokens)
     if block_CK is not None:
         bias_CK = block_CK if bias_CK is None else bias_CK + block_CK
     return dots_CK, bias_CK

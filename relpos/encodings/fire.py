@@ -63,20 +63,25 @@ class FIRE(Encoding):
 def _network(x, kernel, bias, output):
     """Return sum_h output[h] relu(kernel[h] x + bias[h]) for numbers x, without an array of hidden layers.
 
-    With its kink at t = -b/w, relu(w x + b) is w max(x - t, 0) if w > 0, and |w| max(x - t, 0) + w x + b if w < 0.
+    With its kink at t = -b/w, relu(w x + b) is |w| (max(x, t) - t) if w > 0, and |w| max(x, t) + w x if w < 0.
     """
-    kinks, falling = _kinks(kernel, bias)
-    y = x * jnp.where(falling, output * kernel, 0).sum()
-    y += jnp.where(falling, output * bias, 0).sum()
-    y += jnp.where(kernel == 0, output * jax.nn.relu(bias), 0).sum()
-    for t, weight in zip(kinks, output * jnp.abs(kernel), strict=True):
-        y += jnp.where(x > t, weight * (x - t), 0)
+    kinks, steepness, slope = _kinks(kernel, bias, output)
+    at_kinks = output * jax.nn.relu(kernel * kinks + bias)  # 0, but for units without a kink
+    y = x * slope + (at_kinks - jnp.where(kernel < 0, 0, steepness * kinks)).sum()
+    for t, weight in zip(kinks, steepness, strict=True):
+        y += weight * jnp.where(x > t, x, t)  # jnp.maximum also looks for NaN
     return y
 
 
-def _kinks(kernel, bias):
-    """Return where each unit bends (anywhere if it does not), and which fall."""
-    return jnp.where(kernel == 0, 0, -bias / jnp.where(kernel == 0, 1, kernel)), kernel < 0
+def _kinks(kernel, bias, output):
+    """Return where each unit bends and by how much, and the slope before all kinks.
+
+    A unit that bends nowhere, or so far off that it is no number, is given a kink.
+    """
+    far = jnp.finfo(kernel.dtype).max / 2
+    kinks = jnp.where(kernel == 0, 0, -bias / jnp.where(kernel == 0, 1, kernel))
+    slope = jnp.where(kernel < 0, output * kernel, 0).sum()
+    return jnp.clip(kinks, -far, far), output * jnp.abs(kernel), slope
 
 
 @_network.defjvp
@@ -87,11 +92,11 @@ def _network_tangent(primals, tangents):
     """
     x, kernel, bias, output = primals
     dx, d_kernel, d_bias, d_output = tangents
-    kinks, falling = _kinks(kernel, bias)
+    kinks, steepness, first_slope = _kinks(kernel, bias, output)
     # Sums, not look-ups: a gather is one number at a time on the CPU.
     interval = jnp.zeros(x.shape, jnp.int32)
-    slope = jnp.full_like(x, jnp.where(falling, output * kernel, 0).sum())
-    for t, weight in zip(kinks, output * jnp.abs(kernel), strict=True):
+    slope = jnp.full_like(x, first_slope)
+    for t, weight in zip(kinks, steepness, strict=True):
         interval += (x > t).astype(jnp.int32)
         slope += jnp.where(x > t, weight, 0)
     kinks = jnp.sort(kinks)
@@ -99,5 +104,7 @@ def _network_tangent(primals, tangents):
     on = (kernel[:, None] * inside[None] + bias[:, None] > 0).astype(x.dtype)
     of_x = (d_output * kernel + output * d_kernel) @ on
     constant = (d_output * bias + output * d_bias) @ on
-    look_up = lambda table: table.at[interval].get(mode="promise_in_bounds")  # noqa: E731
-    return _network(*primals), slope * dx + look_up(of_x) * x + look_up(constant)
+    # One look-up of both: its transpose is one scatter.
+    line = jnp.stack([of_x, constant], -1).at[interval].get(mode="promise_in_bounds")
+    d_line = (line * jnp.stack([x, jnp.ones_like(x)], -1)).sum(-1)
+    return _network(*primals), slope * dx + d_line

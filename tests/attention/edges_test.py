@@ -479,3 +479,23 @@ def test_nothing_of_size_t_by_t_is_made(path, name):
     assert largest < T * T / 8
     dense = lambda q: attention(q, q, q, implementation="reference")  # noqa: E731
     assert max(sizes_in(jax.make_jaxpr(dense)(q).jaxpr)) >= T * T
+
+
+def test_what_positions_alone_say_is_not_kept_for_all_heads():
+    """XLA moves what is the same for every head out of the loop over heads: for FIRE an array [T, T] for each unit."""
+    T, N = 512, 2  # one block
+    encoding = encodings.create("fire", num_heads=N, head_dim=4, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(encoding)
+    q = jax.ShapeDtypeStruct((1, T, N, 4), jnp.float32)
+
+    def attend(state, q):
+        encoding = nnx.merge(graphdef, state)
+        return attention(q, q, q, encoding=encoding, implementation="blockwise")
+
+    def plain(q):
+        return attention(q, q, q, implementation="blockwise")
+
+    def temporaries(f, *args):
+        return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(attend, state, q) < temporaries(plain, q) + 8 * T * T

@@ -1,9 +1,12 @@
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from relpos import encodings
+from relpos.encodings.fire import _network
 from tests import oracle
 
 
@@ -26,3 +29,23 @@ def test_where_it_starts():
     assert float(fire.multiplier[...]) == 1
     assert np.abs(fire.hidden_kernel[...]).max() <= 1
     assert 0.9 * 32**-0.5 < np.abs(fire.output[...]).max() <= 32**-0.5
+
+
+def test_units_that_hardly_bend_or_not_at_all():
+    tiny = np.finfo(np.float32).tiny
+    kernel = jnp.array([0, 0, tiny, -tiny, tiny, -tiny, 0.5, -0.5])
+    bias = jnp.array([0.3, -0.3, 0.3, 0.3, -0.3, -0.3, -0.2, 0.2])
+    output = jnp.arange(1.0, 9.0)
+    x = jnp.linspace(-3, 3, 13)  # not at the kinks, 0.4
+
+    def plain(x, kernel, bias, output):
+        return jax.nn.relu(x[:, None] * kernel + bias) @ output
+
+    for of in (
+        lambda f: f(x, kernel, bias, output),
+        lambda f: jax.vjp(f, x, kernel, bias, output)[1](x),
+    ):
+        jax.tree.map(
+            lambda got, wanted: np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5),
+            of(_network), of(plain),
+        )  # fmt: skip
