@@ -56,9 +56,12 @@ class Tokenized:
 
 
 def padded_length(needed: int, longest: int) -> int:
-    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`."""
+    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
+
+    Nor less than a sixth of it: short batches cost little in any case, and every length is a program to compile.
+    """
     size = 8
-    while size < needed:
+    while size < max(needed, longest / 6):
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return min(size, longest)
 

@@ -86,7 +86,8 @@ class RunDirectory:
 def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     """Return the path of a file that a run makes before it begins, and whether it has to be made now.
 
-    What a start has left that was killed before it had a config.json may be of other data: it is taken away.
+    What a start has left that was killed before it had a config.json may be of other data, and what lies in a
+    directory without one may be the user's: it is put aside as old.NAME.
 
     Raises:
       UserError: the run has begun and the file is gone.
@@ -94,7 +95,8 @@ def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     path = workdir / name
     begun = (workdir / "config.json").exists()
     if not begun:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.replace(path.with_name(f"old.{name}"))
     elif not path.exists():
         raise UserError(
             f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "

@@ -1,5 +1,6 @@
 """The training state and the one step that moves it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,9 @@ def init_state(
 
 
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
-    """Return the jitted ``step(state, batch, key) -> state, metrics``; the state is donated.
+    """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
+
+    It is two jitted programs, gradients and update: a batch of another shape compiles the first one alone.
 
     Randomness comes from the key folded with the optimizer's step count, so that it is the same
     whether or not the run was interrupted. The metrics are the task's (sum, count) pairs, and
@@ -32,26 +35,38 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
     - ``learning_rate``: of this update.
     """
 
-    def train_step(state, batch, key):
+    @jax.jit
+    def differentiate(state, batch, key):
         model, optimizer = nnx.merge(graphdef, state)
-        done = optimizer.step[...]
-        key = jax.random.fold_in(key, done)
+        key = jax.random.fold_in(key, optimizer.step[...])
 
         def loss_fn(model):
             return task.loss(model, batch, key)
 
         (loss, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
+        # What a model keeps beside its parameters, running means for example, the loss may have changed.
+        kept = nnx.state(model, nnx.Not(nnx.Param))
+        return gradients, kept, {"loss": (loss, 1.0), **metrics}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state, gradients, kept):
+        model, optimizer = nnx.merge(graphdef, state)
+        nnx.update(model, kept)
+        done = optimizer.step[...]
         optimizer.update(model, gradients)
         metrics = {
-            "loss": (loss, 1.0),
-            **metrics,
             "gradient_norm": (optax.tree.norm(gradients), 1.0),
             "parameter_norm": (optax.tree.norm(nnx.state(model, nnx.Param)), 1.0),
             "learning_rate": (learning_rate(done), 1.0),
         }
         return nnx.state((model, optimizer)), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    def train_step(state, batch, key):
+        gradients, kept, metrics = differentiate(state, batch, key)
+        state, more = update(state, gradients, kept)
+        return state, metrics | more
+
+    return train_step
 
 
 def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:

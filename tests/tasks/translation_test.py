@@ -194,11 +194,12 @@ def test_other_pairs_are_refused_when_a_run_goes_on(tmp_path):
         create_task(config, workdir).describe()
 
 
-def test_a_vocabulary_that_a_killed_start_has_left_is_made_anew(tmp_path):
+def test_a_vocabulary_of_a_directory_without_a_run_is_made_anew_and_the_old_one_kept(tmp_path):
     config, workdir = small(tmp_path), tmp_path / "run"
     workdir.mkdir()
     (workdir / "tokenizer.source.json").write_text('["another", "corpus"]')
     assert create_task(config, workdir).source.vocab_size == 5 + 2
+    assert (workdir / "old.tokenizer.source.json").read_text() == '["another", "corpus"]'
 
 
 def test_pairs_that_are_left_out_are_told(tmp_path):
