@@ -101,8 +101,19 @@ def test_batches_are_a_function_of_the_seed_and_go_on_where_they_stopped():
 
 @pytest.mark.parametrize(
     ("needed", "longest", "expected"),
-    [(1, 40, 8), (8, 40, 8), (9, 40, 12), (13, 40, 16), (17, 40, 24), (25, 40, 32), (33, 40, 40)]
-    + [(1, 160, 32), (33, 160, 48), (129, 160, 160), (1, 4, 4)],
+    [
+        (1, 40, 8),
+        (8, 40, 8),
+        (9, 40, 12),
+        (13, 40, 16),
+        (17, 40, 24),
+        (25, 40, 32),
+        (33, 40, 40),
+        (1, 160, 32),
+        (33, 160, 48),
+        (129, 160, 160),
+        (1, 4, 4),
+    ],  # fmt: skip
 )
 def test_few_lengths(needed, longest, expected):
     assert pair_batches.padded_length(needed, longest) == expected
