@@ -113,7 +113,7 @@ def test_batches_are_a_function_of_the_seed_and_go_on_where_they_stopped():
         (33, 160, 48),
         (129, 160, 160),
         (1, 4, 4),
-    ],  # fmt: skip
+    ],
 )
 def test_few_lengths(needed, longest, expected):
     assert pair_batches.padded_length(needed, longest) == expected
