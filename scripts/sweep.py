@@ -133,10 +133,13 @@ class Pool:
 
 def _tell_about(run: sweeps.Run, commit: str, seconds: float) -> None:
     """Note what a run was made with; the time of all its attempts is added up."""
-    before = json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
-    seconds = round(before + seconds, 1)
+    seconds = round(_seconds(run) + seconds, 1)
     about = {"commit": commit, "machine": where.machine(), "seconds": seconds}
     write_atomically(run.about, json.dumps(about) + "\n")
+
+
+def _seconds(run: sweeps.Run) -> float:
+    return json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
 
 
 def text(value: Any) -> str:
@@ -223,12 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(f"{sweep.experiment.name} {sweep.scale}", total=len(waiting))
-            began = time.perf_counter()
 
             def done(run, what):
                 progress.advance(task)
-                minutes = (time.perf_counter() - began) / 60
-                say(console, f"{run.name}: {what} after {minutes:.1f} min")
+                say(console, f"{run.name}: {what} after {_seconds(run) / 60:.1f} min")
                 _write(sweep)
 
             pool.run(waiting, done)
