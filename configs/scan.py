@@ -1,0 +1,27 @@
+"""SCAN, commands to actions, asked for longer sequences of actions than it was trained on.
+
+    python -m relpos.train --config configs/scan.py --workdir runs/scan
+
+All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.cutoff=22` is their split by length.
+`--config.search.most_pairs=0` scores all of the longer commands.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import translation
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults of translation with those of SCAN."""
+    config = translation.get_config()
+    config.update(
+        {
+            "steps": 1200,
+            "batch_size": 64,
+            "sequence_length": 50,
+            "data": {"name": "scan", "tokenizer": "words", "joint_vocabulary": False},
+            "model": {"dropout_rate": 0.0},
+            "search": {"beams": 1, "max_length": 49, "most_pairs": 1000, "oracle_length": True},
+        }
+    )
+    return config
