@@ -1,5 +1,7 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -74,3 +76,36 @@ def test_a_memorised_batch_is_learnt(setting):
         first = last if first is None else first
     assert first > 2.4  # the logarithm of 13 is 2.56
     assert last < 0.8
+
+
+class _Counting(nnx.Module):
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones(()))
+        self.seen = nnx.BatchStat(jnp.zeros(()))
+
+
+class _CountingTask:
+    def init_model(self, rngs):
+        return _Counting()
+
+    def loss(self, model, batch, key):
+        model.seen[...] += batch.size
+        return model.weight[...] * batch.sum(), {}
+
+
+def test_another_shape_compiles_no_update_and_what_a_model_counts_is_kept():
+    traced = []
+
+    def update(gradients, state, params=None):
+        traced.append(1)
+        return jax.tree.map(jnp.negative, gradients), state
+
+    tx = optax.GradientTransformation(lambda params: (), update)
+    graphdef, state = init_state(_CountingTask(), tx, jax.random.key(0))
+    step = make_train_step(_CountingTask(), graphdef, lambda done: 0.0)
+    for length in (3, 5):
+        state, _ = step(state, jnp.ones(length), jax.random.key(1))
+    model = model_of(graphdef, state)
+    assert model.seen[...] == 8
+    assert model.weight[...] == 1 - 8
+    assert len(traced) == 1
