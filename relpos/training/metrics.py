@@ -72,12 +72,12 @@ class MetricsLog:
                 self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard."""
-        record = {"step": step, **record}
+        """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard, which gets no NaN."""
+        record = finite({"step": step, **record})
         split = record.get("split", "train")
         length = f"_{record['length']}" if "length" in record else ""
         with self._named_errors():
-            self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             self.lines += 1
             for name, value in record.items():

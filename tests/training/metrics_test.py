@@ -65,7 +65,9 @@ def events(path):
 
 def test_tensorboard_gets_the_values_and_the_purge(tmp_path):
     log = MetricsLog(tmp_path, step=2)
-    log.write(3, {"split": "test", "length": 256, "loss": 1.5, "text": "words"})
+    log.write(
+        3, {"split": "test", "length": 256, "loss": 1.5, "text": "words", "none": float("nan")}
+    )
     log.close()
     (path,) = (tmp_path / "tensorboard").iterdir()
     found = list(events(path))
