@@ -1,6 +1,6 @@
 """An algorithmic task, trained on short examples and tested on longer ones.
 
-    python -m relpos.train --config configs/algorithmic.py --workdir runs/bucket_sort
+    python -m relpos.train --config configs/algorithmic.py --workdir runs/flip_flop
 
 `--config.data.name=TASK` takes any task of configs/algorithmic_options.py, where its options stand too
 (`--config.data.options.TASK.OPTION=VALUE`); lego has no length over 26: `--config.eval_lengths=10,20,26`.
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             "batch_size": 64,
             "sequence_length": 20,  # the longest that is trained on, as the task measures it
             "data": {
-                "name": "bucket_sort",
+                "name": "flip_flop",
                 "shortest": 0,  # that is trained on; 0: the shortest there is
                 "one_length": False,  # whether all examples of a batch are of one length
                 # placeholder: an encoder fills in the answer; causal: a decoder goes on with it;
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
             "eval_examples": 64,  # of each length, while training
             "test_examples": 512,  # of each length, at the end
             # One scheme, or several that the layers take in turn: "rope,none".
-            "encoding": "t5",
+            "encoding": "alibi",
             "encodings": ENCODINGS,
             "model": {
                 "num_layers": 2,
