@@ -1,5 +1,7 @@
 """The contract of every encoding in an encoder-decoder: in the encoder, the decoder and between them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from relpos.nn import (
     StackConfig,
     beam_search,
 )
+from relpos.nn.encoder_decoder import Decoding
 
 NAMES = encodings.names()
 B, S, T, V = 2, 11, 7, 13
@@ -235,3 +238,43 @@ def test_targets_of_a_given_length_have_it():
     assert found.lengths[:, 0].tolist() == lengths.tolist()
     for row in range(3):
         assert (found.tokens[row, 0, : lengths[row]] != END).all()
+
+
+class Sure(nnx.Module):
+    """Writes 2 as long as its caches are short, then the end; the end is always the second choice."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def start(self, source, segments, *, max_length, beams):
+        cache = Count(jnp.zeros(source.shape[0] * beams, jnp.int32))
+        return Decoding((cache,), ())
+
+    def step(self, token, decoding):
+        (cache,) = decoding.caches
+        first = jnp.where(cache.steps < self.length, 2, END)
+        logits = 9.0 * jax.nn.one_hot(first, 4) + 5.0 * jax.nn.one_hot(END, 4)
+        return logits[:, None], Decoding((Count(cache.steps + 1),), ())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Count:
+    steps: jax.Array
+
+    def take(self, rows):
+        return Count(self.steps[rows])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_stumps_do_not_keep_the_right_target_out(size):
+    found = beam_search(
+        Sure(8),
+        jnp.zeros((1, 1), jnp.int32),
+        beams=Beams(size),
+        max_length=12,
+        begin=BEGIN,
+        end=END,
+    )
+    assert found.lengths[0, 0] == 8
+    assert (found.tokens[0, 0, :8] == 2).all()

@@ -60,10 +60,16 @@ class _Search(NamedTuple):
     tokens: Array  # [B, E, M]
     done: Found
 
-    @property
-    def full(self) -> Array:
-        """Return which rows have all their targets, [B]: they change no more."""
-        return (self.done.scores > LOWEST / 2).all(-1)
+    def settled(self, beams: Beams, longest: int) -> Array:
+        """Return which rows change no more, [B]: they have all their targets, and what goes on cannot beat the best.
+
+        A log probability only falls, so the most that a target can be worth is its own at the greatest length.
+        """
+        full = (self.done.scores > LOWEST / 2).all(-1)
+        if beams.size == 1:  # greedy: what ended was the most probable
+            return full
+        within_reach = beams.score(self.alive.max(-1), longest)
+        return full & (self.done.scores.max(-1) >= within_reach)
 
 
 LOWEST = -1e30
@@ -82,8 +88,9 @@ def beam_search(
 ) -> Found:
     """Search the targets of sources, in one program.
 
-    A source is done when as many of its targets have ended as there are beams: whether one that goes on could be
-    worth more under the length penalty is not waited for, as Wu et al. do.
+    A source is done when as many of its targets have ended as there are beams, and none that goes on could be worth more
+    than the best of them, were it as long as M. Ended ones alone do not tell: where a model is sure of each next token,
+    the end is often the second choice, and such stumps would fill the beams before the right target ends.
 
     Args:
       model: an encoder-decoder.
@@ -136,9 +143,9 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), search.done, now)
         _, kept_BE = jax.lax.top_k(both.scores, E)
         better = jax.tree.map(lambda x: x[each_B1, kept_BE], both)
-        full_B = search.full
+        settled_B = search.settled(beams, M + 1)
         done = jax.tree.map(
-            lambda old, new: jnp.where(full_B.reshape(-1, *[1] * (new.ndim - 1)), old, new),
+            lambda old, new: jnp.where(settled_B.reshape(-1, *[1] * (new.ndim - 1)), old, new),
             search.done, better,
         )  # fmt: skip
 
@@ -151,7 +158,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         return _Search(step + 1, decoding, last, alive, tokens, done)
 
     def goes_on(search: _Search):
-        return (search.step <= M) & ~search.full.all()
+        return (search.step <= M) & ~search.settled(beams, M + 1).all()
 
     nothing_BEM = jnp.full((B, E, M), end, jnp.int32)
     search = _Search(
