@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
     config = translation.get_config()
     config.update(
         {
+            "encoding": "rope",
             "steps": 1200,
             "batch_size": 64,
             "sequence_length": 50,
             "data": {"name": "scan", "tokenizer": "words", "joint_vocabulary": False},
-            "model": {"dropout_rate": 0.0},
             "search": {"beams": 1, "max_length": 49, "most_pairs": 1000, "oracle_length": True},
         }
     )

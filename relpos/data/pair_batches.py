@@ -55,15 +55,23 @@ class Tokenized:
         return self.source.encode(source), self.target.encode(target)
 
 
-def padded_length(needed: int, longest: int) -> int:
+def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
     """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
 
     Nor less than a sixth of it: short batches cost little in any case, and every length is a program to compile.
+    Without `between` the least of 8, 16, 32, ...: for what runs seldom.
     """
     size = 8
     while size < max(needed, longest / 6):
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+        if between:
+            size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+        else:
+            size *= 2
     return min(size, longest)
+
+
+def _needed(pairs: Sequence[Tokens]) -> int:
+    return 1 + max(len(tokens) for pair in pairs for tokens in pair)
 
 
 def fits(pair: Tokens, sequence_length: int) -> bool:
@@ -103,24 +111,20 @@ def eval_batches(
     order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i])))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        yield (
-            chosen,
-            make_batch([pairs[i] for i in chosen], sequence_length, batch_size, separators),
-        )
+        some = [pairs[i] for i in chosen]
+        T = padded_length(_needed(some), sequence_length, between=False)
+        yield chosen, make_batch(some, T, batch_size, separators)
 
 
-def make_batch(
-    pairs: Sequence[Tokens], sequence_length: int, rows: int, separators: tuple[int, int]
-) -> Batch:
+def make_batch(pairs: Sequence[Tokens], T: int, rows: int, separators: tuple[int, int]) -> Batch:
     """Returns the pairs as a batch of so many rows, those that are missing empty.
 
     Args:
-        pairs: tokens without separators; both sides fit.
-        sequence_length: the most tokens of a side.
+        pairs: tokens without separators; both sides fit into T with them.
+        T: the tokens of a row.
         rows: B.
         separators: of source and target.
     """
-    T = padded_length(1 + max(len(tokens) for pair in pairs for tokens in pair), sequence_length)
     names = ("source", "source_segments", "inputs", "targets", "segments")
     batch = {name: np.zeros((rows, T), np.int32) for name in names}
     of_source, of_target = separators
@@ -152,7 +156,8 @@ class _Draw(grain.transforms.MapWithIndex):
         number, place = divmod(index, self._pool_size)
         chosen = self._pool(number)[place]
         separators = (self._pairs.source.separator, self._pairs.target.separator)
-        return make_batch(chosen, self._length, self._batch_size, separators)
+        T = padded_length(_needed(chosen), self._length)
+        return make_batch(chosen, T, self._batch_size, separators)
 
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((*self._seed, 0, epoch)).permutation(len(self._pairs))

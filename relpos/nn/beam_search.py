@@ -88,9 +88,9 @@ def beam_search(
 ) -> Found:
     """Search the targets of sources, in one program.
 
-    A source is done when as many of its targets have ended as there are beams, and none that goes on could be worth more
-    than the best of them, were it as long as M. Ended ones alone do not tell: where a model is sure of each next token,
-    the end is often the second choice, and such stumps would fill the beams before the right target ends.
+    A source is done when as many of its targets have ended as there are beams, and none that goes on could be worth
+    more than the best of them, were it as long as M. Ended ones alone do not tell: where a model is sure of each next
+    token, the end is often the second choice, and such stumps would fill the beams before the right target ends.
 
     Args:
       model: an encoder-decoder.

@@ -119,6 +119,14 @@ def test_few_lengths(needed, longest, expected):
     assert pair_batches.padded_length(needed, longest) == expected
 
 
+@pytest.mark.parametrize(
+    ("needed", "longest", "expected"),
+    [(1, 40, 8), (9, 40, 16), (17, 40, 32), (33, 40, 40), (1, 160, 32), (65, 160, 128), (1, 4, 4)],
+)
+def test_fewer_lengths_for_evaluation(needed, longest, expected):
+    assert pair_batches.padded_length(needed, longest, between=False) == expected
+
+
 def test_evaluation_has_every_pair_once_shortest_first():
     tokenized = Tokenized(corpus(23), SOURCE, TARGET)
     pairs = [tokenized[i] for i in range(23)]
@@ -134,3 +142,4 @@ def test_evaluation_has_every_pair_once_shortest_first():
         assert (batch["segments"][len(chosen) :] == 0).all()
     widths = [batch["source"].shape[1] for _, batch in found]
     assert widths == sorted(widths)
+    assert set(widths) == {16, 24}  # not 12
