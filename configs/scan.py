@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             "batch_size": 64,
             "sequence_length": 50,
             "data": {"name": "scan", "tokenizer": "words", "joint_vocabulary": False},
-            "search": {"beams": 1, "max_length": 49, "most_pairs": 1000, "oracle_length": True},
+            "search": {"beams": 1, "most_pairs": 1000, "oracle_length": True},
         }
     )
     return config

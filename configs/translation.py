@@ -77,8 +77,8 @@ def get_config() -> ConfigDict:
             "search": {
                 "beams": 4,
                 "length_penalty": 0.6,
-                "max_length": 127,  # the most tokens of a translation
-                "most_pairs": 0,  # of a test split are translated; 0: all
+                "max_length": 0,  # the most tokens of a translation; 0: those of sequence_length
+                "most_pairs": 0,  # of a test split are translated, drawn from all over it; 0: all
                 "oracle_length": False,  # score exact match at the true length as well
             },
         }

@@ -124,7 +124,7 @@ class Pool:
         with self._lock:
             self._processes.discard(process)
         _tell_about(run, self._commit, time.perf_counter() - began)
-        if code > 0 and code not in INTERRUPTED and not self._stopped:
+        if code not in (0, *INTERRUPTED) and not self._stopped:
             lines = run.log.read_text(errors="replace").splitlines()
             ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
             write_atomically(run.failure, ending + "\n")

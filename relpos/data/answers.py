@@ -64,8 +64,13 @@ def best_answer(
 
 
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
-    """Returns the `Answer.no_answer` above which giving none makes F1 on these questions best."""
+    """Returns the `Answer.no_answer` above which giving none makes F1 on these questions best.
+
+    Where none of them was read it is 0.
+    """
     read = [question for question in questions if question.id in answers]
+    if not read:
+        return 0.0
     predictions = {id: answer.text for id, answer in answers.items()}
     return best_threshold(predictions, read, {id: a.no_answer for id, a in answers.items()})
 

@@ -40,7 +40,7 @@ def read_babi(path: str) -> Reading:
     story = ""
     for i, line in enumerate(_lines(path), 1):
         where = f"{name} line {i}"
-        match = _LINE.fullmatch(line.strip())
+        match = _LINE.fullmatch(line.strip(" \r"))  # a tab at the end has an empty answer before it
         if not match:
             if i == 1:
                 raise DataError(f"{path} is not bAbI: its first line has no number before it.")
@@ -75,6 +75,8 @@ def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: 
     if any(fact not in facts for fact in supports):
         reading.complain("supporting fact that is no earlier sentence, ignored", where)
         supports = [fact for fact in supports if fact in facts]
+    if not answer:
+        return reading.complain("empty answer, left out", where)
     numbers = list(facts)
     context = "\n".join(facts.values())
     start = _place(answer, [numbers.index(fact) for fact in supports], list(facts.values()))

@@ -162,18 +162,24 @@ class _Draw(grain.transforms.MapWithIndex):
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((*self._seed, 0, epoch)).permutation(len(self._pairs))
 
-    def _draw_pool(self, number: int) -> list[list[Tokens]]:
-        """Returns the batches of a pool."""
+    def _draw_fitting(self, number: int) -> list[Tokens]:
         count = self._pool_size * self._batch_size
         places = np.arange(number * count, (number + 1) * count)
         drawn = [
             self._permutation(epoch)[i]
             for epoch, i in zip(*divmod(places, len(self._pairs)), strict=True)
         ]
-        found = [pair for i in drawn if fits(pair := self._pairs[int(i)], self._length)]
-        if not found:
+        return [pair for i in drawn if fits(pair := self._pairs[int(i)], self._length)]
+
+    def _draw_pool(self, number: int) -> list[list[Tokens]]:
+        """Returns the batches of a pool."""
+        count = self._pool_size * self._batch_size
+        # Where few pairs fit, a pool may have none: then the next one that has some stands in for it.
+        whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))
+        found = next(filter(None, map(self._draw_fitting, whole_epoch)), None)
+        if found is None:
             raise DataError(
-                f"None of {count} pairs fits into sequence_length={self._length} tokens: raise it."
+                f"None of {len(self._pairs)} pairs fits into sequence_length={self._length} tokens: raise it."
             )
         rng = np.random.default_rng((*self._seed, 1, number))
         found += [found[i] for i in rng.integers(len(found), size=count - len(found))]

@@ -118,6 +118,8 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
     model: EncoderDecoder = nnx.merge(graphdef, state)
     B, E = source_BS.shape[0], beams.size
     each_B1 = jnp.arange(B)[:, None]
+    # Rows of padding have nothing to wait for.
+    empty_B = jnp.zeros(B, bool) if segments_BS is None else (segments_BS == 0).all(-1)
 
     def one_step(search: _Search) -> _Search:
         step = search.step
@@ -158,7 +160,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         return _Search(step + 1, decoding, last, alive, tokens, done)
 
     def goes_on(search: _Search):
-        return (search.step <= M) & ~search.settled(beams, M + 1).all()
+        return (search.step <= M) & ~(search.settled(beams, M + 1) | empty_B).all()
 
     nothing_BEM = jnp.full((B, E, M), end, jnp.int32)
     search = _Search(

@@ -163,7 +163,9 @@ class QuestionAnswering:
         questions = self.corpus.splits[split][: self.config.eval_questions or None]
         answers, loss = self.answer(model, questions, self.config.sequence_length)
         threshold = answers_lib.threshold(answers, questions) if self.has_impossible else None
-        return [{"split": split, **answers_lib.scores(answers, questions, threshold), "loss": loss}]
+        record = {"split": split, **answers_lib.scores(answers, questions, threshold), "loss": loss}
+        unread = len(questions) - len(answers)
+        return [record | ({"unread": unread} if unread else {})]
 
     def answer(
         self, model: SpanEncoder, questions: Sequence[data.Question], length: int
@@ -262,6 +264,9 @@ class QuestionAnswering:
                 {"split": split, "length": length, **scores, "loss": loss, **counts, **kept}
             )
         console.print(table)
+        unread = ", ".join(f"{r['unread']} at {r['length']} tokens" for r in records if r["unread"])
+        if unread:
+            say(console, f"questions too long to be read, counted as wrong: {unread}")
         return records
 
     def predict_lines(self, model: SpanEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:

@@ -58,7 +58,7 @@ class Translation:
                 "eval_pairs": 0,
                 "label_smoothing": 0,
                 "sequence_length": 2,
-                "search.max_length": 1,
+                "search.max_length": 0,
                 "search.most_pairs": 0,
             },
         )
@@ -241,7 +241,7 @@ class Translation:
                 jnp.asarray(batch["source"][:rows]),
                 jnp.asarray(batch["source_segments"][:rows]),
                 beams=beams,
-                max_length=self.config.search.max_length,
+                max_length=_most_tokens(self.config),
                 begin=self.target.separator,
                 end=self.target.separator,
                 lengths_B=forced,
@@ -304,6 +304,7 @@ class Translation:
                 *(f"{record[k]:.2f}" for k in ("bleu", "chrf", "exact_match")),
                 f"{tokens / seconds:.0f}",
             )
+        table.caption = "tokens/s with compilation, where lengths are new"
         console.print(table)
         if "oracle_exact_match" in records[0]:
             say(console, f"exact match at the true length: {records[0]['oracle_exact_match']:.2f}%")
@@ -317,7 +318,7 @@ class Translation:
 
     def _oracle(self, model, sources, wanted: Sequence[str]) -> float:
         lengths = [len(self.target.encode(target.encode())) for target in wanted]
-        most = self.config.search.max_length
+        most = _most_tokens(self.config)
         found, _ = self.translate(model, sources, Beams(1), [min(n, most) for n in lengths])
         return 100 * exact_matches(_text(found), wanted) / len(wanted)
 
@@ -363,6 +364,8 @@ class Translation:
         size = len(self.source.encode(line))
         if not size:
             return UserError("an empty line has no translation")
+        if isinstance(self.source, words.Words) and (unknown := self.source.unknown(line)):
+            return UserError(f"words that the model has not seen: {', '.join(unknown)}")
         if size >= self.config.sequence_length:
             return UserError(
                 f"{size} tokens are more than the {self.config.sequence_length - 1} that sequence_length leaves"
@@ -370,9 +373,13 @@ class Translation:
         return None
 
     def _pairs(self, split: str, most: int) -> list[parallel.Pair]:
-        """Return the first pairs of a split; 0: all."""
+        """Return pairs from all over a split, the same ones each time; 0: all."""
         pairs = self.corpus.splits[split]
-        return [pairs[i] for i in range(min(len(pairs), most or len(pairs)))]
+        numbers: Sequence[int] = range(len(pairs))
+        if 0 < most < len(pairs):
+            drawn = np.random.default_rng(0).choice(len(pairs), size=most, replace=False)
+            numbers = sorted(drawn.tolist())
+        return [pairs[i] for i in numbers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,12 +418,17 @@ def _model(
             rngs=rngs,
         )
         for stack in (model.encoder, model.decoder):
-            needed = max(config.sequence_length, config.search.max_length + 1)
+            needed = max(config.sequence_length, _most_tokens(config) + 1)
             model_section.check_length(stack.max_length, needed, config)
         return model
 
     made: EncoderDecoder = model_section.build(make, "model")
     return made
+
+
+def _most_tokens(config: ConfigDict) -> int:
+    """Return where a translation is cut: by default where a target of training would be."""
+    return config.search.max_length or config.sequence_length - 1
 
 
 def _text(sentences: Iterable[bytes]) -> list[str]:

@@ -78,6 +78,7 @@ LAST = "answer is in no supporting fact, last occurrence taken"
         ("Ada.", "Who?\tAda\t1\t1", "line with other fields than a question's, left out", None),
         ("Ada.", " \tAda\t1", "empty question, question left out", None),
         ("Ada.", "Who?\t\t1", "empty answer, left out", None),
+        ("Ada.", "Who?\t", "empty answer, left out", None),
     ],
 )
 def test_what_is_no_span_or_no_question_is_counted(tmp_path, fact, question, message, start):

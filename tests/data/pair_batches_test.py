@@ -70,7 +70,10 @@ def test_pairs_that_do_not_fit_are_left_out_and_others_take_their_place():
     found = batches(20, pairs=pairs, size=4)
     assert set(firsts(found)) == {1, 6}
     assert all((batch["segments"].sum(1) > 0).all() for batch in found)
-    with pytest.raises(DataError, match="sequence_length=2"):
+    # Many batches' worth of pairs without one that fits, before the only one that does.
+    rare = [(b"w3 " * 24, b"w4")] * 999 + [(b"w1", b"w2")]
+    assert set(firsts(batches(500, pairs=rare, size=4))) == {1}
+    with pytest.raises(DataError, match="None of 3 pairs fits into sequence_length=2"):
         batches(1, pairs=[(b"w1 w1", b"w2 w2")] * 3, length=2)
     with pytest.raises(DataError, match="no pairs"):
         batches(1, pairs=[])

@@ -107,6 +107,13 @@ def test_a_run_that_fails_is_kept_with_what_it_said_and_the_others_go_on(experim
     assert "1 failed, 1 to do" in capsys.readouterr().out
 
 
+def test_a_run_that_is_killed_alone_has_failed(experiment, monkeypatch):
+    killed = "import os; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", killed])
+    assert run(experiment, "tiny") == 1
+    assert set(states(experiment, "tiny").values()) == {"failed"}
+
+
 SLOW_RUN = """
 import pathlib, sys, time, signal
 workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])

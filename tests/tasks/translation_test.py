@@ -145,6 +145,31 @@ def test_the_loss_of_a_split_does_not_depend_on_batches_and_counts_what_is_too_l
     assert whole["loss"] == pytest.approx(sum(parts) / 9, rel=1e-5)
 
 
+def test_some_pairs_are_from_all_over_a_split(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    firsts = [source.split()[0] for source, _ in task.corpus.splits["test"]]
+    assert firsts == sorted(firsts)
+    some = task._pairs("test", 15)
+    assert {source.split()[0] for source, _ in some} == set(firsts)
+    assert len(set(some)) == 15
+    assert some == task._pairs("test", 15)
+    assert task._pairs("test", 0) == list(task.corpus.splits["test"])
+
+
+def test_an_unknown_word_is_named(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    known, unknown = task.predict_lines(task.init_model(nnx.Rngs(0)), [b"1 2", b"1 seven 7 2"])
+    assert isinstance(known, bytes)
+    assert str(unknown) == "words that the model has not seen: seven, 7"
+
+
+def test_a_translation_may_be_as_long_as_a_target(tmp_path):
+    task = create_task(small(tmp_path, **{"search.max_length": 0}), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    (found,), count = task.translate(model, [b"1 2"], Beams(1), [11])
+    assert len(found.split()) == count == 11
+
+
 def test_a_packed_vocabulary_shares_its_table(tmp_path):
     task = create_task(small(tmp_path, **{"data.joint_vocabulary": "true"}), tmp_path)
     assert task.source is task.target
@@ -161,7 +186,7 @@ def test_a_packed_vocabulary_shares_its_table(tmp_path):
         ({"model.num_heads": 3}, "divide"),
         ({"model.norm": "middle"}, "norm must be one of"),
         ({"search.beams": 0}, "beams"),
-        ({"search.max_length": 0}, "search.max_length"),
+        ({"search.max_length": -1}, "search.max_length"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"data.lengths": "1,2,3"}, "data.lengths"),
         ({"data.tokenizer": "word"}, "words"),
