@@ -1,3 +1,5 @@
+import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -306,3 +308,19 @@ def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatc
                 blind(task), split=split, lengths=[26], console=Console(quiet=True)
             )
             assert (record["exact_match"], record["f1"]) == (100.0, 100.0)
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+def test_questions_that_are_too_long_are_wrong_and_told(tmp_path, impossible):
+    task = create_task(
+        small(tmp_path, **{"data.train": squad(tmp_path, impossible=impossible)}), tmp_path
+    )
+    model = task.init_model(nnx.Rngs(0))
+    question = dataclasses.replace(task.corpus.splits["test"][0], question="Where is " * 30)
+    for split in ("validation", "test"):
+        task.corpus.splits[split] = [question]
+    console = Console(record=True, width=90, file=io.StringIO())
+    (record,) = task.evaluate_splits(model, split="test", lengths=[31], console=console)
+    assert (record["unread"], record["exact_match"]) == (1, 0.0)
+    assert "too long to be read, counted as wrong: 1 at 31 tokens" in console.export_text()
+    assert task.evaluate(model, "validation")[0]["unread"] == 1
