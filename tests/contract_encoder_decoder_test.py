@@ -241,40 +241,40 @@ def test_targets_of_a_given_length_have_it():
 
 
 class Sure(nnx.Module):
-    """Writes 2 as long as its caches are short, then the end; the end is always the second choice."""
-
-    def __init__(self, length):
-        self.length = length
+    """Writes as many 2 as the source's first token says, then the end, which is always the second choice."""
 
     def start(self, source, segments, *, max_length, beams):
-        cache = Count(jnp.zeros(source.shape[0] * beams, jnp.int32))
+        cache = Count(jnp.repeat(source[:, 0], beams))
         return Decoding((cache,), ())
 
     def step(self, token, decoding):
         (cache,) = decoding.caches
-        first = jnp.where(cache.steps < self.length, 2, END)
+        first = jnp.where(cache.left > 0, 2, END)
         logits = 9.0 * jax.nn.one_hot(first, 4) + 5.0 * jax.nn.one_hot(END, 4)
-        return logits[:, None], Decoding((Count(cache.steps + 1),), ())
+        return logits[:, None], Decoding((Count(cache.left - 1),), ())
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Count:
-    steps: jax.Array
+    left: jax.Array
 
     def take(self, rows):
-        return Count(self.steps[rows])
+        return Count(self.left[rows])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_stumps_do_not_keep_the_right_target_out(size):
-    found = beam_search(
-        Sure(8),
-        jnp.zeros((1, 1), jnp.int32),
-        beams=Beams(size),
-        max_length=12,
-        begin=BEGIN,
-        end=END,
-    )
+    kw = {"beams": Beams(size), "max_length": 12, "begin": BEGIN, "end": END}
+    found = beam_search(Sure(), jnp.array([[8]]), **kw)
     assert found.lengths[0, 0] == 8
     assert (found.tokens[0, 0, :8] == 2).all()
+
+
+def test_rows_of_padding_are_not_waited_for():
+    kw = {"beams": Beams(1), "max_length": 12, "begin": BEGIN, "end": END}
+    sources = jnp.array([[2], [8]])
+    assert beam_search(Sure(), sources, **kw).lengths[:, 0].tolist() == [2, 8]
+    found = beam_search(Sure(), sources, jnp.array([[1], [0]]), **kw)
+    assert found.lengths[0, 0] == 2
+    assert found.scores[1, 0] < -1e29  # the search was over before it ended
