@@ -38,6 +38,14 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
     return config.lock()
 
 
+def shipped() -> dict[str, Path]:
+    """Return name -> file of the configs that come with relpos: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
+    found = sorted(folder.glob("*.py")) if folder else []
+    return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
+
+
 def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
     """Return an unlocked ConfigDict of nested mappings (those of JSON too), lists become tuples."""
     return ConfigDict(_normalise(plain))

@@ -163,3 +163,10 @@ def test_a_config_imports_its_neighbours_wherever_the_command_is_given(tmp_path,
     before = list(sys.path)
     assert config_lib.load("../my_configs/small.py").steps == 7
     assert sys.path == before
+
+
+def test_the_configs_that_come_with_relpos_are_known_by_name():
+    found = config_lib.shipped()
+    assert {"lm", "translation", "scan", "qa", "algorithmic"} == set(found)
+    for path in found.values():
+        assert config_lib.load(path).steps > 0
