@@ -12,6 +12,7 @@ IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
 SHORT = 256 * 256  # up to here eight heads together were measured faster than one, beyond not
+ALL = 2**31
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
@@ -89,16 +90,24 @@ def kernel_layout(
 
 
 def interpreted() -> bool:
-    """Whether kernels are interpreted: they are written for GPUs."""
+    """Whether kernels, which are written for GPUs, are interpreted on this machine."""
     return jax.default_backend() not in ("gpu", "cuda", "rocm")
 
 
-def heads_at_once(T: int, S: int, platform: str | None = None) -> int:
-    """Return about how many heads (and batch rows) are computed together.
+def heads_at_once(T: int, S: int) -> int:
+    """Return about how many heads (and batch rows) a CPU computes together; accelerators take all of them.
 
-    Accelerators want all of them. On the CPU one head's block stays in a core's cache; where a head has few pairs,
-    some together have less to start and to wait for.
+    One head's block stays in a core's cache; where a head has few pairs, some together have less to start and to
+    wait for.
     """
-    if (platform or jax.default_backend()) != "cpu" or T < FEW_QUERIES or T * S <= FEW_PAIRS:
-        return 2**31
+    if not isinstance(T, int) or not isinstance(S, int):
+        return 1  # exported with a length that is not known yet
+    if T < FEW_QUERIES or T * S <= FEW_PAIRS:
+        return ALL
     return 8 if T * S <= SHORT else 1
+
+
+def devices() -> int:
+    """Return among how many devices the compiler may cut an array here: one inside of `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.manual_axes else jax.device_count()

@@ -14,6 +14,7 @@ from relpos.attention import Slots as Slots
 from relpos.attention import transform_keys as transform_keys
 from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
+from relpos.encodings.base import biases as biases
 from relpos.encodings.base import tokens as tokens
 from relpos.errors import nearest
 

@@ -247,7 +247,7 @@ class Stack(nnx.Module):
     @property
     def max_length(self) -> int | None:
         """The longest sequence the encodings have parameters for; None: any."""
-        limits = [encoding.max_length for encoding in self.encodings.values()]
+        limits = [encoding.max_length for encoding in self._common]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(
@@ -280,7 +280,7 @@ class Stack(nnx.Module):
             )
         places = self._places(x_BTD.shape[:2], positions, segments, caches)
         x = x_BTD
-        for encoding in self.encodings.values():
+        for encoding in self._common:
             x = jax.vmap(encoding.embed)(x, places)
         graphs, states = zip(*(nnx.split(block) for block in self.blocks), strict=True)
         groups = self.config.num_layers // len(self.blocks)
@@ -312,8 +312,15 @@ class Stack(nnx.Module):
 
     def _shared(self, name: str) -> Encoding | None:
         """Return the encoding that all layers share; None where each has its own, or the input has it."""
-        found: Encoding | None = self.encodings.get(name)
+        found: Encoding | None = self.encodings[name] if name in self.encodings else None
         return None if found is None or found.adds_to_input() else found
+
+    @property
+    def _common(self) -> list[Encoding]:
+        """Return the encodings that belong to no single layer."""
+        # By name, not by the methods of nnx.Dict, which nnx.tabulate replaces by its own.
+        names = sorted(set(self.config.encodings))
+        return [self.encodings[name] for name in names if name in self.encodings]
 
     def _places(self, shape, positions, segments, caches):
         """Return the positions that are added to the input, and those cross-attention counts from."""
