@@ -39,7 +39,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
 
 
 def shipped() -> dict[str, Path]:
-    """Return name -> file of the configs that come with relpos: in the installed package, or beside it in a checkout."""
+    """Return name -> file of the configs that come with relpos, in the installed package or beside it in a checkout."""
     package = Path(__file__).parent
     folder = next(
         (f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None

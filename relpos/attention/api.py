@@ -18,6 +18,7 @@ from relpos.attention import blockwise, checks, choices, distances, dropout, pal
 from relpos.attention.distances import Tables
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
+from relpos.sharding import left_to_the_compiler
 
 
 def attention(
@@ -104,7 +105,7 @@ def attention(
     consecutive = q_positions is None and (
         q_segments is None or (encoding.shift_invariant and same)
     )
-    if consecutive and window is not None and window >= max(T, S):
+    if consecutive and window is not None and choices.are_within(window, T, S):
         window = None  # every distance is nearer
     seeds = None
     if dropout_rate and dropout_key is not None:
@@ -113,7 +114,9 @@ def attention(
     rules = Rules(scale, causal, window, softcap, dropout_rate)
     call = _Call(graphdef, rules, implementation, consecutive, keys_ready, block_sizes)
     places = (q_positions, k_positions, q_segments, k_segments)
-    return _attention(call, _Arrays(state, tables, q, k, v, q_features, k_features, places, seeds))
+    arrays = _Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
+    # A sharded sequence is gathered: every query may see every key.
+    return left_to_the_compiler(functools.partial(_attention, call), q, 0, None, 2)(arrays)
 
 
 class _Call(NamedTuple):
@@ -270,7 +273,7 @@ def _heads(
     split, per_head, shared = split_heads(encoding)
     # Differentiated, a loop would else keep copies of queries, keys, values and vectors of every turn.
     lean = jax.checkpoint if done is not None else (lambda function: function)
-    rows_in_turn = at_once // N < (B if isinstance(B, int) else 0)
+    rows_in_turn = choices.are_known(B) and at_once // N < B
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
@@ -341,11 +344,11 @@ class _Way(NamedTuple):
     ) -> "_Way":
         """Choose by path, positions and slots."""
         (T, S, H), consecutive = sizes, call.consecutive
-        beyond, longest = encoding.constant_beyond, max(T, S)
+        beyond = encoding.constant_beyond
         band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
         if path == "pallas":
             if band is None and beyond is not None:
-                band = min(beyond, longest - 1) if consecutive else beyond
+                band = min(beyond, max(T, S) - 1) if consecutive else beyond
             factored = band is None and bool(filled.factors)
             if filled.vectors and band is None and not factored:
                 raise ValueError(checks.no_kernel(encoding))
@@ -355,7 +358,7 @@ class _Way(NamedTuple):
                 consecutive=consecutive, band=band, block_sizes=call.block_sizes,
             )  # fmt: skip
             return cls(path, call.graphdef, None, cut, band is not None, factored)
-        if consecutive and beyond is not None and beyond >= longest:
+        if consecutive and beyond is not None and choices.are_within(beyond, T, S):
             beyond = None  # no distance is that far
         by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
         factored = by_pair and bool(filled.factors)
@@ -420,7 +423,7 @@ def _map(size: int, at_once: int):
     Where there are several devices the axis may be cut among them, as the compiler decides: entries that lie on
     different devices are then together, so that each device takes its own one after another.
     """
-    if not isinstance(size, int):  # exported with a size that is not known yet
+    if not choices.are_known(size):
         return jax.vmap
     if size == 1:
         # Not vmap: an axis of one would keep the compiler from seeing plain matrix products.

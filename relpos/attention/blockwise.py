@@ -17,7 +17,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos.attention import reference
+from relpos.attention import choices, reference
 from relpos.attention.distances import (
     Layout,
     Region,
@@ -520,7 +520,7 @@ def head(
     T, S = q.content.shape[0], k.key.shape[0]
     padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
     # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and T <= S
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
     if padded_S != S and k_tokens.segment is None and not hidden:
         q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
         k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))

@@ -1,6 +1,6 @@
 """Every choice of path and size, in one place: by platform and shape."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -16,6 +16,16 @@ ALL = 2**31
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
+def are_known(*sizes: Any) -> bool:
+    """Whether sizes are numbers: with `jax.export` they may be symbols, whose order cannot be told."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def are_within(most: int, *sizes: Any) -> bool:
+    """Whether all sizes are known to be at most this."""
+    return are_known(*sizes) and max(sizes) <= most
+
+
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
     """Return the path that "auto" stands for: never the GPU kernels, which no GPU has run yet.
 
@@ -24,7 +34,7 @@ def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
     """
     if asked != "auto":
         return asked
-    is_small = T < FEW_QUERIES or T * S <= FEW_PAIRS
+    is_small = are_known(T, S) and (T < FEW_QUERIES or T * S <= FEW_PAIRS)
     return "reference" if is_small and not has_vectors else "blockwise"
 
 
@@ -48,6 +58,8 @@ def layout(
     """
     if block_sizes is not None:
         rows, columns = block_sizes
+    elif not are_known(T, S):
+        rows = columns = 128
     elif T < FEW_QUERIES:
         rows, columns = T, min(S, ONE_BLOCK // FEW_QUERIES)
     else:
@@ -100,8 +112,8 @@ def heads_at_once(T: int, S: int) -> int:
     One head's block stays in a core's cache; where a head has few pairs, some together have less to start and to
     wait for.
     """
-    if not isinstance(T, int) or not isinstance(S, int):
-        return 1  # exported with a length that is not known yet
+    if not are_known(T, S):
+        return 1
     if T < FEW_QUERIES or T * S <= FEW_PAIRS:
         return ALL
     return 8 if T * S <= SHORT else 1

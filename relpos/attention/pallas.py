@@ -215,7 +215,7 @@ def head(
     (T, H), (S, V) = q.content.shape, k.value.shape
     padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
     # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and T <= S
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
     if padded_S != S and k_tokens.segment is None and not hidden:
         q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
         k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))

@@ -45,8 +45,8 @@ def _of_one_head(slot: Callable) -> Callable:
         if not self.one_head and nnx.to_flat_state(nnx.state(self, (PerHead, PerHeadConstant))):
             name = type(self).__name__
             raise ValueError(
-                f"{name}.{slot.__name__} is of one head, and this {name} holds several: relpos.encodings.biases(encoding, "
-                "d) gives their biases [N, n]; relpos.attention takes the encoding as it is"
+                f"{name}.{slot.__name__} is of one head, and this {name} holds several: relpos.encodings.biases("
+                "encoding, d) gives their biases [N, n]; relpos.attention takes the encoding as it is"
             )
         return slot(self, *args, **kwargs)
 
