@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
-    "files": 0,
     "positions": 0,
-    "config": 1,
+    "terminal": 0,
+    "files": 1,
     "attention": 1,
-    "data": 1,
+    "config": 2,
+    "data": 2,
     "encodings": 2,
     "nn": 3,
     "linen": 4,

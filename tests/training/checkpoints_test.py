@@ -99,16 +99,16 @@ def test_a_disk_that_refuses_is_an_error_which_says_what_is_left(tmp_path, batch
 def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     config = toy_config(checkpoint_every=10)
     train(config, tmp_path, Console(quiet=True))
-    loaded, task, model, step = load_model(tmp_path)
+    loaded, task, model, step = load_model(tmp_path, trust_code=True)
     assert loaded.to_dict() == config.to_dict()
     assert step == 20
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert task.evaluate(model, "test")[0]["loss"] == record["loss"]
-    _, _, earlier, step = load_model(tmp_path, step=10)
+    _, _, earlier, step = load_model(tmp_path, step=10, trust_code=True)
     assert step == 10
     assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
     with pytest.raises(UserError, match="no checkpoint of step 4"):
-        load_model(tmp_path, step=4)
+        load_model(tmp_path, step=4, trust_code=True)
 
 
 def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
