@@ -64,7 +64,7 @@ def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
     """Return an unlocked ConfigDict of nested mappings (those of JSON too), lists become tuples.
 
     Raises:
-      UserError: a key has a dot in it, or is a method of ConfigDict.
+      UserError: ConfigDict does not take a key: it has a dot in it, say.
     """
     try:
         return ConfigDict(_normalise(plain))

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,7 +216,7 @@ class QuestionAnswering:
             length = max(self._lengths())
             write_atomically(
                 self._workdir / _THRESHOLD,
-                json.dumps({"threshold": self._threshold(model, length)}),
+                json.dumps({"threshold": float(self._threshold(model, length))}),
             )
         records = []
         for split in self.corpus.splits:
@@ -313,9 +312,10 @@ def _kept_threshold(workdir: Path) -> float:
     except FileNotFoundError:
         return 0.0
     threshold = kept.get("threshold") if isinstance(kept, dict) else None
-    if not isinstance(threshold, int | float) or not abs(threshold) <= sys.float_info.max:
-        raise UserError(f"{str(path)!r} has no finite number as its threshold: restore it")
-    return float(threshold)
+    # Infinity is one of the best: whatever is asked, there is an answer, or none.
+    if not isinstance(threshold, float) or np.isnan(threshold):
+        raise UserError(f"{str(path)!r} has no number as its threshold: restore it")
+    return threshold
 
 
 def _shown(answer: Answer, threshold: float) -> Record:

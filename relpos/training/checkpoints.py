@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from relpos.errors import UserError
+from relpos.terminal import printable
 from relpos.training.stored_run import notes_on_environment, read_config, read_run
 from relpos.training.task import BatchIterator, Task, check_common, create_task, is_own_code
 
@@ -207,7 +208,7 @@ def load_model(
     check_common(config)
     task = create_task(config, workdir)
     for note in notes_on_environment(run):
-        _log.warning("%s: %s", workdir, note)
+        _log.warning("%s: %s", workdir, printable(note, keep=""))
     graphdef, state = nnx.split(task.init_model(nnx.Rngs(config.seed)))
     tried: int | None = None
     while True:

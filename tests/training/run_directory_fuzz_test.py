@@ -72,6 +72,8 @@ def _change_json(draw: random.Random, content: bytes) -> bytes:
     if draw.random() < 0.1:
         return json.dumps(draw.choice([None, 3, "x", [], [plain], {}, {"config": []}])).encode()
     inside, key = plain, None
+    if isinstance(plain, dict) and "config" in plain and draw.random() < 0.7:
+        inside = plain["config"]
     while True:
         if not isinstance(inside, dict | list) or not inside:
             break
@@ -142,7 +144,7 @@ def _replace(draw: random.Random, path: Path, elsewhere: Path) -> str:
 def mutate(draw: random.Random, workdir: Path) -> str:
     """Spoils one file and says how."""
     names = [path.name for path in workdir.iterdir() if path.is_file()]
-    named = {"config.json": 8, "tokenizer.model": 2, "no_answer.json": 2}
+    named = {"config.json": 12, "tokenizer.model": 2, "no_answer.json": 2}
     weights = [named.get(name, 1) for name in sorted(names)]
     path = workdir / draw.choices(sorted(names), weights)[0]
     if draw.random() < 0.2:
@@ -150,7 +152,7 @@ def mutate(draw: random.Random, workdir: Path) -> str:
         return f"{path.name}: {_replace(draw, path, workdir.parent / 'precious')}"
     before = path.read_bytes()
     with contextlib.suppress(ValueError):
-        if draw.random() < 0.6:
+        if draw.random() < 0.7:
             path.write_bytes(_change_json(draw, before))
             return f"{path.name}: {_difference(before, path.read_bytes())}"
     path.write_bytes(_change_bytes(draw, before))
