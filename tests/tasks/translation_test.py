@@ -1,6 +1,8 @@
 import codecs
+import io
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from flax import nnx
 from rich.console import Console
 
 from relpos import config as config_lib
+from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.nn import Beams
 from relpos.training.loop import train
@@ -104,6 +107,63 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     found, tokens = task.translate(model, lines[:1] + lines[4:], Beams(1), [2, 3])
     assert [len(text.split()) for text in found] == [2, 3]
     assert tokens == 5
+
+
+CHEAP = {
+    "eval_pairs": 0,
+    "steps": 1,
+    "search.beams": 1,
+    "search.most_pairs": 2,
+    "model.features": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with files of text and a run."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert train(small(folder, **CHEAP), folder / "run", Console(quiet=True)) == 0
+    return folder
+
+
+def test_a_vocabulary_in_another_order_is_refused_by_name(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained / "run", workdir)
+    path = workdir / "tokenizer.target.json"
+    pieces = json.loads(path.read_text())
+    path.write_text(json.dumps(pieces[::-1]))
+    refused = r"tokenizer\.target\.json' is not the file that this run was trained with"
+    with pytest.raises(UserError, match=refused):
+        predict.main([f"--workdir={workdir}", "1 2"])
+    with pytest.raises(UserError, match=refused):
+        evaluate.main([f"--workdir={workdir}"])
+    (workdir / "summary.txt").unlink()
+    with pytest.raises(UserError, match=refused):
+        train(small(trained, **CHEAP), workdir, Console(quiet=True))
+
+
+def test_data_that_have_moved_go_on_and_others_do_not(trained, tmp_path):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(trained / "run", workdir)
+    shutil.copytree(trained, moved, ignore=shutil.ignore_patterns("run"))
+    (moved / "train.a").rename(moved / "renamed.a")
+    config = small(moved, **CHEAP, **{"data.source": moved / "renamed.a"})
+    console = Console(file=io.StringIO(), width=200)
+    assert train(config, workdir, console) == 0  # finished before
+    told = console.file.getvalue().splitlines()
+    assert told[0].startswith("data.")
+    assert sum(line.endswith(": the same data") for line in told) == 4
+    assert json.loads((workdir / "config.json").read_text())["config"]["data"]["source"] == str(
+        moved / "renamed.a"
+    )
+    (moved / "test.a").write_bytes(b"0 0\n" * 25)
+    elsewhere = {
+        "data.validation_source": moved / "test.a",
+        "data.validation_target": moved / "test.b",
+    }
+    other = small(moved, **CHEAP, **{"data.source": moved / "renamed.a"}, **elsewhere)
+    with pytest.raises(UserError, match="another corpus"):
+        train(other, workdir, Console(quiet=True))
 
 
 def test_smoothing_is_the_cross_entropy_with_a_mixture(tmp_path):

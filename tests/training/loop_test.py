@@ -2,10 +2,12 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from relpos.errors import UserError
@@ -138,6 +140,26 @@ def test_a_finished_run_prints_its_summary_and_does_nothing(reference, toy_confi
     assert "is finished, step 20" in again
     assert again.splitlines()[-1] == printed.splitlines()[-1]
     assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_summary_is_shown_without_escape_codes(reference, toy_config, tmp_path):
+    shutil.copytree(reference[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.txt").write_bytes(b"\x1b[2Ja\tline\nand \xff another\n")
+    _, again = run(toy_config(), tmp_path / "run")
+    shown = [line.expandtabs() for line in again.splitlines()[1:]]
+    assert shown == [(r"\x1b[2Ja" + "\tline").expandtabs(), "and \ufffd another"]
+    (tmp_path / "run" / "summary.txt").unlink()
+    os.mkfifo(tmp_path / "run" / "summary.txt")
+    with pytest.raises(UserError, match=r"summary\.txt' is no regular file"):
+        run(toy_config(), tmp_path / "run")
+
+
+def test_a_config_without_a_key_is_refused_before_anything_is_made(toy_config, tmp_path):
+    plain = toy_config().to_dict()
+    del plain["steps"], plain["optimizer"]["b1"]
+    with pytest.raises(UserError, match=r"the config lacks steps, optimizer\.b1: copy"):
+        run(ConfigDict(plain), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_steps_still_evaluate_keep_and_finish(toy_config, tmp_path):
