@@ -14,6 +14,7 @@ LAYERS = {
     "attention": 1,
     "config": 2,
     "data": 2,
+    "defaults": 3,
     "encodings": 2,
     "nn": 3,
     "linen": 4,

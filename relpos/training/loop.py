@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from relpos import config as config_lib
+from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, write_atomically
 from relpos.training import progress as progress_lib
@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
       DivergenceError: the loss is NaN or infinite. Such a state is never saved.
       CheckpointError: a checkpoint could not be written or read.
     """
-    config = config_lib.complete(config)
+    config = defaults.complete(config)
     check_common(config)
     optimizer = OptimizerOptions.from_section(config.optimizer)
     directory = RunDirectory(workdir, config)

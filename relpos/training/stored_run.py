@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from relpos import config as config_lib
+from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, read_json
 from relpos.terminal import printable
@@ -71,7 +72,7 @@ def read_config(workdir: Path) -> ConfigDict:
       UserError: there is none, or a value is of another kind than the config that comes with relpos has.
     """
     plain, path = read_run(workdir)["config"], str(workdir / "config.json")
-    conformed = config_lib.conform(plain, config_lib.defaults_for(plain), stored_in=path)
+    conformed = defaults.conform(plain, defaults.defaults_for(plain), stored_in=path)
     try:
         return config_lib.from_plain(conformed).lock()
     except UserError as error:

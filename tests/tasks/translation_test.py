@@ -2,7 +2,6 @@ import codecs
 import io
 import itertools
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -109,61 +108,53 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     assert tokens == 5
 
 
-CHEAP = {
-    "eval_pairs": 0,
-    "steps": 1,
-    "search.beams": 1,
-    "search.most_pairs": 2,
-    "model.features": 4,
-}
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with files of text and a finished run, but for its checkpoints, which are read last."""
+    workdir, config = tmp_path / "run", small(tmp_path)
+    directory = RunDirectory(workdir, config)
+    directory.describe(create_task(config, workdir).describe())
+    directory.close()
+    (workdir / "checkpoints").mkdir()
+    (workdir / "summary.txt").write_text("finished")
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with files of text and a run."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert train(small(folder, **CHEAP), folder / "run", Console(quiet=True)) == 0
-    return folder
-
-
-def test_a_vocabulary_in_another_order_is_refused_by_name(trained, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(trained / "run", workdir)
+def test_a_vocabulary_in_another_order_is_refused_by_name(finished):
+    workdir = finished / "run"
     path = workdir / "tokenizer.target.json"
     pieces = json.loads(path.read_text())
     path.write_text(json.dumps(pieces[::-1]))
-    refused = r"tokenizer\.target\.json' is not the file that this run was trained with"
-    with pytest.raises(UserError, match=refused):
-        predict.main([f"--workdir={workdir}", "1 2"])
-    with pytest.raises(UserError, match=refused):
-        evaluate.main([f"--workdir={workdir}"])
     (workdir / "summary.txt").unlink()
-    with pytest.raises(UserError, match=refused):
-        train(small(trained, **CHEAP), workdir, Console(quiet=True))
+    for use in (
+        lambda: predict.main([f"--workdir={workdir}", "1 2"]),
+        lambda: evaluate.main([f"--workdir={workdir}"]),
+        lambda: train(small(finished), workdir, Console(quiet=True)),
+    ):
+        with pytest.raises(UserError, match=r"tokenizer\.target\.json' is not the file that this"):
+            use()
 
 
-def test_data_that_have_moved_go_on_and_others_do_not(trained, tmp_path):
-    workdir, moved = tmp_path / "run", tmp_path / "moved"
-    shutil.copytree(trained / "run", workdir)
-    shutil.copytree(trained, moved, ignore=shutil.ignore_patterns("run"))
+def test_data_that_have_moved_go_on_and_others_do_not(finished):
+    workdir, moved = finished / "run", finished / "moved"
+    moved.mkdir()
+    small(moved)
     (moved / "train.a").rename(moved / "renamed.a")
-    config = small(moved, **CHEAP, **{"data.source": moved / "renamed.a"})
+    here = {"data.source": moved / "renamed.a"}
     console = Console(file=io.StringIO(), width=200)
-    assert train(config, workdir, console) == 0  # finished before
+    assert train(small(moved, **here), workdir, console) == 0
     told = console.file.getvalue().splitlines()
-    assert told[0].startswith("data.")
-    assert sum(line.endswith(": the same data") for line in told) == 4
-    assert json.loads((workdir / "config.json").read_text())["config"]["data"]["source"] == str(
-        moved / "renamed.a"
-    )
+    assert [line.split()[0] for line in told[:4]] == [
+        f"data.{name}" for name in ("source", "target", "test_source", "test_target")
+    ]
+    assert all(line.endswith(": the same data") for line in told[:4])
+    stored = json.loads((workdir / "config.json").read_text())
+    assert stored["config"]["data"]["source"] == str(moved / "renamed.a")
     (moved / "test.a").write_bytes(b"0 0\n" * 25)
-    elsewhere = {
-        "data.validation_source": moved / "test.a",
-        "data.validation_target": moved / "test.b",
-    }
-    other = small(moved, **CHEAP, **{"data.source": moved / "renamed.a"}, **elsewhere)
+    here |= {"data.validation_source": moved / "test.a", "data.validation_target": moved / "test.b"}
     with pytest.raises(UserError, match="another corpus"):
-        train(other, workdir, Console(quiet=True))
+        train(small(moved, **here), workdir, Console(quiet=True))
+    assert json.loads((workdir / "config.json").read_text()) == stored
 
 
 def test_smoothing_is_the_cross_entropy_with_a_mixture(tmp_path):
