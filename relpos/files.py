@@ -77,7 +77,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
       OSError: it is not there or cannot be opened.
     """
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
     except OSError as error:
         # How a socket, and what may not be written to, is refused.
         if error.errno in (errno.ENXIO, errno.EISDIR):

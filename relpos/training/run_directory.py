@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,9 @@ def _make_writable(workdir: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot make --workdir {str(workdir)!r}: {error.strerror}") from None
     try:  # what os.access promises need not hold on a full or read-only disk
-        write_atomically(workdir / ".writable", "")
-        (workdir / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=workdir) as file:
+            file.write(b"x")
+            file.flush()
     except OSError as error:
         raise UserError(f"cannot write to --workdir {str(workdir)!r}: {error.strerror}") from None
 

@@ -19,6 +19,8 @@ from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.training.checkpoints import load_model
 from relpos.training.loop import train
+from relpos.training.run_directory import RunDirectory
+from relpos.training.task import create_task
 
 # Where Orbax fails it may leave coroutines behind, for the garbage collector to complain about.
 pytestmark = [
@@ -173,6 +175,14 @@ def _difference(before: bytes, after: bytes) -> str:
     return f"{len(before)} -> {len(after)} bytes, other from {at}: {after[at : at + 20]!r}"
 
 
+def _begin_again(config, folder):
+    directory = RunDirectory(folder, config)
+    try:
+        directory.describe(create_task(config, folder).describe())
+    finally:
+        directory.close()
+
+
 def _too_long(number, frame):
     raise TimeoutError(f"nothing was said within {SECONDS} s")
 
@@ -205,6 +215,7 @@ def failures(run, seed: int, folder: Path):
     if attempt(lambda: load_model(folder)):
         attempt(lambda: evaluate.main([f"--workdir={folder}"]))
         attempt(lambda: predict.main([f"--workdir={folder}", line]))
+    attempt(lambda: _begin_again(config, folder))
     attempt(lambda: train(config, folder, Console(quiet=True)))
     return what, found
 
