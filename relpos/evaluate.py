@@ -3,7 +3,8 @@
 One split is scored, test by default; at the end of training all but train and validation are.
 ``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
 examples of these lengths from an algorithmic task; translations have no such lengths. ``--text=FILE``
-scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus.
+scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus. A task of
+your own, a module that the run's config names, is run with ``--trust_code`` alone.
 """
 
 import json

@@ -36,7 +36,7 @@ MASK = b"[MASK]"  # in a line to be filled in
 
 def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
     """Check what the config asks for."""
-    objective = config.get("objective", "causal")  # which older runs do not name
+    objective = config.objective
     if objective not in _OBJECTIVES:
         raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
     return _OBJECTIVES[objective](config, workdir)

@@ -132,7 +132,8 @@ class RunDirectory:
 
 def _refuse_lost_config(workdir: Path) -> None:
     kept = [name for name in ("metrics.jsonl", "summary.txt") if (workdir / name).exists()]
-    kept += [str(path.relative_to(workdir)) for path in workdir.glob("checkpoints/[0-9]*")]
+    found = workdir.glob("checkpoints/*")
+    kept += [f"checkpoints/{path.name}" for path in found if path.name.isdigit()]
     if kept:
         raise UserError(
             f"{str(workdir)!r} has {kept[0]} of a run but no config.json: restore it, or give another --workdir"
