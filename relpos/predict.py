@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--top_k", type=int, help="0: all")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument("--trust_code", action="store_true", help="run a task of your own")
     flags = parser.parse_args(argv)
     if flags.max_tokens is not None and flags.max_tokens < 1:
         raise UserError(f"--max_tokens must be positive, got {flags.max_tokens}")
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         Sampling(**given)  # mistakes first
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    config, task, model, _ = load_model(flags.workdir, flags.step)
+    config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
     given_lines = [_raw(prompt) for prompt in flags.prompts]
     chunks = iter([given_lines] if given_lines else _chunks())
     if hasattr(task, "predict"):

@@ -8,12 +8,14 @@ import pytest
 ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
-    "files": 0,
     "sharding": 0,
+    "terminal": 0,
+    "files": 1,
     "positions": 1,
-    "config": 1,
+    "config": 2,
     "attention": 2,
     "data": 2,
+    "defaults": 3,
     "encodings": 3,
     "nn": 4,
     "linen": 5,

@@ -284,5 +284,5 @@ def match_heads(k, v):
 
 
 def no_positions() -> Encoding:
-    """Return the scheme without positions."""
-    return encodings.create("none", num_heads=1, head_dim=1, rngs=nnx.Rngs(0))
+    """Return an encoding that fills no slot."""
+    return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))

@@ -21,10 +21,11 @@ from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, generate
+from relpos.terminal import printable
 from relpos.training import model_section
 from relpos.training.masking import Masking, Posed, next_tokens
 from relpos.training.progress import track
-from relpos.training.run_directory import made_once, refuse_other_facts
+from relpos.training.stored_run import made_once, refuse_other_facts
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
@@ -35,7 +36,7 @@ MASK = b"[MASK]"  # in a line to be filled in
 
 def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
     """Check what the config asks for."""
-    objective = config.get("objective", "causal")  # which older runs do not name
+    objective = config.objective
     if objective not in _OBJECTIVES:
         raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
     return _OBJECTIVES[objective](config, workdir)
@@ -262,7 +263,7 @@ class Causal(LanguageModelling):
         for prompt, text in self.predict(
             model, prompts, sampling, sample.max_tokens, self.config.seed
         ):
-            shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
+            shown = (escape(printable(part.decode("utf-8", "replace"))) for part in (prompt, text))
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
 
     def predict(
