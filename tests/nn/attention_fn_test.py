@@ -28,7 +28,10 @@ def layer_of(function, **options):
 
 
 def test_without_positions_it_is_flaxs_own():
-    mine, flaxs = layer_of(relpos.nn.attention_fn(make("none"))), layer_of(nnx.dot_product_attention)
+    mine, flaxs = (
+        layer_of(relpos.nn.attention_fn(make("none"))),
+        layer_of(nnx.dot_product_attention),
+    )
     np.testing.assert_allclose(mine(X), flaxs(X), atol=1e-5)
     causal = layer_of(relpos.nn.attention_fn(make("none"), causal=True))
     mask = nnx.make_causal_mask(X[..., 0])

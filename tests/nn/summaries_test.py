@@ -43,9 +43,7 @@ def test_layers_and_other_models_are_tabulated():
     for kind, args in ((TokenEncoder, (TOKENS,)), (SpanEncoder, (TOKENS, TOKENS, TOKENS > 0))):
         assert f"{kind.__name__} Summary" in summary(kind(two_sided, rngs=nnx.Rngs(0)), *args)
     sides = StackConfig(encodings=("rope",), **SIZES)
-    config = EncoderDecoderConfig(
-        encoder=sides, decoder=sides, source_vocab=7, target_vocab=7
-    )
+    config = EncoderDecoderConfig(encoder=sides, decoder=sides, source_vocab=7, target_vocab=7)
     both = EncoderDecoder(config, rngs=nnx.Rngs(0))
     assert "EncoderDecoder Summary" in summary(both, TOKENS, TOKENS)
     assert relpos.RelativeAttention(2, 12, encoding="rope", rngs=nnx.Rngs(0)) is not None

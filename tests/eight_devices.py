@@ -1,0 +1,155 @@
+"""Run by `sharding_test` in a process with eight CPU devices: compiles gradients of sharded inputs, prints what it found.
+
+A line of JSON for each case: how many collectives the program has, and how far the result is from that of one device.
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from relpos import attention, encodings
+from relpos.attention import PerHead, PerHeadConstant, choices
+from relpos.nn import (
+    Decoder,
+    DecoderConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    RelativeAttention,
+    StackConfig,
+)
+
+B, T, N, H = 16, 136, 8, 4  # more pairs than are computed with all heads together
+D = N * H
+COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
+ROWS, HEADS, SEQUENCE = P("x"), P(None, None, "x"), P(None, "x")
+
+
+def arrays(*shapes):
+    random = np.random.default_rng(0)
+    return [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def measure(kind, loss, state, shardings, given):
+    """Compile the gradient of loss(state, *given) with the given arrays cut so, and compare."""
+    axis_type = AxisType.Explicit if kind == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
+    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
+    gradient = jax.jit(jax.value_and_grad(loss, allow_int=True))
+    wanted = gradient(state, *given)
+    of_heads = lambda x: isinstance(x, PerHead | PerHeadConstant) and HEADS in shardings  # noqa: E731
+    cut = jax.tree.map(
+        lambda x: put(x, P("x") if of_heads(x) else P()), state,
+        is_leaf=lambda x: isinstance(x, nnx.Variable),
+    )  # fmt: skip
+    args = [put(x, spec) for x, spec in zip(given, shardings, strict=True)]
+    program = gradient.lower(cut, *args).compile()
+    found = program(cut, *args)
+    found, wanted = ([np.asarray(x) for x in jax.tree.leaves(tree[1])] for tree in (found, wanted))
+    largest = max(np.abs(x).max() for x in wanted)  # some gradients are zeros but for rounding
+    errors = [
+        np.abs(a - b).max() / (np.abs(b).max() + 1e-3 * largest)
+        for a, b in zip(found, wanted, strict=True)
+    ]
+    text = program.as_text()
+    counts = {name: len(re.findall(rf"\b{name}(?:-start)?\(", text)) for name in COLLECTIVES}
+    return counts | {"error": float(max(errors))}
+
+
+def function(kind, name, spec, implementation="blockwise", **kw):
+    encoding = encodings.create(name, num_heads=N, head_dim=H, features=D, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(encoding)
+    q, k, v, x = arrays(*[(B, T, N, H)] * 3, (B, T, D))
+    kw = {"causal": True, "implementation": implementation} | kw
+
+    def loss(state, q, k, v, x):
+        encoding = nnx.merge(graphdef, state)
+        features, _ = encodings.tokens(encoding, x)
+        used = None if encoding.adds_to_input() else encoding
+        out = attention(q, k, v, encoding=used, q_features=features, k_features=features, **kw)
+        return (out**2).sum()
+
+    of_input = spec if spec != HEADS else P()
+    return measure(kind, loss, state, [spec, spec, spec, of_input], [q, k, v, x])
+
+
+def layer(kind, name):
+    graphdef, state = nnx.split(RelativeAttention(N, D, encoding=name, rngs=nnx.Rngs(0)))
+    loss = lambda state, x: (nnx.merge(graphdef, state)(x) ** 2).sum()  # noqa: E731
+    return measure(kind, loss, state, [ROWS], arrays((B, T, D)))
+
+
+SIZES = {"num_layers": 2, "features": D, "num_heads": N, "dropout_rate": 0.1}
+
+
+def decoder(kind, name):
+    config = DecoderConfig(vocab_size=7, encodings=(name,), **SIZES)
+    graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
+    segments = jnp.broadcast_to(1 + jnp.arange(T) // 50, (B, T))
+
+    def loss(state, tokens, segments):
+        model = nnx.merge(graphdef, state)
+        logits = model(tokens, segments=segments, key=jax.random.key(0))
+        return jax.nn.logsumexp(logits, -1).mean()
+
+    return measure(kind, loss, state, [ROWS, ROWS], [tokens, segments])
+
+
+def encoder_decoder(kind, name):
+    sides = StackConfig(encodings=(name,), **SIZES)
+    config = EncoderDecoderConfig(source_vocab=7, target_vocab=7, encoder=sides, decoder=sides)
+    graphdef, state = nnx.split(EncoderDecoder(config, rngs=nnx.Rngs(0)))
+    tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
+    loss = lambda state, x, y: jax.nn.logsumexp(nnx.merge(graphdef, state)(x, y), -1).mean()  # noqa: E731
+    return measure(kind, loss, state, [ROWS, ROWS], [tokens, tokens])
+
+
+def as_accelerators_do(name, spec):
+    choices.heads_at_once = lambda *_: choices.ALL
+    jax.clear_caches()
+    return function("auto", name, spec)
+
+
+QUICK = {
+    "function, rows, t5": lambda: function("auto", "t5", ROWS),
+    "function, heads, t5": lambda: function("auto", "t5", HEADS),
+    "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
+    "function, rows, shaw, dense": lambda: function("auto", "shaw", ROWS, "reference"),
+    "decoder, rows, fox": lambda: decoder("auto", "fox"),
+    "explicit function, heads, t5": lambda: function("explicit", "t5", HEADS),
+    "explicit function, sequence, alibi": lambda: function("explicit", "alibi", SEQUENCE),
+    "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
+    "explicit decoder, rows, fox": lambda: decoder("explicit", "fox"),
+    "explicit encoder-decoder, rows, rope": lambda: encoder_decoder("explicit", "rope"),
+}
+LONG = {
+    **{
+        f"function, rows, {name}": functools.partial(function, "auto", name, ROWS)
+        for name in encodings.names()
+    },
+    "function, heads, fox": lambda: function("auto", "fox", HEADS),
+    "layer, rows, t5": lambda: layer("auto", "t5"),
+    "encoder-decoder, rows, rope": lambda: encoder_decoder("auto", "rope"),
+    "explicit function, rows, shaw, dense": lambda: function("explicit", "shaw", ROWS, "reference"),
+    "explicit decoder, rows, sinusoidal": lambda: decoder("explicit", "sinusoidal"),
+    "function as on accelerators, rows, t5": lambda: as_accelerators_do("t5", ROWS),
+    "function as on accelerators, heads, t5": lambda: as_accelerators_do("t5", HEADS),
+}
+
+if __name__ == "__main__":
+    for case, measured in {"quick": QUICK, "long": LONG}[sys.argv[1]].items():
+        print(json.dumps({"case": case, **measured()}), flush=True)
