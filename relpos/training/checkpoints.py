@@ -4,9 +4,9 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import shutil
 import sys
-import textwrap
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -70,8 +70,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"cannot use {error.filename or str(self._path)!r}: {error.strerror}"
             ) from error
-        # Orbax logs every phase of a save, and errors that it raises as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _hush_orbax()
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             # A directory that cannot be made in the background is waited for, for minutes.
@@ -196,7 +195,6 @@ class Checkpoints:
             restored = self._orbax.restore(folder.absolute(), args=args)
             saved = restored["meta"].pop("step", None)  # it came with the checksums
         except Exception as error:
-            _hush_orbax()
             raise self._unreadable(step, _first_line(error)) from error
         if saved is not None and not verified:
             raise self._unreadable(step, f"{checksums.NAME!r} is missing")
@@ -226,7 +224,6 @@ class Checkpoints:
         return CheckpointError(f"cannot restore step {step} from {str(self._path)!r}: {why}{hint}")
 
     def _failure(self, why: str) -> CheckpointError:
-        _hush_orbax()
         steps: list[int] = []
         with contextlib.suppress(OSError):
             steps = _steps(self._path)
@@ -300,15 +297,20 @@ def _remove(folder: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what the error says, without TensorStore's settings."""
+    """Return what the error says, without TensorStore's settings and its longer paths."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return textwrap.shorten(line.partition(" [tensorstore_spec")[0], 300, placeholder=" ...")
+    line = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)", line)[0]
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-180:]}"
 
 
 @functools.cache  # once is enough
 def _hush_orbax() -> None:
-    """Keep what Orbax has left unfinished, when it failed, from complaining after its error was told."""
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    """Keep Orbax from logging every phase of a save, and from telling again the errors that it raises.
+
+    What it leaves unfinished when it fails complains that its event loop is closed.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     show = sys.unraisablehook
 

@@ -3,6 +3,7 @@ import gc
 import json
 import os
 import random
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_a_disk_that_refuses_is_an_error_which_says_what_is_left(tmp_path, batch
     gc.collect()
 
 
+def test_a_disk_that_fills_up_is_told_in_a_line(tmp_path, batches, capfd):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(0, 2), batches, {})
+    checkpoints.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        checkpoints.save(2, make_state(0), batches, {})
+        with pytest.raises(CheckpointError, match=r"one is step 1\).*: File too large$") as caught:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.close()
+    assert len(str(caught.value)) < 500
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     config = toy_config(checkpoint_every=10)
     train(config, tmp_path, Console(quiet=True))
@@ -126,6 +145,9 @@ def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
     with pytest.raises(UserError, match="no checkpoint of step 4"):
         load_model(tmp_path, step=4)
+    (tmp_path / "checkpoints" / "20" / "optimizer" / "_METADATA").write_text("{}")
+    with pytest.raises(CheckpointError, match="'optimizer/_METADATA' is damaged"):
+        load_model(tmp_path)  # whatever it would need
 
 
 def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
