@@ -1,4 +1,4 @@
-"""Run by `sharding_test` in a process with eight CPU devices: compiles gradients of sharded inputs, prints what it found.
+"""Run by `sharding_test` with eight CPU devices: compiles gradients of sharded inputs and prints what it found.
 
 A line of JSON for each case: how many collectives the program has, and how far the result is from that of one device.
 """

@@ -1,6 +1,14 @@
 """Checkpoints: model, optimizer, step and data iterator, saved while training goes on (Orbax)."""
 
+import contextlib
+import functools
 import logging
+import os
+import re
+import shutil
+import sys
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +21,16 @@ from ml_collections import ConfigDict
 
 from relpos.errors import UserError
 from relpos.terminal import printable
+from relpos.training import checksums
 from relpos.training.stored_run import notes_on_environment, read_config, read_run
 from relpos.training.task import BatchIterator, Task, check_common, create_task, is_own_code
 
 KEEP = 2
+# Either of them tells a checkpoint of ours; the first came later.
+_OURS = (checksums.NAME, "meta/metadata")
+# What a kill leaves behind: a folder that was being saved or removed, by Orbax or by us.
+_LEFTOVERS = (".[0-9]*.incomplete*", "[0-9]*.orbax-checkpoint-tmp")
+
 _log = logging.getLogger(__name__)
 
 
@@ -29,34 +43,45 @@ class CheckpointError(UserError):
 class Checkpoints:
     """The checkpoints of a run directory, the last two of them kept.
 
-    A checkpoint is complete or invisible: one that a kill or a full disk cut short is never read.
+    A checkpoint is complete or invisible: Orbax writes it under another name, its checksums are
+    added, and only then it gets the name of its step. One that a kill or a full disk cut short is
+    never read, nor is one whose files are no longer what was written. What else lies beside the
+    checkpoints is left alone.
 
     Args:
       workdir: the run directory.
       read_only: for a reader beside a run that may be under way; otherwise this process holds the
         run directory, and what a killed save left behind is removed.
+
+    Raises:
+      CheckpointError: the directory cannot be read or made.
     """
 
     def __init__(self, workdir: Path, read_only: bool = False):
         self._path = workdir / "checkpoints"
-        self._failed = False
-        # Orbax logs every phase of a save, and errors that it raises as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._manager = ocp.CheckpointManager(
-            self._path.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else KEEP,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-                enable_async_checkpointing=True,
-                # A directory that cannot be made in the background is waited for, for minutes.
-                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            ),
+        try:
+            if not read_only:
+                self._path.mkdir(exist_ok=True)
+                for pattern in _LEFTOVERS:
+                    for leftover in self._path.glob(pattern):
+                        _remove(leftover)
+            self._steps = _steps(self._path)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot use {error.filename or str(self._path)!r}: {error.strerror}"
+            ) from error
+        _hush_orbax()
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            # A directory that cannot be made in the background is waited for, for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future[None] | None = None
 
     def latest_step(self) -> int | None:
         """Return the step of the newest complete checkpoint, None when there is none."""
-        return self._manager.latest_step()
+        return self._steps[-1] if self._steps else None
 
     def save(
         self, step: int, state: nnx.State, batches: BatchIterator, meta: dict[str, Any]
@@ -72,16 +97,20 @@ class Checkpoints:
         Raises:
           CheckpointError: this save or the one before it failed.
         """
+        self.wait()
+        if os.path.lexists(self._folder(step)):
+            raise self._failure(f"{str(self._folder(step))!r} is in the way, move it elsewhere")
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(nnx.to_pure_dict(state[0])),
             optimizer=ocp.args.StandardSave(nnx.to_pure_dict(state[1])),
             data=grain.checkpoint.CheckpointSave(batches),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave({"step": step, **meta}),
         )
         try:
-            self._manager.save(step, args=args, force=True)
+            self._orbax.save(self._incomplete(step).absolute(), args=args)
         except Exception as error:
-            raise self._failure(error) from error
+            raise self._failure(_first_line(error)) from error
+        self._saving = self._background.submit(self._complete, step)
 
     def restore(
         self, step: int, state: nnx.State, batches: BatchIterator
@@ -94,7 +123,7 @@ class Checkpoints:
           batches: a new iterator.
 
         Raises:
-          CheckpointError: it cannot be read, or does not fit the state.
+          CheckpointError: it is damaged, cannot be read, or does not fit the state.
         """
         args = ocp.args.Composite(
             model=ocp.args.StandardRestore(_target(state[0])),
@@ -109,7 +138,9 @@ class Checkpoints:
 
     def restore_model(self, step: int, state: nnx.State) -> nnx.State:
         """Return the model's part of a checkpoint; `state` is the target, a model's state."""
-        args = ocp.args.Composite(model=ocp.args.StandardRestore(_target(state)))
+        args = ocp.args.Composite(
+            model=ocp.args.StandardRestore(_target(state)), meta=ocp.args.JsonRestore()
+        )
         nnx.replace_by_pure_dict(state, self._restore(step, args)["model"])
         return state
 
@@ -119,49 +150,85 @@ class Checkpoints:
         Raises:
           CheckpointError: a save failed.
         """
+        saving, self._saving = self._saving, None  # a failure is told once
         try:
-            self._manager.wait_until_finished()
+            if saving is not None:
+                saving.result()
         except Exception as error:
-            raise self._failure(error) from error
+            raise self._failure(_first_line(error)) from error
 
     def close(self) -> None:
-        """Wait for a save under way and stop Orbax's threads."""
+        """Wait for a save under way and stop the threads."""
         try:
-            self._manager.close()
-        except Exception as error:
-            if not self._failed:  # nobody has heard of it
-                raise self._failure(error) from error
+            self.wait()
+        finally:
+            self._background.shutdown()
+            self._orbax.close()
+
+    def _complete(self, step: int) -> None:
+        """In the background: wait for Orbax, add the checksums, show the checkpoint, remove older ones."""
+        self._orbax.wait_until_finished()
+        checksums.write(self._incomplete(step))
+        self._incomplete(step).rename(self._folder(step))
+        self._steps = [*self._steps, step]
+        while len(self._steps) > KEEP:
+            # Renamed first: what a kill leaves of it is no checkpoint.
+            oldest = self._folder(self._steps[0]).rename(self._incomplete(self._steps[0]))
+            self._steps = self._steps[1:]
+            _remove(oldest)
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
-        if step not in (steps := self._manager.all_steps()):
+        self.wait()
+        if step not in self._steps:
             raise UserError(
-                f"no checkpoint of step {step} in {str(self._path)!r}; there are {steps}"
+                f"no checkpoint of step {step} in {str(self._path)!r}; there are {self._steps}"
             )
+        folder = self._folder(step)
         try:
-            restored = self._manager.restore(step, args=args)
+            verified = checksums.verify(folder)
+        except checksums.ChecksumError as error:
+            raise self._unreadable(step, str(error)) from error
+        except OSError as error:
+            why = f"cannot read {error.filename!r}: {error.strerror}"
+            raise self._unreadable(step, why) from error
+        try:
+            restored = self._orbax.restore(folder.absolute(), args=args)
+            saved = restored["meta"].pop("step", None)  # it came with the checksums
         except Exception as error:
             raise self._unreadable(step, _first_line(error)) from error
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(restored["model"])):
-            # No such state is ever saved.
-            raise self._unreadable(
-                step, "a parameter is not a finite number, the files are damaged"
+        if saved is not None and not verified:
+            raise self._unreadable(step, f"{checksums.NAME!r} is missing")
+        if not verified:
+            _log.warning(
+                "%s is from an earlier relpos and has no checksums: damage to it goes unseen",
+                folder,
             )
+        if saved not in (None, step):
+            hint = "" if saved in self._steps else f", rename it to {str(self._folder(saved))!r}"
+            raise self._unreadable(step, f"it is step {saved} under another name{hint}")
+        for part, name in (("model", "a parameter"), ("optimizer", "the optimizer's state")):
+            if not all(np.isfinite(x).all() for x in jax.tree.leaves(restored.get(part))):
+                # No such state is ever saved by the loop.
+                raise self._unreadable(step, f"{name} is not a finite number")
         return restored
 
+    def _folder(self, step: int) -> Path:
+        return self._path / str(step)
+
+    def _incomplete(self, step: int) -> Path:
+        return self._path / f".{step}.incomplete"
+
     def _unreadable(self, step: int, why: str) -> CheckpointError:
-        others = [str(other) for other in self._manager.all_steps() if other != step]
-        hint = (
-            f"; remove {str(self._path / str(step))!r} to use step {others[-1]}" if others else ""
-        )
+        others = [other for other in self._steps if other != step]
+        hint = f"; remove {str(self._folder(step))!r} to use step {others[-1]}" if others else ""
         return CheckpointError(f"cannot restore step {step} from {str(self._path)!r}: {why}{hint}")
 
-    def _failure(self, error: Exception) -> CheckpointError:
-        self._failed = True
-        steps = sorted(int(path.name) for path in self._path.glob("*") if path.name.isdigit())
+    def _failure(self, why: str) -> CheckpointError:
+        steps: list[int] = []
+        with contextlib.suppress(OSError):
+            steps = _steps(self._path)
         left = f"the last complete one is step {steps[-1]}" if steps else "there is none yet"
-        return CheckpointError(
-            f"cannot save a checkpoint in {str(self._path)!r} ({left}): {_first_line(error)}"
-        )
+        return CheckpointError(f"cannot save a checkpoint in {str(self._path)!r} ({left}): {why}")
 
 
 class LoadedRun(NamedTuple):
@@ -233,5 +300,46 @@ def _target(state: nnx.State) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
 
 
+def _steps(path: Path) -> list[int]:
+    """Return the steps of the complete checkpoints, in order; other files and folders are not ours."""
+    return sorted(
+        int(folder.name)
+        for folder in path.iterdir()
+        if _is_step(folder.name) and any((folder / name).exists() for name in _OURS)
+    )
+
+
+def _is_step(name: str) -> bool:
+    return name.isdecimal() and name.isascii() and (name == "0" or name[0] != "0")
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():  # someone has moved it to another disk
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return what the error says, without TensorStore's settings and its longer paths."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)", line)[0]
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-180:]}"
+
+
+@functools.cache  # once is enough
+def _hush_orbax() -> None:
+    """Keep Orbax from logging every phase of a save, and from telling again the errors that it raises.
+
+    What it leaves unfinished when it fails complains that its event loop is closed.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    show = sys.unraisablehook
+
+    def show_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others

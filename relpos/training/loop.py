@@ -21,9 +21,17 @@ from relpos.training.run_directory import RunDirectory
 from relpos.training.step import init_state, make_train_step, model_of
 from relpos.training.task import Task, check_common, create_task
 
+# Metrics which show that the whole state is finite, and what they are called where it is not.
+_FINITE = {
+    "loss": "loss",
+    "gradient_norm": "gradient norm",
+    "parameter_norm": "parameter norm",
+    "optimizer_maximum": "the optimizer's state",
+}
+
 
 class DivergenceError(UserError):
-    """The loss or a gradient stopped being a finite number."""
+    """The loss, a gradient or the state stopped being a finite number."""
 
     exit_code = 1
 
@@ -41,7 +49,7 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
 
     Raises:
       UserError: the config, the data or the directory are not fit for it; nothing was lost.
-      DivergenceError: the loss is NaN or infinite. Such a state is never saved.
+      DivergenceError: the loss or the state is NaN or infinite. Such a state is never saved.
       CheckpointError: a checkpoint could not be written or read.
     """
     config = defaults.complete(config)
@@ -144,10 +152,12 @@ class _Run:
         if (latest := self._checkpoints.latest_step()) is not None:
             self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
             self.step = self._saved = latest
-            self._evaluated = meta["evaluated"]
+            self._evaluated = meta.get("evaluated")
             progress_lib.say(console, f"resuming at step {latest}")
         self._window = Window(meta.get("window"))
         self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
+        if self._log.damage:
+            progress_lib.say(console, f"{self._log.damage}; the run goes on")
         self._pending: tuple | None = None  # the metrics of the newest step, still on the device
         self._speed = _Speed()
         self._progress = progress_lib.create_progress(console, config.steps, self.step)
@@ -276,7 +286,7 @@ class _Run:
             self._speed.reset()
 
     def _refuse_non_finite(self, step: int, metrics: Any) -> None:
-        for name in ("loss", "gradient_norm", "parameter_norm"):
+        for name, what in _FINITE.items():
             total, count = (float(part) for part in metrics[name])
             if math.isfinite(total):
                 continue
@@ -287,7 +297,7 @@ class _Run:
                 else "no checkpoint had been saved yet"
             )
             raise DivergenceError(
-                f"{name.replace('_', ' ')} is {total / max(count, 1)} at step {step}; {saved}. The "
+                f"{what} is {total / max(count, 1)} at step {step}; {saved}. The "
                 "same run would end here again: try a lower optimizer.learning_rate, a longer "
                 "optimizer.warmup_steps or a smaller optimizer.clip_norm with another --workdir."
             )

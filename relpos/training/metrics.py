@@ -1,9 +1,11 @@
 """Metrics of a run: means over a window of steps, and the files that keep them."""
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from relpos.files import write_atomically
 
 
 class RecordError(UserError):
-    """The records of a run could not be written."""
+    """The records of a run could not be read or written."""
 
     exit_code = 1
 
@@ -52,16 +54,22 @@ class MetricsLog:
       lines: how many lines the file had when that step was saved. What came later, a torn last line
         among it, is dropped: the resumed run writes it again.
 
+    Attributes:
+      lines: how many lines the file has.
+      damage: what is wrong with the lines that were kept, in words; "" when nothing is.
+
     Raises:
-      RecordError: the disk is full, say; of every method.
+      RecordError: the disk is full, say; of every method. The file is no text file of its own.
     """
 
     def __init__(self, workdir: Path, step: int = 0, lines: int = 0):
         self._path = workdir / "metrics.jsonl"
-        kept = self._path.read_bytes().split(b"\n")[:-1][:lines] if self._path.exists() else []
+        with self._named_errors("read"):
+            kept = _read(self._path).split(b"\n")[:-1][:lines]
         self.lines = len(kept)
+        self.damage = self._damage(kept, lines)
         with self._named_errors():
-            write_atomically(self._path, "".join(line.decode() + "\n" for line in kept))
+            write_atomically(self._path, b"".join(line + b"\n" for line in kept))
             self._file = self._path.open("a", encoding="utf-8")
             (workdir / "tensorboard").mkdir(exist_ok=True)
             # The plain writer: SummaryWriter's thread fails apart from the run, and unheard.
@@ -99,13 +107,28 @@ class MetricsLog:
     def _event(self, step: int, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
+    def _damage(self, kept: list[bytes], lines: int) -> str:
+        try:
+            records = [_is_record(line) for line in kept]
+        except UnicodeDecodeError:
+            raise RecordError(
+                f"cannot read {str(self._path)!r}: it is not UTF-8; restore it, or remove it to go on without"
+            ) from None
+        found = []
+        if len(kept) < lines:
+            found.append(f"has lost {lines - len(kept)} of its {lines} lines")
+        if not all(records):
+            found.append(f"has {records.count(False)} lines that are no JSON objects")
+        return f"{str(self._path)!r} {' and '.join(found)}" if found else ""
+
     @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _named_errors(self, task: str = "write") -> Iterator[None]:
+        beside = " and the events beside it" if task == "write" else ""
         try:
             yield
         except OSError as error:
             raise RecordError(
-                f"cannot write {str(self._path)!r} and the events beside it: {error.strerror}"
+                f"cannot {task} {str(self._path)!r}{beside}: {error.strerror}"
             ) from error
 
 
@@ -115,3 +138,29 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()
     }
+
+
+def _read(path: Path) -> bytes:
+    """Return what is in a file, b"" where there is none; a pipe is not waited for, a link not followed."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RecordError(f"{str(path)!r} is a link: put the file itself there") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise RecordError(f"{str(path)!r} is no regular file: move it elsewhere")
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError):
+        return False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -31,7 +32,9 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
     whether or not the run was interrupted. The metrics are the task's (sum, count) pairs, and
 
     - ``gradient_norm``: the global norm, before clipping;
-    - ``parameter_norm``: after the update. Where both and the loss are finite, so is the state;
+    - ``parameter_norm``: after the update;
+    - ``optimizer_maximum``: the largest magnitude in the optimizer's state, after the update. Where
+      these and the loss are finite, so is the state;
     - ``learning_rate``: of this update.
     """
 
@@ -57,6 +60,8 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
         metrics = {
             "gradient_norm": (optax.tree.norm(gradients), 1.0),
             "parameter_norm": (optax.tree.norm(nnx.state(model, nnx.Param)), 1.0),
+            # The squares of a norm would overflow where second moments are merely large.
+            "optimizer_maximum": (_maximum(optimizer.opt_state), 1.0),
             "learning_rate": (learning_rate(done), 1.0),
         }
         return nnx.state((model, optimizer)), metrics
@@ -73,3 +78,11 @@ def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:
     """Return the model of a state. It shares the buffers, which the next step will donate."""
     model, _ = nnx.merge(graphdef, state)
     return model
+
+
+def _maximum(tree: Any) -> jax.Array:
+    """Return the largest magnitude among the real numbers of a tree; NaN where there is one."""
+    real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.max(
+        jnp.array([0.0] + [jnp.max(jnp.abs(x), initial=0).astype(jnp.float32) for x in real])
+    )

@@ -1,30 +1,18 @@
 import gc
 import json
+import resource
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from rich.console import Console
 
 from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.training.checkpoints import KEEP, CheckpointError, Checkpoints, load_model
 from relpos.training.loop import train
-from relpos.training.task import create_task
-
-
-@pytest.fixture
-def batches(toy_config, tmp_path):
-    return create_task(toy_config(), tmp_path).train_batches()
-
-
-def make_state(seed, width=1000):
-    key = jax.random.key(seed)
-    model = nnx.State({"kernel": nnx.Param(jax.random.normal(key, (width, 300)))})
-    optimizer = nnx.State({"opt_state": {0: {"mu": nnx.Param(jax.random.normal(key, (7,)))}}})
-    return nnx.State({0: model, 1: optimizer})
+from tests.training.states import make_state
 
 
 def test_a_state_may_be_donated_as_soon_as_the_save_has_begun(tmp_path, batches):
@@ -97,6 +85,24 @@ def test_a_disk_that_refuses_is_an_error_which_says_what_is_left(tmp_path, batch
     gc.collect()
 
 
+def test_a_disk_that_fills_up_is_told_in_a_line(tmp_path, batches, capfd):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(0, 2), batches, {})
+    checkpoints.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        checkpoints.save(2, make_state(0), batches, {})
+        with pytest.raises(CheckpointError, match=r"one is step 1\).*: File too large$") as caught:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.close()
+    assert len(str(caught.value)) < 500
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     config = toy_config(checkpoint_every=10)
     train(config, tmp_path, Console(quiet=True))
@@ -110,6 +116,9 @@ def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
     with pytest.raises(UserError, match="no checkpoint of step 4"):
         load_model(tmp_path, step=4, trust_code=True)
+    (tmp_path / "checkpoints" / "20" / "optimizer" / "_METADATA").write_text("{}")
+    with pytest.raises(CheckpointError, match="'optimizer/_METADATA' is damaged"):
+        load_model(tmp_path, trust_code=True)  # whatever it would need
 
 
 def test_a_run_directory_runs_no_code(toy_config, tmp_path, monkeypatch):
@@ -160,12 +169,17 @@ def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_state_that_is_not_finite_is_not_restored(tmp_path, batches):
+@pytest.mark.parametrize(("axes", "what"), [(2, "a parameter"), (1, "the optimizer's state")])
+def test_a_state_that_is_not_finite_is_not_restored(tmp_path, batches, axes, what):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, make_state(0, 2), batches, {})
-    spoilt = jax.tree.map(lambda x: x.at[0, 0].set(np.nan) if x.ndim == 2 else x, make_state(0, 2))
+    spoilt = jax.tree.map(
+        lambda x: x.at[(0,) * axes].set(np.nan) if x.ndim == axes else x, make_state(0, 2)
+    )
     checkpoints.save(2, spoilt, batches, {})
     checkpoints.wait()
-    with pytest.raises(CheckpointError, match=r"not a finite number.*remove .*2' to use step 1"):
+    with pytest.raises(
+        CheckpointError, match=rf"{what} is not a finite number.*remove .*2' to use step 1"
+    ):
         checkpoints.restore(2, make_state(0, 2), batches)
     checkpoints.close()

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from relpos import config as config_lib
+from relpos.training.task import create_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +18,11 @@ def toy_config():
         return config_lib.load(ROOT / "tests/training/toy_config.py", pairs)
 
     return make
+
+
+@pytest.fixture
+def batches(toy_config, tmp_path):
+    return create_task(toy_config(), tmp_path).train_batches()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import jax
+import optax
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -180,6 +181,39 @@ def test_a_loss_that_is_not_finite_is_never_saved(toy_config, tmp_path):
     assert all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(model))
     with pytest.raises(loop.DivergenceError, match=f"at step {step + 1};"):  # and again
         run(config, tmp_path)
+
+
+def test_an_optimizer_that_is_not_finite_is_never_saved(toy_config, tmp_path, monkeypatch):
+    """Loss, gradients and parameters may stay finite while it overflows."""
+
+    def overflowing(options, steps):
+        def update(updates, moment, params=None):
+            return updates, moment * 1e6  # 1e36 after six steps
+
+        growing = optax.GradientTransformation(lambda params: jax.numpy.ones(()), update)
+        return optax.chain(growing, optax.sgd(0.1))
+
+    monkeypatch.setattr(loop, "create_optimizer", overflowing)
+    with pytest.raises(
+        loop.DivergenceError,
+        match=r"the optimizer's state is inf at step 7; the last checkpoint, step 6,",
+    ):
+        run(toy_config(checkpoint_every=1), tmp_path)
+    assert checkpoint_steps(tmp_path) == [5, 6]
+
+
+def test_metrics_that_were_lost_are_told_on_resuming(toy_config, toy_moments, tmp_path):
+    toy_moments(lambda now: os.kill(os.getpid(), signal.SIGINT) if now == "batch 9" else None)
+    run(toy_config(), tmp_path)
+    assert len(records(tmp_path)) == 2
+    (tmp_path / "metrics.jsonl").write_text("")
+    toy_moments(lambda now: None)
+    code, printed = run(toy_config(), tmp_path)
+    assert code == 0
+    path = str(tmp_path / "metrics.jsonl")
+    unwrapped = printed.replace("\n", "")
+    assert f"resuming at step 9{path!r} has lost 2 of its 2 lines; the run goes on" in unwrapped
+    assert records(tmp_path)[0]["step"] == 10
 
 
 def test_a_run_that_never_began_leaves_the_directory_free(toy_config, toy_moments, tmp_path):

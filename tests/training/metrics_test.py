@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 from tensorboardX.proto import event_pb2
 
-from relpos.training.metrics import MetricsLog, Window
+from relpos.training.metrics import MetricsLog, RecordError, Window
 
 
 def read(workdir):
@@ -52,6 +53,58 @@ def test_a_lost_file_is_begun_anew(tmp_path):
     log.write(3, {})
     log.close()
     assert read(tmp_path) == [{"step": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "damage"),
+    [
+        ("", "has lost 3 of its 3 lines"),
+        ('{"step": 1}\n{"st', "has lost 2 of its 3 lines"),
+        ('{"step": 1}\n{"st\n7\n', "has 2 lines that are no JSON objects"),
+        (
+            '{"step": 1}\n[1]\n',
+            "has lost 1 of its 3 lines and has 1 lines that are no JSON objects",
+        ),
+        ("[" * 10**5 + "\n{}\n{}\n", "has 1 lines that are no JSON objects"),
+        ('{"step": 1}\n{"step": 2}\n{"step": 3}\n\xff', ""),
+    ],
+)
+def test_lines_that_were_lost_or_damaged_are_told(tmp_path, text, damage):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    log = MetricsLog(tmp_path, step=2, lines=3)
+    log.close()
+    assert log.damage == (f"{str(tmp_path / 'metrics.jsonl')!r} {damage}" if damage else "")
+
+
+def test_a_new_run_has_lost_nothing(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.close()
+    assert log.damage == ""
+
+
+def make_link(path):
+    (path.parent / "precious").write_text('{"step": 1}\n')
+    path.symlink_to("precious")
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (make_link, "is a link"),
+        (os.mkfifo, "is no regular file"),
+        (os.mkdir, "is no regular file"),
+        (lambda path: path.write_bytes(b'{"step": 1}\n\xff\n'), "is not UTF-8"),
+    ],
+)
+def test_what_is_no_text_file_of_its_own_is_refused(tmp_path, make, what):
+    path = tmp_path / "metrics.jsonl"
+    make(path)
+    with pytest.raises(RecordError, match=what) as caught:
+        MetricsLog(tmp_path, step=1, lines=2)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if path.is_symlink():
+        assert path.read_text() == '{"step": 1}\n'
 
 
 def events(path):

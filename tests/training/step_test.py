@@ -64,6 +64,24 @@ def test_the_reported_norms_and_rate(setting):
         squares = sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(tree))
         np.testing.assert_allclose(metrics[name][0], np.sqrt(squares), rtol=1e-5)
     np.testing.assert_allclose(metrics["learning_rate"][0], 0.05 / 2)
+    _, optimizer = nnx.merge(graphdef, state)
+    moments = [x for x in jax.tree.leaves(nnx.state(optimizer)) if x.dtype == np.float32]
+    assert len(moments) == 6
+    largest = max(float(np.abs(x).max()) for x in moments)
+    np.testing.assert_allclose(metrics["optimizer_maximum"][0], largest, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("moment", "value"), list(enumerate([np.nan, np.inf, -np.inf, np.nan, np.inf, -np.inf]))
+)
+def test_a_moment_that_is_not_finite_shows(setting, moment, value):
+    task, _, state, step = setting
+    leaves, structure = jax.tree.flatten(state)
+    where = [i for i, x in enumerate(leaves) if x.dtype == np.float32][-6:][moment]
+    leaves[where] = leaves[where].at[(0,) * leaves[where].ndim].set(value)
+    state = jax.tree.unflatten(structure, leaves)
+    _, metrics = step(state, jax.device_put(next(task.train_batches())), jax.random.key(1))
+    assert not np.isfinite(metrics["optimizer_maximum"][0])
 
 
 def test_a_memorised_batch_is_learnt(setting):
