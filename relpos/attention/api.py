@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import blockwise, checks, choices, distances, dropout, pallas, reference
+from relpos.attention import blockwise, checks, choices, distances, dropout, reference
 from relpos.attention.distances import Tables
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
@@ -200,7 +200,7 @@ def _attention(call: _Call, arrays: _Arrays):
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
             if path == "pallas":
-                return pallas.head(
+                return choices.kernels().head(
                     in_blocks, rules, cut, tables or Tables(),
                     queries, keys, q_tokens, k_tokens, seed,
                 )  # fmt: skip
