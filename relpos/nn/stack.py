@@ -312,7 +312,7 @@ class Stack(nnx.Module):
 
     def _shared(self, name: str) -> Encoding | None:
         """Return the encoding that all layers share; None where each has its own, or the input has it."""
-        found: Encoding | None = self.encodings.get(name)
+        found: Encoding | None = dict(self.encodings).get(name)  # flax 0.12.0's Dict.get raises
         return None if found is None or found.adds_to_input() else found
 
     def _places(self, shape, positions, segments, caches):
