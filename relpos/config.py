@@ -234,7 +234,7 @@ def _parse(key: str, text: str, default: Any) -> Any:
         if isinstance(default, tuple):
             return _tuple(key, text, default)
     except (ValueError, KeyError, SyntaxError):
-        expected = f"{type(default).__name__}, such as {_show(default)}"
+        expected = f"{type(default).__name__}, such as {show(default)}"
         raise UserError(
             f"config key {key!r} takes a value of type {expected}; got {text!r}"
         ) from None
@@ -265,5 +265,6 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -11,6 +11,7 @@ LAYERS = {
     "files": 0,
     "positions": 0,
     "config": 1,
+    "config_help": 2,
     "attention": 1,
     "data": 1,
     "encodings": 2,
@@ -22,6 +23,7 @@ LAYERS = {
     "train": 6,
     "evaluate": 6,
     "predict": 6,
+    "__main__": 7,
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
