@@ -1,6 +1,6 @@
 """An algorithmic task, trained on short examples and tested on longer ones.
 
-    python -m relpos.train --config configs/algorithmic.py --workdir runs/flip_flop
+    relpos train --config algorithmic --workdir runs/flip_flop
 
 `--config.data.name=TASK` takes any task of configs/algorithmic_options.py, where its options stand too
 (`--config.data.options.TASK.OPTION=VALUE`); lego has no length over 26: `--config.eval_lengths=10,20,26`.

@@ -1,6 +1,6 @@
 """A byte-level language model on text that every Python installation carries.
 
-    python -m relpos.train --config configs/lm.py --workdir runs/lm
+    relpos train --config lm --workdir runs/lm
 
 Trains a decoder on the standard library's own source and documentation. Measured on 2 CPU cores,
 one seed, by README's line with its installation: 330 s, 1.849 bits per byte of the test text (5-gram

@@ -1,6 +1,6 @@
 """Stories in the manner of bAbI, asked about facts farther back than those trained on.
 
-    python -m relpos.train --config configs/qa.py --workdir runs/qa
+    relpos train --config qa --workdir runs/qa
 
 Trains an encoder that points at the answer in the story. docs/tasks.md has what t5 and sinusoidal reach.
 """

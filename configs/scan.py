@@ -1,6 +1,6 @@
 """SCAN, commands to actions, asked for longer sequences of actions than it was trained on.
 
-    python -m relpos.train --config configs/scan.py --workdir runs/scan
+    relpos train --config scan --workdir runs/scan
 
 All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.cutoff=22` is their split by length.
 `--config.search.most_pairs=0` scores all of the longer commands.

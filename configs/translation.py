@@ -1,6 +1,6 @@
 """Translation by an encoder-decoder, of lists that are longer than those it was trained on.
 
-    python -m relpos.train --config configs/translation.py --workdir runs/translation
+    relpos train --config translation --workdir runs/translation
 
 Trains on English and German lists of one to four dates, prices, quantities and names, which come with
 Babel, and tests on such lists and on lists of five to eight.

@@ -1,6 +1,6 @@
 """Relative position encodings for JAX and Flax."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relpos import encodings as encodings
 
@@ -10,4 +10,18 @@ else:
     from relpos import attention as attention  # which may be called
 from relpos.nn import RelativeAttention as RelativeAttention
 
+if TYPE_CHECKING:
+    from relpos.training.checkpoints import load_model as load_run  # noqa: F401
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load_run` where it is asked for: it wants the packages of relpos[train]."""
+    if name != "load_run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from relpos.training.checkpoints import load_model
+    except ModuleNotFoundError as error:
+        raise ImportError(f"relpos.load_run: {error}: pip install 'relpos[train]'") from error
+    return load_model

@@ -26,11 +26,39 @@ def directory(text: str) -> Path:
     return Path(text)
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Fills each paragraph of a text on its own, but for what is indented or a list."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        parts = text.strip("\n").split("\n\n")
+        return "\n\n".join(
+            part if part.startswith((" ", "-")) else fill(part, width, indent) for part in parts
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser which names the nearest right flag and knows ``--config.KEY=VALUE``."""
 
-    def __init__(self, prog: str, description: str):
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str, more: Callable[[], str] = str):
+        """Build it.
+
+        Args:
+          prog: the command.
+          description: what --help says first; indented paragraphs and lists are printed as they are.
+          more: what it says last, asked for only then.
+        """
+        super().__init__(
+            prog=prog,
+            description=description.replace("``", ""),
+            allow_abbrev=False,
+            formatter_class=_Paragraphs,
+        )
+        self._more = more
+
+    def format_help(self) -> str:
+        """Return what --help prints."""
+        return "\n".join(filter(None, (super().format_help(), self._more())))
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError where argparse would print its usage and exit."""
@@ -89,6 +117,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         code = _complain(error, error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in (
+            "relpos",
+            *sys.stdlib_module_names,
+        ):
+            raise
+        hint = "pip install 'relpos[train]' brings what training and its commands need"
+        code = _complain(f"{error}: {hint}", 2)
     except BrokenPipeError:  # the reader, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

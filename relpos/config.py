@@ -5,12 +5,14 @@ Sequences are tuples everywhere, so that a config read back from JSON equals the
 """
 
 import ast
+import contextlib
 import importlib.util
 import json
 import math
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
     """Return the locked config of a file with some values replaced.
 
     Args:
-      path: a Python file with ``get_config()``.
+      path: a Python file with ``get_config()``, or the name of one of `shipped`, as ``lm``.
       overrides: (dotted key, text of the value) pairs; later ones win. A text is read as the type
         of the default: ``1e6`` is an int, ``rope,none`` a tuple of strings, ``none`` is right
         where the default is None.
@@ -32,19 +34,15 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
       UserError: there is no such file, it is not a config, a key is unknown or a value has the
         wrong type.
     """
-    config = from_plain(_run_config_file(Path(path)))
+    config = from_plain(_run_config_file(_find(Path(path))))
     for key, text in overrides:
         _override(config, key, text)
     return config.lock()
 
 
 def shipped() -> dict[str, Path]:
-    """Return name -> file of the configs that come with relpos: in the package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    folder = next(
-        (f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None
-    )
-    found = sorted(folder.glob("*.py")) if folder else []
+    """Return name -> file of the configs that come with relpos, in the package or beside it in a checkout."""
+    found = sorted(_shipped_folder().glob("*.py"))
     return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
 
 
@@ -104,29 +102,76 @@ def require_at_least(config: ConfigDict, minimum: Mapping[str, int | float]) -> 
             raise UserError(f"config key {key!r} must be a number >= {least}, got {value!r}")
 
 
+def _shipped_folder() -> Path:
+    package = Path(__file__).parent
+    return next(f for f in (package / "configs", package.parent / "configs") if f.is_dir())
+
+
+def _find(path: Path) -> Path:
+    """Return the file that is meant: this one, or that of a config which comes with relpos."""
+    if path.is_file():
+        return path
+    known = shipped()
+    is_name = path.name == str(path) and path.suffix != ".py"
+    if is_name and path.name in known:
+        return known[path.name]
+    beside = map(str, path.parent.glob("*.py")) if path.parent.is_dir() else []
+    near = nearest(str(path), [*beside, *(known if is_name else ())])
+    hint = f": did you mean {near!r}?" if near else ""
+    raise UserError(f"no config file {str(path)!r}{hint} (with relpos come {', '.join(known)})")
+
+
+@contextlib.contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Let a config import what lies beside it, as FOLDER.NAME, and what comes with relpos, as configs.NAME.
+
+    Both hold wherever the command is given. The folders become packages for as long as this lasts: on sys.path the
+    parent of a folder would bring in everything else that lies there.
+    """
+    folders = {folder.name: [str(folder)]}
+    importable = PathFinder.find_spec("configs")  # of a folder the command is given in
+    folders["configs"] = [
+        *folders.get("configs", []),
+        *((importable and importable.submodule_search_locations) or []),
+        str(_shipped_folder()),
+    ]
+    for name in list(folders):
+        if getattr(sys.modules.get(name), "__file__", None):
+            del folders[name]  # code that is in use already keeps its name
+
+    def ours():
+        return {name for name in sys.modules if name.partition(".")[0] in folders}
+
+    before = {name: sys.modules.pop(name) for name in ours()}
+    for name, paths in folders.items():
+        sys.modules[name] = package = types.ModuleType(name)
+        package.__path__ = paths
+    try:
+        yield
+    finally:
+        for name in ours():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
 def _run_config_file(path: Path) -> ConfigDict:
-    if not path.is_file():
-        siblings = [str(near) for near in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError(f"no config file {str(path)!r}{did_you_mean(str(path), siblings)}")
     spec = importlib.util.spec_from_file_location("relpos_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"config file {str(path)!r} is not a Python file (NAME.py)")
     module = importlib.util.module_from_spec(spec)
-    # `from configs.encodings import ...` holds wherever the command is given.
-    beside = str(path.resolve().parent.parent)
-    sys.path.insert(0, beside)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"config file {str(path)!r} fails: {_describe(error, path)}") from error
-    finally:
-        sys.path.remove(beside)
-    if not isinstance(getattr(module, "get_config", None), types.FunctionType):
-        raise UserError(f"config file {str(path)!r} defines no function get_config()")
-    try:
-        config = module.get_config()
-    except Exception as error:
-        raise UserError(f"get_config() of {str(path)!r} fails: {_describe(error, path)}") from error
+    with _neighbours(path.resolve().parent):
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UserError(f"config file {str(path)!r} fails: {_describe(error, path)}") from error
+        if not isinstance(getattr(module, "get_config", None), types.FunctionType):
+            raise UserError(f"config file {str(path)!r} defines no function get_config()")
+        try:
+            config = module.get_config()
+        except Exception as error:
+            raise UserError(
+                f"get_config() of {str(path)!r} fails: {_describe(error, path)}"
+            ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"get_config() of {str(path)!r} returns {type(config).__name__}, not a ConfigDict"
@@ -203,7 +248,7 @@ def _parse(key: str, text: str, default: Any) -> Any:
         if isinstance(default, tuple):
             return _tuple(key, text, default)
     except (ValueError, KeyError, SyntaxError):
-        expected = f"{type(default).__name__}, such as {_show(default)}"
+        expected = f"{type(default).__name__}, such as {show(default)}"
         raise UserError(
             f"config key {key!r} takes a value of type {expected}; got {text!r}"
         ) from None
@@ -234,5 +279,6 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

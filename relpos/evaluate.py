@@ -1,4 +1,7 @@
-"""Score a trained model: ``python -m relpos.evaluate --workdir DIR``.
+"""Score a trained model.
+
+    relpos evaluate --workdir runs/lm
+    relpos evaluate --workdir runs/lm --lengths=256,4096
 
 One split is scored, test by default; at the end of training all but train and validation are.
 ``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
@@ -12,15 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from relpos import cli
 from relpos.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
     """Read the flags and print the table."""
-    parser = cli.Parser(prog="python -m relpos.evaluate", description="Score a trained model.")
+    parser = cli.Parser(prog="relpos evaluate", description=__doc__)
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
     parser.add_argument("--split", default="", help="such as test (the default), or longer")
@@ -37,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--text is scored in place of a split: give it or --split, not both")
     lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
 
-    from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once
+    from rich.console import Console  # after the flags: mistakes are told at once
+
+    from relpos.training.checkpoints import load_model
 
     config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
     how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}

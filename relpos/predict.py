@@ -1,4 +1,7 @@
-"""Use a trained model: ``python -m relpos.predict --workdir DIR "def main(" "The "``.
+"""Use a trained model.
+
+    relpos predict --workdir runs/lm "def main(" "The " --temperature=0.7
+    relpos predict --workdir runs/cldr < sentences.txt
 
 Without prompts every line of standard input is one. A causal language model continues them: a prompt and
 its continuation are printed together, in order; between two of them stands an empty line. Other models
@@ -25,9 +28,7 @@ READ_BYTES = 1 << 16
 
 def main(argv: Sequence[str]) -> None:
     """Read the flags and write the continuations or answers to standard output."""
-    parser = cli.Parser(
-        prog="python -m relpos.predict", description="Continue prompts, or answer lines."
-    )
+    parser = cli.Parser(prog="relpos predict", description=__doc__)
     parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")

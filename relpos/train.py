@@ -1,32 +1,44 @@
-"""Train a model: ``python -m relpos.train --config configs/lm.py --workdir DIR``.
+"""Train a model, or go on with it.
 
-Every key of the config can be set on the command line: ``--config.steps=100``,
-``--config.encodings.rope.base=500000``. The same line again resumes a run that was interrupted.
+    relpos train --config lm --workdir runs/lm
+    relpos train --config lm --workdir runs/t5 --config.encoding=t5 --config.encodings.t5.num_buckets=64
+
+Every key of the config can be set on the command line. The same line again resumes a run that was interrupted.
+``python -m relpos.train`` is the same command.
 """
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from relpos import cli, config
+from relpos import cli
 
 
 def main(argv: Sequence[str]) -> int:
     """Read the flags and train; return the exit code."""
-    parser = cli.Parser(
-        prog="python -m relpos.train", description="Train a model, or go on with it."
+    parser = cli.Parser(prog="relpos train", description=__doc__, more=_configs)
+    parser.add_argument(
+        "--config", required=True, metavar="NAME", help="one of those below, or a file of your own"
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", metavar="", help="replace a value of the config"
     )
     flags, overrides = parser.parse_with_overrides(argv)
+
+    from rich.console import Console  # here and below: mistakes are told at once
+
+    from relpos import config
+
     chosen = config.load(flags.config, overrides)
 
-    from relpos.training.loop import train  # after the config is read: mistakes are told at once
+    from relpos.training.loop import train
 
     return train(chosen, flags.workdir, Console())
+
+
+def _configs() -> str:
+    from relpos import config_help
+
+    return config_help.describe()
 
 
 if __name__ == "__main__":

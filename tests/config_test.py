@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import pytest
@@ -122,6 +123,10 @@ def test_a_missing_file_is_answered_with_the_nearest_one(path):
         load(path.parent / "nowhere" / "x.py")
     with pytest.raises(UserError, match="no config file"):
         load(path.parent)
+    with pytest.raises(UserError, match=r"no config file 'qqq' \(with relpos come .*lm, qa, scan"):
+        load("qqq")
+    with pytest.raises(UserError, match=r"did you mean 'translation'\?"):
+        load("translaton")
 
 
 def test_a_config_survives_json(path):
@@ -149,27 +154,81 @@ def test_numbers_are_checked():
             config_lib.require_at_least(config, {key: minimum})
 
 
-def test_a_config_imports_its_neighbours_wherever_the_command_is_given(tmp_path, monkeypatch):
-    folder = tmp_path / "my_configs"
-    folder.mkdir()
-    (folder / "shared.py").write_text("STEPS = 7\n")
-    (folder / "small.py").write_text(
-        "from ml_collections import ConfigDict\n\nfrom my_configs.shared import STEPS\n\n\n"
-        "def get_config():\n    return ConfigDict({'steps': STEPS})\n"
-    )
+CONFIG_OF_STEPS = """
+from ml_collections import ConfigDict
+
+from {package}.{module} import {name} as steps
+
+
+def get_config():
+    return ConfigDict({{"steps": len(steps)}})
+"""
+
+
+def write_config(path, **imported):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(CONFIG_OF_STEPS.format(**imported))
+
+
+@pytest.mark.parametrize("folder", ["my_configs", "configs"])
+def test_a_config_imports_its_neighbours_wherever_the_command_is_given(
+    tmp_path, monkeypatch, folder
+):
+    write_config(tmp_path / folder / "small.py", package=folder, module="shared", name="STEPS")
+    (tmp_path / folder / "shared.py").write_text("STEPS = 'seven'\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    before = list(sys.path)
-    assert config_lib.load("../my_configs/small.py").steps == 7
-    assert sys.path == before
+    path, modules = list(sys.path), set(sys.modules)
+    assert config_lib.load(f"../{folder}/small.py").steps == len("seven")
+    assert sys.path == path
+    assert set(sys.modules) == modules
+
+
+@pytest.mark.parametrize("folder", ["mine", "configs"])
+def test_a_copy_of_a_config_still_finds_what_comes_with_relpos(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir()
+    shutil.copy(config_lib.shipped()["scan"], tmp_path / folder / "copy.py")
+    assert config_lib.load(f"{folder}/copy.py").to_dict() == config_lib.load("scan").to_dict()
+
+
+def test_a_folder_beside_the_command_does_not_stand_before_what_comes_with_relpos(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "encodings.py").write_text("ENCODINGS = {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "t5" in config_lib.load("lm").encodings
+
+
+def test_nothing_of_relpos_is_imported_as_if_it_were_no_part_of_it(tmp_path):
+    folder = tmp_path / "site-packages" / "relpos"
+    folder.mkdir(parents=True)
+    write_config(folder / "configs" / "x.py", package="cli", module="run", name="RUN")
+    (folder / "cli.py").write_text("")
+    with pytest.raises(UserError, match="No module named 'cli'"):
+        config_lib.load(folder / "configs" / "x.py")
+
+
+def test_a_config_in_a_folder_named_as_a_module_may_import_that(tmp_path):
+    write_config(tmp_path / "json" / "x.py", package="json", module="tool", name="__name__")
+    assert config_lib.load(tmp_path / "json" / "x.py").steps == len("json.tool")
+
+
+def test_a_file_stands_before_a_name(tmp_path, monkeypatch):
+    (tmp_path / "lm").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'lm' is not a Python file"):
+        config_lib.load("lm")
 
 
 def test_the_configs_that_come_with_relpos_are_known_by_name():
     found = config_lib.shipped()
     assert {"lm", "translation", "scan", "qa", "algorithmic"} == set(found)
-    for path in found.values():
-        assert config_lib.load(path).steps > 0
+    for name, path in found.items():
+        assert config_lib.load(name).to_dict() == config_lib.load(path).to_dict()
 
 
 def test_a_key_that_no_config_can_have_is_refused():

@@ -1,6 +1,10 @@
 """Imports go down only: the layers of the library, and a reading of every import in it."""
 
 import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ LAYERS = {
     "attention": 2,
     "data": 2,
     "defaults": 3,
+    "config_help": 4,
     "encodings": 3,
     "nn": 4,
     "linen": 5,
@@ -25,7 +30,10 @@ LAYERS = {
     "train": 7,
     "evaluate": 7,
     "predict": 7,
+    "__main__": 8,
 }
+# What `import relpos` reads: it works where `pip install relpos` brought no more than pyproject's dependencies.
+CORE = {"errors", "sharding", "positions", "attention", "encodings", "nn", "linen"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -56,3 +64,34 @@ def test_imports_go_down(path):
         # A task may use the training tools; training knows tasks by protocol only.
         beside = name == here or (here, name) == ("tasks", "training")
         assert down or beside, f"{here} (layer {LAYERS[here]}) imports {name} ({LAYERS[name]})"
+
+
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+DISTRIBUTIONS = importlib.metadata.packages_distributions()
+
+
+def names(requirements):
+    return {re.split(r"[<>=\[ ;]", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def from_elsewhere(path):
+    """The distributions whose modules a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module]
+        else:
+            modules = [n.name for n in node.names] if isinstance(node, ast.Import) else []
+        for module in {module.partition(".")[0] for module in modules}:
+            if module not in sys.stdlib_module_names and module != "relpos":
+                yield names(DISTRIBUTIONS.get(module, [module]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_what_pip_brings(path):
+    brought = names(PROJECT["dependencies"])
+    if part(path) in CORE:
+        assert set(imported(path)) <= CORE
+    else:
+        brought |= names(PROJECT["optional-dependencies"]["train"])
+    for distributions in from_elsewhere(path):
+        assert distributions & brought, f"{path.name} imports {distributions}"

@@ -3,6 +3,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 from relpos import train
 from relpos.encodings import names
@@ -11,16 +12,43 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def example(word):
+    """Runs the only example with this word, with what it imports itself; returns its names."""
+    (code,) = [code for code in EXAMPLES if word in code]
+    found = {"__name__": "__main__"}
+    exec(code, found)
+    return found
+
+
 def test_the_example_runs_and_gives_what_it_says():
-    example, own_scheme = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    found = {}
-    exec(example, found)
+    found = example("RelativeAttention")
     assert found["out"].shape == (2, 128, 8, 64)
     assert found["y"].shape == (2, 128, 512)
-    before = found["out"]
-    exec(own_scheme, found)
-    assert found["out"].shape == before.shape
-    assert (found["out"] != before).any()
+    own = example("class Linear")
+    assert (own["q"] == found["q"]).all()
+    assert own["out"].shape == found["out"].shape
+    assert (own["out"] != found["out"]).any()
+
+
+def test_a_trained_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_bytes(b"".join(b"Line %d of a text.\n" % n for n in range(200)))
+    small = {"data.path": "text.txt", "steps": 1, "batch_size": 2, "sequence_length": 64}
+    small |= {"model.num_layers": 1, "model.features": 8, "sample.prompts": ""}
+    small |= {"eval_multiples": 1, "optimizer.warmup_steps": 0, "optimizer.name": "adamw"}
+    arguments = [f"--config.{key}={value}" for key, value in small.items()]
+    assert train.main(["--config=lm", "--workdir=runs/lm", *arguments]) == 0
+    found = example("load_run")
+    assert (found["step"], found["config"].sequence_length) == (1, 64)
+    assert isinstance(found["model"], nnx.Module)
+    assert found["logits"].shape == (1, len("def main("), found["task"].tokenizer.vocab_size)
+
+
+def test_every_example_is_run():
+    assert len(EXAMPLES) == 3
 
 
 def test_the_files_it_links_are_there():
@@ -42,8 +70,10 @@ def commands():
     """The lines of README and the other pages that call this library, as arguments."""
     for block in re.findall(r"```sh\n(.*?)```", "\n".join(PAGES), re.DOTALL):
         for line in re.split(r"\n|;|&&", block):
-            if match := re.search(r"python (-m relpos\.(\w+)|scripts/(\w+)\.py) ?(.*)", line):
-                yield match[2] or match[3], shlex.split(match[4].replace("$e", "rope"))
+            if match := re.search(
+                r"(?:python -m relpos\.|python scripts/|^relpos )(\w+)(?:\.py)? ?(.*)", line
+            ):
+                yield match[1], shlex.split(match[2].replace("$e", "rope"))
 
 
 @pytest.mark.parametrize(("program", "arguments"), list(commands()), ids=str)

@@ -14,8 +14,9 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import blockwise, checks, choices, distances, dropout, pallas, reference
+from relpos.attention import blockwise, checks, choices, distances, dropout, reference
 from relpos.attention.distances import Tables
+from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.slots import Slots, split_heads
 from relpos.sharding import left_to_the_compiler
@@ -169,7 +170,7 @@ def _attention(call: _Call, arrays: _Arrays):
     places = (q_positions, k_positions, q_segments, k_segments)
     arrays = arrays._replace(q=q, k=k, v=v, places=places)
 
-    arrays = blockwise.varying_like(arrays, arrays)
+    arrays = varying_like(arrays, arrays)
     if path == "blockwise":
         result = _blockwise(rules, way, filled, arrays)
         out = blockwise.joined(result, T)
@@ -299,7 +300,7 @@ def _heads(
             if path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
             if path == "pallas":
-                return pallas.head(
+                return choices.kernels().head(
                     in_blocks, rules, cut, tables or Tables(),
                     queries, keys, q_tokens, k_tokens, seed,
                 )  # fmt: skip

@@ -29,6 +29,7 @@ from relpos.attention.distances import (
     regions,
     round_up,
 )
+from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
@@ -459,19 +460,6 @@ def _zeros(tree):
     """Zero accumulators, at least float32."""
     zeros = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
     return varying_like(tree, jax.tree.map(zeros, tree))
-
-
-def varying_like(like, tree):
-    """Mark `tree` as varying over the mesh axes that `like` varies over: inside shard_map loops ask for it."""
-    axes = frozenset().union(
-        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(like))
-    )
-
-    def vary(x):
-        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree)
 
 
 def is_inexact(path, variable):

@@ -101,6 +101,22 @@ def kernel_layout(
     return Layout(rows, columns, consecutive, band)
 
 
+def kernels():
+    """Return the module of the GPU kernels, imported only when they are asked for.
+
+    Raises:
+      ValueError: this JAX has no Pallas with a Triton backend.
+    """
+    try:
+        from relpos.attention import pallas
+    except ImportError as error:
+        raise ValueError(
+            f'implementation="pallas" needs Pallas\' Triton backend, which JAX {jax.__version__} here does not have '
+            f'({error}): use "auto" or "blockwise"'
+        ) from error
+    return pallas
+
+
 def interpreted() -> bool:
     """Whether kernels, which are written for GPUs, are interpreted on this machine."""
     return jax.default_backend() not in ("gpu", "cuda", "rocm")

@@ -22,8 +22,9 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, pallas_kernels, reference
-from relpos.attention.blockwise import is_inexact, varying_like
+from relpos.attention.blockwise import is_inexact
 from relpos.attention.distances import Layout, Tables, near_span, regions, round_up
+from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.seen import may_see
@@ -34,12 +35,9 @@ _log = logging.getLogger(__name__)
 
 def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
     """Run a kernel; sums by distance, where it makes them, begin as zeros."""
-    axes = jax.typeof(inputs.q).manual_axis_type  # all vary alike, see `head`
-
-    def shaped(x):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=axes)
-
-    by_distance, outputs = jax.tree.map(shaped, (by_distance, outputs))
+    by_distance, outputs = shaped_like(
+        inputs.q, (by_distance, outputs)
+    )  # all vary alike, see `head`
     zeros = None if by_distance is None else jnp.zeros(by_distance.shape, by_distance.dtype)
 
     def run(interpreted: bool):

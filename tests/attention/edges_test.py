@@ -255,6 +255,10 @@ def hessian_product(loss, point):
     return jax.jvp(jax.grad(loss, (0, 1)), point, point)[1]
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10, 2),
+    reason="older JAX cannot differentiate a loop forward whose arguments it has no names for",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", encodings.names())
 def test_second_derivatives_are_forward_over_reverse(name):

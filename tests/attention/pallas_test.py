@@ -1,6 +1,7 @@
 """The GPU kernels, where no GPU is: what they lower to, what they refuse, how they say that they are interpreted."""
 
 import logging
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,19 @@ def test_interpreting_is_said_once(caplog):
             attention(q, k, v, window=window, implementation="pallas")
     assert [record.name for record in caplog.records] == ["relpos.attention.pallas"]
     assert "interpreted" in caplog.text
+
+
+def test_without_its_triton_backend_pallas_alone_is_refused(monkeypatch):
+    package = sys.modules["relpos.attention"]
+    for name in ("pallas", "pallas_kernels", "pallas_bands"):
+        monkeypatch.delitem(sys.modules, f"relpos.attention.{name}")
+        monkeypatch.delattr(package, name)
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    monkeypatch.delattr(sys.modules["jax.experimental.pallas"], "triton")
+    q, k, v, _ = inputs(dtype=np.float32)
+    assert attention(q, k, v).shape == q.shape
+    with pytest.raises(ValueError, match=r"needs Pallas' Triton backend.*use \"auto\" or"):
+        attention(q, k, v, implementation="pallas")
 
 
 @pytest.mark.parametrize("sizes", [(1, 9), (128, 128), (1000, 1000)])

@@ -1,0 +1,48 @@
+"""The command ``relpos``, which is ``python -m relpos`` too: train, evaluate and predict."""
+
+import importlib
+from collections.abc import Sequence
+from typing import NoReturn
+
+import relpos
+from relpos import cli
+from relpos.errors import UserError, did_you_mean
+
+COMMANDS = ("train", "evaluate", "predict")
+_USAGE = f"usage: relpos {{{','.join(COMMANDS)}}} ...   or: relpos --help, relpos --version"
+
+
+def run_command(argv: Sequence[str]) -> int | None:
+    """Run the command that the first argument names on the others; return its exit code.
+
+    Raises:
+      UserError: there is no such command.
+    """
+    if not argv:
+        raise UserError(f"a command is missing. {_USAGE}")
+    name, *arguments = argv
+    if name == "--version":
+        print(f"relpos {relpos.__version__}")
+    elif name in ("-h", "--help"):
+        print(f"{_USAGE}\n")
+        for command in COMMANDS:
+            title, examples = (_module(command).__doc__ or "").split("\n\n")[:2]
+            print(f"{title}\n\n{examples}\n")
+    elif name in COMMANDS:
+        return _module(name).main(arguments)
+    else:
+        raise UserError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
+    return None
+
+
+def _module(command: str):
+    return importlib.import_module(f"relpos.{command}")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    cli.run(run_command)
+
+
+if __name__ == "__main__":
+    main()

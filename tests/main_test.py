@@ -1,0 +1,96 @@
+"""The command `relpos`: what it runs, its help, and that the help's examples work."""
+
+import re
+import shlex
+import sys
+
+import pytest
+
+import relpos
+from relpos import config, encodings
+from relpos.__main__ import COMMANDS, main, run_command
+from relpos.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def printed(capsys, *arguments):
+    """What the command line prints; it must exit with 0."""
+    sys.argv = ["relpos", *arguments]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def _arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_version(capsys):
+    assert printed(capsys, "--version") == f"relpos {relpos.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a command is missing"),
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
+        (["--workdir=x"], "unknown command '--workdir=x'; known: evaluate, predict, train"),
+        (["evaluate", "--workdr=x"], "did you mean '--workdir'?"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, message):
+    with pytest.raises(UserError) as caught:
+        run_command(arguments)
+    assert message in str(caught.value)
+
+
+def examples(text):
+    return [shlex.split(line) for line in re.findall(r"^ +relpos (.*)$", text, re.MULTILINE)]
+
+
+def test_help_names_the_commands_with_their_examples(capsys):
+    own = printed(capsys, "--help")
+    for command in COMMANDS:
+        assert len([e for e in examples(own) if e[0] == command]) == 2
+        assert printed(capsys, command, "--help").startswith(f"usage: relpos {command} ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_help_work(command, capsys, monkeypatch):
+    trained = []
+    monkeypatch.setattr("relpos.training.loop.train", lambda *given: trained.append(given))
+    given = examples(printed(capsys, command, "--help"))
+    assert len(given) >= 2
+    for name, *arguments in given:
+        assert name == command
+        if command == "train":
+            run_command([name, *arguments])
+        else:  # the flags are right: what is missing is the run
+            arguments = arguments[: arguments.index("<")] if "<" in arguments else arguments
+            with pytest.raises(UserError, match="'runs/"):
+                run_command([name, *arguments])
+    assert len(trained) == (len(given) if command == "train" else 0)
+
+
+def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
+    text = " ".join(printed(capsys, "train", "--help").split())
+    for name, path in config.shipped().items():
+        assert f" {name}: " in text
+        assert f"relpos train --config {name} --workdir" in text
+        plain = config.load(path).to_dict()
+        for key in plain["data"]:
+            assert re.search(rf"[ .]{key}\b", text), key
+        assert "model: " in text
+        assert all(key in text for key in plain["model"])
+    for scheme in encodings.names():
+        for option in encodings.options(scheme):
+            assert re.search(rf" {scheme}: [^:]*\b{option}=", text), option
+    for source in ("cldr", "scan", "stories", "flip_flop"):
+        assert f"name={source}" in text
