@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
       console: where progress, tables and samples go.
 
     Returns:
-      0 when the run is finished, 128 + signal when SIGINT or SIGTERM stopped it (it has saved).
+      0 when the run is finished, 128 + signal when SIGINT, SIGTERM or SIGHUP stopped it (it has saved).
 
     Raises:
       UserError: the config, the data or the directory are not fit for it; nothing was lost.

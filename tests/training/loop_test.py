@@ -87,7 +87,12 @@ def test_the_same_seed_gives_the_same_losses_and_another_one_others(
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "moment"), [(signal.SIGINT, 130, "batch 7"), (signal.SIGTERM, 143, "save")]
+    ("number", "code", "moment"),
+    [
+        (signal.SIGINT, 130, "batch 7"),
+        (signal.SIGTERM, 143, "save"),
+        (signal.SIGHUP, 129, "batch 7"),
+    ],
 )
 def test_a_signal_saves_and_the_same_call_goes_on_as_if_nothing_had_been(
     reference, toy_config, toy_moments, tmp_path, number, code, moment
