@@ -41,9 +41,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
 def shipped() -> dict[str, Path]:
     """Return name -> file of the configs that come with relpos: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
-    folder = next(
-        (f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None
-    )
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
     found = sorted(folder.glob("*.py")) if folder else []
     return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
 

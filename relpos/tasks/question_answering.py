@@ -50,7 +50,7 @@ class QuestionAnswering:
         self._workdir = workdir
         self._check(config)
         # Mistakes are told before the questions are read.
-        jax.eval_shape(lambda: nnx.state(self._model(1, nnx.Rngs(0))))
+        model_section.check_shapes(config, functools.partial(self._model, 1))
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -102,6 +102,8 @@ class QuestionAnswering:
                 f"{config.data.distance}"
             )
         model_section.encoding_options(config)
+        for length in self._lengths():
+            model_section.check_reading(config, length)
 
     def describe(self) -> Record:
         """Return the questions' name, version, hash and numbers."""
@@ -120,6 +122,12 @@ class QuestionAnswering:
         longest = max(self._lengths())
         return model_section.token_model(
             SpanEncoder, self.config, vocab_size, length=longest, rngs=rngs
+        )
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take."""
+        return model_section.activation_bytes(
+            self.config, self.config.batch_size * self.config.sequence_length
         )
 
     def _layout(self, length: int) -> Layout:
@@ -175,12 +183,13 @@ class QuestionAnswering:
         A question that is too long for that has no answer here.
         """
         model_section.check_length(model.max_length, length, self.config)
+        model_section.check_reading(self.config, length)
         layout = self._layout(length)
         read: list[tuple[data.Question, Prepared]] = []
         for question in questions:
             with contextlib.suppress(data.DataError):
                 read.append((question, layout.prepare(question.context, question.question)))
-        size = max(1, self.config.batch_size * self.config.sequence_length // length)
+        size = model_section.rows(self.config, length)
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0.0
         waiting: list[np.ndarray] = []  # logits of windows whose question has others to come

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
