@@ -51,8 +51,8 @@ def scheme_names(config: ConfigDict, key: str, *, causal: bool) -> tuple[str, ..
         if _scheme(name, key).causal_only and not causal:
             apart = ", or name it in decoder_encoding alone" if "decoder_encoding" in config else ""
             raise UserError(
-                f"config key {key!r}: {name} is for keys in the past alone, and here they stand on both sides: choose "
-                f"another scheme{apart}"
+                f"config key {key!r}: {name} is causal, for keys in the past, and here they stand on both sides: "
+                f"choose another scheme{apart}"
             )
     return names
 
@@ -67,8 +67,8 @@ def check_cross_encoding(config: ConfigDict) -> None:
     scheme = _scheme(name, "cross_encoding")
     if scheme.adds_to_input() or scheme.needs_tokens:
         raise UserError(
-            f"config key 'cross_encoding': {name} says where a token stands in its own sequence, not where in "
-            "another: choose none or a relative scheme"
+            f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of its "
+            "own: choose none or a relative scheme"
         )
 
 
