@@ -156,11 +156,9 @@ class LanguageModelling(abc.ABC):
         Every byte and every document's end is a target of the windows exactly once, whatever the length.
         """
         self._check_length(model, length)
+        rows = model_section.rows(self.config, length)
         batches = data.eval_batches(
-            documents,
-            self.tokenizer,
-            sequence_length=length,
-            batch_size=model_section.rows(self.config, length),
+            documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
         graphdef, state = nnx.split(model)
         nats, targets, text_bytes = 0.0, 0.0, 0
@@ -293,7 +291,10 @@ class Causal(LanguageModelling):
                     f"{model.max_length} positions of {self.config.encoding}"
                 )
             padded = model_section.padded(ids, model.max_length, max_tokens)
-            model_section.check_cache(model, padded.shape[1] + max_tokens, max_tokens)
+            room = padded.shape[1] + max_tokens
+            model_section.check_cache(
+                functools.partial(model.init_caches, 1, room), room, f"max_tokens={max_tokens}"
+            )
             tokens, counts = generate(
                 model,
                 jnp.asarray(padded),

@@ -83,6 +83,14 @@ class Translation:
         model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
+        model_section.check_cache(
+            lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(
+                search.beams, _most_tokens(config)
+            ),
+            _most_tokens(config),
+            f"search.max_length={search.max_length}, sequence_length={config.sequence_length} or "
+            f"search.beams={search.beams}",
+        )
 
     @functools.cached_property
     def corpus(self) -> parallel.ParallelCorpus:

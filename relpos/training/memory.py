@@ -135,7 +135,7 @@ def _keys_behind(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, int]:
     found = {
         key: value
         for key, value in sorted(sizes.items(), key=lambda item: -item[1])
-        if any(dim % value == 0 or (dim - 1) % value == 0 for dim in shape)
+        if any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
     }
     return dict(list(found.items())[:2])
 

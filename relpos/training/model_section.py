@@ -144,21 +144,20 @@ def check_reading(config: ConfigDict, length: int, vocab_size: int = 0) -> None:
     )
 
 
-def check_cache(model: Decoder, length: int, max_tokens: int) -> None:
+def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
     """Refuse to write so many tokens that their cache does not fit into memory.
 
     Args:
-      model: which writes.
-      length: of the prompt and what is written.
-      max_tokens: that are written.
+      caches: what makes the caches; only their shapes are.
+      length: the tokens of a row.
+      cause: the key and value that ask for so many.
 
     Raises:
-      UserError: it does not, or int32 cannot count the tokens.
+      UserError: they do not fit, or int32 cannot count the tokens.
     """
     if length >= 2**31:
-        raise UserError(f"max_tokens must be below 2**31, got {max_tokens}")
-    caches = jax.eval_shape(lambda: model.init_caches(1, length))
-    memory.check({"cache": memory.tree_bytes(caches)}, f"write fewer than max_tokens={max_tokens}")
+        raise UserError(f"a row of {length} tokens is more than int32 counts: make {cause} smaller")
+    memory.check({"cache": memory.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
 def check_length(max_length: int | None, length: int, config: ConfigDict) -> None:

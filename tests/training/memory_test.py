@@ -63,6 +63,7 @@ CONFIG = ConfigDict(
         "sequence_length": 10**9,
         "encoding": "rope, shaw",
         "encodings": {"shaw": {"k": 10**9, "keys": True}, "learned": {"max_length": 10**9}},
+        "data": {"vocab_size": 4096},
         "model": {"features": 64, "window": 0, "norm": "pre"},
     }
 )
@@ -77,14 +78,14 @@ def test_what_fits_is_let_through():
 
 
 def test_what_does_not_is_told_with_its_parts_the_biggest_parameter_and_the_keys_behind_it():
-    model = state(small=(3,), keys=(2 * 10**9 + 1, 64), other=(64, 64))
+    model = state(small=(3,), keys=(2 * 10**9 + 1, 64, 1), other=(64, 64))
     with pytest.raises(UserError) as caught:
         memory.check_model(CONFIG, model, optimizer=model, activations=10**9)
     message = str(caught.value)
     assert message.startswith("this needs at least 1.5 TB of memory, of ")
     assert (
         "(parameters 512.0 GB, gradients 512.0 GB, optimizer 512.0 GB, activations of a batch 1.0 GB): the biggest "
-        "parameter is keys [2000000001, 64]; make encodings.shaw.k=1000000000 or model.features=64 smaller"
+        "parameter is keys [2000000001, 64, 1]; make encodings.shaw.k=1000000000 or model.features=64 smaller"
         in message
     )
     with pytest.raises(UserError, match=r"\(parameters 512\.0 GB\): the biggest"):

@@ -72,3 +72,14 @@ def test_an_unknown_scheme_is_told_with_its_key():
 def test_windows_to_read_beyond_memory_are_refused():
     message = refused("qa", eval_multiples=10**12)
     assert "1 x 128000000000000 tokens would be read together" in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"search.max_length": 10**9}, {"search.beams": 10**7}, {"sequence_length": 2**32}],
+)
+def test_translations_whose_cache_is_beyond_memory_are_refused(overrides):
+    message = refused("translation", **overrides)
+    ((key, value),) = overrides.items()
+    assert f"{key}={value}" in message
+    assert "cache" in message or "int32" in message
