@@ -29,7 +29,7 @@ _VALUES = {
         "0", "-1", "1", "2", "3", "7", "100000", "100000000", "2147483647", "2147483648", "1e12", "1e30", "x",
     ],
     float: ["0", "-1", "1", "2.5", "1e-40", "1e38", "1e400", "-inf", "nan"],
-    str: ["", "nonesuch", "ø☃", " ", "None", "../..", "a,b", "rope,none", "bytes", "\x00", "3"],
+    str: ["", "nonesuch", "ø☃", " ", "None", "...", "a,b", "rope,none", "bytes", "\x00", "3"],
     tuple: ["", "0", "-1", "1", "5,1", "1,2,3", "1e12,1e12", "2147483648", "100000,100000", "x,y"],
 }  # fmt: skip
 # Keys that one value of _VALUES[str] in ten would do justice to.

@@ -27,6 +27,7 @@ from relpos.training.task import one_by_one
 Record = dict[str, Any]
 Model = Decoder | TokenEncoder
 
+MOST_OPTION = 10**4  # letters, digits, places: beyond it they take minutes or all memory
 MOST_LENGTH = 10**5  # beyond it examples take minutes to draw
 
 # Evaluation draws its examples from these seeds, whatever the run's: all runs of a task are tested on the same.
@@ -54,6 +55,11 @@ class Algorithmic:
         )
         chosen = config.data
         options = chosen.options.get(chosen.name, {})
+        for option, value in options.items():
+            if value > MOST_OPTION:
+                raise UserError(
+                    f"config key 'data.options.{chosen.name}.{option}' must be at most {MOST_OPTION}, got {value}"
+                )
         self.symbols = algorithmic.create(chosen.name, **options)
         self._variants = {
             name: algorithmic.create(chosen.name, **{**options, **changed})

@@ -34,6 +34,7 @@ from relpos.training.run_directory import made_once, read_run, refuse_other_fact
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
+MOST_DISTANCE = 64  # of stories; longer ones take minutes to make
 MOST_WINDOWS = 32  # of one context that are read together
 
 
@@ -96,10 +97,10 @@ class QuestionAnswering:
             raise UserError(
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
-        if len(config.data.distance) != 2:
+        if len(config.data.distance) != 2 or max(config.data.distance) > MOST_DISTANCE:
             raise UserError(
-                "config key 'data.distance' must hold the least and the greatest distance, got "
-                f"{config.data.distance}"
+                "config key 'data.distance' must hold the least and the greatest distance, at most "
+                f"{MOST_DISTANCE}; got {config.data.distance}"
             )
         model_section.encoding_options(config)
         for length in self._lengths():

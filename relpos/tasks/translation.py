@@ -31,6 +31,7 @@ from relpos.training.run_directory import made_once, refuse_other_facts
 Record = dict[str, Any]
 Pairs = Sequence[parallel.Pair]
 TOKENIZERS = ("words", *tokenizers.KINDS)
+MOST_ITEMS = 32  # of a list; longer ones take minutes to make
 NOTED_PAIRS = 10_000  # looked at for those that are too long
 
 
@@ -61,9 +62,10 @@ class Translation:
                 "search.most_pairs": 0,
             },
         )
-        if len(config.data.lengths) != 2:
+        if len(config.data.lengths) != 2 or max(config.data.lengths) > MOST_ITEMS:
             raise UserError(
-                f"config key 'data.lengths' must hold the least and the most items, got {config.data.lengths}"
+                "config key 'data.lengths' must hold the least and the most items, at most "
+                f"{MOST_ITEMS}; got {config.data.lengths}"
             )
         if len(config.data.languages) != 2:
             raise UserError(

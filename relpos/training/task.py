@@ -119,7 +119,7 @@ def _module_name(name: str) -> str:
     if "." in name:
         try:
             found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
+        except (ImportError, ValueError):
             found = None
         if found is None:
             raise UserError(f"task {name!r} is no importable module")

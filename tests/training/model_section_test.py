@@ -83,3 +83,18 @@ def test_translations_whose_cache_is_beyond_memory_are_refused(overrides):
     ((key, value),) = overrides.items()
     assert f"{key}={value}" in message
     assert "cache" in message or "int32" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "most"),
+    [
+        ("translation", "data.lengths", "1,100000", "at most 32"),
+        ("qa", "data.distance", "2,100000", "at most 64"),
+        ("algorithmic", "data.options.copy_cmc.letters", 10**9, "at most 10000"),
+    ],
+)
+def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
+    chosen = {"data.name": "copy_cmc"} if name == "algorithmic" else {}
+    message = refused(name, **chosen, **{key: value})
+    assert message.startswith(f"config key '{key}' must")
+    assert most in message
