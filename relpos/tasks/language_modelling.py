@@ -291,10 +291,6 @@ class Causal(LanguageModelling):
                     f"{model.max_length} positions of {self.config.encoding}"
                 )
             padded = model_section.padded(ids, model.max_length, max_tokens)
-            room = padded.shape[1] + max_tokens
-            model_section.check_cache(
-                functools.partial(model.init_caches, 1, room), room, f"max_tokens={max_tokens}"
-            )
             tokens, counts = generate(
                 model,
                 jnp.asarray(padded),
