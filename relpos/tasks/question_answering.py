@@ -52,6 +52,8 @@ class QuestionAnswering:
         self._check(config)
         # Mistakes are told before the questions are read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
+        for length in self._lengths():
+            model_section.check_reading(config, length)
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -103,8 +105,6 @@ class QuestionAnswering:
                 f"{MOST_DISTANCE}; got {config.data.distance}"
             )
         model_section.encoding_options(config)
-        for length in self._lengths():
-            model_section.check_reading(config, length)
 
     def describe(self) -> Record:
         """Return the questions' name, version, hash and numbers."""

@@ -98,3 +98,8 @@ def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
     message = refused(name, **chosen, **{key: value})
     assert message.startswith(f"config key '{key}' must")
     assert most in message
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+def test_an_unknown_type_is_told_before_its_size_is_asked_for(name):
+    assert "dtype must be one of float32" in refused(name, **{"model.dtype": ""})
