@@ -132,12 +132,29 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         if error.errno not in _OF_THE_DISK:
             raise
         code = _complain(error, 1)
-    except MemoryError as error:
-        hint = "a smaller batch_size, sequence_length or model may fit"
-        code = _complain(f"out of memory ({error or 'no more to be had'}): {hint}", 1)
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        said = (str(error).strip() or "no more to be had").splitlines()[0]
+        hint = "a smaller batch_size, sequence_length or model may fit"
+        code = _complain(f"out of memory ({said}): {hint}", 1)
     sys.exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether Python, NumPy or JAX could not have the memory they asked for."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, ValueError):
+        return str(error).startswith(("array is too big", "Maximum allowed dimension exceeded"))
+    jax = sys.modules.get("jax")  # not imported for this: an error of JAX's has imported it
+    return (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and str(error).startswith("RESOURCE_EXHAUSTED")
+    )
 
 
 def _complain(error: Exception | str, code: int) -> int:

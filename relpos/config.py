@@ -136,8 +136,11 @@ def _neighbours(folder: Path) -> Iterator[None]:
         str(_shipped_folder()),
     ]
     for name in list(folders):
-        if getattr(sys.modules.get(name), "__file__", None):
-            del folders[name]  # code that is in use already keeps its name
+        in_use = getattr(sys.modules.get(name), "__file__", None)
+        if in_use and folder != _shipped_folder():
+            del folders[
+                name
+            ]  # code that is in use already keeps its name, but for what comes with relpos
 
     def ours():
         return {name for name in sys.modules if name.partition(".")[0] in folders}

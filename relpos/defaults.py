@@ -1,12 +1,9 @@
 """What a config must hold: every key of the config of its task which comes with relpos, with a value of its type."""
 
-import contextlib
 import functools
 import reprlib
 import sys
-import types
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,27 +54,7 @@ def defaults_for(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _shipped_configs() -> list[dict[str, Any]]:
-    found = config_lib.shipped()
-    with _imported_as("configs", {path.parent for path in found.values()}):
-        return [config_lib.to_plain(config_lib.load(path)) for path in found.values()]
-
-
-@contextlib.contextmanager
-def _imported_as(name: str, folders: Iterable[Path]) -> Iterator[None]:
-    """Let a name stand for the modules of folders; those of the user's own that have it come back after that."""
-
-    def put_aside() -> dict[str, types.ModuleType]:
-        there = [other for other in sys.modules if other.partition(".")[0] == name]
-        return {other: sys.modules.pop(other) for other in there}
-
-    before = put_aside()
-    package = sys.modules[name] = types.ModuleType(name)
-    package.__path__ = [str(folder) for folder in folders]
-    try:
-        yield
-    finally:
-        put_aside()
-        sys.modules.update(before)
+    return [config_lib.to_plain(config_lib.load(path)) for path in config_lib.shipped().values()]
 
 
 def conform(

@@ -1,3 +1,5 @@
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from relpos import cli
@@ -66,6 +68,36 @@ def test_errors_of_the_user_and_the_disk_exit_without_a_traceback(error, code, a
         cli.run(main)
     assert caught.value.code == code
     assert capsys.readouterr().err.endswith(answer)
+
+
+def too_big_for_numpy():
+    np.zeros(2**62, np.int64)
+
+
+def too_many_dimensions_for_numpy():
+    np.zeros((2**40, 2**40))
+
+
+def too_big_for_python():
+    bytearray(2**62)
+
+
+def too_big_for_jax():
+    jnp.zeros(2**60, jnp.int8).block_until_ready()  # beyond any address
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [too_big_for_numpy, too_many_dimensions_for_numpy, too_big_for_python, too_big_for_jax],
+)
+def test_out_of_memory_is_one_line(ask, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda argv: ask())
+    assert caught.value.code == 1
+    answer = capsys.readouterr().err
+    assert answer.startswith("error: out of memory (")
+    assert answer.endswith("a smaller batch_size, sequence_length or model may fit\n")
+    assert answer.count("\n") == 1
 
 
 def test_other_errors_keep_their_traceback():

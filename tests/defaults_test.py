@@ -114,8 +114,12 @@ def test_the_users_own_package_of_the_same_name_changes_no_defaults(tmp_path, mo
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
         monkeypatch.delitem(sys.modules, name)
     mine = importlib.import_module("configs.encodings")
-    expected = defaults.defaults_for({"task": "language_modelling"})
-    defaults._shipped_configs.cache_clear()
-    assert defaults.defaults_for({"task": "language_modelling"}) == expected
-    assert "rope" in expected["encodings"]
-    assert sys.modules["configs.encodings"] is mine
+    try:
+        expected = defaults.defaults_for({"task": "language_modelling"})
+        defaults._shipped_configs.cache_clear()
+        assert defaults.defaults_for({"task": "language_modelling"}) == expected
+        assert "rope" in expected["encodings"]
+        assert sys.modules["configs.encodings"] is mine
+    finally:
+        for name in ("configs", "configs.encodings"):
+            sys.modules.pop(name, None)

@@ -55,6 +55,23 @@ class Tokenized:
         return self.source.encode(source), self.target.encode(target)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both by turns."""
+
+    pairs: Sequence[Pair]
+    sides: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.pairs) * len(self.sides)
+
+    def __getitem__(self, index: int) -> bytes:
+        if index >= len(self):
+            raise IndexError(index)
+        pair, side = divmod(index, len(self.sides))
+        return self.pairs[pair][self.sides[side]]
+
+
 def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
     """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
 

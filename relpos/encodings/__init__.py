@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-import math
+import numbers
 import pkgutil
 from typing import Any
 
@@ -17,6 +17,9 @@ from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases
 from relpos.encodings.base import tokens as tokens
 from relpos.errors import nearest
+
+MOST_HEADS = MOST_HEAD_DIM = 2**16
+_FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 
 def names() -> tuple[str, ...]:
@@ -75,15 +78,36 @@ def create(
     """
     known = options(name)
     told = name if isinstance(name, str) else name.__name__
-    for key in chosen:
+    for key, value in chosen.items():
         if key not in known:
             raise ValueError(_unknown(f"option of {told}", key, tuple(known)))
-        if isinstance(chosen[key], float) and not math.isfinite(chosen[key]):
-            raise ValueError(f"{told}.{key} must be finite, got {chosen[key]}")
-    if num_heads < 1 or head_dim < 1:
-        raise ValueError(f"num_heads and head_dim must be positive, got {num_heads}, {head_dim}")
+        _check_value(f"{told}.{key}", value, known[key])
+    for what, size, most in (
+        ("num_heads", num_heads, MOST_HEADS),
+        ("head_dim", head_dim, MOST_HEAD_DIM),
+    ):
+        if not 1 <= size <= most:
+            raise ValueError(f"{what} must be from 1 to {most}, got {size}")
     dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
     return scheme(name)(dims=dims, rngs=rngs, **chosen)
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Check that a value is of its default's kind, and a number that int32 or float32 holds."""
+    number: Any = value
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be True or False, got {value!r}")
+    elif isinstance(default, int):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a whole number, got {value!r}")
+        if not -(2**31) <= number < 2**31:
+            raise ValueError(f"{key} must be below 2**31, which int32 holds, got {value}")
+    elif isinstance(default, float):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a number, got {value!r}")
+        if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
+            raise ValueError(f"{key} must be finite in float32, got {value}")
 
 
 def _unknown(what: str, given: Any, known: tuple[str, ...]) -> str:

@@ -73,6 +73,16 @@ class Encoding(Slots, fills_slots=False):
         return None, None
 
 
+def check_base(key: str, base: float) -> None:
+    """Check the base of the angular speeds base^(-2m/R): from 1, where all are equal.
+
+    Raises:
+      ValueError: names the option `key`, such as "rope.base".
+    """
+    if base < 1:
+        raise ValueError(f"{key} must be at least 1, got {base}")
+
+
 def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, Any]:
     """Run `encoding.tokens` for all heads and rows.
 

@@ -6,6 +6,9 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead
 
+MOST_HIDDEN = 256
+LEAST = 1e-15  # beyond it and its inverse float32 could not hold c L
+
 
 class FIRE(Encoding):
     """b[i, j] = f(psi(i - j) / psi(max(i, L))),  psi(x) = ln(c x + 1),  f an MLP 1 -> hidden -> 1 with ReLU.
@@ -28,11 +31,19 @@ class FIRE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if min(hidden, initial_c, initial_threshold, epsilon) <= 0:
+        if not 1 <= hidden <= MOST_HIDDEN:
             raise ValueError(
-                "fire.hidden, initial_c, initial_threshold and epsilon must be positive, got "
-                f"{hidden}, {initial_c}, {initial_threshold}, {epsilon}"
+                f"fire.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}: the time to compile grows with it"
             )
+        for name, value in (
+            ("initial_c", initial_c),
+            ("initial_threshold", initial_threshold),
+            ("epsilon", epsilon),
+        ):
+            if not LEAST <= value <= 1 / LEAST:
+                raise ValueError(
+                    f"fire.{name} must be from {LEAST:g} to {1 / LEAST:g}, got {value}"
+                )
         self.initial_threshold = initial_threshold
         self.epsilon = epsilon
         uniform = jax.nn.initializers.uniform

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_base
 
 LAYOUTS = ("half", "interleaved")
 
@@ -30,8 +30,7 @@ class RoPE(Encoding):
             raise ValueError(f"unknown rope.layout {layout!r}: known: {', '.join(LAYOUTS)}")
         if not 0 < fraction <= 1:
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
-        if base <= 0:
-            raise ValueError(f"rope.base must be positive, got {base}")
+        check_base("rope.base", base)
         self.base = base
         self.layout = layout
         self.head_dim = dims.head_dim

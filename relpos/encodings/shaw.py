@@ -6,6 +6,8 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding
 
+MOST = 2**30  # of which 2k + 1 rows int32 can number
+
 
 class Shaw(Encoding):
     """logit = q_i . (k_j + a_K[c]) / sqrt(H),  out_i = sum_j p_ij (v_j + a_V[c]),  c = clip(j - i, -k, k).
@@ -18,8 +20,10 @@ class Shaw(Encoding):
     def __init__(
         self, *, k: int = 16, keys: bool = True, values: bool = True, dims: Dims, rngs: nnx.Rngs
     ):
-        if k < 0:
-            raise ValueError(f"shaw.k, the clipping distance, must not be negative, got {k}")
+        if not 0 <= k < MOST:
+            raise ValueError(
+                f"shaw.k, the clipping distance, must be from 0 to {MOST - 1}, got {k}"
+            )
         if not (keys or values):
             raise ValueError("shaw without keys and without values is none")
         self.k = self.constant_beyond = k

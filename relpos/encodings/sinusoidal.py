@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_base
 
 
 class Sinusoidal(Encoding):
@@ -16,8 +16,7 @@ class Sinusoidal(Encoding):
     shift_invariant = False
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
-        if base <= 0:
-            raise ValueError(f"sinusoidal.base must be positive, got {base}")
+        check_base("sinusoidal.base", base)
         self.base = base
 
     def embed(self, x_TD, positions_T):

@@ -8,6 +8,8 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead
 
+MOST_BUCKETS = 2**16
+
 
 class T5(Encoding):
     """b[d] = table[bucket(d)].
@@ -30,6 +32,8 @@ class T5(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
+        if num_buckets > MOST_BUCKETS:
+            raise ValueError(f"t5.num_buckets must be at most {MOST_BUCKETS}, got {num_buckets}")
         self.num_buckets = num_buckets
         self.bidirectional = bidirectional
         exact = self._per_direction // 2

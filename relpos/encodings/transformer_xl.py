@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_base
 
 
 class TransformerXL(Encoding):
@@ -23,8 +23,7 @@ class TransformerXL(Encoding):
             raise ValueError(
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
             )
-        if base <= 0:
-            raise ValueError(f"transformer_xl.base must be positive, got {base}")
+        check_base("transformer_xl.base", base)
         self.base = base
         self.head_dim = dims.head_dim
         self.width = dims.features

@@ -27,6 +27,9 @@ from relpos.training.task import one_by_one
 Record = dict[str, Any]
 Model = Decoder | TokenEncoder
 
+MOST_OPTION = 10**4  # letters, digits, places: beyond it they take minutes or all memory
+MOST_LENGTH = 10**5  # beyond it examples take minutes to draw
+
 # Evaluation draws its examples from these seeds, whatever the run's: all runs of a task are tested on the same.
 _SEEDS = {"validation": 0, "test": 1}
 
@@ -52,6 +55,11 @@ class Algorithmic:
         )
         chosen = config.data
         options = chosen.options.get(chosen.name, {})
+        for option, value in options.items():
+            if value > MOST_OPTION:
+                raise UserError(
+                    f"config key 'data.options.{chosen.name}.{option}' must be at most {MOST_OPTION}, got {value}"
+                )
         self.symbols = algorithmic.create(chosen.name, **options)
         self._variants = {
             name: algorithmic.create(chosen.name, **{**options, **changed})
@@ -61,7 +69,7 @@ class Algorithmic:
         algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # is it one?
         self._check_lengths()
         # Mistakes in the model's sizes are told here as well.
-        jax.eval_shape(lambda: nnx.state(self.init_model(nnx.Rngs(0))))
+        model_section.check_shapes(config, self.init_model)
 
     @property
     def _shortest(self) -> int:
@@ -78,6 +86,7 @@ class Algorithmic:
         for key, lengths in (asked | {"eval_lengths": self.config.eval_lengths}).items():
             for length in lengths:
                 try:
+                    _refuse_too_long(length)
                     self.symbols.example(np.random.default_rng(0), length)
                 except UserError as error:
                     raise UserError(f"config key {key!r}: {error}") from error
@@ -98,6 +107,11 @@ class Algorithmic:
             length=self._places(self.config.sequence_length),
             rngs=rngs,
         )
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take."""
+        places = self.config.batch_size * self._places(self.config.sequence_length)
+        return model_section.activation_bytes(self.config, places, self.symbols.vocab_size)
 
     def train_batches(self) -> Any:
         """Return the iterator of batches."""
@@ -170,6 +184,7 @@ class Algorithmic:
         if split not in known:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, known)}")
         for length in lengths:
+            _refuse_too_long(length)
             self.symbols.check_length(length)
             if not self._fits(model, split, length):
                 self.score(model, split, length, 1)  # says why it cannot be
@@ -280,6 +295,13 @@ class Algorithmic:
             batch_size=min(examples, max(1, self.config.batch_size * trained // places)),
             seed=_SEEDS.get(split, _SEEDS["test"]),
             presentation=self._presentation,
+        )
+
+
+def _refuse_too_long(length: int) -> None:
+    if length > MOST_LENGTH:
+        raise UserError(
+            f"length {length} is too long to draw examples of: {MOST_LENGTH} is the most"
         )
 
 

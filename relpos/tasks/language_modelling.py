@@ -2,14 +2,13 @@
 
 import abc
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -23,13 +22,12 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, generate
 from relpos.terminal import printable
 from relpos.training import model_section
-from relpos.training.masking import Masking, Posed, next_tokens
+from relpos.training.masking import Masking, Pose, jitted_sums, next_tokens, sums
 from relpos.training.progress import track
 from relpos.training.stored_run import made_once, refuse_other_facts
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
-Pose = Callable[[Any, Any], Posed]
 
 MASK = b"[MASK]"  # in a line to be filled in
 
@@ -60,7 +58,7 @@ class LanguageModelling(abc.ABC):
         self._workdir = workdir
         self._check(config)
         # Mistakes are told before the corpus is read.
-        jax.eval_shape(lambda: nnx.state(self._model(1, nnx.Rngs(0))))
+        model_section.check_shapes(config, functools.partial(self._model, 1))
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -111,16 +109,21 @@ class LanguageModelling(abc.ABC):
 
     def init_model(self, rngs: nnx.Rngs) -> Any:
         """Return an untrained model."""
-        return self._model(self.tokenizer.vocab_size, rngs)
+        return self._model(self._symbols, rngs)
 
-    def _model(self, tokens: int, rngs: nnx.Rngs) -> Any:
+    def _model(self, symbols: int, rngs: nnx.Rngs) -> Any:
         return model_section.token_model(
-            self.model_class,
-            self.config,
-            tokens + self.extra_symbols,
-            length=self.config.sequence_length,
-            rngs=rngs,
+            self.model_class, self.config, symbols, length=self.config.sequence_length, rngs=rngs
         )
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take."""
+        places = self.config.batch_size * self.config.sequence_length
+        return model_section.activation_bytes(self.config, places, self._symbols)
+
+    @property
+    def _symbols(self) -> int:
+        return self.tokenizer.vocab_size + self.extra_symbols
 
     def train_batches(self) -> Any:
         """Return the iterator of packed batches."""
@@ -136,7 +139,7 @@ class LanguageModelling(abc.ABC):
 
     def loss(self, model, batch, key):
         """Return the mean cross-entropy of what counts, in nats."""
-        total, count = _sums(self.pose, model, batch, key)
+        total, count = sums(self.pose, model, batch, key)
         return total / jnp.maximum(count, 1), {"loss": (total, count)}
 
     def tokens(self, batch) -> int:
@@ -153,20 +156,24 @@ class LanguageModelling(abc.ABC):
 
         Every byte and every document's end is a target of the windows exactly once, whatever the length.
         """
-        model_section.check_length(model.max_length, length, self.config)
-        rows = max(1, self.config.batch_size * self.config.sequence_length // length)
+        self._check_length(model, length)
+        rows = model_section.rows(self.config, length)
         batches = data.eval_batches(
             documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
         graphdef, state = nnx.split(model)
         nats, targets, text_bytes = 0.0, 0.0, 0
         for batch in batches:
-            total, count = _jitted_sums(self.pose, graphdef, state, jax.device_put(batch))
+            total, count = jitted_sums(self.pose, graphdef, state, jax.device_put(batch))
             nats += float(total)
             targets += float(count)
             text_bytes += data.text_bytes(batch, self.tokenizer)
         record = {"length": length, "loss": nats / targets if targets else np.nan}
         return record | self.figures(nats, targets, text_bytes)
+
+    def _check_length(self, model, length: int) -> None:
+        model_section.check_length(model.max_length, length, self.config)
+        model_section.check_reading(self.config, length, self._symbols)
 
     def finish(self, model, console: Console) -> list[Record]:
         """Print the figures of the test text at several lengths."""
@@ -203,7 +210,8 @@ class LanguageModelling(abc.ABC):
         self, model, *, split: str, path: str, lengths: Sequence[int], console: Console
     ) -> list[Record]:
         """Score a split of the corpus, or any text at `path`, at several lengths."""
-        model_section.check_length(model.max_length, max(lengths, default=0), self.config)
+        for length in lengths:
+            self._check_length(model, length)
         if path:
             documents, name = data.read_documents(path), path
         elif split in data.SPLITS:
@@ -345,19 +353,6 @@ class Masked(LanguageModelling):
 
 
 _OBJECTIVES: dict[str, type[LanguageModelling]] = {"causal": Causal, "masked": Masked}
-
-
-def _sums(pose: Pose, model, batch, key):
-    """Return the cross-entropy in nats of all that counts, and how much that is."""
-    inputs_BT, targets_BT, weight_BT, key = pose(batch, key)
-    logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
-    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
-    return (loss_BT * weight_BT).sum(), weight_BT.sum()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _jitted_sums(pose, graphdef, state, batch):
-    return _sums(pose, nnx.merge(graphdef, state), batch, None)
 
 
 @functools.partial(jax.jit, static_argnums=0)

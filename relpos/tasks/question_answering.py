@@ -34,6 +34,7 @@ from relpos.training.stored_run import made_once, read_run, refuse_other_facts
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
+MOST_DISTANCE = 64  # of stories; longer ones take minutes to make
 MOST_WINDOWS = 32  # of one context that are read together
 
 
@@ -50,7 +51,9 @@ class QuestionAnswering:
         self._workdir = workdir
         self._check(config)
         # Mistakes are told before the questions are read.
-        jax.eval_shape(lambda: nnx.state(self._model(1, nnx.Rngs(0))))
+        model_section.check_shapes(config, functools.partial(self._model, 1))
+        for length in self._lengths():
+            model_section.check_reading(config, length)
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -100,10 +103,10 @@ class QuestionAnswering:
             raise UserError(
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
-        if len(config.data.distance) != 2:
+        if len(config.data.distance) != 2 or max(config.data.distance) > MOST_DISTANCE:
             raise UserError(
-                "config key 'data.distance' must hold the least and the greatest distance, got "
-                f"{config.data.distance}"
+                "config key 'data.distance' must hold the least and the greatest distance, at most "
+                f"{MOST_DISTANCE}; got {config.data.distance}"
             )
         model_section.encoding_options(config)
 
@@ -124,6 +127,12 @@ class QuestionAnswering:
         longest = max(self._lengths())
         return model_section.token_model(
             SpanEncoder, self.config, vocab_size, length=longest, rngs=rngs
+        )
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take."""
+        return model_section.activation_bytes(
+            self.config, self.config.batch_size * self.config.sequence_length
         )
 
     def _layout(self, length: int) -> Layout:
@@ -179,12 +188,13 @@ class QuestionAnswering:
         A question that is too long for that has no answer here.
         """
         model_section.check_length(model.max_length, length, self.config)
+        model_section.check_reading(self.config, length)
         layout = self._layout(length)
         read: list[tuple[data.Question, Prepared]] = []
         for question in questions:
             with contextlib.suppress(data.DataError):
                 read.append((question, layout.prepare(question.context, question.question)))
-        size = max(1, self.config.batch_size * self.config.sequence_length // length)
+        size = model_section.rows(self.config, length)
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0.0
         waiting: list[np.ndarray] = []  # logits of windows whose question has others to come

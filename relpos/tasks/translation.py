@@ -1,7 +1,6 @@
 """Translation by an encoder-decoder: BLEU, chrF and exact match, also by the length of the source."""
 
 import codecs
-import dataclasses
 import functools
 import itertools
 import time
@@ -21,7 +20,7 @@ from rich.table import Table
 from relpos.config import require_at_least
 from relpos.data import pair_batches, parallel, tokenizers, words
 from relpos.data import pairs as pairs_lib
-from relpos.data.pair_batches import Tokenized
+from relpos.data.pair_batches import Sentences, Tokenized
 from relpos.data.translation_scores import exact_matches, scores
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
@@ -32,6 +31,7 @@ from relpos.training.stored_run import made_once, refuse_other_facts
 Record = dict[str, Any]
 Pairs = Sequence[parallel.Pair]
 TOKENIZERS = ("words", *tokenizers.KINDS)
+MOST_ITEMS = 32  # of a list; longer ones take minutes to make
 NOTED_PAIRS = 10_000  # looked at for those that are too long
 
 
@@ -62,9 +62,10 @@ class Translation:
                 "search.most_pairs": 0,
             },
         )
-        if len(config.data.lengths) != 2:
+        if len(config.data.lengths) != 2 or max(config.data.lengths) > MOST_ITEMS:
             raise UserError(
-                f"config key 'data.lengths' must hold the least and the most items, got {config.data.lengths}"
+                "config key 'data.lengths' must hold the least and the most items, at most "
+                f"{MOST_ITEMS}; got {config.data.lengths}"
             )
         if len(config.data.languages) != 2:
             raise UserError(
@@ -83,7 +84,15 @@ class Translation:
         search = config.search
         model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
         # Mistakes are told before the corpus is read.
-        jax.eval_shape(lambda: nnx.state(_model(config, 2, 2, nnx.Rngs(0))))
+        model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
+        model_section.check_cache(
+            lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(
+                search.beams, _most_tokens(config)
+            ),
+            _most_tokens(config),
+            f"search.max_length={search.max_length}, sequence_length={config.sequence_length} or "
+            f"search.beams={search.beams}",
+        )
 
     @functools.cached_property
     def corpus(self) -> parallel.ParallelCorpus:
@@ -114,7 +123,7 @@ class Translation:
             return tokenizers.create(kind)
         ending = "json" if kind == "words" else "model"
         path, is_new = made_once(self._workdir, f"tokenizer.{name}.{ending}")
-        texts: Any = _Side(self.corpus.splits["train"], sides) if is_new else ()
+        texts: Any = Sentences(self.corpus.splits["train"], sides) if is_new else ()
         if kind == "words":
             return words.load_or_make(path, texts)
         return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
@@ -141,6 +150,14 @@ class Translation:
     def init_model(self, rngs: nnx.Rngs) -> EncoderDecoder:
         """Return an untrained model."""
         return _model(self.config, self.source.vocab_size, self.target.vocab_size, rngs)
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take, whose pairs may be short."""
+        places = self.config.batch_size * pair_batches.padded_length(0, self.config.sequence_length)
+        of_source = model_section.activation_bytes(self.config, places)
+        return of_source + model_section.activation_bytes(
+            self.config, places, self.target.vocab_size
+        )
 
     def train_batches(self) -> Any:
         """Return the iterator of batches of about one length."""
@@ -382,35 +399,19 @@ class Translation:
         return [pairs[i] for i in numbers]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """Random access to the sentences of one side, or of both by turns."""
-
-    pairs: Pairs
-    sides: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.pairs) * len(self.sides)
-
-    def __getitem__(self, index: int) -> bytes:
-        if index >= len(self):
-            raise IndexError(index)
-        pair, side = divmod(index, len(self.sides))
-        return self.pairs[pair][self.sides[side]]
-
-
 def _model(
     config: ConfigDict, source_vocab: int, target_vocab: int, rngs: nnx.Rngs
 ) -> EncoderDecoder:
-    decoder = config.decoder_encoding or config.encoding
+    of_decoder = "decoder_encoding" if config.decoder_encoding else "encoding"
+    model_section.check_cross_encoding(config)
 
     def make() -> EncoderDecoder:
         model = EncoderDecoder(
             EncoderDecoderConfig(
                 source_vocab,
                 target_vocab,
-                encoder=StackConfig(**model_section.layer_sizes(config)),
-                decoder=StackConfig(**model_section.layer_sizes(config, decoder)),
+                encoder=StackConfig(**model_section.layer_sizes(config, causal=False)),
+                decoder=StackConfig(**model_section.layer_sizes(config, of_decoder, causal=True)),
                 cross_encoding=config.cross_encoding,
                 share_embeddings=config.data.joint_vocabulary,
             ),

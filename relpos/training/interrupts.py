@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once asks the run to finish its step and save, twice quits at once."""
+"""Ctrl-C, SIGTERM and a lost terminal: once asks the run to finish its step and save, twice quits at once."""
 
 import contextlib
 import os
@@ -7,13 +7,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal came while nothing was going on that a stop would spoil."""
 
 
 class Interrupts:
-    """Context manager which takes over SIGINT and SIGTERM while it is open.
+    """Context manager which takes over SIGINT, SIGTERM and SIGHUP while it is open.
+
+    A SIGHUP that is ignored, as under nohup, stays so. One that comes says that the terminal is gone: what would be
+    written there goes nowhere. It never quits at once, for a lost terminal may send several.
 
     Python runs its own signal handlers only between bytecodes, so a compilation of a minute would
     hold them up. The C handler's wake-up byte, read by a thread, does not wait: it announces the
@@ -35,7 +40,7 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The code by which shells know the signal: 130 or 143."""
+        """The code by which shells know the signal: 130, 143 or 129."""
         return 128 + (self.signal or 0)
 
     @contextlib.contextmanager
@@ -57,7 +62,8 @@ class Interrupts:
         self._writer.setblocking(False)
         self._previous = {
             number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in _SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
         self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -75,6 +81,8 @@ class Interrupts:
         self._reader.close()
 
     def _handle(self, number: int, frame) -> None:
+        if number == signal.SIGHUP:
+            _leave_lost_terminal()
         self.signal = self.signal or number
         if self._at_once:
             self._at_once = False
@@ -83,11 +91,24 @@ class Interrupts:
     def _watch(self) -> None:
         seen = 0
         while byte := self._reader.recv(1):
-            if byte[0] not in (signal.SIGINT, signal.SIGTERM):
+            if byte[0] not in _SIGNALS:
                 continue
+            if byte[0] == signal.SIGHUP:
+                _leave_lost_terminal()
             seen += 1
             if seen == 1:
                 self._announce()
-            else:
+            elif byte[0] != signal.SIGHUP:
                 self._before_exit()
                 os._exit(128 + byte[0])
+
+
+def _leave_lost_terminal() -> None:
+    """Point standard output and error at nothing where they can no longer be written to."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

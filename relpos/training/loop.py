@@ -12,11 +12,13 @@ from rich.console import Console
 from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, write_atomically
+from relpos.training import memory
 from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.interrupts import Interrupted, Interrupts
 from relpos.training.metrics import MetricsLog, Window
 from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
+from relpos.training.plan import plan
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import init_state, make_train_step, model_of
 from relpos.training.task import Task, check_common, create_task
@@ -45,7 +47,7 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
       console: where progress, tables and samples go.
 
     Returns:
-      0 when the run is finished, 128 + signal when SIGINT or SIGTERM stopped it (it has saved).
+      0 when the run is finished, 128 + signal when SIGINT, SIGTERM or SIGHUP stopped it (it has saved).
 
     Raises:
       UserError: the config, the data or the directory are not fit for it; nothing was lost.
@@ -90,10 +92,12 @@ def _train(
     try:
         with interrupts.stop_at_once():
             task = create_task(config, directory.path)
-            directory.describe(task.describe())
+            model, moments = check_memory(config, task, optimizer)
+            facts = task.describe()
+            directory.describe(facts)
             notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
-            for note in notes:
-                progress_lib.say(console, note)
+            for line in [*plan(config, facts, model, moments, directory.path), *notes]:
+                progress_lib.say(console, line)
             run = _Run(config, task, optimizer, directory.path, interrupts, console)
         run.train()
         run.finish()
@@ -108,6 +112,20 @@ def _train(
         if run is not None:
             run.close()
     return 0
+
+
+def check_memory(config: ConfigDict, task: Task, optimizer: OptimizerOptions) -> tuple[Any, Any]:
+    """Return the shapes of the parameters and of the optimizer's state. Nothing is made.
+
+    Raises:
+      UserError: the run would need more memory than there is.
+    """
+    tx = create_optimizer(optimizer, config.steps)
+    shapes = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])
+    model, moments = shapes[0], shapes[1]
+    least = task.activation_bytes() if hasattr(task, "activation_bytes") else 0
+    memory.check_model(config, model, optimizer=moments, activations=least)
+    return model, moments
 
 
 def _stop(run: "_Run | None", console: Console) -> None:

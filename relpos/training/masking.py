@@ -1,11 +1,14 @@
 """What a language model is shown and what it has to say: the next tokens, or some that are masked."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from flax import nnx
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 
@@ -24,6 +27,9 @@ class Posed(NamedTuple):
     targets: jax.Array
     weights: jax.Array
     key: jax.Array | None
+
+
+Pose = Callable[[Mapping[str, Any], jax.Array | None], Posed]
 
 
 def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
@@ -81,3 +87,19 @@ def _content_key(tokens_T: jax.Array) -> jax.Array:
     zero = jax.random.key(0)
     weights_T = jax.random.bits(zero, tokens_T.shape, jnp.uint32)
     return jax.random.fold_in(zero, (weights_T * (tokens_T + 1).astype(jnp.uint32)).sum())
+
+
+def sums(
+    pose: Pose, model: Any, batch: Mapping[str, Any], key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the cross-entropy in nats of all that counts in a batch, and how much that is."""
+    inputs_BT, targets_BT, weight_BT, key = pose(batch, key)
+    logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
+    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+    return (loss_BT * weight_BT).sum(), weight_BT.sum()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def jitted_sums(pose: Pose, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]) -> Any:
+    """Return `sums` without dropout, compiled."""
+    return sums(pose, nnx.merge(graphdef, state), batch, None)

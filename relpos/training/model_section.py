@@ -1,8 +1,10 @@
 """The sections ``model``, ``encoding`` and ``encodings`` of a config, read for `relpos.nn`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -10,19 +12,21 @@ from ml_collections import ConfigDict
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
+from relpos.training import memory
 
 TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 
 
-def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, Any]:
+def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> dict[str, Any]:
     """Return the arguments of `relpos.nn.StackConfig` that a config gives.
 
     Args:
-      config: with ``model`` and ``encoding``; a size of 0 stands for None.
-      encoding: scheme names separated by commas, which layers take in turn; None: those of the config.
+      config: with ``model``; a size of 0 stands for None.
+      key: of the config, with scheme names separated by commas, which layers take in turn.
+      causal: whether a token sees only those before it.
 
     Raises:
-      UserError: there is no such scheme.
+      UserError: there is no such scheme, or it is for the past alone and the layers are not.
     """
     model = config.model
     return {
@@ -32,7 +36,7 @@ def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, An
         "num_kv_heads": model.num_kv_heads or None,
         "head_dim": model.head_dim or None,
         "mlp_features": model.mlp_features or None,
-        "encodings": scheme_names(config.encoding if encoding is None else encoding),
+        "encodings": scheme_names(config, key, causal=causal),
         "window": model.window or None,
         "dropout_rate": model.dropout_rate,
         "norm": model.norm,
@@ -40,15 +44,39 @@ def layer_sizes(config: ConfigDict, encoding: str | None = None) -> dict[str, An
     }
 
 
-def scheme_names(text: str) -> tuple[str, ...]:
-    """Return the scheme names of a comma-separated list, each checked."""
-    names = tuple(name.strip() for name in text.split(","))
-    try:
-        for name in names:
-            encodings.scheme(name)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def scheme_names(config: ConfigDict, key: str, *, causal: bool) -> tuple[str, ...]:
+    """Return the scheme names of a comma-separated list in a config, each checked; see `layer_sizes`."""
+    names = tuple(name.strip() for name in config[key].split(","))
+    for name in names:
+        if _scheme(name, key).causal_only and not causal:
+            apart = ", or name it in decoder_encoding alone" if "decoder_encoding" in config else ""
+            raise UserError(
+                f"config key {key!r}: {name} is causal, for keys in the past, and here they stand on both sides: "
+                f"choose another scheme{apart}"
+            )
     return names
+
+
+def check_cross_encoding(config: ConfigDict) -> None:
+    """Check the config's ``cross_encoding``, of attention from one sequence to another.
+
+    Raises:
+      UserError: there is no such scheme, or it has no meaning there.
+    """
+    name = config.cross_encoding
+    scheme = _scheme(name, "cross_encoding")
+    if scheme.adds_to_input() or scheme.needs_tokens:
+        raise UserError(
+            f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of its "
+            "own: choose none or a relative scheme"
+        )
+
+
+def _scheme(name: str, key: str) -> type[encodings.Encoding]:
+    try:
+        return encodings.scheme(name)
+    except ValueError as error:
+        raise UserError(f"config key {key!r}: {error}") from error
 
 
 def encoding_options(config: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
@@ -65,6 +93,71 @@ def build(make: Any, what: str) -> Any:
         return make()
     except (ValueError, TypeError) as error:
         raise UserError(f"config section {what!r}: {error}") from error
+
+
+def check_shapes(config: ConfigDict, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
+    """Make the shapes of a model alone, so that mistakes in its sizes are told at once.
+
+    Args:
+      config: whose keys messages name.
+      make: of random keys the model.
+
+    Raises:
+      UserError: what `make` raises, or the parameters do not fit into memory.
+    """
+    memory.check_model(config, jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)))))
+
+
+def activation_bytes(config: ConfigDict, places: int, vocab_size: int = 0) -> int:
+    """Return the least memory that the activations of a training batch take: each layer's input, and the logits.
+
+    Args:
+      config: with ``model``.
+      places: of all rows of the batch.
+      vocab_size: of the logits, float32; 0: there are none.
+    """
+    width = jnp.dtype(config.model.dtype).itemsize * config.model.features
+    return places * (width * config.model.num_layers + 4 * vocab_size)
+
+
+def rows(config: ConfigDict, length: int) -> int:
+    """Return how many windows of `length` tokens are read together: as many tokens as a training batch has."""
+    return max(1, config.batch_size * config.sequence_length // length)
+
+
+def check_reading(config: ConfigDict, length: int, vocab_size: int = 0) -> None:
+    """Refuse windows that do not fit into memory without training: one layer's input, and the logits.
+
+    Args:
+      config: with ``model`` and the sizes of a batch.
+      length: of a window.
+      vocab_size: of the logits, float32; 0: there are none.
+
+    Raises:
+      UserError: there is not so much memory.
+    """
+    together = rows(config, length)
+    width = jnp.dtype(config.model.dtype).itemsize * config.model.features
+    memory.check(
+        {"activations": together * length * (width + 4 * vocab_size)},
+        f"{together} x {length} tokens would be read together; make that length or batch_size={config.batch_size} less",
+    )
+
+
+def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
+    """Refuse to write so many tokens that their cache does not fit into memory.
+
+    Args:
+      caches: what makes the caches; only their shapes are.
+      length: the tokens of a row.
+      cause: the key and value that ask for so many.
+
+    Raises:
+      UserError: they do not fit, or int32 cannot count the tokens.
+    """
+    if length >= 2**31:
+        raise UserError(f"a row of {length} tokens is more than int32 counts: make {cause} smaller")
+    memory.check({"cache": memory.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
 def check_length(max_length: int | None, length: int, config: ConfigDict) -> None:
@@ -107,7 +200,7 @@ def token_model(
     Raises:
       UserError: the sizes, the encoding, its options or the length do not go together.
     """
-    sizes = layer_sizes(config)
+    sizes = layer_sizes(config, causal=kind is Decoder)
     chosen = build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
     try:
         model = kind(chosen, encoding_options=encoding_options(config), rngs=rngs)

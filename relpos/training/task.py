@@ -49,7 +49,8 @@ class Task(Protocol):
     `relpos/tasks/NAME.py` defines ``create(config, workdir) -> Task``, which checks its part of the
     config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
 
-    A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start.
+    A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start, and
+    ``activation_bytes() -> int``, the least memory that the activations of a training batch take.
 
     For `relpos.evaluate` and `relpos.predict` a task may have these as well:
 

@@ -285,3 +285,12 @@ def test_a_papers_other_tests_are_scored_too(name, option, values, capsys):
     assert len(sizes) == (3 if name == "selective_copy" else 1)
     with pytest.raises(UserError, match="did you mean 'dense'"):
         task.evaluate_splits(None, split="dens", lengths=(), console=Console(quiet=True))
+
+
+def test_lengths_that_take_minutes_to_draw_are_refused():
+    for key in ("sequence_length", "eval_lengths"):
+        with pytest.raises(UserError, match=rf"'{key}': length 1000000 is too long .* 100000 is"):
+            create_task(small(**{key: 10**6}), NOWHERE)
+    task, model = untrained("reverse")
+    with pytest.raises(UserError, match=r"length 10{30} is too long"):
+        task.evaluate_splits(model, split="test", lengths=[10**30], console=None)

@@ -215,3 +215,17 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(tmp_path):
     assert bits == pytest.approx(np.log2(257) * targets, rel=1e-6)
     ends = (batch["targets"] == 256) & (batch["segments"] > 0)
     assert text_bytes == targets - ends.sum()
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path):
+    task = create_task(small(tmp_path), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    for length in (10**12, 10**30):
+        with pytest.raises(UserError, match=rf"1 x {length} tokens would be read together"):
+            task.evaluate_text(model, split="test", path="", lengths=[16, length], console=None)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_refused(tmp_path):
+    config = small(tmp_path, batch_size=10**8)
+    with pytest.raises(UserError, match=r"activations of a batch .*make batch_size=100000000"):
+        train(config, tmp_path / "run", Console(quiet=True))

@@ -80,6 +80,23 @@ def test_a_run_reports_trains_and_keeps(reference):
     assert printed.endswith((workdir / "summary.txt").read_text())
 
 
+def plan_of(workdir):
+    return [
+        "model      195 parameters, 2.4 kB with the optimizer",
+        "device     cpu",
+        "corpus     counting",
+        "steps      20 of 4 x 8 tokens at most",
+        f"writes to  {workdir}",
+    ]
+
+
+def test_a_run_says_what_it_is_about_to_do_before_the_first_step(reference):
+    workdir, printed = reference
+    lines = printed.splitlines()
+    assert lines[:5] == plan_of(workdir)
+    assert lines[5] == "compiling the training step ..."
+
+
 def test_the_same_seed_gives_the_same_losses_and_another_one_others(
     reference, toy_config, tmp_path
 ):
@@ -90,7 +107,12 @@ def test_the_same_seed_gives_the_same_losses_and_another_one_others(
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "moment"), [(signal.SIGINT, 130, "batch 7"), (signal.SIGTERM, 143, "save")]
+    ("number", "code", "moment"),
+    [
+        (signal.SIGINT, 130, "batch 7"),
+        (signal.SIGTERM, 143, "save"),
+        (signal.SIGHUP, 129, "batch 7"),
+    ],
 )
 def test_a_signal_saves_and_the_same_call_goes_on_as_if_nothing_had_been(
     reference, toy_config, toy_moments, tmp_path, number, code, moment
@@ -108,7 +130,8 @@ def test_a_signal_saves_and_the_same_call_goes_on_as_if_nothing_had_been(
     toy_moments(lambda now: None)
     finished, printed = run(toy_config(log_every=4, checkpoint_every=7), tmp_path)
     assert finished == 0
-    assert f"resuming at step {step}" in printed
+    lines = printed.splitlines()
+    assert lines[:6] == [*plan_of(tmp_path), f"resuming at step {step}"]
     assert records(tmp_path) == records(reference[0])
 
 
@@ -226,6 +249,15 @@ def test_a_run_that_never_began_leaves_the_directory_free(toy_config, toy_moment
         run(toy_config(), tmp_path)
     toy_moments(lambda now: None)
     assert run(toy_config(log_every=5), tmp_path)[0] == 0
+
+
+def test_a_run_that_does_not_fit_into_memory_is_refused_before_anything_is_made(
+    toy_config, tmp_path
+):
+    with pytest.raises(UserError, match=r"needs at least .* TB of memory.*out\.kernel|embed"):
+        run(toy_config(toy__width=10**11), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_another_config_is_refused_and_the_run_stays(reference, toy_config):

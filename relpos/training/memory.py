@@ -1,0 +1,144 @@
+"""Whether a run fits the memory there is, told from shapes before anything is made."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from relpos.config import flatten
+from relpos.errors import UserError
+
+
+def available() -> int | None:
+    """Return the bytes of memory of the device that JAX uses, None where it does not say.
+
+    On the CPU these are the machine's, or those that the process' control group may have.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *cgroup_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
+
+
+def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
+    """Yield the memory limits of a process' control group and of those around it, versions 1 and 2.
+
+    Args:
+      mounted: where control groups are mounted.
+      own: the file that says which are the process' own, lines of ``ID:CONTROLLERS:/PATH``.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # another system than Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # In a container the path may be the host's: what is mounted is then the container's own group.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root) and (folder / name).is_file():
+                limit = (folder / name).read_text().strip()
+                if limit.isdigit():  # not "max"
+                    yield int(limit)
+
+
+def tree_bytes(shapes: Any) -> int:
+    """Return the bytes of a tree of arrays or of their shapes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def show(size: int) -> str:
+    """Return bytes for people: ``5.1 MB``."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def check(parts: Mapping[str, int], cause: str) -> None:
+    """Refuse what needs more memory than there is.
+
+    Args:
+      parts: what it consists of -> the least bytes of that.
+      cause: what asks for so much, and what to change.
+
+    Raises:
+      UserError: the sum is greater than `available()`; it names the parts.
+    """
+    there_is, needed = available(), sum(parts.values())
+    if there_is is not None and needed > there_is:
+        listed = ", ".join(f"{name} {show(size)}" for name, size in parts.items() if size)
+        raise UserError(
+            f"this needs at least {show(needed)} of memory, of {show(there_is)} that there are ({listed}): {cause}"
+        )
+
+
+def check_model(
+    config: ConfigDict, model: nnx.State, *, optimizer: Any = None, activations: int = 0
+) -> None:
+    """Refuse a model that does not fit into memory.
+
+    Args:
+      config: whose keys the message names.
+      model: the shapes of its parameters.
+      optimizer: the shapes of the optimizer's state; None: the model is not trained.
+      activations: the least bytes that those of one batch take.
+
+    Raises:
+      UserError: it does not; the sizes, the biggest parameter and the keys that make it so are named.
+    """
+    parts = {"parameters": tree_bytes(model)}
+    if optimizer is not None:
+        parts |= {"gradients": tree_bytes(model), "optimizer": tree_bytes(optimizer)}
+    parts["activations of a batch"] = activations
+    if activations > sum(parts.values()) - activations:
+        keys = {key: config[key] for key in ("batch_size", "sequence_length")}
+        keys = dict(sorted(keys.items(), key=lambda item: -item[1]))
+        check(parts, f"make {_listed(keys)} smaller")
+        return
+    path, biggest = max(nnx.to_flat_state(model), key=lambda item: tree_bytes(item[1]))
+    name = ".".join(map(str, path))
+    check(
+        parts,
+        f"the biggest parameter is {name} {list(biggest.shape)}; make {_listed(_keys_behind(config, biggest.shape))} "
+        "smaller",
+    )
+
+
+def _keys_behind(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the sizes of a config that a shape is made of, the greatest first: its factors, or those less 1."""
+    schemes = ",".join(
+        str(config.get(key, "")) for key in ("encoding", "decoder_encoding", "cross_encoding")
+    )
+    sections = {"model": config.get("model", {}), "data": config.get("data", {})}
+    for name, options in config.get("encodings", {}).items():
+        if name in schemes.replace(" ", "").split(","):
+            sections[f"encodings.{name}"] = options
+    sizes = {
+        key: value
+        for name, section in sections.items()
+        for key, value in flatten(dict(section), f"{name}.").items()
+        if isinstance(value, int) and value > 1
+    }
+    found = {
+        key: value
+        for key, value in sorted(sizes.items(), key=lambda item: -item[1])
+        if any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
+    }
+    return dict(list(found.items())[:2])
+
+
+def _listed(keys: Mapping[str, int]) -> str:
+    return " or ".join(f"{key}={value}" for key, value in keys.items()) or "the model"

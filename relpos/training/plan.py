@@ -1,0 +1,55 @@
+"""What a run is about to do, in a few lines before it begins."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from relpos.training import memory
+
+
+def plan(
+    config: ConfigDict,
+    facts: Mapping[str, Any],
+    model: nnx.State,
+    optimizer: Any,
+    workdir: Path,
+) -> list[str]:
+    """Return lines on the model, the device, the data, the steps and the place of a run.
+
+    Args:
+      config: of the run.
+      facts: of `Task.describe`.
+      model: the shapes of the parameters.
+      optimizer: the shapes of the optimizer's state.
+      workdir: the run directory.
+    """
+    parameters = sum(x.size for x in jax.tree.leaves(model))
+    state = memory.show(memory.tree_bytes((model, optimizer)))
+    found = {
+        "model": f"{parameters:,} parameters, {state} with the optimizer",
+        "device": _device(),
+        "corpus": _corpus(facts.get("corpus", {})),
+        "steps": f"{config.steps:,} of {config.batch_size:,} x {config.sequence_length:,} tokens at most",
+        "writes to": str(workdir),
+    }
+    return [f"{name:<11}{text}" for name, text in found.items() if text]
+
+
+def _device() -> str:
+    devices = jax.local_devices()
+    used = devices[0].device_kind
+    return used if len(devices) == 1 else f"{used}, one of {len(devices)}: the others are idle"
+
+
+def _corpus(facts: Mapping[str, Any]) -> str:
+    """Return ``library_text, train: 1,234 documents, 5.1 MB``, as much as the facts tell."""
+    counts = facts.get("splits", {}).get("train", {})
+    size = sum(number for name, number in counts.items() if name.endswith("bytes"))
+    shown = [f"{number:,} {name}" for name, number in list(counts.items())[:1]]
+    shown += [memory.show(size)] if size else []
+    trained = f", train: {', '.join(shown)}" if shown else ""
+    return f"{facts.get('name', '')}{trained}"

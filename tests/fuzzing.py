@@ -1,0 +1,74 @@
+"""Hostile configs: the shipped ones, small, with one to three values that nobody should give."""
+
+import random
+
+from relpos import config as config_lib
+from relpos import encodings
+
+# What makes each shipped config small enough for a step in a moment; hostile values come after these.
+_SMALL_MODEL = {
+    "batch_size": 2, "sequence_length": 16, "steps": 3,
+    "model.num_layers": 2, "model.features": 16, "model.num_heads": 2,
+}  # fmt: skip
+_SMALL = {
+    "lm": {"data.path": "TEXT"},
+    "qa": {"data.train": "STORIES", "sequence_length": 64},
+    "translation": {
+        "data.source": "LINES",
+        "data.target": "LINES",
+        "data.tokenizer": "bytes",
+        "sequence_length": 32,
+    },
+    "scan": {"sequence_length": 50},
+    "algorithmic": {"eval_lengths": "10,20", "sequence_length": 12},
+}
+_SCHEMES = encodings.names()
+_VALUES = {
+    bool: ["true", "false", "2"],
+    int: [
+        "0", "-1", "1", "2", "3", "7", "100000", "100000000", "2147483647", "2147483648", "1e12", "1e30", "x",
+    ],
+    float: ["0", "-1", "1", "2.5", "1e-40", "1e38", "1e400", "-inf", "nan"],
+    str: ["", "nonesuch", "ø☃", " ", "None", "...", "a,b", "rope,none", "bytes", "\x00", "3"],
+    tuple: ["", "0", "-1", "1", "5,1", "1,2,3", "1e12,1e12", "2147483648", "100000,100000", "x,y"],
+}  # fmt: skip
+# Keys that one value of _VALUES[str] in ten would do justice to.
+_CHOICES = {
+    "encoding": [*_SCHEMES, "rope,none", "rope,nonesuch", "learned,t5", ",", "fox,fire"],
+    "decoder_encoding": [*_SCHEMES, "none,rope", ","],
+    "cross_encoding": [*_SCHEMES, "rope,none", ""],
+    "model.dtype": ["bfloat16", "float16", "float64", "int8", ""],
+    "model.norm": ["post", "pre", "both"],
+    "objective": ["masked", "causal", ""],
+    "optimizer.name": ["adamw", "muon", "sgd"],
+    "optimizer.schedule": ["cosine", "constant", "wsd", ""],
+    "data.tokenizer": ["bytes", "words", "sentencepiece", "wordz"],
+    "data.name": ["flip_flop", "lego", "addition", "scan", "cldr", "stories", "listops", "nonesuch"],
+}  # fmt: skip
+# A set that has to be downloaded, if by mistake, is for the tests of data.
+_LEFT_OUT = ("data.tfds", "data.data_dir")
+
+
+def hostile(seed: int) -> tuple[str, dict[str, str]]:
+    """Returns the name of a shipped config and what a hostile user overrides in it."""
+    rng = random.Random(seed)
+    name = rng.choice(sorted(_SMALL))
+    defaults = config_lib.flatten(config_lib.load(config_lib.shipped()[name]).to_dict())
+    sections = {}
+    for key, value in defaults.items():
+        if value != {} and key not in _LEFT_OUT and not key.startswith("data.options."):
+            sections.setdefault(key.partition(".")[0] if "." in key else "", []).append(key)
+    chosen = {}
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        key = rng.choice(sections[rng.choice(sorted(sections))])
+        chosen[key] = rng.choice(_CHOICES.get(key) or _VALUES[type(defaults[key])])
+        if key.startswith("encodings."):  # an option matters to its scheme alone
+            chosen["encoding"] = key.split(".")[1]
+    return name, chosen
+
+
+def small(name: str, files: dict[str, str], overrides: dict[str, str]):
+    """Returns a shipped config, small but for the overrides; `files` are put for TEXT, STORIES and LINES."""
+    pairs = _SMALL_MODEL | _SMALL[name] | overrides
+    texts = [(key, files.get(str(value), str(value))) for key, value in pairs.items()]
+    return config_lib.load(config_lib.shipped()[name], texts)

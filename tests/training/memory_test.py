@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from relpos.errors import UserError
+from relpos.training import memory
+
+
+def test_there_is_a_machine_under_us():
+    assert 2**28 < memory.available() < 2**50
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_limits_of_control_groups_of_version_2_and_of_those_around_them(tmp_path):
+    own = tmp_path / "self"
+    write(own, "0::/jobs/one\n")
+    mounted = tmp_path / "mounted"
+    write(mounted / "jobs/one/memory.max", "max\n")
+    write(mounted / "jobs/memory.max", "3000000000\n")
+    assert list(memory.cgroup_limits(mounted, own)) == [3_000_000_000]
+    write(mounted / "jobs/one/memory.max", "2000000000\n")
+    assert list(memory.cgroup_limits(mounted, own)) == [2_000_000_000, 3_000_000_000]
+
+
+def test_in_a_container_the_limit_stands_where_groups_are_mounted(tmp_path):
+    write(tmp_path / "self", "0::/host/only/path\n")
+    write(tmp_path / "mounted/memory.max", "5000\n")
+    assert list(memory.cgroup_limits(tmp_path / "mounted", tmp_path / "self")) == [5000]
+
+
+def test_limits_of_control_groups_of_version_1(tmp_path):
+    write(tmp_path / "self", "9:cpu,cpuacct:/x\n4:memory:/job\n1:name=systemd:/y\n")
+    write(tmp_path / "mounted/memory/job/memory.limit_in_bytes", "7000\n")
+    assert list(memory.cgroup_limits(tmp_path / "mounted", tmp_path / "self")) == [7000]
+
+
+def test_another_system_has_no_control_groups(tmp_path):
+    assert list(memory.cgroup_limits(tmp_path, tmp_path / "nothing")) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (5_120, "5.1 kB"), (7 * 10**15, "7,000.0 TB")],
+)
+def test_bytes_for_people(size, text):
+    assert memory.show(size) == text
+
+
+def test_bytes_are_added_up_without_overflow():
+    shapes = {"a": jax.ShapeDtypeStruct((2**31 - 1,) * 3, jnp.float32), "b": jnp.zeros(3, jnp.int8)}
+    assert memory.tree_bytes(shapes) == 4 * (2**31 - 1) ** 3 + 3
+
+
+CONFIG = ConfigDict(
+    {
+        "batch_size": 3,
+        "sequence_length": 10**9,
+        "encoding": "rope, shaw",
+        "encodings": {"shaw": {"k": 10**9, "keys": True}, "learned": {"max_length": 10**9}},
+        "data": {"vocab_size": 4096},
+        "model": {"features": 64, "window": 0, "norm": "pre"},
+    }
+)
+
+
+def state(**shapes):
+    return nnx.State({n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()})
+
+
+def test_what_fits_is_let_through():
+    memory.check_model(CONFIG, state(a=(7,)), optimizer=state(a=(7,)), activations=100)
+
+
+def test_what_does_not_is_told_with_its_parts_the_biggest_parameter_and_the_keys_behind_it():
+    model = state(small=(3,), keys=(2 * 10**9 + 1, 64, 1), other=(64, 64))
+    with pytest.raises(UserError) as caught:
+        memory.check_model(CONFIG, model, optimizer=model, activations=10**9)
+    message = str(caught.value)
+    assert message.startswith("this needs at least 1.5 TB of memory, of ")
+    assert (
+        "(parameters 512.0 GB, gradients 512.0 GB, optimizer 512.0 GB, activations of a batch 1.0 GB): the biggest "
+        "parameter is keys [2000000001, 64, 1]; make encodings.shaw.k=1000000000 or model.features=64 smaller"
+        in message
+    )
+    with pytest.raises(UserError, match=r"\(parameters 512\.0 GB\): the biggest"):
+        memory.check_model(CONFIG, model)
+
+
+def test_a_batch_that_does_not_fit_is_told_by_its_own_keys():
+    with pytest.raises(
+        UserError, match=r"make sequence_length=1000000000 or batch_size=3 smaller$"
+    ):
+        memory.check_model(CONFIG, state(a=(7,)), activations=10**15)

@@ -1,0 +1,105 @@
+"""What the shipped configs refuse of a model before any data are read."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+from relpos.training.task import create_task
+
+NOWHERE = Path("nonesuch")
+NO_DATA = {  # which nobody may get to read
+    "lm": {"data.path": "nonesuch"},
+    "qa": {"data.train": "nonesuch"},
+    "translation": {"data.source": "nonesuch", "data.target": "nonesuch"},
+    "algorithmic": {},
+}
+
+
+def refused(name, **overrides):
+    """Returns how a config is refused, within seconds."""
+    pairs = [(key, str(value)) for key, value in (NO_DATA[name] | overrides).items()]
+    config = config_lib.load(config_lib.shipped()[name], pairs)
+    began = time.thread_time()
+    with pytest.raises(UserError) as caught:
+        create_task(config, NOWHERE)
+    assert time.thread_time() - began < 5
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+@pytest.mark.parametrize(
+    ("key", "value", "encoding"),
+    [
+        ("model.mlp_features", 10**9, "rope"),
+        ("model.num_layers", 10**6, "rope"),
+        ("encodings.shaw.k", 10**9, "shaw"),
+        ("encodings.learned.max_length", 10**9, "learned"),
+    ],
+)
+def test_parameters_beyond_memory_are_refused_from_their_shapes(name, key, value, encoding):
+    message = refused(name, **{key: value, "encoding": encoding})
+    assert "this needs at least" in message
+    assert f"make {key}={value}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("lm", {"objective": "masked"}), ("qa", {}), ("translation", {}), ("algorithmic", {"data.name": "reverse"})],
+)  # fmt: skip
+def test_a_scheme_for_the_past_alone_is_refused_by_the_key_that_names_it(name, overrides):
+    message = refused(name, encoding="rope,fox", **overrides, **{"model.num_layers": 2})
+    assert message.startswith("config key 'encoding': fox is causal")
+    assert ("decoder_encoding" in message) == (name == "translation")
+
+
+@pytest.mark.parametrize("scheme", ["fox", "sinusoidal"])
+def test_what_has_no_meaning_in_cross_attention_is_refused_by_its_key(scheme):
+    message = refused("translation", cross_encoding=scheme)
+    assert message.startswith(f"config key 'cross_encoding': {scheme} reads the")
+
+
+def test_an_unknown_scheme_is_told_with_its_key():
+    assert refused("translation", decoder_encoding="rop").startswith(
+        "config key 'decoder_encoding': unknown encoding 'rop': did you mean 'rope'?"
+    )
+
+
+def test_windows_to_read_beyond_memory_are_refused():
+    message = refused("qa", eval_multiples=10**12)
+    assert "1 x 128000000000000 tokens would be read together" in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"search.max_length": 10**9}, {"search.beams": 10**7}, {"sequence_length": 2**32}],
+)
+def test_translations_whose_cache_is_beyond_memory_are_refused(overrides):
+    message = refused("translation", **overrides)
+    ((key, value),) = overrides.items()
+    assert f"{key}={value}" in message
+    assert "cache" in message or "int32" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "most"),
+    [
+        ("translation", "data.lengths", "1,100000", "at most 32"),
+        ("qa", "data.distance", "2,100000", "at most 64"),
+        ("algorithmic", "data.options.copy_cmc.letters", 10**9, "at most 10000"),
+    ],
+)
+def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
+    chosen = {"data.name": "copy_cmc"} if name == "algorithmic" else {}
+    message = refused(name, **chosen, **{key: value})
+    assert message.startswith(f"config key '{key}' must")
+    assert most in message
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+def test_an_unknown_type_is_told_before_its_size_is_asked_for(name):
+    assert "dtype must be one of float32" in refused(name, **{"model.dtype": ""})
