@@ -18,6 +18,7 @@ import numpy as np
 
 from relpos.data import tokenizers
 from relpos.data.errors import DataError, nearest
+from relpos.data.reading import read_bytes
 from relpos.data.windows import character_offsets
 from relpos.files import write_atomically
 
@@ -153,9 +154,10 @@ def create(
 
 
 def _load(path: Path) -> PlacedWords:
+    content = read_bytes(path)
     try:
-        pieces = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        pieces = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"Cannot read the words {path}: {error}") from error
     if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
         raise DataError(f"{path} is no list of words: delete it to learn them anew.")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from relpos.data.errors import DataError
+from relpos.data.reading import read_bytes
 from relpos.files import write_atomically
 
 UNKNOWN = b"<unknown>"
@@ -52,10 +53,9 @@ def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
     """
     path = Path(path)
     if path.exists():
+        content = read_bytes(path)
         try:
-            return Words(
-                [word.encode("utf-8", "surrogateescape") for word in json.loads(path.read_text())]
-            )
+            return Words([word.encode("utf-8", "surrogateescape") for word in json.loads(content)])
         except (ValueError, AttributeError, TypeError) as error:
             raise DataError(
                 f"{path} is not a vocabulary ({error}): delete it to make it anew."

@@ -66,9 +66,16 @@ class LanguageModelling(abc.ABC):
     def corpus(self) -> data.Corpus:
         """The text, read when it is first needed: a trained model continues prompts without it."""
         chosen = self.config.data
-        corpus = data.load(path=chosen.path, tfds=chosen.tfds, data_dir=chosen.data_dir)
+        corpus = data.load(
+            path=chosen.path, field=self._field, tfds=chosen.tfds, data_dir=chosen.data_dir
+        )
         refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
         return corpus
+
+    @property
+    def _field(self) -> str:
+        field: str = self.config.data.get("field", "text")  # which older runs do not name
+        return field
 
     def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
         chosen = self.config.data
@@ -204,7 +211,7 @@ class LanguageModelling(abc.ABC):
         """Score a split of the corpus, or any text at `path`, at several lengths."""
         model_section.check_length(model.max_length, max(lengths, default=0), self.config)
         if path:
-            documents, name = data.read_documents(path), path
+            documents, name = data.read_documents(path, self._field), path
         elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:
