@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from relpos.errors import UserError, did_you_mean
+from relpos.terminal import printable
 
 # A disk that is full or read-only, a path without the right to it or with something else in its place.
 _OF_THE_DISK = (
@@ -104,5 +105,5 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 def _complain(error: Exception | str, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     return code

@@ -39,21 +39,37 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
 
 
 def shipped() -> dict[str, Path]:
-    """Return name -> file of the configs that come with relpos: in the installed package, or beside it in a checkout."""
+    """Return name -> file of the configs that come with relpos: in the package, or beside it in a checkout."""
     package = Path(__file__).parent
-    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
+    folder = next(
+        (f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None
+    )
     found = sorted(folder.glob("*.py")) if folder else []
     return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
 
 
 def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
-    """Return an unlocked ConfigDict of nested mappings (those of JSON too), lists become tuples."""
-    return ConfigDict(_normalise(plain))
+    """Return an unlocked ConfigDict of nested mappings (those of JSON too), lists become tuples.
+
+    Raises:
+      UserError: ConfigDict does not take a key: it has a dot in it, say.
+    """
+    try:
+        return ConfigDict(_normalise(plain))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"no config can be made of it: {error}") from error
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
-    """Return nested dicts which `json.dumps` takes and `from_plain` reads back."""
-    plain: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    """Return nested dicts which `json.dumps` takes and `from_plain` reads back.
+
+    Raises:
+      UserError: a value is of a kind that JSON does not know.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the config cannot be stored as JSON: {error}") from error
     return plain
 
 

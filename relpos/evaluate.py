@@ -3,7 +3,8 @@
 One split is scored, test by default; at the end of training all but train and validation are.
 ``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
 examples of these lengths from an algorithmic task; translations have no such lengths. ``--text=FILE``
-scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus.
+scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus. A task of
+your own, a module that the run's config names, is run with ``--trust_code`` alone.
 """
 
 import json
@@ -26,16 +27,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--text", default="", metavar="FILE", help="score this in place of a split")
     parser.add_argument("--lengths", default="", metavar="N,N", help="default: those of the config")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there too")
+    parser.add_argument("--trust_code", action="store_true", help="run a task of your own")
     flags = parser.parse_args(argv)
     if flags.json is not None and not flags.json.parent.is_dir():
         raise UserError(f"--json {str(flags.json)!r}: its folder is missing")
+    if flags.json is not None and flags.json.is_dir():
+        raise UserError(f"--json {str(flags.json)!r}: it is a folder")
     if flags.text and flags.split:
         raise UserError("--text is scored in place of a split: give it or --split, not both")
     lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
 
     from relpos.training.checkpoints import load_model  # after the flags: mistakes are told at once
 
-    config, task, model, _ = load_model(flags.workdir, flags.step)
+    config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
     how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}
     if hasattr(task, "evaluate_text"):
         records = task.evaluate_text(model, path=flags.text, **how)
@@ -46,11 +50,11 @@ def main(argv: Sequence[str]) -> None:
     else:
         raise UserError(f"task {config.task} cannot be evaluated on its own yet")
     if flags.json is not None:
-        from relpos.files import write_atomically
+        from relpos.files import write_out
         from relpos.training.metrics import finite
 
         text = json.dumps([finite(record) for record in records], indent=2, allow_nan=False)
-        write_atomically(flags.json, text + "\n")
+        write_out(flags.json, text + "\n")
 
 
 def _length(text: str) -> int:

@@ -1,8 +1,25 @@
-"""Files that are either the old or the new version, never something in between."""
+"""Files written as a whole or not at all, and read without trust in what lies there."""
 
+import errno
+import json
 import os
+import stat
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from relpos.errors import UserError
+
+MOST_BYTES = 1 << 26  # of a file that is read at once
+MOST_LEVELS = 50  # of JSON
+_MANY_BYTES = 1 << 31  # of a file of records, which grows with the run
+
+
+class WriteError(UserError):
+    """A file could not be written."""
+
+    exit_code = 1
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -24,3 +41,135 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write a text where the user asked for it: a file is replaced, a pipe or a device is written to.
+
+    Raises:
+      WriteError: it could not be written.
+    """
+    try:
+        there = path.stat() if path.exists() else None
+        sys.stdout.flush()
+        if there is None or (stat.S_ISREG(there.st_mode) and not _is_standard_output(there)):
+            write_atomically(path.resolve(), text)  # a link goes on to point at it
+            return
+        # /dev/stdout may be a file that has been written to.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise WriteError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _is_standard_output(status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(status, os.fstat(1))
+    except OSError:  # closed
+        return False
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Return the descriptor of a file, opened without waiting for anyone.
+
+    Raises:
+      UserError: it is no regular file but a pipe, a device, a directory.
+      OSError: it is not there or cannot be opened.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        # How a socket, and what may not be written to, is refused.
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise _no_regular_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _no_regular_file(path)
+    return handle
+
+
+def _no_regular_file(path: Path) -> UserError:
+    return UserError(f"{str(path)!r} is no regular file: remove it or put the right one there")
+
+
+def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Return what a file holds.
+
+    Args:
+      path: a link is followed.
+      most_bytes: more are refused.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is no regular file, too large, or cannot be read.
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            content = file.read(most_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    if len(content) > most_bytes:
+        raise UserError(
+            f"{str(path)!r} has more than {most_bytes:,} bytes: it cannot be what it should be, restore it"
+        )
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Return the value that a JSON file holds.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is no regular file or damaged.
+    """
+    try:
+        return parse_json(read_file(path))
+    except ValueError as error:
+        raise UserError(f"cannot read {str(path)!r}, restore it: {error}") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+      ValueError: it is none, is nested too deeply, or holds an int of thousands of digits.
+    """
+    try:
+        value = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [
+            inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)
+        ]
+    if level:
+        raise ValueError(f"nested more than {MOST_LEVELS} deep")
+    return value
+
+
+def _items(outer: dict | list) -> Any:
+    return outer.values() if isinstance(outer, dict) else outer
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one of JSON a line; what else stands there, a torn last line say, is left out.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is no regular file, or cannot be read.
+    """
+    records = []
+    for line in read_file(path, _MANY_BYTES).splitlines():
+        try:
+            record = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

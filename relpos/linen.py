@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from relpos import encodings
 from relpos import nn as relpos_nn
+from relpos.encodings import Encoding
 from relpos.nn import Cache
 
 # `nnx.bridge.ToLinen` is not used: it files parameters by their NNX type, so that those split over heads would lie in
@@ -21,13 +22,14 @@ class RelativeAttention(nn.Module):
 
     Attributes:
       num_heads: N, query heads.
-      encoding: a scheme's name, or None: no positions.
+      encoding: a scheme's name or class, or an encoding made by `relpos.encodings.create`, whose parameters are the
+        initial ones then; None: no positions.
       encoding_options: of the scheme, as in `relpos.encodings.create`.
       options: all other arguments of `relpos.RelativeAttention` but `rngs`: num_kv_heads, window, dtype, ...
     """
 
     num_heads: int
-    encoding: str | None = None
+    encoding: str | type[Encoding] | Encoding | None = None
     encoding_options: Any = nn.FrozenDict()
     options: Any = nn.FrozenDict()
 
@@ -48,6 +50,7 @@ class RelativeAttention(nn.Module):
         Returns:
           [B, T, D]; with a cache the pair of that and the new cache.
         """
+        relpos_nn.check_input(x_BTD)
         features = x_BTD.shape[-1]
 
         def init(key):
@@ -63,6 +66,7 @@ class RelativeAttention(nn.Module):
             segments=segments,
             cache=cache,
             dropout_key=self.make_rng("dropout") if dropping else None,
+            deterministic=deterministic,
         )
 
     def init_cache(self, batch: int, max_length: int, features: int) -> Cache:
@@ -71,13 +75,50 @@ class RelativeAttention(nn.Module):
 
     def _layer(self, features: int, rngs: nnx.Rngs) -> relpos_nn.RelativeAttention:
         options = dict(self.options)
-        encoding = None
-        if self.encoding is not None:
+        encoding: Any = self.encoding
+        if isinstance(encoding, Encoding):
+            if self.encoding_options:
+                raise ValueError(
+                    "encoding_options are for a scheme's name or class, not for an encoding that is made"
+                )
+            encoding = nnx.clone(encoding)
+        elif encoding is not None:
             head_dim = options.get("head_dim") or features // self.num_heads
             encoding = encodings.create(
-                self.encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
+                encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
                 rngs=rngs, **dict(self.encoding_options),
             )  # fmt: skip
         return relpos_nn.RelativeAttention(
             self.num_heads, features, encoding=encoding, rngs=rngs, **options
         )
+
+
+class AttentionFunction(nn.Module):
+    """See `attention_fn`."""
+
+    encoding: Encoding
+    causal: bool = False
+
+    @nn.compact
+    def __call__(
+        self, query, key, value, bias=None, mask=None, dropout_rng=None, dropout_rate=0.0,
+        broadcast_dropout=True, deterministic=True, dtype=None, precision=None,
+    ):  # fmt: skip
+        """Attend as `flax.linen.dot_product_attention` does, with positions."""
+        function = relpos_nn.attention_fn(nnx.clone(self.encoding), causal=self.causal)
+        graphdef, initial, fixed = nnx.split(function, nnx.Param, ...)  # type: ignore[misc]
+        pure = nnx.to_pure_dict(initial)
+        if pure:
+            nnx.replace_by_pure_dict(initial, self.param("function", lambda _: pure))
+        return nnx.merge(graphdef, initial, fixed)(
+            query, key, value, bias, mask, dropout_rng=dropout_rng, dropout_rate=dropout_rate,
+            deterministic=deterministic, dtype=dtype,
+        )  # fmt: skip
+
+
+def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:
+    """Return what `flax.linen.MultiHeadDotProductAttention` takes as `attention_fn`; see `relpos.nn.attention_fn`.
+
+    The encoding's parameters lie in the layer's collection "params", the encoding's own values being the initial ones.
+    """
+    return AttentionFunction(encoding, causal)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from relpos.sharding import left_to_the_compiler
+
 PADDING = 0
 _STRIDE = 4096  # of positions, in `angles`
 
@@ -28,6 +30,11 @@ def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
 
     [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; what lies inside a segment counts: [1, 0, 1] gives [0, 0, 2].
     """
+    axes = range(segments_T.ndim - 1)
+    return left_to_the_compiler(_within_segments, segments_T, *axes)(segments_T)
+
+
+def _within_segments(segments_T):
     index_T = jnp.broadcast_to(contiguous(segments_T.shape[-1]), segments_T.shape)
     order_T = jnp.argsort(segments_T, axis=-1, stable=True)
     sorted_T = jnp.take_along_axis(segments_T, order_T, -1)

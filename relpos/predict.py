@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--top_k", type=int, help="0: all")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument("--trust_code", action="store_true", help="run a task of your own")
     flags = parser.parse_args(argv)
     if flags.context is not None and flags.context < 1:
         raise UserError(f"--context must be positive, got {flags.context}")
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             check_new_tokens(flags.max_tokens)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    config, task, model, _ = load_model(flags.workdir, flags.step)
+    config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
     prompts = [_raw(prompt) for prompt in flags.prompts]
     chunks = iter([prompts]) if prompts else _chunks()
     if hasattr(task, "predict"):

@@ -1,12 +1,15 @@
 """Reads what a run directory says about its run."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from relpos.data import DataError
+from relpos.errors import UserError
+from relpos.files import read_records
+from relpos.terminal import printable
+from relpos.training import stored_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +45,22 @@ def read_run(workdir: Path) -> Run:
       DataError: the folder is no run of this library, or has no figure at its trained length yet.
     """
     try:
-        stored = json.loads((workdir / "config.json").read_text())
+        stored = stored_run.read_run(workdir)
         config = stored["config"]
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        records = read_records(workdir / "metrics.jsonl")
         encoding, trained_length = config["encoding"], config["sequence_length"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise DataError(f"{workdir} is not a language model's run directory: {error}") from error
+        if not isinstance(encoding, str) or not isinstance(trained_length, int):
+            raise UserError("its encoding or its length is not of the right kind")
+    except (UserError, OSError, KeyError) as error:
+        raise DataError(
+            f"{workdir} is not a language model's run directory: {printable(str(error))}"
+        ) from error
     step, figures = 0, {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run may be torn
-            continue
-        if record.get("split") == "test" and "bits_per_byte" in record:
+    for record in records:
+        of_test = record.get("split") == "test" and isinstance(
+            record.get("bits_per_byte"), int | float
+        )
+        if of_test and all(isinstance(record.get(name), int) for name in ("step", "length")):
             step = record["step"]
             figures[record["length"]] = record["bits_per_byte"]
     if trained_length not in figures:
@@ -62,7 +68,8 @@ def read_run(workdir: Path) -> Run:
             f"{workdir}/metrics.jsonl has no bits_per_byte of the test split at length "
             f"{trained_length}: let the run finish."
         )
-    return Run(workdir.name, encoding, trained_length, stored.get("corpus", {}), step, figures)
+    name, encoding = printable(workdir.name), printable(encoding)
+    return Run(name, encoding, trained_length, stored.get("corpus", {}), step, figures)
 
 
 def check_corpus(run: Run, corpus: Mapping[str, Any]) -> None:

@@ -186,10 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.workers < 1:
             raise UserError(f"--workers must be positive, got {options.workers}")
         sweep = sweeps.read(options.experiment, options.scale, options.runs)
+        others = [f"{run.workdir}: {why}" for run in sweep.runs for why in run.other_settings()]
     except UserError as error:
         say(console, str(error))
         return 2
-    others = [f"{run.workdir}: {why}" for run in sweep.runs for why in run.other_settings()]
     if others:
         say(console, "\n".join([*others, "Remove these run directories, or give another --runs."]))
         return 2

@@ -3,7 +3,7 @@
 import dataclasses
 import fcntl
 import itertools
-import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 
 from relpos import config as config_lib
 from relpos.errors import UserError, did_you_mean
+from relpos.files import open_regular, read_json, read_records
+from relpos.training.stored_run import read_run
 
 FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
 
@@ -60,10 +62,9 @@ class Run:
 
     def other_settings(self) -> list[str]:
         """Return what the run directory was made with where sweep.toml says something else."""
-        path = self.workdir / "config.json"
-        if not path.exists():
+        if not (self.workdir / "config.json").exists():
             return []
-        there = config_lib.flatten(json.loads(path.read_text())["config"])
+        there = config_lib.flatten(read_run(self.workdir)["config"])
         return [
             f"{key} is {there.get(key)!r} there, {value!r} in sweep.toml"
             for key, value in self.overrides.items()
@@ -76,7 +77,7 @@ class Run:
         lock = self.workdir / ".lock"
         if not lock.exists():
             return False
-        with lock.open() as file:
+        with os.fdopen(open_regular(lock)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -85,17 +86,15 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of metrics.jsonl."""
-        path, found = self.workdir / "metrics.jsonl", []
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line of a killed run may be torn
-                continue
-        return found
+        try:
+            return read_records(self.workdir / "metrics.jsonl")
+        except FileNotFoundError:
+            return []
 
     @property
     def step(self) -> int:
-        return max((record.get("step", 0) for record in self.records()), default=0)
+        steps = (record.get("step") for record in self.records())
+        return max((step for step in steps if isinstance(step, int)), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +170,15 @@ def _kept(sweep: Sweep) -> list[dict[str, Any]]:
     """Return the finished runs in the sweep's results, which must have been made with what sweep.toml says now."""
     if not sweep.results.exists():
         return []
-    results = json.loads(sweep.results.read_text())
-    finished = [run for run in results["runs"] if run["state"] == FINISHED]
+    results = read_json(sweep.results)
+    try:
+        finished = [run for run in results["runs"] if run["state"] == FINISHED]
+        then = {"config": results["config"]} | results["set"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{sweep.results} is not what a sweep writes ({error!r}): remove it"
+        ) from error
     now = {"config": sweep.config} | dict(sweep.common)
-    then = {"config": results["config"]} | results["set"]
     others = [
         f"{key} is {then.get(key)!r} there, {now.get(key)!r} in sweep.toml"
         for key in sorted(now | then)

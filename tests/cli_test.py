@@ -51,6 +51,7 @@ class OurError(UserError):
         (UserError("what and why"), 2, "error: what and why\n"),
         (OurError("what and why"), 1, "error: what and why\n"),
         (DataError("what and why"), 2, "error: what and why\n"),
+        (UserError("a \x1b[2J\r\nb"), 2, "error: a \\x1b[2J\\r\nb\n"),
         (OSError(28, "No space left on device", "f"), 1, "No space left on device: 'f'\n"),
         (KeyboardInterrupt(), 130, ""),
         (None, 0, ""),

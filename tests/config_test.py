@@ -170,3 +170,8 @@ def test_the_configs_that_come_with_relpos_are_known_by_name():
     assert {"lm", "translation", "scan", "qa", "algorithmic"} == set(found)
     for path in found.values():
         assert config_lib.load(path).steps > 0
+
+
+def test_a_key_that_no_config_can_have_is_refused():
+    with pytest.raises(UserError, match="no config can be made of it"):
+        config_lib.from_plain({"data": {"a.b": 1}})

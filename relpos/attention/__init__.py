@@ -1,4 +1,13 @@
-"""Attention with relative positions: one function, several paths that agree."""
+"""Attention with relative positions: one function, several paths that agree.
+
+`relpos.attention` is this package and, called, the function of the same name: Python binds both to one name, and
+`import relpos.attention as ra` would else give the function alone.
+"""
+
+import inspect
+import sys
+import types
+from typing import Any
 
 from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
@@ -8,3 +17,13 @@ from relpos.attention.slots import PerHead as PerHead
 from relpos.attention.slots import PerHeadConstant as PerHeadConstant
 from relpos.attention.slots import Slots as Slots
 from relpos.attention.slots import split_heads as split_heads
+
+
+class _CallablePackage(types.ModuleType):
+    __signature__ = inspect.signature(attention)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return attention(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

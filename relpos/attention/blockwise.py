@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos.attention import reference
+from relpos.attention import choices, reference
 from relpos.attention.distances import (
     Layout,
     Region,
@@ -34,9 +33,6 @@ from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_ro
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
 from relpos.positions import distances
-
-# The name of what rematerialisation (`jax.checkpoint`) should keep of the forward pass.
-RESULT = "relpos.attention"
 
 
 class _Problem(NamedTuple):
@@ -177,8 +173,7 @@ def hidden_logit(dtype) -> tuple[Any, Any]:
     return lowest, lowest / 2
 
 
-def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
-    """Return (out [blocks, C, H] in float32, log of the softmax's denominator [blocks, C])."""
+def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> "Result":
     rules, C = problem.rules, problem.layout.rows
     dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
     hidden, no_peak = hidden_logit(dtype)
@@ -243,15 +238,23 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places):
                 carry = (*carry[:2], carry[2] + last)
         peak_C, total_C, out_CH = carry
         safe_C = jnp.where(total_C == 0, 1, total_C)
-        return out_CH / safe_C[:, None], peak_C + jnp.log(safe_C)
+        return Result(out_CH / safe_C[:, None], peak_C + jnp.log(safe_C))
 
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
     return lax.map(block_of_rows, _Rows(index, inputs.q, places.q))
 
 
+class Result(NamedTuple):
+    """What the forward pass leaves, queries cut into blocks of C."""
+
+    out: Array  # [blocks, C, H], at least float32
+    log_total: Array  # [blocks, C], the logarithm of the softmax's denominator; nothing is differentiated through it
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(problem: _Problem, inputs: _Inputs, places: _Places):
-    return _forward(problem, inputs, places)[0]
+def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
+    """Return what an earlier forward pass gave, with its gradients."""
+    return done
 
 
 @jax.tree_util.register_dataclass
@@ -261,17 +264,15 @@ class _Residuals:
 
     inputs: _Inputs
     places: _Places
-    out: Array
-    log_total: Array
+    done: Result
     trained_bias: bool = dataclasses.field(metadata={"static": True})
 
 
-def _attend_forward(problem, inputs, places):
+def _done_forward(problem, inputs, places, done):
     biases = [table.bias for table in inputs.tables]
     trained_bias = any(x.perturbed for x in jax.tree.leaves(biases))
-    inputs, places = custom_vjp_primal_tree_values((inputs, places))
-    out, log_total = checkpoint_name(_forward(problem, inputs, places), RESULT)
-    return out, _Residuals(inputs, places, out, log_total, trained_bias)
+    inputs, places, done = custom_vjp_primal_tree_values((inputs, places, done))
+    return done, _Residuals(inputs, places, done, trained_bias)
 
 
 class _Sums(NamedTuple):
@@ -284,9 +285,9 @@ class _Sums(NamedTuple):
     k_features: Any
 
 
-def _attend_backward(problem, residuals, d_out):
-    inputs, places, out = residuals.inputs, residuals.places, residuals.out
-    log_total, rules = residuals.log_total, problem.rules
+def _backward(problem, residuals, d_result):
+    inputs, places, rules = residuals.inputs, residuals.places, problem.rules
+    (out, log_total), (d_out, _) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
     hidden, _ = hidden_logit(log_total.dtype)
@@ -442,11 +443,11 @@ def _attend_backward(problem, residuals, d_out):
     sums, d_q = lax.scan(block_of_rows, sums, steps)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features)
     d_inputs = _Inputs(sums.state, turn(sums.tables), d_q, d_k)
-    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
+    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
 
 
 # Symbolic zeros: a bias that is not trained, as ALiBi's, costs no sums by distance.
-_attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
+_done.defvjp(_done_forward, _backward, symbolic_zeros=True)
 
 
 def _plus(a, b):
@@ -499,7 +500,8 @@ def head(
     q_tokens: Tokens,
     k_tokens: Tokens,
     seed: Array | None,
-) -> Float[Array, "T H"]:
+    done: Result | None = None,
+) -> Result:
     """Attention of one head in blocks; a row that sees no key gives zeros.
 
     Args:
@@ -513,11 +515,12 @@ def head(
       q_tokens: where the queries stand.
       k_tokens: where the keys stand.
       seed: dropout's, or None.
+      done: the result, where only its gradients are wanted.
     """
     T, S = q.content.shape[0], k.key.shape[0]
     padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
     # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and T <= S
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
     if padded_S != S and k_tokens.segment is None and not hidden:
         q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
         k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
@@ -533,5 +536,13 @@ def head(
     problem = _Problem(graphdef, beyond, rules, layout, span)
     inputs = _Inputs(state, tables, q, k)
     places = _Places(q_tokens, k_tokens, seed, integers)
-    out = _attend(problem, *varying_like((inputs, places), (inputs, places)))
-    return out.reshape(padded_T, -1)[:T].astype(k.value.dtype)
+    inputs, places = varying_like((inputs, places), (inputs, places))
+    if done is None:
+        return _forward(problem, inputs, places)
+    return _done(problem, inputs, places, done)
+
+
+def joined(result: Result, T: int) -> Float[Array, "... T H"]:
+    """Return the output of all blocks as one, padding left out."""
+    *leading, blocks, C, H = result.out.shape
+    return result.out.reshape(*leading, blocks * C, H)[..., :T, :]

@@ -155,6 +155,8 @@ def checked_pair(what: str, q, k, q_shape, k_shape):
     arrays = []
     for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
         x = jnp.asarray(x)
+        if what == "segments" and x.dtype == bool:  # True: a token, False: padding
+            x = x.astype(jnp.int32)
         if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(
                 f"{name}_{what} must be integers of shape {list(shape)} or {list(shape[1:])}, "

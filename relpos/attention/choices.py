@@ -1,6 +1,6 @@
 """Every choice of path and size, in one place: by platform and shape."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -12,7 +12,18 @@ IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
 SHORT = 256 * 256  # up to here eight heads together were measured faster than one, beyond not
+ALL = 2**31
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
+
+
+def are_known(*sizes: Any) -> bool:
+    """Whether sizes are numbers: with `jax.export` they may be symbols, whose order cannot be told."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def are_within(most: int, *sizes: Any) -> bool:
+    """Whether all sizes are known to be at most this."""
+    return are_known(*sizes) and max(sizes) <= most
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
@@ -23,7 +34,7 @@ def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
     """
     if asked != "auto":
         return asked
-    is_small = T < FEW_QUERIES or T * S <= FEW_PAIRS
+    is_small = are_known(T, S) and (T < FEW_QUERIES or T * S <= FEW_PAIRS)
     return "reference" if is_small and not has_vectors else "blockwise"
 
 
@@ -47,6 +58,8 @@ def layout(
     """
     if block_sizes is not None:
         rows, columns = block_sizes
+    elif not are_known(T, S):
+        rows = columns = 128
     elif T < FEW_QUERIES:
         rows, columns = T, min(S, ONE_BLOCK // FEW_QUERIES)
     else:
@@ -89,16 +102,24 @@ def kernel_layout(
 
 
 def interpreted() -> bool:
-    """Whether kernels are interpreted: they are written for GPUs."""
+    """Whether kernels, which are written for GPUs, are interpreted on this machine."""
     return jax.default_backend() not in ("gpu", "cuda", "rocm")
 
 
-def heads_at_once(T: int, S: int, platform: str | None = None) -> int:
-    """Return about how many heads (and batch rows) are computed together.
+def heads_at_once(T: int, S: int) -> int:
+    """Return about how many heads (and batch rows) a CPU computes together; accelerators take all of them.
 
-    Accelerators want all of them. On the CPU one head's block stays in a core's cache; where a head has few pairs,
-    some together have less to start and to wait for.
+    One head's block stays in a core's cache; where a head has few pairs, some together have less to start and to
+    wait for.
     """
-    if (platform or jax.default_backend()) != "cpu" or T < FEW_QUERIES or T * S <= FEW_PAIRS:
-        return 2**31
+    if not are_known(T, S):
+        return 1
+    if T < FEW_QUERIES or T * S <= FEW_PAIRS:
+        return ALL
     return 8 if T * S <= SHORT else 1
+
+
+def devices() -> int:
+    """Return among how many devices the compiler may cut an array here: one inside of `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.manual_axes else jax.device_count()

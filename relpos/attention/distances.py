@@ -85,14 +85,15 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
         return Span(layout.band, layout.band + 1 if rules.causal else 2 * layout.band + 1)
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
     reach = layout.rows + layout.columns  # distances in one block, and one
+    least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols
     first, last = T, -(S - 1)
     if beyond is not None:
         # A block is near if it holds one distance short of the constant part.
-        first, last = min(first, beyond + reach), max(last, -beyond - reach)
+        first, last = least(first, beyond + reach), most(last, -beyond - reach)
     if rules.window is not None:
-        first, last = min(first, rules.window + reach), max(last, -rules.window - reach)
+        first, last = least(first, rules.window + reach), most(last, -rules.window - reach)
     if rules.causal:
-        last = max(last, -reach)
+        last = most(last, -reach)
     return Span(first, first - last + 1)
 
 

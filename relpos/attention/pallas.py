@@ -41,15 +41,22 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
 
     by_distance, outputs = jax.tree.map(shaped, (by_distance, outputs))
     zeros = None if by_distance is None else jnp.zeros(by_distance.shape, by_distance.dtype)
-    by_distance, *outputs = pl.pallas_call(
-        functools.partial(kernel, problem),
-        grid=(programs,),
-        out_shape=(by_distance, *outputs),
-        input_output_aliases={} if zeros is None else {0: 0},
-        interpret=problem.interpreted,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-        name=f"relpos_{kernel.__name__}",
-    )(varying_like(inputs, zeros), inputs, *more)
+
+    def run(interpreted: bool):
+        return pl.pallas_call(
+            functools.partial(kernel, problem._replace(interpreted=interpreted)),
+            grid=(programs,),
+            out_shape=(by_distance, *outputs),
+            input_output_aliases={} if zeros is None else {0: 0},
+            interpret=interpreted,
+            compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+            name=f"relpos_{kernel.__name__}",
+        )
+
+    arguments = (varying_like(inputs, zeros), inputs, *more)
+    by_distance, *outputs = jax.lax.platform_dependent(
+        *arguments, cpu=run(interpreted=True), default=run(interpreted=False)
+    )
     return (None if by_distance is None else by_distance[:, : problem.width]), *outputs
 
 
@@ -208,7 +215,7 @@ def head(
     (T, H), (S, V) = q.content.shape, k.value.shape
     padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
     # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and T <= S
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
     if padded_S != S and k_tokens.segment is None and not hidden:
         q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
         k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
@@ -240,12 +247,9 @@ def head(
     )  # fmt: skip
     places = Places(q_tokens, k_tokens, seed, integers, _visits(rules, layout, q_tokens, k_tokens))
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
-    interpreted = choices.interpreted()
-    problem = Problem(
-        graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, interpreted
-    )
+    problem = Problem(graphdef, jax.tree.structure(tuple(variables)), rules, layout, width)
     with_values = band.value_vectors is not None
-    if interpreted:
+    if choices.interpreted():
         _log_interpreted()
     else:
         _check_lowers(encoding, problem, with_values, inputs, places)

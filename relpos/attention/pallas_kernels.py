@@ -30,7 +30,7 @@ class Problem(NamedTuple):
     rules: Rules
     layout: Layout
     width: int  # W, of the band
-    interpreted: bool
+    interpreted: bool = False  # on a CPU, for tests
 
 
 class Inputs(NamedTuple):

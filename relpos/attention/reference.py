@@ -1,5 +1,6 @@
 """The equation, dense: O(T S) memory, short, and what every other path is tested against."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -75,20 +76,27 @@ def keep_weights(
 
 def dot(a: Array, b: Array) -> Array:
     """Matrix product that accumulates in float32 (float64 for float64 inputs)."""
-    a, b = _operands(a, b)
-    return jnp.matmul(a, b, preferred_element_type=_wide(a, b))
+    return _contract(a, b, b.ndim - 2)
 
 
 def dot_rows(a: Array, b: Array) -> Array:
     """Return dot(a, b.T), told to the compiler as one product: a transpose of its own would be a copy."""
-    a, b = _operands(a, b)
-    contract = (((1,), (1,)), ((), ()))
-    return jax.lax.dot_general(a, b, contract, preferred_element_type=_wide(a, b))
+    return _contract(a, b, b.ndim - 1)
 
 
-def _operands(*arrays: Array):
-    """Widen half-precision operands on the CPU, which has no product of them with sums in float32."""
-    return [x.astype(_wide(x)) if jax.default_backend() == "cpu" else x for x in arrays]
+def _contract(a: Array, b: Array, axis: int) -> Array:
+    """Contract the last axis of `a` with an axis of `b`."""
+    dimensions = (((a.ndim - 1,), (axis,)), ((), ()))
+    dtype, wide = jnp.result_type(a, b), _wide(a, b)
+    a, b = a.astype(dtype), b.astype(dtype)
+    product = functools.partial(
+        jax.lax.dot_general, dimension_numbers=dimensions, preferred_element_type=wide
+    )
+    if dtype == wide:
+        return product(a, b)
+    # A CPU has no product of half-precision numbers with sums in float32.
+    widened = lambda a, b: product(a.astype(wide), b.astype(wide))  # noqa: E731
+    return jax.lax.platform_dependent(a, b, cpu=widened, default=product)
 
 
 def _wide(*arrays: Array):

@@ -69,5 +69,5 @@ def may_see(
         return None
     seen = functools.reduce(jnp.logical_and, checks)
     begin = jnp.argmax(seen)
-    end = jnp.where(seen.any(), len(seen) - jnp.argmax(seen[::-1]), begin)
+    end = jnp.where(seen.any(), seen.shape[0] - jnp.argmax(seen[::-1]), begin)
     return begin.astype(jnp.int32), end.astype(jnp.int32)

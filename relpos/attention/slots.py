@@ -9,7 +9,9 @@ mask and no block: attention vmaps it over heads (parameters of type `PerHead` a
 all others are shared by the heads) and evaluates it at the distances a block needs.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -24,9 +26,31 @@ class PerHeadConstant(nnx.Variable):
 
 
 def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
-    """Return (graphdef, what is split over the heads, what they share); `nnx.merge` takes the three."""
-    graphdef, per_head, shared = nnx.split(encoding, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
+    """Return (graphdef, what is split over the heads, what they share).
+
+    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots may be
+    called.
+    """
+    one = nnx.merge(*nnx.split(encoding))
+    one.one_head = True
+    graphdef, per_head, shared = nnx.split(one, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
     return graphdef, per_head, shared
+
+
+def _of_one_head(slot: Callable) -> Callable:
+    """Refuse to evaluate a slot of several heads at once: their axis would be taken for that of the distances."""
+
+    @functools.wraps(slot)
+    def guarded(self, *args, **kwargs):
+        if not self.one_head and nnx.to_flat_state(nnx.state(self, (PerHead, PerHeadConstant))):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}.{slot.__name__} is of one head, and this {name} holds several: relpos.encodings.biases("
+                "encoding, d) gives their biases [N, n]; relpos.attention takes the encoding as it is"
+            )
+        return slot(self, *args, **kwargs)
+
+    return guarded
 
 
 class Slots(nnx.Module):
@@ -40,6 +64,9 @@ class Slots(nnx.Module):
       head_dim: H, where the encoding was made for heads of one size; None: any.
       causal_only: defined for keys in the past alone.
       needs_tokens: block_bias reads features computed from the layer's input by `tokens`.
+      one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
+        evaluated in no other.
+      overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
 
     With causal=True no slot ever sees a negative distance.
     """
@@ -49,6 +76,18 @@ class Slots(nnx.Module):
     head_dim: int | None = None
     causal_only: bool = False
     needs_tokens: bool = False
+    one_head: bool = False
+    overridden: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, *, fills_slots: bool = True, **options: Any) -> None:
+        """Note which slots the class fills, once: tools such as `nnx.tabulate` wrap methods later."""
+        super().__init_subclass__(**options)
+        if not fills_slots:
+            return
+        own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
+        cls.overridden = cls.overridden.union(own)
+        for name in SLOTS.intersection(own):
+            setattr(cls, name, _of_one_head(vars(cls)[name]))
 
     @classmethod
     def adds_to_input(cls) -> bool:
@@ -115,3 +154,8 @@ class Slots(nnx.Module):
           k_features: likewise for the keys.
         """
         return None
+
+
+SLOTS = frozenset(
+    name for name, value in vars(Slots).items() if callable(value) and name[0] != "_"
+) | {"tokens"}

@@ -18,8 +18,8 @@ import numpy as np
 
 from relpos.data import tokenizers
 from relpos.data.errors import DataError, nearest
-from relpos.data.reading import read_bytes
 from relpos.data.windows import character_offsets
+from relpos.data.words import read_vocabulary
 from relpos.files import write_atomically
 
 KINDS = ("words", *tokenizers.KINDS)
@@ -146,19 +146,8 @@ def create(
         return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))
     path = Path(path)
     if path.exists():
-        return _load(path)
+        return PlacedWords(read_vocabulary(path))
     words = learn_words(texts, vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(words.pieces, indent=0) + "\n")
     return words
-
-
-def _load(path: Path) -> PlacedWords:
-    content = read_bytes(path)
-    try:
-        pieces = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"Cannot read the words {path}: {error}") from error
-    if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-        raise DataError(f"{path} is no list of words: delete it to learn them anew.")
-    return PlacedWords(pieces)

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from relpos.data.errors import DataError
-from relpos.data.reading import read_bytes
-from relpos.files import write_atomically
+from relpos.files import parse_json, read_file, write_atomically
 
 UNKNOWN = b"<unknown>"
 
@@ -45,6 +44,29 @@ class Words:
         return [word.decode("utf-8", "replace") for word in text.split() if word not in self._ids]
 
 
+def read_vocabulary(path: Path) -> list[str]:
+    """Returns the words that a file holds as a list in JSON, each of them once.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it cannot be read.
+        DataError: it holds something else.
+    """
+    try:
+        words = parse_json(read_file(path))
+    except ValueError as error:
+        raise DataError(f"{path} is not a vocabulary ({error}): restore it.") from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"{path} is not a vocabulary, a list of words: restore it.")
+    try:
+        distinct = {word.encode("utf-8", "surrogateescape") for word in words}
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path} is not a vocabulary ({error}): restore it.") from error
+    if len(distinct) < len(words):
+        raise DataError(f"{path} is not a vocabulary, it has a word twice: restore it.")
+    return words
+
+
 def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
     """Returns the vocabulary kept at `path`, or that of the texts, most frequent first, and keeps it there.
 
@@ -53,13 +75,7 @@ def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
     """
     path = Path(path)
     if path.exists():
-        content = read_bytes(path)
-        try:
-            return Words([word.encode("utf-8", "surrogateescape") for word in json.loads(content)])
-        except (ValueError, AttributeError, TypeError) as error:
-            raise DataError(
-                f"{path} is not a vocabulary ({error}): delete it to make it anew."
-            ) from error
+        return Words([word.encode("utf-8", "surrogateescape") for word in read_vocabulary(path)])
     counts = collections.Counter(word for text in texts for word in text.split())
     if not counts:
         raise DataError("There are no words to make a vocabulary of.")

@@ -14,6 +14,7 @@ from relpos.attention import Slots as Slots
 from relpos.attention import transform_keys as transform_keys
 from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
+from relpos.encodings.base import biases as biases
 from relpos.encodings.base import tokens as tokens
 from relpos.errors import nearest
 
@@ -23,8 +24,10 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
 
 
-def scheme(name: str) -> type[Encoding]:
-    """Return the class of a scheme; an unknown name is answered with the nearest right one."""
+def scheme(name: str | type[Encoding]) -> type[Encoding]:
+    """Return the class of a scheme; an unknown name is answered with the nearest right one, a class with itself."""
+    if inspect.isclass(name) and issubclass(name, Encoding):
+        return name
     if name not in names():
         raise ValueError(_unknown("encoding", name, names()))
     module = importlib.import_module(f"{__name__}.{name}")
@@ -38,7 +41,7 @@ def scheme(name: str) -> type[Encoding]:
     return found
 
 
-def options(name: str) -> dict[str, Any]:
+def options(name: str | type[Encoding]) -> dict[str, Any]:
     """Return a scheme's options with their defaults."""
     parameters = inspect.signature(scheme(name).__init__).parameters
     return {
@@ -49,7 +52,7 @@ def options(name: str) -> dict[str, Any]:
 
 
 def create(
-    name: str,
+    name: str | type[Encoding],
     *,
     num_heads: int,
     head_dim: int,
@@ -60,7 +63,7 @@ def create(
     """Make an encoding.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`, or a class of your own.
       num_heads: N, query heads.
       head_dim: H.
       rngs: a stream for the initial parameters.
@@ -71,18 +74,19 @@ def create(
       ValueError: an unknown name or option (the nearest right one is named), or a value the scheme refuses.
     """
     known = options(name)
+    told = name if isinstance(name, str) else name.__name__
     for key in chosen:
         if key not in known:
-            raise ValueError(_unknown(f"option of {name}", key, tuple(known)))
+            raise ValueError(_unknown(f"option of {told}", key, tuple(known)))
         if isinstance(chosen[key], float) and not math.isfinite(chosen[key]):
-            raise ValueError(f"{name}.{key} must be finite, got {chosen[key]}")
+            raise ValueError(f"{told}.{key} must be finite, got {chosen[key]}")
     if num_heads < 1 or head_dim < 1:
         raise ValueError(f"num_heads and head_dim must be positive, got {num_heads}, {head_dim}")
     dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
     return scheme(name)(dims=dims, rngs=rngs, **chosen)
 
 
-def _unknown(what: str, given: str, known: tuple[str, ...]) -> str:
-    near = nearest(given, known)
+def _unknown(what: str, given: Any, known: tuple[str, ...]) -> str:
+    near = nearest(str(given), known)
     hint = f"did you mean {near!r}? " if near else ""
     return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"

@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos.attention import PerHead, PerHeadConstant, Slots, split_heads
+from relpos.sharding import left_to_the_compiler
 
-__all__ = ["Dims", "Encoding", "PerHead", "PerHeadConstant", "tokens"]
+__all__ = ["Dims", "Encoding", "PerHead", "PerHeadConstant", "biases", "tokens"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Dims:
     features: int
 
 
-class Encoding(Slots):
+class Encoding(Slots, fills_slots=False):
     """A position encoding for one head, as a function of distance.
 
     A scheme is one file with one subclass; the file's name is the scheme's name. Its options are the keyword
@@ -49,7 +50,7 @@ class Encoding(Slots):
     @classmethod
     def adds_to_input(cls) -> bool:
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
-        return cls.embed is not Encoding.embed
+        return "embed" in cls.overridden
 
     def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Add absolute positions to the model's input. Called once, before the first layer."""
@@ -89,8 +90,42 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
     valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
     split, per_head, shared = split_heads(encoding)
 
-    def one_head(per_head, x_TD, valid_T, state):
-        return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
+    def all_heads(per_head, shared, x_BTD, valid_BT, state):
+        def one_head(per_head, x_TD, valid_T, state):
+            return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
-    heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
-    return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
+        heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
+        return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
+
+    rows = left_to_the_compiler(all_heads, x_BTD, 0)
+    return rows(per_head, shared, x_BTD, valid_BT, state)
+
+
+def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
+    """Return every head's bias b[d], not scaled: what a picture or a table of a scheme shows.
+
+    Args:
+      encoding: of any number of heads.
+      d: distances, query position - key position.
+
+    Returns:
+      [N, n]; [1, n] where the heads share one bias.
+
+    Raises:
+      ValueError: the encoding has no bias that is a function of the distance alone.
+    """
+    split, per_head, shared = split_heads(encoding)
+
+    def one_head(per_head):
+        return nnx.merge(split, per_head, shared).bias(jnp.asarray(d))
+
+    if nnx.to_flat_state(per_head):
+        found = jax.vmap(one_head)(per_head)
+    else:
+        found = jax.tree.map(lambda b: b[None], one_head(per_head))
+    if found is None:
+        raise ValueError(
+            f"{type(encoding).__name__} has no bias that is a function of the distance alone; see its docstring for "
+            "the slots that it fills"
+        )
+    return found

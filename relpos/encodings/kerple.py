@@ -7,7 +7,13 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 KERNELS = ("log", "power")
-LEAST = 0.01  # the authors' code clamps both parameters here
+LEAST = 0.01  # the authors' code holds the values of both parameters here, not their gradients
+
+
+def _held(x, least, most=jnp.inf):
+    """Hold x within its bounds, and let it learn as if it stood there: outside of them it would stay for good."""
+    fixed = jax.lax.stop_gradient
+    return fixed(jnp.clip(x, least, most)) + (x - fixed(x))
 
 
 class KERPLE(Encoding):
@@ -27,9 +33,9 @@ class KERPLE(Encoding):
     def bias(self, d):
         """Return the kernel's value at |d|."""
         n = jnp.abs(d).astype(float)
-        a = jnp.maximum(self.a[...], LEAST)
+        a = _held(self.a[...], LEAST)
         if self.kernel_name == "log":
-            return -jnp.maximum(self.p[...], LEAST) * jnp.log1p(a * n)
+            return -_held(self.p[...], LEAST) * jnp.log1p(a * n)
         # 0^p has no finite gradient to p: distance 0 is kept out of the power.
-        p = jnp.clip(self.p[...], LEAST, 2)
+        p = _held(self.p[...], LEAST, 2)
         return jnp.where(n > 0, -a * jnp.where(n > 0, n, 1) ** p, 0)

@@ -24,5 +24,5 @@ class Sinusoidal(Encoding):
         """Add PE, in float32."""
         D = x_TD.shape[-1]
         waves = jnp.stack(positions.waves(positions_T, self.base, D), -1)
-        waves = waves.reshape(len(positions_T), -1)
+        waves = waves.reshape(positions_T.shape[0], -1)
         return (x_TD + waves[:, :D]).astype(x_TD.dtype)

@@ -1,6 +1,8 @@
 """Flax NNX modules: attention with relative positions, its cache, and Transformers made of it."""
 
 from relpos.nn.attention import RelativeAttention as RelativeAttention
+from relpos.nn.attention import check_input as check_input
+from relpos.nn.attention_fn import attention_fn as attention_fn
 from relpos.nn.beam_search import Beams as Beams
 from relpos.nn.beam_search import beam_search as beam_search
 from relpos.nn.cache import Cache as Cache

@@ -1,5 +1,7 @@
 """Multi-head attention with any position encoding."""
 
+import functools
+import logging
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
 
+_log = logging.getLogger(__name__)
+
 
 class RelativeAttention(nnx.Module):
     """Self-attention of N query heads and K key/value heads, with a position encoding.
@@ -25,7 +29,7 @@ class RelativeAttention(nnx.Module):
         num_heads: int,
         in_features: int,
         *,
-        encoding: str | Encoding | None = None,
+        encoding: str | type[Encoding] | Encoding | None = None,
         rngs: nnx.Rngs,
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
@@ -41,8 +45,8 @@ class RelativeAttention(nnx.Module):
         Args:
           num_heads: N, query heads.
           in_features: D, the width of input and output.
-          encoding: a scheme's name (with its default options), an encoding made by `relpos.encodings.create`, or
-            None: no positions, unless each call brings an encoding.
+          encoding: a scheme's name or class (with its default options), an encoding made by
+            `relpos.encodings.create`, or None: no positions, unless each call brings an encoding.
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
@@ -62,7 +66,7 @@ class RelativeAttention(nnx.Module):
         self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
         self.scale, self.softcap = scale, softcap
         self.dtype = dtype
-        if isinstance(encoding, str):
+        if isinstance(encoding, str | type):
             encoding = encodings.create(
                 encoding,
                 num_heads=num_heads,
@@ -86,6 +90,7 @@ class RelativeAttention(nnx.Module):
         cache: Cache | None = None,
         encoding: Encoding | None = None,
         dropout_key: Array | None = None,
+        deterministic: bool | None = None,
     ) -> Any:
         """Attend.
 
@@ -96,12 +101,15 @@ class RelativeAttention(nnx.Module):
           cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
           encoding: used instead of the layer's own (one encoding shared by all layers).
           dropout_key: switches dropout on.
+          deterministic: True: no dropout, whatever the key; False: a dropout rate needs a key; None: the key decides,
+            and that there is none is logged once.
 
         Returns:
           [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
           hold everything is NaN.
         """
         encoding = encoding or self.encoding or no_positions()
+        check_input(x_BTD)
         if x_BTD.shape[-1] != self.qkv.in_features:
             raise ValueError(
                 f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
@@ -113,8 +121,7 @@ class RelativeAttention(nnx.Module):
             "scale": self.scale,
             "softcap": self.softcap,
         }
-        if dropout_key is not None and self.dropout_rate:
-            options |= {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        options |= dropout_options(self.dropout_rate, dropout_key, deterministic)
         if cache is None:
             valid = None if segments is None else segments != 0
             features, _ = encodings.tokens(encoding, x_BTD, valid)
@@ -209,6 +216,40 @@ class RelativeAttention(nnx.Module):
         return out, grown
 
 
+def check_input(x_BTD: Array) -> None:
+    """Refuse an input of other than three axes."""
+    if x_BTD.ndim != 3:
+        hint = ": give it a batch axis, x[None]" if x_BTD.ndim == 2 else ""
+        raise ValueError(f"the input must be [B, T, D], got {list(x_BTD.shape)}{hint}")
+
+
+def dropout_options(
+    rate: float, key: Array | None, deterministic: bool | None = None
+) -> dict[str, Any]:
+    """Return attention's arguments for dropout, none where it is off.
+
+    Raises:
+      ValueError: deterministic=False with a rate and no key.
+    """
+    if not rate or deterministic:
+        return {}
+    if key is not None:
+        return {"dropout_rate": rate, "dropout_key": key}
+    if deterministic is None:
+        _log_no_dropout(rate)
+        return {}
+    raise ValueError(f"dropout_rate={rate} with deterministic=False needs a dropout_key")
+
+
+@functools.cache
+def _log_no_dropout(rate: float) -> None:
+    _log.warning(
+        "a layer with dropout_rate=%s was called without a dropout_key, so nothing is dropped: pass a key in "
+        "training, or deterministic=True to say that this is meant",
+        rate,
+    )
+
+
 def check_heads(
     num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
 ) -> tuple[int, int]:
@@ -243,5 +284,5 @@ def match_heads(k, v):
 
 
 def no_positions() -> Encoding:
-    """Return the scheme without positions."""
-    return encodings.create("none", num_heads=1, head_dim=1, rngs=nnx.Rngs(0))
+    """Return an encoding that fills no slot."""
+    return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))

@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, transform_keys
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
-from relpos.nn.attention import check_heads, linear, match_heads, no_positions
+from relpos.nn.attention import (
+    check_heads,
+    check_input,
+    dropout_options,
+    linear,
+    match_heads,
+    no_positions,
+)
 from relpos.positions import contiguous, within_segments
 
 
@@ -102,6 +109,7 @@ class CrossAttention(nnx.Module):
         """
         encoding = encoding or self.encoding or no_positions()
         self._check(encoding)
+        check_input(y_BSD)
         B, S = y_BSD.shape[:2]
         K = self.num_kv_heads
         kv = self.key_value(y_BSD.astype(self.dtype)).reshape(B, S, 2 * K, self.head_dim)
@@ -123,6 +131,7 @@ class CrossAttention(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         encoding: Encoding | None = None,
         dropout_key: Array | None = None,
+        deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
         """Attend.
 
@@ -133,13 +142,13 @@ class CrossAttention(nnx.Module):
           segments: a query sees the memory of its own segment; 0 is padding; None: all are of segment 1.
           encoding: used instead of the layer's own.
           dropout_key: switches dropout on.
+          deterministic: as in `RelativeAttention`.
         """
+        check_input(x_BTD)
         encoding = encoding or self.encoding or no_positions()
         B, T = x_BTD.shape[:2]
         q = self.query(x_BTD.astype(self.dtype)).reshape(B, T, self.num_heads, self.head_dim)
-        options: dict[str, Any] = {}
-        if dropout_key is not None and self.dropout_rate:
-            options = {"dropout_rate": self.dropout_rate, "dropout_key": dropout_key}
+        options = dropout_options(self.dropout_rate, dropout_key, deterministic)
         out = attention(
             q, memory.key, memory.value, encoding=encoding, keys_ready=True,
             q_positions=positions, k_positions=memory.positions,

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos.nn.stack import StackConfig
+from relpos.sharding import left_to_the_compiler
 
 
 class Embedding(nnx.Module):
@@ -22,7 +23,13 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Return the vectors of tokens."""
-        return self.table(tokens_BT) * self.table.features**0.5
+        graphdef, state = nnx.split(self.table)
+
+        def look_up(state, tokens_BT):
+            return nnx.merge(graphdef, state)(tokens_BT)
+
+        look_up = left_to_the_compiler(look_up, tokens_BT, 0, 1)
+        return look_up(state, tokens_BT) * self.table.features**0.5
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the logits of all tokens, in float32."""

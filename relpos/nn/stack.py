@@ -17,6 +17,7 @@ from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import CrossAttention, Memory
+from relpos.sharding import left_to_the_compiler
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 NORMS = ("pre", "post")
@@ -155,14 +156,16 @@ class Block(nnx.Module):
         """Return x, and the new cache, None without one."""
         keys: Any = [None] * 5 if key is None else jax.random.split(key, 5)
         h = self._before(x_BTD, self.attention_norm)
-        out = self.attention(h, cache=cache, dropout_key=keys[0], **self_attention)
+        out = self.attention(
+            h, cache=cache, dropout_key=keys[0], deterministic=key is None, **self_attention
+        )
         out, grown = (out, None) if cache is None else out
         x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
         if self.cross is not None:
             out = self.cross(
                 self._before(x_BTD, self.cross_norm), memory, positions=places,
                 segments=self_attention.get("segments"), encoding=cross_encoding,
-                dropout_key=keys[2],
+                dropout_key=keys[2], deterministic=key is None,
             )  # fmt: skip
             x_BTD = self._after(x_BTD, out, self.cross_norm, keys[3])
         h = self._before(x_BTD, self.mlp_norm)
@@ -247,7 +250,7 @@ class Stack(nnx.Module):
     @property
     def max_length(self) -> int | None:
         """The longest sequence the encodings have parameters for; None: any."""
-        limits = [encoding.max_length for encoding in self.encodings.values()]
+        limits = [encoding.max_length for encoding in self._common]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(
@@ -280,8 +283,8 @@ class Stack(nnx.Module):
             )
         places = self._places(x_BTD.shape[:2], positions, segments, caches)
         x = x_BTD
-        for encoding in self.encodings.values():
-            x = jax.vmap(encoding.embed)(x, places)
+        for encoding in self._common:
+            x = self._embedded(encoding, x, places)
         graphs, states = zip(*(nnx.split(block) for block in self.blocks), strict=True)
         groups = self.config.num_layers // len(self.blocks)
         keys = None if key is None else jax.random.split(key, (groups, len(self.blocks)))
@@ -310,10 +313,31 @@ class Stack(nnx.Module):
 
         return jax.lax.scan(group, x, (states, keys, caches, memories), unroll=2)
 
+    @staticmethod
+    def _embedded(encoding: Encoding, x_BTD, places_BT):
+        """Add what the encoding adds to the input."""
+        if not encoding.adds_to_input():
+            return x_BTD
+        graphdef, state = nnx.split(encoding)
+
+        def embed(state, x_BTD, places_BT):
+            return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, places_BT)
+
+        return left_to_the_compiler(embed, x_BTD, 0, 1)(state, x_BTD, places_BT)
+
     def _shared(self, name: str) -> Encoding | None:
         """Return the encoding that all layers share; None where each has its own, or the input has it."""
-        found: Encoding | None = self.encodings.get(name)
-        return None if found is None or found.adds_to_input() else found
+        if name not in self.encodings or self.encodings[name].adds_to_input():
+            return None
+        found: Encoding = self.encodings[name]
+        return found
+
+    @property
+    def _common(self) -> list[Encoding]:
+        """Return the encodings that belong to no single layer."""
+        # By name: nnx.tabulate puts its own in place of the methods of nnx.Dict.
+        names = sorted(set(self.config.encodings))
+        return [self.encodings[name] for name in names if name in self.encodings]
 
     def _places(self, shape, positions, segments, caches):
         """Return the positions that are added to the input, and those cross-attention counts from."""

@@ -21,7 +21,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
 from relpos.training import model_section
 from relpos.training.progress import track
-from relpos.training.run_directory import refuse_other_facts
+from relpos.training.stored_run import refuse_other_facts
 from relpos.training.task import together
 
 Record = dict[str, Any]

@@ -21,11 +21,12 @@ from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, check_new_tokens, most_probable
+from relpos.terminal import printable
 from relpos.training import model_section
 from relpos.training.masking import Masking, Posed, next_tokens
 from relpos.training.progress import track
 from relpos.training.prompts import continuations
-from relpos.training.run_directory import made_once, refuse_other_facts
+from relpos.training.stored_run import made_once, refuse_other_facts
 from relpos.training.task import together
 
 Record = dict[str, Any]
@@ -36,7 +37,7 @@ MASK = b"[MASK]"  # in a line to be filled in
 
 def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
     """Check what the config asks for."""
-    objective = config.get("objective", "causal")  # which older runs do not name
+    objective = config.objective
     if objective not in _OBJECTIVES:
         raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
     return _OBJECTIVES[objective](config, workdir)
@@ -68,7 +69,7 @@ class LanguageModelling(abc.ABC):
         """The text, read when it is first needed: a trained model continues prompts without it."""
         chosen = self.config.data
         corpus = data.load(
-            path=chosen.path, field=self._field, tfds=chosen.tfds, data_dir=chosen.data_dir
+            path=chosen.path, field=chosen.field, tfds=chosen.tfds, data_dir=chosen.data_dir
         )
         refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
         return corpus
@@ -77,11 +78,6 @@ class LanguageModelling(abc.ABC):
     def longest_evaluated(self) -> int:
         """How many tokens the longest windows have that the run is evaluated in."""
         return int(max(self.config.eval_multiples, default=1) * self.config.sequence_length)
-
-    @property
-    def _field(self) -> str:
-        field: str = self.config.data.get("field", "text")  # which older runs do not name
-        return field
 
     def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
         chosen = self.config.data
@@ -219,7 +215,7 @@ class LanguageModelling(abc.ABC):
         """Score a split of the corpus, or any text at `path`, at several lengths."""
         model_section.check_length(model.max_length, max(lengths, default=0), self.config)
         if path:
-            documents, name = data.read_documents(path, self._field), path
+            documents, name = data.read_documents(path, self.config.data.field), path
         elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:
@@ -277,7 +273,7 @@ class Causal(LanguageModelling):
         for prompt, text in self.predict(
             model, [prompts], sampling, sample.max_tokens, self.config.seed
         ):
-            shown = (escape(part.decode("utf-8", "replace")) for part in (prompt, text))
+            shown = (escape(printable(part.decode("utf-8", "replace"))) for part in (prompt, text))
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
 
     def predict(

@@ -26,11 +26,11 @@ from relpos.data.answers import Answer
 from relpos.data.question_lines import read_line
 from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
-from relpos.files import write_atomically
+from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
 from relpos.training import model_section
 from relpos.training.progress import say, track
-from relpos.training.run_directory import made_once, read_run, refuse_other_facts
+from relpos.training.stored_run import made_once, read_run, refuse_other_facts
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
@@ -71,8 +71,12 @@ class QuestionAnswering:
     def has_impossible(self) -> bool:
         """Whether questions may have no answer: what is trained and how it is scored is SQuAD 2.0's then."""
         there = (self._workdir / "config.json").exists()
-        facts = read_run(self._workdir)["corpus"] if there else self.corpus.describe()
-        return any(split["impossible"] for split in facts["splits"].values())
+        facts = read_run(self._workdir).get("corpus", {}) if there else self.corpus.describe()
+        if "splits" not in facts:
+            raise UserError(
+                f"{str(self._workdir / 'config.json')!r} has no facts on the questions: restore it"
+            )
+        return any(split.get("impossible", 0) for split in facts["splits"].values())
 
     def _tokenizer(self) -> placed_tokens.PlacingTokenizer:
         chosen = self.config.data
@@ -212,7 +216,7 @@ class QuestionAnswering:
             length = max(self._lengths())
             write_atomically(
                 self._workdir / _THRESHOLD,
-                json.dumps({"threshold": self._threshold(model, length)}),
+                json.dumps({"threshold": float(self._threshold(model, length))}),
             )
         records = []
         for split in self.corpus.splits:
@@ -303,7 +307,15 @@ _THRESHOLD = "no_answer.json"
 def _kept_threshold(workdir: Path) -> float:
     """Return the threshold that was chosen on validation at the end of training; 0 before."""
     path = workdir / _THRESHOLD
-    return float(json.loads(path.read_text())["threshold"]) if path.exists() else 0.0
+    try:
+        kept = read_json(path)
+    except FileNotFoundError:
+        return 0.0
+    threshold = kept.get("threshold") if isinstance(kept, dict) else None
+    # Infinity is one of the best: whatever is asked, there is an answer, or none.
+    if not isinstance(threshold, float) or np.isnan(threshold):
+        raise UserError(f"{str(path)!r} has no number as its threshold: restore it")
+    return threshold
 
 
 def _shown(answer: Answer, threshold: float) -> Record:

@@ -27,7 +27,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.training import model_section
 from relpos.training.progress import say, track
-from relpos.training.run_directory import made_once, refuse_other_facts
+from relpos.training.stored_run import made_once, refuse_other_facts
 
 Record = dict[str, Any]
 Pairs = Sequence[parallel.Pair]

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -11,12 +11,13 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from relpos import config as config_lib
 from relpos.errors import UserError
-from relpos.training.run_directory import read_run
-from relpos.training.task import BatchIterator, Task, create_task
+from relpos.terminal import printable
+from relpos.training.stored_run import notes_on_environment, read_config, read_run
+from relpos.training.task import BatchIterator, Task, check_common, create_task, is_own_code
 
 KEEP = 2
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
@@ -163,23 +164,51 @@ class Checkpoints:
         )
 
 
+class LoadedRun(NamedTuple):
+    """A trained model with what belongs to it.
+
+    Attributes:
+      config: of the run, locked.
+      task: its data, loss and evaluation.
+      model: a Flax NNX module.
+      step: of the checkpoint.
+    """
+
+    config: ConfigDict
+    task: Task
+    model: nnx.Module
+    step: int
+
+
 def load_model(
-    workdir: str | Path, step: int | None = None
-) -> tuple[ConfigDict, Task, nnx.Module, int]:
-    """Return (config, task, trained model, its step) of a run directory, for use without training.
+    workdir: str | Path, step: int | None = None, *, trust_code: bool = False
+) -> LoadedRun:
+    """Return the trained model of a run directory, for use without training.
+
+    A run directory is data: nothing in it is run. What is not as it was when the run began is logged.
 
     Args:
       workdir: a run directory; nothing is written to its checkpoints.
       step: which checkpoint, None for the newest.
+      trust_code: whether a task that is no part of relpos, a module that config.json names, may be imported.
 
     Raises:
-      UserError: no run directory, or no such checkpoint.
+      UserError: no run directory, a damaged one, or no such checkpoint; or its task is not part of relpos.
     """
     workdir = Path(workdir)
-    config = config_lib.from_plain(read_run(workdir)["config"]).lock()
+    run = read_run(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
+    config = read_config(workdir)
+    if is_own_code(config) and not trust_code:
+        raise UserError(
+            f"{str(workdir / 'config.json')!r} asks for code that is no part of relpos, the task "
+            f"{config.task!r}: where you trust it, --trust_code (in Python trust_code=True) runs it"
+        )
+    check_common(config)
     task = create_task(config, workdir)
+    for note in notes_on_environment(run):
+        _log.warning("%s: %s", workdir, printable(note, keep=""))
     graphdef, state = nnx.split(task.init_model(nnx.Rngs(config.seed)))
     tried: int | None = None
     while True:
@@ -188,12 +217,8 @@ def load_model(
             chosen = checkpoints.latest_step() if step is None else step
             if chosen is None:
                 raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-            return (
-                config,
-                task,
-                nnx.merge(graphdef, checkpoints.restore_model(chosen, state)),
-                chosen,
-            )
+            model = nnx.merge(graphdef, checkpoints.restore_model(chosen, state))
+            return LoadedRun(config, task, model, chosen)
         except CheckpointError:
             # A run under way removes its older checkpoints, perhaps while this one is read.
             if step is not None or chosen == tried:

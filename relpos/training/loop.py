@@ -9,9 +9,9 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from relpos import config as config_lib
+from relpos import defaults
 from relpos.errors import UserError
-from relpos.files import write_atomically
+from relpos.files import read_file, write_atomically
 from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.interrupts import Interrupted, Interrupts
@@ -19,17 +19,7 @@ from relpos.training.metrics import MetricsLog, Window
 from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import init_state, make_train_step, model_of
-from relpos.training.task import Task, create_task
-
-_MINIMUM = {
-    "seed": 0,
-    "steps": 0,
-    "batch_size": 1,
-    "sequence_length": 1,
-    "log_every": 1,
-    "eval_every": 1,
-    "checkpoint_every": 1,
-}
+from relpos.training.task import Task, check_common, create_task
 
 
 class DivergenceError(UserError):
@@ -54,9 +44,8 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
       DivergenceError: the loss is NaN or infinite. Such a state is never saved.
       CheckpointError: a checkpoint could not be written or read.
     """
-    config_lib.require_at_least(config, _MINIMUM)
-    if config.seed >= 2**32:
-        raise UserError(f"config key 'seed' must be below 2**32, got {config.seed}")
+    config = defaults.complete(config)
+    check_common(config)
     optimizer = OptimizerOptions.from_section(config.optimizer)
     directory = RunDirectory(workdir, config)
     interrupts = Interrupts(
@@ -68,8 +57,13 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
     try:
         summary = workdir / "summary.txt"
         if summary.exists():
+            if directory.moved:  # of the same data?
+                directory.describe(create_task(config, workdir).describe())
+            for note in directory.notes:
+                progress_lib.say(console, note)
             progress_lib.say(console, f"{str(workdir)!r} is finished, step {config.steps}:")
-            progress_lib.say(console, summary.read_text(encoding="utf-8").rstrip("\n"))
+            text = read_file(summary).decode("utf-8", "replace")
+            progress_lib.say(console, text.rstrip("\n"))
             return 0
         with interrupts:
             return _train(config, optimizer, directory, interrupts, console)
@@ -89,9 +83,9 @@ def _train(
         with interrupts.stop_at_once():
             task = create_task(config, directory.path)
             directory.describe(task.describe())
-            if hasattr(task, "notes"):
-                for note in task.notes():
-                    progress_lib.say(console, note)
+            notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
+            for note in notes:
+                progress_lib.say(console, note)
             run = _Run(config, task, optimizer, directory.path, interrupts, console)
         run.train()
         run.finish()

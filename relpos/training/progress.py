@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from relpos.terminal import printable
+
 _SHOWN = {
     "loss": "loss {:.3f}",
     "bits_per_byte": "{:.3f} bpb",
@@ -82,8 +84,8 @@ def create_progress(console: Console, steps: int, step: int) -> TerminalProgress
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: no markup, no colours, no line breaks of Rich's own."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line: no markup, no colours, no line breaks of Rich's own, and no escape codes of whoever wrote it."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_record(record: Mapping[str, Any]) -> str:

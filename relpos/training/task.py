@@ -13,7 +13,19 @@ from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from relpos.config import require_at_least
 from relpos.errors import UserError, did_you_mean
+
+# Of every task.
+_MINIMUM = {
+    "seed": 0,
+    "steps": 0,
+    "batch_size": 1,
+    "sequence_length": 1,
+    "log_every": 1,
+    "eval_every": 1,
+    "checkpoint_every": 1,
+}
 
 Batch = Mapping[str, np.ndarray]
 Record = dict[str, Any]
@@ -120,26 +132,43 @@ def together(
     return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
+def check_common(config: ConfigDict) -> None:
+    """Check the numbers that a config of any task has.
+
+    Raises:
+      UserError: one is missing or makes no sense.
+    """
+    require_at_least(config, _MINIMUM)
+
+
+def is_own_code(config: ConfigDict) -> bool:
+    """Whether the task is no part of relpos but a module of somebody's."""
+    return "." in str(config.get("task"))
+
+
 def create_task(config: ConfigDict, workdir: Path) -> Task:
     """Return the task that ``config.task`` names.
 
-    A plain name is a module of `relpos.tasks`; one with a dot is any importable module.
+    A plain name is a module of `relpos.tasks`; one with a dot is any importable module, which runs its code: the
+    config must be the user's own.
 
     Raises:
       UserError: there is no such task, or the task refuses the config.
     """
-    module = importlib.import_module(_module_name(config.task))
+    module = importlib.import_module(_module_name(config.get("task")))
     if not hasattr(module, "create"):
         raise UserError(f"task {config.task!r} is a module without create(config, workdir)")
     task: Task = module.create(config, workdir)
     return task
 
 
-def _module_name(name: str) -> str:
+def _module_name(name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise UserError(f"config key 'task' must name a task, got {name!r}")
     if "." in name:
         try:
             found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
+        except (ImportError, ValueError):
             found = None
         if found is None:
             raise UserError(f"task {name!r} is no importable module")

@@ -25,7 +25,7 @@ def test_unknown_words_are_named():
 
 def test_what_is_no_vocabulary(tmp_path):
     path = tmp_path / "words.json"
-    for content in ("not json", "3", "[3]"):
+    for content in ("not json", "3", "[3]", '["a", "b", "a"]', '["\\ud800"]', "[" * 100_000):
         path.write_text(content)
         with pytest.raises(DataError, match=r"words\.json is not a vocabulary"):
             words.load_or_make(path, [b"a"])

@@ -1,5 +1,9 @@
 import json
+import os
 
+import pytest
+
+from relpos.data import DataError
 from tests.scripts.load import script
 
 script("runs")
@@ -40,3 +44,25 @@ def test_the_picture_has_a_line_for_each_run(tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     assert lengths.main(["--workdir", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"\xff", b'{"config": {"encoding": 3, "sequence_length": 8}}']
+)
+def test_a_damaged_run_is_named(tmp_path, content):
+    make_run(tmp_path / "a", "rope", [(8, 9.0)])
+    (tmp_path / "a" / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match="a is not a language model's run directory"):
+        script("runs").read_run(tmp_path / "a")
+
+
+def test_records_of_another_kind_are_left_out_and_pipes_not_waited_for(tmp_path):
+    make_run(tmp_path / "a", "\x1b[2Jrope", [(8, 9.0), (8, 2.5)])
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"split": "test", "bits_per_byte": 1.0, "step": "9", "length": [8]}\n')
+    run = script("runs").read_run(tmp_path / "a")
+    assert (run.encoding, run.step, run.bits_per_byte) == (r"\x1b[2Jrope", 3, {8: 2.5})
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "a" / "metrics.jsonl")
+    with pytest.raises(DataError, match="is no regular file"):
+        script("runs").read_run(tmp_path / "a")

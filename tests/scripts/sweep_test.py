@@ -180,6 +180,25 @@ def test_runs_of_an_earlier_sweep_toml_are_named(experiment, capsys):
     assert states(experiment, "tiny")["width=3,seed=0"] == "waiting"
 
 
+def test_a_damaged_run_directory_is_named(experiment, capsys):
+    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
+    workdir = found.runs[1].workdir
+    workdir.mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_bytes(b'{"step": 3}\n{"step": "x"}\n7\n\xff\n')
+    assert found.runs[1].step == 3
+    (workdir / "config.json").write_text('{"config": 3}')
+    assert run(experiment, "tiny") == 2
+    assert "config.json', restore it" in capsys.readouterr().out.replace("\n", " ")
+    os.mkfifo(workdir / ".lock")
+    with pytest.raises(UserError, match="is no regular file"):
+        _ = found.runs[1].in_use
+    results = experiment / "results" / "tiny.json"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text('{"runs": [3]}')
+    with pytest.raises(UserError, match="is not what a sweep writes"):
+        sweeps.read(experiment, "tiny", experiment.parent / "runs")
+
+
 def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeypatch, capsys):
     path = experiment / "results" / "tiny.json"
     kept = {

@@ -13,6 +13,7 @@ from rich.console import Console
 from relpos import config as config_lib
 from relpos.data import question_corpus
 from relpos.errors import UserError
+from relpos.tasks import question_answering
 from relpos.training.checkpoints import load_model
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -103,6 +104,16 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
         assert context[start : start + len(found["answer"])] == found["answer"]
     assert 0 < found["score"] <= 1
     assert isinstance(results[1], UserError)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"threshold": NaN}', '{"threshold": "0"}'])
+def test_a_threshold_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "no_answer.json").write_text(content)
+    with pytest.raises(UserError, match=r"no_answer\.json'.* restore it"):
+        question_answering._kept_threshold(tmp_path)
+    # Of a run whose model knows no answer yet.
+    (tmp_path / "no_answer.json").write_text('{"threshold": -Infinity}')
+    assert question_answering._kept_threshold(tmp_path) == -np.inf
 
 
 def test_the_same_scores_again(tmp_path):

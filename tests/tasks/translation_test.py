@@ -1,4 +1,5 @@
 import codecs
+import io
 import itertools
 import json
 
@@ -10,6 +11,7 @@ from flax import nnx
 from rich.console import Console
 
 from relpos import config as config_lib
+from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.nn import Beams
 from relpos.training.loop import train
@@ -104,6 +106,55 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     found, tokens = task.translate(model, lines[:1] + lines[4:], Beams(1), [2, 3])
     assert [len(text.split()) for text in found] == [2, 3]
     assert tokens == 5
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with files of text and a finished run, but for its checkpoints, which are read last."""
+    workdir, config = tmp_path / "run", small(tmp_path)
+    directory = RunDirectory(workdir, config)
+    directory.describe(create_task(config, workdir).describe())
+    directory.close()
+    (workdir / "checkpoints").mkdir()
+    (workdir / "summary.txt").write_text("finished")
+    return tmp_path
+
+
+def test_a_vocabulary_in_another_order_is_refused_by_name(finished):
+    workdir = finished / "run"
+    path = workdir / "tokenizer.target.json"
+    pieces = json.loads(path.read_text())
+    path.write_text(json.dumps(pieces[::-1]))
+    (workdir / "summary.txt").unlink()
+    for use in (
+        lambda: predict.main([f"--workdir={workdir}", "1 2"]),
+        lambda: evaluate.main([f"--workdir={workdir}"]),
+        lambda: train(small(finished), workdir, Console(quiet=True)),
+    ):
+        with pytest.raises(UserError, match=r"tokenizer\.target\.json' is not the file that this"):
+            use()
+
+
+def test_data_that_have_moved_go_on_and_others_do_not(finished):
+    workdir, moved = finished / "run", finished / "moved"
+    moved.mkdir()
+    small(moved)
+    (moved / "train.a").rename(moved / "renamed.a")
+    here = {"data.source": moved / "renamed.a"}
+    console = Console(file=io.StringIO(), width=200)
+    assert train(small(moved, **here), workdir, console) == 0
+    told = console.file.getvalue().splitlines()
+    assert [line.split()[0] for line in told[:4]] == [
+        f"data.{name}" for name in ("source", "target", "test_source", "test_target")
+    ]
+    assert all(line.endswith(": the same data") for line in told[:4])
+    stored = json.loads((workdir / "config.json").read_text())
+    assert stored["config"]["data"]["source"] == str(moved / "renamed.a")
+    (moved / "test.a").write_bytes(b"0 0\n" * 25)
+    here |= {"data.validation_source": moved / "test.a", "data.validation_target": moved / "test.b"}
+    with pytest.raises(UserError, match="another corpus"):
+        train(small(moved, **here), workdir, Console(quiet=True))
+    assert json.loads((workdir / "config.json").read_text()) == stored
 
 
 def test_smoothing_is_the_cross_entropy_with_a_mixture(tmp_path):

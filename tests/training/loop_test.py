@@ -2,10 +2,12 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from relpos.errors import UserError
@@ -140,10 +142,30 @@ def test_a_finished_run_prints_its_summary_and_does_nothing(reference, toy_confi
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+def test_a_summary_is_shown_without_escape_codes(reference, toy_config, tmp_path):
+    shutil.copytree(reference[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.txt").write_bytes(b"\x1b[2Ja\tline\nand \xff another\n")
+    _, again = run(toy_config(), tmp_path / "run")
+    shown = [line.expandtabs() for line in again.splitlines()[1:]]
+    assert shown == [(r"\x1b[2Ja" + "\tline").expandtabs(), "and \ufffd another"]
+    (tmp_path / "run" / "summary.txt").unlink()
+    os.mkfifo(tmp_path / "run" / "summary.txt")
+    with pytest.raises(UserError, match=r"summary\.txt' is no regular file"):
+        run(toy_config(), tmp_path / "run")
+
+
+def test_a_config_without_a_key_is_refused_before_anything_is_made(toy_config, tmp_path):
+    plain = toy_config().to_dict()
+    del plain["steps"], plain["optimizer"]["b1"]
+    with pytest.raises(UserError, match=r"the config lacks steps, optimizer\.b1: copy"):
+        run(ConfigDict(plain), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_steps_still_evaluate_keep_and_finish(toy_config, tmp_path):
     assert run(toy_config(steps=0), tmp_path)[0] == 0
     assert [line["split"] for line in records(tmp_path)] == ["validation", "test"]
-    assert load_model(tmp_path)[3] == 0
+    assert load_model(tmp_path, trust_code=True).step == 0
 
 
 def test_a_loss_that_is_not_finite_is_never_saved(toy_config, tmp_path):
@@ -154,7 +176,7 @@ def test_a_loss_that_is_not_finite_is_never_saved(toy_config, tmp_path):
     step = checkpoint_steps(tmp_path)[-1]
     assert f"loss is nan at step {step + 1}; the last checkpoint, step {step}," in message
     assert "optimizer.learning_rate" in message
-    _, _, model, _ = load_model(tmp_path)
+    model = load_model(tmp_path, trust_code=True).model
     assert all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(model))
     with pytest.raises(loop.DivergenceError, match=f"at step {step + 1};"):  # and again
         run(config, tmp_path)

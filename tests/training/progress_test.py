@@ -49,6 +49,12 @@ def test_lines_are_printed_as_they_are():
     assert screen.file.getvalue() == "[bold]'x' 123 " + "long " * 10 + "\n"
 
 
+def test_escape_codes_of_a_line_are_spelt_out():
+    screen = console(terminal=True, width=20)
+    say(screen, "a\x1b]0;title\x07\nb")
+    assert screen.file.getvalue() == "a\\x1b]0;title\\x07\nb\n"
+
+
 def test_a_record_on_one_line():
     record = {"split": "validation", "length": 256, "bits_per_byte": 2.01349, "loss": None}
     assert show_record(record) == "validation: length 256, bits_per_byte 2.013, loss None"

@@ -1,19 +1,21 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from relpos.errors import UserError
-from relpos.training.run_directory import RunDirectory, read_run
+from relpos.training.run_directory import RunDirectory
+from relpos.training.stored_run import read_run
 
 CONFIG = {"steps": 5, "log_every": 1, "sizes": (1, 2), "rope": {"base": 1.0, "layout": None}}
 CORPUS = {"corpus": {"name": "library", "sha256": "abc"}}
 
 
-def claim(path, changes=None, facts=CORPUS):
-    directory = RunDirectory(path, ConfigDict(CONFIG | (changes or {})))
+def claim(path, changes=None, facts=CORPUS, config=None):
+    directory = RunDirectory(path, config or ConfigDict(CONFIG | (changes or {})))
     try:
         directory.describe(facts)
     finally:
@@ -116,14 +118,128 @@ def test_a_directory_that_cannot_be_made_is_refused():
         claim(Path("/dev/null/x"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"config": 3})])
-def test_a_damaged_config_json_is_named(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"cannot read '.*config\.json'"):
-        read_run(tmp_path)
+def notes(path, changes=None, facts=CORPUS):
+    """Returns what is said of a run that goes on."""
+    directory = RunDirectory(path, ConfigDict(CONFIG | (changes or {})))
+    try:
+        directory.describe(facts)
+        return directory.notes
+    finally:
+        directory.close()
 
 
-def test_a_directory_of_something_else_is_no_run(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="is no run directory"):
-            read_run(path)
+@pytest.mark.parametrize("left", ["metrics.jsonl", "summary.txt", "checkpoints/20"])
+def test_a_run_that_has_lost_its_config_is_not_begun_anew(tmp_path, left):
+    claim(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("of a run")
+    with pytest.raises(UserError, match=rf"has {left} of a run but no config\.json: restore it"):
+        claim(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    (tmp_path / left).unlink()
+    claim(tmp_path)  # an empty folder of checkpoints is no run
+
+
+def lock_is_link(lock, precious):
+    lock.symlink_to(precious)
+
+
+def lock_is_hard_link(lock, precious):
+    os.link(precious, lock)
+
+
+def lock_is_pipe(lock, precious):
+    os.mkfifo(lock)
+
+
+def lock_is_directory(lock, precious):
+    lock.mkdir()
+
+
+@pytest.mark.parametrize("make", [lock_is_link, lock_is_hard_link, lock_is_pipe, lock_is_directory])
+def test_a_lock_that_is_something_else_is_refused_untouched(tmp_path, make):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / ".lock", precious)
+    with pytest.raises(UserError, match=r"\.lock'.*(remove it)"):
+        claim(tmp_path / "run")
+    assert precious.read_text() == "precious"
+
+
+def test_who_holds_the_lock_is_shown_without_escape_codes(tmp_path):
+    first = RunDirectory(tmp_path, ConfigDict(CONFIG))
+    (tmp_path / ".lock").write_bytes(b"\x1b[2J\n\xff")
+    with pytest.raises(UserError, match=r"another process \(\\x1b\[2J\\n\ufffd\)"):
+        RunDirectory(tmp_path, ConfigDict(CONFIG))
+    first.close()
+
+
+def store(path, **changes):
+    run = read_run(path) | changes
+    (path / "config.json").write_text(json.dumps(run))
+
+
+def test_other_versions_and_x64_are_told_in_a_line_each(tmp_path):
+    claim(tmp_path)
+    assert notes(tmp_path) == []
+    there = read_run(tmp_path)["versions"]
+    store(tmp_path, versions=there | {"jax": "0.1.2", "python": "3.0"}, x64=True)
+    versions, x64 = notes(tmp_path)
+    assert versions == (
+        f"other versions than the run began with: python 3.0 -> {there['python']}, jax 0.1.2 -> {there['jax']}"
+    )
+    assert x64 == "the run began with jax_enable_x64=True, now it is False"
+    run = read_run(tmp_path)
+    del run["versions"], run["x64"]
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    assert notes(tmp_path) == []  # an older run
+
+
+def at(path):
+    return {"data": {"path": path, "other": "x"}}
+
+
+def test_the_same_data_at_another_path_go_on_and_config_json_follows(tmp_path):
+    facts = {"corpus": {"name": "a.txt", "version": "1", "sha256": "abc"}}
+    moved = {"corpus": facts["corpus"] | {"name": "b.txt"}}
+    claim(tmp_path, at("a.txt"), facts)
+    assert notes(tmp_path, at("b.txt"), moved) == [
+        "data.path was 'a.txt', now 'b.txt': the same data"
+    ]
+    run = read_run(tmp_path)
+    assert run["config"]["data"] == {"path": "b.txt", "other": "x"}
+    assert run["corpus"] == facts["corpus"]
+    assert notes(tmp_path, at("b.txt"), moved) == []
+    for changes in ({"sha256": "xyz"}, {"version": "2"}):
+        with pytest.raises(UserError, match="another corpus"):
+            claim(tmp_path, at("c.txt"), {"corpus": facts["corpus"] | changes})
+    with pytest.raises(UserError, match=r"data\.other: 'x' there, 'y' asked for"):
+        claim(tmp_path, {"data": {"path": "b.txt", "other": "y"}}, moved)
+    assert read_run(tmp_path) == run
+
+
+def test_another_path_of_data_without_a_hash_is_refused(tmp_path):
+    claim(tmp_path, at("a.txt"), {"corpus": {"name": "x"}})
+    with pytest.raises(UserError, match=r"data\.path: 'a\.txt' there, 'b\.txt' asked for"):
+        claim(tmp_path, at("b.txt"), {"corpus": {"name": "x"}})
+
+
+def test_a_run_of_an_older_version_gets_the_defaults_of_new_keys(tmp_path, toy_config):
+    claim(tmp_path, config=toy_config())
+    run = read_run(tmp_path)
+    del run["config"]["optimizer"]["clip_norm"]
+    store(tmp_path, config=run["config"])
+    shutil.copy(tmp_path / "config.json", tmp_path / "kept")
+    claim(tmp_path, config=toy_config(optimizer__clip_norm=1))
+    with pytest.raises(UserError, match=r"optimizer\.clip_norm: 1\.0 there, 2\.0 asked for"):
+        claim(tmp_path, config=toy_config(optimizer__clip_norm=2))
+    assert (tmp_path / "config.json").read_text() == (tmp_path / "kept").read_text()
+
+
+def test_the_task_is_that_of_the_file_given_not_of_the_directory(tmp_path, toy_config):
+    claim(tmp_path, config=toy_config())
+    store(tmp_path, config=read_run(tmp_path)["config"] | {"task": "evil.code"})
+    with pytest.raises(UserError, match=r"task: 'evil\.code' there, 'tests\.training\.toy' asked"):
+        claim(tmp_path, config=toy_config())

@@ -1,0 +1,74 @@
+"""Position encodings inside of Flax's own attention layers."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from relpos.attention import attention
+from relpos.attention.checks import check_encoding
+from relpos.encodings import Encoding
+from relpos.nn.attention import dropout_options
+
+
+class AttentionFunction(nnx.Module):
+    """See `attention_fn`; the encoding's parameters are this module's."""
+
+    def __init__(self, encoding: Encoding, causal: bool):
+        self.encoding = encoding
+        self.causal = causal
+
+    def __call__(
+        self,
+        query: Float[Array, "B T N H"],
+        key: Float[Array, "B S K H"],
+        value: Float[Array, "B S K H"],
+        bias: Any = None,
+        mask: Bool[Array, "B 1 T S"] | None = None,
+        *,
+        dropout_rng: Array | None = None,
+        dropout_rate: float = 0.0,
+        deterministic: bool = True,
+        is_causal: bool = False,
+        **ignored: Any,
+    ) -> Float[Array, "B T N H"]:
+        """Attend as `flax.nnx.dot_product_attention` does, with positions.
+
+        Raises:
+          ValueError: a mask or a bias of pairs, weights to be sown, or a gate that needs the layer's input.
+        """
+        if mask is not None or bias is not None:
+            raise ValueError(
+                "relpos.nn.attention_fn takes no mask or bias of pairs [.., T, S], which would cost their memory: give "
+                "it causal=True in place of a causal mask; for padding, packing and caches use relpos.RelativeAttention"
+            )
+        if ignored.get("module") is not None:
+            raise ValueError("the weights are never stored as a whole: call with sow_weights=False")
+        causal = self.causal or is_causal
+        check_encoding(self.encoding, query.shape[2], query.shape[3], causal)
+        if self.encoding.needs_tokens:
+            raise ValueError(
+                f"{type(self.encoding).__name__} computes its gate from the layer's input, which attention_fn is not "
+                "given: use relpos.RelativeAttention"
+            )
+        out = attention(
+            query, key, value, encoding=self.encoding, causal=causal,
+            **dropout_options(dropout_rate, dropout_rng, deterministic),
+        )  # fmt: skip
+        return out.astype(ignored.get("dtype") or jnp.result_type(out))
+
+
+def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:
+    """Return what `flax.nnx.MultiHeadAttention` takes as `attention_fn`.
+
+        layer = nnx.MultiHeadAttention(8, 512, decode=False, rngs=rngs, attention_fn=relpos.nn.attention_fn(t5))
+
+    The encoding is a part of the layer: its parameters are trained with the others. For `flax.linen`'s layers see
+    `relpos.linen.attention_fn`.
+
+    Args:
+      encoding: made by `relpos.encodings.create`, for the layer's heads.
+      causal: see only the past, in place of a mask.
+    """
+    return AttentionFunction(encoding, causal)

@@ -1,0 +1,190 @@
+"""What a run directory says of its run: config.json, and the files that it answers for. All of it is checked."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from relpos import config as config_lib
+from relpos import defaults
+from relpos.errors import UserError
+from relpos.files import read_file, read_json
+from relpos.terminal import printable
+
+_PACKAGES = ("relpos", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_MISSING = "(nothing)"
+
+
+def read_run(workdir: Path) -> dict[str, Any]:
+    """Return config.json: ``{"config": ..., the task's facts, "tokenizers": ..., "versions": ..., "x64": ...}``.
+
+    Runs of older versions lack the last ones.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        run = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{str(workdir)!r} is no run directory: it has no config.json") from None
+    if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
+        raise UserError(f"cannot read {str(path)!r}, restore it: no config in it")
+    for name, is_right in _SECTIONS.items():
+        if name in run and not is_right(run[name]):
+            raise UserError(
+                f"cannot read {str(path)!r}, restore it: {name!r} is not what relpos writes"
+            )
+    found: dict[str, Any] = run
+    return found
+
+
+def _are_facts(value: Any) -> bool:
+    splits = value.get("splits", {}) if isinstance(value, dict) else None
+    return isinstance(splits, dict) and all(
+        isinstance(split, dict) and all(isinstance(n, int) for n in split.values())
+        for split in splits.values()
+    )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+_SECTIONS: dict[str, Callable[[Any], bool]] = {
+    "corpus": _are_facts,
+    "tokenizers": _are_texts,
+    "versions": _are_texts,
+    "x64": lambda value: isinstance(value, bool),
+}
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Return the config of a run, locked; what an older version has not stored gets its default.
+
+    Raises:
+      UserError: there is none, or a value is of another kind than the config that comes with relpos has.
+    """
+    plain, path = read_run(workdir)["config"], str(workdir / "config.json")
+    conformed = defaults.conform(plain, defaults.defaults_for(plain), stored_in=path)
+    try:
+        return config_lib.from_plain(conformed).lock()
+    except UserError as error:
+        raise UserError(f"{path!r}: {error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Return what config.json says of where a run began: versions of packages, and whether JAX takes 64 bits."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"versions": versions, "x64": bool(jax.config.read("jax_enable_x64"))}
+
+
+def notes_on_environment(run: Mapping[str, Any]) -> list[str]:
+    """Return a line for each thing that is not as it was when the run began."""
+    here = environment()
+    there = run.get("versions", {})
+    others = {
+        name: (there[name], version)
+        for name, version in here["versions"].items()
+        if there.get(name, version) != version
+    }
+    notes = []
+    if others:
+        changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in others.items())
+        notes.append(f"other versions than the run began with: {changes}")
+    if run.get("x64", here["x64"]) != here["x64"]:
+        notes.append(f"the run began with jax_enable_x64={run['x64']}, now it is {here['x64']}")
+    return notes
+
+
+def hash_tokenizers(workdir: Path) -> dict[str, str]:
+    """Return name -> sha256 of the tokenizer's files."""
+    return {path.name: _sha256(path) for path in sorted(workdir.glob("tokenizer.*"))}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
+    """Return the path of a tokenizer's file that a run makes before it begins, and whether it has to be made now.
+
+    What a start has left that was killed before it had a config.json may be of other data, and what lies in a
+    directory without one may be the user's: it is put aside as old.NAME.
+
+    Raises:
+      UserError: the run has begun and the file is gone, or another.
+    """
+    path = workdir / name
+    begun = (workdir / "config.json").exists()
+    if not begun:
+        if path.exists():
+            path.replace(path.with_name(f"old.{name}"))
+        return path, True
+    try:
+        found = _sha256(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
+            "its pieces in another way"
+        ) from None
+    # Runs of older versions have no hash of it.
+    if read_run(workdir).get("tokenizers", {}).get(name, found) != found:
+        raise UserError(
+            f"{str(path)!r} is not the file that this run was trained with: its sha256 is {found}. Restore it; "
+            "another one numbers its pieces in another way"
+        )
+    return path, False
+
+
+def refuse_other_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Check that a run's data are those it began with; a directory without a run has nothing to say.
+
+    The name of a file does not matter where the hash is the same.
+
+    Raises:
+      UserError: they are not, with what differs.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    stored = read_run(workdir)
+    for name, here in json.loads(json.dumps(dict(facts))).items():
+        there = stored.get(name, _MISSING)
+        if same_bytes(there, here):
+            there = there | {"name": here.get("name")}
+        if others := differences({name: there}, {name: here}):
+            raise UserError(
+                f"{str(workdir)!r} belongs to a run with another {name}:\n{listed(others)}\n"
+                f"Restore the {name} to go on with that run, or give another --workdir to start a new one."
+            )
+
+
+def same_bytes(there: Any, here: Any) -> bool:
+    """Whether two corpora have a hash, and the same one."""
+    both = isinstance(there, dict) and isinstance(here, dict)
+    return both and there.get("sha256") is not None and there["sha256"] == here.get("sha256")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> the two values, for every value that is not the same in both."""
+    old, new = config_lib.flatten(there), config_lib.flatten(here)
+    return {
+        key: (old.get(key, _MISSING), new.get(key, _MISSING))
+        for key in {**old, **new}
+        if old.get(key, _MISSING) != new.get(key, _MISSING)
+    }
+
+
+def listed(others: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return a line for each of the `differences`."""
+    return "\n".join(
+        f"  {printable(key, keep='')}: {old!r} there, {new!r} asked for"
+        for key, (old, new) in others.items()
+    )

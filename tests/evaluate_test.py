@@ -1,0 +1,55 @@
+import json
+import os
+import threading
+
+import pytest
+from rich.console import Console
+
+from relpos import config as config_lib
+from relpos import evaluate
+from relpos.errors import UserError
+from relpos.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    small = {
+        "steps": 0,
+        "eval_lengths": "3",
+        "test_examples": 2,
+        "model.features": 8,
+        "model.num_layers": 1,
+    }
+    small |= {"data.name": "reverse", "sequence_length": 4, "model.num_heads": 2}
+    config = config_lib.load("configs/algorithmic.py", [(k, str(v)) for k, v in small.items()])
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    assert train(config, path, Console(quiet=True)) == 0
+    return path
+
+
+def test_records_go_through_a_pipe_which_stays(workdir, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    found = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    evaluate.main([f"--workdir={workdir}", f"--json={tmp_path / 'pipe'}"])
+    reader.join()
+    (record,) = json.loads(found[0])
+    assert (record["split"], record["length"]) == ("test", 3)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_records_that_cannot_be_written_are_told_and_the_device_stays(workdir, tmp_path):
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        evaluate.main([f"--workdir={workdir}", f"--json={tmp_path / 'full'}"])
+    assert caught.value.exit_code == 1
+    assert (tmp_path / "full").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("", "it is a folder"), ("a/b", "folder is missing")]
+)
+def test_a_json_file_that_cannot_be_is_refused_before_the_work(tmp_path, path, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.main([f"--workdir={tmp_path / 'nonesuch'}", f"--json={tmp_path / path}"])

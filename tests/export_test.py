@@ -1,0 +1,92 @@
+"""Programs that are exported: for sizes not known yet, and for another platform than this machine's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import encodings
+from relpos.nn import Decoder, DecoderConfig
+from tests.attending import D, H, N, attend, make
+
+K = 3
+
+
+def shapes(B, T):
+    sizes = ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, D))
+    return [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+
+
+def arrays(B, T):
+    random = np.random.default_rng(0)
+    return [jnp.asarray(random.normal(size=x.shape), x.dtype) for x in shapes(B, T)]
+
+
+@pytest.mark.parametrize("name", encodings.names())
+def test_batch_and_length_may_be_symbols(name):
+    encoding = make(name, dtype=jnp.float32)
+    function = jax.jit(lambda *x: attend(encoding, *x, causal=True))
+    exported = jax.export.export(function)(*shapes(*jax.export.symbolic_shape("b, t")))
+    for B, T in ((1, 3), (2, 150)):
+        x = arrays(B, T)
+        np.testing.assert_allclose(exported.call(*x), function(*x), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "kw",
+    [{}, {"causal": True, "window": 9}, {"causal": True, "window": 400, "segments": True}],
+    ids=str,
+)
+def test_a_gradient_with_other_rules_and_symbols(kw):
+    encoding = make("t5", dtype=jnp.float32, bidirectional=True)
+    kw = dict(kw)
+    packed = kw.pop("segments", False)
+
+    def loss(q, k, v, x):
+        segments = 1 + jnp.arange(q.shape[1]) // 40 if packed else None
+        return (attend(encoding, q, k, v, x, q_segments=segments, k_segments=segments, **kw) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    exported = jax.export.export(gradient)(*shapes(*jax.export.symbolic_shape("b, t")))
+    x = arrays(2, 150)
+    for found, wanted in zip(exported.call(*x), gradient(*x), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sinusoidal", "t5,fox"])
+def test_a_models_batch_and_length_may_be_symbols(name):
+    names = tuple(name.split(","))
+    config = DecoderConfig(vocab_size=7, num_layers=2, features=12, num_heads=2, encodings=names)
+    graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    function = jax.jit(lambda state, *x: nnx.merge(graphdef, state)(x[0], segments=x[1]))
+    b, t = jax.export.symbolic_shape("b, t")
+    tokens = jax.ShapeDtypeStruct((b, t), jnp.int32)
+    exported = jax.export.export(function)(state, tokens, tokens)
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 37)), jnp.int32)
+    segments = jnp.asarray([[1] * 20 + [2] * 17, [1] * 30 + [0] * 7], jnp.int32)
+    np.testing.assert_allclose(
+        exported.call(state, x, segments), function(state, x, segments), atol=1e-4
+    )
+
+
+def program(platform, dtype=jnp.float32):
+    q = jax.ShapeDtypeStruct((4, 160, N, H), dtype)
+    gradient = jax.jit(jax.grad(lambda q: attend(make("none"), q, q, q, q, causal=True).sum()))
+    return jax.export.export(gradient, platforms=[platform])(q).mlir_module()
+
+
+def test_a_program_is_made_as_the_platform_it_is_lowered_for_wants_it():
+    """A CPU computes one head after another; accelerators take all heads at once, and half-precision products."""
+    loops = {platform: program(platform).count("stablehlo.while") for platform in ("cpu", "cuda")}
+    assert loops["cpu"] > loops["cuda"] > 0  # over heads and rows besides blocks
+    whole = "tensor<4x6x"  # rows and heads of a block's logits
+    assert whole in program("tpu").replace("tensor<6x4x", whole)
+    assert whole not in program("cpu").replace("tensor<6x4x128", whole)
+
+    def products(platform):
+        lines = program(platform, jnp.bfloat16).splitlines()
+        return [line for line in lines if "dot_general" in line]
+
+    assert all("bf16" not in line for line in products("cpu"))
+    assert all("bf16" in line for line in products("cuda"))

@@ -1,0 +1,51 @@
+"""Flax's tools that look into a module: they wrap every public method of every class in it, and call it so."""
+
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import relpos
+from relpos import encodings
+from relpos.nn import (
+    Decoder,
+    DecoderConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    RelativeAttention,
+    SpanEncoder,
+    StackConfig,
+    TokenEncoder,
+)
+
+TOKENS = jnp.ones((1, 5), jnp.int32)
+SIZES = {"num_layers": 2, "features": 12, "num_heads": 2}
+
+
+def summary(module, *args):
+    nnx.display(module)
+    return nnx.tabulate(module, *args, console_kwargs={"force_terminal": False, "width": 200})
+
+
+@pytest.mark.parametrize("name", encodings.names())
+def test_a_decoder_is_tabulated_and_works_afterwards(name):
+    config = DecoderConfig(vocab_size=7, encodings=(name,), **SIZES)
+    model = Decoder(config, rngs=nnx.Rngs(0))
+    before = model(TOKENS)
+    assert "Decoder Summary" in summary(model, TOKENS)
+    assert (model(TOKENS) == before).all()
+    assert (Decoder(config, rngs=nnx.Rngs(0))(TOKENS) == before).all()  # a new one too
+
+
+def test_layers_and_other_models_are_tabulated():
+    layer = RelativeAttention(2, 12, encoding="t5", rngs=nnx.Rngs(0))
+    assert "RelativeAttention Summary" in summary(layer, jnp.ones((1, 5, 12)))
+    two_sided = DecoderConfig(vocab_size=7, encodings=("shaw",), **SIZES)
+    for kind, args in ((TokenEncoder, (TOKENS,)), (SpanEncoder, (TOKENS, TOKENS, TOKENS > 0))):
+        assert f"{kind.__name__} Summary" in summary(kind(two_sided, rngs=nnx.Rngs(0)), *args)
+    sides = StackConfig(encodings=("rope",), **SIZES)
+    config = EncoderDecoderConfig(
+        encoder=sides, decoder=sides, source_vocab=7, target_vocab=7
+    )
+    both = EncoderDecoder(config, rngs=nnx.Rngs(0))
+    assert "EncoderDecoder Summary" in summary(both, TOKENS, TOKENS)
+    assert relpos.RelativeAttention(2, 12, encoding="rope", rngs=nnx.Rngs(0)) is not None

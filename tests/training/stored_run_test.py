@@ -1,0 +1,118 @@
+import json
+import os
+
+import pytest
+
+from relpos import config as config_lib
+from relpos.errors import UserError
+from relpos.training.run_directory import RunDirectory
+from relpos.training.stored_run import made_once, read_config, read_run, refuse_other_facts
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", json.dumps({"config": 3}), "[" * 100_000, "\0", "9" * 5000]
+)
+def test_a_damaged_config_json_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"cannot read '.*config\.json'"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("corpus", 3), ("corpus", {"splits": [1]}), ("corpus", {"splits": {"train": 3}}),
+        ("corpus", {"splits": {"train": {"questions": "3"}}}), ("tokenizers", ["x"]), ("tokenizers", {"x": 3}),
+        ("versions", "3.11"), ("versions", {"jax": None}), ("x64", 1),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_the_config_must_be_of_its_kind(tmp_path, section, value):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, section: value}))
+    with pytest.raises(UserError, match=rf"config\.json', restore it: '{section}' is not what"):
+        read_run(tmp_path)
+
+
+def test_a_directory_of_something_else_is_no_run(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="is no run directory"):
+            read_run(path)
+
+
+def test_a_pipe_in_place_of_config_json_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"config\.json' is no regular file"):
+        read_run(tmp_path)
+
+
+def stored(tmp_path, plain):
+    (tmp_path / "config.json").write_text(json.dumps({"config": plain}))
+    return tmp_path
+
+
+def test_an_older_config_is_read_with_the_defaults_of_its_task(tmp_path):
+    plain = config_lib.to_plain(config_lib.load("configs/qa.py", [("steps", "3")]))
+    expected = config_lib.from_plain(plain).to_dict()
+    for section, key in (
+        (plain, "longest_answer"),
+        (plain["data"], "facts"),
+        (plain["encodings"], "t5"),
+    ):
+        del section[key]
+    plain["of_a_newer_version"] = 1
+    config = read_config(stored(tmp_path, plain))
+    assert config.is_locked
+    assert config.to_dict() == expected | {"of_a_newer_version": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("steps", "3"), ("data", []), ("encoding", None), ("eval_multiples", ["x"])]
+)
+def test_a_stored_value_of_another_kind_is_named_with_its_file(tmp_path, key, value):
+    plain = config_lib.to_plain(config_lib.load("configs/lm.py")) | {key: value}
+    with pytest.raises(UserError, match=rf"config\.json': config key '{key}' must be"):
+        read_config(stored(tmp_path, plain))
+
+
+def test_a_stored_key_that_no_config_can_have_is_named_with_its_file(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json': no config can be made"):
+        read_config(stored(tmp_path, {"a.b": 3}))
+
+
+def begun(path, toy_config):
+    path.mkdir()
+    file, is_new = made_once(path, "tokenizer.model")
+    assert is_new
+    file.write_bytes(b"pieces")
+    directory = RunDirectory(path, toy_config())
+    directory.describe({"corpus": {"sha256": "abc"}})
+    directory.close()
+    return file
+
+
+def test_the_tokenizer_that_a_run_began_with_is_the_only_one(tmp_path, toy_config):
+    file = begun(tmp_path / "run", toy_config)
+    assert made_once(tmp_path / "run", "tokenizer.model") == (file, False)
+    file.write_bytes(b"seceip")
+    with pytest.raises(UserError, match=r"tokenizer\.model' is not the file that this run was"):
+        made_once(tmp_path / "run", "tokenizer.model")
+    run = read_run(tmp_path / "run")
+    assert list(run.pop("tokenizers")) == ["tokenizer.model"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(run))
+    assert made_once(tmp_path / "run", "tokenizer.model") == (file, False)  # an older run
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match="is no regular file"):
+        made_once(tmp_path / "run", "tokenizer.model")
+    file.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):
+        made_once(tmp_path / "run", "tokenizer.model")
+
+
+def test_names_of_files_are_no_facts_where_there_is_a_hash(tmp_path):
+    there = {"name": "a", "sha256": "abc", "splits": {"train": {"bytes": 3}}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "corpus": there}))
+    refuse_other_facts(tmp_path, {"corpus": there | {"name": "b"}})
+    for other in ({"sha256": "xyz"}, {"splits": {"train": {"bytes": 4}}}):
+        with pytest.raises(UserError, match="another corpus"):
+            refuse_other_facts(tmp_path, {"corpus": there | other})
+    refuse_other_facts(tmp_path / "nowhere", {"corpus": {}})
