@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
             },
             "data": {
                 "path": "",  # a text file, a glob or a folder of your own
+                "field": "text",  # of .jsonl files: which one holds the text
                 "tfds": "",  # or a tensorflow-datasets text set: lm1b, wiki40b/en, ...
                 "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
                 "tokenizer": "bytes",  # or sentencepiece, trained on the corpus and kept in the run

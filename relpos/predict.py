@@ -4,8 +4,10 @@
     relpos predict --workdir runs/cldr < sentences.txt
 
 Without prompts every line of standard input is one. A causal language model continues them: a prompt and
-its continuation are printed together, in order; between two of them stands an empty line. Other models
-answer each with one line; a bad one is told on standard error, and its line is empty:
+its continuation are printed together, in order; between two of them stands an empty line. A prompt that is
+longer than the windows that the run is evaluated at is read from its last tokens only; --context says from
+how many. Other models answer each with one line; a line that they cannot answer is told on standard error,
+its own line is empty, and the exit code in the end is 1:
 
 - a masked language model fills in every [MASK] of a line, each standing for one token;
 - translation translates it;
@@ -14,7 +16,7 @@ answer each with one line; a bad one is told on standard error, and its line is 
 """
 
 import io
-import itertools
+import select
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -22,12 +24,13 @@ from typing import cast
 from relpos import cli
 from relpos.errors import UserError
 
-LINES_AT_ONCE = 32
+LINES_AT_ONCE = 512
+BYTES_AT_ONCE = 1 << 22  # of lines that are answered together, unless one alone has more
 READ_BYTES = 1 << 16
 
 
-def main(argv: Sequence[str]) -> None:
-    """Read the flags and write the continuations or answers to standard output."""
+def main(argv: Sequence[str]) -> int:
+    """Read the flags and write the continuations or answers to standard output; return 1 if one is missing."""
     parser = cli.Parser(prog="relpos predict", description=__doc__)
     parser.add_argument("prompts", nargs="*", help="default: the lines of standard input")
     parser.add_argument("--workdir", required=True, type=cli.directory, metavar="DIR")
@@ -37,29 +40,36 @@ def main(argv: Sequence[str]) -> None:
         type=int,
         help="of a continuation; its default, as of the next, is the config's",
     )
+    parser.add_argument(
+        "--context",
+        type=int,
+        help="how many of a prompt's last tokens are read; default: as many as the run is evaluated at",
+    )
     parser.add_argument("--temperature", type=float, help="0: the most probable token")
     parser.add_argument("--top_k", type=int, help="0: all")
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument("--trust_code", action="store_true", help="run a task of your own")
     flags = parser.parse_args(argv)
-    if flags.max_tokens is not None and flags.max_tokens < 1:
-        raise UserError(f"--max_tokens must be positive, got {flags.max_tokens}")
+    if flags.context is not None and flags.context < 1:
+        raise UserError(f"--context must be positive, got {flags.context}")
     if flags.seed is not None and not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
 
-    from relpos.nn import Sampling  # after the flags: mistakes are told at once
+    from relpos.nn import Sampling, check_new_tokens  # after the flags: mistakes are told at once
     from relpos.training.checkpoints import load_model
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
     given = {name: value for name, value in given.items() if value is not None}
     try:
         Sampling(**given)  # mistakes first
+        if flags.max_tokens is not None:
+            check_new_tokens(flags.max_tokens)
     except ValueError as error:
         raise UserError(f"--{error}") from None
     config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
-    given_lines = [_raw(prompt) for prompt in flags.prompts]
-    chunks = iter([given_lines] if given_lines else _chunks())
+    prompts = [_raw(prompt) for prompt in flags.prompts]
+    chunks = iter([prompts]) if prompts else _chunks()
     if hasattr(task, "predict"):
         kept = config.sample
         sampling = Sampling(
@@ -67,19 +77,18 @@ def main(argv: Sequence[str]) -> None:
         )
         max_tokens = flags.max_tokens or kept.max_tokens or 1
         _write_continuations(
-            task.predict(
-                model, itertools.chain.from_iterable(chunks), sampling, max_tokens, flags.seed or 0
-            )
+            task.predict(model, chunks, sampling, max_tokens, flags.seed or 0, flags.context or 0)
         )
-    elif hasattr(task, "predict_lines"):
-        for name in ("max_tokens", "temperature", "top_k", "top_p", "seed"):
+        return 0
+    if hasattr(task, "predict_lines"):
+        for name in ("max_tokens", "context", "temperature", "top_k", "top_p", "seed"):
             if getattr(flags, name) is not None:
                 raise UserError(
                     f"--{name} is for models that continue a text; this one has one answer"
                 )
-        _write_answers(answer for chunk in chunks for answer in task.predict_lines(model, chunk))
-    else:
-        raise UserError(f"task {config.task} cannot predict yet")
+        answers = (answer for chunk in chunks for answer in task.predict_lines(model, chunk))
+        return 1 if _write_answers(answers) else 0
+    raise UserError(f"task {config.task} cannot predict yet")
 
 
 def _write_continuations(pairs: Iterable[tuple[bytes, bytes]]) -> None:
@@ -91,19 +100,25 @@ def _write_continuations(pairs: Iterable[tuple[bytes, bytes]]) -> None:
         first = False
 
 
-def _write_answers(answers: Iterable[bytes | UserError]) -> None:
+def _write_answers(answers: Iterable[bytes | UserError]) -> int:
+    """Write a line for each, and return how many have no answer."""
     out = sys.stdout.buffer
+    refused = 0
     for number, answer in enumerate(answers, 1):
         if isinstance(answer, UserError):
             print(f"line {number}: {answer}", file=sys.stderr)
             answer = b""
+            refused += 1
         out.write(answer + b"\n")
         out.flush()
+    return refused
 
 
 def _chunks() -> Iterator[list[bytes]]:
     """Yield the lines of standard input, as many at once as there are: who writes one may wait for its answer."""
     begun: list[bytes] = []  # pieces of a line whose end has not come yet
+    waiting: list[bytes] = []
+    size = 0
     source = cast(io.BufferedReader, sys.stdin.buffer)
     while read := source.read1(READ_BYTES):
         if b"\n" not in read:
@@ -111,10 +126,27 @@ def _chunks() -> Iterator[list[bytes]]:
             continue
         *lines, rest = b"".join([*begun, read]).split(b"\n")
         begun = [rest]
-        for start in range(0, len(lines), LINES_AT_ONCE):
-            yield [line.rstrip(b"\r") for line in lines[start : start + LINES_AT_ONCE]]
+        for line in lines:
+            waiting.append(line.rstrip(b"\r"))
+            size += len(line)
+            if len(waiting) == LINES_AT_ONCE or size >= BYTES_AT_ONCE:
+                yield waiting
+                waiting, size = [], 0
+        if waiting and not _more_is_there(source):
+            yield waiting
+            waiting, size = [], 0
     if last := b"".join(begun):
-        yield [last.rstrip(b"\r")]
+        waiting.append(last.rstrip(b"\r"))
+    if waiting:
+        yield waiting
+
+
+def _more_is_there(source: io.BufferedReader) -> bool:
+    """Tell whether reading on would not wait: of a file never, of a pipe or a terminal if nobody has written more."""
+    try:
+        return bool(select.select([source], [], [], 0)[0])
+    except io.UnsupportedOperation:  # no descriptor: what is in memory is all there
+        return True
 
 
 def _raw(argument: str) -> bytes:

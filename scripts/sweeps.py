@@ -114,6 +114,21 @@ class Sweep:
         return self.experiment / "results" / f"{self.scale}.json"
 
 
+def sweep_file(experiment: Path) -> Path:
+    """Return where an experiment's sweep.toml is.
+
+    Raises:
+      UserError: there is none; names the nearest experiment beside it.
+    """
+    path = experiment / "sweep.toml"
+    if not path.is_file():
+        beside = [str(other.parent) for other in experiment.parent.glob("*/sweep.toml")]
+        raise UserError(
+            f"{str(experiment)!r} is no experiment: it has no sweep.toml{did_you_mean(str(experiment), beside)}"
+        )
+    return path
+
+
 def read(experiment: Path, scale: str, runs: Path) -> Sweep:
     """Read sweep.toml.
 
@@ -125,11 +140,11 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
     Raises:
       UserError: there is no such file or scale, or something is missing.
     """
-    path = experiment / "sweep.toml"
+    path = sweep_file(experiment)
     try:
         plain = tomllib.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{str(experiment)!r} is no experiment: {error}") from error
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from error
     scales = plain.get("scales", {})

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relpos.data.errors import DataError
-from relpos.data.files import read_file
 from relpos.data.questions import Reading
+from relpos.data.reading import read_utf8
 
-_LINE = re.compile(r"(\d+) (.*)")
+_LINE = re.compile(r"(\d{1,9}) (.*)")  # int() refuses thousands of digits
+_NUMBER = re.compile(r"\d{1,9}")
 _VERDICTS = {"yes", "no", "maybe"}
 
 
@@ -38,7 +39,7 @@ def read_babi(path: str) -> Reading:
     name = Path(path).name
     facts: dict[int, str] = {}  # of the story so far, by the number of their line
     story = ""
-    for i, line in enumerate(_lines(path), 1):
+    for i, line in enumerate(read_utf8(path).decode().split("\n"), 1):
         where = f"{name} line {i}"
         match = _LINE.fullmatch(line.strip(" \r"))  # a tab at the end has an empty answer before it
         if not match:
@@ -57,21 +58,13 @@ def read_babi(path: str) -> Reading:
     return reading
 
 
-def _lines(path: str) -> list[str]:
-    text = read_file(path)
-    try:
-        return text.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8.") from error
-
-
 def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: str) -> None:
     """Adds the question of one line."""
     question, answer, *rest = (field.strip() for field in text.split("\t"))
-    if len(rest) > 1 or not all(fact.isdecimal() for fact in " ".join(rest).split()):
+    numbers_of_facts = " ".join(rest).split()
+    if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in numbers_of_facts):
         return reading.complain("line with other fields than a question's, left out", where)
-    supports = [int(fact) for fact in " ".join(rest).split()]
+    supports = [int(number) for number in numbers_of_facts]
     if any(fact not in facts for fact in supports):
         reading.complain("supporting fact that is no earlier sentence, ignored", where)
         supports = [fact for fact in supports if fact in facts]

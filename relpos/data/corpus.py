@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from relpos.data import files, library_text, splits
+from relpos.data import files, library_text, paths, splits
 from relpos.data.errors import DataError
 
 
@@ -53,11 +52,12 @@ class Corpus:
         }
 
 
-def load(*, path: str = "", tfds: str = "", data_dir: str = "") -> Corpus:
+def load(*, path: str = "", field: str = "text", tfds: str = "", data_dir: str = "") -> Corpus:
     """Loads a corpus: library_text, unless a path or a tensorflow-datasets set is named.
 
     Args:
         path: a file, a glob or a folder of text, see `files.read_splits`.
+        field: the field of .jsonl files there that holds the text.
         tfds: a tensorflow-datasets set, see `tfds_sets.open_set`.
         data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
@@ -67,8 +67,8 @@ def load(*, path: str = "", tfds: str = "", data_dir: str = "") -> Corpus:
     if path and tfds:
         raise DataError(f"Give either path={path!r} or tfds={tfds!r}, not both.")
     if path:
-        found = files.read_splits(path)
-        name = Path(path).expanduser().resolve().name
+        found = files.read_splits(path, field)
+        name = paths.expanded(path).resolve().name
         return Corpus(name, files.VERSION, splits.fingerprint(found), found)
     # Importing tensorflow-datasets takes a second, which the user's own files need not wait for.
     if tfds:

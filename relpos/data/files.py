@@ -2,21 +2,21 @@
 
 Bytes pass through unchanged; what a text repeats of itself is left as it is. A file is read as
 documents of at most `DOCUMENT_BYTES`, cut at line ends, so that a single long file can be shuffled;
-its documents put together again are the file.
+its documents put together again are the file. Of a file of lines of JSON every line is a document.
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
+import dataclasses
 import hashlib
 import logging
-import os
-import zlib
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from relpos.data.errors import DataError, nearest
+from relpos.data import json_lines, paths
+from relpos.data.errors import DataError
+from relpos.data.reading import NoTextError, read_text
 from relpos.data.splits import SPLITS, held_out
 
 VERSION = "1.0.0"  # of the rules that cut and split, below
@@ -28,150 +28,83 @@ MANY_FILES = 40  # from here on whole files are held out, below it the end of ev
 _log = logging.getLogger(__name__)
 
 
-def read_splits(pattern: str) -> dict[str, list[bytes]]:
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What the files hold: texts, which may be cut, and documents of their own, which may not."""
+
+    texts: list[bytes]
+    documents: list[bytes]
+
+
+def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
     """Reads what a path names, drops identical files, and splits it.
 
     With many files whole files are held out, chosen by the hash of their content; with few, the
-    last fortieth of each file is test and the fortieth before it validation.
+    last fortieth of each file is test and the fortieth before it validation. Of lines of JSON each
+    is a document, and documents are held out by the hash of their content.
 
     Args:
         pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
             excepted. Files that end in .gz or .xz are unpacked.
+        field: the field of .jsonl files that holds the text.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or it is too short to be split.
+        DataError: nothing is there, it cannot be read, it is no text, or it is too short to be split.
     """
-    texts = list(dict.fromkeys(_texts(pattern)))
-    size = sum(map(len, texts))
+    found = _read(pattern, field)
+    texts = list(dict.fromkeys(found.texts))
+    size = sum(map(len, texts + found.documents))
     if size < 40:
         raise DataError(
             f"{pattern} holds only {size} bytes, too few to put some aside for validation and test."
         )
-    if len(texts) >= MANY_FILES:
-        return _split_files(texts)
-    return _split_ends(texts)
+    splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    ways = ((_split_texts, texts), (_split_documents, found.documents))
+    for split_up, held in ways:
+        if held:
+            for split, documents in split_up(held).items():
+                splits[split] += documents
+    return splits
 
 
-def read_documents(pattern: str) -> list[bytes]:
+def read_documents(pattern: str, field: str = "text") -> list[bytes]:
     """Reads all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
-    return [document for text in _texts(pattern) for document in documents_of(text)]
+    found = _read(pattern, field)
+    return [part for text in found.texts for part in documents_of(text)] + found.documents
 
 
-def read_file(name: str) -> bytes:
-    """Reads one file; one that ends in .gz or .xz is unpacked.
-
-    Raises:
-        DataError: it is not there, or cannot be read.
-    """
-    path = Path(name).expanduser()
-    if os.path.isdir(path):
-        raise DataError(f"{name} is a folder; name a file in it.")
-    if not os.path.exists(path):
-        raise DataError(f"There is no file {name}.{_neighbour(path)}")
-    return _read(path)
-
-
-def _texts(pattern: str) -> list[bytes]:
-    """Returns the files that hold any text."""
-    read = {path: _read(path) for path in find(pattern)}
-    if Path(pattern).is_dir():
-        read = _without_binary(read, pattern)
-    for path, text in read.items():
-        _warn_of_other_encodings(path, text)
-    texts = [text for text in read.values() if text]
-    if not texts:
-        raise DataError(f"{pattern} holds no text: no file there has any.")
-    return texts
-
-
-def find(pattern: str) -> list[Path]:
-    """Returns the files that a path, a glob or a folder names, in the order of their names.
-
-    Raises:
-        DataError: there are none.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = [Path(folder, file) for folder, _, files in os.walk(path) for file in files]
-        found = [p for p in found if not _is_hidden(p.relative_to(path)) and p.is_file()]
-        if not found:
-            raise DataError(f"The folder {pattern} holds no files.")
-        return sorted(found)
-    if path.exists():
-        return [path]
-    found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
-    if found:
-        return found
-    if glob.has_magic(pattern):
-        raise DataError(
-            f"No file matches {pattern!r} (searched from {Path.cwd()}). Quote the pattern, so that "
-            "it and not the shell's expansion is passed on."
-        )
-    raise DataError(f"There is no file {pattern}.{_neighbour(path)}")
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
-
-
-def _neighbour(path: Path) -> str:
-    """Says which folder of a missing path is missing, or which name in it is near."""
-    folder = path.parent
-    if not folder.is_dir():
-        missing = next(p for p in reversed([folder, *folder.parents]) if not p.exists())
-        return f" Its folder {missing} is missing." + _neighbour_name(missing)
-    return _neighbour_name(path)
-
-
-def _neighbour_name(path: Path) -> str:
-    try:
-        return nearest(path.name, os.listdir(path.parent))
-    except OSError:
-        return ""
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return file.read()
-        if path.suffix == ".xz":
-            return _read_xz(path)
-        return path.read_bytes()
-    except EOFError as error:
-        kind = "xz" if path.suffix == ".xz" else "gzip"
-        raise DataError(f"{path} is a truncated {kind} file: fetch it again.") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a sound gzip file ({error}): fetch it again, or drop .gz from its name."
-        ) from error
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def _read_xz(path: Path) -> bytes:
-    import lzma  # some builds of Python go without it, and need it for nothing else here
-
-    try:
-        with lzma.open(path) as file:
-            return file.read()
-    except lzma.LZMAError as error:
-        raise DataError(
-            f"{path} is not a sound xz file ({error}): fetch it again, or drop .xz from its name."
-        ) from error
-
-
-def _without_binary(read: dict[Path, bytes], folder: str) -> dict[Path, bytes]:
-    """Leaves out the files of a folder that are no text: a NUL among the first bytes tells."""
-    kept = {path: text for path, text in read.items() if b"\0" not in text[:8192]}
-    if len(kept) < len(read):
+def _read(pattern: str, field: str) -> _Found:
+    """Returns what the files hold that have any text; of a folder other files are left out, and told."""
+    found = _Found([], [])
+    left_out: list[tuple[Path, DataError]] = []
+    in_folder = paths.expanded(pattern).is_dir()
+    named = paths.find(pattern)
+    for path in named:
+        try:
+            content = read_text(path)
+        except NoTextError as error:
+            if not in_folder:
+                raise
+            left_out.append((path, error))
+            continue
+        if not content:
+            continue
+        if json_lines.is_json_lines(path):
+            found.documents.extend(json_lines.documents(path, content, field))
+        else:
+            _warn_of_other_encodings(path, content)
+            found.texts.append(content)
+    if left_out and len(left_out) == len(named):
+        raise DataError(f"{pattern} holds no text: {left_out[0][1]}")
+    if left_out:
+        some = ", ".join(str(path.name) for path, _ in left_out[:3])
         _log.warning(
-            "%s: %d of %d files hold a NUL byte, so are no text, and are left out; name them to use them.",
-            folder,
-            len(read) - len(kept),
-            len(read),
-        )
-    return kept
+            "%s: %d of %d files are no text and are left out: %s%s",
+            pattern, len(left_out), len(named), some, ", ..." if len(left_out) > 3 else "",
+        )  # fmt: skip
+    if not found.texts and not found.documents:
+        raise DataError(f"{pattern} holds no text: no file there has any.")
+    return found
 
 
 def _warn_of_other_encodings(path: Path, text: bytes) -> None:
@@ -185,6 +118,33 @@ def _warn_of_other_encodings(path: Path, text: bytes) -> None:
             error.start,
             text[error.start],
         )
+
+
+def _split_texts(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
+    return _split_files(texts) if len(texts) >= MANY_FILES else _split_ends(texts)
+
+
+def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
+    """Holds out documents, and with each all that are like it."""
+    places: dict[bytes, list[int]] = {}
+    for i, document in enumerate(documents):
+        places.setdefault(document, []).append(i)
+    sizes = [len(document) * len(same) for document, same in places.items()]
+    budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
+    budget = max(budget, statistics.median_low(sizes))  # one document at least
+    # Nor may a few long documents leave train nothing but themselves.
+    budget = min(budget, -(-sum(size for size in sizes if size <= budget) // 3))
+    keys = [hashlib.sha256(document).digest() for document in places]
+    dealt = held_out(keys, sizes, budget=budget, largest=budget)
+    kin = list(places.values())
+    splits = {
+        s: [documents[i] for i in sorted(j for k in dealt[s] for j in kin[k])] for s in SPLITS
+    }
+    if not all(splits.values()):
+        raise DataError(
+            f"{len(places)} different documents are too few to put some aside for validation and test."
+        )
+    return splits
 
 
 def _split_files(texts: Sequence[bytes]) -> dict[str, list[bytes]]:

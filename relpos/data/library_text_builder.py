@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from relpos.data import library_text
+from relpos.data import library_text, paths
+from relpos.data.errors import DataError
 from relpos.data.quiet import quiet_tfds
 from relpos.data.records import TextRecords
 from relpos.data.splits import SPLITS
@@ -76,14 +78,17 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
 
     Args:
         data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-            Where it cannot be written a folder for temporary files is used, with a warning.
+            Where it cannot be written a private folder for temporary files is used, with a warning.
 
     Returns:
         The documents of each split.
+
+    Raises:
+        DataError: there is no such user, or the folder for temporary files could be another user's.
     """
     found = library_text.documents()
     config = tfds.core.BuilderConfig(name=_config_name(found))
-    root = _writable(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser(), config.name)
+    root = _writable(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)), config.name)
     with quiet_tfds():
         builder = LibraryText(
             found=found, config=config, data_dir=os.fspath(root), file_format="array_record"
@@ -130,8 +135,35 @@ def _writable(root: Path, config: str) -> Path:
             return root
     except OSError as error:
         fallback = Path(tempfile.gettempdir()) / f"tensorflow_datasets-{_user()}"
+        _make_private(fallback, f"{root} cannot be written ({error.strerror})")
         _log.warning("%s cannot be written (%s); using %s instead.", root, error.strerror, fallback)
         return fallback
+
+
+def _make_private(folder: Path, why: str) -> None:
+    """Makes a folder that no other user can write to, or checks that it is one: all may write beside it.
+
+    Raises:
+        DataError: another user could have put a text of theirs there.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        fault = f"cannot be made ({error.strerror})"
+    else:
+        if not stat.S_ISDIR(found.st_mode):
+            fault = "is a link or a file, no folder"
+        elif hasattr(os, "getuid") and found.st_uid != os.getuid():
+            fault = f"belongs to another user ({found.st_uid})"
+        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            fault = f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+        else:
+            return
+    raise DataError(
+        f"{why}, and {folder} in its place {fault}: name a folder of yours by --config.data.data_dir or "
+        "$TFDS_DATA_DIR."
+    )
 
 
 def _user() -> str:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from relpos.data.errors import DataError
-from relpos.data.files import read_file
 from relpos.data.pairs import Pair, drop_empty
-
-_MARK = b"\xef\xbb\xbf"  # what some editors put before UTF-8
+from relpos.data.reading import read_utf8
 
 
 def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
@@ -48,20 +46,5 @@ def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
 
 def _lines(name: str) -> list[bytes]:
     """Returns the lines of a UTF-8 file."""
-    text = read_file(name).removeprefix(_MARK)
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name}, line {_line_of(text, error.start)}: byte 0x{text[error.start]:02x} is not "
-            "UTF-8. Convert the file to UTF-8."
-        ) from error
-    if b"\0" in text:
-        line = _line_of(text, text.index(b"\0"))
-        raise DataError(f"{name}, line {line}: a NUL byte. Is this text, and encoded as UTF-8?")
-    lines = text.split(b"\n")
+    lines = read_utf8(name).split(b"\n")
     return lines[:-1] if not lines[-1] else lines
-
-
-def _line_of(text: bytes, place: int) -> int:
-    return text.count(b"\n", 0, place) + 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from relpos.data import babi, squad, stories
 from relpos.data.errors import DataError, nearest
-from relpos.data.files import find
+from relpos.data.paths import find
 from relpos.data.questions import Problem, Question, Reading
 from relpos.data.splits import SPLITS, families, held_out
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from relpos.data.errors import DataError
-from relpos.data.files import read_file
 from relpos.data.questions import Reading
+from relpos.data.reading import read_utf8
 
 SQUAD_FEATURES = ("context", "question", "answers")
 
@@ -77,11 +77,7 @@ def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
 def _articles(path: str) -> list[Any]:
     """Returns what stands under "data"."""
     try:
-        content = json.loads(read_file(path).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8."
-        ) from error
+        content = json.loads(read_utf8(path).decode())
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from relpos.data import paths
 from relpos.data.errors import DataError, nearest
 from relpos.data.quiet import quiet_tfds
 from relpos.data.records import DocumentRange, TextRecords
@@ -83,7 +84,7 @@ def open_sources(
     Raises:
         DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
     """
-    root = str(Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
+    root = str(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)))
     builder = _prepared(name, root) or _prepare(name, root)
     try:
         with quiet_tfds():

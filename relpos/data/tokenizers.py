@@ -17,6 +17,7 @@ import numpy as np
 import sentencepiece
 
 from relpos.data.errors import DataError, nearest
+from relpos.data.reading import read_bytes
 from relpos.files import write_atomically
 
 KINDS = ("bytes", "sentencepiece")
@@ -58,21 +59,17 @@ class SentencePiece:
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        try:
-            model = Path(model_file).read_bytes()
-        except OSError as error:
-            raise DataError(f"Cannot read the SentencePiece model {model_file}: {error}") from error
+        model = read_bytes(Path(model_file))
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except (RuntimeError, ValueError) as error:
+            self.vocab_size: int = self._processor.vocab_size()
+            self._pieces = [self._piece_bytes(i) for i in range(self.vocab_size)]
+        except (RuntimeError, ValueError) as error:  # UnicodeDecodeError too, of a piece
             raise DataError(
                 f"{model_file} is not a SentencePiece model ({error}): delete it to train it anew."
             ) from error
-        size = self._processor.vocab_size()
-        self.vocab_size: int = size
         self.separator: int = self._processor.bos_id()
-        self._pieces = [self._piece_bytes(i) for i in range(size)]
         self._byte_ids = np.array(
             [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)], np.int32
         )

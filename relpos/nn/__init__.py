@@ -15,6 +15,9 @@ from relpos.nn.encoder import TokenEncoder as TokenEncoder
 from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
 from relpos.nn.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from relpos.nn.generate import Sampling as Sampling
+from relpos.nn.generate import check_new_tokens as check_new_tokens
 from relpos.nn.generate import generate as generate
+from relpos.nn.rows import continue_rows as continue_rows
+from relpos.nn.rows import most_probable as most_probable
 from relpos.nn.span_encoder import SpanEncoder as SpanEncoder
 from relpos.nn.stack import StackConfig as StackConfig

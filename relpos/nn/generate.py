@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from relpos.nn.decoder import Decoder
 
+MOST_NEW_TOKENS = 1 << 16  # the cache has room for all of them from the start
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -34,8 +36,8 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
-    def choose(self, logits_BV: Float[Array, "B V"], key: Array) -> Int[Array, "B"]:
-        """Draw a token for each row."""
+    def choose(self, logits_BV: Float[Array, "B V"], keys_B: Array) -> Int[Array, "B"]:
+        """Draw a token for each row, with the row's random key."""
         if self.temperature == 0:
             return logits_BV.argmax(-1).astype(jnp.int32)
         logits_BV = logits_BV / self.temperature
@@ -48,9 +50,21 @@ class Sampling:
             if self.top_k:
                 kept_BV &= jnp.arange(logits_BV.shape[-1]) < self.top_k
             sorted_BV = jnp.where(kept_BV, sorted_BV, -jnp.inf)
-            choice = jax.random.categorical(key, sorted_BV)[:, None]
+            choice = _draw(keys_B, sorted_BV)[:, None]
             return jnp.take_along_axis(order_BV, choice, -1)[:, 0].astype(jnp.int32)
-        return jax.random.categorical(key, logits_BV).astype(jnp.int32)
+        return _draw(keys_B, logits_BV).astype(jnp.int32)
+
+
+_draw = jax.vmap(jax.random.categorical)
+
+
+def check_new_tokens(count: int) -> None:
+    """Refuse, with a ValueError, a number of tokens to be written that cannot be."""
+    if not 1 <= count <= MOST_NEW_TOKENS:
+        raise ValueError(
+            f"max_tokens must be from 1 to {MOST_NEW_TOKENS}, for the cache has room for all of them from the "
+            f"start; got {count}"
+        )
 
 
 def generate(
@@ -69,26 +83,29 @@ def generate(
       model: a decoder.
       prompts_BT: the prompts, each filled up behind its end with anything.
       lengths_B: how many tokens each prompt has, at least 1.
-      max_new_tokens: M.
+      max_new_tokens: M, at most MOST_NEW_TOKENS.
       stop: the token that ends a continuation; it is not part of it.
       sampling: how tokens are chosen.
-      key: a random key; a row's draws depend on it, the row and the step only.
+      key: a random key, or one for each row, [B]; a row's draws depend on its own and the step only.
 
     Returns:
       The new tokens, and how many each row has.
 
     Raises:
-      ValueError: max_new_tokens is below 1.
+      ValueError: max_new_tokens is below 1 or too many.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    check_new_tokens(max_new_tokens)
+    keys_B = key if key.ndim else jax.random.split(key, len(prompts_BT))
     graphdef, state = nnx.split(model)
     run = functools.partial(_generate, graphdef, max_new_tokens, stop, sampling)
-    return run(state, prompts_BT, lengths_B, key)
+    return run(state, prompts_BT, lengths_B, keys_B)
+
+
+_fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengths_B, key):
+def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengths_B, keys_B):
     model = nnx.merge(graphdef, state)
     B, T = prompts_BT.shape
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
@@ -102,7 +119,7 @@ def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengt
 
     def one_token(carry):
         step, logits_BV, caches, done_B, tokens_BM, counts_B = carry
-        chosen_B = sampling.choose(logits_BV, jax.random.fold_in(key, step))
+        chosen_B = sampling.choose(logits_BV, _fold_in(keys_B, step))
         done_B = done_B | (chosen_B == stop)
         tokens_BM = tokens_BM.at[:, step].set(jnp.where(done_B, stop, chosen_B))
         counts_B = counts_B + ~done_B

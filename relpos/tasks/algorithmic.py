@@ -18,11 +18,11 @@ from rich.table import Table
 from relpos.config import require_at_least
 from relpos.data import algorithmic
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, Sampling, TokenEncoder, generate
+from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
 from relpos.training import model_section
 from relpos.training.progress import track
 from relpos.training.stored_run import refuse_other_facts
-from relpos.training.task import one_by_one
+from relpos.training.task import together
 
 Record = dict[str, Any]
 Model = Decoder | TokenEncoder
@@ -224,9 +224,12 @@ class Algorithmic:
 
     def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return for each line, a question's symbols separated by spaces, its answer or what is wrong."""
-        return one_by_one(functools.partial(self._answer, model), lines)
+        return together(
+            functools.partial(self._question, model), functools.partial(self._answers, model), lines
+        )
 
-    def _answer(self, model: Model, line: bytes) -> bytes:
+    def _question(self, model: Model, line: bytes) -> tuple[list[int], int]:
+        """Return the symbols that are shown, and how many the answer has."""
         try:
             question = self.symbols.ids(line.decode())
         except UnicodeDecodeError as error:
@@ -244,39 +247,47 @@ class Algorithmic:
                 f"the question and its answer take {places} places, more than the {model.max_length} positions "
                 f"of {self.config.encoding}"
             )
-        if size == 0:
-            return b""
-        if isinstance(model, Decoder):
-            answer = self._continued(model, shown, size)
-        else:
-            answer = self._filled_in(model, shown, size)
-        end = self.symbols.end
-        text = self.symbols.text(answer).split(" ")
-        return " ".join(text[: text.index(end)] if end in text else text).encode()
+        return shown, size
 
-    def _continued(self, model: Decoder, shown: list[int], size: int) -> np.ndarray:
-        # Whole powers of two: a program is compiled for each size, not for each question.
-        most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
-        end = self.symbols.end
-        tokens, counts = generate(
-            model,
-            jnp.asarray(model_section.padded(shown, model.max_length, most)),
-            jnp.array([len(shown)]),
-            max_new_tokens=most,
-            stop=-1 if end is None else self.symbols.alphabet.index(end),
-            sampling=Sampling(temperature=0),
-            key=jax.random.key(0),
-        )
-        return np.asarray(tokens)[0, : min(int(counts[0]), size)]
+    def _answers(self, model: Model, questions: Sequence[tuple[list[int], int]]) -> list[bytes]:
+        write = self._continued if isinstance(model, Decoder) else self._filled_in
+        asked = [i for i, (_, size) in enumerate(questions) if size]
+        answers = [b""] * len(questions)
+        for i, answer in zip(asked, write(model, [questions[i] for i in asked]), strict=True):
+            end = self.symbols.end
+            text = self.symbols.text(answer[: questions[i][1]]).split(" ")
+            answers[i] = " ".join(text[: text.index(end)] if end in text else text).encode()
+        return answers
 
-    def _filled_in(self, model: TokenEncoder, shown: list[int], size: int) -> np.ndarray:
-        places = len(shown) + size
-        tokens = model_section.padded(shown + size * [self.symbols.blank], model.max_length)
-        graphdef, state = nnx.split(model)
-        best_T = _best(
-            graphdef, state, jnp.asarray(tokens), jnp.arange(tokens.shape[1])[None] < places
-        )
-        return np.asarray(best_T)[len(shown) : places]
+    def _continued(
+        self, model: Any, questions: Sequence[tuple[list[int], int]]
+    ) -> list[np.ndarray]:
+        end = self.symbols.end
+        groups: dict[int, list[int]] = {}
+        for i, (_, size) in enumerate(questions):
+            # Whole powers of two: a program is compiled for each size, not for each question.
+            most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
+            groups.setdefault(most, []).append(i)
+        answers = [np.zeros(0, np.int32)] * len(questions)
+        for most, numbers in groups.items():
+            found = continue_rows(
+                model,
+                [questions[i][0] for i in numbers],
+                max_new_tokens=most,
+                stop=-1 if end is None else self.symbols.alphabet.index(end),
+                sampling=Sampling(temperature=0),
+                key=jax.random.key(0),
+            )
+            for i, answer in zip(numbers, found, strict=True):
+                answers[i] = answer
+        return answers
+
+    def _filled_in(
+        self, model: Any, questions: Sequence[tuple[list[int], int]]
+    ) -> list[np.ndarray]:
+        rows = [shown + size * [self.symbols.blank] for shown, size in questions]
+        best = most_probable(model, rows)
+        return [best_T[len(shown) :] for (shown, _), best_T in zip(questions, best, strict=True)]
 
     def _places(self, length: int, split: str = "train") -> int:
         return algorithmic.places(
@@ -320,10 +331,3 @@ def _sums(graphdef, state, batch):
     scored_BT = batch["scored"]
     exact_B = (right_BT == scored_BT).all(1) & scored_BT.any(1)
     return nats_BT.sum(), right_BT.sum(), exact_B.sum()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _best(graphdef, state, tokens_BT, seen_BT):
-    """Return the most probable symbols of the only row."""
-    model = nnx.merge(graphdef, state)
-    return model(tokens_BT, segments=seen_BT.astype(jnp.int32))[0].argmax(-1)

@@ -19,13 +19,14 @@ from relpos import data
 from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, Sampling, TokenEncoder, generate
+from relpos.nn import Decoder, Sampling, TokenEncoder, check_new_tokens, most_probable
 from relpos.terminal import printable
 from relpos.training import model_section
 from relpos.training.masking import Masking, Pose, jitted_sums, next_tokens, sums
 from relpos.training.progress import track
+from relpos.training.prompts import continuations
 from relpos.training.stored_run import made_once, refuse_other_facts
-from relpos.training.task import one_by_one
+from relpos.training.task import together
 
 Record = dict[str, Any]
 
@@ -65,9 +66,16 @@ class LanguageModelling(abc.ABC):
     def corpus(self) -> data.Corpus:
         """The text, read when it is first needed: a trained model continues prompts without it."""
         chosen = self.config.data
-        corpus = data.load(path=chosen.path, tfds=chosen.tfds, data_dir=chosen.data_dir)
+        corpus = data.load(
+            path=chosen.path, field=chosen.field, tfds=chosen.tfds, data_dir=chosen.data_dir
+        )
         refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
         return corpus
+
+    @property
+    def longest_evaluated(self) -> int:
+        """How many tokens the longest windows have that the run is evaluated in."""
+        return int(max(self.config.eval_multiples, default=1) * self.config.sequence_length)
 
     def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
         chosen = self.config.data
@@ -91,6 +99,8 @@ class LanguageModelling(abc.ABC):
         model_section.encoding_options(config)
         try:
             Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+            if config.sample.max_tokens:
+                check_new_tokens(config.sample.max_tokens)
         except ValueError as error:
             raise UserError(f"sample.{error}") from error
 
@@ -213,7 +223,7 @@ class LanguageModelling(abc.ABC):
         for length in lengths:
             self._check_length(model, length)
         if path:
-            documents, name = data.read_documents(path), path
+            documents, name = data.read_documents(path, self.config.data.field), path
         elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:
@@ -269,7 +279,7 @@ class Causal(LanguageModelling):
         sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
         prompts = [prompt.encode() for prompt in sample.prompts]
         for prompt, text in self.predict(
-            model, prompts, sampling, sample.max_tokens, self.config.seed
+            model, [prompts], sampling, sample.max_tokens, self.config.seed
         ):
             shown = (escape(printable(part.decode("utf-8", "replace"))) for part in (prompt, text))
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
@@ -277,31 +287,21 @@ class Causal(LanguageModelling):
     def predict(
         self,
         model: Decoder,
-        prompts: Iterable[bytes],
+        chunks: Iterable[Sequence[bytes]],
         sampling: Sampling,
         max_tokens: int,
         seed: int,
+        context: int = 0,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield each prompt and its continuation."""
-        for number, prompt in enumerate(prompts):
-            ids = np.concatenate([[self.tokenizer.separator], self.tokenizer.encode(prompt)])
-            length = len(ids)
-            if model.max_length is not None and length + max_tokens > model.max_length:
-                raise UserError(
-                    f"prompt {number + 1} ({length} tokens) and {max_tokens} more do not fit the "
-                    f"{model.max_length} positions of {self.config.encoding}"
-                )
-            padded = model_section.padded(ids, model.max_length, max_tokens)
-            tokens, counts = generate(
-                model,
-                jnp.asarray(padded),
-                jnp.array([length]),
-                max_new_tokens=max_tokens,
-                stop=self.tokenizer.separator,
-                sampling=sampling,
-                key=jax.random.fold_in(jax.random.key(seed), number),
-            )
-            yield prompt, self.tokenizer.decode(np.asarray(tokens)[0, : int(counts[0])])
+        """Yield each prompt and its continuation, see `relpos.training.prompts`.
+
+        Of a prompt as many of its last tokens are read as `context` says; 0: as many as the longest windows have that
+        the run is evaluated in.
+        """
+        return continuations(
+            model, self.tokenizer, chunks, sampling=sampling, max_tokens=max_tokens, seed=seed,
+            context=context or self.longest_evaluated,
+        )  # fmt: skip
 
 
 class Masked(LanguageModelling):
@@ -329,9 +329,11 @@ class Masked(LanguageModelling):
 
     def predict_lines(self, model: TokenEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return each line with the most probable token in place of every [MASK], or what is wrong with it."""
-        return one_by_one(functools.partial(self._fill, model), lines)
+        return together(
+            functools.partial(self._masked, model), functools.partial(self._filled, model), lines
+        )
 
-    def _fill(self, model: TokenEncoder, line: bytes) -> bytes:
+    def _masked(self, model: TokenEncoder, line: bytes) -> np.ndarray:
         first, *others = (self.tokenizer.encode(part).tolist() for part in line.split(MASK))
         if not others:
             raise UserError(
@@ -339,11 +341,18 @@ class Masked(LanguageModelling):
             )
         ids = np.array(functools.reduce(lambda a, b: [*a, self.pose.mask, *b], others, first))
         model_section.check_length(model.max_length, len(ids), self.config)
-        padded = model_section.padded(ids, model.max_length)
-        graphdef, state = nnx.split(model)
-        seen = jnp.arange(padded.shape[1])[None] < len(ids)
-        best = np.asarray(_best(graphdef, state, jnp.asarray(padded), seen, self._fit_a_line))
-        return self.tokenizer.decode(np.where(ids == self.pose.mask, best[: len(ids)], ids))
+        if len(ids) > (most := self.longest_evaluated):
+            raise UserError(
+                f"it has {len(ids)} tokens, more than the {most} that the run is evaluated at"
+            )
+        return ids
+
+    def _filled(self, model: TokenEncoder, rows: Sequence[np.ndarray]) -> list[bytes]:
+        best = most_probable(model, rows, self._fit_a_line)
+        return [
+            self.tokenizer.decode(np.where(ids == self.pose.mask, best_T, ids))
+            for ids, best_T in zip(rows, best, strict=True)
+        ]
 
     @functools.cached_property
     def _fit_a_line(self) -> jax.Array:
@@ -353,10 +362,3 @@ class Masked(LanguageModelling):
 
 
 _OBJECTIVES: dict[str, type[LanguageModelling]] = {"causal": Causal, "masked": Masked}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _best(graphdef, state, tokens_BT, seen_BT, allowed_V):
-    """Return the most probable allowed symbols of the only row."""
-    logits_BTV = nnx.merge(graphdef, state)(tokens_BT, segments=seen_BT.astype(jnp.int32))
-    return jnp.where(allowed_V, logits_BTV[0], -jnp.inf).argmax(-1)

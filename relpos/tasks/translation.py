@@ -33,6 +33,7 @@ Pairs = Sequence[parallel.Pair]
 TOKENIZERS = ("words", *tokenizers.KINDS)
 MOST_ITEMS = 32  # of a list; longer ones take minutes to make
 NOTED_PAIRS = 10_000  # looked at for those that are too long
+TRANSLATED_AT_ONCE = 64  # sentences, however many a training batch has
 
 
 def create(config: ConfigDict, workdir: Path) -> "Translation":
@@ -207,7 +208,7 @@ class Translation:
         ]
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0
-        for _, batch in self._batches(usable):
+        for _, batch in self._batches(usable, self.config.batch_size):
             nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
             count += self.tokens(batch)
         record: Record = {"loss": nats / count if count else np.nan}
@@ -215,11 +216,11 @@ class Translation:
             record["too_long"] = len(pairs) - len(usable)
         return record
 
-    def _batches(self, pairs):
+    def _batches(self, pairs, batch_size: int):
         return pair_batches.eval_batches(
             pairs,
             sequence_length=self.config.sequence_length,
-            batch_size=self.config.batch_size,
+            batch_size=batch_size,
             separators=(self.source.separator, self.target.separator),
         )
 
@@ -246,7 +247,8 @@ class Translation:
         longest = self.config.sequence_length
         usable = [i for i, ids in enumerate(tokens) if 0 < len(ids) < longest]
         found, total = [b""] * len(sources), 0
-        for numbers, batch in self._batches([(tokens[i], nothing) for i in usable]):
+        shown = [(tokens[i], nothing) for i in usable]
+        for numbers, batch in self._batches(shown, TRANSLATED_AT_ONCE):
             # Rows of padding would be decoded too: no more of them than the next power of two takes.
             rows = min(len(batch["source"]), 1 << (len(numbers) - 1).bit_length())
             forced = None

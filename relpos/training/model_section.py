@@ -1,11 +1,10 @@
 """The sections ``model``, ``encoding`` and ``encodings`` of a config, read for `relpos.nn`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -167,22 +166,6 @@ def check_length(max_length: int | None, length: int, config: ConfigDict) -> Non
             f"{length} tokens are more than the {max_length} positions of {config.encoding}: raise its "
             "max_length, or make the sequences shorter"
         )
-
-
-def padded(ids: Sequence[int] | np.ndarray, max_length: int | None, more: int = 0) -> np.ndarray:
-    """Return token ids as a row [1, T] of a power of two, so that few programs are compiled.
-
-    Args:
-      ids: the tokens; zeros are put behind them.
-      max_length: of the model, which the row and what comes after it stay within; None: no limit.
-      more: tokens that the model will add.
-    """
-    room = 1 << max(4, (len(ids) - 1).bit_length())
-    if max_length is not None:
-        room = min(room, max_length - more)
-    row = np.zeros((1, room), np.int32)
-    row[0, : len(ids)] = ids
-    return row
 
 
 def token_model(

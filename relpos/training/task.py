@@ -5,7 +5,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ _MINIMUM = {
 
 Batch = Mapping[str, np.ndarray]
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 class BatchIterator(Protocol):
@@ -58,8 +59,8 @@ class Task(Protocol):
       split, at several lengths where that means something (no lengths: those of the config);
       ``evaluate_text(..., path)`` instead of it where any text can be scored;
     - ``predict_lines(model, lines) -> list[bytes | UserError]``, one for each of a few lines, in
-      order: an answer, or what is wrong with the line; ``predict(model, prompts, sampling, max_tokens,
-      seed)`` instead of it where prompts are continued.
+      order: an answer, or what is wrong with the line; ``predict(model, chunks, sampling, max_tokens,
+      seed, context)`` instead of it where prompts are continued, those of a chunk together.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -100,16 +101,36 @@ class Task(Protocol):
         """Print the closing tables and samples to the console and return the records of them."""
 
 
-def one_by_one(answer: Callable[[bytes], bytes], lines: Sequence[bytes]) -> list[bytes | UserError]:
+def one_by_one(answer: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T | UserError]:
     """Return what `answer` makes of each line, or the UserError that it raises."""
 
-    def guarded(line: bytes) -> bytes | UserError:
+    def guarded(line: bytes) -> T | UserError:
         try:
             return answer(line)
         except UserError as error:
             return error
 
     return [guarded(line) for line in lines]
+
+
+def together(
+    read: Callable[[bytes], T],
+    answer: Callable[[Sequence[T]], Sequence[bytes]],
+    lines: Sequence[bytes],
+) -> list[bytes | UserError]:
+    """Return the answers to lines that are read one by one and answered together.
+
+    Args:
+      read: makes a question of a line, or raises a UserError.
+      answer: returns the answers to all questions.
+      lines: the lines.
+
+    Returns:
+      For each line its answer, or what is wrong with it.
+    """
+    found = one_by_one(read, lines)
+    answers = iter(answer([question for question in found if not isinstance(question, UserError)]))
+    return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
 def check_common(config: ConfigDict) -> None:

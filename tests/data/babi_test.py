@@ -105,12 +105,23 @@ def test_a_question_before_any_fact_and_lines_without_numbers(tmp_path):
     ]
 
 
+def test_numbers_of_thousands_of_digits(tmp_path):
+    many = "1" * 5000
+    text = f"1 Ada is here.\n{many} Ben is here.\n2 Who?\tAda\t{many}\n3 Who?\tAda\t1\n"
+    reading = read(tmp_path, text)
+    assert [q.starts for q in reading.questions] == [(0,)]
+    assert [(p.message, p.first) for p in reading.problems] == [
+        ("line without a number, left out", "qa1_train.txt line 2"),
+        ("line with other fields than a question's, left out", "qa1_train.txt line 3"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("Ada is here.\n", "is not bAbI: its first line has no number"),
         ("", "is not bAbI"),
-        (b"1 Ada is here.\n2 caf\xe9\n", "line 2: not UTF-8"),
+        (b"1 Ada is here.\n2 caf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
     ],
 )
 def test_what_is_not_babi_is_told(tmp_path, text, message):

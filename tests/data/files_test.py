@@ -1,10 +1,15 @@
+import bz2
 import gzip
+import lzma
 import os
+import tarfile
+import zipfile
 
+import numpy as np
 import pytest
 
 from relpos import data
-from relpos.data import files
+from relpos.data import files, kinds
 from relpos.data.tokenizers import Bytes
 
 
@@ -34,9 +39,8 @@ def test_one_file_is_held_out_at_its_end_and_nothing_is_lost(tmp_path):
 ODD = {
     "crlf": b"one\r\ntwo\r\n" * 50,
     "mark": "\ufefftext with a byte order mark\n".encode() * 20,
-    "nul": b"a\0b\n\0\0" * 50,
     "surrogate": b"lone \xed\xa0\x80 surrogate\n" * 50,
-    "invalid": bytes(range(256)) * 5,
+    "invalid": bytes(range(1, 256)) * 5,
     "right_to_left": "שלום עולם\n".encode() * 50,
     "one_line": "é€𝄞".encode() * 100_000,
     "tabs": b"\t\t  \t\n" * 100,
@@ -99,7 +103,7 @@ def test_a_folder_gives_its_text_files(tmp_path, caplog):
     (tmp_path / "picture").write_bytes(b"\x89PNG\0\0\0")
     parts = read(data.load(path=str(tmp_path)).splits)
     assert b"".join(parts.values()) == lines(100)
-    assert "1 of 2 files hold a NUL byte" in caplog.text
+    assert "1 of 2 files are no text and are left out: picture" in caplog.text
 
 
 def broken_paths(tmp_path):
@@ -112,6 +116,9 @@ def broken_paths(tmp_path):
     (tmp_path / "flipped.gz").write_bytes(bytes(bad))
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nul").write_bytes(lines(1) + b"a\0b\n" + lines(50))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +133,25 @@ def broken_paths(tmp_path):
         ("flipped.gz", "not a sound gzip"),
         ("folder", "holds no files"),
         ("foldr/x.txt", "folder .*foldr is missing. Did you mean 'folder'"),
-        ("loop", "loop"),
+        ("loop", "loop is a link that leads back to itself"),
+        ("broken", "broken is a link to nowhere, which is not there"),
+        ("pipe", "pipe is a pipe, no file"),
+        ("short.txt/x", "short.txt is no folder"),
+        ("~nobody_x/a", "there is no user 'nobody_x'"),
+        ("a\0b", "cannot hold a NUL byte"),
+        ("n" * 5000, r"n{30}.* characters is too long"),
+        ("nul", r"nul, line 2: a NUL byte, .*tr -d"),
     ],
 )
-def test_what_cannot_be_used_is_explained(tmp_path, path, message):
+def test_what_cannot_be_used_is_explained(tmp_path, monkeypatch, path, message):
     broken_paths(tmp_path)
-    with pytest.raises(data.DataError, match=message):
-        data.load(path=str(tmp_path / path))
+    monkeypatch.chdir(tmp_path)
+    for read in (data.load, lambda *, path: data.read_documents(path)):
+        if path != "short.txt" or read is data.load:
+            with pytest.raises(data.DataError, match=message) as told:
+                read(path=path)
+            assert "\n" not in str(told.value)
+            assert len(str(told.value)) < 400
 
 
 def test_path_and_tfds_together():
@@ -146,3 +165,74 @@ def test_another_text_encoding_is_told(tmp_path, caplog):
     parts = read(data.load(path=str(tmp_path / "latin.txt")).splits)
     assert b"".join(parts.values()) == latin
     assert "latin.txt: byte 3 (0xe9) is not UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["source", "train"])
+def test_a_device_as_data_of_any_task_is_refused(name):
+    load = {"source": data.load_parallel, "train": data.load_questions}[name]
+    more = {"target": "/dev/zero"} if name == "source" else {}
+    with pytest.raises(data.DataError, match="/dev/zero is a device, no file"):
+        load(**{name: "/dev/zero"}, **more)
+
+
+@pytest.mark.parametrize("kind", [k for kind in kinds.KINDS for k in kind.endings])
+def test_a_kind_of_file_that_is_no_text_is_known_by_its_name(tmp_path, kind):
+    for name in (f"a b{kind}", f"a b{kind.upper()}.gz"):
+        (tmp_path / name).write_bytes(lines(100))
+        with pytest.raises(data.DataError, match=r"no text that can be read: \w+ ") as told:
+            data.load(path=str(tmp_path / name))
+        assert name in str(told.value)
+
+
+def packed(path, tmp_path):
+    """A file of each kind, made by what makes it, under a name that says nothing."""
+    text = lines(100)
+    if path == "zip":
+        with zipfile.ZipFile(tmp_path / path, "w") as archive:
+            archive.writestr("a.txt", text)
+    elif path == "tar":
+        (tmp_path / "a.txt").write_bytes(text)
+        with tarfile.open(tmp_path / path, "w") as archive:
+            archive.add(tmp_path / "a.txt", "a.txt")
+    elif path == "npy":
+        with (tmp_path / path).open("wb") as file:
+            np.save(file, np.arange(3))
+    else:
+        pack = {
+            "bzip2": bz2.compress, "gzip": gzip.compress, "xz": lzma.compress,
+            "UTF-16": lambda text: text.decode().encode("utf-16"),
+        }[path]  # fmt: skip
+        (tmp_path / path).write_bytes(pack(text))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("zip", "zip archive, .*unzip"),
+        ("tar", "a NUL byte"),
+        ("npy", "NumPy array"),
+        ("bzip2", "packed by bzip2, .*bunzip2"),
+        ("gzip", "packed by gzip, .*let its name end in .gz"),
+        ("xz", "packed by xz, .*let its name end in .xz"),
+        ("UTF-16", "UTF-16, .*iconv"),
+    ],
+)
+def test_a_kind_of_file_that_is_no_text_is_known_by_its_content(tmp_path, path, message):
+    packed(path, tmp_path)
+    with pytest.raises(data.DataError, match=message):
+        data.load(path=str(tmp_path / path))
+
+
+def test_a_folder_leaves_out_what_is_no_text(tmp_path, caplog):
+    broken = tmp_path / "some"
+    broken.mkdir()
+    packed("zip", broken)
+    (broken / "a.pdf").write_bytes(b"%PDF-1.7")
+    (broken / "link").symlink_to("nowhere")
+    os.mkfifo(broken / "pipe")
+    with pytest.raises(data.DataError, match=r"holds no text: .*a\.pdf is a PDF document"):
+        data.load(path=str(broken))
+    (broken / "text").write_bytes(lines(100))
+    parts = read(data.load(path=str(broken)).splits)
+    assert b"".join(parts.values()) == lines(100)
+    assert "4 of 5 files are no text and are left out: a.pdf, link, pipe, ..." in caplog.text

@@ -8,6 +8,7 @@ import pytest
 
 from relpos import data
 from relpos.data import library_text, library_text_builder
+from relpos.data.errors import DataError
 from relpos.data.splits import fingerprint
 
 
@@ -106,6 +107,55 @@ def test_a_folder_that_cannot_be_written_is_replaced_with_one_warning(
     (record,) = caplog.records
     assert "cannot be written" in record.getMessage()
     assert list((tmp_path / "temporary").glob("tensorflow_datasets-*/library_text/*/1.0.0"))
+    folder = tmp_path / "temporary" / f"tensorflow_datasets-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    again = library_text_builder.prepare(str(tmp_path / "file"))
+    assert fingerprint(again) == fingerprint(splits)
+
+
+@pytest.mark.parametrize(
+    ("in_its_place", "message"),
+    [
+        ("link", "is a link or a file, no folder"),
+        ("broken link", "cannot be made|is a link"),
+        ("file", "cannot be made"),
+        ("of another user", "belongs to another user"),
+        ("open to all", r"can be written by others \(mode 777\)"),
+    ],
+)
+def test_a_temporary_folder_that_may_be_anothers_is_refused(
+    tmp_path, monkeypatch, in_its_place, message
+):
+    monkeypatch.setattr(library_text, "documents", tiny_found)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fallback = tmp_path / f"tensorflow_datasets-{os.getuid()}"
+    planted = tmp_path / "planted"
+    library_text_builder.prepare(str(planted))
+    (tmp_path / "file").write_text("a file where the folder should be")
+    if in_its_place == "link":
+        fallback.symlink_to(planted)
+    elif in_its_place == "broken link":
+        fallback.symlink_to("nowhere")
+    elif in_its_place == "file":
+        fallback.write_text("")
+    else:
+        planted.rename(fallback)
+        if in_its_place == "open to all":
+            fallback.chmod(0o777)
+        else:
+            if os.getuid() != 0:
+                pytest.skip("only root can give a folder away")
+            os.chown(fallback, 12345, -1)
+    with pytest.raises(DataError, match=message) as told:
+        library_text_builder.prepare(str(tmp_path / "file"))
+    assert "--config.data.data_dir or $TFDS_DATA_DIR" in str(told.value)
+    assert str(fallback) in str(told.value)
+
+
+def test_a_data_dir_of_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(library_text, "documents", tiny_found)
+    with pytest.raises(DataError, match="there is no user 'nobody_x'"):
+        library_text_builder.prepare("~nobody_x/a")
 
 
 def test_two_processes_preparing_at_once(tmp_path):

@@ -148,7 +148,7 @@ def test_damaged_articles_are_counted(tmp_path, article, message):
     [
         (b'{"data": [\n{"title" "x"}]}', "dev.json is not JSON: line 2, column 10"),
         (b"", "is not JSON: line 1, column 1"),
-        (b'{"data": [\xff]}', "byte 10 (0xff) is not UTF-8"),
+        (b'{\n"data": [\xff]}', "line 2: byte 0xff is not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         ([1, 2], "holds a list, not SQuAD's object"),
         ({"rows": [], "features": []}, "'data' should be a list of articles, but is missing"),

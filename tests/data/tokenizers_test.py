@@ -1,10 +1,13 @@
+import os
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from relpos.data import tokenizers
+from relpos.data import placed_tokens, tokenizers, words
 from relpos.data.errors import DataError
+from relpos.errors import UserError
 
 TEXT = "".join(
     f"def function_{i}(argument):\n    '''Returns {i} lines.'''\n\treturn {i} * argument  # naïve\n"
@@ -110,7 +113,34 @@ def test_create_explains(tmp_path):
     (tmp_path / "m").write_bytes(b"no model")
     with pytest.raises(DataError, match="not a SentencePiece model"):
         tokenizers.create("sentencepiece", path=tmp_path / "m")
-    with pytest.raises(DataError, match="Cannot read"):
+    with pytest.raises(DataError, match="There is no file"):
         tokenizers.SentencePiece(tmp_path / "none")
     with pytest.raises(DataError, match="no text"):
         tokenizers.train_sentencepiece([b""], vocab_size=300, path=tmp_path / "x")
+
+
+def test_a_piece_that_is_not_utf8_is_told(tmp_path):
+    path = tmp_path / "m"
+    text = "caf\u00e9 na\u00efve \u00e9t\u00e9 ".encode() * 50
+    tokenizers.create("sentencepiece", corpus=[text], path=path, vocab_size=268)
+    sound = path.read_bytes()
+    damaged = sound.replace("\u00e9".encode(), b"\xc3\xff")
+    assert damaged != sound
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"m is not a SentencePiece model .*codec can't decode"):
+        tokenizers.SentencePiece(path)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        tokenizers.SentencePiece,
+        lambda path: words.load_or_make(path, []),
+        lambda path: placed_tokens.create("words", path=path),
+    ],
+    ids=["sentencepiece", "words", "placed words"],
+)
+def test_a_pipe_in_a_vocabularys_place_is_refused(tmp_path, load):
+    os.mkfifo(tmp_path / "m")
+    with pytest.raises(UserError, match=r"is a pipe, no file|is no regular file"):
+        load(tmp_path / "m")

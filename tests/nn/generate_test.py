@@ -10,7 +10,8 @@ LOGITS = jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25]))
 
 
 def frequencies(sampling, rows=4000):
-    chosen = sampling.choose(jnp.tile(LOGITS, (rows, 1)), jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), rows)
+    chosen = sampling.choose(jnp.tile(LOGITS, (rows, 1)), keys)
     return np.bincount(np.asarray(chosen), minlength=4) / rows
 
 
@@ -61,8 +62,9 @@ def test_greedy_continuations_are_those_of_full_forwards():
         assert tokens[row, : int(counts[row])].tolist() == expected
         assert (tokens[row, int(counts[row]) :] == stop).all()
     assert len(set(np.asarray(counts).tolist())) > 1
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
-        generate(
-            model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), max_new_tokens=0, stop=stop,
-            sampling=Sampling(), key=jax.random.key(0),
-        )  # fmt: skip
+    for count in (0, 10**9):
+        with pytest.raises(ValueError, match="max_tokens must be from 1 to 65536"):
+            generate(
+                model, jnp.asarray(prompts, jnp.int32), jnp.asarray(lengths), max_new_tokens=count, stop=stop,
+                sampling=Sampling(), key=jax.random.key(0),
+            )  # fmt: skip

@@ -34,6 +34,7 @@ config = "{config}"
 x = "seed"
 series = "toy.width"
 title = "a toy"
+better = "lower"
 [report.result]
 name = "result"
 split = "test"
@@ -247,60 +248,6 @@ workdir.mkdir(parents=True)
     assert os.sched_getaffinity(0) == before
 
 
-def results_of(*runs):
-    return {
-        "scale": "cpu",
-        "runs": [
-            {
-                "point": {"toy.width": width, "seed": seed},
-                "state": "finished" if inside is not None else "failed",
-                "records": []
-                if inside is None
-                else [
-                    {"split": "test", "loss": result},
-                    {"split": "validation", "loss": inside},
-                ],
-            }
-            for width, seed, inside, result in runs
-        ],
-    }
-
-
-def test_means_leave_out_what_has_not_learned_and_say_so(experiment):
-    asked = sweeps.read(experiment, "tiny", experiment).report | {"x": "toy.width"}
-    asked = asked | {"series": "toy.width"}
-    asked["in_distribution"]["least"] = 95.0
-    results = results_of(
-        (3, 0, 99, 40), (3, 1, 50, 0), (3, 2, 95, 60), (5, 0, None, None), (5, 1, 96, 7)
-    )
-    summary = report.means(asked, report.rows(asked, results))
-    assert summary[3, 3] == {
-        "mean": 50, "low": 40, "high": 60, "runs": 2, "not learned": 1, "not finished": 0
-    }  # fmt: skip
-    assert summary[5, 5] == {
-        "mean": 7, "low": 7, "high": 7, "runs": 1, "not learned": 0, "not finished": 1
-    }  # fmt: skip
-    page = report.markdown(asked, results)
-    assert "| 3 | 1 | finished | - | 50.0 | 0.0 | - |" in page
-    assert "| 5 | 0 | failed | - | - | - | - |" in page
-
-
-def test_a_figure_is_of_the_record_that_is_asked_for():
-    records = [{"split": "test", "length": n, "accuracy": n / 100} for n in (10, 20, 30)]
-    records.append({"split": "longer", "length": 20, "accuracy": 0.9})
-    asked = {"name": "a", "split": "test", "length": 20, "value": "accuracy", "times": 100}
-    assert report.figure(records, asked) == 20
-    assert report.figure(records, asked | {"length": 40}) is None
-
-
-@pytest.mark.parametrize("one", [True, False])
-def test_a_picture_of_one_x_or_several(experiment, one):
-    asked = sweeps.read(experiment, "tiny", experiment).report
-    results = results_of(*((w, s, 99, w + s) for w in (3, 5) for s in ((0,) if one else (0, 1, 2))))
-    (axes,) = report.draw(asked, results).axes
-    assert bool(axes.patches) == one
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -321,6 +268,12 @@ def test_what_is_no_experiment(tmp_path, capsys):
         sweeps.read(tmp_path, "cpu", tmp_path)
     assert report.main([str(tmp_path)]) == 2
     assert "has no figures" in capsys.readouterr().out
+    near = tmp_path / "scan"
+    near.mkdir()
+    (near / "sweep.toml").touch()
+    for main in (report.main, sweep.main):
+        assert main([str(tmp_path / "scna"), *(["--scale=cpu"] if main is sweep.main else [])]) == 2
+        assert "did you mean" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):

@@ -100,7 +100,7 @@ def test_lines_are_answered_in_order_and_bad_ones_told(trained, capfdbinary, mon
     question = " ".join(symbols)
     lines = f"{question}\n\n{question} seven\r\n\t{question}  \n".encode() + b"\xff\n" + b"_\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
-    assert not predict.main([f"--workdir={trained}"])
+    assert predict.main([f"--workdir={trained}"]) == 1
     out, complaints = capfdbinary.readouterr()
     answers = out.split(b"\n")
     assert len(answers) == 7
@@ -112,11 +112,23 @@ def test_lines_are_answered_in_order_and_bad_ones_told(trained, capfdbinary, mon
     assert "UTF-8" in told[2]
     if trained.name == "reverse":
         assert len(answers[0].split()) == 2
-    predict.main([f"--workdir={trained}", question])
+    assert predict.main([f"--workdir={trained}", question]) == 0
     assert capfdbinary.readouterr().out == answers[0] + b"\n"
 
 
-@pytest.mark.parametrize("flag", ["--temperature=1", "--max_tokens=3", "--seed=0", "--top_k=0"])
+def test_an_answer_does_not_depend_on_the_other_lines(trained):
+    _, task, model, _ = load_model(trained)
+    symbols = [b"0", b"1"] if trained.name == "reverse" else [b"t0", b"t1"]
+    lines = [b" ".join(symbols[n >> i & 1] for i in range(1 + n % 7)) for n in range(20)]
+    answers = task.predict_lines(model, lines)
+    assert all(isinstance(answer, bytes) for answer in answers)
+    for n in (0, 6, 19):
+        assert task.predict_lines(model, [lines[n]]) == [answers[n]]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--temperature=1", "--max_tokens=3", "--seed=0", "--top_k=0", "--context=9"]
+)
 def test_flags_that_mean_nothing_here_are_refused(trained, flag):
     with pytest.raises(UserError, match=flag.split("=")[0]):
         predict.main([f"--workdir={trained}", flag, "1"])

@@ -12,6 +12,7 @@ from relpos import config as config_lib
 from relpos import encodings, evaluate, predict
 from relpos.data import DataError
 from relpos.errors import UserError
+from relpos.nn import Sampling
 from relpos.training.loop import train
 from relpos.training.task import create_task
 from tests.scripts.load import script
@@ -32,7 +33,7 @@ SMALL = {
 def small(tmp_path, **overrides):
     text = tmp_path / "text.txt"
     if not text.exists():
-        text.write_bytes(b"".join(b"Line %d of a text.\r\n\xff\x00" % n for n in range(200)))
+        text.write_bytes(b"".join(b"Line %d of a text.\r\n\xff\x01" % n for n in range(200)))
     chosen = SMALL | {"data.path": text} | overrides
     return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
@@ -64,6 +65,41 @@ def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbina
     assert b"\n\n\xff" in first
 
 
+def test_a_long_prompt_is_read_from_its_last_tokens_and_told_once(tmp_path, caplog):
+    task = create_task(small(tmp_path), tmp_path)
+    graphdef, state = nnx.split(task.init_model(nnx.Rngs(0)))
+    random = np.random.default_rng(0)
+    noise = lambda x: x + jnp.asarray(0.3 * random.normal(size=x.shape), x.dtype)  # noqa: E731
+    model = nnx.merge(graphdef, jax.tree.map(noise, state))
+    end = bytes(range(60, 92))  # 32 tokens, the longest that is evaluated
+
+    def continued(prompt, context=0):
+        ((shown, new),) = task.predict(model, [[prompt]], Sampling(), 9, 0, context)
+        assert shown == prompt
+        return new
+
+    assert continued(b"a" * 2_000_000 + end) == continued(b"b" * 99 + end)
+    assert continued(b"a" * 99 + end, 200) != continued(b"b" * 99 + end, 200)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"prompt 1 has {tokens} tokens; of a prompt the last 32 are read, of another number by --context=N"
+        for tokens in (2_000_033, 132)
+    ]
+    caplog.clear()
+    list(task.predict(model, [[b"short", b"c" * 40], [b"d" * 40]], Sampling(), 9, 0))
+    assert ["prompt 2 has 41" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_prompts_before_one_that_does_not_fit_are_continued(tmp_path):
+    options = {"encoding": "learned", "encodings.learned.max_length": 40}
+    task = create_task(small(tmp_path, **options), tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    chunks = [[b"a"], [b"b", b"c" * 36, b"d" * 37, b"e"]]
+    pairs = task.predict(model, chunks, Sampling(0), 3, 0)
+    assert [next(pairs)[0] for _ in range(3)] == [b"a", b"b", b"c" * 36]
+    with pytest.raises(UserError, match=r"prompt 4 \(38 tokens\) and 3 more do not fit the 40"):
+        next(pairs)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -76,6 +112,7 @@ def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbina
         ({"batch_size": 0}, "batch_size"),
         ({"sample.top_p": 0}, "top_p"),
         ({"sample.top_k": 2**40}, "top_k"),
+        ({"sample.max_tokens": 10**9}, "sample.max_tokens must be from 1 to 65536"),
         ({"model.dropout_rate": 1.0}, "dropout_rate"),
         ({"model.dtype": "int32"}, "float32, bfloat16"),
         ({"eval_multiples": "0"}, "eval_multiples"),

@@ -60,7 +60,7 @@ def test_a_run_is_scored_by_the_perplexity_of_what_is_masked(trained, tmp_path):
 def test_masks_in_lines_are_filled_in_and_bad_lines_told(trained, capfdbinary, monkeypatch):
     lines = b"Li[MASK]e [MASK]\nno mask\n[MASK]\n" + b"\xff[MASK]\xc3\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
-    assert not predict.main([f"--workdir={trained}"])
+    assert predict.main([f"--workdir={trained}"]) == 1
     out, complaints = capfdbinary.readouterr()
     first, second, third, fourth = out.split(b"\n")[:4]
     assert len(out.split(b"\n")) == 5
@@ -70,6 +70,7 @@ def test_masks_in_lines_are_filled_in_and_bad_lines_told(trained, capfdbinary, m
     assert (fourth[:1], fourth[2:]) == (b"\xff", b"\xc3")
     assert complaints.decode().startswith("line 2: it has no [MASK]")
     assert complaints.count(b"\n") == 1
+    assert predict.main([f"--workdir={trained}", "[MASK]"]) == 0
 
 
 def test_what_is_filled_in_is_most_probable(trained):
@@ -79,6 +80,16 @@ def test_what_is_filled_in_is_most_probable(trained):
     logits = np.array(model(jnp.asarray(ids)[None])[0, 6, :256])
     logits[[10, 13]] = -np.inf  # one line remains one line
     assert task.predict_lines(model, [b"Line 1[MASK] of"]) == [b"Line 1%c of" % logits.argmax()]
+
+
+def test_what_is_filled_in_does_not_depend_on_the_other_lines(trained):
+    _, task, model, _ = load_model(trained)
+    lines = [b"Line %d[MASK]" % n + n * b"x" for n in range(50)] + [b"x" * 64 + b"[MASK]"]
+    answers = task.predict_lines(model, lines)
+    assert "65 tokens, more than the 64 that the run is evaluated at" in str(answers.pop())
+    for n in (0, 21, 49):
+        assert task.predict_lines(model, [lines[n]]) == [answers[n]]
+        assert answers[n].startswith(b"Line %d" % n)
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece"])

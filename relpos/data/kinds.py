@@ -1,0 +1,81 @@
+"""Files that are no text: by which name or first bytes they are known, and how text is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        name: what it is.
+        endings: of file names, without .gz or .xz behind them.
+        start: the first bytes of every such file; "" where they differ.
+        remedy: how text is made of a file: {path} stands for it, {word} for it as a word of the shell.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    start: bytes
+    remedy: str
+
+
+_UNPACK_AND_NAME = "unpack it and name the folder or a file in it: "
+KINDS = (
+    Kind(
+        "a Parquet table", (".parquet",), b"PAR1",
+        "write it as lines of JSON: python -c \"import pandas; pandas.read_parquet('{path}')"
+        ".to_json('{path}.jsonl', orient='records', lines=True)\"",
+    ),
+    Kind(
+        "an Arrow table", (".arrow", ".feather"), b"ARROW1",
+        "write it as lines of JSON: python -c \"import datasets; datasets.Dataset.from_file('{path}')"
+        ".to_json('{path}.jsonl')\"",
+    ),
+    Kind("a zip archive", (".zip",), b"PK\x03\x04", _UNPACK_AND_NAME + "unzip {word} -d text"),
+    Kind("a tar archive", (".tar", ".tgz"), b"", _UNPACK_AND_NAME + "mkdir text; tar -xf {word} -C text"),
+    Kind("a PDF document", (".pdf",), b"%PDF-", "take its text out: pdftotext {word} {word}.txt"),
+    Kind("a Word document", (".docx", ".doc"), b"", "take its text out: pandoc {word} -t plain -o {word}.txt"),
+    Kind("a NumPy array", (".npy", ".npz"), b"\x93NUMPY", "name the text that its numbers were made from"),
+    Kind("packed by bzip2", (".bz2",), b"BZh", "unpack it: bunzip2 -k {word}"),
+    Kind("packed by Zstandard", (".zst",), b"\x28\xb5\x2f\xfd", "unpack it: zstd -d {word}"),
+    Kind("packed by gzip", (), b"\x1f\x8b", "let its name end in .gz: mv {word} {word}.gz"),
+    Kind("packed by xz", (), b"\xfd7zXZ\0", "let its name end in .xz: mv {word} {word}.xz"),
+    Kind("text in UTF-16", (), b"\xff\xfe", "convert it: iconv -f UTF-16 -t UTF-8 {word} > {word}.txt"),
+    Kind("text in UTF-16", (), b"\xfe\xff", "convert it: iconv -f UTF-16 -t UTF-8 {word} > {word}.txt"),
+)  # fmt: skip
+
+
+def ending(path: Path) -> str:
+    """Returns the last suffix in small letters, of a file that is unpacked that of its content."""
+    return Path(path.name.lower().removesuffix(".gz").removesuffix(".xz")).suffix
+
+
+def fault_of_name(path: Path) -> str:
+    """Says why a file of this name is no text, and what to do; "" where nothing speaks against it."""
+    kind = next((kind for kind in KINDS if ending(path) in kind.endings), None)
+    return _told(kind, path) if kind else ""
+
+
+def fault_of_content(path: Path, content: bytes) -> str:
+    """Says why a file with this content is no text, and what to do; "" where it is one."""
+    kind = next((kind for kind in KINDS if kind.start and content.startswith(kind.start)), None)
+    if kind:
+        return _told(kind, path)
+    place = content.find(b"\0")
+    if place < 0:
+        return ""
+    line, word = content.count(b"\n", 0, place) + 1, shlex.quote(str(path))
+    return (
+        f"{path}, line {line}: a NUL byte, so this is no text, or not in UTF-8. Name a text file; stray NUL bytes "
+        f"are taken out by: tr -d '\\000' < {word} > {word}.txt"
+    )
+
+
+def _told(kind: Kind, path: Path) -> str:
+    remedy = kind.remedy.format(path=path, word=shlex.quote(str(path)))
+    return f"{path} is {kind.name}, no text that can be read: {remedy}"

@@ -1,0 +1,93 @@
+"""What a path, a glob or a folder of the user's names; a name that is nowhere gets the nearest one that is there."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+from pathlib import Path
+
+from relpos.data.errors import DataError, nearest
+
+
+def expanded(name: str) -> Path:
+    """Returns a path as it was given, ``~`` and ``~user`` replaced.
+
+    Raises:
+        DataError: there is no such user, or no file can have this name.
+    """
+    if "\0" in name:
+        raise DataError(f"{name[:80]!r}: a path cannot hold a NUL byte.")
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"{name[:80]}: there is no user {name.split('/')[0][1:][:80]!r} whose folder ~ could stand for."
+        ) from None
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"{name[:40]}...: a name of {len(name)} characters is too long for a file."
+            ) from None
+    return path
+
+
+def find(pattern: str) -> list[Path]:
+    """Returns what a path, a glob or a folder names, in the order of the names.
+
+    Of a folder it is everything inside but what is hidden, of a glob every match but folders.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    path = expanded(pattern)
+    if path.is_dir():
+        found = _inside(path)
+        if not found:
+            raise DataError(f"The folder {pattern} holds no files.")
+        return found
+    if os.path.lexists(path):  # whether it can be read is told when it is
+        return [path]
+    found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
+    if found:
+        return found
+    if glob.has_magic(pattern):
+        raise DataError(
+            f"No file matches {pattern!r} (searched from {Path.cwd()}). Quote the pattern, so that "
+            "it and not the shell's expansion is passed on."
+        )
+    raise DataError(f"There is no file {pattern}.{neighbour(path)}")
+
+
+def _inside(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
+
+    found = [
+        Path(below, file) for below, _, files in os.walk(folder, onerror=refuse) for file in files
+    ]
+    return sorted(p for p in found if not _is_hidden(p.relative_to(folder)))
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def neighbour(path: Path) -> str:
+    """Says which folder of a missing path is missing, or which name in it is near; "" where none is."""
+    folder = path.parent
+    if not folder.is_dir():
+        missing = next(p for p in reversed([folder, *folder.parents]) if not p.is_dir())
+        if os.path.lexists(missing):
+            return f" {missing} is no folder."
+        return f" Its folder {missing} is missing." + _neighbour_name(missing)
+    return _neighbour_name(path)
+
+
+def _neighbour_name(path: Path) -> str:
+    try:
+        return nearest(path.name, os.listdir(path.parent))
+    except OSError:
+        return ""

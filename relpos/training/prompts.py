@@ -1,0 +1,67 @@
+"""Prompts and their continuations by a causal language model."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from relpos.data import tokenizers
+from relpos.errors import UserError
+from relpos.nn import Decoder, Sampling, continue_rows
+
+_log = logging.getLogger(__name__)
+
+
+def continuations(
+    model: Decoder,
+    tokenizer: tokenizers.Bytes | tokenizers.SentencePiece,
+    chunks: Iterable[Sequence[bytes]],
+    *,
+    sampling: Sampling,
+    max_tokens: int,
+    seed: int,
+    context: int,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each prompt and its continuation, which depends on no other prompt.
+
+    Args:
+      model: a trained model.
+      tokenizer: the model's.
+      chunks: prompts; those of a chunk are continued together.
+      sampling: how tokens are chosen.
+      max_tokens: of a continuation.
+      seed: a prompt's draws depend on it and on how many came before.
+      context: a prompt that is longer is read from so many of its last tokens.
+
+    Raises:
+      UserError: a prompt and max_tokens do not fit the model; those before it have been continued.
+    """
+    key = jax.random.key(seed)
+    first, told = 0, False
+    for chunk in chunks:
+        rows, fault = [], None
+        for number, prompt in enumerate(chunk, first + 1):
+            ids = np.concatenate([[tokenizer.separator], tokenizer.encode(prompt)])
+            if model.max_length is not None and len(ids) + max_tokens > model.max_length:
+                fault = UserError(
+                    f"prompt {number} ({len(ids)} tokens) and {max_tokens} more do not fit the "
+                    f"{model.max_length} positions of {', '.join(model.config.encodings)}"
+                )
+                break
+            if len(ids) > context and not told:
+                told = True
+                _log.warning(
+                    "prompt %d has %d tokens; of a prompt the last %d are read, of another number by --context=N",
+                    number, len(ids), context,
+                )  # fmt: skip
+            rows.append(ids[-context:])
+        found = continue_rows(
+            model, rows, max_new_tokens=max_tokens, stop=tokenizer.separator,
+            sampling=sampling, key=key, first=first,
+        )  # fmt: skip
+        for prompt, new in zip(chunk, found, strict=False):  # up to the one that does not fit
+            yield prompt, tokenizer.decode(new)
+        if fault is not None:
+            raise fault
+        first += len(chunk)
