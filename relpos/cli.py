@@ -1,11 +1,13 @@
 """What the entry points share: flags with config overrides, and errors answered in a line."""
 
 import argparse
+import contextlib
 import errno
 import itertools
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -113,7 +115,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     relpos and keep their traceback.
     """
     try:
-        code = main(sys.argv[1:]) or 0
+        with _plain_notes():
+            code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
     except UserError as error:
         code = _complain(error, error.exit_code)
@@ -141,6 +144,27 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         hint = "a smaller batch_size, sequence_length or model may fit"
         code = _complain(f"out of memory ({said}): {hint}", 1)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _plain_notes() -> Iterator[None]:
+    """Write what relpos logs as lines of standard error, whatever handlers other libraries have installed."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Note("note: %(message)s"))
+    logger = logging.getLogger("relpos")
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+class _Note(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -23,6 +23,7 @@ from typing import cast
 
 from relpos import cli
 from relpos.errors import UserError
+from relpos.terminal import printable
 
 LINES_AT_ONCE = 512
 BYTES_AT_ONCE = 1 << 22  # of lines that are answered together, unless one alone has more
@@ -106,7 +107,7 @@ def _write_answers(answers: Iterable[bytes | UserError]) -> int:
     refused = 0
     for number, answer in enumerate(answers, 1):
         if isinstance(answer, UserError):
-            print(f"line {number}: {answer}", file=sys.stderr)
+            print(printable(f"line {number}: {answer}"), file=sys.stderr)
             answer = b""
             refused += 1
         out.write(answer + b"\n")

@@ -1,3 +1,5 @@
+import logging
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -106,3 +108,13 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         cli.run(main)
+
+
+def test_what_is_logged_is_a_plain_line_of_standard_error(capsys):
+    def main(argv):
+        logging.getLogger("relpos.data.files").warning("%s is odd", "a\x1b[2Jb")
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert capsys.readouterr().err == "note: a\\x1b[2Jb is odd\n"
+    assert not logging.getLogger("relpos").handlers
