@@ -1,0 +1,238 @@
+"""One head's attention, mapped over all heads and rows as the platform wants it."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
+from jaxtyping import Array, Float
+
+from relpos import positions
+from relpos.attention import blockwise, choices, distances, reference
+from relpos.attention.distances import Tables
+from relpos.attention.mesh_axes import varying_like
+from relpos.attention.plan import Plan
+from relpos.attention.reference import Keys, Queries, Tokens
+from relpos.attention.slots import Slots, split_heads
+
+
+class Arrays(NamedTuple):
+    """The arrays of one call; what was not given is None."""
+
+    state: Any
+    tables: Tables | None
+    q: Array
+    k: Array
+    v: Array
+    q_features: Any
+    k_features: Any
+    places: tuple[Any, Any, Any, Any]
+    seeds: Array | None
+
+
+def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
+    """Split into heads, run one head's function for each, and join."""
+    _, T, N, _ = arrays.q.shape
+    arrays = varying_like(arrays, arrays)
+    if plan.path == "blockwise":
+        out = blockwise.joined(_blockwise(plan, arrays), T)
+    else:
+        # The dense path saves memory on every platform; a GPU's kernels are given all heads.
+        dense = plan.path == "reference"
+        at_once = choices.heads_at_once(T, arrays.k.shape[1]) if dense else choices.ALL
+        out = _heads(plan, at_once, arrays)
+    return jnp.moveaxis(out.reshape(N, -1, *out.shape[-2:]), 0, 2).astype(arrays.v.dtype)
+
+
+# The name of what rematerialisation (`jax.checkpoint`) should keep of the forward pass.
+RESULT = "relpos.attention"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blockwise(plan: Plan, arrays: Arrays) -> blockwise.Result:
+    """Run the blockwise path for all heads, so many of them together as the platform wants.
+
+    The platform is the one that the program is lowered for, not this machine's, so both ways are traced. With a rule of
+    its own for the backward pass JAX need not differentiate, and keep arrays for, the way that is not taken.
+    """
+    return _on_platform(_heads, plan, arrays)
+
+
+def _on_platform(function, plan, arrays, *more):
+    few = choices.heads_at_once(arrays.q.shape[1], arrays.k.shape[1])
+    on_cpu, on_others = (
+        functools.partial(function, plan, at_once) for at_once in (few, choices.ALL)
+    )
+    if few >= choices.ALL:
+        return on_others(arrays, *more)
+    return lax.platform_dependent(arrays, *more, cpu=on_cpu, default=on_others)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What the backward pass needs; static is which leaves of the arrays are differentiated."""
+
+    arrays: Arrays
+    done: blockwise.Result
+    perturbed: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+
+
+def _blockwise_forward(plan, arrays):
+    perturbed = tuple(x.perturbed for x in jax.tree.leaves(arrays))
+    arrays = custom_vjp_primal_tree_values(arrays)
+    done = checkpoint_name(_on_platform(_heads, plan, arrays), RESULT)
+    return done, _Kept(arrays, done, perturbed)
+
+
+def _blockwise_backward(plan, kept: _Kept, d_done):
+    d_out, _ = d_done
+    if isinstance(d_out, SymbolicZero):
+        d_out = jnp.zeros(d_out.shape, d_out.dtype)
+    leaves, tree = jax.tree.flatten(kept.arrays)
+    chosen = [i for i, perturbed in enumerate(kept.perturbed) if perturbed]
+
+    def gradients(plan, at_once, arrays, done, d_out):
+        leaves = jax.tree.leaves(arrays)
+
+        def out(*differentiated):
+            merged = list(leaves)
+            for i, x in zip(chosen, differentiated, strict=True):
+                merged[i] = x
+            return _heads(plan, at_once, jax.tree.unflatten(tree, merged), done).out
+
+        return jax.vjp(out, *(leaves[i] for i in chosen))[1](d_out)
+
+    found = _on_platform(gradients, plan, kept.arrays, kept.done, d_out)
+    d_leaves = [None] * len(leaves)
+    for i, d in zip(chosen, found, strict=True):
+        d_leaves[i] = d
+    return (jax.tree.unflatten(tree, d_leaves),)
+
+
+# Symbolic zeros: what is not differentiated, as ALiBi's slopes, costs no gradient.
+_blockwise.defvjp(_blockwise_forward, _blockwise_backward, symbolic_zeros=True)
+
+
+def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
+    """Run one head's function for each head and row, about `at_once` of them together.
+
+    Returns:
+      What the function gives, with leading axes K, N / K and B. With `done`, an earlier result of the blockwise path,
+      nothing but gradients is computed.
+    """
+    filled, rules, beyond, cut = plan.filled, plan.rules, plan.beyond, plan.layout
+    tables, k, v, q, seeds, places = (
+        arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds, arrays.places,
+    )  # fmt: skip
+    encoding = nnx.merge(plan.graphdef, arrays.state)
+    (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
+    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
+    over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
+    over_rows = _map(B, at_once // N)
+    split, per_head, shared = split_heads(encoding)
+    # Differentiated, a loop would else keep copies of queries, keys, values and vectors of every turn.
+    lean = jax.checkpoint if done is not None else (lambda function: function)
+    rows_in_turn = choices.are_known(B) and at_once // N < B
+
+    def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
+        encoding = nnx.merge(split, per_head, shared)
+        in_blocks = encoding if plan.evaluated else Slots()
+        if tables is None and plan.tabulated:
+            tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
+
+        def one_sequence(k, v, q, q_features, k_features, seed, done, places):
+            q_position, k_position, q_segment, k_segment = places
+            q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
+            k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
+            content, vector = q, None
+            if filled.own_vector_query:
+                content = encoding.query(q, q_tokens.position).astype(q.dtype)
+                vector = encoding.vector_query(q)
+            if plan.factored:
+                of_query = encoding.factored_query(
+                    content if vector is None else vector, q_tokens.position
+                )
+                content, vector = _beside(content, of_query), None
+                k = _beside(k, encoding.factored_key(k_tokens.position))
+            queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
+            if plan.path == "reference":
+                return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
+            if plan.path == "pallas":
+                return choices.kernels().head(
+                    in_blocks, rules, cut, tables or Tables(),
+                    queries, keys, q_tokens, k_tokens, seed,
+                )  # fmt: skip
+            return blockwise.head(
+                in_blocks, beyond, rules, cut, tables or Tables(),
+                queries, keys, q_tokens, k_tokens, seed, done,
+            )  # fmt: skip
+
+        of_row = lean(one_sequence) if rows_in_turn else one_sequence
+        return over_rows(of_row)(k, v, q, q_features, k_features, seeds, done, places)
+
+    def one_group(k, v, *of_queries):
+        of_head = one_head if rows_in_turn else lean(one_head)
+        return over_heads(lambda per_head, tables, *x: of_head(per_head, tables, k, v, *x))(
+            *of_queries
+        )
+
+    def grouped(tree):  # leading N -> [K, N / K]
+        return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
+
+    def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
+
+    k, v, *of_queries = heads_first((k, v, q, arrays.q_features, arrays.k_features))
+    seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
+    return over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)), done)
+
+
+def _beside(x_TH: Array, more_TF: Array) -> Array:
+    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
+
+
+def _map(size: int, at_once: int):
+    """Map over a leading axis of this size, about `at_once` entries together, the others one after another.
+
+    Where there are several devices the axis may be cut among them, as the compiler decides: entries that lie on
+    different devices are then together, so that each device takes its own one after another.
+    """
+    if not choices.are_known(size):
+        return jax.vmap
+    if size == 1:
+        # Not vmap: an axis of one would keep the compiler from seeing plain matrix products.
+        first, back = (lambda x: x[0]), (lambda x: x[None])
+        return lambda f: lambda *args: jax.tree.map(back, f(*jax.tree.map(first, args)))
+    parts = math.gcd(size, choices.devices())
+    each = size // parts  # of which `together` at once
+    together = max(
+        n for n in range(1, each + 1) if each % n == 0 and n * parts <= max(at_once, parts)
+    )
+    if together == each:
+        return jax.vmap
+    if parts == 1 and together == 1:
+        return lambda f: lambda *args: lax.map(lambda x: f(*x), args)
+
+    def in_turn(f):
+        def cut(x):  # [size, ...] -> [turns, parts * together, ...]
+            x = x.reshape(parts, each // together, together, *x.shape[1:])
+            return jnp.moveaxis(x, 1, 0).reshape(each // together, parts * together, *x.shape[3:])
+
+        def join(x):
+            x = x.reshape(each // together, parts, together, *x.shape[2:])
+            return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
+
+        def mapped(*args):
+            out = lax.map(lambda x: jax.vmap(f)(*x), jax.tree.map(cut, args))
+            return jax.tree.map(join, out)
+
+        return mapped
+
+    return in_turn

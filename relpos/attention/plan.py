@@ -1,0 +1,131 @@
+"""What a call decides: the path, how the attention matrix is cut, and how it gets at what an encoding says."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.attention import checks, choices, distances
+from relpos.attention.distances import Tables
+from relpos.attention.reference import Rules
+from relpos.attention.slots import Slots, split_heads
+
+
+class Filled(NamedTuple):
+    """Which slots an encoding fills."""
+
+    bias: bool
+    key_vectors: bool
+    query_vectors: bool
+    value_vectors: bool
+    block_bias: bool
+    own_vector_query: bool  # what meets the key vectors is not what meets the keys
+    factors: int  # F, 0 without them
+
+    @classmethod
+    def of(cls, encoding: Slots) -> "Filled":
+        """Ask each slot once, without computing anything."""
+        split, per_head, shared = split_heads(encoding)
+
+        def ask(per_head, shared):
+            one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
+            d = jnp.zeros((1,), jnp.int32)
+            factor = one.factored_key(d)
+            return (
+                one.bias(d),
+                one.key_vectors(d),
+                one.query_vectors(d),
+                one.value_vectors(d),
+                factor,
+            )
+
+        slots = jax.eval_shape(ask, per_head, shared)
+        has_block_bias = "block_bias" in encoding.overridden
+        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
+        if factors and (bias or query_vectors or value_vectors or not key_vectors):
+            raise ValueError(
+                f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
+                "key_vectors alone"
+            )
+        changes_query = bool({"query", "vector_query"} & encoding.overridden)
+        return cls(
+            bias, key_vectors, query_vectors, value_vectors, has_block_bias,
+            own_vector_query=key_vectors and changes_query,
+            factors=factors,
+        )  # fmt: skip
+
+    @property
+    def vectors(self) -> bool:
+        """Whether there are vectors of distances."""
+        return self.key_vectors or self.query_vectors or self.value_vectors
+
+    @property
+    def distances(self) -> bool:
+        """Whether anything is a function of the distance."""
+        return self.bias or self.vectors
+
+
+class Plan(NamedTuple):
+    """The static side of attention, for all heads."""
+
+    path: str
+    rules: Rules
+    filled: Filled
+    graphdef: Any  # of the encoding
+    beyond: int | None  # its constant_beyond, where a distance is that far
+    layout: distances.Layout
+    tabulated: bool  # distances as a table, from which blocks read
+    factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether blocks evaluate the encoding: a table says all that it has to say of distances."""
+        by_pair = self.filled.distances and not self.tabulated and not self.factored
+        return self.filled.block_bias or by_pair
+
+    @classmethod
+    def of(
+        cls,
+        encoding: Slots,
+        graphdef: Any,
+        rules: Rules,
+        sizes: tuple[Any, Any, int],
+        dtype: Any,
+        tables: Tables | None,
+        *,
+        implementation: choices.Implementation,
+        consecutive: bool,
+        block_sizes: tuple[int, int] | None,
+    ) -> "Plan":
+        """Choose by path, positions and slots; sizes are T, S, H."""
+        T, S, H = sizes
+        filled = Filled.of(encoding)
+        path = choices.implementation(implementation, T, S, has_vectors=filled.vectors)
+        beyond = encoding.constant_beyond
+        band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        if path == "pallas":
+            if band is None and beyond is not None:
+                band = min(beyond, max(T, S) - 1) if consecutive else beyond
+            factored = band is None and bool(filled.factors)
+            if filled.vectors and band is None and not factored:
+                raise ValueError(checks.no_kernel(encoding))
+            width = H + (filled.factors if factored else 0)
+            cut = choices.kernel_layout(
+                T, S, width * dtype.itemsize,
+                consecutive=consecutive, band=band, block_sizes=block_sizes,
+            )  # fmt: skip
+            return cls(path, rules, filled, graphdef, None, cut, band is not None, factored)
+        if consecutive and beyond is not None and choices.are_within(beyond, T, S):
+            beyond = None  # no distance is that far
+        by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
+        factored = by_pair and bool(filled.factors)
+        cut = choices.layout(
+            T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+            window=rules.window, block_sizes=block_sizes,
+        )  # fmt: skip
+        if band is not None:
+            cut = cut._replace(band=band)
+        tabulated = path == "blockwise" and cut.has_table
+        return cls(path, rules, filled, graphdef, beyond, cut, tabulated, factored)
