@@ -56,7 +56,7 @@ class Decoding:
     """
 
     caches: tuple[Cache, ...]
-    memories: tuple[Memory, ...]
+    memories: dict[str, Memory]
 
 
 class EncoderDecoder(nnx.Module):
@@ -147,7 +147,7 @@ class EncoderDecoder(nnx.Module):
         memories = self.decoder.memories(self.encode(source_BS, segments), segments)
         return Decoding(
             self.decoder.init_caches(source_BS.shape[0] * beams, max_length),
-            tuple(memory.repeat(beams) for memory in memories),
+            {name: memory.repeat(beams) for name, memory in memories.items()},
         )
 
     def step(

@@ -163,7 +163,7 @@ class Block(nnx.Module):
         x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
         if self.cross is not None:
             out = self.cross(
-                self._before(x_BTD, self.cross_norm), memory, positions=places,
+                self._before(x_BTD, self.cross_norm), memory=memory, positions=places,
                 segments=self_attention.get("segments"), encoding=cross_encoding,
                 dropout_key=keys[2], deterministic=key is None,
             )  # fmt: skip
@@ -260,7 +260,7 @@ class Stack(nnx.Module):
         positions: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
-        memories: tuple[Memory, ...] | None = None,
+        memories: dict[str, Memory] | None = None,
         key: Array | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...] | None]:
         """Run all layers.
@@ -301,7 +301,7 @@ class Stack(nnx.Module):
                     x,
                     key=None if keys is None else keys[i],
                     cache=None if caches is None else caches[i],
-                    memory=None if memories is None else memories[i],
+                    memory=None if memories is None else memories[str(i)],
                     places=places,
                     cross_encoding=self.cross_encoding,
                     positions=positions,
@@ -375,8 +375,8 @@ class Stack(nnx.Module):
 
     def memories(
         self, encoded_BSD: Float[Array, "B S D"], segments: Int[Array, "B S"] | None = None
-    ) -> tuple[Memory, ...]:
-        """Return the keys and values of all layers' cross-attention to an encoder's output."""
+    ) -> dict[str, Memory]:
+        """Return the keys and values of all layers' cross-attention to an encoder's output, by block."""
 
         def stack(block: Block) -> Memory:
             graph, state = nnx.split(block)
@@ -389,7 +389,7 @@ class Stack(nnx.Module):
 
             return jax.vmap(one)(state)
 
-        return tuple(stack(block) for block in self.blocks)
+        return {str(i): stack(block) for i, block in enumerate(self.blocks)}
 
 
 def _dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-import relpos
 from relpos import encodings
 from relpos.nn import (
     Decoder,
@@ -46,4 +45,5 @@ def test_layers_and_other_models_are_tabulated():
     config = EncoderDecoderConfig(encoder=sides, decoder=sides, source_vocab=7, target_vocab=7)
     both = EncoderDecoder(config, rngs=nnx.Rngs(0))
     assert "EncoderDecoder Summary" in summary(both, TOKENS, TOKENS)
-    assert relpos.RelativeAttention(2, 12, encoding="rope", rngs=nnx.Rngs(0)) is not None
+    afterwards = RelativeAttention(2, 12, encoding="t5", rngs=nnx.Rngs(0))
+    assert (afterwards(jnp.ones((1, 5, 12))) == layer(jnp.ones((1, 5, 12)))).all()
