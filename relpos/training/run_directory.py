@@ -104,8 +104,11 @@ class RunDirectory:
         write_atomically(self.path / "config.json", json.dumps(run, indent=2) + "\n")
 
     def forget(self) -> None:
-        """Withdraw the claim, for a run that failed before it had anything to keep."""
+        """Withdraw the claim, for a run that failed before it had anything to keep: all is as it was before."""
         if self.stored is None:
+            for aside in self.path.glob("old*.tokenizer.*"):  # of `made_once`
+                if aside.name not in self._there:
+                    aside.replace(self.path / aside.name.partition(".")[2])
             for path in [path for pattern in _OURS for path in self.path.glob(pattern)]:
                 if path.name not in self._there:
                     path.unlink()

@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,7 +119,8 @@ def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     """Return the path of a tokenizer's file that a run makes before it begins, and whether it has to be made now.
 
     What a start has left that was killed before it had a config.json may be of other data, and what lies in a
-    directory without one may be the user's: it is put aside as old.NAME.
+    directory without one may be the user's: it is put aside as old.NAME, or where that is taken as old2.NAME and so
+    on. `RunDirectory.forget` puts it back.
 
     Raises:
       UserError: the run has begun and the file is gone, or another.
@@ -125,8 +128,10 @@ def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     path = workdir / name
     begun = (workdir / "config.json").exists()
     if not begun:
-        if path.exists():
-            path.replace(path.with_name(f"old.{name}"))
+        if os.path.lexists(path):
+            numbers = itertools.chain([""], itertools.count(2))
+            asides = (path.with_name(f"old{number}.{name}") for number in numbers)
+            path.rename(next(aside for aside in asides if not os.path.lexists(aside)))
         return path, True
     try:
         found = _sha256(path)

@@ -108,6 +108,28 @@ def test_the_tokenizer_that_a_run_began_with_is_the_only_one(tmp_path, toy_confi
         made_once(tmp_path / "run", "tokenizer.model")
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_the_user_has_put_there_outlives_starts_that_fail(tmp_path, toy_config, killed):
+    (tmp_path / "tokenizer.model").write_text("precious")
+    (tmp_path / "old.tokenizer.model").write_text("precious too")
+    for _ in range(2):
+        directory = RunDirectory(tmp_path, toy_config())
+        file, is_new = made_once(tmp_path, "tokenizer.model")
+        assert is_new
+        assert not file.exists()
+        file.write_text("ours")
+        if not killed:
+            directory.forget()
+        directory.close()
+    left = {path.name: path.read_text() for path in tmp_path.glob("*tokenizer.*")}
+    assert left.pop("old.tokenizer.model") == "precious too"
+    if killed:
+        assert left.pop("old2.tokenizer.model") == "precious"
+        assert left == {"tokenizer.model": "ours", "old3.tokenizer.model": "ours"}
+    else:
+        assert left == {"tokenizer.model": "precious"}
+
+
 def test_names_of_files_are_no_facts_where_there_is_a_hash(tmp_path):
     there = {"name": "a", "sha256": "abc", "splits": {"train": {"bytes": 3}}}
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "corpus": there}))
