@@ -6,12 +6,11 @@ from relpos import encodings as encodings
 
 if TYPE_CHECKING:
     from relpos.attention import attention as attention
+    from relpos.training.loaded_run import load_run  # noqa: F401
 else:
     from relpos import attention as attention  # which may be called
+from relpos.errors import what_is_missing as _what_is_missing
 from relpos.nn import RelativeAttention as RelativeAttention
-
-if TYPE_CHECKING:
-    from relpos.training.checkpoints import load_model as load_run  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -21,7 +20,7 @@ def __getattr__(name: str) -> Any:
     if name != "load_run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from relpos.training.checkpoints import load_model
+        from relpos.training.loaded_run import load_run
     except ModuleNotFoundError as error:
-        raise ImportError(f"relpos.load_run: {error}: pip install 'relpos[train]'") from error
-    return load_model
+        raise ImportError(f"relpos.load_run: {_what_is_missing(error)}") from error
+    return load_run

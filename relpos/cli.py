@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from relpos.errors import UserError, did_you_mean
+from relpos.errors import UserError, did_you_mean, what_is_missing
 from relpos.terminal import printable
 
 # A disk that is full or read-only, a path without the right to it or with something else in its place.
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse as argparse does; an unknown flag raises a UserError with the nearest known one."""
         args = sys.argv[1:] if args is None else list(args)
-        # argparse would complain of the flag that lacks before the one that is misspelt.
+        # argparse would complain of the missing flag before the one that is misspelt.
         for token in itertools.takewhile(lambda token: token != "--", args):
             flag = token.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:
@@ -126,8 +126,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
             *sys.stdlib_module_names,
         ):
             raise
-        hint = "pip install 'relpos[train]' brings what training and its commands need"
-        code = _complain(f"{error}: {hint}", 2)
+        code = _complain(what_is_missing(error), 2)
     except BrokenPipeError:  # the reader, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

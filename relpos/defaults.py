@@ -19,17 +19,22 @@ _OF_EVERY_TASK = (
 # Sections with the options of many schemes or tasks: a config may leave out those that it does not use.
 _OPTIONAL = ("encodings", "data.options")
 _INT32 = range(-(2**31), 2**31)
-_SEEDS = range(2**32)
+SEEDS = range(2**32)
 
 
 def complete(config: ConfigDict) -> ConfigDict:
     """Return a config given to train, checked against that of its task which comes with relpos, and locked.
 
     Raises:
-      UserError: keys lack, or a value is of another type than the default.
+      UserError: keys are missing, or a value is of another type than the default.
     """
     plain = config_lib.to_plain(config)
     return config_lib.from_plain(conform(plain, defaults_for(plain))).lock()
+
+
+def is_own_code(task: Any) -> bool:
+    """Whether a config's ``task`` is no part of relpos but a module of somebody's."""
+    return isinstance(task, str) and "." in task
 
 
 def defaults_for(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def defaults_for(plain: Mapping[str, Any]) -> dict[str, Any]:
             )
 
         return max(same, key=in_common)
-    if isinstance(task, str) and "." in task and _shipped_configs():
+    if is_own_code(task) and _shipped_configs():
         return {key: _shipped_configs()[0][key] for key in _OF_EVERY_TASK}
     return {}
 
@@ -62,17 +67,17 @@ def conform(
 ) -> dict[str, Any]:
     """Return a config with every key of the defaults, each value of its default's type.
 
-    An int will do for a float, anything for None; ints must fit 32 bits and floats be finite. Keys that the
-    defaults have not are left alone.
+    An int will do for a float, anything for None; ints must fit 32 bits and floats be finite. Keys that are not
+    among the defaults are left alone.
 
     Args:
       plain: a config as nested mappings, those of JSON too.
       defaults: nested mappings.
-      stored_in: the file of an older run: keys that it lacks get the defaults. Otherwise only the options of
-        schemes may lack.
+      stored_in: the file of an older run: keys missing there get the defaults. Otherwise only the options of
+        schemes may be missing.
 
     Raises:
-      UserError: names all keys that lack, or the first value that does not fit.
+      UserError: names all missing keys, or the first value that does not fit.
     """
     where = f"{stored_in!r}: " if stored_in else ""
     missing: list[str] = []
@@ -97,7 +102,7 @@ def _conform(
             conformed[key] = default
         elif isinstance(default, Mapping) and isinstance(plain[key], Mapping):
             conformed[key] = _conform(plain[key], default, f"{name}.", where, missing)
-        elif wanted := _unlike(plain[key], default, _SEEDS if key == "seed" else _INT32):
+        elif wanted := _unlike(plain[key], default, SEEDS if key == "seed" else _INT32):
             got = _brief.repr(plain[key])
             raise UserError(f"{where}config key {name!r} must be {wanted}, got {got}")
     return conformed

@@ -13,6 +13,20 @@ class UserError(Exception):
     exit_code = 2
 
 
+# What of relpos[train] is imported; a dependency of the core may bring some of it.
+_OF_TRAIN = (
+    "absl", "array_record", "babel", "grain", "importlib_resources", "ml_collections", "optax", "orbax", "rich",
+    "sacrebleu", "sentencepiece", "tensorboardX", "tensorflow_datasets",
+)  # fmt: skip
+
+
+def what_is_missing(error: ModuleNotFoundError) -> str:
+    """Return what the error says, with the command that brings the module if that is one of relpos[train]."""
+    if (error.name or "").partition(".")[0] not in _OF_TRAIN:
+        return str(error)
+    return f"{error}: pip install 'relpos[train]' brings what training and its commands need"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like the given one, None when none is near."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)

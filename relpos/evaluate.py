@@ -7,7 +7,7 @@ One split is scored, test by default; at the end of training all but train and v
 ``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
 examples of these lengths from an algorithmic task; translations have no such lengths. ``--text=FILE``
 scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus. A task of
-your own, a module that the run's config names, is run with ``--trust_code`` alone.
+your own, a module that the run's config names, is run only with ``--trust_code``.
 """
 
 import json
@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> None:
 
     from rich.console import Console  # after the flags: mistakes are told at once
 
-    from relpos.training.checkpoints import load_model
+    from relpos.training.loaded_run import load_run
 
-    config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
+    config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
     how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}
     if hasattr(task, "evaluate_text"):
         records = task.evaluate_text(model, path=flags.text, **how)

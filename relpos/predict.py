@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from relpos import cli
+from relpos.defaults import SEEDS
 from relpos.errors import UserError
 from relpos.terminal import printable
 
@@ -54,11 +55,11 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.context is not None and flags.context < 1:
         raise UserError(f"--context must be positive, got {flags.context}")
-    if flags.seed is not None and not 0 <= flags.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
+    if flags.seed is not None and flags.seed not in SEEDS:
+        raise UserError(f"--seed must be from 0 to {SEEDS[-1]}, got {flags.seed}")
 
     from relpos.nn import Sampling, check_new_tokens  # after the flags: mistakes are told at once
-    from relpos.training.checkpoints import load_model
+    from relpos.training.loaded_run import load_run
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
             check_new_tokens(flags.max_tokens)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    config, task, model, _ = load_model(flags.workdir, flags.step, trust_code=flags.trust_code)
+    config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
     prompts = [_raw(prompt) for prompt in flags.prompts]
     chunks = iter([prompts]) if prompts else _chunks()
     if hasattr(task, "predict"):

@@ -57,6 +57,11 @@ class OurError(UserError):
         (DataError("what and why"), 2, "error: what and why\n"),
         (UserError("a \x1b[2J\r\nb"), 2, "error: a \\x1b[2J\\r\nb\n"),
         (OSError(28, "No space left on device", "f"), 1, "No space left on device: 'f'\n"),
+        (
+            ModuleNotFoundError("No module named 'foo'", name="foo"),
+            2,
+            "error: No module named 'foo'\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (None, 0, ""),
     ],

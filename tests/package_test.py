@@ -1,5 +1,7 @@
 """What is imported where `pip install relpos` brought the core alone, and what is said there."""
 
+import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import relpos
+from relpos.errors import what_is_missing
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,11 +41,11 @@ def test_the_core_alone_says_what_the_rest_wants():
         "sys.argv = ['relpos', 'train', '--config', 'lm', '--workdir', 'x']\n"
         "from relpos.__main__ import main\nmain()"
     )
-    hint = "pip install 'relpos[train]'"
+    hint = "pip install 'relpos[train]' brings what training and its commands need"
     assert done.stdout.startswith("relpos.load_run: ")
     assert done.stdout.endswith(f": {hint}\n")
     assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith(f": {hint} brings what training and its commands need\n")
+    assert done.stderr.endswith(f": {hint}\n")
     assert done.stderr.count("\n") == 1
     assert done.returncode == 2
 
@@ -59,3 +62,18 @@ def test_version_and_citation_are_the_projects():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'lod_run'"):
         _ = relpos.lod_run
+
+
+def names(requirements):
+    return {re.split(r"[<>=\[ ;]", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_a_missing_module_of_relpos_train_is_told_with_the_command_that_brings_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = names(project["optional-dependencies"]["train"]) - names(project["dependencies"])
+    modules = importlib.metadata.packages_distributions().items()
+    brought = {name for name, by in modules if name.isidentifier() and names(by) & wanted}
+    assert {"absl", "grain", "orbax", "rich"} <= brought
+    for name in brought:
+        error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+        assert ": pip install 'relpos[train]' brings" in what_is_missing(error)

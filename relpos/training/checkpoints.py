@@ -10,20 +10,17 @@ import sys
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from relpos.errors import UserError
-from relpos.terminal import printable
 from relpos.training import checksums
-from relpos.training.stored_run import notes_on_environment, read_config, read_run
-from relpos.training.task import BatchIterator, Task, check_common, create_task, is_own_code
+from relpos.training.task import BatchIterator
 
 KEEP = 2
 # Either of them tells a checkpoint of ours; the first came later.
@@ -231,70 +228,6 @@ class Checkpoints:
         return CheckpointError(f"cannot save a checkpoint in {str(self._path)!r} ({left}): {why}")
 
 
-class LoadedRun(NamedTuple):
-    """A trained model with what belongs to it.
-
-    Attributes:
-      config: of the run, locked.
-      task: its data, loss and evaluation.
-      model: a Flax NNX module.
-      step: of the checkpoint.
-    """
-
-    config: ConfigDict
-    task: Task
-    model: nnx.Module
-    step: int
-
-
-def load_model(
-    workdir: str | Path, step: int | None = None, *, trust_code: bool = False
-) -> LoadedRun:
-    """Return the trained model of a run directory, for use without training.
-
-    A run directory is data: nothing in it is run. What is not as it was when the run began is logged.
-
-    Args:
-      workdir: a run directory; nothing is written to its checkpoints.
-      step: which checkpoint, None for the newest.
-      trust_code: whether a task that is no part of relpos, a module that config.json names, may be imported.
-
-    Raises:
-      UserError: no run directory, a damaged one, or no such checkpoint; or its task is not part of relpos.
-    """
-    workdir = Path(workdir)
-    run = read_run(workdir)
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-    config = read_config(workdir)
-    if is_own_code(config) and not trust_code:
-        raise UserError(
-            f"{str(workdir / 'config.json')!r} asks for code that is no part of relpos, the task "
-            f"{config.task!r}: where you trust it, --trust_code (in Python trust_code=True) runs it"
-        )
-    check_common(config)
-    task = create_task(config, workdir)
-    for note in notes_on_environment(run):
-        _log.warning("%s: %s", workdir, printable(note, keep=""))
-    graphdef, state = nnx.split(task.init_model(nnx.Rngs(config.seed)))
-    tried: int | None = None
-    while True:
-        checkpoints = Checkpoints(workdir, read_only=True)
-        try:
-            chosen = checkpoints.latest_step() if step is None else step
-            if chosen is None:
-                raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-            model = nnx.merge(graphdef, checkpoints.restore_model(chosen, state))
-            return LoadedRun(config, task, model, chosen)
-        except CheckpointError:
-            # A run under way removes its older checkpoints, perhaps while this one is read.
-            if step is not None or chosen == tried:
-                raise
-            tried = chosen
-        finally:
-            checkpoints.close()
-
-
 def _target(state: nnx.State) -> Any:
     """Return the shapes, types and devices to restore to."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
@@ -305,11 +238,12 @@ def _steps(path: Path) -> list[int]:
     return sorted(
         int(folder.name)
         for folder in path.iterdir()
-        if _is_step(folder.name) and any((folder / name).exists() for name in _OURS)
+        if is_step(folder.name) and any((folder / name).exists() for name in _OURS)
     )
 
 
-def _is_step(name: str) -> bool:
+def is_step(name: str) -> bool:
+    """Whether a checkpoint may have this name: a step, written as `str` writes it."""
     return name.isdecimal() and name.isascii() and (name == "0" or name[0] != "0")
 
 

@@ -16,6 +16,7 @@ from relpos import config as config_lib
 from relpos.errors import UserError
 from relpos.files import open_regular, write_atomically
 from relpos.terminal import printable
+from relpos.training.checkpoints import is_step
 from relpos.training.stored_run import (
     differences,
     environment,
@@ -136,7 +137,7 @@ class RunDirectory:
 def _refuse_lost_config(workdir: Path) -> None:
     kept = [name for name in ("metrics.jsonl", "summary.txt") if (workdir / name).exists()]
     found = workdir.glob("checkpoints/*")
-    kept += [f"checkpoints/{path.name}" for path in found if path.name.isdigit()]
+    kept += [f"checkpoints/{path.name}" for path in found if is_step(path.name)]
     if kept:
         raise UserError(
             f"{str(workdir)!r} has {kept[0]} of a run but no config.json: restore it, or give another --workdir"

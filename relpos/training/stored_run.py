@@ -1,5 +1,6 @@
 """What a run directory says of its run: config.json, and the files that it answers for. All of it is checked."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -13,13 +14,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import relpos
 from relpos import config as config_lib
 from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, read_json
 from relpos.terminal import printable
 
-_PACKAGES = ("relpos", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _MISSING = "(nothing)"
 
 
@@ -82,9 +84,14 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def environment() -> dict[str, Any]:
-    """Return what config.json says of where a run began: versions of packages, and whether JAX takes 64 bits."""
-    versions = {"python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Return what config.json says of where a run began: versions of packages, and whether JAX takes 64 bits.
+
+    A package that was not installed, but lies on the path, has no version.
+    """
+    versions = {"python": platform.python_version(), "relpos": relpos.__version__}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {"versions": versions, "x64": bool(jax.config.read("jax_enable_x64"))}
 
 

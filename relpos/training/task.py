@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from relpos.config import require_at_least
+from relpos.defaults import is_own_code
 from relpos.errors import UserError, did_you_mean
 
 # Of every task.
@@ -142,11 +143,6 @@ def check_common(config: ConfigDict) -> None:
     require_at_least(config, _MINIMUM)
 
 
-def is_own_code(config: ConfigDict) -> bool:
-    """Whether the task is no part of relpos but a module of somebody's."""
-    return "." in str(config.get("task"))
-
-
 def create_task(config: ConfigDict, workdir: Path) -> Task:
     """Return the task that ``config.task`` names.
 
@@ -166,7 +162,7 @@ def create_task(config: ConfigDict, workdir: Path) -> Task:
 def _module_name(name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
-    if "." in name:
+    if is_own_code(name):
         try:
             found = importlib.util.find_spec(name)
         except (ImportError, ValueError):

@@ -1,9 +1,7 @@
 """What may happen to a directory of checkpoints: damage, copies, foreign files, leftovers, an earlier relpos."""
 
-import contextlib
 import gc
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -15,19 +13,8 @@ import pytest
 
 from relpos.errors import UserError
 from relpos.training.checkpoints import CheckpointError, Checkpoints
+from tests.training.powerless import powerless
 from tests.training.states import make_state
-
-
-@contextlib.contextmanager
-def powerless():
-    """Root may read anything, so it becomes nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def write_two(workdir, batches):

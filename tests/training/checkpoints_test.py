@@ -1,17 +1,13 @@
 import gc
-import json
 import resource
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from relpos import evaluate, predict
 from relpos.errors import UserError
-from relpos.training.checkpoints import KEEP, CheckpointError, Checkpoints, load_model
-from relpos.training.loop import train
+from relpos.training.checkpoints import KEEP, CheckpointError, Checkpoints
 from tests.training.states import make_state
 
 
@@ -101,72 +97,6 @@ def test_a_disk_that_fills_up_is_told_in_a_line(tmp_path, batches, capfd):
     assert len(str(caught.value)) < 500
     gc.collect()
     assert capfd.readouterr().err == ""
-
-
-def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
-    config = toy_config(checkpoint_every=10)
-    train(config, tmp_path, Console(quiet=True))
-    loaded, task, model, step = load_model(tmp_path, trust_code=True)
-    assert loaded.to_dict() == config.to_dict()
-    assert step == 20
-    record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert task.evaluate(model, "test")[0]["loss"] == record["loss"]
-    _, _, earlier, step = load_model(tmp_path, step=10, trust_code=True)
-    assert step == 10
-    assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
-    with pytest.raises(UserError, match="no checkpoint of step 4"):
-        load_model(tmp_path, step=4, trust_code=True)
-    (tmp_path / "checkpoints" / "20" / "optimizer" / "_METADATA").write_text("{}")
-    with pytest.raises(CheckpointError, match="'optimizer/_METADATA' is damaged"):
-        load_model(tmp_path, trust_code=True)  # whatever it would need
-
-
-def test_a_run_directory_runs_no_code(toy_config, tmp_path, monkeypatch):
-    config = toy_config(steps=1)
-    train(config, tmp_path / "run", Console(quiet=True))
-    run = load_model(tmp_path / "run", trust_code=True)
-    assert (run.config.steps, run.step, type(run.task).__name__) == (1, 1, "Toy")
-    # What came with the directory, as anyone may have written it.
-    (tmp_path / "downloaded").mkdir()
-    (tmp_path / "downloaded" / "code.py").write_text("raise SystemExit('it ran')")
-    monkeypatch.syspath_prepend(tmp_path)
-    stored = json.loads((tmp_path / "run" / "config.json").read_text())
-    stored["config"]["task"] = "downloaded.code"
-    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    refused = r"run/config\.json' asks for code .*'downloaded\.code'.*--trust_code"
-    with pytest.raises(UserError, match=refused):
-        load_model(tmp_path / "run")
-    for main, more in ((evaluate.main, []), (predict.main, ["x"])):
-        with pytest.raises(UserError, match=refused):
-            main([f"--workdir={tmp_path / 'run'}", *more])
-        with pytest.raises(SystemExit, match="it ran"):
-            main([f"--workdir={tmp_path / 'run'}", "--trust_code", *more])
-    with pytest.raises(
-        UserError, match=r"task: 'downloaded\.code' there, 'tests\.training\.toy' asked"
-    ):
-        train(config, tmp_path / "run", Console(quiet=True))
-
-
-def test_what_is_not_as_it_was_is_logged_in_a_line(toy_config, tmp_path, caplog):
-    train(toy_config(steps=1), tmp_path, Console(quiet=True))
-    load_model(tmp_path, trust_code=True)
-    assert not caplog.records
-    stored = json.loads((tmp_path / "config.json").read_text())
-    stored["versions"]["jax"] = "0.1\x1b[2J\n"
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    load_model(tmp_path, trust_code=True)
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert r"other versions than the run began with: jax 0.1\x1b[2J\n -> " in told
-    assert told.isprintable()
-
-
-def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
-    with pytest.raises(UserError, match="is no run directory"):
-        load_model(tmp_path)
-    (tmp_path / "config.json").write_text('{"config": {}}')
-    with pytest.raises(UserError, match="has no checkpoint yet"):
-        load_model(tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(("axes", "what"), [(2, "a parameter"), (1, "the optimizer's state")])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from relpos.errors import UserError
 from relpos.training import loop
-from relpos.training.checkpoints import load_model
+from relpos.training.loaded_run import load_run
 
 
 def run(config, workdir):
@@ -189,7 +189,7 @@ def test_a_config_without_a_key_is_refused_before_anything_is_made(toy_config, t
 def test_no_steps_still_evaluate_keep_and_finish(toy_config, tmp_path):
     assert run(toy_config(steps=0), tmp_path)[0] == 0
     assert [line["split"] for line in records(tmp_path)] == ["validation", "test"]
-    assert load_model(tmp_path, trust_code=True).step == 0
+    assert load_run(tmp_path, trust_code=True).step == 0
 
 
 def test_a_loss_that_is_not_finite_is_never_saved(toy_config, tmp_path):
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_is_never_saved(toy_config, tmp_path):
     step = checkpoint_steps(tmp_path)[-1]
     assert f"loss is nan at step {step + 1}; the last checkpoint, step {step}," in message
     assert "optimizer.learning_rate" in message
-    model = load_model(tmp_path, trust_code=True).model
+    model = load_run(tmp_path, trust_code=True).model
     assert all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(model))
     with pytest.raises(loop.DivergenceError, match=f"at step {step + 1};"):  # and again
         run(config, tmp_path)

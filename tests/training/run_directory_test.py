@@ -1,14 +1,18 @@
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+import relpos
 from relpos.errors import UserError
 from relpos.training.run_directory import RunDirectory
 from relpos.training.stored_run import read_run
+from tests.training.powerless import powerless
 
 CONFIG = {"steps": 5, "log_every": 1, "sizes": (1, 2), "rope": {"base": 1.0, "layout": None}}
 CORPUS = {"corpus": {"name": "library", "sha256": "abc"}}
@@ -92,22 +96,10 @@ def test_a_file_in_its_place_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.fixture
-def powerless():
-    """Root may write anywhere, so it becomes nobody for the test."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    yield
-    os.seteuid(user)
-
-
-@pytest.mark.usefixtures("powerless")
 def test_a_directory_without_the_right_to_write_is_refused():
+    refused = r"cannot (make|write to) --workdir .*: (Perm|Read-only)"
     for path in ("/", "/relpos-run/deeper", "/usr/bin"):
-        with pytest.raises(
-            UserError, match=r"cannot (make|write to) --workdir .*: (Perm|Read-only)"
-        ):
+        with powerless(), pytest.raises(UserError, match=refused):
             claim(Path(path))
 
 
@@ -139,6 +131,12 @@ def test_a_run_that_has_lost_its_config_is_not_begun_anew(tmp_path, left):
     assert not (tmp_path / "config.json").exists()
     (tmp_path / left).unlink()
     claim(tmp_path)  # an empty folder of checkpoints is no run
+
+
+@pytest.mark.parametrize("name", ["007", "²", "-1", "backup"])
+def test_a_folder_of_another_name_beside_checkpoints_is_not_of_a_run(tmp_path, name):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    claim(tmp_path)
 
 
 def lock_is_link(lock, precious):
@@ -195,6 +193,19 @@ def test_other_versions_and_x64_are_told_in_a_line_each(tmp_path):
     del run["versions"], run["x64"]
     (tmp_path / "config.json").write_text(json.dumps(run))
     assert notes(tmp_path) == []  # an older run
+
+
+def test_a_bare_checkout_on_the_path_has_its_own_version(tmp_path, monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    claim(tmp_path)
+    assert read_run(tmp_path)["versions"] == {
+        "python": platform.python_version(),
+        "relpos": relpos.__version__,
+    }
+    assert notes(tmp_path) == []
 
 
 def at(path):
