@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from rich.console import Console
 from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.errors import UserError
-from relpos.training.checkpoints import load_model
+from relpos.terminal import printable
+from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.run_directory import RunDirectory
 from relpos.training.task import create_task
@@ -183,8 +185,31 @@ def _begin_again(config, folder):
         directory.close()
 
 
+class TooLong(BaseException):
+    """No Exception: what reads the run would answer one."""
+
+
 def _too_long(number, frame):
-    raise TimeoutError(f"nothing was said within {SECONDS} s")
+    raise TooLong
+
+
+def attempt(act, found: list[str], seconds: int = SECONDS) -> bool:
+    """Returns whether `act` succeeds; adds what it raises to `found` if that is no UserError."""
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(seconds)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            act()
+    except UserError as error:
+        printable(str(error)).encode()  # as the commands write it
+        return False
+    except (Exception, TooLong) as error:
+        found.append(f"{type(error).__name__}: {str(error)[:150]}")
+        return False
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return True
 
 
 def failures(run, seed: int, folder: Path):
@@ -195,28 +220,11 @@ def failures(run, seed: int, folder: Path):
     shutil.copytree(source, folder)
     what = mutate(random.Random(seed), folder)
     found = []
-
-    def attempt(act) -> bool:
-        signal.signal(signal.SIGALRM, _too_long)
-        signal.alarm(SECONDS)
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                act()
-        except UserError as error:
-            str(error).encode("utf-8", "backslashreplace")
-            return False
-        except Exception as error:
-            found.append(f"{type(error).__name__}: {str(error)[:150]}")
-            return False
-        finally:
-            signal.alarm(0)
-        return True
-
-    if attempt(lambda: load_model(folder)):
-        attempt(lambda: evaluate.main([f"--workdir={folder}"]))
-        attempt(lambda: predict.main([f"--workdir={folder}", line]))
-    attempt(lambda: _begin_again(config, folder))
-    attempt(lambda: train(config, folder, Console(quiet=True)))
+    if attempt(lambda: load_run(folder), found):
+        attempt(lambda: evaluate.main([f"--workdir={folder}"]), found)
+        attempt(lambda: predict.main([f"--workdir={folder}", line]), found)
+    attempt(lambda: _begin_again(config, folder), found)
+    attempt(lambda: train(config, folder, Console(quiet=True)), found)
     return what, found
 
 
@@ -227,6 +235,19 @@ def _check(finished, seeds, folder):
         if found:
             bad[seed] = (what, found)
     assert not bad, "\n".join(f"{seed}: {what}: {found}" for seed, (what, found) in bad.items())
+
+
+def test_what_waits_for_ever_is_a_failure():
+    def wait():
+        try:
+            time.sleep(10)
+        except OSError as error:  # such as TimeoutError
+            raise UserError from error
+
+    found = []
+    assert not attempt(wait, found, seconds=1)
+    assert found == ["TooLong: "]
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
 def test_a_few_spoilt_run_directories_are_refused_or_read(finished, tmp_path):
