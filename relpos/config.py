@@ -138,9 +138,8 @@ def _neighbours(folder: Path) -> Iterator[None]:
     for name in list(folders):
         in_use = getattr(sys.modules.get(name), "__file__", None)
         if in_use and folder != _shipped_folder():
-            del folders[
-                name
-            ]  # code that is in use already keeps its name, but for what comes with relpos
+            # Code that is in use already keeps its name, but for what comes with relpos.
+            del folders[name]
 
     def ours():
         return {name for name in sys.modules if name.partition(".")[0] in folders}

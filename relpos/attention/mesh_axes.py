@@ -6,9 +6,8 @@ JAX wants loops and kernels there to say them: `aval.manual_axis_type` from JAX 
 import jax
 from jax import lax
 
-_cast = getattr(
-    lax, "pcast", None
-)  # before JAX 0.8.2 there is pvary alone, of which newer ones warn
+# Before JAX 0.8.2 there is pvary alone, of which newer ones warn.
+_cast = getattr(lax, "pcast", None)
 
 
 def varying(x) -> frozenset:

@@ -81,7 +81,7 @@ def check(parts: Mapping[str, int], cause: str) -> None:
     if there_is is not None and needed > there_is:
         listed = ", ".join(f"{name} {show(size)}" for name, size in parts.items() if size)
         raise UserError(
-            f"this needs at least {show(needed)} of memory, of {show(there_is)} that there are ({listed}): {cause}"
+            f"this needs at least {show(needed)} of memory ({listed}), and there are only {show(there_is)}: {cause}"
         )
 
 

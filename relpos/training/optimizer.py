@@ -49,7 +49,6 @@ class OptimizerOptions:
                 raise UserError(f"unknown optimizer.{key} {name!r}{did_you_mean(str(name), known)}")
         for key in ("warmup_steps", "final_fraction", "weight_decay", "clip_norm"):
             self._check(key, 0 <= getattr(self, key) < float("inf"), "at least 0 and finite")
-        self._check("warmup_steps", self.warmup_steps < 2**31, "below 2**31")
         self._check("learning_rate", 0 < self.learning_rate < float("inf"), "positive and finite")
         for key in ("b1", "b2"):
             self._check(key, 0 <= getattr(self, key) < 1, "in [0, 1)")
@@ -76,13 +75,7 @@ class OptimizerOptions:
 
 
 def create_optimizer(options: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """Return the gradient transformation of a run of so many steps, clipping included.
-
-    Raises:
-      UserError: int32 cannot count the steps.
-    """
-    if steps >= 2**31:
-        raise UserError(f"config key 'steps' must be below 2**31, got {steps}")
+    """Return the gradient transformation of a run of so many steps, clipping included."""
     clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
     return optax.chain(clip, _OPTIMIZERS[options.name](options, learning_rate(options, steps)))
 

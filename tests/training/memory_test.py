@@ -82,13 +82,15 @@ def test_what_does_not_is_told_with_its_parts_the_biggest_parameter_and_the_keys
     with pytest.raises(UserError) as caught:
         memory.check_model(CONFIG, model, optimizer=model, activations=10**9)
     message = str(caught.value)
-    assert message.startswith("this needs at least 1.5 TB of memory, of ")
-    assert (
-        "(parameters 512.0 GB, gradients 512.0 GB, optimizer 512.0 GB, activations of a batch 1.0 GB): the biggest "
-        "parameter is keys [2000000001, 64, 1]; make encodings.shaw.k=1000000000 or model.features=64 smaller"
-        in message
+    assert message.startswith(
+        "this needs at least 1.5 TB of memory (parameters 512.0 GB, gradients 512.0 GB, optimizer 512.0 GB, "
+        "activations of a batch 1.0 GB), and there are only "
     )
-    with pytest.raises(UserError, match=r"\(parameters 512\.0 GB\): the biggest"):
+    assert message.endswith(
+        "B: the biggest parameter is keys [2000000001, 64, 1]; make encodings.shaw.k=1000000000 or "
+        "model.features=64 smaller"
+    )
+    with pytest.raises(UserError, match=r"\(parameters 512\.0 GB\), .*: the biggest"):
         memory.check_model(CONFIG, model)
 
 

@@ -147,7 +147,6 @@ def test_gradients_are_clipped_by_their_global_norm():
         ({"schedule": "cos"}, r"unknown optimizer\.schedule 'cos': did you mean 'cosine'"),
         ({"schedule": "x"}, "known: constant, cosine, wsd"),
         ({"b1": 1.0}, r"optimizer\.b1 must be in \[0, 1\), got 1\.0"),
-        ({"warmup_steps": 10**12}, r"optimizer\.warmup_steps must be below 2\*\*31"),
         ({"learning_rate": 0.0}, r"optimizer\.learning_rate must be positive"),
         ({"learning_rate": float("inf")}, r"optimizer\.learning_rate must be positive"),
         ({"weight_decay": -1.0}, r"optimizer\.weight_decay must be at least 0"),
