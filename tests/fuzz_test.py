@@ -13,7 +13,7 @@ from relpos.training import loop
 from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import init_state, make_train_step
-from relpos.training.task import check_common, create_task
+from relpos.training.task import check_common
 from tests import fuzzing
 
 QUICK = 20
@@ -49,12 +49,8 @@ def take_a_step(config, workdir, *, compiled):
     optimizer = OptimizerOptions.from_section(config.optimizer)
     directory = RunDirectory(workdir, config)
     try:
-        task = create_task(config, workdir)
-        model, moments = loop.check_memory(config, task, optimizer)
-        directory.describe(task.describe())
-        if hasattr(task, "notes"):
-            task.notes()
-        if loop.memory.tree_bytes((model, moments)) > MOST_BYTES / 20:
+        task, shapes, _ = loop.prepare(config, optimizer, directory)
+        if loop.memory.tree_bytes(shapes) > MOST_BYTES / 20:
             return  # it would be carried out, but not here
         batches = task.train_batches()
         if config.batch_size * config.sequence_length > 10_000:

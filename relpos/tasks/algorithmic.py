@@ -19,7 +19,7 @@ from relpos.config import require_at_least
 from relpos.data import algorithmic
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
-from relpos.training import model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import track
 from relpos.training.stored_run import refuse_other_facts
 from relpos.training.task import together
@@ -111,7 +111,7 @@ class Algorithmic:
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take."""
         places = self.config.batch_size * self._places(self.config.sequence_length)
-        return model_section.activation_bytes(self.config, places, self.symbols.vocab_size)
+        return memory.activation_bytes(self.config, places, self.symbols.vocab_size)
 
     def train_batches(self) -> Any:
         """Return the iterator of batches."""

@@ -21,7 +21,7 @@ from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, check_new_tokens, most_probable
 from relpos.terminal import printable
-from relpos.training import model_section
+from relpos.training import memory, model_section
 from relpos.training.masking import Masking, Pose, jitted_sums, next_tokens, sums
 from relpos.training.progress import track
 from relpos.training.prompts import continuations
@@ -129,7 +129,7 @@ class LanguageModelling(abc.ABC):
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take."""
         places = self.config.batch_size * self.config.sequence_length
-        return model_section.activation_bytes(self.config, places, self._symbols)
+        return memory.activation_bytes(self.config, places, self._symbols)
 
     @property
     def _symbols(self) -> int:
@@ -167,7 +167,7 @@ class LanguageModelling(abc.ABC):
         Every byte and every document's end is a target of the windows exactly once, whatever the length.
         """
         self._check_length(model, length)
-        rows = model_section.rows(self.config, length)
+        rows = memory.rows(self.config, length)
         batches = data.eval_batches(
             documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
@@ -183,7 +183,7 @@ class LanguageModelling(abc.ABC):
 
     def _check_length(self, model, length: int) -> None:
         model_section.check_length(model.max_length, length, self.config)
-        model_section.check_reading(self.config, length, self._symbols)
+        memory.check_reading(self.config, length, self._symbols)
 
     def finish(self, model, console: Console) -> list[Record]:
         """Print the figures of the test text at several lengths."""

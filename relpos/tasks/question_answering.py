@@ -28,7 +28,7 @@ from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
-from relpos.training import model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, read_run, refuse_other_facts
 from relpos.training.task import one_by_one
@@ -53,7 +53,7 @@ class QuestionAnswering:
         # Mistakes are told before the questions are read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         for length in self._lengths():
-            model_section.check_reading(config, length)
+            memory.check_reading(config, length)
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -131,7 +131,7 @@ class QuestionAnswering:
 
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take."""
-        return model_section.activation_bytes(
+        return memory.activation_bytes(
             self.config, self.config.batch_size * self.config.sequence_length
         )
 
@@ -188,13 +188,13 @@ class QuestionAnswering:
         A question that is too long for that has no answer here.
         """
         model_section.check_length(model.max_length, length, self.config)
-        model_section.check_reading(self.config, length)
+        memory.check_reading(self.config, length)
         layout = self._layout(length)
         read: list[tuple[data.Question, Prepared]] = []
         for question in questions:
             with contextlib.suppress(data.DataError):
                 read.append((question, layout.prepare(question.context, question.question)))
-        size = model_section.rows(self.config, length)
+        size = memory.rows(self.config, length)
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0.0
         waiting: list[np.ndarray] = []  # logits of windows whose question has others to come

@@ -24,7 +24,7 @@ from relpos.data.pair_batches import Sentences, Tokenized
 from relpos.data.translation_scores import exact_matches, scores
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
-from relpos.training import model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, refuse_other_facts
 
@@ -86,7 +86,7 @@ class Translation:
         model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
-        model_section.check_cache(
+        memory.check_cache(
             lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(
                 search.beams, _most_tokens(config)
             ),
@@ -155,10 +155,8 @@ class Translation:
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take, whose pairs may be short."""
         places = self.config.batch_size * pair_batches.padded_length(0, self.config.sequence_length)
-        of_source = model_section.activation_bytes(self.config, places)
-        return of_source + model_section.activation_bytes(
-            self.config, places, self.target.vocab_size
-        )
+        of_source = memory.activation_bytes(self.config, places)
+        return of_source + memory.activation_bytes(self.config, places, self.target.vocab_size)
 
     def train_batches(self) -> Any:
         """Return the iterator of batches of about one length."""

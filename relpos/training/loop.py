@@ -91,12 +91,8 @@ def _train(
     run = None
     try:
         with interrupts.stop_at_once():
-            task = create_task(config, directory.path)
-            model, moments = check_memory(config, task, optimizer)
-            facts = task.describe()
-            directory.describe(facts)
-            notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
-            for line in [*plan(config, facts, model, moments, directory.path), *notes]:
+            task, _, lines = prepare(config, optimizer, directory)
+            for line in lines:
                 progress_lib.say(console, line)
             run = _Run(config, task, optimizer, directory.path, interrupts, console)
         run.train()
@@ -114,7 +110,23 @@ def _train(
     return 0
 
 
-def check_memory(config: ConfigDict, task: Task, optimizer: OptimizerOptions) -> tuple[Any, Any]:
+def prepare(
+    config: ConfigDict, optimizer: OptimizerOptions, directory: RunDirectory
+) -> tuple[Task, tuple[Any, Any], list[str]]:
+    """Return the task, the shapes of the parameters and of the optimizer's state, and lines on what will be done.
+
+    Raises:
+      UserError: the data are not fit, the run would not fit into memory, or the directory is of other data.
+    """
+    task = create_task(config, directory.path)
+    shapes = shapes_that_fit(config, task, optimizer)
+    facts = task.describe()
+    directory.describe(facts)
+    notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
+    return task, shapes, [*plan(config, facts, *shapes, directory.path), *notes]
+
+
+def shapes_that_fit(config: ConfigDict, task: Task, optimizer: OptimizerOptions) -> tuple[Any, Any]:
     """Return the shapes of the parameters and of the optimizer's state. Nothing is made.
 
     Raises:

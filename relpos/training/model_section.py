@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -105,58 +104,6 @@ def check_shapes(config: ConfigDict, make: Callable[[nnx.Rngs], nnx.Module]) -> 
       UserError: what `make` raises, or the parameters do not fit into memory.
     """
     memory.check_model(config, jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)))))
-
-
-def activation_bytes(config: ConfigDict, places: int, vocab_size: int = 0) -> int:
-    """Return the least memory that the activations of a training batch take: each layer's input, and the logits.
-
-    Args:
-      config: with ``model``.
-      places: of all rows of the batch.
-      vocab_size: of the logits, float32; 0: there are none.
-    """
-    width = jnp.dtype(config.model.dtype).itemsize * config.model.features
-    return places * (width * config.model.num_layers + 4 * vocab_size)
-
-
-def rows(config: ConfigDict, length: int) -> int:
-    """Return how many windows of `length` tokens are read together: as many tokens as a training batch has."""
-    return max(1, config.batch_size * config.sequence_length // length)
-
-
-def check_reading(config: ConfigDict, length: int, vocab_size: int = 0) -> None:
-    """Refuse windows that do not fit into memory without training: one layer's input, and the logits.
-
-    Args:
-      config: with ``model`` and the sizes of a batch.
-      length: of a window.
-      vocab_size: of the logits, float32; 0: there are none.
-
-    Raises:
-      UserError: there is not so much memory.
-    """
-    together = rows(config, length)
-    width = jnp.dtype(config.model.dtype).itemsize * config.model.features
-    memory.check(
-        {"activations": together * length * (width + 4 * vocab_size)},
-        f"{together} x {length} tokens would be read together; make that length or batch_size={config.batch_size} less",
-    )
-
-
-def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
-    """Refuse to write so many tokens that their cache does not fit into memory.
-
-    Args:
-      caches: what makes the caches; only their shapes are.
-      length: the tokens of a row.
-      cause: the key and value that ask for so many.
-
-    Raises:
-      UserError: they do not fit, or int32 cannot count the tokens.
-    """
-    if length >= 2**31:
-        raise UserError(f"a row of {length} tokens is more than int32 counts: make {cause} smaller")
-    memory.check({"cache": memory.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
 def check_length(max_length: int | None, length: int, config: ConfigDict) -> None:

@@ -20,9 +20,9 @@ from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.terminal import printable
 from relpos.training.loaded_run import load_run
-from relpos.training.loop import train
+from relpos.training.loop import prepare, train
+from relpos.training.optimizer import OptimizerOptions
 from relpos.training.run_directory import RunDirectory
-from relpos.training.task import create_task
 
 # Where Orbax fails it may leave coroutines behind, for the garbage collector to complain about.
 pytestmark = [
@@ -180,7 +180,7 @@ def _difference(before: bytes, after: bytes) -> str:
 def _begin_again(config, folder):
     directory = RunDirectory(folder, config)
     try:
-        directory.describe(create_task(config, folder).describe())
+        prepare(config, OptimizerOptions.from_section(config.optimizer), directory)
     finally:
         directory.close()
 
