@@ -1,5 +1,6 @@
 """The training loop, one for all tasks."""
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -174,23 +175,27 @@ class _Run:
             task, self._graphdef, learning_rate(optimizer, config.steps)
         )
         self._batches = task.train_batches()
-        self._checkpoints = Checkpoints(workdir)
         self.step = 0
         self._saved: int | None = None
         self._evaluated: int | None = None
-        meta: dict[str, Any] = {}
-        if (latest := self._checkpoints.latest_step()) is not None:
-            self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
-            self.step = self._saved = latest
-            self._evaluated = meta.get("evaluated")
-            progress_lib.say(console, f"resuming at step {latest}")
-        self._window = Window(meta.get("window"))
-        self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
-        if self._log.damage:
-            progress_lib.say(console, f"{self._log.damage}; the run goes on")
         self._pending: tuple | None = None  # the metrics of the newest step, still on the device
-        self._speed = _Speed()
-        self._progress = progress_lib.create_progress(console, config.steps, self.step)
+        meta: dict[str, Any] = {}
+        with contextlib.ExitStack() as opened:
+            self._checkpoints = Checkpoints(workdir)
+            opened.callback(self._checkpoints.close)
+            if (latest := self._checkpoints.latest_step()) is not None:
+                self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
+                self.step = self._saved = latest
+                self._evaluated = meta.get("evaluated")
+                progress_lib.say(console, f"resuming at step {latest}")
+            self._window = Window(meta.get("window"))
+            self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
+            opened.callback(self._log.close)
+            if self._log.damage:
+                progress_lib.say(console, f"{self._log.damage}; the run goes on")
+            self._speed = _Speed()
+            self._progress = progress_lib.create_progress(console, config.steps, self.step)
+            self._opened = opened.pop_all()
 
     def train(self) -> None:
         """Take the steps that are left, with evaluations and checkpoints on the way.
@@ -260,8 +265,7 @@ class _Run:
     def close(self) -> None:
         """Stop the bar and the threads, write out what was reported; what was saved is on disk."""
         self._progress.stop()
-        self._log.close()
-        self._checkpoints.close()
+        self._opened.close()
 
     def _evaluate(self) -> None:
         if self._evaluated == self.step:

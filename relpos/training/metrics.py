@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from relpos.errors import UserError
-from relpos.files import write_atomically
+from relpos.files import open_regular, parse_json, write_atomically
 
 
 class RecordError(UserError):
@@ -59,7 +58,7 @@ class MetricsLog:
       damage: what is wrong with the lines that were kept, in words; "" when nothing is.
 
     Raises:
-      RecordError: the disk is full, say; of every method. The file is no text file of its own.
+      RecordError: the disk is full, say; of every method. The file is no regular file of its own.
     """
 
     def __init__(self, workdir: Path, step: int = 0, lines: int = 0):
@@ -68,16 +67,18 @@ class MetricsLog:
             kept = _read(self._path).split(b"\n")[:-1][:lines]
         self.lines = len(kept)
         self.damage = self._damage(kept, lines)
-        with self._named_errors():
+        with self._named_errors(), contextlib.ExitStack() as opened:
             write_atomically(self._path, b"".join(line + b"\n" for line in kept))
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = opened.enter_context(self._path.open("a", encoding="utf-8"))
             (workdir / "tensorboard").mkdir(exist_ok=True)
             # The plain writer: SummaryWriter's thread fails apart from the run, and unheard.
             self._events = EventsWriter(
                 str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}"
             )
+            opened.callback(self._events.close)
             if step:  # TensorBoard drops what an earlier file has from this step on
                 self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+            opened.pop_all()
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard, which gets no NaN."""
@@ -108,12 +109,7 @@ class MetricsLog:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def _damage(self, kept: list[bytes], lines: int) -> str:
-        try:
-            records = [_is_record(line) for line in kept]
-        except UnicodeDecodeError:
-            raise RecordError(
-                f"cannot read {str(self._path)!r}: it is not UTF-8; restore it, or remove it to go on without"
-            ) from None
+        records = [_is_record(line) for line in kept]
         found = []
         if len(kept) < lines:
             found.append(f"has lost {lines - len(kept)} of its {lines} lines")
@@ -143,24 +139,21 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     """Return what is in a file, b"" where there is none; a pipe is not waited for, a link not followed."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return b""
+    except UserError as error:
+        raise RecordError(str(error)) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise RecordError(f"{str(path)!r} is a link: put the file itself there") from None
         raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise RecordError(f"{str(path)!r} is no regular file: move it elsewhere")
     with os.fdopen(handle, "rb") as file:
         return file.read()
 
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line.decode()), dict)
-    except UnicodeDecodeError:
-        raise
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(line), dict)
+    except ValueError:
         return False

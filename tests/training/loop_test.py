@@ -13,7 +13,9 @@ from rich.console import Console
 
 from relpos.errors import UserError
 from relpos.training import loop
+from relpos.training.checkpoints import Checkpoints
 from relpos.training.loaded_run import load_run
+from relpos.training.metrics import MetricsLog
 
 
 def run(config, workdir):
@@ -237,6 +239,23 @@ def test_metrics_that_were_lost_are_told_on_resuming(toy_config, toy_moments, tm
     unwrapped = printed.replace("\n", "")
     assert f"resuming at step 9{path!r} has lost 2 of its 2 lines; the run goes on" in unwrapped
     assert records(tmp_path)[0]["step"] == 10
+
+
+@pytest.mark.parametrize("name", ["MetricsLog", "progress_lib.create_progress"])
+def test_a_run_that_cannot_be_opened_closes_what_it_had(toy_config, tmp_path, monkeypatch, name):
+    def refuse(*args, **kwargs):
+        raise UserError("no more")
+
+    closed = []
+    close = Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda self: (closed.append(self), close(self)))
+    close_log = MetricsLog.close
+    monkeypatch.setattr(MetricsLog, "close", lambda self: (closed.append(self), close_log(self)))
+    monkeypatch.setattr(f"relpos.training.loop.{name}", refuse)
+    with pytest.raises(UserError, match="no more"):
+        run(toy_config(), tmp_path)
+    kinds = [type(one) for one in closed]
+    assert kinds == ([Checkpoints] if name == "MetricsLog" else [MetricsLog, Checkpoints])
 
 
 def test_a_run_that_never_began_leaves_the_directory_free(toy_config, toy_moments, tmp_path):

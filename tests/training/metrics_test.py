@@ -4,6 +4,8 @@ import os
 import pytest
 from tensorboardX.proto import event_pb2
 
+from relpos.files import read_records
+from relpos.training import metrics
 from relpos.training.metrics import MetricsLog, RecordError, Window
 
 
@@ -76,6 +78,28 @@ def test_lines_that_were_lost_or_damaged_are_told(tmp_path, text, damage):
     assert log.damage == (f"{str(tmp_path / 'metrics.jsonl')!r} {damage}" if damage else "")
 
 
+def test_a_line_that_is_not_utf8_is_damaged_as_others_are(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n"\xff"\n')
+    log = MetricsLog(tmp_path, step=1, lines=2)
+    log.close()
+    assert log.damage == f"{str(path)!r} has 1 lines that are no JSON objects"
+    assert path.read_bytes() == b'{"step": 1}\n"\xff"\n'
+    assert read_records(path) == [{"step": 1}]
+
+
+def test_a_log_that_cannot_be_opened_leaves_no_file_open(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics, "EventsWriter", refuse)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(RecordError, match="No space left") as caught:
+        MetricsLog(tmp_path)
+    assert os.listdir("/dev/fd") == before
+    del caught  # its traceback would have kept an open file
+
+
 def test_a_new_run_has_lost_nothing(tmp_path):
     log = MetricsLog(tmp_path)
     log.close()
@@ -93,10 +117,9 @@ def make_link(path):
         (make_link, "is a link"),
         (os.mkfifo, "is no regular file"),
         (os.mkdir, "is no regular file"),
-        (lambda path: path.write_bytes(b'{"step": 1}\n\xff\n'), "is not UTF-8"),
     ],
 )
-def test_what_is_no_text_file_of_its_own_is_refused(tmp_path, make, what):
+def test_what_is_no_regular_file_of_its_own_is_refused(tmp_path, make, what):
     path = tmp_path / "metrics.jsonl"
     make(path)
     with pytest.raises(RecordError, match=what) as caught:
