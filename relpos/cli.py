@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -114,6 +115,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     A mistake of the user's exits with 2, a run that failed with 1. Other exceptions are faults of
     relpos and keep their traceback.
     """
+    hush_orbax()
     try:
         with _plain_notes():
             code = main(sys.argv[1:]) or 0
@@ -143,6 +145,24 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         hint = "a smaller batch_size, sequence_length or model may fit"
         code = _complain(f"out of memory ({said}): {hint}", 1)
     sys.exit(code)
+
+
+def hush_orbax() -> None:
+    """Keep Orbax from logging every phase of a save, and from telling again the errors that it raises.
+
+    What it leaves unfinished when it fails complains that its event loop is closed, whenever that is collected: all
+    of this is for the rest of a command's process. Where relpos is imported, such settings are the importer's.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    show = sys.unraisablehook
+
+    def show_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 @contextlib.contextmanager

@@ -1,13 +1,10 @@
 """Checkpoints: model, optimizer, step and data iterator, saved while training goes on (Orbax)."""
 
 import contextlib
-import functools
 import logging
 import os
 import re
 import shutil
-import sys
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,7 +64,6 @@ class Checkpoints:
             raise CheckpointError(
                 f"cannot use {error.filename or str(self._path)!r}: {error.strerror}"
             ) from error
-        _hush_orbax()
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             # A directory that cannot be made in the background is waited for, for minutes.
@@ -259,21 +255,3 @@ def _first_line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     line = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)", line)[0]
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-180:]}"
-
-
-@functools.cache  # once is enough
-def _hush_orbax() -> None:
-    """Keep Orbax from logging every phase of a save, and from telling again the errors that it raises.
-
-    What it leaves unfinished when it fails complains that its event loop is closed.
-    """
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    show = sys.unraisablehook
-
-    def show_others(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    sys.unraisablehook = show_others

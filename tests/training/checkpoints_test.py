@@ -1,11 +1,14 @@
 import gc
+import logging
 import resource
 import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from relpos import cli
 from relpos.errors import UserError
 from relpos.training.checkpoints import KEEP, CheckpointError, Checkpoints
 from tests.training.states import make_state
@@ -81,6 +84,19 @@ def test_a_disk_that_refuses_is_an_error_which_says_what_is_left(tmp_path, batch
     gc.collect()
 
 
+@pytest.fixture
+def _hushed(monkeypatch):
+    """As in a command's process, but for one test."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+    cli.hush_orbax()
+    yield
+    gc.collect()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("_hushed")
 def test_a_disk_that_fills_up_is_told_in_a_line(tmp_path, batches, capfd):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, make_state(0, 2), batches, {})

@@ -1,4 +1,7 @@
 import json
+import logging
+import sys
+import warnings
 
 import pytest
 from rich.console import Console
@@ -65,6 +68,17 @@ def test_what_is_not_as_it_was_is_logged_in_a_line(toy_config, tmp_path, caplog)
     (told,) = (record.getMessage() for record in caplog.records)
     assert r"other versions than the run began with: jax 0.1\x1b[2J\n -> " in told
     assert told.isprintable()
+
+
+def test_training_and_loading_change_no_settings_of_the_process(toy_config, tmp_path):
+    def settings():
+        levels = [logging.getLogger(name).level for name in ("absl", "asyncio")]
+        return [*levels, warnings.filters.copy(), sys.unraisablehook]
+
+    before = settings()
+    train(toy_config(steps=1), tmp_path, Console(quiet=True))
+    load_run(tmp_path, trust_code=True)
+    assert settings() == before
 
 
 def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
