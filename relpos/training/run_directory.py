@@ -107,7 +107,8 @@ class RunDirectory:
     def forget(self) -> None:
         """Withdraw the claim, for a run that failed before it had anything to keep: all is as it was before."""
         if self.stored is None:
-            for aside in self.path.glob("old*.tokenizer.*"):  # of `made_once`
+            # Of `made_once`; what it put aside first was there before.
+            for aside in sorted(self.path.glob("old*.tokenizer.*"), reverse=True):
                 if aside.name not in self._there:
                     aside.replace(self.path / aside.name.partition(".")[2])
             for path in [path for pattern in _OURS for path in self.path.glob(pattern)]:

@@ -130,6 +130,16 @@ def test_what_the_user_has_put_there_outlives_starts_that_fail(tmp_path, toy_con
         assert left == {"tokenizer.model": "precious"}
 
 
+def test_what_was_put_aside_first_is_what_comes_back(tmp_path, toy_config):
+    (tmp_path / "tokenizer.model").write_text("precious")
+    directory = RunDirectory(tmp_path, toy_config())
+    for number in range(3):
+        made_once(tmp_path, "tokenizer.model")[0].write_text(f"ours {number}")
+    directory.forget()
+    directory.close()
+    assert [path.read_text() for path in tmp_path.glob("*tokenizer.*")] == ["precious"]
+
+
 def test_names_of_files_are_no_facts_where_there_is_a_hash(tmp_path):
     there = {"name": "a", "sha256": "abc", "splits": {"train": {"bytes": 3}}}
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "corpus": there}))
