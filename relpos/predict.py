@@ -57,7 +57,9 @@ def main(argv: Sequence[str]) -> int:
     if flags.seed is not None and not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 2**32 - 1, got {flags.seed}")
 
-    from relpos.nn import Sampling, check_new_tokens  # after the flags: mistakes are told at once
+    # After the flags: mistakes are told at once.
+    from relpos.nn import Sampling
+    from relpos.nn.generate import check_new_tokens
     from relpos.training.checkpoints import load_model
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
