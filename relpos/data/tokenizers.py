@@ -67,7 +67,7 @@ class SentencePiece:
             self._pieces = [self._piece_bytes(i) for i in range(self.vocab_size)]
         except (RuntimeError, ValueError) as error:  # UnicodeDecodeError too, of a piece
             raise DataError(
-                f"{model_file} is not a SentencePiece model ({error}): delete it to train it anew."
+                f"{model_file} is not a SentencePiece model ({error}): restore it."
             ) from error
         self.separator: int = self._processor.bos_id()
         self._byte_ids = np.array(
@@ -76,7 +76,7 @@ class SentencePiece:
         if self.separator < 0 or self._processor.unk_id() in self._byte_ids:
             raise DataError(
                 f"{model_file} has no byte pieces or no separator, so it cannot spell every text: "
-                "delete it to train it anew."
+                "restore it."
             )
         self.byte_lengths = np.array([len(piece) for piece in self._pieces], np.int32)
 

@@ -127,7 +127,9 @@ def test_a_piece_that_is_not_utf8_is_told(tmp_path):
     damaged = sound.replace("\u00e9".encode(), b"\xc3\xff")
     assert damaged != sound
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"m is not a SentencePiece model .*codec can't decode"):
+    with pytest.raises(
+        DataError, match=r"m is not a SentencePiece model .*codec can't decode.*restore it"
+    ):
         tokenizers.SentencePiece(path)
 
 
