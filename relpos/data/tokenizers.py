@@ -17,8 +17,7 @@ import numpy as np
 import sentencepiece
 
 from relpos.data.errors import DataError, nearest
-from relpos.data.reading import read_bytes
-from relpos.files import write_atomically
+from relpos.files import read_file, write_atomically
 
 KINDS = ("bytes", "sentencepiece")
 
@@ -56,10 +55,14 @@ class SentencePiece:
 
     Raises:
         DataError: the file is missing or no such model.
+        UserError: it is no regular file, or cannot be read.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        model = read_bytes(Path(model_file))
+        try:
+            model = read_file(Path(model_file))
+        except FileNotFoundError:
+            raise DataError(f"There is no SentencePiece model {model_file}: restore it.") from None
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
