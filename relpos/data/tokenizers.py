@@ -22,6 +22,7 @@ from relpos.files import read_file, write_atomically
 KINDS = ("bytes", "sentencepiece")
 
 SAMPLE_BYTES = 2_000_000  # of text, which SentencePiece is trained on
+MOST_PIECES = 1_000_000  # SentencePiece chooses from so many
 _PARAGRAPH_BYTES = 2000  # SentencePiece learns from pieces of text about this long
 
 
@@ -137,6 +138,10 @@ def train_sentencepiece(
         raise DataError("There is no text to train a SentencePiece model on.")
     if vocab_size < 1:
         raise _too_small(vocab_size, 258)
+    if vocab_size > MOST_PIECES:
+        raise DataError(
+            f"A vocabulary of {vocab_size} is too large: {MOST_PIECES} pieces are the most."
+        )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

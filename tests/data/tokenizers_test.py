@@ -86,6 +86,12 @@ def test_vocabulary_too_large_names_the_largest(tmp_path):
     )
 
 
+def test_a_vocabulary_larger_than_any_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers.sentencepiece.SentencePieceTrainer, "train", None)
+    with pytest.raises(DataError, match="too large: 1000000 pieces are the most"):
+        tokenizers.train_sentencepiece([TEXT], vocab_size=10**9, path=tmp_path / "m")
+
+
 @pytest.mark.parametrize("size", [-1, 0, 100, 260])
 def test_vocabulary_too_small(tmp_path, size):
     with pytest.raises(DataError, match="too small"):
