@@ -10,6 +10,7 @@ from relpos import encodings
 from relpos import nn as relpos_nn
 from relpos.encodings import Encoding
 from relpos.nn import Cache
+from relpos.nn.attention import check_input
 
 # `nnx.bridge.ToLinen` is not used: it files parameters by their NNX type, so that those split over heads would lie in
 # a collection of their own, and a Linen train step, which differentiates "params", would not train them.
@@ -50,7 +51,7 @@ class RelativeAttention(nn.Module):
         Returns:
           [B, T, D]; with a cache the pair of that and the new cache.
         """
-        relpos_nn.check_input(x_BTD)
+        check_input(x_BTD)
         features = x_BTD.shape[-1]
 
         def init(key):

@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     if flags.seed is not None and flags.seed not in SEEDS:
         raise UserError(f"--seed must be from 0 to {SEEDS[-1]}, got {flags.seed}")
 
-    from relpos.nn import Sampling, check_new_tokens  # after the flags: mistakes are told at once
+    # After the flags: mistakes are told at once.
+    from relpos.nn import Sampling
+    from relpos.nn.generate import check_new_tokens
     from relpos.training.loaded_run import load_run
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}

@@ -11,7 +11,6 @@ digits; they leave out runs that have not learned the task itself, and say how m
 """
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -286,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     for path in found:
-        results = json.loads(path.read_text())
         try:
+            results = sweeps.read_results(path)
             report = sweeps.read(options.experiment, results["scale"], Path("runs")).report
             check(report, sweeps.sweep_file(options.experiment))
         except UserError as error:

@@ -166,18 +166,45 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
     return dataclasses.replace(sweep, runs=tuple(found))
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what a sweep has written.
+
+    Raises:
+      UserError: it is damaged, or something else.
+    """
+    results = read_json(path)
+    kinds = {"scale": str, "config": str, "set": dict, "runs": list}
+    if not _has(results, kinds) or not all(map(_is_run, results["runs"])):
+        raise UserError(f"{path} is not what a sweep writes: remove it")
+    found: dict[str, Any] = results
+    return found
+
+
+def _is_run(run: Any) -> bool:
+    return (
+        _has(run, {"point": dict, "state": str})
+        and isinstance(records := run.get("records", []), list)
+        and all(isinstance(record, dict) for record in records)
+        and ("about" not in run or _has(run["about"], _ABOUT))
+    )
+
+
+_ABOUT = {"commit": str, "machine": str, "seconds": int | float}
+
+
+def _has(value: Any, kinds: Mapping[str, Any]) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), kind) for name, kind in kinds.items()
+    )
+
+
 def _kept(sweep: Sweep) -> list[dict[str, Any]]:
     """Return the finished runs in the sweep's results, which must have been made with what sweep.toml says now."""
     if not sweep.results.exists():
         return []
-    results = read_json(sweep.results)
-    try:
-        finished = [run for run in results["runs"] if run["state"] == FINISHED]
-        then = {"config": results["config"]} | results["set"]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{sweep.results} is not what a sweep writes ({error!r}): remove it"
-        ) from error
+    results = read_results(sweep.results)
+    finished = [run for run in results["runs"] if run["state"] == FINISHED]
+    then = {"config": results["config"]} | results["set"]
     now = {"config": sweep.config} | dict(sweep.common)
     others = [
         f"{key} is {then.get(key)!r} there, {now.get(key)!r} in sweep.toml"

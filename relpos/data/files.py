@@ -1,6 +1,6 @@
 """The user's own text: files, globs and folders, split so that no part of it is in two splits.
 
-Bytes pass through unchanged; what a text repeats of itself is left as it is. A file is read as
+Bytes pass through unchanged, a byte order mark too; what a text repeats of itself is left as it is. A file is read as
 documents of at most `DOCUMENT_BYTES`, cut at line ends, so that a single long file can be shuffled;
 its documents put together again are the file. Of a file of lines of JSON every line is a document.
 """

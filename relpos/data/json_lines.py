@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from relpos.data import kinds
 from relpos.data.errors import DataError, nearest
+from relpos.files import parse_json
 
 ENDINGS = (".jsonl", ".ndjson")
 _MOST_TOLD = 5  # faulty lines that are named one by one
@@ -39,7 +41,7 @@ def documents(path: Path, content: bytes, field: str) -> list[bytes]:
     Raises:
         DataError: the first object has no such field (the message lists those it has), or no line can be used.
     """
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     found: list[bytes] = []
     faults: list[str] = []
     known = False  # whether an object was seen that has the field
@@ -75,12 +77,10 @@ def read_object(line: bytes) -> Mapping[str, Any]:
         LineError: what is wrong with the line.
     """
     try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise LineError(f"byte {error.start} is not UTF-8") from None
+        record = parse_json(line)
     except json.JSONDecodeError as error:
         raise LineError(f"no JSON: column {error.colno}: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise LineError(f"JSON that cannot be read: {error}") from None
     if not isinstance(record, dict):
         raise LineError("no JSON object")

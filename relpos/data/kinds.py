@@ -15,7 +15,7 @@ class Kind:
         name: what it is.
         endings: of file names, without .gz or .xz behind them.
         start: the first bytes of every such file; "" where they differ.
-        remedy: how text is made of a file: {path} stands for it, {word} for it as a word of the shell.
+        remedy: how text is made of a file; {word} stands for it as a word of the shell.
     """
 
     name: str
@@ -28,18 +28,19 @@ _UNPACK_AND_NAME = "unpack it and name the folder or a file in it: "
 KINDS = (
     Kind(
         "a Parquet table", (".parquet",), b"PAR1",
-        "write it as lines of JSON: python -c \"import pandas; pandas.read_parquet('{path}')"
-        ".to_json('{path}.jsonl', orient='records', lines=True)\"",
+        "write it as lines of JSON: python -c \"import pandas, sys; pandas.read_parquet(sys.argv[1])"
+        ".to_json(sys.argv[1] + '.jsonl', orient='records', lines=True)\" {word}",
     ),
     Kind(
         "an Arrow table", (".arrow", ".feather"), b"ARROW1",
-        "write it as lines of JSON: python -c \"import datasets; datasets.Dataset.from_file('{path}')"
-        ".to_json('{path}.jsonl')\"",
+        "write it as lines of JSON: python -c \"import datasets, sys; datasets.Dataset.from_file(sys.argv[1])"
+        ".to_json(sys.argv[1] + '.jsonl')\" {word}",
     ),
     Kind("a zip archive", (".zip",), b"PK\x03\x04", _UNPACK_AND_NAME + "unzip {word} -d text"),
     Kind("a tar archive", (".tar", ".tgz"), b"", _UNPACK_AND_NAME + "mkdir text; tar -xf {word} -C text"),
     Kind("a PDF document", (".pdf",), b"%PDF-", "take its text out: pdftotext {word} {word}.txt"),
-    Kind("a Word document", (".docx", ".doc"), b"", "take its text out: pandoc {word} -t plain -o {word}.txt"),
+    Kind("a Word document", (".docx",), b"", "take its text out: pandoc {word} -t plain -o {word}.txt"),
+    Kind("an old Word document", (".doc",), b"", "take its text out: soffice --headless --convert-to txt:Text {word}"),
     Kind("a NumPy array", (".npy", ".npz"), b"\x93NUMPY", "name the text that its numbers were made from"),
     Kind("packed by bzip2", (".bz2",), b"BZh", "unpack it: bunzip2 -k {word}"),
     Kind("packed by Zstandard", (".zst",), b"\x28\xb5\x2f\xfd", "unpack it: zstd -d {word}"),
@@ -77,5 +78,5 @@ def fault_of_content(path: Path, content: bytes) -> str:
 
 
 def _told(kind: Kind, path: Path) -> str:
-    remedy = kind.remedy.format(path=path, word=shlex.quote(str(path)))
+    remedy = kind.remedy.format(word=shlex.quote(str(path)))
     return f"{path} is {kind.name}, no text that can be read: {remedy}"

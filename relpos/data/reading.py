@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import os
+import shlex
 import stat
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from relpos.data import kinds, paths
 from relpos.data.errors import DataError
+from relpos.errors import UserError
+from relpos.files import open_regular
 
-_MARK = b"\xef\xbb\xbf"  # what some editors put before UTF-8
 _NO_FILES = {
-    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -38,7 +41,7 @@ def read_file(name: str) -> bytes:
 
 def read_utf8(name: str) -> bytes:
     """Reads a file of text in UTF-8, a byte order mark left out; errors as of `read_file`, which name the line."""
-    text = read_file(name).removeprefix(_MARK)
+    text = read_file(name).removeprefix(codecs.BOM_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -59,72 +62,62 @@ def read_text(path: Path) -> bytes:
     return content
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads any file as it is.
-
-    Raises:
-        NoTextError: it is no file, but a folder, a pipe or a device.
-        DataError: it is not there, or cannot be read.
-    """
-    check_is_file(path)
+def _opened(path: Path) -> BinaryIO:
+    """Opens a file without waiting for anyone; errors as of `read_file`."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def check_is_file(path: Path) -> None:
-    """Refuses what opening might wait for without end, and what is not there; errors as of `read_bytes`."""
-    try:
-        kind = stat.S_IFMT(path.stat().st_mode)
+        return os.fdopen(_regular(path), "rb")
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise NoTextError(
                 f"{path} is a link that leads back to itself: name the file."
             ) from None
-        if path.is_symlink():
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if missing and path.is_symlink():
             raise NoTextError(
                 f"{path} is a link to {os.readlink(path)}, which is not there: name the file."
             ) from None
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if missing:
             raise DataError(f"There is no file {path}.{paths.neighbour(path)}") from None
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _regular(path: Path) -> int:
+    try:
+        return open_regular(path)
+    except UserError:  # does not say what it is
+        kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
         raise NoTextError(f"{path} is a folder; name a file in it.")
-    if kind != stat.S_IFREG:
-        what = _NO_FILES.get(kind, "something else")
-        raise NoTextError(
-            f"{path} is {what}, no file: write what it gives to a file, and name that."
-        )
+    what = _NO_FILES.get(kind, "something else")
+    raise NoTextError(f"{path} is {what}, no file: write what it gives to a file, and name that.")
 
 
 def _unpacked(path: Path) -> bytes:
-    if path.suffix not in (".gz", ".xz"):
-        return read_bytes(path)
-    check_is_file(path)
-    kind = path.suffix[1:]
+    with _opened(path) as file:
+        try:
+            if path.suffix == ".gz":
+                return gzip.open(file).read()
+            return _read_xz(path, file) if path.suffix == ".xz" else file.read()
+        except EOFError as error:
+            kind = {".gz": "gzip"}.get(path.suffix, "xz")
+            raise DataError(f"{path} is a truncated {kind} file: fetch it again.") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(
+                f"{path} is not a sound gzip file ({error}): fetch it again, or drop .gz from its name."
+            ) from error
+        except OSError as error:
+            raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _read_xz(path: Path, file: BinaryIO) -> bytes:
     try:
-        if kind == "gz":
-            with gzip.open(path) as file:
-                return file.read()
-        return _read_xz(path)
-    except EOFError as error:
-        kind = {"gz": "gzip"}.get(kind, kind)
-        raise DataError(f"{path} is a truncated {kind} file: fetch it again.") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+        import lzma  # some builds of Python go without it, and need it for nothing else here
+    except ImportError:
         raise DataError(
-            f"{path} is not a sound gzip file ({error}): fetch it again, or drop .gz from its name."
-        ) from error
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def _read_xz(path: Path) -> bytes:
-    import lzma  # some builds of Python go without it, and need it for nothing else here
-
+            f"{path}: this Python has no lzma to unpack it. Unpack it: unxz -k {shlex.quote(str(path))}"
+        ) from None
     try:
-        with lzma.open(path) as file:
-            return file.read()
+        return lzma.open(file).read()
     except lzma.LZMAError as error:
         raise DataError(
             f"{path} is not a sound xz file ({error}): fetch it again, or drop .xz from its name."

@@ -18,6 +18,7 @@ from typing import Any
 from relpos.data.errors import DataError
 from relpos.data.questions import Reading
 from relpos.data.reading import read_utf8
+from relpos.files import parse_json
 
 SQUAD_FEATURES = ("context", "question", "answers")
 
@@ -76,15 +77,14 @@ def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
 
 def _articles(path: str) -> list[Any]:
     """Returns what stands under "data"."""
+    text = read_utf8(path)
     try:
-        content = json.loads(read_utf8(path).decode())
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
         ) from error
-    except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be SQuAD's JSON.") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:
         raise DataError(f"{path} holds JSON that cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {_kind(content)}, not SQuAD's object with a list 'data'.")

@@ -17,12 +17,12 @@ import numpy as np
 import sentencepiece
 
 from relpos.data.errors import DataError, nearest
-from relpos.data.reading import read_bytes
-from relpos.files import write_atomically
+from relpos.files import read_file, write_atomically
 
 KINDS = ("bytes", "sentencepiece")
 
 SAMPLE_BYTES = 2_000_000  # of text, which SentencePiece is trained on
+MOST_PIECES = 1_000_000  # SentencePiece chooses from so many
 _PARAGRAPH_BYTES = 2000  # SentencePiece learns from pieces of text about this long
 
 
@@ -56,10 +56,14 @@ class SentencePiece:
 
     Raises:
         DataError: the file is missing or no such model.
+        UserError: it is no regular file, or cannot be read.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        model = read_bytes(Path(model_file))
+        try:
+            model = read_file(Path(model_file))
+        except FileNotFoundError:
+            raise DataError(f"There is no SentencePiece model {model_file}: restore it.") from None
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
@@ -67,7 +71,7 @@ class SentencePiece:
             self._pieces = [self._piece_bytes(i) for i in range(self.vocab_size)]
         except (RuntimeError, ValueError) as error:  # UnicodeDecodeError too, of a piece
             raise DataError(
-                f"{model_file} is not a SentencePiece model ({error}): delete it to train it anew."
+                f"{model_file} is not a SentencePiece model ({error}): restore it."
             ) from error
         self.separator: int = self._processor.bos_id()
         self._byte_ids = np.array(
@@ -76,7 +80,7 @@ class SentencePiece:
         if self.separator < 0 or self._processor.unk_id() in self._byte_ids:
             raise DataError(
                 f"{model_file} has no byte pieces or no separator, so it cannot spell every text: "
-                "delete it to train it anew."
+                "restore it."
             )
         self.byte_lengths = np.array([len(piece) for piece in self._pieces], np.int32)
 
@@ -134,6 +138,10 @@ def train_sentencepiece(
         raise DataError("There is no text to train a SentencePiece model on.")
     if vocab_size < 1:
         raise _too_small(vocab_size, 258)
+    if vocab_size > MOST_PIECES:
+        raise DataError(
+            f"A vocabulary of {vocab_size} is too large: {MOST_PIECES} pieces are the most."
+        )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

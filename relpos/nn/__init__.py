@@ -1,7 +1,6 @@
 """Flax NNX modules: attention with relative positions, its cache, and Transformers made of it."""
 
 from relpos.nn.attention import RelativeAttention as RelativeAttention
-from relpos.nn.attention import check_input as check_input
 from relpos.nn.attention_fn import attention_fn as attention_fn
 from relpos.nn.beam_search import Beams as Beams
 from relpos.nn.beam_search import beam_search as beam_search
@@ -15,7 +14,6 @@ from relpos.nn.encoder import TokenEncoder as TokenEncoder
 from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
 from relpos.nn.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from relpos.nn.generate import Sampling as Sampling
-from relpos.nn.generate import check_new_tokens as check_new_tokens
 from relpos.nn.generate import generate as generate
 from relpos.nn.rows import continue_rows as continue_rows
 from relpos.nn.rows import most_probable as most_probable

@@ -29,6 +29,7 @@ Model = Decoder | TokenEncoder
 
 MOST_OPTION = 10**4  # letters, digits, places: beyond it they take minutes or all memory
 MOST_LENGTH = 10**5  # beyond it examples take minutes to draw
+MOST_PLACES = 20_000  # of a question and its answer; more take minutes to be answered
 
 # Evaluation draws its examples from these seeds, whatever the run's: all runs of a task are tested on the same.
 _SEEDS = {"validation": 0, "test": 1}
@@ -238,10 +239,12 @@ class Algorithmic:
             raise UserError(
                 f"it is empty; a question is symbols separated by spaces, of {', '.join(self.symbols.alphabet)}"
             )
+        _refuse_too_many(len(question))
         size = self.symbols.answer_size(question)
         marked = isinstance(model, Decoder) and self.symbols.answer_mark
         shown = question + ([self.symbols.blank] if marked else [])
         places = len(shown) + size
+        _refuse_too_many(places)
         if model.max_length is not None and places > model.max_length:
             raise UserError(
                 f"the question and its answer take {places} places, more than the {model.max_length} positions "
@@ -313,6 +316,13 @@ def _refuse_too_long(length: int) -> None:
     if length > MOST_LENGTH:
         raise UserError(
             f"length {length} is too long to draw examples of: {MOST_LENGTH} is the most"
+        )
+
+
+def _refuse_too_many(places: int) -> None:
+    if places > MOST_PLACES:
+        raise UserError(
+            f"it takes {places} places, too many to be answered: {MOST_PLACES} are the most"
         )
 
 

@@ -19,11 +19,12 @@ from relpos import data
 from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, Sampling, TokenEncoder, check_new_tokens, most_probable
+from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
+from relpos.nn.generate import check_new_tokens
 from relpos.terminal import printable
 from relpos.training import memory, model_section
 from relpos.training.masking import Masking, Pose, jitted_sums, next_tokens, sums
-from relpos.training.progress import track
+from relpos.training.progress import say, track
 from relpos.training.prompts import continuations
 from relpos.training.stored_run import made_once, refuse_other_facts
 from relpos.training.task import together
@@ -271,7 +272,7 @@ class Causal(LanguageModelling):
             try:
                 self._show_samples(model, console)
             except UserError as error:  # the run is good all the same
-                console.print(f"no samples: {error}", highlight=False, markup=False)
+                say(console, f"no samples: {error}")
         return records
 
     def _show_samples(self, model: Decoder, console: Console) -> None:

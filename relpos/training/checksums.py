@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relpos.errors import UserError
-from relpos.files import write_atomically
+from relpos.files import parse_json, write_atomically
 
 NAME = "checksums.json"
 
@@ -61,9 +61,9 @@ def _text(digests: dict[str, str]) -> bytes:
 
 def _parse(text: bytes) -> dict[str, str]:
     try:
-        digests = json.loads(text)["files"]
+        digests = parse_json(text)["files"]
         intact = isinstance(digests, dict) and _text(digests) == text  # to the last byte
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         intact = False
     if not intact:
         raise ChecksumError(f"{NAME!r} is damaged")

@@ -35,7 +35,7 @@ def continuations(
       context: a prompt that is longer is read from so many of its last tokens.
 
     Raises:
-      UserError: a prompt and max_tokens do not fit the model; those before it have been continued.
+      UserError: what is read of a prompt and max_tokens do not fit the model; those before it have been continued.
     """
     key = jax.random.key(seed)
     first, told = 0, False
@@ -43,19 +43,21 @@ def continuations(
         rows, fault = [], None
         for number, prompt in enumerate(chunk, first + 1):
             ids = np.concatenate([[tokenizer.separator], tokenizer.encode(prompt)])
-            if model.max_length is not None and len(ids) + max_tokens > model.max_length:
+            kept = ids[-context:]
+            if model.max_length is not None and len(kept) + max_tokens > model.max_length:
                 fault = UserError(
-                    f"prompt {number} ({len(ids)} tokens) and {max_tokens} more do not fit the "
-                    f"{model.max_length} positions of {', '.join(model.config.encodings)}"
+                    f"prompt {number} ({len(kept)} tokens) and {max_tokens} more do not fit the "
+                    f"{model.max_length} positions of {', '.join(model.config.encodings)}: "
+                    "--context=N reads fewer of its last tokens"
                 )
                 break
             if len(ids) > context and not told:
                 told = True
                 _log.warning(
-                    "prompt %d has %d tokens; of a prompt the last %d are read, of another number by --context=N",
+                    "prompt %d has %d tokens; only its last %d are read; --context=N changes that number",
                     number, len(ids), context,
                 )  # fmt: skip
-            rows.append(ids[-context:])
+            rows.append(kept)
         found = continue_rows(
             model, rows, max_new_tokens=max_tokens, stop=tokenizer.separator,
             sampling=sampling, key=key, first=first,

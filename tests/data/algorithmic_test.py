@@ -683,6 +683,15 @@ def test_lengths_that_do_not_exist_are_refused(name):
                 start(name, lengths=(length, max(length, task.min_length)))
 
 
+@pytest.mark.parametrize("name", ["addition", "listops"])
+def test_the_longest_examples_are_drawn_and_longer_ones_refused(name):
+    task = algorithmic.create(name)
+    longest = task.max_length
+    assert len(task.example(rng(), longest).tokens) > longest
+    with pytest.raises(DataError, match=f"{name} has no length 10000: {longest} is the most"):
+        task.example(rng(), 10_000)
+
+
 def test_lists_that_cannot_be_are_refused():
     task = algorithmic.create("listops", max_depth=2, max_arguments=3)
     assert len(task.example(rng(), 5).tokens) == 6

@@ -2,14 +2,17 @@ import bz2
 import gzip
 import lzma
 import os
+import shlex
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from relpos import data
-from relpos.data import files, kinds
+from relpos.data import files, kinds, reading
 from relpos.data.tokenizers import Bytes
 
 
@@ -173,6 +176,36 @@ def test_a_device_as_data_of_any_task_is_refused(name):
     more = {"target": "/dev/zero"} if name == "source" else {}
     with pytest.raises(data.DataError, match="/dev/zero is a device, no file"):
         load(**{name: "/dev/zero"}, **more)
+
+
+def test_what_is_put_there_after_a_look_at_a_file_is_refused(monkeypatch):
+    regular = os.stat(__file__)
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: regular)
+    with pytest.raises(data.DataError, match=r"/dev/null is .*, no file"):
+        reading.read_file("/dev/null")
+
+
+def test_a_python_without_lzma_says_how_to_unpack(tmp_path, monkeypatch):
+    (tmp_path / "a b.xz").write_bytes(lzma.compress(lines(300)))
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(data.DataError, match=r"no lzma .*: unxz -k '.*a b\.xz'$"):
+        data.load(path=str(tmp_path / "a b.xz"))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_remedy_is_for_any_name(tmp_path, ending):
+    path = tmp_path / f'it\'s a "{ending}".{ending}'
+    path.write_bytes(lines(1))
+    with pytest.raises(data.DataError, match="lines of JSON") as told:
+        data.load(path=str(path))
+    command = shlex.split(str(told.value).rpartition("lines of JSON: ")[2])
+    assert command[-1] == str(path)
+    compile(command[2], "remedy", "exec")
+
+
+def test_old_word_documents_have_a_remedy_of_their_own():
+    assert "soffice" in kinds.fault_of_name(Path("a.doc"))
+    assert "pandoc" in kinds.fault_of_name(Path("a.docx"))
 
 
 @pytest.mark.parametrize("kind", [k for kind in kinds.KINDS for k in kind.endings])

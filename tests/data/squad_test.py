@@ -150,6 +150,7 @@ def test_damaged_articles_are_counted(tmp_path, article, message):
         (b"", "is not JSON: line 1, column 1"),
         (b'{\n"data": [\xff]}', "line 2: byte 0xff is not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 99 + b"]" * 99, "nested more than 50 deep"),
         ([1, 2], "holds a list, not SQuAD's object"),
         ({"rows": [], "features": []}, "'data' should be a list of articles, but is missing"),
         ({"rows": [], "features": []}, "the file has the fields 'rows', 'features'"),

@@ -86,6 +86,12 @@ def test_vocabulary_too_large_names_the_largest(tmp_path):
     )
 
 
+def test_a_vocabulary_larger_than_any_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers.sentencepiece.SentencePieceTrainer, "train", None)
+    with pytest.raises(DataError, match="too large: 1000000 pieces are the most"):
+        tokenizers.train_sentencepiece([TEXT], vocab_size=10**9, path=tmp_path / "m")
+
+
 @pytest.mark.parametrize("size", [-1, 0, 100, 260])
 def test_vocabulary_too_small(tmp_path, size):
     with pytest.raises(DataError, match="too small"):
@@ -113,7 +119,7 @@ def test_create_explains(tmp_path):
     (tmp_path / "m").write_bytes(b"no model")
     with pytest.raises(DataError, match="not a SentencePiece model"):
         tokenizers.create("sentencepiece", path=tmp_path / "m")
-    with pytest.raises(DataError, match="There is no file"):
+    with pytest.raises(DataError, match=r"no SentencePiece model .*none"):
         tokenizers.SentencePiece(tmp_path / "none")
     with pytest.raises(DataError, match="no text"):
         tokenizers.train_sentencepiece([b""], vocab_size=300, path=tmp_path / "x")
@@ -127,7 +133,9 @@ def test_a_piece_that_is_not_utf8_is_told(tmp_path):
     damaged = sound.replace("\u00e9".encode(), b"\xc3\xff")
     assert damaged != sound
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"m is not a SentencePiece model .*codec can't decode"):
+    with pytest.raises(
+        DataError, match=r"m is not a SentencePiece model .*codec can't decode.*restore it"
+    ):
         tokenizers.SentencePiece(path)
 
 

@@ -199,6 +199,31 @@ def test_a_damaged_run_directory_is_named(experiment, capsys):
         sweeps.read(experiment, "tiny", experiment.parent / "runs")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"runs": 3},
+        {"runs": [{"point": {}, "state": "finished", "records": [7]}]},
+        {"runs": [{"point": {}, "state": "finished", "about": {"seconds": "1"}}]},
+        {"scale": None},
+        {"set": []},
+    ],
+)
+def test_results_that_no_sweep_wrote_are_named_by_both(experiment, capsys, changed):
+    path = experiment / "results" / "tiny.json"
+    path.parent.mkdir()
+    right = {"scale": "tiny", "config": "c", "set": {}, "runs": []}
+    path.write_text(json.dumps(right))
+    assert sweeps.read_results(path) == right
+    path.write_text(json.dumps(right | changed))
+    assert run(experiment, "tiny") == 2
+    assert report.main([str(experiment)]) == 2
+    assert capsys.readouterr().out.count("is not what a sweep writes") == 2
+    path.write_text("[" * 99_999)
+    assert report.main([str(experiment)]) == 2
+    assert "restore it" in capsys.readouterr().out
+
+
 def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeypatch, capsys):
     path = experiment / "results" / "tiny.json"
     kept = {

@@ -126,6 +126,18 @@ def test_an_answer_does_not_depend_on_the_other_lines(trained):
         assert task.predict_lines(model, [lines[n]]) == [answers[n]]
 
 
+def test_a_huge_question_is_refused_before_it_is_answered():
+    task, model = untrained("reverse")
+    lines = [b"0 1", b"0 " * 500_000, b"0 " * 15_000, b"x" * 10**6]
+    good, *huge, odd = task.predict_lines(model, lines)
+    assert isinstance(good, bytes)
+    for fault, places in zip(huge, (500_000, 30_000), strict=True):
+        with pytest.raises(UserError, match=f"takes {places} places, too many .*: 20000 are"):
+            raise fault
+    with pytest.raises(UserError, match="no symbol"):
+        raise odd
+
+
 @pytest.mark.parametrize(
     "flag", ["--temperature=1", "--max_tokens=3", "--seed=0", "--top_k=0", "--context=9"]
 )

@@ -13,6 +13,7 @@ from relpos import encodings, evaluate, predict
 from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.nn import Sampling
+from relpos.tasks import language_modelling
 from relpos.training.loop import train
 from relpos.training.task import create_task
 from tests.scripts.load import script
@@ -81,7 +82,7 @@ def test_a_long_prompt_is_read_from_its_last_tokens_and_told_once(tmp_path, capl
     assert continued(b"a" * 2_000_000 + end) == continued(b"b" * 99 + end)
     assert continued(b"a" * 99 + end, 200) != continued(b"b" * 99 + end, 200)
     assert [record.getMessage() for record in caplog.records] == [
-        f"prompt 1 has {tokens} tokens; of a prompt the last 32 are read, of another number by --context=N"
+        f"prompt 1 has {tokens} tokens; only its last 32 are read; --context=N changes that number"
         for tokens in (2_000_033, 132)
     ]
     caplog.clear()
@@ -94,10 +95,12 @@ def test_prompts_before_one_that_does_not_fit_are_continued(tmp_path):
     task = create_task(small(tmp_path, **options), tmp_path)
     model = task.init_model(nnx.Rngs(0))
     chunks = [[b"a"], [b"b", b"c" * 36, b"d" * 37, b"e"]]
-    pairs = task.predict(model, chunks, Sampling(0), 3, 0)
+    pairs = task.predict(model, chunks, Sampling(0), 3, 0, context=99)
     assert [next(pairs)[0] for _ in range(3)] == [b"a", b"b", b"c" * 36]
-    with pytest.raises(UserError, match=r"prompt 4 \(38 tokens\) and 3 more do not fit the 40"):
+    with pytest.raises(UserError, match=r"prompt 4 \(38 tokens\) and 3 more .* 40 .*--context=N"):
         next(pairs)
+    pairs = task.predict(model, chunks, Sampling(0), 3, 0, context=20)
+    assert [shown for shown, _ in pairs] == [*chunks[0], *chunks[1]]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +231,18 @@ def test_samples_that_do_not_fit_do_not_spoil_the_run(tmp_path, capsys):
     )
     assert train(config, tmp_path / "run", Console()) == 0
     assert "no samples: prompt 1" in capsys.readouterr().out
+
+
+def test_why_there_are_no_samples_is_told_without_control_characters(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise UserError("of \x1b]0;x\x07 [b]")
+
+    monkeypatch.setattr(language_modelling.Causal, "_show_samples", refuse)
+    assert train(small(tmp_path, steps=1), tmp_path / "run", Console()) == 0
+    told = capsys.readouterr().out
+    assert "no samples: of" in told
+    assert "[b]" in told
+    assert "\x1b" not in told
     assert (tmp_path / "run" / "summary.txt").exists()
 
 

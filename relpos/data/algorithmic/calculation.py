@@ -80,6 +80,7 @@ class Addition(Ended):
 
     name = "addition"
     alphabet = (*string.digits, "+", END)
+    max_length = 4299  # Python reads and writes ints of 4300 digits at most
 
     def __init__(self, *, min_digits: int = 1):
         self.min_length = require_whole(self, "min_digits", min_digits, 1)

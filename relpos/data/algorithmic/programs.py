@@ -159,6 +159,7 @@ class ListOps(Task):
     name = "listops"
     alphabet = (*string.digits, "[MIN", "[MAX", "[MED", "[SM", "]")
     min_length = 4
+    max_length = 4095  # of ten thousand symbols one example takes minutes
 
     def __init__(self, *, expand: float = 0.25, max_depth: int = 10, max_arguments: int = 10):
         self.expand = require_share(self, "expand", expand)
