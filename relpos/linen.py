@@ -113,7 +113,8 @@ class AttentionFunction(nn.Module):
             nnx.replace_by_pure_dict(initial, self.param("function", lambda _: pure))
         return nnx.merge(graphdef, initial, fixed)(
             query, key, value, bias, mask, dropout_rng=dropout_rng, dropout_rate=dropout_rate,
-            deterministic=deterministic, dtype=dtype,
+            deterministic=deterministic, broadcast_dropout=broadcast_dropout, dtype=dtype,
+            precision=precision,
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
     [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; what lies inside a segment counts: [1, 0, 1] gives [0, 0, 2].
     """
     axes = range(segments_T.ndim - 1)
-    return left_to_the_compiler(_within_segments, segments_T, *axes)(segments_T)
+    return left_to_the_compiler(_within_segments, (), segments_T, *axes)(segments_T)
 
 
 def _within_segments(segments_T):

@@ -113,7 +113,7 @@ def attention(
     places = (q_positions, k_positions, q_segments, k_segments)
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
     # A sharded sequence is gathered: every query may see every key.
-    return left_to_the_compiler(functools.partial(_attention, call), q, 0, None, 2)(arrays)
+    return left_to_the_compiler(_attention, (call,), q, 0, None, 2)(arrays)
 
 
 class _Call(NamedTuple):

@@ -134,12 +134,10 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     encoding = nnx.merge(plan.graphdef, arrays.state)
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
     index_T, index_S = positions.contiguous(T), positions.contiguous(S)
-    over_groups, over_heads = _map(K, at_once), _map(N // K, at_once // K)
-    over_rows = _map(B, at_once // N)
+    map_over = functools.partial(_map, differentiated=done is not None)
+    over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
+    over_rows = map_over(B, at_once // N)
     split, per_head, shared = split_heads(encoding)
-    # Differentiated, a loop would else keep copies of queries, keys, values and vectors of every turn.
-    lean = jax.checkpoint if done is not None else (lambda function: function)
-    rows_in_turn = choices.are_known(B) and at_once // N < B
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
@@ -174,12 +172,10 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
                 queries, keys, q_tokens, k_tokens, seed, done,
             )  # fmt: skip
 
-        of_row = lean(one_sequence) if rows_in_turn else one_sequence
-        return over_rows(of_row)(k, v, q, q_features, k_features, seeds, done, places)
+        return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 
     def one_group(k, v, *of_queries):
-        of_head = one_head if rows_in_turn else lean(one_head)
-        return over_heads(lambda per_head, tables, *x: of_head(per_head, tables, k, v, *x))(
+        return over_heads(lambda per_head, tables, *x: one_head(per_head, tables, k, v, *x))(
             *of_queries
         )
 
@@ -198,8 +194,10 @@ def _beside(x_TH: Array, more_TF: Array) -> Array:
     return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
 
 
-def _map(size: int, at_once: int):
+def _map(size: int, at_once: int, *, differentiated: bool):
     """Map over a leading axis of this size, about `at_once` entries together, the others one after another.
+
+    Differentiated, a loop would keep copies of queries, keys, values and vectors of every turn, but for the checkpoint.
 
     Where there are several devices the axis may be cut among them, as the compiler decides: entries that lie on
     different devices are then together, so that each device takes its own one after another.
@@ -217,8 +215,9 @@ def _map(size: int, at_once: int):
     )
     if together == each:
         return jax.vmap
+    lean = jax.checkpoint if differentiated else (lambda f: f)
     if parts == 1 and together == 1:
-        return lambda f: lambda *args: lax.map(lambda x: f(*x), args)
+        return lambda f: lambda *args: lax.map(lambda x: lean(f)(*x), args)
 
     def in_turn(f):
         def cut(x):  # [size, ...] -> [turns, parts * together, ...]
@@ -230,7 +229,7 @@ def _map(size: int, at_once: int):
             return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
 
         def mapped(*args):
-            out = lax.map(lambda x: jax.vmap(f)(*x), jax.tree.map(cut, args))
+            out = lax.map(lambda x: lean(jax.vmap(f))(*x), jax.tree.map(cut, args))
             return jax.tree.map(join, out)
 
         return mapped

@@ -100,15 +100,16 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
     valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
     split, per_head, shared = split_heads(encoding)
 
-    def all_heads(per_head, shared, x_BTD, valid_BT, state):
-        def one_head(per_head, x_TD, valid_T, state):
-            return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
-
-        heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
-        return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
-
-    rows = left_to_the_compiler(all_heads, x_BTD, 0)
+    rows = left_to_the_compiler(_tokens, (split,), x_BTD, 0)
     return rows(per_head, shared, x_BTD, valid_BT, state)
+
+
+def _tokens(split, per_head, shared, x_BTD, valid_BT, state):
+    def one_head(per_head, x_TD, valid_T, state):
+        return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
+
+    heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
+    return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
 
 
 def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:

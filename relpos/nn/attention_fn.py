@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -30,20 +29,28 @@ class AttentionFunction(nnx.Module):
         dropout_rng: Array | None = None,
         dropout_rate: float = 0.0,
         deterministic: bool = True,
+        broadcast_dropout: bool = True,
+        dtype: Any = None,
+        precision: Any = None,
+        module: Any = None,
         is_causal: bool = False,
-        **ignored: Any,
     ) -> Float[Array, "B T N H"]:
-        """Attend as `flax.nnx.dot_product_attention` does, with positions.
+        """Attend as `flax.nnx.dot_product_attention` does, with positions; every weight is dropped by itself.
 
         Raises:
-          ValueError: a mask or a bias of pairs, weights to be sown, or a gate that needs the layer's input.
+          ValueError: a mask or a bias of pairs, a precision, weights to be sown, or a gate that needs the layer's
+            input.
         """
         if mask is not None or bias is not None:
             raise ValueError(
                 "relpos.nn.attention_fn takes no mask or bias of pairs [.., T, S], which would cost their memory: give "
                 "it causal=True in place of a causal mask; for padding, packing and caches use relpos.RelativeAttention"
             )
-        if ignored.get("module") is not None:
+        if precision is not None:
+            raise ValueError(
+                f"precision={precision!r} is not passed on: use jax.default_matmul_precision in place of it"
+            )
+        if module is not None:
             raise ValueError("the weights are never stored as a whole: call with sow_weights=False")
         causal = self.causal or is_causal
         check_encoding(self.encoding, query.shape[2], query.shape[3], causal)
@@ -56,7 +63,7 @@ class AttentionFunction(nnx.Module):
             query, key, value, encoding=self.encoding, causal=causal,
             **dropout_options(dropout_rate, dropout_rng, deterministic),
         )  # fmt: skip
-        return out.astype(ignored.get("dtype") or jnp.result_type(out))
+        return out if dtype is None else out.astype(dtype)
 
 
 def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:

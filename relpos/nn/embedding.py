@@ -24,13 +24,13 @@ class Embedding(nnx.Module):
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Return the vectors of tokens."""
         graphdef, state = nnx.split(self.table)
-
-        def look_up(state, tokens_BT):
-            return nnx.merge(graphdef, state)(tokens_BT)
-
-        look_up = left_to_the_compiler(look_up, tokens_BT, 0, 1)
+        look_up = left_to_the_compiler(_look_up, (graphdef,), tokens_BT, 0, 1)
         return look_up(state, tokens_BT) * self.table.features**0.5
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the logits of all tokens, in float32."""
         return (x_BTD @ self.table.embedding[...].T.astype(x_BTD.dtype)).astype(jnp.float32)
+
+
+def _look_up(graphdef, state, tokens_BT):
+    return nnx.merge(graphdef, state)(tokens_BT)

@@ -319,11 +319,8 @@ class Stack(nnx.Module):
         if not encoding.adds_to_input():
             return x_BTD
         graphdef, state = nnx.split(encoding)
-
-        def embed(state, x_BTD, places_BT):
-            return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, places_BT)
-
-        return left_to_the_compiler(embed, x_BTD, 0, 1)(state, x_BTD, places_BT)
+        embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
+        return embed(state, x_BTD, places_BT)
 
     def _shared(self, name: str) -> Encoding | None:
         """Return the encoding that all layers share; None where each has its own, or the input has it."""
@@ -390,6 +387,10 @@ class Stack(nnx.Module):
             return jax.vmap(one)(state)
 
         return {str(i): stack(block) for i, block in enumerate(self.blocks)}
+
+
+def _embed(graphdef, state, x_BTD, places_BT):
+    return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, places_BT)
 
 
 def _dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:
