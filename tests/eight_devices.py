@@ -35,6 +35,7 @@ from relpos.nn import (
 B, T, N, H = 16, 136, 8, 4  # more pairs than are computed with all heads together
 D = N * H
 MOVES = ("all-gather", "all-to-all", "collective-permute")
+BY_HEADS = {"qkv": P(None, "x"), "out": P("x", None)}
 ROWS, HEADS, SEQUENCE = P("x"), P(None, None, "x"), P(None, "x")
 
 
@@ -43,18 +44,25 @@ def arrays(*shapes):
     return [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-def measure(kind, loss, state, shardings, given):
-    """Compile the gradient of loss(state, *given) with the given arrays cut so, and compare."""
+def measure(kind, loss, state, shardings, given, kernels=None):
+    """Compile the gradient of loss(state, *given) with the given arrays cut so, and compare.
+
+    Kernels are cut as `kernels` says by name, what belongs to heads with the heads, other parameters not at all.
+    """
     axis_type = AxisType.Explicit if kind == "explicit" else AxisType.Auto
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
     gradient = jax.jit(jax.value_and_grad(loss, allow_int=True))
     wanted = gradient(state, *given)
-    of_heads = lambda x: isinstance(x, PerHead | PerHeadConstant) and HEADS in shardings  # noqa: E731
-    cut = jax.tree.map(
-        lambda x: put(x, P("x") if of_heads(x) else P()), state,
-        is_leaf=lambda x: isinstance(x, nnx.Variable),
-    )  # fmt: skip
+    by_heads = kernels is not None or HEADS in shardings
+
+    def placed(path, x):
+        if by_heads and isinstance(x, PerHead | PerHeadConstant):
+            return put(x, P("x"))
+        return put(x, (kernels or {}).get(path[0].key, P()))
+
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    cut = jax.tree_util.tree_map_with_path(placed, state, is_leaf=is_variable)
     args = [put(x, spec) for x, spec in zip(given, shardings, strict=True)]
     program = gradient.lower(cut, *args).compile()
     found = program(cut, *args)
@@ -86,10 +94,10 @@ def function(kind, name, spec, implementation="blockwise", **kw):
     return measure(kind, loss, state, [spec, spec, spec, of_input], [q, k, v, x])
 
 
-def layer(kind, name):
+def layer(kind, name, spec=ROWS, kernels=None):
     graphdef, state = nnx.split(RelativeAttention(N, D, encoding=name, rngs=nnx.Rngs(0)))
     loss = lambda state, x: (nnx.merge(graphdef, state)(x) ** 2).sum()  # noqa: E731
-    return measure(kind, loss, state, [ROWS], arrays((B, T, D)))
+    return measure(kind, loss, state, [spec], arrays((B, T, D)), kernels)
 
 
 SIZES = {"num_layers": 2, "features": D, "num_heads": N, "dropout_rate": 0.1}
@@ -143,6 +151,7 @@ LONG = {
     },
     "function, heads, fox": lambda: function("auto", "fox", HEADS),
     "layer, rows, t5": lambda: layer("auto", "t5"),
+    "layer, kernels by heads, t5": lambda: layer("auto", "t5", P(), BY_HEADS),
     "encoder-decoder, rows, rope": lambda: encoder_decoder("auto", "rope"),
     "explicit function, rows, shaw, dense": lambda: function("explicit", "shaw", ROWS, "reference"),
     "explicit decoder, rows, sinusoidal": lambda: decoder("explicit", "sinusoidal"),

@@ -21,5 +21,7 @@ def test_sharded_inputs(part):
     for result in found:
         assert result["error"] < 1e-5, result
         # A sequence is gathered: every query may see every key. It also shows that what is counted is there.
-        moved = sum(result[name] for name in MOVES)
+        # Queries, keys and values come out of one kernel: cut by heads, they are sent to where their heads are.
+        names = MOVES[:1] if "kernels" in result["case"] else MOVES
+        moved = sum(result[name] for name in names)
         assert (moved > 0) == ("sequence" in result["case"]), result
