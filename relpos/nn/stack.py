@@ -324,7 +324,7 @@ class Stack(nnx.Module):
 
     def _shared(self, name: str) -> Encoding | None:
         """Return the encoding that all layers share; None where each has its own, or the input has it."""
-        if name not in self.encodings or self.encodings[name].adds_to_input():
+        if not hasattr(self.encodings, name) or self.encodings[name].adds_to_input():
             return None
         found: Encoding = self.encodings[name]
         return found
@@ -332,9 +332,9 @@ class Stack(nnx.Module):
     @property
     def _common(self) -> list[Encoding]:
         """Return the encodings that belong to no single layer."""
-        # By name: nnx.tabulate puts its own in place of the methods of nnx.Dict.
+        # Not by the methods of nnx.Dict: nnx.tabulate replaces them, and of Flax 0.12.0 some raise.
         names = sorted(set(self.config.encodings))
-        return [self.encodings[name] for name in names if name in self.encodings]
+        return [self.encodings[name] for name in names if hasattr(self.encodings, name)]
 
     def _places(self, shape, positions, segments, caches):
         """Return the positions that are added to the input, and those cross-attention counts from."""
