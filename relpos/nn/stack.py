@@ -68,6 +68,10 @@ class StackConfig:
                 raise ValueError(
                     f"{field} must be one of {', '.join(known)}, got {getattr(self, field)!r}"
                 )
+        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ValueError(
+                "dtype=float64 needs jax_enable_x64 (JAX_ENABLE_X64=1): without it JAX computes in float32"
+            )
         if self.head_dim is None and self.features % self.num_heads:
             raise ValueError(
                 f"features={self.features} does not divide into num_heads={self.num_heads} heads: "

@@ -30,3 +30,11 @@ def test_what_is_dropped_is_the_keys_doing():
 def test_nothing_is_dropped_without_a_key_or_a_rate():
     assert stack._dropped(ONES, 0.5, None) is ONES
     assert stack._dropped(ONES, 0.0, jax.random.key(0)) is ONES
+
+
+def test_float64_that_would_be_float32_is_refused():
+    sizes = {"num_layers": 1, "features": 4, "num_heads": 1, "dtype": "float64"}
+    with pytest.raises(ValueError, match="needs jax_enable_x64"):
+        stack.StackConfig(**sizes)
+    with jax.enable_x64(True):
+        assert stack.StackConfig(**sizes).dtype == "float64"
