@@ -27,7 +27,7 @@ def are_within(most: int, *sizes: Any) -> bool:
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for: never the GPU kernels, which no GPU has run yet.
+    """Return the path that "auto" stands for: never the GPU kernels.
 
     Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
     each pair.
