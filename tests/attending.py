@@ -64,10 +64,14 @@ def assert_trees_close(found, expected, tolerance):
 
 
 class EverySlot(encodings.Encoding):
-    """All slots filled at once, with a band, for what does not depend on the scheme."""
+    """All slots filled at once, with a band, for what does not depend on the scheme.
+
+    Keys and queries are H + 2 wide, what meets the key vectors 7, what meets the query vectors 5.
+    """
 
     constant_beyond = 6
     needs_tokens = True
+    scaled_vectors = False
 
     def __init__(self):
         random = np.random.default_rng(5)
@@ -76,16 +80,37 @@ class EverySlot(encodings.Encoding):
         self.turn = nnx.Param(new(H))
         self.stretch = PerHead(new(N, H))
         self.weight = PerHead(new(N, D))
-        self.vectors = nnx.Param(new(3, 13, H))
+        self.of_keys, self.of_queries = nnx.Param(new(13, 7)), nnx.Param(new(13, 5))
+        self.of_values = nnx.Param(new(13, H))
 
-    def query(self, q_TH, positions_T):
-        return q_TH * self.turn[...]
+    def logit_scale(self, head_dim):
+        return 0.5 * head_dim**-0.5
 
-    def key(self, k_SH, positions_S):
-        return k_SH * self.stretch[...]
+    def query(self, q_TH, positions_T, features_T):
+        wave = jnp.cos(positions_T.astype(float))[:, None] * q_TH[:, :2]
+        return jnp.concatenate([q_TH * self.turn[...] * features_T[:, None], wave], -1)
 
-    def vector_query(self, q_TH):
-        return q_TH + self.turn[...]
+    def key(self, k_SH, positions_S, features_S):
+        wave = jnp.cos(positions_S + features_S)[:, None] * k_SH[:, :2]
+        return jnp.concatenate([k_SH * self.stretch[...], wave], -1)
+
+    def vector_query(self, q_TH, positions_T, features_T):
+        return (q_TH + self.turn[...] * features_T[:, None])[:, :7]
+
+    def vector_key(self, k_SH, positions_S, features_S):
+        return k_SH[:, 3:8] * self.stretch[..., :5] + jnp.sin(positions_S.astype(float))[:, None]
+
+    def value(self, v_SH, positions_S, features_S):
+        return (
+            v_SH * jnp.cos(positions_S.astype(float))[:, None]
+            + features_S[:, None] * self.turn[...]
+        )
+
+    def finish(self, out_TH, positions_T, features_T):
+        return (
+            out_TH * jnp.sin(positions_T.astype(float))[:, None] * features_T[:, None]
+            - self.stretch[...]
+        )
 
     def row(self, d):
         return jnp.clip(d, -6, 6) + 6
@@ -94,13 +119,13 @@ class EverySlot(encodings.Encoding):
         return self.table[self.row(d)]
 
     def key_vectors(self, d):
-        return self.vectors[0][self.row(d)]
+        return self.of_keys[self.row(d)]
 
     def query_vectors(self, d):
-        return self.vectors[1][self.row(d)]
+        return self.of_queries[self.row(d)]
 
     def value_vectors(self, d):
-        return self.vectors[2][self.row(d)]
+        return self.of_values[self.row(d)]
 
     def tokens(self, x_TD, valid_T, state=None):
         return x_TD @ self.weight[...], jnp.zeros(())

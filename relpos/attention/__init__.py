@@ -11,12 +11,14 @@ from typing import Any
 
 from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
-from relpos.attention.api import transform_keys as transform_keys
 from relpos.attention.distances import Tables as Tables
 from relpos.attention.slots import PerHead as PerHead
 from relpos.attention.slots import PerHeadConstant as PerHeadConstant
 from relpos.attention.slots import Slots as Slots
 from relpos.attention.slots import split_heads as split_heads
+from relpos.attention.transforms import keys as transform_keys  # noqa: F401
+from relpos.attention.transforms import match_heads as match_heads
+from relpos.attention.transforms import values as transform_values  # noqa: F401
 
 
 class _CallablePackage(types.ModuleType):

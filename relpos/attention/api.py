@@ -9,10 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import checks, choices, distances, dropout
+from relpos.attention import checks, choices, distances, dropout, transforms
 from relpos.attention.distances import Tables
+from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
-from relpos.attention.plan import Filled, Plan
+from relpos.attention.plan import Plan
 from relpos.attention.reference import Rules
 from relpos.attention.slots import Slots, split_heads
 from relpos.sharding import left_to_the_compiler
@@ -46,6 +47,8 @@ def attention(
         logit[i, j] = scale * (query(q_i) . key(k_j) + q_i . a_K[d] + k_j . a_Q[d]) + b[d] + ...
         out[i]      = sum_j softmax_j(logit[i, :]) (v_j + a_V[d]),   d = position of i - position of j
 
+    `relpos.encodings.Slots` has the whole equation.
+
     Memory is O(T + S) except for implementation="reference". Gradients are exact to q, k, v and every parameter of
     the encoding. A query that sees no key gets zeros.
 
@@ -62,13 +65,14 @@ def attention(
         self-attention pass the same array twice: distances are then known to be consecutive.
       k_segments: likewise for the keys; give both or neither.
       window: only keys with |d| < window.
-      scale: of the dot products; None: 1 / sqrt(H).
+      scale: of the dot products; None: what the encoding's `logit_scale` says, 1 / sqrt(H) if nothing else.
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
       dropout_key: a JAX random key; the mask depends on it, batch row, head, row and column only.
-      q_features: what `encodings.tokens` gives for content gates, a tree of [B, T, N, ...].
+      q_features: what `encodings.tokens` gives, where the encoding reads the layer's input, a tree of [B, T, N, ...].
       k_features: likewise for the keys, a tree of [B, S, N, ...].
-      keys_ready: k comes from `encodings.transform_keys`, out of a cache.
+      keys_ready: k and v come from `encodings.transform_keys` and `transform_values`, out of a cache; k_features are
+        then wanted only where they meet those of queries.
       tables: from `tabulate`, out of a cache; no distance may be longer than they are.
       implementation: "auto", "reference" (dense), "blockwise" or "pallas" (GPU kernels; interpreted elsewhere, for
         tests; O((T + S) constant_beyond) memory).
@@ -81,15 +85,16 @@ def attention(
       ValueError: shapes or options that do not fit, with what was given and what to do.
     """
     encoding = Slots() if encoding is None else encoding
-    checks.check_arrays(q, k, v)
+    checks.check_arrays(q, k, v, keys_ready=keys_ready)
     checks.check_encoding(encoding, q.shape[2], q.shape[3], causal)
-    checks.check_features(encoding, q, k, q_features, k_features)
+    checks.check_features(encoding, q, k, q_features, k_features, keys_ready=keys_ready)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
         raise ValueError("tables hold the distances of a causal cache: call with causal=True")
     B, T, N, H = q.shape
     S = k.shape[1]
-    scale, window = checks.checked_scale(scale, H), checks.checked_window(window)
+    scale = checks.checked_scale(encoding.logit_scale(H) if scale is None else scale)
+    window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
     q_segments, k_segments, same = checks.checked_pair(
         "segments", q_segments, k_segments, (B, T), (B, S)
@@ -142,16 +147,22 @@ def _attention(call: _Call, arrays: Arrays):
     if q_positions is None and not call.consecutive:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
+    at_T = positions.contiguous(T) if q_positions is None else q_positions
+    at_S = positions.contiguous(S) if k_positions is None else k_positions
+    q_features = transforms.features_of_heads(arrays.q_features, N)
+    k_features = arrays.k_features
     if not plan.filled.own_vector_query:
-        at_T = positions.contiguous(T) if q_positions is None else q_positions
-        q = _transform(encoding, "query", q, at_T)
+        q = transforms.queries(encoding, q, at_T, q_features)
     if not call.keys_ready:
-        at_S = positions.contiguous(S) if k_positions is None else k_positions
-        k = _transform(encoding, "key", k, at_S, N)
-    if v.shape[2] != k.shape[2]:
-        v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
+        k = transforms.keys(encoding, k, at_S, N, k_features)
+        v = transforms.values(encoding, v, at_S, N, k_features)
+    k, v = transforms.match_heads(k, v)
     places = (q_positions, k_positions, q_segments, k_segments)
-    return attend(plan, arrays._replace(q=q, k=k, v=v, places=places))
+    features = {"q_features": q_features, "k_features": None}
+    if encoding.features_meet_in_blocks:
+        features["k_features"] = transforms.features_of_heads(k_features, N)
+    out = attend(plan, arrays._replace(q=q, k=k, v=v, places=places, **features))
+    return transforms.finish(encoding, out, at_T, q_features)
 
 
 def tabulate(encoding: Slots, length: int) -> Tables | None:
@@ -169,27 +180,3 @@ def tabulate(encoding: Slots, length: int) -> Tables | None:
         return distances.tabulate(encoding, None, Rules(1.0, causal=True), layout, 1, 1)
 
     return jax.vmap(one_head)(per_head)
-
-
-def transform_keys(
-    encoding: Slots, k: Float[Array, "B S K H"], positions_S: Int[Array, "*B S"], num_heads: int
-) -> Float[Array, "B S K H"]:
-    """Apply the encoding's `key` (a rotation) to keys, for a cache; [B, S, N, H] if it has parameters per head."""
-    return _transform(encoding, "key", k, positions_S, num_heads)
-
-
-def _transform(encoding, name: str, x_BTKH, positions_T, num_heads: int | None = None):
-    """Vmap the encoding's `query` or `key` over heads and batch."""
-    if name not in encoding.overridden:
-        return x_BTKH
-    split, per_head, shared = split_heads(encoding)
-    by_head = bool(jax.tree.leaves(per_head))
-    if by_head and num_heads is not None:
-        x_BTKH = jnp.repeat(x_BTKH, num_heads // x_BTKH.shape[2], axis=2)
-
-    def one_head(per_head, x_TH, positions_T):
-        return getattr(nnx.merge(split, per_head, shared), name)(x_TH, positions_T)
-
-    heads = jax.vmap(one_head, in_axes=(0 if by_head else None, 1, None), out_axes=1)
-    rows = jax.vmap(heads, in_axes=(None, 0, 0 if positions_T.ndim == 2 else None))
-    return rows(per_head, x_BTKH, positions_T).astype(x_BTKH.dtype)

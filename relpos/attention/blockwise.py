@@ -99,10 +99,12 @@ def _block(problem, inputs, places, region: Region, rows: _Rows, number) -> _Blo
     return _Block(rows.q, k, rows.tokens, k_tokens, table, reach)
 
 
-def _evaluated(problem, block: _Block, places_state, state, q_vector, key, q_features, k_features):
+def _evaluated(
+    problem, block: _Block, places_state, state, q_vector, k_vector, q_features, k_features
+):
     """What the encoding computes for each pair of the block, beside its tables."""
     encoding = nnx.merge(problem.graphdef, state, places_state)
-    q, k = Queries(None, q_vector, q_features), Keys(key, None, k_features)
+    q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
     # Of positions alone, XLA would compute all that it can before the loop over heads, and keep arrays of [C, K].
     q_tokens, k_tokens, _ = lax.optimization_barrier((block.q_tokens, block.k_tokens, block.k.key))
     dots_CK = bias_CK = None
@@ -138,7 +140,7 @@ def _logits(rules: Rules, block: _Block, ring, more_dots, more_bias):
         from_keys, ring = reach.read(_with_vectors(q), table.key_vectors, ring)
         dots_CK += from_keys
     if table.query_vectors is not None:
-        with_keys = lambda a_Q: dot_rows(k.key, a_Q.astype(k.key.dtype))  # noqa: E731
+        with_keys = lambda a_Q: dot_rows(k.for_vectors, a_Q.astype(k.for_vectors.dtype))  # noqa: E731
         dots_CK += reach.read_columns(with_keys, table.query_vectors)
     if more_dots is not None:
         dots_CK += more_dots
@@ -189,7 +191,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> "Result":
             block = _block(problem, inputs, places, region, rows, number)
             more = _evaluated(
                 problem, block, places.state, inputs.state,
-                q.for_vectors, block.k.key, q.features, block.k.features,
+                q.for_vectors, block.k.for_vectors, q.features, block.k.features,
             )  # fmt: skip
             mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
             logits_CK, key_ring = _logits(rules, block, rings.key, *more)
@@ -282,6 +284,7 @@ class _Sums(NamedTuple):
     state: Any
     tables: Tables
     key: Array
+    vector: Any
     value: Array
     k_features: Any
 
@@ -325,7 +328,7 @@ def _backward(problem, residuals, d_result):
             d_table = getattr(sums.tables, region.table)
             more, pull_more = jax.vjp(
                 functools.partial(_evaluated, problem, block, places.state),
-                inputs.state, q.for_vectors, k.key, q.features, k.features,
+                inputs.state, q.for_vectors, k.for_vectors, q.features, k.features,
             )  # fmt: skip
             mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
             logits_CK, key_ring = _logits(rules, block, rings.key, *more)
@@ -365,16 +368,17 @@ def _backward(problem, residuals, d_result):
             d_dots_CK = rules.scale * d_logits_CK
             half_CK = d_dots_CK.astype(k.key.dtype)
             d_q = d_q._replace(content=d_q.content + dot(half_CK, k.key))
-            d_key = dot(content_HC, half_CK)
+            d_key, d_k_vector = dot(content_HC, half_CK), None
             if table.key_vectors is not None:
                 by_distance, key_sums = reach.write(d_dots_CK, rings.key_sums)
                 rings = rings._replace(key_sums=key_sums)
                 d_q, d_table = add_vectors(by_distance, table, reach, d_q, d_table)
             if table.query_vectors is not None:
-                by_distance = reach.write_columns(d_dots_CK).astype(k.key.dtype)
-                a_Q = reach.written_columns(table.query_vectors).astype(k.key.dtype)
-                d_key += dot_rows(a_Q.T, by_distance)
-                d_a_Q = reach.add_written(d_table.query_vectors, dot(k.key.T, by_distance))
+                by_distance = reach.write_columns(d_dots_CK).astype(k.for_vectors.dtype)
+                a_Q = reach.written_columns(table.query_vectors).astype(by_distance.dtype)
+                d_k_vector = dot_rows(a_Q.T, by_distance)
+                d_a_Q = dot(k.for_vectors.T, by_distance)
+                d_a_Q = reach.add_written(d_table.query_vectors, d_a_Q)
                 d_table = d_table._replace(query_vectors=d_a_Q)
             if table.bias is not None and residuals.trained_bias:
                 d_table = d_table._replace(bias=reach.add_bias(d_table.bias, d_logits_CK))
@@ -385,16 +389,19 @@ def _backward(problem, residuals, d_result):
                     for x, d in zip(more, (d_dots_CK, d_logits_CK), strict=True)
                 )
                 d_state_2, d_vector, d_key_2, q_features, k_features = pull_more(wanted)
+                d_k_vector = d_key_2.T if d_k_vector is None else d_k_vector + d_key_2.T
                 d_q = d_q.add_for_vectors(d_vector)
                 d_q = d_q._replace(features=_plus(d_q.features, q_features))
-                d_key += d_key_2.T
                 d_state = d_state_2 if d_state is None else _plus(d_state, d_state_2)
 
+            if k.vector is None and d_k_vector is not None:
+                d_key, d_k_vector = d_key + d_k_vector, None
             at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
             sums = _Sums(
                 sums.state if d_state is None else _plus(sums.state, d_state),
                 sums.tables._replace(**{region.table: d_table}),
                 at_block(sums.key, d_key),
+                sums.vector if d_k_vector is None else at_block(sums.vector, d_k_vector),
                 at_block(sums.value, d_value),
                 sums.k_features
                 if k_features is None
@@ -434,7 +441,8 @@ def _backward(problem, residuals, d_result):
     turn = lambda tree: jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)  # noqa: E731
     sums = _Sums(
         *_zeros((
-            inputs.state, turn(inputs.tables), turn(inputs.k.key), turn(inputs.k.value),
+            inputs.state, turn(inputs.tables), turn(inputs.k.key), turn(inputs.k.vector),
+            turn(inputs.k.value),
             inputs.k.features,
         ))
     )  # fmt: skip
@@ -442,7 +450,7 @@ def _backward(problem, residuals, d_result):
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
     steps = (_Rows(index, inputs.q, places.q), d_out, log_total, correction)
     sums, d_q = lax.scan(block_of_rows, sums, steps)
-    d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features)
+    d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features, turn(sums.vector))
     d_inputs = _Inputs(sums.state, turn(sums.tables), d_q, d_k)
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
 

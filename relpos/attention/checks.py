@@ -12,12 +12,13 @@ from relpos.attention import choices
 from relpos.attention.slots import Slots, split_heads
 
 
-def check_arrays(q, k, v) -> None:
-    """Check the shapes of queries, keys and values."""
+def check_arrays(q, k, v, *, keys_ready: bool = False) -> None:
+    """Check the shapes of queries, keys and values; keys that are ready may have any width."""
     shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     if not (q.ndim == k.ndim == v.ndim == 4):
         raise ValueError(f"q must be [B, T, N, H], k and v [B, S, K, H]; got {shapes}")
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+    same_width = keys_ready or q.shape[3] == k.shape[3]
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or not same_width:
         raise ValueError(
             f"batch, key length, key heads or head size disagree: {shapes}; "
             "expected q [B, T, N, H], k and v [B, S, K, H]"
@@ -60,22 +61,25 @@ def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -
         )
 
 
-def check_features(encoding: Slots, q, k, q_features, k_features) -> None:
-    """Check that content gates come with the features of these tokens."""
+def check_features(
+    encoding: Slots, q, k, q_features, k_features, *, keys_ready: bool = False
+) -> None:
+    """Check that an encoding which reads the layer's input comes with the features of these tokens."""
     if not encoding.needs_tokens:
         return
-    if q_features is None or k_features is None:
+    of_keys = encoding.features_meet_in_blocks or not keys_ready
+    if q_features is None or (k_features is None and of_keys):
         raise ValueError(
-            f"{type(encoding).__name__} computes its gate from the layer's input: pass q_features and "
+            f"{type(encoding).__name__} computes features from the layer's input: pass q_features and "
             "k_features as relpos.encodings.tokens gives them, or use relpos.RelativeAttention"
         )
     for name, features, x in (("q", q_features, q), ("k", k_features, k)):
         for leaf in jax.tree.leaves(features):
             expected = (*x.shape[:2], q.shape[2])
-            if leaf.shape[:3] != expected:
+            if leaf.shape[:2] != expected[:2] or leaf.shape[2] not in (1, k.shape[2], q.shape[2]):
                 raise ValueError(
                     f"{name}_features must be of the same tokens and heads as {name}: "
-                    f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}"
+                    f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}; heads may share them"
                 )
 
 
@@ -100,10 +104,8 @@ def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
         raise ValueError("dropout_rate > 0 needs a dropout_key (a JAX random key)")
 
 
-def checked_scale(scale: Any, head_dim: int) -> float:
+def checked_scale(scale: Any) -> float:
     """Return the scale as a finite float."""
-    if scale is None:
-        return 1 / math.sqrt(head_dim)
     if isinstance(scale, jax.core.Tracer):
         raise ValueError(
             "scale must be a Python number, not a traced array: multiply the queries by a trained scale"

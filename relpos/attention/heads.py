@@ -151,15 +151,23 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
             k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
             content, vector = q, None
             if filled.own_vector_query:
-                content = encoding.query(q, q_tokens.position).astype(q.dtype)
-                vector = encoding.vector_query(q)
+                content = encoding.query(q, q_tokens.position, q_features).astype(q.dtype)
+                vector = encoding.vector_query(q, q_tokens.position, q_features)
+                # The logits are scaled as a whole.
+                vector = (vector if encoding.scaled_vectors else vector / rules.scale).astype(
+                    q.dtype
+                )
+            key_vector = None
+            if filled.own_vector_key:
+                k, key_vector = jnp.split(k, [k.shape[-1] - filled.own_vector_key], -1)
             if plan.factored:
                 of_query = encoding.factored_query(
                     content if vector is None else vector, q_tokens.position
                 )
                 content, vector = _beside(content, of_query), None
                 k = _beside(k, encoding.factored_key(k_tokens.position))
-            queries, keys = Queries(content, vector, q_features), Keys(k, v, k_features)
+            queries = Queries(content, vector, q_features)
+            keys = Keys(k, v, k_features, key_vector)
             if plan.path == "reference":
                 return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
             if plan.path == "pallas":

@@ -225,8 +225,8 @@ def head(
     if band.bias is not None:
         row_terms = band.bias[None] if row_terms is None else row_terms + band.bias[None]
     if band.query_vectors is not None:
-        a_Q = band.query_vectors.astype(k.key.dtype)
-        column_terms = _pad(rules.scale * reference.dot_rows(k.key, a_Q), padded_S)
+        a_Q = band.query_vectors.astype(k.for_vectors.dtype)
+        column_terms = _pad(rules.scale * reference.dot_rows(k.for_vectors, a_Q), padded_S)
 
     pad_T, pad_S = functools.partial(_pad, rows=padded_T), functools.partial(_pad, rows=padded_S)
     q_features, q_tokens = jax.tree.map(pad_T, (q.features, q_tokens))

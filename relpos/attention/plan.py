@@ -3,68 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from relpos.attention import checks, choices, distances
 from relpos.attention.distances import Tables
+from relpos.attention.filled import Filled
 from relpos.attention.reference import Rules
-from relpos.attention.slots import Slots, split_heads
-
-
-class Filled(NamedTuple):
-    """Which slots an encoding fills."""
-
-    bias: bool
-    key_vectors: bool
-    query_vectors: bool
-    value_vectors: bool
-    block_bias: bool
-    own_vector_query: bool  # what meets the key vectors is not what meets the keys
-    factors: int  # F, 0 without them
-
-    @classmethod
-    def of(cls, encoding: Slots) -> "Filled":
-        """Ask each slot once, without computing anything."""
-        split, per_head, shared = split_heads(encoding)
-
-        def ask(per_head, shared):
-            one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
-            d = jnp.zeros((1,), jnp.int32)
-            factor = one.factored_key(d)
-            return (
-                one.bias(d),
-                one.key_vectors(d),
-                one.query_vectors(d),
-                one.value_vectors(d),
-                factor,
-            )
-
-        slots = jax.eval_shape(ask, per_head, shared)
-        has_block_bias = "block_bias" in encoding.overridden
-        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
-        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
-        if factors and (bias or query_vectors or value_vectors or not key_vectors):
-            raise ValueError(
-                f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
-                "key_vectors alone"
-            )
-        changes_query = bool({"query", "vector_query"} & encoding.overridden)
-        return cls(
-            bias, key_vectors, query_vectors, value_vectors, has_block_bias,
-            own_vector_query=key_vectors and changes_query,
-            factors=factors,
-        )  # fmt: skip
-
-    @property
-    def vectors(self) -> bool:
-        """Whether there are vectors of distances."""
-        return self.key_vectors or self.query_vectors or self.value_vectors
-
-    @property
-    def distances(self) -> bool:
-        """Whether anything is a function of the distance."""
-        return self.bias or self.vectors
+from relpos.attention.slots import Slots
 
 
 class Plan(NamedTuple):

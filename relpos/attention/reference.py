@@ -37,6 +37,12 @@ class Keys(NamedTuple):
     key: Any  # Float[Array, "S H"]
     value: Any  # Float[Array, "S H"], or None where only logits are made
     features: Any
+    vector: Any = None  # Float[Array, "S W"], what meets the query vectors; None: the key
+
+    @property
+    def for_vectors(self) -> Any:
+        """Return what meets the query vectors."""
+        return self.key if self.vector is None else self.vector
 
 
 class Tokens(NamedTuple):
@@ -130,8 +136,8 @@ def distance_logits(
         a_K = a_K.reshape(*shape, -1).astype(q.for_vectors.dtype)
         dots_TS = jnp.einsum("th,tsh->ts", q.for_vectors, a_K, preferred_element_type=_wide(a_K))
     if (a_Q := encoding.query_vectors(d)) is not None:
-        a_Q = a_Q.reshape(*shape, -1).astype(k.key.dtype)
-        more_TS = jnp.einsum("sh,tsh->ts", k.key, a_Q, preferred_element_type=_wide(a_Q))
+        a_Q = a_Q.reshape(*shape, -1).astype(k.for_vectors.dtype)
+        more_TS = jnp.einsum("sh,tsh->ts", k.for_vectors, a_Q, preferred_element_type=_wide(a_Q))
         dots_TS = more_TS if dots_TS is None else dots_TS + more_TS
     if (b_d := encoding.bias(d)) is not None:
         bias_TS = b_d.reshape(shape)

@@ -1,15 +1,17 @@
 """What attention asks of a position encoding: the slots of the one equation, for one head.
 
-    logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  k_j . a_Q[d] )
+    logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  vector_key(k_j) . a_Q[d] )
                   +  b[d]  +  block_bias[i, j]
-    out[i]      = sum_j softmax_j(logit[i, :]) * ( v_j + a_V[d] ),         d = position of i - position of j
+    out[i]      = finish( sum_j softmax_j(logit[i, :]) * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
 mask and no block: attention vmaps it over heads (parameters of type `PerHead` are split along their first axis,
-all others are shared by the heads) and evaluates it at the distances a block needs.
+all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for each token
+(query, key, value, finish) may read the token's features, which `tokens` computes from the layer's input.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -63,7 +65,8 @@ class Slots(nnx.Module):
         positions themselves.
       head_dim: H, where the encoding was made for heads of one size; None: any.
       causal_only: defined for keys in the past alone.
-      needs_tokens: block_bias reads features computed from the layer's input by `tokens`.
+      needs_tokens: slots read features computed from the layer's input by `tokens`.
+      scaled_vectors: whether the products with key vectors are scaled as the content's are.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
       overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
@@ -76,6 +79,7 @@ class Slots(nnx.Module):
     head_dim: int | None = None
     causal_only: bool = False
     needs_tokens: bool = False
+    scaled_vectors: bool = True
     one_head: bool = False
     overridden: ClassVar[frozenset[str]] = frozenset()
 
@@ -94,24 +98,57 @@ class Slots(nnx.Module):
         """Whether positions are added to the model's input: there is nothing left for attention to do."""
         return False
 
-    def query(self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]) -> Float[Array, "T H"]:
-        """Return the query of the content term: a rotation, a bias."""
+    @property
+    def features_meet_in_blocks(self) -> bool:
+        """Whether the features of keys are read together with those of queries: a cache must keep them."""
+        return "block_bias" in self.overridden
+
+    def logit_scale(self, head_dim: int) -> float:
+        """Return the scale of the dot products where the caller gives none."""
+        return 1 / math.sqrt(head_dim)
+
+    def query(
+        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+    ) -> Float[Array, "T W"]:
+        """Return the query of the content term, of any width W: a rotation, a bias."""
         return q_TH
 
-    def key(self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"]) -> Float[Array, "S H"]:
+    def key(
+        self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+    ) -> Float[Array, "S W"]:
         """Return the key of the content term. It is what a cache stores."""
         return k_SH
 
-    def vector_query(self, q_TH: Float[Array, "T H"]) -> Float[Array, "T H"]:
-        """Return the query that meets the key vectors a_K."""
+    def vector_query(
+        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+    ) -> Float[Array, "T W"]:
+        """Return the query that meets the key vectors a_K, of their width."""
         return q_TH
+
+    def vector_key(
+        self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+    ) -> Float[Array, "S W"]:
+        """Return the key that meets the query vectors a_Q, of their width."""
+        return k_SH
+
+    def value(
+        self, v_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+    ) -> Float[Array, "S H"]:
+        """Return the value, as a cache stores it: a rotation."""
+        return v_SH
+
+    def finish(
+        self, out_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+    ) -> Float[Array, "T H"]:
+        """Return the output of each query: the rotation of its values back."""
+        return out_TH
 
     def bias(self, d: Int[Array, "n"]) -> Float[Array, "n"] | None:
         """Return b[d], added to the logits; not scaled."""
         return None
 
-    def key_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
-        """Return a_K[d], added to the keys."""
+    def key_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n W"] | None:
+        """Return a_K[d], which meet `vector_query`."""
         return None
 
     def factored_query(
@@ -129,8 +166,8 @@ class Slots(nnx.Module):
         """Return the key's part, see `factored_query`."""
         return None
 
-    def query_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
-        """Return a_Q[d], added to the queries."""
+    def query_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n W"] | None:
+        """Return a_Q[d], which meet `vector_key`."""
         return None
 
     def value_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
@@ -158,4 +195,4 @@ class Slots(nnx.Module):
 
 SLOTS = frozenset(
     name for name, value in vars(Slots).items() if callable(value) and name[0] != "_"
-) | {"tokens"}
+) - {"logit_scale"} | {"tokens"}

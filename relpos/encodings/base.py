@@ -93,7 +93,8 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
       state: [B, N, ...], from the call for the tokens before these.
 
     Returns:
-      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...].
+      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; one for all heads, [B, T, 1, ...], where
+      the encoding has no parameters per head.
     """
     if not encoding.needs_tokens:
         return None, None
@@ -108,7 +109,16 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state):
     def one_head(per_head, x_TD, valid_T, state):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
-    heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
+    if jax.tree.leaves(per_head):
+        heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
+    else:
+
+        def heads(per_head, x_TD, valid_T, state):
+            found_T, state = one_head(per_head, x_TD, valid_T, jax.tree.map(lambda s: s[0], state))
+            return jax.tree.map(lambda f: f[:, None], found_T), jax.tree.map(
+                lambda s: s[None], state
+            )
+
     return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
 
 

@@ -53,10 +53,10 @@ class RoPE(Encoding):
             turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape)
         return jnp.concatenate([turned, rest], -1)
 
-    def query(self, q_TH, positions_T):
+    def query(self, q_TH, positions_T, features_T):
         """Turn the query."""
         return self._rotate(q_TH, positions_T)
 
-    def key(self, k_SH, positions_S):
+    def key(self, k_SH, positions_S, features_S):
         """Turn the key."""
         return self._rotate(k_SH, positions_S)

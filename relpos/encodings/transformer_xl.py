@@ -33,11 +33,11 @@ class TransformerXL(Encoding):
         self.u = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
         self.v = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
 
-    def query(self, q_TH, positions_T):
+    def query(self, q_TH, positions_T, features_T):
         """Return q + u, which meets the keys."""
         return q_TH + self.u[...][None]
 
-    def vector_query(self, q_TH):
+    def vector_query(self, q_TH, positions_T, features_T):
         """Return q + v, which meets the distances."""
         return (q_TH + self.v[...][None]).astype(q_TH.dtype)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import encodings
-from relpos.attention import attention, tabulate, transform_keys
+from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
@@ -160,8 +160,9 @@ class RelativeAttention(nnx.Module):
 
         def one_token(encoding, x):
             _, k, v = self._project(x)
-            k = transform_keys(encoding, k, jnp.zeros((batch, 1), jnp.int32), self.num_heads)
-            return match_heads(k, v), encodings.tokens(encoding, x)
+            features, state = encodings.tokens(encoding, x)
+            k, v = self._ready(encoding, k, v, jnp.zeros((batch, 1), jnp.int32), features)
+            return (k, v), (features if encoding.features_meet_in_blocks else None, state)
 
         (k, v), (features, state) = nnx.eval_shape(one_token, encoding, x)
 
@@ -185,6 +186,12 @@ class RelativeAttention(nnx.Module):
         qkv = qkv.reshape(*x_BTD.shape[:2], N + 2 * K, self.head_dim)
         return qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
 
+    def _ready(self, encoding, k, v, positions, features):
+        """Return keys and values as a cache stores them."""
+        k = transform_keys(encoding, k, positions, self.num_heads, features)
+        v = transform_values(encoding, v, positions, self.num_heads, features)
+        return match_heads(k, v)
+
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
 
@@ -192,14 +199,15 @@ class RelativeAttention(nnx.Module):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         positions = cache.next_positions(valid)
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
-        k, v = match_heads(transform_keys(encoding, k, positions, self.num_heads), v)
-        grown = cache.append(k, v, features, state, valid)
+        k, v = self._ready(encoding, k, v, positions, features)
+        of_keys = features if encoding.features_meet_in_blocks else None
+        grown = cache.append(k, v, of_keys, state, valid)
         is_ring = self.window is not None and cache.capacity <= self.window
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
         if is_ring and x_BTD.shape[1] > 1:
             # Earlier tokens of a chunk still see what its later ones overwrite.
             before = (cache.key, cache.value, cache.positions, cache.written, cache.features)
-            now = (k, v, positions, valid, features)
+            now = (k, v, positions, valid, of_keys)
             seen = jax.tree.map(
                 lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now
             )
@@ -276,11 +284,6 @@ def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """Return a projection without bias."""
     init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
-
-
-def match_heads(k, v):
-    """Repeat values where the encoding turned one key head into several."""
-    return k, jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
 
 
 def no_positions() -> Encoding:

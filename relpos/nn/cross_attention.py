@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from relpos.attention import attention, transform_keys
+from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
 from relpos.nn.attention import (
@@ -16,7 +16,6 @@ from relpos.nn.attention import (
     check_input,
     dropout_options,
     linear,
-    match_heads,
     no_positions,
 )
 from relpos.positions import contiguous, within_segments
@@ -119,7 +118,8 @@ class CrossAttention(nnx.Module):
         else:
             positions = within_segments(segments)
         k = transform_keys(encoding, kv[:, :, :K], positions, self.num_heads)
-        k, v = match_heads(k, kv[:, :, K:])
+        v = transform_values(encoding, kv[:, :, K:], positions, self.num_heads)
+        k, v = match_heads(k, v)
         return Memory(k, v, positions, segments)
 
     def __call__(

@@ -1,0 +1,164 @@
+"""What an encoding computes for each token, outside the loop over blocks: queries, keys, values and outputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from relpos.attention.filled import Filled
+from relpos.attention.slots import Slots, split_heads
+
+Slot = Callable[
+    [Slots, Array, Array, Any], Array
+]  # (encoding of one head, x_TH, positions_T, features_T) -> [T, W]
+
+
+def queries(
+    encoding: Slots, q: Array, positions_T: Array, features: Any
+) -> Float[Array, "B T N W"]:
+    """Apply `query`."""
+    if "query" not in encoding.overridden:
+        return q
+    return _of_each_token(encoding, _query, q, positions_T, features)
+
+
+def keys(
+    encoding: Slots,
+    k: Float[Array, "B S K H"],
+    positions_S: Int[Array, "*B S"],
+    num_heads: int,
+    features: Any = None,
+) -> Float[Array, "B S K W"]:
+    """Apply the encoding's `key` (a rotation) to keys, for a cache.
+
+    Args:
+      encoding: of N heads.
+      k: keys.
+      positions_S: their positions.
+      num_heads: N.
+      features: from `encodings.tokens`, where the encoding has them.
+
+    Returns:
+      What meets the queries, and behind it what meets the query vectors, where that is something else. [B, S, N, W]
+      if it differs by query head.
+    """
+    return _keys_or_values(encoding, _key_and_vector(encoding), k, positions_S, num_heads, features)
+
+
+def values(
+    encoding: Slots,
+    v: Float[Array, "B S K H"],
+    positions_S: Int[Array, "*B S"],
+    num_heads: int,
+    features: Any = None,
+) -> Float[Array, "B S K H"]:
+    """Apply the encoding's `value`, for a cache; [B, S, N, H] if it differs by query head."""
+    slot = _value if "value" in encoding.overridden else None
+    return _keys_or_values(encoding, slot, v, positions_S, num_heads, features)
+
+
+def finish(
+    encoding: Slots, out: Array, positions_T: Array, features: Any
+) -> Float[Array, "B T N H"]:
+    """Apply `finish`."""
+    if "finish" not in encoding.overridden:
+        return out
+    return _of_each_token(encoding, _finish, out, positions_T, features)
+
+
+def match_heads(k: Array, v: Array) -> tuple[Array, Array]:
+    """Repeat keys or values where the encoding turned the others' key heads into query heads."""
+    K = max(k.shape[2], v.shape[2])
+    return jnp.repeat(k, K // k.shape[2], axis=2), jnp.repeat(v, K // v.shape[2], axis=2)
+
+
+def _query(encoding, x_TH, positions_T, features_T):
+    return encoding.query(x_TH, positions_T, features_T)
+
+
+def _value(encoding, x_SH, positions_S, features_S):
+    return encoding.value(x_SH, positions_S, features_S)
+
+
+def _finish(encoding, x_TH, positions_T, features_T):
+    return encoding.finish(x_TH, positions_T, features_T)
+
+
+def _key(encoding, x_SH, positions_S, features_S):
+    return encoding.key(x_SH, positions_S, features_S)
+
+
+def _key_beside_vector(encoding, x_SH, positions_S, features_S):
+    vector = encoding.vector_key(x_SH, positions_S, features_S)
+    return jnp.concatenate([_key(encoding, x_SH, positions_S, features_S), vector], -1)
+
+
+def _key_and_vector(encoding: Slots) -> Slot | None:
+    if "query_vectors" in encoding.overridden and Filled.of(encoding).own_vector_key:
+        return _key_beside_vector
+    return _key if "key" in encoding.overridden else None
+
+
+def features_of_heads(features: Any, heads: int) -> Any:
+    """Repeat features that heads share."""
+    return jax.tree.map(lambda f: jnp.repeat(f, heads // f.shape[2], axis=2), features)
+
+
+def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
+    if slot is None:
+        return x_BSKH
+    K = x_BSKH.shape[2]
+    if not _differs_by_query_head(encoding, slot, x_BSKH, num_heads, features):
+        # Those of query heads are not read: any will do.
+        features = features_of_heads(jax.tree.map(lambda f: f[:, :, :K], features), K)
+        return _of_each_token(encoding, slot, x_BSKH, positions_S, features, by_head=False)
+    x_BSNH = jnp.repeat(x_BSKH, num_heads // x_BSKH.shape[2], axis=2)
+    features = features_of_heads(features, num_heads)
+    return _of_each_token(encoding, slot, x_BSNH, positions_S, features)
+
+
+def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features, *, by_head: bool = True):
+    """Vmap a slot over heads and rows; where it does not differ by head, any head's parameters will do."""
+    split, per_head, shared = split_heads(encoding)
+    if not by_head:
+        per_head = jax.tree.map(lambda x: x[0], per_head)
+    of_heads = 0 if by_head and jax.tree.leaves(per_head) else None
+
+    def one_head(per_head, x_TH, positions_T, features_T):
+        return slot(nnx.merge(split, per_head, shared), x_TH, positions_T, features_T)
+
+    heads = jax.vmap(one_head, in_axes=(of_heads, 1, None, 1), out_axes=1)
+    rows = jax.vmap(heads, in_axes=(None, 0, 0 if positions_T.ndim == 2 else None, 0))
+    return rows(per_head, x_BTNH, positions_T, features).astype(x_BTNH.dtype)
+
+
+def _differs_by_query_head(encoding, slot: Slot, x_BSKH, num_heads: int, features) -> bool:
+    """Whether what a slot gives depends on a parameter or a feature of the query head; nothing is computed."""
+    if num_heads == x_BSKH.shape[2]:
+        return False
+    split, per_head, shared = split_heads(encoding)
+    leaves, tree = jax.tree.flatten(features)
+    own = [jnp.moveaxis(f[0], 1, 0) if f.shape[2] == num_heads else None for f in leaves]
+    if not jax.tree.leaves((per_head, own)):
+        return False
+    x_SH, positions_S = x_BSKH[0, :, 0], jnp.zeros((x_BSKH.shape[1],), jnp.int32)
+
+    def one_head(of_head):
+        per_head, own = of_head
+        pairs = zip(leaves, own, strict=True)
+        features_S = jax.tree.unflatten(
+            tree, [f[0, :, 0] if mine is None else mine for f, mine in pairs]
+        )
+        return slot(nnx.merge(split, per_head, shared), x_SH, positions_S, features_S)
+
+    try:
+        jax.eval_shape(jax.vmap(one_head, out_axes=None), (per_head, own))
+    except (
+        ValueError
+    ):  # a mapped result where none was to be, or the slot's own error, which is then raised
+        jax.eval_shape(jax.vmap(one_head), (per_head, own))
+        return True
+    return False

@@ -1,0 +1,37 @@
+"""Queries and keys in polar coordinates: what is sought and where it is sought do not mix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos import positions
+from relpos.encodings.base import Dims, Encoding, PerHead, check_base
+
+
+class PoPE(Encoding):
+    """q_i . k_j becomes  sum_c softplus(q_ic) softplus(k_jc) cos(d theta_c + delta_c),  theta_c = base^(-c/H).
+
+    Gopalakrishnan et al. 2025, "Decoupling the What and Where With Polar Coordinate Positional Embeddings",
+    arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own; delta, held in [-2 pi, 0], is each
+    head's and starts at 0. As products of queries and keys of width 2H.
+    """
+
+    def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
+        check_base("pope.base", base)
+        self.base = base
+        self.head_dim = dims.head_dim
+        self.delta = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
+
+    def _polar(self, x_TH, positions_T, delta_H):
+        angles_TH = positions.angles(positions_T, self.base, 2 * self.head_dim) + delta_H
+        length_TH = jax.nn.softplus(x_TH.astype(angles_TH.dtype))
+        return jnp.concatenate([length_TH * jnp.cos(angles_TH), length_TH * jnp.sin(angles_TH)], -1)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Return softplus(q) at the angles i theta + delta."""
+        return self._polar(q_TH, positions_T, jnp.clip(self.delta[...], -2 * np.pi, 0))
+
+    def key(self, k_SH, positions_S, features_S):
+        """Return softplus(k) at the angles j theta."""
+        return self._polar(k_SH, positions_S, 0.0)

@@ -1,0 +1,133 @@
+"""What an encoding computes for each token, against the equation as it stands, and what a cache keeps of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import relpos
+from relpos import encodings
+from relpos.attention import split_heads
+from relpos.encodings import Encoding
+from tests.attending import B, D, EverySlot, H, K, N, T, attend, inputs
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_every_slot_has_its_place_in_the_equation():
+    encoding, arrays = EverySlot(), inputs()
+    found = attend(encoding, *arrays, causal=True, implementation="reference")
+    q, k, v, x = (np.asarray(each) for each in arrays)
+    split, per_head, shared = split_heads(encoding)
+    at = jnp.arange(T)
+    d = at[:, None] - at[None, :]
+    seen = np.asarray(d >= 0)
+    for n in range(N):
+        one = nnx.merge(split, jax.tree.map(lambda p, n=n: p[n], per_head), shared)
+        m = n // (N // K)
+        for b in range(B):
+            f, _ = one.tokens(x[b], jnp.ones(T, bool))
+            logits = one.query(q[b, :, n], at, f) @ one.key(k[b, :, m], at, f).T
+            with_keys = jnp.einsum(
+                "sw,tsw->ts", one.vector_key(k[b, :, m], at, f), one.query_vectors(d)
+            )
+            logits = encoding.logit_scale(H) * (logits + with_keys)
+            logits += jnp.einsum(
+                "tw,tsw->ts", one.vector_query(q[b, :, n], at, f), one.key_vectors(d)
+            )
+            logits += one.bias(d) + one.block_bias(at, at, f, f)
+            weights = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf))
+            values = one.value(v[b, :, m], at, f)[None] + one.value_vectors(d)
+            expected = one.finish(jnp.einsum("ts,tsh->th", weights, values), at, f)
+            np.testing.assert_allclose(found[b, :, n], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_every_slot_is_cached(window):
+    layer = relpos.RelativeAttention(
+        N, D, num_kv_heads=K, head_dim=H, window=window, encoding=EverySlot(), rngs=nnx.Rngs(0), dtype=float
+    )  # fmt: skip
+    x = inputs()[-1]
+    cache, found, at = layer.init_cache(B, T), [], 0
+    for size in (5, 1, 1, T - 7):
+        part, cache = layer(x[:, at : at + size], cache=cache)
+        found.append(part)
+        at += size
+    np.testing.assert_allclose(jnp.concatenate(found, 1), layer(x), rtol=0, atol=1e-12)
+
+
+class RopeAndALiBi(Encoding):
+    """Parameters per head, but not in what is done to keys."""
+
+    def __init__(self, heads):
+        make = lambda name: encodings.create(name, num_heads=heads, head_dim=8, rngs=nnx.Rngs(0))  # noqa: E731
+        self.rope, self.alibi = make("rope"), make("alibi")
+
+    def query(self, q_TH, positions_T, features_T):
+        return self.rope.query(q_TH, positions_T, features_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        return self.rope.key(k_SH, positions_S, features_S)
+
+    def bias(self, d):
+        return -self.alibi.slopes[...] * jnp.abs(d)
+
+
+class Stretched(RopeAndALiBi):
+    """And in what is done to keys as well."""
+
+    def key(self, k_SH, positions_S, features_S):
+        return k_SH * self.alibi.slopes[...]
+
+
+class TurnedValues(RopeAndALiBi):
+    """And in what is done to values, not to keys."""
+
+    def value(self, v_SH, positions_S, features_S):
+        return v_SH * self.alibi.slopes[...]
+
+
+@pytest.mark.parametrize(("made", "heads"), [(RopeAndALiBi, 2), (Stretched, 8), (TurnedValues, 8)])
+def test_a_cache_has_as_many_heads_as_keys_and_values_differ_by(made, heads):
+    layer = relpos.RelativeAttention(8, 64, encoding=made(8), num_kv_heads=2, rngs=nnx.Rngs(0))
+    cache = layer.init_cache(1, 4)
+    assert cache.key.shape == cache.value.shape == (1, 4, heads, 8)
+    x = jnp.ones((1, 4, 64)) * jnp.arange(1, 5)[:, None]
+    np.testing.assert_allclose(layer(x, cache=cache)[0], layer(x), rtol=0, atol=1e-5)
+
+
+def test_an_error_in_a_slot_is_raised_as_it_is():
+    class Broken(Stretched):
+        def key(self, k_SH, positions_S, features_S):
+            raise ValueError("this key cannot be")
+
+    x = jnp.ones((1, 4, 64))
+    with pytest.raises(ValueError, match="this key cannot be"):
+        relpos.RelativeAttention(8, 64, encoding=Broken(8), rngs=nnx.Rngs(0))(x)
+
+
+def test_features_are_cached_only_where_they_meet_in_blocks():
+    class InQueries(Encoding):
+        needs_tokens = True
+
+        def tokens(self, x_TD, valid_T, state=None):
+            return x_TD[:, :8], jnp.zeros(())
+
+        def query(self, q_TH, positions_T, features_T):
+            return q_TH * features_T
+
+    encoding = InQueries(dims=encodings.Dims(2, 8, 16), rngs=nnx.Rngs(0))
+    layer = relpos.RelativeAttention(
+        2, 16, encoding=encoding, num_kv_heads=1, rngs=nnx.Rngs(0), dtype=float
+    )
+    cache = layer.init_cache(1, 5)
+    assert cache.features is None
+    x = jax.random.normal(jax.random.key(0), (1, 5, 16))
+    first, cache = layer(x[:, :3], cache=cache)
+    second, _ = layer(x[:, 3:], cache=cache)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), layer(x), atol=1e-12)
