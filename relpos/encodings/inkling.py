@@ -10,8 +10,61 @@ from relpos.encodings.base import Dims, Encoding, PerHead
 class Inkling(Encoding):
     """b[i, j] = (W_r x_i) . D[d] for 0 <= d < extent, 0 beyond; not scaled.
 
-    Inkling (Hugging Face transformers, models/inkling, 2026; no paper, so no arXiv: number). W_r is each head's own
-    [features, rank]; the profiles D [extent, rank] are shared by the heads. Its local layers have extent 512, the
-    global ones 1024 and `log_factor`: queries and bias are multiplied by 1 + 0.1 log(max(1, (i + 1) / extent)).
-    Causal.
+    Thinking Machines 2026, the model Inkling as in Hugging Face's transformers (no paper, so no arXiv: number). W_r
+    is each head's own [features, rank], the profiles D [extent, rank] are shared by the heads. Causal. With
+    `log_floor` > 0 query and bias are multiplied by 1 + log_alpha log(max(1, (i + 1) / log_floor)), as in the model's
+    layers without a window; those with one have extent 512, the window. All weights start with standard deviation
+    0.02.
     """
+
+    needs_tokens = True
+    causal_only = True
+    scaled_vectors = False
+
+    def __init__(
+        self,
+        *,
+        rank: int = 16,
+        extent: int = 1024,
+        log_floor: int = 0,
+        log_alpha: float = 0.1,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        for name, value, least in (
+            ("rank", rank, 1),
+            ("extent", extent, 1),
+            ("log_floor", log_floor, 0),
+        ):
+            if value < least:
+                raise ValueError(f"inkling.{name} must be at least {least}, got {value}")
+        self.extent = self.constant_beyond = extent
+        self.log_floor, self.log_alpha = log_floor, log_alpha
+        self.shift_invariant = not log_floor
+        shape = (dims.num_heads, dims.features, rank)
+        self.kernel = PerHead(0.02 * jax.random.normal(rngs.params(), shape))
+        self.profiles = nnx.Param(0.02 * jax.random.normal(rngs.params(), (extent, rank)))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return how each token mixes the profiles, W_r x; nothing goes from token to token."""
+        return x_TD.astype(float) @ self.kernel[...], jnp.zeros(())
+
+    def _sharpened(self, x_TW, positions_T):
+        if not self.log_floor:
+            return x_TW
+        count_T = jnp.maximum(positions_T + 1, self.log_floor).astype(float)
+        factor_T = 1 + self.log_alpha * jnp.log(count_T / self.log_floor)
+        return factor_T[:, None] * x_TW
+
+    def query(self, q_TH, positions_T, features_T):
+        """Return the query, sharpened with its position."""
+        return self._sharpened(q_TH, positions_T)
+
+    def vector_query(self, q_TH, positions_T, features_T):
+        """Return W_r x, which meets the profiles."""
+        return self._sharpened(features_T, positions_T)
+
+    def key_vectors(self, d):
+        """Return D[d], zeros beyond."""
+        row = jnp.where(d < 0, self.extent, d)
+        return self.profiles[...].at[row].get(mode="fill", fill_value=0)

@@ -20,11 +20,11 @@ class PoPE(Encoding):
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
         check_base("pope.base", base)
         self.base = base
-        self.head_dim = dims.head_dim
+        self.head_dim = self.width = dims.head_dim
         self.delta = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
 
     def _polar(self, x_TH, positions_T, delta_H):
-        angles_TH = positions.angles(positions_T, self.base, 2 * self.head_dim) + delta_H
+        angles_TH = positions.angles(positions_T, self.base, 2 * self.width) + delta_H
         length_TH = jax.nn.softplus(x_TH.astype(angles_TH.dtype))
         return jnp.concatenate([length_TH * jnp.cos(angles_TH), length_TH * jnp.sin(angles_TH)], -1)
 

@@ -1,0 +1,54 @@
+"""Rotations by angles that the tokens choose: how far one turns on is a function of what is read."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+
+class SelectiveRoPE(Encoding):
+    """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, of H / 2 angles for each head.
+
+    Movahedi et al. 2025, "Selective Rotary Position Embedding", arXiv:2511.17388: RoPE with angles that are cumulative
+    sums of a low-rank projection of the layer's input; A [features, rank] is shared by the heads, B is each head's. The
+    pairs that turn together are (m, m + H/2). The sums are each token's features and, at the end, the cache's state.
+    Causal.
+    """
+
+    needs_tokens = True
+    causal_only = True
+
+    def __init__(self, *, rank: int = 4, dims: Dims, rngs: nnx.Rngs):
+        if rank < 1:
+            raise ValueError(f"selective_rope.rank must be at least 1, got {rank}")
+        if dims.head_dim % 2:
+            raise ValueError(
+                f"selective_rope turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
+            )
+        self.head_dim = dims.head_dim
+        normal = jax.random.normal
+        self.down = nnx.Param(normal(rngs.params(), (dims.features, rank)) * dims.features**-0.5)
+        shape = (dims.num_heads, rank, dims.head_dim // 2)
+        self.up = PerHead(normal(rngs.params(), shape) * rank**-0.5)
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return the angles phi_t, and the last ones."""
+        step_TM = x_TD.astype(float) @ self.down[...] @ self.up[...]
+        angles_TM = jnp.cumsum(jnp.where(valid_T[:, None], step_TM, 0), 0)
+        angles_TM += 0 if state is None else state
+        return angles_TM, angles_TM[-1]
+
+    @staticmethod
+    def _turned(x_TH, angles_TM):
+        sin, cos = (wave.astype(x_TH.dtype) for wave in (jnp.sin(angles_TM), jnp.cos(angles_TM)))
+        a, b = jnp.split(x_TH, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn the query by the sum up to it."""
+        return self._turned(q_TH, features_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn the key by the sum up to it."""
+        return self._turned(k_SH, features_S)

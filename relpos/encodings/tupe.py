@@ -1,0 +1,75 @@
+"""Positions meet positions and words meet words, each by projections of their own."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, PerHead
+from relpos.encodings.t5 import T5
+
+
+class TUPE(T5):
+    """logit = (q_i . k_j + (p_i U_Q) . (p_j U_K)) / sqrt(2 H) + b[d],  b as in T5.
+
+    Ke, He, Liu 2021, "Rethinking Positional Encoding in Language Pre-training", arXiv:2006.15595, sec. 3. p_i
+    [features] is learned, U_Q and U_K are each head's; one set of them serves all layers. `untied`: what position 0
+    (the [CLS] token) seeks, and what seeks it, is a number for each head in place of the product of positions. A
+    position outside of the table gives NaN.
+    """
+
+    shift_invariant = False
+
+    def __init__(
+        self,
+        *,
+        max_length: int = 512,
+        untied: bool = False,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = True,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional, dims=dims, rngs=rngs
+        )  # fmt: skip
+        if max_length < 1:
+            raise ValueError(f"tupe.max_length must be at least 1, got {max_length}")
+        self.head_dim = self.width = dims.head_dim
+        self.max_length = max_length
+        normal, D = jax.random.normal, dims.features
+        shape = (dims.num_heads, D, dims.head_dim)
+        self.places = nnx.Param(normal(rngs.params(), (max_length, D)))
+        self.of_queries = PerHead(normal(rngs.params(), shape) * D**-0.5)
+        self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5)
+        # What position 0 seeks, and what seeks position 0.
+        self.first = PerHead(jnp.zeros((dims.num_heads, 2))) if untied else None
+
+    def logit_scale(self, head_dim):
+        """Return 1 / sqrt(2 H): a logit is the sum of two products."""
+        return (2 * head_dim) ** -0.5
+
+    def _projected(self, positions_T, kernel_DH):
+        # JAX counts a negative index from the end: send it out of bounds instead.
+        index_T = jnp.where(positions_T < 0, self.places.shape[0], positions_T)
+        rows_TD = self.places[...].at[index_T].get(mode="fill", fill_value=jnp.nan)
+        is_first_T1 = (positions_T == 0)[:, None]
+        rows_TD = rows_TD if self.first is None else jnp.where(is_first_T1, 0, rows_TD)
+        return rows_TD @ kernel_DH, is_first_T1
+
+    def query(self, q_TH, positions_T, features_T):
+        """Return [q, p U_Q], and behind it what is sought in place of the latter's product."""
+        place_TH, is_first_T1 = self._projected(positions_T, self.of_queries[...])
+        if self.first is None:
+            return jnp.concatenate([q_TH, place_TH], -1)
+        seeks, is_sought = self.first[...] / self.logit_scale(self.width)
+        numbers = [jnp.where(is_first_T1, seeks, 0), jnp.where(is_first_T1, 0, is_sought)]
+        return jnp.concatenate([q_TH, place_TH, *numbers], -1)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Return [k, p U_K], and behind it what finds those numbers."""
+        place_SH, is_first_S1 = self._projected(positions_S, self.of_keys[...])
+        if self.first is None:
+            return jnp.concatenate([k_SH, place_SH], -1)
+        found = [jnp.ones_like(place_SH[:, :1]), is_first_S1.astype(place_SH.dtype)]
+        return jnp.concatenate([k_SH, place_SH, *found], -1)
