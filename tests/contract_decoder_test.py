@@ -159,6 +159,19 @@ def test_shifting_all_positions_changes_nothing_where_the_scheme_says_so(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
+    model, x = make(name), tokens()
+    segments = jnp.where(jnp.arange(T) < 5, 1, 2) * jnp.ones_like(x)
+    at = jnp.where(jnp.arange(T) < 5, jnp.arange(T), jnp.arange(T) - 5) * jnp.ones_like(x)
+    placed = nnx.jit(lambda model, x, at, ids: model(x, positions=at, segments=ids))
+    expected = forward(model, x, segments)
+    close(placed(model, x, at, segments), expected)
+    moved = jnp.asarray(np.random.default_rng(2).permutation(T))
+    found = placed(model, x[:, moved], at[:, moved], segments[:, moved])
+    close(found, expected[:, moved])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close_to_float32(name):
     x = tokens()
     exact = forward(make(name), x)

@@ -83,7 +83,9 @@ def check_base(key: str, base: float) -> None:
         raise ValueError(f"{key} must be at least 1, got {base}")
 
 
-def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, Any]:
+def tokens(
+    encoding: Encoding, x_BTD, valid_BT=None, state=None, *, positions=None, segments=None
+) -> tuple[Any, Any]:
     """Run `encoding.tokens` for all heads and rows.
 
     Args:
@@ -91,6 +93,9 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
       x_BTD: the layer's input.
       valid_BT: False for padding; None: all are tokens.
       state: [B, N, ...], from the call for the tokens before these.
+      positions: [B, T] or [T], where they are given to attention: tokens then follow each other in the order of their
+        positions, each segment by itself, not in that of the row.
+      segments: [B, T] or [T], likewise.
 
     Returns:
       Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; one for all heads, [B, T, 1, ...], where
@@ -98,14 +103,21 @@ def tokens(encoding: Encoding, x_BTD, valid_BT=None, state=None) -> tuple[Any, A
     """
     if not encoding.needs_tokens:
         return None, None
-    valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid_BT is None else valid_BT
+    shape = x_BTD.shape[:2]
+    valid_BT = jnp.ones(shape, bool) if valid_BT is None else valid_BT
+    order_BT = None
+    if positions is not None:
+        segments = jnp.zeros_like(positions) if segments is None else segments
+        order_BT = jnp.lexsort(
+            (jnp.broadcast_to(positions, shape), jnp.broadcast_to(segments, shape))
+        )
     split, per_head, shared = split_heads(encoding)
 
     rows = left_to_the_compiler(_tokens, (split,), x_BTD, 0)
-    return rows(per_head, shared, x_BTD, valid_BT, state)
+    return rows(per_head, shared, x_BTD, valid_BT, state, order_BT)
 
 
-def _tokens(split, per_head, shared, x_BTD, valid_BT, state):
+def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
     def one_head(per_head, x_TD, valid_T, state):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
@@ -119,7 +131,14 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state):
                 lambda s: s[None], state
             )
 
-    return jax.vmap(heads, in_axes=(None, 0, 0, 0))(per_head, x_BTD, valid_BT, state)
+    def row(x_TD, valid_T, state, order_T):
+        if order_T is None:
+            return heads(per_head, x_TD, valid_T, state)
+        found_T, state = heads(per_head, x_TD[order_T], valid_T[order_T], state)
+        back_T = jnp.argsort(order_T)
+        return jax.tree.map(lambda f: f[back_T], found_T), state
+
+    return jax.vmap(row)(x_BTD, valid_BT, state, order_BT)
 
 
 def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:

@@ -124,7 +124,9 @@ class RelativeAttention(nnx.Module):
         options |= dropout_options(self.dropout_rate, dropout_key, deterministic)
         if cache is None:
             valid = None if segments is None else segments != 0
-            features, _ = encodings.tokens(encoding, x_BTD, valid)
+            features, _ = encodings.tokens(
+                encoding, x_BTD, valid, positions=positions, segments=segments
+            )
             out = attention(
                 q, k, v, encoding=encoding, q_features=features, k_features=features,
                 q_positions=positions, k_positions=positions,

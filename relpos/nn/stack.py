@@ -254,7 +254,8 @@ class Stack(nnx.Module):
     @property
     def max_length(self) -> int | None:
         """The longest sequence the encodings have parameters for; None: any."""
-        limits = [encoding.max_length for encoding in self._common]
+        of_layers = [block.attention.encoding for block in self.blocks]
+        limits = [found.max_length for found in (*self._common, *of_layers) if found is not None]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(

@@ -2,7 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from relpos import encodings
 from relpos.nn import stack
 
 ONES = jnp.ones((4, 50, 64))
@@ -38,3 +40,20 @@ def test_float64_that_would_be_float32_is_refused():
         stack.StackConfig(**sizes)
     with jax.enable_x64(True):
         assert stack.StackConfig(**sizes).dtype == "float64"
+
+
+def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeypatch):
+    class Limited(encodings.Encoding):
+        max_length = 4
+
+    known = encodings.scheme
+    monkeypatch.setattr(
+        encodings, "scheme", lambda name: Limited if name == "limited" else known(name)
+    )
+    config = stack.StackConfig(num_layers=2, features=8, num_heads=2, encodings=("limited",))
+    made = stack.Stack(config, causal=True, rngs=nnx.Rngs(0))
+    assert made.max_length == 4
+    with pytest.raises(ValueError, match="5 tokens are more than the 4 positions of limited"):
+        made(jnp.ones((1, 5, 8)))
+    with pytest.raises(ValueError, match="a cache of 5 tokens is longer than the 4 positions"):
+        made.init_caches(1, 5)
