@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import checks, choices, distances, dropout, transforms
+from relpos.attention import checks, choices, distances, dropout, regions, transforms
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
@@ -172,7 +172,7 @@ def tabulate(encoding: Slots, length: int) -> Tables | None:
     """
     if encoding.constant_beyond is not None or not Filled.of(encoding).vectors:
         return None
-    layout = distances.Layout(1, 1, consecutive=False, band=length - 1)
+    layout = regions.Layout(1, 1, consecutive=False, band=length - 1)
     split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head):

@@ -1,9 +1,10 @@
 """One head's attention in blocks: O(T) memory, exact gradients to everything, plain JAX on every platform.
 
-The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) with the slots of position encodings; how a
-block gets at them is told in `relpos.attention.distances`. The backward pass recomputes each block's logits. It is
-written out, not left to JAX: a product with a transposed block, p.T @ d_out, is a copy of the block on the CPU, while
-d_out.T @ p, its transpose, is none. Only what an encoding computes for each pair is differentiated by JAX.
+The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) over the terms of position encodings; each
+term and its gradient is told in `relpos.attention.logit_terms` and `relpos.attention.value_terms`. The backward pass
+recomputes each block's logits. It is written out, not left to JAX: a product with a transposed block, p.T @ d_out, is a
+copy of the block on the CPU, while d_out.T @ p, its transpose, is none. Only what an encoding computes for each pair is
+differentiated by JAX.
 """
 
 import dataclasses
@@ -12,159 +13,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, reference
-from relpos.attention.distances import (
-    Layout,
-    Region,
-    Span,
-    Table,
-    Tables,
-    near_span,
-    reach_of,
-    regions,
-    round_up,
-)
+from relpos.attention.blocks import Block, Inputs, Places, Problem, Rows, Terms, over_blocks
+from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
-from relpos.attention.seen import may_see
+from relpos.attention.parts import terms_of
+from relpos.attention.reference import Keys, Queries, Rules, Tokens
+from relpos.attention.regions import Layout, near_span, round_up
 from relpos.attention.slots import Slots
-from relpos.positions import distances
+from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
-class _Problem(NamedTuple):
-    """The static side of one head's attention."""
+class Result(NamedTuple):
+    """What the forward pass leaves, queries cut into blocks of C."""
 
-    graphdef: Any
-    beyond: int | None
-    rules: Rules
-    layout: Layout
-    span: Span
-
-
-class _Inputs(NamedTuple):
-    """The differentiable side; queries and keys are cut into blocks, [blocks, C or K, ...]."""
-
-    state: Any  # of the encoding
-    tables: Tables
-    q: Queries
-    k: Keys
-
-
-class _Places(NamedTuple):
-    """The integers; tokens are cut into blocks."""
-
-    q: Tokens
-    k: Tokens
-    seed: Array | None
-    state: Any  # of the encoding
-
-
-class _Rows(NamedTuple):
-    """One block of queries."""
-
-    number: Array
-    q: Queries
-    tokens: Tokens
-
-
-class _Block(NamedTuple):
-    """One block of keys before one block of queries."""
-
-    q: Queries
-    k: Keys
-    q_tokens: Tokens
-    k_tokens: Tokens
-    table: Table
-    reach: Any
-
-
-def _block(problem, inputs, places, region: Region, rows: _Rows, number) -> _Block:
-    def part(x):  # of a single block: no copy of all keys
-        return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
-
-    k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
-
-    def d_CK():
-        d_CK = distances(rows.tokens.position, k_tokens.position)
-        return jnp.maximum(d_CK, 0) if problem.rules.causal else d_CK
-
-    row = rows.number * problem.layout.rows
-    reach = reach_of(problem.span, problem.layout, region, row, number, d_CK)
-    table = getattr(inputs.tables, region.table)
-    return _Block(rows.q, k, rows.tokens, k_tokens, table, reach)
-
-
-def _evaluated(
-    problem, block: _Block, places_state, state, q_vector, k_vector, q_features, k_features
-):
-    """What the encoding computes for each pair of the block, beside its tables."""
-    encoding = nnx.merge(problem.graphdef, state, places_state)
-    q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
-    # Of positions alone, XLA would compute all that it can before the loop over heads, and keep arrays of [C, K].
-    q_tokens, k_tokens, _ = lax.optimization_barrier((block.q_tokens, block.k_tokens, block.k.key))
-    dots_CK = bias_CK = None
-    if not problem.layout.has_table:
-        dots_CK, bias_CK = reference.distance_logits(
-            encoding, problem.rules, q, k, q_tokens, k_tokens
-        )
-    block_CK = reference.block_bias(encoding, q, k, q_tokens, k_tokens)
-    if block_CK is not None:
-        bias_CK = block_CK if bias_CK is None else bias_CK + block_CK
-    return dots_CK, bias_CK
-
-
-def _evaluated_values(problem, block: _Block, places_state, state, weights_CK):
-    if problem.layout.has_table:
-        return None
-    encoding = nnx.merge(problem.graphdef, state, places_state)
-    return reference.position_values(
-        encoding, problem.rules, weights_CK, block.q_tokens, block.k_tokens
-    )
-
-
-def _with_vectors(q: Queries):
-    """Return the product of the queries with vectors of distances."""
-    return lambda a_K: dot_rows(q.for_vectors, a_K.astype(q.for_vectors.dtype))
-
-
-def _logits(rules: Rules, block: _Block, ring, more_dots, more_bias):
-    """Return the logits [C, K], and the ring of products with key vectors for the next block."""
-    q, k, table, reach = block.q, block.k, block.table, block.reach
-    dots_CK = dot_rows(q.content, k.key)
-    if table.key_vectors is not None:
-        from_keys, ring = reach.read(_with_vectors(q), table.key_vectors, ring)
-        dots_CK += from_keys
-    if table.query_vectors is not None:
-        with_keys = lambda a_Q: dot_rows(k.for_vectors, a_Q.astype(k.for_vectors.dtype))  # noqa: E731
-        dots_CK += reach.read_columns(with_keys, table.query_vectors)
-    if more_dots is not None:
-        dots_CK += more_dots
-    bias_CK = None if table.bias is None else reach.read_bias(table.bias)
-    return reference.finish_logits(rules, dots_CK, bias_CK, more_bias), ring
-
-
-def _regions(problem: _Problem, places: _Places, number) -> list[Region]:
-    """Cut the key blocks that a block of queries may see."""
-    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
-    found = regions(problem.beyond, rules, layout, number * layout.rows, key_blocks)
-    if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
-        return found
-    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
-    return found if blocks is None else [region.within(*blocks) for region in found]
-
-
-class _Rings(NamedTuple):
-    """What a block hands on to the next one: products with key and value vectors, and sums by distance."""
-
-    key: Any = None
-    key_sums: Any = None
-    value: Any = None
-    value_sums: Any = None
+    out: Array  # [blocks, C, H], at least float32
+    log_total: Array  # [blocks, C], the logarithm of the softmax's denominator; nothing is differentiated through it
 
 
 def hidden_logit(dtype) -> tuple[Any, Any]:
@@ -176,86 +44,77 @@ def hidden_logit(dtype) -> tuple[Any, Any]:
     return lowest, lowest / 2
 
 
-def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> "Result":
-    rules, C = problem.rules, problem.layout.rows
-    dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
-    hidden, no_peak = hidden_logit(dtype)
+def _each(function, *sequences) -> tuple[tuple, ...]:
+    """Apply a function that returns several things to each term; return all first ones, all second ones and so on."""
+    return tuple(zip(*map(function, *sequences), strict=True))
 
-    H = inputs.k.value.shape[-1]
 
-    def block_of_rows(rows: _Rows):
-        q = rows.q
+def _total(summands) -> Any:
+    return functools.reduce(plus, summands)
 
-        def visit(region, number, carry):
-            (peak_C, total_C, out_CH), rings = carry
-            block = _block(problem, inputs, places, region, rows, number)
-            more = _evaluated(
-                problem, block, places.state, inputs.state,
-                q.for_vectors, block.k.for_vectors, q.features, block.k.features,
-            )  # fmt: skip
-            mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
-            logits_CK, key_ring = _logits(rules, block, rings.key, *more)
-            logits_CK = jnp.where(mask_CK, logits_CK.astype(dtype), hidden)
-            # Nothing depends on the peak; where it is looked for again among logits that the compiler has rounded
-            # otherwise, its derivative would be 0 / 0.
-            new_peak_C = jnp.maximum(peak_C, lax.stop_gradient(logits_CK).max(-1))
-            weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
-            shrink_C = jnp.exp(peak_C - new_peak_C)
-            total_C = total_C * shrink_C + weights_CK.sum(-1)
-            kept_CK = reference.keep_weights(
-                rules, places.seed, rows.tokens, block.k_tokens, weights_CK
-            )
-            rings = rings._replace(key=key_ring)
-            value = block.k.value
-            new_CH = dot(kept_CK.astype(value.dtype), value)
-            if (a_V := block.table.value_vectors) is not None:
-                before = jax.tree.map(lambda x: x * shrink_C[:, None], rings.value_sums)
-                sums, value_sums = block.reach.write(kept_CK, before)
-                rings = rings._replace(value_sums=value_sums)
-                new_CH += dot(sums, block.reach.written(a_V, sums.shape[1]).astype(dtype))
-            values_CH = _evaluated_values(problem, block, places.state, inputs.state, kept_CK)
-            if values_CH is not None:
-                new_CH += values_CH
-            return (new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH), rings
 
-        carry = (jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
-        for region in _regions(problem, places, rows.number):
-            block = _block(problem, inputs, places, region, rows, region.begin)
-            table, reach = block.table, block.reach
-            rings = _Rings()
-            if table.key_vectors is not None:
-                products = reach.first_products(_with_vectors(q), table.key_vectors)
-                rings = rings._replace(key=products)
-            if table.value_vectors is not None:
-                rings = rings._replace(value_sums=reach.first_sums(dtype))
-            carry = varying_like((inputs, places), (carry, rings))
-            carry, rings = lax.fori_loop(
-                region.begin, region.end, functools.partial(visit, region), carry
-            )
-            reach = _block(problem, inputs, places, region, rows, region.end).reach
-            if rings.value_sums is not None:
-                last = dot(
-                    reach.write_rest(rings.value_sums),
-                    reach.written(table.value_vectors, C).astype(dtype),
-                )
-                carry = (*carry[:2], carry[2] + last)
-        peak_C, total_C, out_CH = carry
-        safe_C = jnp.where(total_C == 0, 1, total_C)
-        return Result(out_CH / safe_C[:, None], peak_C + jnp.log(safe_C))
+def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
+    """Add up what the terms found; return the logits [C, K] as they are, and with hidden pairs hidden."""
+    dots_CK = _total(x.dots for x in found)
+    logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
+    logits_CK = logits_CK.astype(block.dtype)
+    mask_CK = reference.mask(rules, block.rows.tokens, block.k_tokens)
+    return logits_CK, jnp.where(mask_CK, logits_CK, hidden_logit(block.dtype)[0])
+
+
+class _Softmax(NamedTuple):
+    """The online softmax of the rows, of the blocks so far."""
+
+    peak: Array  # [C]
+    total: Array  # [C], the sum of exp(logit - peak)
+    out: Array  # [C, H], the terms' products with exp(logit - peak)
+
+
+def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
+    rules, terms, dtype = problem.rules, inputs.terms, inputs.dtype
+    C, H = problem.layout.rows, inputs.k.value.shape[-1]
+
+    def begin(block: Block):
+        return terms.map(lambda term: term.begin(block))
+
+    def visit(block: Block, before: _Softmax, rings: Terms):
+        found, logit_rings = _each(
+            lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
+        )
+        _, logits_CK = _logits(rules, block, found)
+        # Nothing depends on the peak; where it is looked for again among logits that the compiler has rounded
+        # otherwise, its derivative would be 0 / 0.
+        peak_C = jnp.maximum(before.peak, lax.stop_gradient(logits_CK).max(-1))
+        weights_CK = jnp.exp(logits_CK - peak_C[:, None])
+        shrink_C = jnp.exp(before.peak - peak_C)
+        total_C = before.total * shrink_C + weights_CK.sum(-1)
+        kept_CK = reference.keep_weights(
+            rules, places.seed, block.rows.tokens, block.k_tokens, weights_CK
+        )
+        products, value_rings = _each(
+            lambda term, ring: term.forward(block, kept_CK, shrink_C, ring),
+            terms.values, rings.values,
+        )  # fmt: skip
+        out_CH = before.out * shrink_C[:, None] + _total(products)
+        return _Softmax(peak_C, total_C, out_CH), Terms(logit_rings, value_rings)
+
+    def end(block: Block, softmax: _Softmax, rings: Terms):
+        rest = map(lambda term, ring: term.end(block, ring), terms.values, rings.values)
+        return softmax._replace(out=_total([softmax.out, *rest]))
+
+    def block_of_rows(rows: Rows):
+        no_peak = hidden_logit(dtype)[1]
+        nothing = jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype)
+        softmax = over_blocks(problem, inputs, places, rows, _Softmax(*nothing), begin, visit, end)
+        total_C = jnp.where(softmax.total == 0, 1, softmax.total)
+        return Result(softmax.out / total_C[:, None], softmax.peak + jnp.log(total_C))
 
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
-    return lax.map(block_of_rows, _Rows(index, inputs.q, places.q))
-
-
-class Result(NamedTuple):
-    """What the forward pass leaves, queries cut into blocks of C."""
-
-    out: Array  # [blocks, C, H], at least float32
-    log_total: Array  # [blocks, C], the logarithm of the softmax's denominator; nothing is differentiated through it
+    return lax.map(block_of_rows, Rows(index, inputs.q, places.q))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
+def _done(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
     """Return what an earlier forward pass gave, with its gradients."""
     return done
 
@@ -263,216 +122,145 @@ def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Residuals:
-    """What the backward pass needs of the forward pass; static is whether the biases are differentiated."""
+    """What the backward pass needs of the forward pass; static is which terms of the logits anything trains."""
 
-    inputs: _Inputs
-    places: _Places
+    inputs: Inputs
+    places: Places
     done: Result
-    trained_bias: bool = dataclasses.field(metadata={"static": True})
+    trained: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
 
 def _done_forward(problem, inputs, places, done):
-    biases = [table.bias for table in inputs.tables]
-    trained_bias = any(x.perturbed for x in jax.tree.leaves(biases))
+    trained = tuple(
+        term.reads_tokens or any(x.perturbed for x in jax.tree.leaves(term))
+        for term in inputs.terms.logits
+    )
     inputs, places, done = custom_vjp_primal_tree_values((inputs, places, done))
-    return done, _Residuals(inputs, places, done, trained_bias)
+    return done, _Residuals(inputs, places, done, trained)
 
 
 class _Sums(NamedTuple):
     """What the backward pass adds up over all blocks; of keys and tables the transposes, [..., H, n]."""
 
-    state: Any
-    tables: Tables
-    key: Array
+    terms: Terms
+    key: Array  # [blocks, H, K], as those below
     vector: Any
     value: Array
     k_features: Any
 
+    def plus(self, number: Array, terms: Terms, d: Adds) -> "_Sums":
+        """Add what a block of keys gets, and take the terms' new sums."""
+        at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
+        of_features = (
+            self.k_features
+            if d.k_features is None
+            else jax.tree.map(at_block, self.k_features, d.k_features)
+        )
+        vector = self.vector if d.k_vector is None else at_block(self.vector, d.k_vector)
+        key, value = at_block(self.key, d.key), at_block(self.value, d.value)
+        return _Sums(terms, key, vector, value, of_features)
+
+
+class _Rings(NamedTuple):
+    """What the terms hand on from block to block in the backward pass."""
+
+    logits: tuple[Any, ...]  # of the forward pass, once more
+    back: Terms
+
+
+def _pull(pulls, d_summand, rings, sums, d: Adds):
+    """Go back through terms that got the same gradient; return what they and `d` add, the rings and the sums."""
+    adds, rings, sums = _each(
+        lambda pull, ring, own: pull(d_summand, ring, own), pulls, rings, sums
+    )
+    return functools.reduce(Adds.plus, adds, d), rings, sums
+
+
+def _untrained(d_summand, ring, sums):
+    """Stand for the way back through a term that nothing trains."""
+    return Adds(), ring, sums
+
+
+def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: Rows):
+    """Go back through one block of queries; return the sums and the gradient of the queries."""
+    inputs, places, rules = residuals.inputs, residuals.places, problem.rules
+    terms = inputs.terms
+
+    def begin(block: Block):
+        again = tuple(term.begin(block) for term in terms.logits)
+        return _Rings(again, terms.map(lambda term: term.begin_backward(block)))
+
+    def visit(block: Block, carry, rings: _Rings):
+        d_q, sums = carry
+        found, again, pulls = _each(
+            lambda term, ring: term.vjp(block, ring), terms.logits, rings.logits
+        )
+        logits_CK, masked_CK = _logits(rules, block, found)
+        weights_CK = jnp.exp(masked_CK - rows.log_total[:, None])
+        keep = functools.partial(
+            reference.keep_weights, rules, places.seed, rows.tokens, block.k_tokens
+        )
+
+        # out = the sum of the terms' products with the kept weights
+        d, value_rings, value_sums = _pull(
+            [functools.partial(term.backward, block) for term in terms.values],
+            keep(weights_CK), rings.back.values, sums.terms.values, Adds(*d_q),
+        )  # fmt: skip
+
+        # weights = softmax(logits); keeping is linear, its transpose is itself
+        d_logits_CK = weights_CK * (keep(d.weights) - rows.correction[:, None])
+        if rules.softcap is not None:
+            d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
+
+        # logits = scale * (the sum of the terms' dots) + the sum of their biases
+        d, logit_rings, logit_sums = _pull(
+            [pull if yes else _untrained for pull, yes in zip(pulls, residuals.trained, strict=True)],
+            Logits(rules.scale * d_logits_CK, d_logits_CK),
+            rings.back.logits, sums.terms.logits, d,
+        )  # fmt: skip
+        sums = sums.plus(block.number, Terms(logit_sums, value_sums), d)
+        return (d.of_queries(), sums), _Rings(again, Terms(logit_rings, value_rings))
+
+    def end(block: Block, carry, rings: _Rings):
+        d_q, sums = carry
+        d, of_terms = Adds(*d_q), []
+        for each in zip(terms, rings.back, sums.terms, strict=True):
+            adds, own = _each(lambda term, *x: term.end_backward(block, *x), *each)
+            d = functools.reduce(Adds.plus, adds, d)
+            of_terms.append(own)
+        return d.of_queries(), sums._replace(terms=Terms(*of_terms))
+
+    d_q, sums = over_blocks(problem, inputs, places, rows, (zeros(rows.q), sums), begin, visit, end)
+    return sums, d_q
+
 
 def _backward(problem, residuals, d_result):
-    inputs, places, rules = residuals.inputs, residuals.places, problem.rules
+    inputs, places = residuals.inputs, residuals.places
     (out, log_total), (d_out, _) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
-    hidden, _ = hidden_logit(log_total.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
 
-    def block_of_rows(sums, of_rows):
-        rows, d_out_CH, log_total_C, correction_C = of_rows
-        q = rows.q
-        # In half precision products round their operands, not their sums; d_out is in half precision already.
-        d_out_half = d_out_CH.astype(inputs.k.value.dtype)
-        content_HC, d_out_HC = q.content.T, d_out_half.T
-        vector_HC = q.for_vectors.T
-        with_d_out = lambda a_V: dot_rows(d_out_CH, a_V.astype(d_out_CH.dtype))  # noqa: E731
+    def block_of_rows(sums, rows):
+        rows = rows.turned(inputs.k.value.dtype)
+        return _backward_rows(problem, residuals, sums, rows)
 
-        def add_vectors(by_distance, table, reach, d_q, d_table):
-            """Add the gradients of q . a_K, given those of the products by distance."""
-            by_distance = by_distance.astype(q.for_vectors.dtype)
-            a_K = reach.written(table.key_vectors, by_distance.shape[1])
-            d_q = d_q.add_for_vectors(dot(by_distance, a_K.astype(by_distance.dtype)))
-            d_a_K = dot(vector_HC, by_distance)
-            d_a_K = reach.add_written(d_table.key_vectors, d_a_K)
-            return d_q, d_table._replace(key_vectors=d_a_K)
-
-        def add_values(by_distance, reach, d_table):
-            """Add the gradients of the value vectors, given the weights by distance."""
-            d_a_V = reach.add_written(d_table.value_vectors, dot(d_out_CH.T, by_distance))
-            return d_table._replace(value_vectors=d_a_V)
-
-        def visit(region, number, carry):
-            (d_q, sums), rings = carry
-            block = _block(problem, inputs, places, region, rows, number)
-            k, table, reach = block.k, block.table, block.reach
-            d_table = getattr(sums.tables, region.table)
-            more, pull_more = jax.vjp(
-                functools.partial(_evaluated, problem, block, places.state),
-                inputs.state, q.for_vectors, k.for_vectors, q.features, k.features,
-            )  # fmt: skip
-            mask_CK = reference.mask(rules, rows.tokens, block.k_tokens)
-            logits_CK, key_ring = _logits(rules, block, rings.key, *more)
-            logits_CK = logits_CK.astype(log_total_C.dtype)
-            masked_CK = jnp.where(mask_CK, logits_CK, hidden)
-            weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
-            keep = functools.partial(
-                reference.keep_weights, rules, places.seed, rows.tokens, block.k_tokens
-            )
-            kept_CK = keep(weights_CK)
-            rings = rings._replace(key=key_ring)
-
-            # out = kept (v + a_V)
-            d_kept_CK = dot_rows(d_out_half, k.value)
-            d_value = dot(d_out_HC, kept_CK.astype(d_out_HC.dtype))
-            if table.value_vectors is not None:
-                from_values, value_ring = reach.read(with_d_out, table.value_vectors, rings.value)
-                by_distance, value_sums = reach.write(kept_CK, rings.value_sums)
-                rings = rings._replace(value=value_ring, value_sums=value_sums)
-                d_kept_CK += from_values
-                d_table = add_values(by_distance, reach, d_table)
-            values, pull_values = jax.vjp(
-                functools.partial(_evaluated_values, problem, block, places.state),
-                inputs.state, kept_CK,
-            )  # fmt: skip
-            d_state = None
-            if values is not None:
-                d_state, d_kept_2 = pull_values(d_out_CH.astype(values.dtype))
-                d_kept_CK += d_kept_2
-
-            # weights = softmax(logits); keeping is linear, its transpose is itself
-            d_logits_CK = weights_CK * (keep(d_kept_CK) - correction_C[:, None])
-            if rules.softcap is not None:
-                d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
-
-            # logits = scale * (content . key + vector . a_K + key . a_Q) + bias
-            d_dots_CK = rules.scale * d_logits_CK
-            half_CK = d_dots_CK.astype(k.key.dtype)
-            d_q = d_q._replace(content=d_q.content + dot(half_CK, k.key))
-            d_key, d_k_vector = dot(content_HC, half_CK), None
-            if table.key_vectors is not None:
-                by_distance, key_sums = reach.write(d_dots_CK, rings.key_sums)
-                rings = rings._replace(key_sums=key_sums)
-                d_q, d_table = add_vectors(by_distance, table, reach, d_q, d_table)
-            if table.query_vectors is not None:
-                by_distance = reach.write_columns(d_dots_CK).astype(k.for_vectors.dtype)
-                a_Q = reach.written_columns(table.query_vectors).astype(by_distance.dtype)
-                d_k_vector = dot_rows(a_Q.T, by_distance)
-                d_a_Q = dot(k.for_vectors.T, by_distance)
-                d_a_Q = reach.add_written(d_table.query_vectors, d_a_Q)
-                d_table = d_table._replace(query_vectors=d_a_Q)
-            if table.bias is not None and residuals.trained_bias:
-                d_table = d_table._replace(bias=reach.add_bias(d_table.bias, d_logits_CK))
-            k_features = None
-            if any(x is not None for x in more):
-                wanted = tuple(
-                    None if x is None else d.astype(x.dtype)
-                    for x, d in zip(more, (d_dots_CK, d_logits_CK), strict=True)
-                )
-                d_state_2, d_vector, d_key_2, q_features, k_features = pull_more(wanted)
-                d_k_vector = d_key_2.T if d_k_vector is None else d_k_vector + d_key_2.T
-                d_q = d_q.add_for_vectors(d_vector)
-                d_q = d_q._replace(features=_plus(d_q.features, q_features))
-                d_state = d_state_2 if d_state is None else _plus(d_state, d_state_2)
-
-            if k.vector is None and d_k_vector is not None:
-                d_key, d_k_vector = d_key + d_k_vector, None
-            at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
-            sums = _Sums(
-                sums.state if d_state is None else _plus(sums.state, d_state),
-                sums.tables._replace(**{region.table: d_table}),
-                at_block(sums.key, d_key),
-                sums.vector if d_k_vector is None else at_block(sums.vector, d_k_vector),
-                at_block(sums.value, d_value),
-                sums.k_features
-                if k_features is None
-                else jax.tree.map(at_block, sums.k_features, k_features),
-            )
-            return (d_q, sums), rings
-
-        carry = (_zeros(q), sums)
-        for region in _regions(problem, places, rows.number):
-            block = _block(problem, inputs, places, region, rows, region.begin)
-            table, reach = block.table, block.reach
-            rings = _Rings()
-            if table.key_vectors is not None:
-                rings = rings._replace(
-                    key=reach.first_products(_with_vectors(q), table.key_vectors),
-                    key_sums=reach.first_sums(log_total.dtype),
-                )
-            if table.value_vectors is not None:
-                rings = rings._replace(
-                    value=reach.first_products(with_d_out, table.value_vectors),
-                    value_sums=reach.first_sums(log_total.dtype),
-                )
-            carry = varying_like((inputs, places), (carry, rings))
-            (d_q, sums), rings = lax.fori_loop(
-                region.begin, region.end, functools.partial(visit, region), carry
-            )
-            reach = _block(problem, inputs, places, region, rows, region.end).reach
-            d_table = getattr(sums.tables, region.table)
-            if rings.key_sums is not None:
-                rest = reach.write_rest(rings.key_sums)
-                d_q, d_table = add_vectors(rest, table, reach, d_q, d_table)
-            if rings.value_sums is not None:
-                d_table = add_values(reach.write_rest(rings.value_sums), reach, d_table)
-            carry = (d_q, sums._replace(tables=sums.tables._replace(**{region.table: d_table})))
-        return carry[::-1]
-
-    turn = lambda tree: jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)  # noqa: E731
-    sums = _Sums(
-        *_zeros((
-            inputs.state, turn(inputs.tables), turn(inputs.k.key), turn(inputs.k.vector),
-            turn(inputs.k.value),
-            inputs.k.features,
-        ))
-    )  # fmt: skip
+    k = inputs.k
+    of_keys = turn(k.key), turn(k.vector), turn(k.value), k.features
+    sums = _Sums(inputs.terms.map(lambda term: term.zero_sums()), *zeros(of_keys))
     sums = varying_like((inputs, places), sums)
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
-    steps = (_Rows(index, inputs.q, places.q), d_out, log_total, correction)
+    steps = Rows(index, inputs.q, places.q, d_out, log_total, correction)
     sums, d_q = lax.scan(block_of_rows, sums, steps)
+    d_terms = inputs.terms.map(lambda term, own: term.gradient(own), sums.terms)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features, turn(sums.vector))
-    d_inputs = _Inputs(sums.state, turn(sums.tables), d_q, d_k)
-    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
+    d_q, d_k = cast_like((d_q, d_k), (inputs.q, inputs.k))
+    return Inputs(d_terms, d_q, d_k), None, None
 
 
 # Symbolic zeros: a bias that is not trained, as ALiBi's, costs no sums by distance.
 _done.defvjp(_done_forward, _backward, symbolic_zeros=True)
-
-
-def _plus(a, b):
-    """Add trees; None adds nothing."""
-    return jax.tree.map(lambda x, y: x if y is None else x + y, a, b, is_leaf=lambda x: x is None)
-
-
-def _zeros(tree):
-    """Zero accumulators, at least float32."""
-    zeros = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
-    return varying_like(tree, jax.tree.map(zeros, tree))
-
-
-def is_inexact(path, variable):
-    """Tell trained numbers from integers, for `nnx.split`."""
-    return jnp.issubdtype(variable[...].dtype, jnp.inexact)
 
 
 def _cut(tree, length: int, size: int):
@@ -527,11 +315,9 @@ def head(
         count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
         q_tokens = q_tokens._replace(position=count(q_tokens.row))
         k_tokens = k_tokens._replace(position=count(k_tokens.row))
-    graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
-    span = near_span(beyond, rules, layout, T, S)
-    problem = _Problem(graphdef, beyond, rules, layout, span)
-    inputs = _Inputs(state, tables, q, k)
-    places = _Places(q_tokens, k_tokens, seed, integers)
+    problem = Problem(beyond, rules, layout, near_span(beyond, rules, layout, T, S))
+    inputs = Inputs(terms_of(encoding, rules, layout, tables), q, k)
+    places = Places(q_tokens, k_tokens, seed)
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:
         return _forward(problem, inputs, places)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import jax
 
-from relpos.attention.distances import Layout, round_up
+from relpos.attention.regions import Layout, round_up
 
 Implementation = Literal["auto", "reference", "blockwise", "pallas"]
 IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")

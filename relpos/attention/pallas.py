@@ -22,11 +22,12 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, pallas_kernels, reference
-from relpos.attention.blockwise import is_inexact
-from relpos.attention.distances import Layout, Tables, near_span, regions, round_up
+from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
+from relpos.attention.parts import is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
+from relpos.attention.regions import Layout, near_span, regions, round_up
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
 

@@ -1,4 +1,4 @@
-"""Values and sums by distance in GPU kernels: what `relpos.attention.distances` does for blocks in plain JAX.
+"""Values and sums by distance in GPU kernels: what `relpos.attention.reach` does for blocks in plain JAX.
 
 A band has W columns, one for each distance; `index` holds the column of each pair of a block.
 """

@@ -16,9 +16,9 @@ from jaxtyping import Array
 
 from relpos.attention import reference
 from relpos.attention.blockwise import hidden_logit
-from relpos.attention.distances import Layout
 from relpos.attention.pallas_bands import Sums, Terms
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
+from relpos.attention.regions import Layout
 from relpos.positions import distances
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from relpos.attention import checks, choices, distances
+from relpos.attention import checks, choices, regions
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.reference import Rules
@@ -19,7 +19,7 @@ class Plan(NamedTuple):
     filled: Filled
     graphdef: Any  # of the encoding
     beyond: int | None  # its constant_beyond, where a distance is that far
-    layout: distances.Layout
+    layout: regions.Layout
     tabulated: bool  # distances as a table, from which blocks read
     factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
 

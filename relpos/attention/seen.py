@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from relpos.attention.distances import Layout
 from relpos.attention.reference import Rules, Tokens
+from relpos.attention.regions import Layout
 from relpos.positions import PADDING
 
 
@@ -42,7 +42,7 @@ def may_see(
 
     Args:
       rules: of the call.
-      layout: where positions are consecutive, causality and windows are left to `distances.regions`.
+      layout: where positions are consecutive, causality and windows are left to `regions.regions`.
       q: one block of queries, [C].
       k: all blocks of keys, [blocks, K].
 

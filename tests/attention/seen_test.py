@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from relpos import positions
-from relpos.attention.distances import Layout
 from relpos.attention.reference import Rules, Tokens
+from relpos.attention.regions import Layout
 from relpos.attention.seen import may_see
 
 C, K, T = 4, 8, 48

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from relpos.attention import distances
+from relpos.attention import regions
 from relpos.attention.reference import Rules
 
 SIZES = [(1, 1), (1, 37), (9, 8), (16, 23), (37, 37), (64, 9)]
@@ -15,7 +15,7 @@ LAYOUTS = [(8, 16), (16, 8), (1, 1), (3, 5), (64, 64)]
 @pytest.fixture
 def numpy_indices(monkeypatch):
     """Index arithmetic one block at a time, without a compiled program for each."""
-    monkeypatch.setattr(distances, "jnp", np)
+    monkeypatch.setattr(regions, "jnp", np)
 
 
 def distances_of(row, block, rows, columns):
@@ -30,12 +30,12 @@ def distances_of(row, block, rows, columns):
 def test_regions_cover_what_is_visible_and_tables_hold_it(beyond, window, causal):
     rules = Rules(1.0, causal, window)
     for (T, S), (C, K) in itertools.product(SIZES, LAYOUTS):
-        layout = distances.Layout(C, K, True)
-        span = distances.near_span(beyond, rules, layout, T, S)
+        layout = regions.Layout(C, K, True)
+        span = regions.near_span(beyond, rules, layout, T, S)
         key_blocks = -(-S // K)
         for row in range(0, -(-T // C) * C, C):
             visited = {}
-            for region in distances.regions(beyond, rules, layout, np.int32(row), key_blocks):
+            for region in regions.regions(beyond, rules, layout, np.int32(row), key_blocks):
                 for block in range(int(region.begin), int(region.end)):
                     assert block not in visited
                     visited[block] = region.table
@@ -59,12 +59,12 @@ def test_regions_cover_what_is_visible_and_tables_hold_it(beyond, window, causal
 @pytest.mark.parametrize("length", [10**6, 2**30])
 @pytest.mark.parametrize("causal", [True, False])
 def test_indices_fit_int32_where_pairs_do_not(length, causal):
-    layout = distances.Layout(512, 512, True)
+    layout = regions.Layout(512, 512, True)
     key_blocks = length // 512
     for beyond, window in itertools.product((None, 128), (None, 4096, 2**30 - 1)):
         for row in (0, 512, (key_blocks - 1) * 512):
             cut = [
-                [(int(r.begin), int(r.end)) for r in distances.regions(
+                [(int(r.begin), int(r.end)) for r in regions.regions(
                     beyond, Rules(1.0, causal, window), layout, dtype(row), key_blocks)]
                 for dtype in (np.int32, np.int64)
             ]  # fmt: skip

@@ -1,0 +1,144 @@
+"""One block of the attention matrix after another: what is in it, and the loop over all that must be visited."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from relpos.attention.mesh_axes import varying_like
+from relpos.attention.reach import Reach, reach_of
+from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot_rows
+from relpos.attention.regions import Layout, Region, Span, regions
+from relpos.attention.seen import may_see
+from relpos.positions import distances
+
+
+class Problem(NamedTuple):
+    """The static side of one head's attention."""
+
+    beyond: int | None
+    rules: Rules
+    layout: Layout
+    span: Span
+
+
+class Terms(NamedTuple):
+    """The terms of the logits and those of the output; or something of each of them."""
+
+    logits: tuple[Any, ...]
+    values: tuple[Any, ...]
+
+    def map(self, function, *more: "Terms") -> "Terms":
+        """Apply a function to each term and what belongs to it."""
+        return Terms(*(tuple(map(function, *each)) for each in zip(self, *more, strict=True)))
+
+
+class Inputs(NamedTuple):
+    """What is differentiated; queries and keys are cut into blocks, [blocks, C or K, ...]."""
+
+    terms: Terms
+    q: Queries
+    k: Keys
+
+    @property
+    def dtype(self) -> Any:
+        """Return the type of sums, at least float32."""
+        return jnp.result_type(self.q.content, self.k.key, self.k.value, jnp.float32)
+
+
+class Places(NamedTuple):
+    """The integers; tokens are cut into blocks."""
+
+    q: Tokens
+    k: Tokens
+    seed: Array | None
+
+
+class Rows(NamedTuple):
+    """One block of queries. What follows `tokens` is there in the backward pass alone."""
+
+    number: Array
+    q: Queries
+    tokens: Tokens
+    d_out: Any = None  # [C, H]
+    log_total: Any = None  # [C], the logarithm of the softmax's denominator
+    correction: Any = None  # [C], the softmax's
+    d_out_half: Any = None  # [C, H], rounded as the values are
+    d_out_turned: Any = None  # [H, C], likewise
+    q_turned: Any = None  # Queries [H, C], no features
+
+    def turned(self, dtype: Any) -> "Rows":
+        """Transpose once for all blocks of keys.
+
+        In half precision, the values' dtype, products round their operands, not their sums; d_out is in half precision
+        already.
+        """
+        half = self.d_out.astype(dtype)
+        q_turned = jax.tree.map(jnp.transpose, self.q._replace(features=None))
+        return self._replace(d_out_half=half, d_out_turned=half.T, q_turned=q_turned)
+
+
+class Block(NamedTuple):
+    """One block of keys before one block of queries."""
+
+    rows: Rows
+    number: Array
+    k: Keys
+    k_tokens: Tokens
+    region: Region
+    reach: Reach
+    dtype: Any  # of sums, at least float32
+
+    def for_vectors(self, a_K: Array) -> Array:
+        """Return the product of the queries with vectors of distances, [C, n]."""
+        q = self.rows.q.for_vectors
+        return dot_rows(q, a_K.astype(q.dtype))
+
+    def with_d_out(self, a_V: Array) -> Array:
+        """Return the product of the output's gradient with vectors of distances, [C, n]."""
+        return dot_rows(self.rows.d_out, a_V.astype(self.rows.d_out.dtype))
+
+
+def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region, number):
+    def part(x):  # of a single block: no copy of all keys
+        return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
+
+    k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
+
+    def d_CK():
+        d_CK = distances(rows.tokens.position, k_tokens.position)
+        return jnp.maximum(d_CK, 0) if problem.rules.causal else d_CK
+
+    row = rows.number * problem.layout.rows
+    reach = reach_of(problem.span, problem.layout, region, row, number, d_CK)
+    return Block(rows, number, k, k_tokens, region, reach, inputs.dtype)
+
+
+def _regions(problem: Problem, places: Places, number) -> list[Region]:
+    """Cut the key blocks that a block of queries may see."""
+    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
+    found = regions(problem.beyond, rules, layout, number * layout.rows, key_blocks)
+    if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
+        return found
+    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+    return found if blocks is None else [region.within(*blocks) for region in found]
+
+
+def over_blocks(problem, inputs: Inputs, places: Places, rows: Rows, carry, begin, visit, end):
+    """Visit the blocks of keys, region by region; within one a block hands its rings on to the next."""
+    at = functools.partial(_block, problem, inputs, places, rows)
+
+    def step(region, number, carry):
+        return visit(at(region, number), *carry)
+
+    for region in _regions(problem, places, rows.number):
+        rings = begin(at(region, region.begin))
+        carry = varying_like((inputs, places), (carry, rings))
+        carry, rings = lax.fori_loop(
+            region.begin, region.end, functools.partial(step, region), carry
+        )
+        carry = end(at(region, region.end), carry, rings)
+    return carry

@@ -1,0 +1,156 @@
+"""The terms of the logits, each beside its gradient."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import lax
+
+from relpos.attention import reference
+from relpos.attention.reference import Keys, Queries, Rules, dot, dot_rows
+from relpos.attention.terms import (
+    Adds,
+    ByDistance,
+    Logits,
+    LogitTerm,
+    cast_like,
+    plus,
+    static,
+    term,
+    zeros,
+)
+
+
+@term
+class Content(LogitTerm):
+    """Dots q_i . k_j."""
+
+    def forward(self, block, ring):
+        return Logits(dots=dot_rows(block.rows.q.content, block.k.key)), ring
+
+    def backward(self, block, d, ring, sums):
+        half_CK = d.dots.astype(block.k.key.dtype)
+        d_content = dot(half_CK, block.k.key)
+        d_key = dot(block.rows.q_turned.content, half_CK)
+        return Adds(content=d_content, key=d_key), ring, sums
+
+
+@term
+class KeyVectors(ByDistance, LogitTerm):
+    """Dots q_i . a_K[d]: products with all distances of the block, spread; back, d dots collected by distance."""
+
+    def begin(self, block):
+        return block.reach.first_products(block.for_vectors, self.here(block))
+
+    def forward(self, block, ring):
+        dots_CK, ring = block.reach.read(block.for_vectors, self.here(block), ring)
+        return Logits(dots=dots_CK), ring
+
+    def begin_backward(self, block):
+        return block.reach.first_sums(block.dtype)
+
+    def backward(self, block, d, ring, sums):
+        by_distance, ring = block.reach.write(d.dots, ring)
+        adds, sums = self._of_products(block, by_distance, sums)
+        return adds, ring, sums
+
+    def end_backward(self, block, ring, sums):
+        if ring is None:
+            return Adds(), sums
+        return self._of_products(block, block.reach.write_rest(ring), sums)
+
+    def _of_products(self, block, d_products_Cn, sums):
+        """Go back through products_Cn = q a_K.T."""
+        q = block.rows.q
+        d_products_Cn = d_products_Cn.astype(q.for_vectors.dtype)
+        a_K = block.reach.written(self.here(block), d_products_Cn.shape[1])
+        adds = Adds.for_vectors(q, dot(d_products_Cn, a_K.astype(d_products_Cn.dtype)))
+        d_a_K = dot(block.rows.q_turned.for_vectors, d_products_Cn)
+        return adds, sums.put(block, block.reach.add_written(sums.here(block), d_a_K))
+
+
+@term
+class QueryVectors(ByDistance, LogitTerm):
+    """Dots k_j . a_Q[d], by columns what `KeyVectors` is by rows."""
+
+    def forward(self, block, ring):
+        key = block.k.for_vectors
+        with_keys = lambda a_Q: dot_rows(key, a_Q.astype(key.dtype))  # noqa: E731
+        return Logits(dots=block.reach.read_columns(with_keys, self.here(block))), ring
+
+    def backward(self, block, d, ring, sums):
+        key, reach = block.k.for_vectors, block.reach
+        d_products_Kn = reach.write_columns(d.dots).astype(key.dtype)
+        a_Q = reach.written_columns(self.here(block)).astype(key.dtype)
+        d_key = dot_rows(a_Q.T, d_products_Kn)
+        d_a_Q = reach.add_written(sums.here(block), dot(key.T, d_products_Kn))
+        return Adds.for_query_vectors(block.k, d_key), ring, sums.put(block, d_a_Q)
+
+
+@term
+class Bias(ByDistance, LogitTerm):
+    """Biases b[d]: spread; back, d logits collected."""
+
+    reads_tokens = False
+
+    def forward(self, block, ring):
+        return Logits(bias=block.reach.read_bias(self.here(block))), ring
+
+    def backward(self, block, d, ring, sums):
+        d_b = block.reach.add_bias(sums.here(block), d.bias)
+        return Adds(), ring, sums.put(block, d_b)
+
+
+@term
+class PairLogits(LogitTerm):
+    """What an encoding evaluates for each pair, differentiated by JAX: no table holds it."""
+
+    state: Any  # of the encoding
+    integers: Any  # of the encoding, not differentiated
+    graphdef: Any = static()
+    rules: Rules = static()
+    tabulated: bool = static()  # whether tables hold the slots of distances
+
+    def _logits(self, block, state, q_vector, k_vector, q_features, k_features):
+        encoding = nnx.merge(self.graphdef, state, self.integers)
+        q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
+        # Of positions alone, XLA would compute all that it can before the loop over heads, and keep arrays of [C, K].
+        tokens = lax.optimization_barrier((block.rows.tokens, block.k_tokens, block.k.key))[:2]
+        dots_CK = bias_CK = None
+        if not self.tabulated:
+            dots_CK, bias_CK = reference.distance_logits(encoding, self.rules, q, k, *tokens)
+        return Logits(dots_CK, plus(bias_CK, reference.block_bias(encoding, q, k, *tokens)))
+
+    def _arguments(self, block):
+        q, k = block.rows.q, block.k
+        return self.state, q.for_vectors, k.for_vectors, q.features, k.features
+
+    def forward(self, block, ring):
+        return self._logits(block, *self._arguments(block)), ring
+
+    def vjp(self, block, ring):
+        logits, pull = jax.vjp(functools.partial(self._logits, block), *self._arguments(block))
+        return logits, ring, functools.partial(self._pulled, block, logits, pull)
+
+    def _pulled(self, block, logits, pull, d, ring, sums):
+        if logits == Logits():
+            return Adds(), ring, sums
+        d = Logits(
+            *(None if x is None else dx.astype(x.dtype) for x, dx in zip(logits, d, strict=True))
+        )
+        d_state, of_queries, of_keys, q_features, k_features = pull(d)
+        adds = Adds.for_query_vectors(block.k, of_keys.T)
+        adds = adds.plus(Adds.for_vectors(block.rows.q, of_queries))
+        adds = adds._replace(q_features=q_features, k_features=k_features)
+        return adds, ring, plus(sums, d_state)
+
+    def backward(self, block, d, ring, sums):
+        return self.vjp(block, ring)[2](d, ring, sums)
+
+    def zero_sums(self):
+        return zeros(self.state)
+
+    def gradient(self, sums):
+        return dataclasses.replace(self, state=cast_like(sums, self.state), integers=None)

@@ -1,0 +1,290 @@
+"""How a block gets at the encoding's values for each distance.
+
+- `Window`: the C + K - 1 consecutive distances of the block, cut out of a table of all;
+- `Band`: the few distances up to `constant_beyond`, both sides constant;
+- `Far`: one value for the whole block;
+- `Looked`: positions are not consecutive; each pair looks its distance up in the band. Without a band there is no
+  table, and the encoding is evaluated for each pair.
+
+Each has the same operations: `read` takes values by distance to the block, `write` sums the block by distance;
+`..._bias` do it for values that all rows share, `..._columns` for those that belong to keys.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from relpos.attention import spread
+from relpos.attention.regions import Layout, Region, Span
+
+Product = Callable[[Array], Array]
+
+
+class Reach(abc.ABC):
+    """How a block of C queries and K keys gets at a table: of P distances, or of the part that it may need."""
+
+    @abc.abstractmethod
+    def read_bias(self, bias_P: Array) -> Array:
+        """Return the bias of each pair, [C, K] or what broadcasts to it."""
+
+    @abc.abstractmethod
+    def add_bias(self, sums_P: Array, p_CK: Array) -> Array:
+        """Add the block to the sums by distance."""
+
+    def first_products(self, product: Product, table_PH: Array) -> Any:
+        """Return what `read` wants before the first block."""
+        return None
+
+    def first_sums(self, dtype: Any) -> Any:
+        """Return what `write` wants before the first block."""
+        return None
+
+    @abc.abstractmethod
+    def read(self, product: Product, table_PH: Array, ring: Any) -> tuple[Array, Any]:
+        """Return each query's product with its distances' vectors, [C, K] or what broadcasts to it.
+
+        Args:
+          product: from vectors [n, H] to products [C, n].
+          table_PH: the vectors.
+          ring: what the block before returned as well, for this one.
+        """
+
+    @abc.abstractmethod
+    def write(self, p_CK: Array, ring: Any) -> tuple[Array, Any]:
+        """Return sums by distance for each query, [C, n], those that no later block adds to.
+
+        Args:
+          p_CK: the block.
+          ring: what the block before returned as well, for this one.
+        """
+
+    def write_rest(self, ring: Any) -> Array:
+        """Return the sums that are left behind the last block, [C, n]."""
+        raise TypeError("nothing is left behind")
+
+    @abc.abstractmethod
+    def written(self, table_PH: Array, size: int) -> Array:
+        """Return the vectors of the n distances that `write` or `write_rest` has summed, [n, H]."""
+
+    @abc.abstractmethod
+    def add_written(self, sums_HP: Array, x_Hn: Array) -> Array:
+        """Add what belongs to these distances to a table."""
+
+    @abc.abstractmethod
+    def read_columns(self, product: Product, table_PH: Array) -> Array:
+        """Return each key's product with its distances' vectors; `product` gives [K, n]."""
+
+    @abc.abstractmethod
+    def write_columns(self, p_CK: Array) -> Array:
+        """Return sums by distance for each key, [K, n]."""
+
+    @abc.abstractmethod
+    def written_columns(self, table_PH: Array) -> Array:
+        """Return the vectors of the n distances that `write_columns` has summed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Reach):
+    """All distances of a block, from column `start` of the table on, C + K of them.
+
+    The next block of keys has C of them too. What was computed for these is handed on in a `Ring`, so that each block
+    computes K new ones: `read` finds what the block before left, `write` completes it.
+    """
+
+    rows: int
+    columns: int
+    start: Array
+    block: Array  # its number
+
+    def _slice(self, x, start: int, size: int):
+        return lax.dynamic_slice_in_dim(x, self.start + start, size)
+
+    def read_bias(self, bias_P):
+        return spread.spread_vector(self._slice(bias_P, 0, self.rows + self.columns), self.rows)
+
+    def add_bias(self, sums_P, p_CK):
+        return _add(sums_P, spread.collect_sum(p_CK), self.start)
+
+    def first_products(self, product, table_PH):
+        return spread.Ring.of(product(self._slice(table_PH, 0, self.rows)), self.columns)
+
+    def first_sums(self, dtype):
+        return spread.Ring.of(jnp.zeros((self.rows, 0), dtype), self.columns)
+
+    def read(self, product, table_PH, ring):
+        ring = ring.push(self.block, product(self._slice(table_PH, self.rows, self.columns)))
+        return ring.spread(self.block), ring
+
+    def write(self, p_CK, ring):
+        ring = ring.push(self.block, p_CK)
+        return ring.collect(self.block, self.columns), ring
+
+    def write_rest(self, ring):
+        nothing = jnp.zeros((self.rows, self.columns), ring.parts.dtype)
+        return ring.push(self.block, nothing).collect(self.block, self.rows)
+
+    def written(self, table_PH, size):
+        return self._slice(table_PH, 0, size)
+
+    def add_written(self, sums_HP, x_Hn):
+        return _add(sums_HP, x_Hn, self.start)
+
+    def read_columns(self, product, table_PH):
+        return spread.spread_columns(product(self.written_columns(table_PH)))
+
+    def write_columns(self, p_CK):
+        return spread.collect_columns(p_CK)
+
+    def written_columns(self, table_PH):
+        return self._slice(table_PH, 0, self.rows + self.columns)
+
+
+def _add(sums, x, start):
+    """Add x to the last axis of a table of sums, from `start` on."""
+    old = lax.dynamic_slice_in_dim(sums, start, x.shape[-1], -1)
+    return lax.dynamic_update_slice_in_dim(sums, old + x, start, -1)
+
+
+class Whole(Reach):
+    """A small table that every block reads whole: nothing to hand on."""
+
+    @abc.abstractmethod
+    def spread(self, x_CW: Array) -> Array:
+        """Take each row's values from distances to keys."""
+
+    @abc.abstractmethod
+    def collect(self, p_CK: Array) -> Array:
+        """Sum each row by distance."""
+
+    @abc.abstractmethod
+    def spread_columns(self, x_KW: Array) -> Array:
+        """Take each column's values from distances to queries."""
+
+    @abc.abstractmethod
+    def collect_columns(self, p_CK: Array) -> Array:
+        """Sum each column by distance."""
+
+    def add_bias(self, sums_W, p_CK):
+        return sums_W + self.collect(p_CK).sum(0)
+
+    def read(self, product, table_WH, ring):
+        return self.spread(product(table_WH)), None
+
+    def write(self, p_CK, ring):
+        return self.collect(p_CK), None
+
+    def written(self, table_WH, size):
+        return table_WH
+
+    def add_written(self, sums_HW, x_HW):
+        return sums_HW + x_HW
+
+    def read_columns(self, product, table_WH):
+        return self.spread_columns(product(table_WH))
+
+    def write_columns(self, p_CK):
+        return self.collect_columns(p_CK)
+
+    def written_columns(self, table_WH):
+        return table_WH
+
+
+@dataclasses.dataclass(frozen=True)
+class Band(Whole):
+    """A few distances, and what lies beyond them on both sides."""
+
+    rows: int
+    columns: int
+    width: int
+    offset: Array  # of row 0 and column 0 in the table
+
+    def read_bias(self, bias_W):
+        return spread.spread_band_vector(bias_W, self.offset, self.rows, self.columns)
+
+    def spread(self, x_CW):
+        return spread.spread_band(x_CW, self.offset, self.columns)
+
+    def spread_columns(self, x_KW):
+        return spread.spread_band(x_KW[:, ::-1], self.width - 1 - self.offset, self.rows).T
+
+    def collect(self, p_CK):
+        return spread.collect_band(p_CK, self.offset, self.width)
+
+    def collect_columns(self, p_CK):
+        return spread.collect_band(p_CK.T, self.width - 1 - self.offset, self.width)[:, ::-1]
+
+
+class Far(Whole):
+    """One distance for the whole block: what is read is broadcast."""
+
+    def read_bias(self, bias_1):
+        return bias_1[None]
+
+    def spread(self, x_C1):
+        return x_C1
+
+    def spread_columns(self, x_K1):
+        return x_K1.T
+
+    def collect(self, p_CK):
+        return p_CK.sum(-1, keepdims=True)
+
+    def collect_columns(self, p_CK):
+        return p_CK.sum(0)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked(Whole):
+    """Any positions, distances looked up in a table of few."""
+
+    width: int
+    index: Array  # [C, K]
+
+    def read_bias(self, bias_W):
+        return bias_W[self.index]
+
+    def add_bias(self, sums_W, p_CK):
+        return sums_W.at[self.index].add(p_CK)
+
+    def spread(self, x_CW):
+        return jnp.take_along_axis(x_CW, self.index, 1)
+
+    def spread_columns(self, x_KW):
+        return jnp.take_along_axis(x_KW, self.index.T, 1).T
+
+    def collect(self, p_CK):
+        one = jax.vmap(lambda p, index: jnp.zeros((self.width,), p.dtype).at[index].add(p))
+        return one(p_CK, self.index)
+
+    def collect_columns(self, p_CK):
+        return Looked(self.width, self.index.T).collect(p_CK.T)
+
+
+def reach_of(span: Span, layout: Layout, region: Region, row, number, d_CK) -> Reach:
+    """Return how a block gets at the table of its region.
+
+    Args:
+      span: of the near table.
+      layout: how the matrix is cut.
+      region: where the block lies.
+      row: the index of its first query.
+      number: which block of keys it is.
+      d_CK: a function that gives the distances of its pairs, for scattered positions.
+    """
+    C, K = layout.rows, layout.columns
+    column = number * K
+    if not layout.consecutive:
+        if not layout.has_table:
+            return Far()  # of an empty table
+        return Looked(span.size, jnp.clip(span.first - d_CK(), 0, span.size - 1))
+    if region.table != "near":
+        return Far()
+    if layout.band is not None:
+        return Band(C, K, span.size, span.first - row + column)
+    return Window(C, K, span.first - (row - column + C), number)

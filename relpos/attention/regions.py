@@ -1,0 +1,121 @@
+"""How the attention matrix is cut: into blocks, and, for one block of queries, into runs of blocks handled alike.
+
+A run of key blocks lies in one of these regions:
+
+- near: values differ from distance to distance, and are read from a table of all that occur;
+- far (past or future): beyond `constant_beyond` there is one value for the whole block.
+
+Where positions are not consecutive nothing is known of a block's distances: all blocks are near.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relpos.attention.reference import Rules
+
+
+class Layout(NamedTuple):
+    """How the attention matrix is cut.
+
+    Attributes:
+      rows: queries in a block.
+      columns: keys in a block.
+      consecutive: row i and column j have distance i - j, so that distances can be spread.
+      band: c such that the encoding's values are constant for |d| >= c, or no distance goes beyond c: those between
+        are one table, which blocks read whole; None: a table of all distances, of which they read a window.
+    """
+
+    rows: int
+    columns: int
+    consecutive: bool
+    band: int | None = None
+
+    @property
+    def has_table(self) -> bool:
+        """Whether blocks read the distance slots from a table; if not, they are evaluated for each pair."""
+        return self.consecutive or self.band is not None
+
+
+class Span(NamedTuple):
+    """The falling distances `first`, `first` - 1, ... of the near table, static."""
+
+    first: int
+    size: int
+
+
+def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) -> Span:
+    """Return the distances that the table of the near region holds.
+
+    Every window a block takes lies inside: the first and last distances of a whole number of blocks are counted,
+    and one reach more than the last distance that makes a block near. A band holds what differs, no more.
+    """
+    if layout.band is not None:
+        return Span(layout.band, layout.band + 1 if rules.causal else 2 * layout.band + 1)
+    T, S = round_up(T, layout.rows), round_up(S, layout.columns)
+    reach = layout.rows + layout.columns  # distances in one block, and one
+    least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols
+    first, last = T, -(S - 1)
+    if beyond is not None:
+        # A block is near if it holds one distance short of the constant part.
+        first, last = least(first, beyond + reach), most(last, -beyond - reach)
+    if rules.window is not None:
+        first, last = least(first, rules.window + reach), most(last, -rules.window - reach)
+    if rules.causal:
+        last = most(last, -reach)
+    return Span(first, first - last + 1)
+
+
+class Region(NamedTuple):
+    """A run of key blocks [begin, end) which are handled alike."""
+
+    begin: Any
+    end: Any
+    table: str
+
+    def within(self, first: Array, last: Array) -> "Region":
+        """Return the part that lies in [first, last)."""
+        begin, end = jnp.clip(self.begin, first, last), jnp.clip(self.end, first, last)
+        return self._replace(begin=begin, end=end)
+
+
+def regions(
+    beyond: int | None, rules: Rules, layout: Layout, row: Array, key_blocks: int
+) -> list[Region]:
+    """Cut the key blocks that a block of queries may see; `row` is the index of its first query."""
+    C, K = layout.rows, layout.columns
+    if not layout.consecutive:
+        return [Region(0, key_blocks, "near")]
+
+    def clip(block):
+        return jnp.clip(block, 0, key_blocks)
+
+    # Block c holds the distances row - cK - (K - 1) ... row - cK + (C - 1).
+    def first_with_least_below(d):  # the first block that holds a distance < d
+        return clip((row - K + 1 - d) // K + 1)
+
+    def first_with_most_below(d):  # the first block that holds only distances < d
+        return clip((row + C - 1 - d) // K + 1)
+
+    begin, end = jnp.zeros_like(row), jnp.full_like(row, key_blocks)
+    if rules.window is not None:
+        begin = first_with_least_below(rules.window)
+        end = first_with_most_below(-rules.window + 1)
+    if rules.causal:
+        end = first_with_most_below(0)
+    if beyond is None:
+        return [Region(begin, end, "near")]
+    near = jnp.clip(first_with_least_below(beyond), begin, end)
+    found = [Region(begin, near, "past"), Region(near, end, "near")]
+    if not rules.causal:
+        future = jnp.clip(first_with_most_below(-beyond + 1), near, end)
+        found[1] = found[1]._replace(end=future)
+        found.append(Region(future, end, "future"))
+    return found
+
+
+def round_up(n: int, multiple: int) -> int:
+    """Return the least multiple that is not below n."""
+    return -(-n // multiple) * multiple

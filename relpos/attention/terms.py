@@ -1,0 +1,207 @@
+"""What a term of attention is, and what all terms share.
+
+    logit[i, j] = scale * (sum of the terms' dots) + sum of the terms' biases
+    out[i]      = sum of the terms' products with weights[i, :],   weights = softmax of the logits
+
+The terms themselves, each beside its gradient, are in `relpos.attention.logit_terms` and
+`relpos.attention.value_terms`; the loop over blocks (`relpos.attention.blockwise`) treats all alike. A term's arrays
+are what it is differentiated by.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from relpos.attention.blocks import Block
+from relpos.attention.mesh_axes import varying_like
+from relpos.attention.reference import Keys, Queries
+
+
+class Logits(NamedTuple):
+    """What a term adds to the logits of a block, or the gradient of that; None: nothing."""
+
+    dots: Float[Array, "C K"] | None = None  # to be scaled, as the dot product is
+    bias: Float[Array, "C K"] | None = None
+
+
+class Adds(NamedTuple):
+    """What a term adds to gradients; None: nothing."""
+
+    content: Any = None  # [C, H]
+    vector: Any = None  # [C, H], of what meets the key vectors, where that is not the content
+    q_features: Any = None
+    key: Any = None  # [H, K], the transpose, as those below
+    k_vector: Any = None  # [W, K], of what meets the query vectors, where that is not the key
+    value: Any = None  # [H, K]
+    k_features: Any = None
+    weights: Any = None  # [C, K], of the softmax's weights
+
+    @classmethod
+    def for_vectors(cls, q: Queries, x: Array) -> "Adds":
+        """Add to what meets the key vectors."""
+        return cls(content=x) if q.vector is None else cls(vector=x)
+
+    @classmethod
+    def for_query_vectors(cls, k: Keys, x: Array) -> "Adds":
+        """Add to what meets the query vectors."""
+        return cls(key=x) if k.vector is None else cls(k_vector=x)
+
+    def plus(self, other: "Adds") -> "Adds":
+        """Add field by field."""
+        return Adds(*map(plus, self, other))
+
+    def of_queries(self) -> Queries:
+        """Return the fields of the queries, the first three."""
+        return Queries(self.content, self.vector, self.q_features)
+
+
+def plus(a: Any, b: Any) -> Any:
+    """Add trees; None adds nothing."""
+    if a is None or b is None:
+        return b if a is None else a
+    return jax.tree.map(lambda x, y: x if y is None else x + y, a, b, is_leaf=lambda x: x is None)
+
+
+def zeros(tree: Any) -> Any:
+    """Zero accumulators, at least float32."""
+    like = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
+    return varying_like(tree, jax.tree.map(like, tree))
+
+
+def turn(tree: Any) -> Any:
+    """Transpose matrices; vectors stay."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Give a gradient the types of what it is the gradient of."""
+    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), like, tree)
+
+
+class Term:
+    """A term, for one head.
+
+    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own; what the
+    backward pass adds up over all blocks for the term's arrays are its `sums`.
+
+    Attributes:
+      reads_tokens: whether queries, keys or values are differentiated through it, even where its arrays are not.
+    """
+
+    reads_tokens: ClassVar[bool] = True
+
+    def begin(self, block: Block) -> Any:
+        """Return the ring of the forward pass before the first block of a region."""
+        return None
+
+    def begin_backward(self, block: Block) -> Any:
+        """Return the ring of the backward pass before the first block of a region."""
+        return None
+
+    def end_backward(self, block: Block, ring: Any, sums: Any) -> tuple[Adds, Any]:
+        """Return what is left to add behind the last block of a region, and the sums."""
+        return Adds(), sums
+
+    def zero_sums(self) -> Any:
+        """Return the sums before the first block."""
+        return None
+
+    def gradient(self, sums: Any) -> Self:
+        """Return the gradient of the term, its arrays being that of its arrays, from the sums of all blocks."""
+        return self
+
+
+class LogitTerm(Term):
+    """A summand of the logits."""
+
+    @abc.abstractmethod
+    def forward(self, block: Block, ring: Any) -> tuple[Logits, Any]:
+        """Return what the term adds to the block's logits, and the ring."""
+
+    @abc.abstractmethod
+    def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
+        """Return what the term adds to the gradients, the ring and the sums.
+
+        Args:
+          block: the block.
+          d: the gradient of what `forward` returned.
+          ring: what the block before returned as well, or `begin_backward`.
+          sums: likewise.
+        """
+
+    def vjp(self, block: Block, ring: Any) -> tuple[Logits, Any, Any]:
+        """Return what `forward` does, and `backward` for this block."""
+        return *self.forward(block, ring), functools.partial(self.backward, block)
+
+
+class ValueTerm(Term):
+    """A summand of the output, a product with the weights."""
+
+    @abc.abstractmethod
+    def forward(
+        self, block: Block, weights_CK: Array, shrink_C: Array, ring: Any
+    ) -> tuple[Float[Array, "C H"] | None, Any]:
+        """Return what the block adds to the output, and the ring.
+
+        Args:
+          block: the block.
+          weights_CK: exp(logits - peak), the peak being that of the row so far; after dropout.
+          shrink_C: exp(peak before this block - peak).
+          ring: what the block before returned as well, or `begin`.
+        """
+
+    def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
+        """Return what is left to add to the output behind the last block of a region."""
+        return None
+
+    @abc.abstractmethod
+    def backward(
+        self, block: Block, weights_CK: Array, ring: Any, sums: Any
+    ) -> tuple[Adds, Any, Any]:
+        """Return what the term adds to the gradients, that of the weights among them, the ring and the sums.
+
+        Args:
+          block: the block; its rows know the gradient of the output.
+          weights_CK: the softmax's, after dropout.
+          ring: what the block before returned as well, or `begin_backward`.
+          sums: likewise.
+        """
+
+
+def static() -> Any:
+    """Declare a field of a term that holds no arrays."""
+    return dataclasses.field(metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def term(cls):
+    """Make a class of terms: a dataclass, and a tree of its arrays."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByDistance(Term):
+    """A slot of distances: a table for each region. Its sums are a term like it, of the tables' transposes."""
+
+    near: Any
+    past: Any
+    future: Any
+
+    def here(self, block: Block) -> Array:
+        """Return the table of the block's region."""
+        return getattr(self, block.region.table)
+
+    def put(self, block: Block, table: Array) -> Self:
+        """Replace the table of the block's region."""
+        return dataclasses.replace(self, **{block.region.table: table})
+
+    def zero_sums(self):  # noqa: D102
+        return zeros(turn(self))
+
+    def gradient(self, sums):  # noqa: D102
+        return cast_like(turn(sums), self)

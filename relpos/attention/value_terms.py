@@ -1,0 +1,104 @@
+"""The terms of the output: what a block's weights are multiplied with, each beside its gradient."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from relpos.attention import reference
+from relpos.attention.reference import Rules, dot, dot_rows
+from relpos.attention.terms import Adds, ByDistance, ValueTerm, cast_like, plus, static, term, zeros
+
+
+@term
+class Values(ValueTerm):
+    """Products with v_j."""
+
+    def forward(self, block, weights_CK, shrink_C, ring):
+        value = block.k.value
+        return dot(weights_CK.astype(value.dtype), value), ring
+
+    def backward(self, block, weights_CK, ring, sums):
+        d_weights_CK = dot_rows(block.rows.d_out_half, block.k.value)
+        d_out_HC = block.rows.d_out_turned
+        d_value = dot(d_out_HC, weights_CK.astype(d_out_HC.dtype))
+        return Adds(weights=d_weights_CK, value=d_value), ring, sums
+
+
+class _ValueRings(NamedTuple):
+    products: Any  # of d out with the vectors
+    by_distance: Any  # sums of weights
+
+
+@term
+class ValueVectors(ByDistance, ValueTerm):
+    """Products with a_V[d]: weights, collected by distance, meet them; back, d out's products with them are spread."""
+
+    def begin(self, block):
+        return block.reach.first_sums(block.dtype)
+
+    def forward(self, block, weights_CK, shrink_C, ring):
+        ring = jax.tree.map(lambda x: x * shrink_C[:, None], ring)
+        by_distance, ring = block.reach.write(weights_CK, ring)
+        return self._product(block, by_distance), ring
+
+    def end(self, block, ring):
+        return None if ring is None else self._product(block, block.reach.write_rest(ring))
+
+    def _product(self, block, by_distance_Cn):
+        a_V = block.reach.written(self.here(block), by_distance_Cn.shape[1])
+        return dot(by_distance_Cn, a_V.astype(block.dtype))
+
+    def begin_backward(self, block):
+        products = block.reach.first_products(block.with_d_out, self.here(block))
+        return _ValueRings(products, block.reach.first_sums(block.dtype))
+
+    def backward(self, block, weights_CK, ring, sums):
+        d_weights_CK, products = block.reach.read(block.with_d_out, self.here(block), ring.products)
+        by_distance, rest = block.reach.write(weights_CK, ring.by_distance)
+        sums = self._of_product(block, by_distance, sums)
+        return Adds(weights=d_weights_CK), _ValueRings(products, rest), sums
+
+    def end_backward(self, block, ring, sums):
+        if ring.by_distance is None:
+            return Adds(), sums
+        rest = block.reach.write_rest(ring.by_distance)
+        return Adds(), self._of_product(block, rest, sums)
+
+    def _of_product(self, block, by_distance_Cn, sums):
+        d_a_V = dot(block.rows.d_out.T, by_distance_Cn)
+        return sums.put(block, block.reach.add_written(sums.here(block), d_a_V))
+
+
+@term
+class PairValues(ValueTerm):
+    """Products with value vectors evaluated for each pair, differentiated by JAX: no table holds them."""
+
+    state: Any  # of the encoding
+    integers: Any  # of the encoding, not differentiated
+    graphdef: Any = static()
+    rules: Rules = static()
+
+    def _values(self, block, state, weights_CK):
+        encoding = nnx.merge(self.graphdef, state, self.integers)
+        return reference.position_values(
+            encoding, self.rules, weights_CK, block.rows.tokens, block.k_tokens
+        )
+
+    def forward(self, block, weights_CK, shrink_C, ring):
+        return self._values(block, self.state, weights_CK), ring
+
+    def backward(self, block, weights_CK, ring, sums):
+        of_block = lambda *x: self._values(block, *x)  # noqa: E731
+        values, pull = jax.vjp(of_block, self.state, weights_CK)
+        if values is None:
+            return Adds(), ring, sums
+        d_state, d_weights_CK = pull(block.rows.d_out.astype(values.dtype))
+        return Adds(weights=d_weights_CK), ring, plus(sums, d_state)
+
+    def zero_sums(self):
+        return zeros(self.state)
+
+    def gradient(self, sums):
+        return dataclasses.replace(self, state=cast_like(sums, self.state), integers=None)
