@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import checks, choices, distances, dropout
+from relpos.attention import checks, choices, distances, dropout, outward
 from relpos.attention.distances import Tables
 from relpos.attention.heads import Arrays, attend
 from relpos.attention.plan import Filled, Plan
@@ -100,7 +100,7 @@ def attention(
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
     consecutive = q_positions is None and (
-        q_segments is None or (encoding.shift_invariant and same)
+        q_segments is None or (encoding.shift_invariant and same and not encoding.walks)
     )
     if consecutive and window is not None and choices.are_within(window, T, S):
         window = None  # every distance is nearer
@@ -150,8 +150,14 @@ def _attention(call: _Call, arrays: Arrays):
         k = _transform(encoding, "key", k, at_S, N)
     if v.shape[2] != k.shape[2]:
         v = jnp.repeat(v, k.shape[2] // v.shape[2], axis=2)
+    k_features = arrays.k_features
+    if encoding.walks and not call.consecutive:
+        k, v, k_features, k_positions, k_segments = outward.in_order(
+            k, v, k_features, k_positions, k_segments
+        )
     places = (q_positions, k_positions, q_segments, k_segments)
-    return attend(plan, arrays._replace(q=q, k=k, v=v, places=places))
+    arrays = arrays._replace(q=q, k=k, v=v, k_features=k_features, places=places)
+    return attend(plan, arrays)
 
 
 def tabulate(encoding: Slots, length: int) -> Tables | None:

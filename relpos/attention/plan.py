@@ -22,6 +22,7 @@ class Filled(NamedTuple):
     block_bias: bool
     own_vector_query: bool  # what meets the key vectors is not what meets the keys
     factors: int  # F, 0 without them
+    walks: bool  # along the row
 
     @classmethod
     def of(cls, encoding: Slots) -> "Filled":
@@ -49,11 +50,19 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
                 "key_vectors alone"
             )
+        if encoding.walks and (
+            bias or key_vectors or query_vectors or value_vectors or has_block_bias
+        ):
+            raise ValueError(
+                f"{type(encoding).__name__} fills walk: of bias, block_bias and the vectors of distances it may then "
+                "fill none"
+            )
         changes_query = bool({"query", "vector_query"} & encoding.overridden)
         return cls(
             bias, key_vectors, query_vectors, value_vectors, has_block_bias,
             own_vector_query=key_vectors and changes_query,
             factors=factors,
+            walks=encoding.walks,
         )  # fmt: skip
 
     @property
@@ -83,7 +92,7 @@ class Plan(NamedTuple):
     def evaluated(self) -> bool:
         """Whether blocks evaluate the encoding: a table says all that it has to say of distances."""
         by_pair = self.filled.distances and not self.tabulated and not self.factored
-        return self.filled.block_bias or by_pair
+        return self.filled.block_bias or self.filled.walks or by_pair
 
     @classmethod
     def of(
@@ -102,9 +111,16 @@ class Plan(NamedTuple):
         """Choose by path, positions and slots; sizes are T, S, H."""
         T, S, H = sizes
         filled = Filled.of(encoding)
-        path = choices.implementation(implementation, T, S, has_vectors=filled.vectors)
+        path = choices.implementation(
+            implementation, T, S, has_vectors=filled.vectors or filled.walks
+        )
         beyond = encoding.constant_beyond
         band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        if filled.walks:
+            if path == "pallas":
+                raise ValueError(checks.no_kernel_walks(encoding))
+            cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
+            return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
         if path == "pallas":
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
