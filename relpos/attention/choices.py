@@ -88,7 +88,8 @@ def walk_layout(
     elif not are_known(T, S):
         rows, columns = 128, 64
     else:
-        rows, columns = min(128, round_up(T, 8)), min(64, round_up(S, 8))
+        rows = T if T < FEW_QUERIES else min(128, round_up(T, 8))
+        columns = min(64, round_up(S, 8))
     return Layout(rows, columns, consecutive)
 
 
