@@ -2,12 +2,14 @@
 
 ENCODINGS = {
     "alibi": {"learned": False, "literal_slopes": False},
+    "cope": {"positions": 64},
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
     "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},
     "none": {},
+    "path": {"rank": 32},
     "pope": {"base": 10000.0},
     "rope": {"base": 10000.0, "layout": "half", "fraction": 1.0},
     "selective_rope": {"rank": 4},

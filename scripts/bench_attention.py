@@ -145,7 +145,8 @@ def ours(
         features = {}
         if made is not None and made.needs_tokens:
             found, _ = encodings.tokens(made, x)
-            features = {"q_features": found[:, : shape.T], "k_features": found[:, : shape.S]}
+            first = lambda n: jax.tree.map(lambda x: x[:, :n], found)  # noqa: E731
+            features = {"q_features": first(shape.T), "k_features": first(shape.S)}
         return relpos.attention(
             q, k, v, encoding=made, implementation=implementation, **features, **rules
         )

@@ -106,7 +106,8 @@ def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, A
         features = {}
         if made.needs_tokens:
             found, _ = encodings.tokens(made, x)
-            features = {"q_features": found[:, : call.T], "k_features": found[:, : call.S]}
+            first = lambda n: jax.tree.map(lambda x: x[:, :n], found)  # noqa: E731
+            features = {"q_features": first(call.T), "k_features": first(call.S)}
         in_attention = None if made.adds_to_input() else made
         return relpos.attention(
             q, k, v, encoding=in_attention, causal=call.causal, implementation=implementation,

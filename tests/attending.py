@@ -44,6 +44,11 @@ def attend(encoding, q, k, v, x, *, valid=None, **kw):
     return attention(q, k, v, encoding=in_attention, **kw)
 
 
+def carried(encoding, paths):
+    """The paths that take an encoding: kernels refuse one that walks along the row."""
+    return [path for path in paths if path != "pallas" or not encoding.walks]
+
+
 def value_and_grads(encoding, arrays, weight, **kw):
     graphdef, state = nnx.split(encoding)
 

@@ -21,6 +21,7 @@ from tests.attending import (
     T,
     assert_trees_close,
     attend,
+    carried,
     inputs,
     make,
     value_and_grads,
@@ -181,7 +182,7 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
-    for path in paths:
+    for path in carried(encoding, paths):
         for blocks in layouts + more_layouts.get(path, []):
             found = value_and_grads(
                 encoding, arrays, weight, implementation=path, block_sizes=blocks, **kw
@@ -241,7 +242,7 @@ def test_fewer_bits_are_close_to_float64(name, dtype, tolerance, paths):
     exact = value_and_grads(
         make(name, heads=2), wide[:-1], wide[-1], implementation="reference", **kw
     )
-    for implementation in paths:
+    for implementation in carried(encoding, paths):
         out, (of_parameters, of_arrays) = value_and_grads(
             encoding, arrays, weight, implementation=implementation, **kw
         )

@@ -29,6 +29,11 @@ class Oracle:
         """One logit of the query at position i and the key at j; x, row, column: the layer's input and places."""
         return scale * float(q @ k)
 
+    def logits(self, q, keys, i, js, scale, x, row, columns):
+        """The logits of one query and all keys that it sees, in the order of the row."""
+        each = zip(keys, js, columns, strict=True)
+        return [self.logit(q, k, i, j, scale, x, row, column) for k, j, column in each]
+
     def value(self, v, i, j):
         return v
 
@@ -45,10 +50,8 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
             seen = [s for s in range(S) if visible(t, s)]
             if not seen:
                 continue
-            logits = [
-                oracles[n].logit(q[t, n], k[s, m], i, int(k_positions[s]), scale, x, t, s)
-                for s in seen
-            ]
+            js = [int(k_positions[s]) for s in seen]
+            logits = oracles[n].logits(q[t, n], k[seen, m], i, js, scale, x, t, seen)
             weights = np.exp(np.array(logits) - max(logits))
             weights /= weights.sum()
             for weight, s in zip(weights, seen, strict=True):

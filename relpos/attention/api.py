@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos import positions
-from relpos.attention import checks, choices, distances, dropout, regions, transforms
+from relpos.attention import checks, choices, distances, dropout, outward, regions, transforms
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
@@ -105,7 +105,7 @@ def attention(
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
     consecutive = q_positions is None and (
-        q_segments is None or (encoding.shift_invariant and same)
+        q_segments is None or (encoding.shift_invariant and same and not encoding.walks)
     )
     if consecutive and window is not None and choices.are_within(window, T, S):
         window = None  # every distance is nearer
@@ -157,10 +157,14 @@ def _attention(call: _Call, arrays: Arrays):
         k = transforms.keys(encoding, k, at_S, N, k_features)
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
+    of_blocks = k_features if encoding.features_meet_in_blocks else None
+    k_features = transforms.features_of_heads(of_blocks, N)
+    if encoding.walks and not call.consecutive:
+        k, v, k_features, k_positions, k_segments = outward.in_order(
+            k, v, k_features, k_positions, k_segments
+        )
     places = (q_positions, k_positions, q_segments, k_segments)
-    features = {"q_features": q_features, "k_features": None}
-    if encoding.features_meet_in_blocks:
-        features["k_features"] = transforms.features_of_heads(k_features, N)
+    features = {"q_features": q_features, "k_features": k_features}
     out = attend(plan, arrays._replace(q=q, k=k, v=v, places=places, **features))
     return transforms.finish(encoding, out, at_T, q_features)
 

@@ -91,6 +91,14 @@ def no_kernel(encoding: Slots) -> str:
     )
 
 
+def no_kernel_walks(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding that walks along the row."""
+    return (
+        f"{type(encoding).__name__} walks along the row, from block to block of keys, which "
+        'implementation="pallas" cannot: use "auto" or "blockwise"'
+    )
+
+
 def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
     """Check what is neither an array nor the encoding."""
     if implementation not in choices.IMPLEMENTATIONS:

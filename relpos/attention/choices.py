@@ -76,6 +76,23 @@ def layout(
     return Layout(rows, columns, consecutive, band)
 
 
+def walk_layout(
+    T: int, S: int, *, consecutive: bool, block_sizes: tuple[int, int] | None = None
+) -> Layout:
+    """Return block sizes for encodings that walk along the row.
+
+    A block of keys may hold an array for each pair of them.
+    """
+    if block_sizes is not None:
+        rows, columns = block_sizes
+    elif not are_known(T, S):
+        rows, columns = 128, 64
+    else:
+        rows = T if T < FEW_QUERIES else min(128, round_up(T, 8))
+        columns = min(64, round_up(S, 8))
+    return Layout(rows, columns, consecutive)
+
+
 def kernel_layout(
     T: int,
     S: int,

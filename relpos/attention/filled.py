@@ -20,6 +20,7 @@ class Filled(NamedTuple):
     own_vector_query: bool  # what meets the key vectors is not what meets the keys
     own_vector_key: int  # the width of what meets the query vectors, where it is not what meets the queries; or 0
     factors: int  # F, 0 without them
+    walks: bool  # along the row
 
     @classmethod
     def of(cls, encoding: Slots) -> "Filled":
@@ -47,6 +48,13 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
                 "key_vectors alone"
             )
+        if encoding.walks and (
+            bias or key_vectors or query_vectors or value_vectors or has_block_bias
+        ):
+            raise ValueError(
+                f"{type(encoding).__name__} fills walk: of bias, block_bias and the vectors of distances it may then "
+                "fill none"
+            )
         changes_query = bool({"query", "vector_query"} & encoding.overridden)
         changes_query |= not encoding.scaled_vectors
         changes_key = bool({"key", "vector_key"} & encoding.overridden)
@@ -55,6 +63,7 @@ class Filled(NamedTuple):
             own_vector_query=key_vectors and changes_query,
             own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
             factors=factors,
+            walks=encoding.walks,
         )  # fmt: skip
 
     @property

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos import positions
-from relpos.attention import blockwise, choices, distances, reference
+from relpos.attention import blockwise, choices, distances, outward, reference
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.plan import Plan
@@ -175,7 +175,8 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
                     in_blocks, rules, cut, tables or Tables(),
                     queries, keys, q_tokens, k_tokens, seed,
                 )  # fmt: skip
-            return blockwise.head(
+            run = outward.head if filled.walks else blockwise.head
+            return run(
                 in_blocks, beyond, rules, cut, tables or Tables(),
                 queries, keys, q_tokens, k_tokens, seed, done,
             )  # fmt: skip

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     def evaluated(self) -> bool:
         """Whether blocks evaluate the encoding: a table says all that it has to say of distances."""
         by_pair = self.filled.distances and not self.tabulated and not self.factored
-        return self.filled.block_bias or by_pair
+        return self.filled.block_bias or self.filled.walks or by_pair
 
     @classmethod
     def of(
@@ -46,9 +46,16 @@ class Plan(NamedTuple):
         """Choose by path, positions and slots; sizes are T, S, H."""
         T, S, H = sizes
         filled = Filled.of(encoding)
-        path = choices.implementation(implementation, T, S, has_vectors=filled.vectors)
+        path = choices.implementation(
+            implementation, T, S, has_vectors=filled.vectors or filled.walks
+        )
         beyond = encoding.constant_beyond
         band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        if filled.walks:
+            if path == "pallas":
+                raise ValueError(checks.no_kernel_walks(encoding))
+            cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
+            return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
         if path == "pallas":
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond

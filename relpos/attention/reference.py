@@ -160,6 +160,22 @@ def position_values(
     return jnp.einsum("ts,tsh->th", weights_TS, a_V)
 
 
+def walked(
+    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> tuple[Float[Array, "T S"] | None, Float[Array, "T S"] | None]:
+    """Walk past all keys at once: the dot products, and the bias; None: nothing of its own."""
+    if not encoding.walks:
+        return None, None
+    carry = encoding.begin(q.content, q.features)
+    q_features = encoding.query_block(q.content, q.features)
+    k_features = encoding.key_block(k.key, k.features)
+    seen_TS = mask(rules, q_tokens, k_tokens)
+    dots_TS, bias_TS, _ = encoding.walk(
+        carry, q.content, k.key, q_features, k_features, seen_TS, rules.scale
+    )
+    return dots_TS, bias_TS
+
+
 def head(
     encoding: Slots,
     rules: Rules,
@@ -170,12 +186,14 @@ def head(
     seed: Array | None,
 ) -> Float[Array, "T H"]:
     """Attention of one head; a row that sees no key gives zeros."""
-    dots_TS = dot_rows(q.content, k.key)
+    dots_TS, walked_TS = walked(encoding, rules, q, k, q_tokens, k_tokens)
+    if dots_TS is None:
+        dots_TS = dot_rows(q.content, k.key)
     more_TS, bias_TS = distance_logits(encoding, rules, q, k, q_tokens, k_tokens)
     if more_TS is not None:
         dots_TS += more_TS
     block_TS = block_bias(encoding, q, k, q_tokens, k_tokens)
-    logits_TS = finish_logits(rules, dots_TS, bias_TS, block_TS)
+    logits_TS = finish_logits(rules, dots_TS, bias_TS, block_TS, walked_TS)
     mask_TS = mask(rules, q_tokens, k_tokens)
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)

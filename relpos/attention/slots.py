@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class PerHead(nnx.Param):
@@ -67,6 +67,7 @@ class Slots(nnx.Module):
       causal_only: defined for keys in the past alone.
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
+      walks: `walk` is filled: keys are visited one block after another, the nearest first.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
       overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
@@ -81,6 +82,7 @@ class Slots(nnx.Module):
     needs_tokens: bool = False
     scaled_vectors: bool = True
     one_head: bool = False
+    walks: ClassVar[bool] = False
     overridden: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, *, fills_slots: bool = True, **options: Any) -> None:
@@ -90,6 +92,7 @@ class Slots(nnx.Module):
             return
         own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
         cls.overridden = cls.overridden.union(own)
+        cls.walks = "walk" in cls.overridden
         for name in SLOTS.intersection(own):
             setattr(cls, name, _of_one_head(vars(cls)[name]))
 
@@ -101,7 +104,7 @@ class Slots(nnx.Module):
     @property
     def features_meet_in_blocks(self) -> bool:
         """Whether the features of keys are read together with those of queries: a cache must keep them."""
-        return "block_bias" in self.overridden
+        return bool({"block_bias", "walk"} & self.overridden)
 
     def logit_scale(self, head_dim: int) -> float:
         """Return the scale of the dot products where the caller gives none."""
@@ -191,6 +194,53 @@ class Slots(nnx.Module):
           k_features: likewise for the keys.
         """
         return None
+
+    def begin(self, q_TH: Float[Array, "T H"], q_features: Any) -> Any:
+        """Return what each query carries before it has met a key, a tree of arrays [T, ...]: see `walk`."""
+        return ()
+
+    def query_block(self, q_CH: Float[Array, "C H"], q_features: Any) -> Any:
+        """Return what `walk` gets as the features of a block of queries, a tree of arrays of any shape.
+
+        It is computed once for each block, not once for each pair of blocks.
+        """
+        return q_features
+
+    def key_block(self, k_KH: Float[Array, "K H"], k_features: Any) -> Any:
+        """Return what `walk` gets as the features of a block of keys, see `query_block`."""
+        return k_features
+
+    def walk(
+        self,
+        carry: Any,
+        q_CH: Float[Array, "C H"],
+        k_KH: Float[Array, "K H"],
+        q_features: Any,
+        k_features: Any,
+        seen_CK: Bool[Array, "C K"] | None,
+        scale: float,
+    ) -> tuple[Float[Array, "C K"] | None, Float[Array, "C K"] | None, Any]:
+        """Take the queries past one block of keys, from its last key to its first.
+
+        Keys stand in the order of their positions, one segment after another: what a query sees is one run of them.
+        Blocks come from the last to the first, so that a causal query meets its own key first and then walks outward.
+        How the row is cut into blocks must not matter.
+
+        Args:
+          carry: what `begin` gave, or `walk` at the block before; it keeps its types.
+          q_CH: the queries, as `query` leaves them.
+          k_KH: the keys, as `key` leaves them.
+          q_features: what `query_block` gave.
+          k_features: what `key_block` gave.
+          seen_CK: which pairs are visible; None: all. Hidden keys that a query meets before those it sees must leave
+            no trace in its carry; beyond those that it sees nobody reads it.
+          scale: of the dot products.
+
+        Returns:
+          What is scaled (None: the dot products of queries and keys), what is added unscaled (None: nothing), and
+          the carry before the next block. Where a pair is hidden they must be finite, and are not used.
+        """
+        raise NotImplementedError
 
 
 SLOTS = frozenset(

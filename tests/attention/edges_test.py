@@ -19,6 +19,7 @@ from tests.attending import (
     N,
     assert_trees_close,
     attend,
+    carried,
     inputs,
     make,
     value_and_grads,
@@ -470,6 +471,8 @@ def sizes_in(jaxpr):
 def test_nothing_of_size_t_by_t_is_made(path, name):
     T = 16384
     encoding = encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
+    if not carried(encoding, [path]):
+        pytest.skip("kernels refuse it")
     graphdef, state = nnx.split(encoding)
 
     def loss(state, q, x):

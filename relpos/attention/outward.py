@@ -1,0 +1,349 @@
+"""One head's attention where the encoding walks along the row: from each query's own place outward, O(T) memory.
+
+The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135), which lets keys come in any order: here the
+last block of keys comes first, and each query hands a carry on from block to block (`Slots.walk`).
+
+Backward, a block of queries walks out once more and notes its carry before each block of keys; then it walks back, and
+JAX differentiates the step past one block at a time. There are notes of one block of queries only.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array
+
+from relpos.attention import choices, reference
+from relpos.attention.blockwise import Result, hidden_logit
+from relpos.attention.distances import Tables
+from relpos.attention.mesh_axes import varying_like
+from relpos.attention.parts import is_inexact
+from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
+from relpos.attention.regions import Layout, regions, round_up
+from relpos.attention.seen import may_see
+from relpos.attention.slots import Slots
+from relpos.positions import PADDING
+
+
+def in_order(k, v, k_features, k_positions, k_segments):
+    """Sort keys by segment and position, so that what a query sees is one run of them; padding comes last.
+
+    Args:
+      k: [B, S, K, H].
+      v: [B, S, K, H].
+      k_features: a tree of [B, S, N, ...].
+      k_positions: [B, S].
+      k_segments: [B, S], or None.
+
+    Returns:
+      All of them, sorted; as they are where every row is in order, as that of a cache is.
+    """
+    segments = jnp.zeros_like(k_positions) if k_segments is None else k_segments
+    behind = jnp.iinfo(jnp.int32).max
+    segments = (
+        jnp.where(segments == PADDING, behind, segments) if k_segments is not None else segments
+    )
+    same, rises = (f(segments[:, 1:], segments[:, :-1]) for f in (jnp.equal, jnp.greater))
+    follows = k_positions[:, 1:] >= k_positions[:, :-1]
+    is_sorted = (rises | (same & (follows | (segments[:, 1:] == behind)))).all()
+
+    def sort(tree):
+        order = jnp.lexsort((k_positions, segments))
+        return jax.tree.map(
+            jax.vmap(lambda x, order: x[order]), tree, jax.tree.map(lambda _: order, tree)
+        )
+
+    return lax.cond(is_sorted, lambda tree: tree, sort, (k, v, k_features, k_positions, k_segments))
+
+
+class _Problem(NamedTuple):
+    """The static side of one head's attention."""
+
+    graphdef: Any
+    rules: Rules
+    layout: Layout
+
+
+class _Inputs(NamedTuple):
+    """The differentiable side; queries and keys are cut into blocks, [blocks, C or K, ...]."""
+
+    state: Any  # of the encoding
+    first: Any  # the carry before the first block of keys
+    q: Queries  # features as `query_block` gave them
+    k: Keys  # features as `key_block` gave them
+
+
+class _Places(NamedTuple):
+    """The integers; tokens are cut into blocks."""
+
+    q: Tokens
+    k: Tokens
+    seed: Array | None
+    state: Any  # of the encoding
+
+
+class _Rows(NamedTuple):
+    """One block of queries."""
+
+    number: Array
+    first: Any
+    q: Queries
+    tokens: Tokens
+
+
+class _Run(NamedTuple):
+    """Blocks of keys [begin, end) which are handled alike."""
+
+    begin: Any
+    end: Any
+    all_seen: bool
+
+
+def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
+    """Cut the blocks of keys that a block of queries may see, the nearest first."""
+    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
+    row = number * layout.rows
+    (region,) = regions(None, rules, layout, row, key_blocks)
+    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+    region = region if blocks is None else region.within(*blocks)
+    begin, end = (jnp.asarray(x, jnp.int32) for x in (region.begin, region.end))
+    if (
+        not (layout.consecutive and rules.causal)
+        or rules.window is not None
+        or places.k.segment is not None
+    ):
+        return [_Run(begin, end, False)]
+    past = jnp.clip(
+        (row + 1) // layout.columns, begin, end
+    )  # blocks that even the first query sees whole
+    return [_Run(past, end, False), _Run(begin, past, True)]
+
+
+def _at(tree, number):
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree)
+
+
+def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, key, features):
+    """Walk past one block of keys: the logits before they are masked, and the carry."""
+    encoding, rules = nnx.merge(problem.graphdef, state, places.state), problem.rules
+    seen_CK = None if all_seen else reference.mask(rules, rows.tokens, k_tokens)
+    dots_CK, bias_CK, after = encoding.walk(
+        carry, q.content, key, q.features, features, seen_CK, rules.scale
+    )
+    if dots_CK is None:
+        dots_CK = dot_rows(q.content, key)
+    after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, carry)
+    return reference.finish_logits(rules, dots_CK, bias_CK), after
+
+
+def _masked(problem, rows, k_tokens, all_seen, logits_CK, dtype):
+    logits_CK = logits_CK.astype(dtype)
+    if all_seen:
+        return logits_CK
+    mask_CK = reference.mask(problem.rules, rows.tokens, k_tokens)
+    return jnp.where(mask_CK, logits_CK, hidden_logit(dtype)[0])
+
+
+def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> Result:
+    rules, C = problem.rules, problem.layout.rows
+    dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
+    H = inputs.k.value.shape[-1]
+
+    def block_of_rows(rows: _Rows):
+        def visit(run, n, carried):
+            (peak_C, total_C, out_CH), carry = carried
+            k, k_tokens = _at((inputs.k, places.k), run.end - 1 - n)
+            logits_CK, carry = _step(
+                problem, places, rows, k_tokens, run.all_seen,
+                inputs.state, carry, rows.q, k.key, k.features,
+            )  # fmt: skip
+            logits_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, dtype)
+            new_peak_C = jnp.maximum(peak_C, lax.stop_gradient(logits_CK).max(-1))
+            weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
+            shrink_C = jnp.exp(peak_C - new_peak_C)
+            kept_CK = reference.keep_weights(rules, places.seed, rows.tokens, k_tokens, weights_CK)
+            new_CH = dot(kept_CK.astype(k.value.dtype), k.value)
+            total_C = total_C * shrink_C + weights_CK.sum(-1)
+            return (new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH), carry
+
+        _, no_peak = hidden_logit(dtype)
+        sums = (jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
+        carried = varying_like((inputs, places), (sums, rows.first))
+        for run in _runs(problem, places, rows.number):
+            carried = lax.fori_loop(0, run.end - run.begin, functools.partial(visit, run), carried)
+        (peak_C, total_C, out_CH), _ = carried
+        safe_C = jnp.where(total_C == 0, 1, total_C)
+        return Result(out_CH / safe_C[:, None], peak_C + jnp.log(safe_C))
+
+    return lax.map(block_of_rows, _rows(inputs, places))
+
+
+def _rows(inputs: _Inputs, places: _Places) -> _Rows:
+    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
+    return _Rows(index, inputs.first, inputs.q, places.q)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
+    """Return what an earlier forward pass gave, with its gradients."""
+    return done
+
+
+def _done_forward(problem, inputs, places, done):
+    return done, (inputs, places, done)
+
+
+def _backward(problem, residuals, d_result):
+    inputs, places, (out, log_total) = residuals
+    d_out, _ = d_result  # nothing is differentiated through log_total
+    correction = (out * d_out).sum(-1)
+
+    def block_of_rows(sums, of_rows):
+        rows, *of_result = of_rows
+        runs = _runs(problem, places, rows.number)
+        notes = _walk_out(problem, inputs, places, rows, runs)
+        zeros = _zeros((rows.first, rows.q))
+        carried = varying_like((inputs, places), (*zeros, sums))
+        for run in reversed(runs):
+            back = functools.partial(_back, problem, inputs, places, rows, of_result, notes, run)
+            carried = lax.fori_loop(run.begin, run.end, back, carried)
+        d_first, d_q, sums = carried
+        return sums, (d_first, d_q)
+
+    sums = varying_like((inputs, places), _zeros((inputs.state, inputs.k)))
+    steps = (_rows(inputs, places), d_out, log_total, correction)
+    (d_state, d_k), (d_first, d_q) = lax.scan(block_of_rows, sums, steps)
+    d_inputs = _Inputs(d_state, d_first, d_q, d_k)
+    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
+
+
+_done.defvjp(_done_forward, _backward)
+
+
+def _walk_out(problem, inputs, places, rows, runs):
+    """Return the carry before each block of keys, [blocks, C, ...]; blocks that are not visited have zeros."""
+
+    def note(run, n, carried):
+        carry, notes = carried
+        at = run.end - 1 - n
+        notes = jax.tree.map(
+            lambda all, x: lax.dynamic_update_index_in_dim(all, x, at, 0), notes, carry
+        )
+        k, k_tokens = _at((inputs.k, places.k), at)
+        _, carry = _step(
+            problem, places, rows, k_tokens, run.all_seen,
+            inputs.state, carry, rows.q, k.key, k.features,
+        )  # fmt: skip
+        return carry, notes
+
+    blocks = places.k.row.shape[0]
+    notes = jax.tree.map(lambda x: jnp.zeros((blocks, *x.shape), x.dtype), rows.first)
+    carried = varying_like((inputs, places), (rows.first, notes))
+    for run in runs:
+        carried = lax.fori_loop(0, run.end - run.begin, functools.partial(note, run), carried)
+    return carried[1]
+
+
+def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
+    """Take the gradients back past one block of keys."""
+    d_carry, d_q, (d_state, d_k) = carried
+    d_out_CH, log_total_C, correction_C = of_result
+    k, k_tokens = _at((inputs.k, places.k), at)
+    step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+    (logits_CK, after), pull = jax.vjp(
+        step, inputs.state, _at(notes, at), rows.q, k.key, k.features
+    )
+    masked_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, log_total_C.dtype)
+    weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
+    keep = functools.partial(
+        reference.keep_weights, problem.rules, places.seed, rows.tokens, k_tokens
+    )
+    # In half precision products round their operands, not their sums.
+    d_out_half = d_out_CH.astype(k.value.dtype)
+    d_kept_CK = dot_rows(d_out_half, k.value)
+    d_value = dot(keep(weights_CK).astype(d_out_half.dtype).T, d_out_half)
+    d_logits_CK = weights_CK * (keep(d_kept_CK) - correction_C[:, None])
+    d_carry = jax.tree.map(lambda d, x: d.astype(x.dtype), d_carry, after)
+    d_state_2, d_carry, d_q_2, d_key, d_features = pull(
+        (d_logits_CK.astype(logits_CK.dtype), d_carry)
+    )
+    d_k = jax.tree.map(lambda sums, d: sums.at[at].add(d), d_k, Keys(d_key, d_value, d_features))
+    d_carry = jax.tree.map(lambda d, sums: d.astype(sums.dtype), d_carry, carried[0])
+    return d_carry, _plus(d_q, d_q_2), (_plus(d_state, d_state_2), d_k)
+
+
+def _plus(a, b):
+    return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)
+
+
+def _zeros(tree):
+    """Zero accumulators, at least float32."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def _cut(tree, length: int, size: int):
+    """Append zero rows up to `length` and cut into blocks, [length / size, size, ...]."""
+
+    def cut(x):
+        x = jnp.pad(x, [(0, length - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(length // size, size, *x.shape[1:])
+
+    return jax.tree.map(cut, tree)
+
+
+def head(
+    encoding: Slots,
+    beyond: int | None,
+    rules: Rules,
+    layout: Layout,
+    tables: Tables,
+    q: Queries,
+    k: Keys,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    seed: Array | None,
+    done: Result | None = None,
+) -> Result:
+    """Attention of one head that walks; a row that sees no key gives zeros.
+
+    Args:
+      encoding: this head's encoding.
+      beyond: None: there are no slots of distances, see `Filled`.
+      rules: the static choices.
+      layout: how to cut.
+      tables: empty.
+      q: queries.
+      k: keys and values, in order of segment and position.
+      q_tokens: where the queries stand.
+      k_tokens: where the keys stand.
+      seed: dropout's, or None.
+      done: the result, where only its gradients are wanted.
+    """
+    T, S = q.content.shape[0], k.key.shape[0]
+    padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
+    # Padding keys must be hidden; where causality does it there is nothing to compare.
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
+    if padded_S != S and k_tokens.segment is None and not hidden:
+        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
+        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
+    first = encoding.begin(q.content, q.features)
+    first, q, q_tokens = _cut((first, q, q_tokens), padded_T, layout.rows)
+    k, k_tokens = _cut((k, k_tokens), padded_S, layout.columns)
+    q = q._replace(features=jax.vmap(encoding.query_block)(q.content, q.features))
+    k = k._replace(features=jax.vmap(encoding.key_block)(k.key, k.features))
+    if layout.consecutive:
+        # Padding rows count on, so that they stay causally behind; nobody reads their output.
+        count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
+        q_tokens = q_tokens._replace(position=count(q_tokens.row))
+        k_tokens = k_tokens._replace(position=count(k_tokens.row))
+    graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
+    problem = _Problem(graphdef, rules, layout)
+    inputs = _Inputs(state, first, q, k)
+    places = _Places(q_tokens, k_tokens, seed, integers)
+    inputs, places = varying_like((inputs, places), (inputs, places))
+    if done is None:
+        return _forward(problem, inputs, places)
+    return _done(problem, inputs, places, done)

@@ -1,0 +1,102 @@
+"""Reflections on the way: a key turns by the Householder matrices of all tokens between it and the query."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+
+class PaTH(Encoding):
+    """logit = scale k_j . H_{j+1} ... H_i q_i,  H_t = I - beta_t w_t w_t^T,  |w_t| = 1.
+
+    Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, sec. 2. Of each head: beta_t = 2 sigmoid(u . x_t + c), and
+    w_t = W_up W_down x_t, normalised; W_down [D, rank] is shared by the heads (rank 32 as in the paper's code; rank=0:
+    one full [D, H] for each query head). Left out: the paper's convolution of three tokens before the norm, which would
+    have to know where documents begin. Causal.
+    """
+
+    needs_tokens = True
+    causal_only = True
+
+    def __init__(self, *, rank: int = 32, dims: Dims, rngs: nnx.Rngs):
+        if rank < 0:
+            raise ValueError(f"path.rank must not be negative, got {rank}; 0 is a full matrix")
+        N, D, H = dims.num_heads, dims.features, dims.head_dim
+        self.head_dim = H
+        self.rank = rank
+        if rank:
+            self.down = nnx.Param(jax.random.normal(rngs.params(), (D, rank)) * D**-0.5)
+        width = rank or D
+        self.up = PerHead(jax.random.normal(rngs.params(), (N, width, H)) * width**-0.5)
+        self.weight = PerHead(jax.random.normal(rngs.params(), (N, D)) * D**-0.5)
+        self.offset = PerHead(jnp.zeros((N,)))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return w_t and beta_t; padding turns nothing."""
+        x_TD = x_TD.astype(float)
+        w_TH = (x_TD @ self.down[...] if self.rank else x_TD) @ self.up[...]
+        w_TH = w_TH * jax.lax.rsqrt((w_TH**2).sum(-1, keepdims=True) + 1e-12)
+        beta_T = 2 * jax.nn.sigmoid(x_TD @ self.weight[...] + self.offset[...])
+        return (w_TH, jnp.where(valid_T, beta_T, 0)), jnp.zeros(())
+
+    def begin(self, q_TH, q_features):
+        """Return the query, not turned yet; at least float32."""
+        w_TH, _ = q_features
+        return q_TH.astype(jnp.result_type(q_TH, w_TH, jnp.float32))
+
+    def query_block(self, q_CH, q_features):
+        """Return nothing: the carry is all there is of a query."""
+
+    def key_block(self, k_KH, k_features):
+        """Return what the walk past a block needs: w, Z, N and the keys as all tokens of the block turn them.
+
+        A query that comes to the block's end as v leaves its beginning as v - sum_t u_t w_t, where
+        u_t = beta_t w_t . (v - sum_{s > t} u_s w_s). With a_t = w_t . v for the tokens that it sees, 0 for others,
+
+            u = A a,  A = (I + beta triu(w w^T, 1))^-1 beta,     the UT transform (sec. 3.1)
+
+        so it leaves as v - a Z,  Z = A^T w, and meets the key k_j as v . k_j - (a N)_j,  N = A^T tril(w k^T, -1).
+        """
+        w_KH, beta_K = k_features
+        k_KH = k_KH.astype(w_KH.dtype)
+        with jax.default_matmul_precision("highest"):
+            upper_KK = beta_K[:, None] * jnp.triu(w_KH @ w_KH.T, 1)
+            a_KK = inverse_of_unit_upper(upper_KK) * beta_K[None]
+            z_KH = a_KK.T @ w_KH
+            n_KK = a_KK.T @ jnp.tril(w_KH @ k_KH.T, -1)
+            return w_KH, z_KH, n_KK, k_KH - n_KK.T @ w_KH
+
+    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+        """Turn the queries by the keys that they see, the nearest first."""
+        w_KH, z_KH, n_KK, turned_KH = k_features
+        along_CK = carry @ w_KH.T
+        if seen_CK is None:
+            return carry @ turned_KH.T, None, carry - along_CK @ z_KH
+        along_CK = jnp.where(seen_CK, along_CK, 0)
+        dots_CK = carry @ k_KH.astype(carry.dtype).T - along_CK @ n_KK
+        return dots_CK, None, carry - along_CK @ z_KH
+
+
+def inverse_of_unit_upper(n_KK: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """Return (I + n)^-1 for n above the diagonal, by halves.
+
+        (a b; 0 d)^-1 = (a^-1  -a^-1 b d^-1; 0 d^-1)
+
+    Products only: a triangular solve is a loop over rows on the CPU. For the n above an entry is -beta_t w_t . M w_s, M
+    the reflections between t and s, which make nothing longer: entries stay below 2.
+    """
+    K = n_KK.shape[0]
+    whole = 1 << (K - 1).bit_length()
+    n = jnp.pad(n_KK, (0, whole - K))
+    inverse, size = jnp.ones((whole, 1, 1), n.dtype), 1
+    while size < whole:
+        blocks = n.reshape(whole // size, size, whole // size, size).swapaxes(1, 2)
+        at = jnp.arange(0, whole // size, 2)
+        first, last = inverse[0::2], inverse[1::2]
+        corner = -first @ blocks[at, at + 1] @ last
+        upper = jnp.concatenate([first, corner], 2)
+        lower = jnp.concatenate([jnp.zeros_like(corner), last], 2)
+        inverse, size = jnp.concatenate([upper, lower], 1), 2 * size
+    return inverse[0, :K, :K]

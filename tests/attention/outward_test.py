@@ -1,0 +1,137 @@
+"""Encodings that walk along the row: what holds for any of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import attention, encodings
+from tests.attending import BLOCKS, assert_trees_close, attend, inputs, make, value_and_grads
+
+WALKING = [name for name in encodings.names() if encodings.scheme(name).walks]
+PATHS = ["reference", "blockwise"]
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+class Discount(encodings.Encoding):
+    """Each key that a query has passed takes `rate` off the logits of those beyond."""
+
+    def __init__(self, rate=0.1):
+        self.rate = nnx.Param(jnp.asarray(rate))
+
+    def begin(self, q_TH, q_features):
+        return {"passed": jnp.zeros(q_TH.shape[:1])}
+
+    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+        seen_CK = jnp.ones((q_CH.shape[0], k_KH.shape[0])) if seen_CK is None else 1.0 * seen_CK
+        passed_CK = carry["passed"][:, None] + jnp.cumsum(seen_CK[:, ::-1], 1)[:, ::-1] - seen_CK
+        return None, -self.rate[...] * passed_CK, {"passed": passed_CK[:, 0] + seen_CK[:, 0]}
+
+
+class Linear(encodings.Encoding):
+    """The same as a bias of the distance."""
+
+    def __init__(self, rate=0.1):
+        self.rate = nnx.Param(jnp.asarray(rate))
+
+    def bias(self, d):
+        return -self.rate[...] * d
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kw", [{}, {"window": 9}, {"softcap": 3.0}], ids=str)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_walk_that_counts_is_a_linear_bias(path, kw):
+    arrays = inputs()
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    kw = kw | {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found, expected = (value_and_grads(kind(), arrays, weight, **kw) for kind in (Discount, Linear))
+    assert_trees_close(found, expected, 1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", WALKING)
+def test_rows_in_another_order_are_the_same_rows(name, path):
+    """The walk goes by position, wherever a token stands."""
+    encoding, (q, k, v, x) = make(name), inputs()
+    T = q.shape[1]
+    order = np.random.default_rng(2).permutation(T)
+    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    expected = attend(encoding, q, k, v, x, **kw)
+    moved = [a[:, order] for a in (q, k, v, x)]
+    found = attend(encoding, *moved, q_positions=order, k_positions=order, **kw)
+    np.testing.assert_allclose(found, expected[:, order], atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", WALKING)
+def test_a_segment_in_pieces_is_that_segment_alone(name, path):
+    encoding, (q, k, v, x) = make(name), inputs()
+    T = q.shape[1]
+    segments = np.where(np.arange(T) % 3 == 1, 2, 1)
+    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found = attend(encoding, q, k, v, x, q_segments=segments, k_segments=segments, **kw)
+    for segment in (1, 2):
+        at = np.flatnonzero(segments == segment)
+        alone = attend(encoding, *(a[:, at] for a in (q, k, v, x)), **kw)
+        np.testing.assert_allclose(found[:, at], alone, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", WALKING)
+def test_huge_numbers_in_padding_leave_no_trace(name):
+    encoding, (q, k, v, x) = make(name), inputs(T=24)
+    segments = jnp.asarray(np.repeat([[1, 0, 2]], 2, 0).repeat(8, 1))
+    kw = {"causal": True, "q_segments": segments, "k_segments": segments, "block_sizes": (8, 8)}
+    weight = jnp.ones_like(q)
+    hidden = (segments == 0)[:, :, None]
+    loud = [jnp.where(hidden[..., None], 1e6, a) for a in (q, k, v)]
+    expected, found = (
+        value_and_grads(encoding, (*a, x), weight, implementation="blockwise", **kw)
+        for a in ((q, k, v), loud)
+    )
+    assert_trees_close(found[0], expected[0], 1e-12)
+    for gradient in jax.tree.leaves(found[1]):
+        assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", WALKING)
+def test_float32_does_not_drift_along_the_row(name):
+    graphdef, state = nnx.split(make(name, heads=1, dtype=jnp.float32))
+    arrays = inputs(T=1024, B=1, N=1, K=1, dtype=np.float32)
+
+    def run(state, *arrays):
+        return attend(nnx.merge(graphdef, state), *arrays, causal=True, implementation="blockwise")
+
+    found = run(state, *arrays)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64), (state, *arrays))
+        exact = np.asarray(run(*wide))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WALKING)
+def test_kernels_refuse_a_walk_by_name(name):
+    q, k, v, x = inputs(dtype=np.float32)
+    encoding = make(name, dtype=jnp.float32)
+    with pytest.raises(ValueError, match=f"{type(encoding).__name__} walks along the row"):
+        attend(encoding, q, k, v, x, causal=True, implementation="pallas")
+
+
+class Both(Discount):
+    def bias(self, d):
+        return 1.0 * d
+
+
+def test_a_walk_beside_a_bias_is_refused():
+    q, k, v, _ = inputs(dtype=np.float32)
+    with pytest.raises(ValueError, match="Both fills walk"):
+        attention(q, k, v, encoding=Both(), causal=True)

@@ -1,0 +1,21 @@
+import math
+
+import numpy as np
+
+from tests import oracle
+
+
+class Oracle(oracle.Oracle):
+    VARIANTS = ({"rank": 0}, {"rank": 5})
+
+    def reflection(self, x):
+        x_rank = x @ self.p["down"] if "down" in self.p else x
+        w = x_rank @ self.p["up"][self.head]
+        w = w / np.linalg.norm(w)
+        beta = 2 / (1 + math.exp(-(self.p["weight"][self.head] @ x + self.p["offset"][self.head])))
+        return np.eye(len(w)) - beta * np.outer(w, w)
+
+    def logit(self, q, k, i, j, scale, x, row, column):
+        for t in range(row, column, -1):
+            q = self.reflection(x[t]) @ q
+        return scale * float(k @ q)
