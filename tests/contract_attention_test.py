@@ -42,6 +42,7 @@ def oracle_of(name):
 
 PACKED = np.array([[1] * 5 + [2] * 1 + [3] * 20 + [0] * 11, [0] * 3 + [4] * 34])
 SCATTERED = np.random.default_rng(3).integers(0, 60, (B, T))
+ORDER = np.random.default_rng(4).permutation(T)
 SETTINGS = {
     "causal": {"causal": True},
     "bidirectional": {},
@@ -59,6 +60,14 @@ SETTINGS = {
         "k_positions": SCATTERED,
         "q_segments": PACKED,
         "k_segments": PACKED,
+    },
+    "an order of its own": {
+        "causal": True,
+        "window": 12,
+        "q_positions": SCATTERED,
+        "k_positions": SCATTERED,
+        "q_order": ORDER,
+        "k_order": ORDER,
     },
     "softcap and scale": {"causal": True, "softcap": 2.0, "scale": 0.7},
     "dropout": {"causal": True, "dropout_rate": 0.3},
@@ -79,6 +88,8 @@ def setting(name):
         kw["q_positions"], kw["k_positions"] = map(
             jnp.asarray, (kw["q_positions"], kw["k_positions"])
         )
+    if "q_order" in kw:
+        kw["q_order"], kw["k_order"] = map(jnp.asarray, (kw["q_order"], kw["k_order"]))
     if "dropout_rate" in kw:
         kw["dropout_key"] = jax.random.key(7)
     return kw, sizes
@@ -192,7 +203,8 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
 
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
 SEEN_BY_KERNELS = (
-    "causal", "bidirectional window", "scattered, packed, windowed", "dropout", "cross, causal"
+    "causal", "bidirectional window", "scattered, packed, windowed", "dropout", "cross, causal",
+    "an order of its own",
 )  # fmt: skip
 
 

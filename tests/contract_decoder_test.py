@@ -169,6 +169,13 @@ def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
     moved = jnp.asarray(np.random.default_rng(2).permutation(T))
     found = placed(model, x[:, moved], at[:, moved], segments[:, moved])
     close(found, expected[:, moved])
+    # Positions that say nothing of the order, and an order that does.
+    ordered = nnx.jit(lambda model, x, at, order: model(x, positions=at, order=order))
+    ids, rows = (at * 7) % 5, jnp.arange(T) * jnp.ones_like(x)
+    expected = ordered(model, x, ids, rows)
+    close(ordered(model, x[:, moved], ids[:, moved], rows[:, moved]), expected[:, moved])
+    changed = ordered(model, x.at[:, 8].set((x[:, 8] + 1) % V), ids, rows)
+    np.testing.assert_array_equal(changed[:, :8], expected[:, :8])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,6 +30,8 @@ def attention(
     k_positions: Int[Array, "B S"] | None = None,
     q_segments: Int[Array, "B T"] | None = None,
     k_segments: Int[Array, "B S"] | None = None,
+    q_order: Int[Array, "B T"] | None = None,
+    k_order: Int[Array, "B S"] | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -64,7 +66,10 @@ def attention(
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: distances are then known to be consecutive.
       k_segments: likewise for the keys; give both or neither.
-      window: only keys with |d| < window.
+      q_order: what causality and windows go by, any integers, [B, T] or [T]; None: the positions. Where positions
+        repeat or start anew, as ids of digits do, a token would see others that come after it.
+      k_order: likewise for the keys; give both or neither.
+      window: only keys whose places in the order are nearer than this.
       scale: of the dot products; None: what the encoding's `logit_scale` says, 1 / sqrt(H) if nothing else.
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
@@ -102,9 +107,13 @@ def attention(
     q_positions, k_positions, _ = checks.checked_pair(
         "positions", q_positions, k_positions, (B, T), (B, S)
     )
+    q_order, k_order, _ = checks.checked_pair("order", q_order, k_order, (B, T), (B, S))
+    if tables is not None and q_order is not None:
+        raise ValueError("tables hold no negative distances, which an order of its own may bring")
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
-    consecutive = q_positions is None and (
+    unordered = q_positions is None and q_order is None
+    consecutive = unordered and (
         q_segments is None or (encoding.shift_invariant and same and not encoding.walks)
     )
     if consecutive and window is not None and choices.are_within(window, T, S):
@@ -113,9 +122,9 @@ def attention(
     if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
-    rules = Rules(scale, causal, window, softcap, dropout_rate)
+    rules = Rules(scale, causal, window, softcap, dropout_rate, q_order is not None)
     call = _Call(graphdef, rules, implementation, consecutive, keys_ready, block_sizes)
-    places = (q_positions, k_positions, q_segments, k_segments)
+    places = (q_positions, k_positions, q_segments, k_segments, q_order, k_order)
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
     # A sharded sequence is gathered: every query may see every key.
     return left_to_the_compiler(_attention, (call,), q, 0, None, 2)(arrays)
@@ -137,14 +146,14 @@ def _attention(call: _Call, arrays: Arrays):
     """Plan, rotate queries and keys, and attend."""
     encoding = nnx.merge(call.graphdef, arrays.state)
     q, k, v = arrays.q, arrays.k, arrays.v
-    q_positions, k_positions, q_segments, k_segments = arrays.places
+    q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
     (_, T, N, H), S = q.shape, k.shape[1]
     plan = Plan.of(
         encoding, call.graphdef, call.rules, (T, S, H), q.dtype, arrays.tables,
         implementation=call.implementation, consecutive=call.consecutive,
         block_sizes=call.block_sizes,
     )  # fmt: skip
-    if q_positions is None and not call.consecutive:
+    if q_positions is None and not call.consecutive and q_segments is not None:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
     at_T = positions.contiguous(T) if q_positions is None else q_positions
@@ -160,10 +169,12 @@ def _attention(call: _Call, arrays: Arrays):
     of_blocks = k_features if encoding.features_meet_in_blocks else None
     k_features = transforms.features_of_heads(of_blocks, N)
     if encoding.walks and not call.consecutive:
-        k, v, k_features, k_positions, k_segments = outward.in_order(
-            k, v, k_features, k_positions, k_segments
+        of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
+        places = k_positions if orders[1] is None else orders[1]
+        k, v, k_features, k_positions, k_segments, orders[1] = outward.in_order(
+            places, k_segments, of_keys
         )
-    places = (q_positions, k_positions, q_segments, k_segments)
+    places = (q_positions, k_positions, q_segments, k_segments, *orders)
     features = {"q_features": q_features, "k_features": k_features}
     out = attend(plan, arrays._replace(q=q, k=k, v=v, places=places, **features))
     return transforms.finish(encoding, out, at_T, q_features)

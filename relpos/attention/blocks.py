@@ -110,7 +110,7 @@ def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region,
 
     def d_CK():
         d_CK = distances(rows.tokens.position, k_tokens.position)
-        return jnp.maximum(d_CK, 0) if problem.rules.causal else d_CK
+        return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
     row = rows.number * problem.layout.rows
     reach = reach_of(problem.span, problem.layout, region, row, number, d_CK)

@@ -33,7 +33,7 @@ def tabulate(
     """Evaluate the distance slots where blocks will read them."""
 
     def table(d: Array) -> Table:
-        d = jnp.maximum(d, 0) if rules.causal else d
+        d = jnp.maximum(d, 0) if rules.past_only else d
         return Table(
             encoding.bias(d),
             encoding.key_vectors(d),

@@ -32,7 +32,7 @@ class Arrays(NamedTuple):
     v: Array
     q_features: Any
     k_features: Any
-    places: tuple[Any, Any, Any, Any]
+    places: tuple[Any, ...]  # positions, segments and order of queries and of keys, by turns
     seeds: Array | None
 
 
@@ -146,9 +146,11 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
             tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
 
         def one_sequence(k, v, q, q_features, k_features, seed, done, places):
-            q_position, k_position, q_segment, k_segment = places
-            q_tokens = Tokens(index_T, index_T if q_position is None else q_position, q_segment)
-            k_tokens = Tokens(index_S, index_S if k_position is None else k_position, k_segment)
+            q_position, k_position, q_segment, k_segment, *orders = places
+            q_position = index_T if q_position is None else q_position
+            k_position = index_S if k_position is None else k_position
+            q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
+            k_tokens = Tokens(index_S, k_position, k_segment, orders[1])
             content, vector = q, None
             if filled.own_vector_query:
                 content = encoding.query(q, q_tokens.position, q_features).astype(q.dtype)

@@ -28,35 +28,31 @@ from relpos.attention.slots import Slots
 from relpos.positions import PADDING
 
 
-def in_order(k, v, k_features, k_positions, k_segments):
-    """Sort keys by segment and position, so that what a query sees is one run of them; padding comes last.
+def in_order(places_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
+    """Sort keys by segment and place, so that what a query sees is one run of them; padding comes last.
 
     Args:
-      k: [B, S, K, H].
-      v: [B, S, K, H].
-      k_features: a tree of [B, S, N, ...].
-      k_positions: [B, S].
-      k_segments: [B, S], or None.
+      places_BS: what causality goes by.
+      segments_BS: ids, or None.
+      tree: what belongs to the keys, arrays [B, S, ...].
 
     Returns:
-      All of them, sorted; as they are where every row is in order, as that of a cache is.
+      The tree, sorted; as it is where every row is in order, as that of a cache is.
     """
-    segments = jnp.zeros_like(k_positions) if k_segments is None else k_segments
     behind = jnp.iinfo(jnp.int32).max
-    segments = (
-        jnp.where(segments == PADDING, behind, segments) if k_segments is not None else segments
-    )
-    same, rises = (f(segments[:, 1:], segments[:, :-1]) for f in (jnp.equal, jnp.greater))
-    follows = k_positions[:, 1:] >= k_positions[:, :-1]
-    is_sorted = (rises | (same & (follows | (segments[:, 1:] == behind)))).all()
+    if segments_BS is None:
+        segments_BS = jnp.zeros_like(places_BS)
+    else:
+        segments_BS = jnp.where(segments_BS == PADDING, behind, segments_BS)
+    same, rises = (f(segments_BS[:, 1:], segments_BS[:, :-1]) for f in (jnp.equal, jnp.greater))
+    follows = places_BS[:, 1:] >= places_BS[:, :-1]
+    is_sorted = (rises | (same & (follows | (segments_BS[:, 1:] == behind)))).all()
 
     def sort(tree):
-        order = jnp.lexsort((k_positions, segments))
-        return jax.tree.map(
-            jax.vmap(lambda x, order: x[order]), tree, jax.tree.map(lambda _: order, tree)
-        )
+        order_BS = jnp.lexsort((places_BS, segments_BS))
+        return jax.tree.map(lambda x: jax.vmap(lambda x, order: x[order])(x, order_BS), tree)
 
-    return lax.cond(is_sorted, lambda tree: tree, sort, (k, v, k_features, k_positions, k_segments))
+    return lax.cond(is_sorted, lambda tree: tree, sort, tree)
 
 
 class _Problem(NamedTuple):

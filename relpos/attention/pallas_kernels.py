@@ -172,7 +172,7 @@ def _dot_chunks(problem: Problem, a: list[Array], b: list[Array]) -> Array:
 
 def _distances(problem: Problem, queries: _Queries, keys: _Keys) -> Array:
     d_CK = distances(queries.tokens.position, keys.tokens.position)
-    return jnp.maximum(d_CK, 0) if problem.rules.causal else d_CK
+    return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
 
 def _index(problem: Problem, queries: _Queries, keys: _Keys) -> Any:

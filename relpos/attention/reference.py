@@ -51,6 +51,12 @@ class Tokens(NamedTuple):
     row: Int[Array, "T"]
     position: Int[Array, "T"]
     segment: Int[Array, "T"] | None
+    order: Any = None  # Int[Array, "T"]; None: the position
+
+    @property
+    def rank(self) -> Int[Array, "T"]:
+        """Return what causality and windows go by."""
+        return self.position if self.order is None else self.order
 
 
 class Rules(NamedTuple):
@@ -61,12 +67,18 @@ class Rules(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     dropout_rate: float = 0.0
+    ordered: bool = False  # causality and windows go by an order of its own, not by positions
+
+    @property
+    def past_only(self) -> bool:
+        """Whether no visible pair has a negative distance."""
+        return self.causal and not self.ordered
 
 
 def mask(rules: Rules, q: Tokens, k: Tokens) -> Bool[Array, "T S"]:
     """Say which keys each query may attend to."""
     return positions.visible(
-        q.position, k.position, q.segment, k.segment, causal=rules.causal, window=rules.window
+        q.rank, k.rank, q.segment, k.segment, causal=rules.causal, window=rules.window
     )
 
 
@@ -122,7 +134,7 @@ def finish_logits(rules: Rules, dots_TS: Array, *biases: Array | None) -> Float[
 
 def _distances(rules: Rules, q: Tokens, k: Tokens) -> Int[Array, "TS"]:
     d = positions.distances(q.position, k.position).ravel()
-    return jnp.maximum(d, 0) if rules.causal else d
+    return jnp.maximum(d, 0) if rules.past_only else d
 
 
 def distance_logits(

@@ -53,7 +53,7 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     and one reach more than the last distance that makes a block near. A band holds what differs, no more.
     """
     if layout.band is not None:
-        return Span(layout.band, layout.band + 1 if rules.causal else 2 * layout.band + 1)
+        return Span(layout.band, layout.band + 1 if rules.past_only else 2 * layout.band + 1)
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
     reach = layout.rows + layout.columns  # distances in one block, and one
     least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols

@@ -1,4 +1,4 @@
-"""Which blocks of keys a block of queries may see, told by the least and greatest position and segment of each block.
+"""Which blocks of keys a block of queries may see, told by the least and greatest place and segment of each block.
 
 A mask of pairs would tell exactly, at the cost of a block of attention. Bounds tell it exactly for documents side by
 side whose ids rise along the row, and too much, never too little, for all others.
@@ -17,14 +17,14 @@ from relpos.positions import PADDING
 
 
 class _Bounds(NamedTuple):
-    positions: tuple[Array, Array]
+    ranks: tuple[Array, Array]
     segments: tuple[Array, Array] | None
 
 
 def _bounds(tokens: Tokens) -> _Bounds:
     """Return the bounds along the last axis; padding counts in neither."""
     if tokens.segment is None:
-        return _Bounds((tokens.position.min(-1), tokens.position.max(-1)), None)
+        return _Bounds((tokens.rank.min(-1), tokens.rank.max(-1)), None)
     padding = tokens.segment == PADDING
     limits = jnp.iinfo(jnp.int32)
 
@@ -32,7 +32,7 @@ def _bounds(tokens: Tokens) -> _Bounds:
         low, high = jnp.where(padding, limits.max, x), jnp.where(padding, limits.min, x)
         return low.min(-1), high.max(-1)
 
-    return _Bounds(of(tokens.position), of(tokens.segment))
+    return _Bounds(of(tokens.rank), of(tokens.segment))
 
 
 def may_see(
@@ -55,11 +55,11 @@ def may_see(
         checks += [queries.segments[0] <= keys.segments[1], keys.segments[0] <= queries.segments[1]]
     if not layout.consecutive:
         if rules.causal:
-            checks.append(queries.positions[1] >= keys.positions[0])
+            checks.append(queries.ranks[1] >= keys.ranks[0])
         if rules.window is not None:
-            # Compared in floats, with room for their rounding: differences of positions need not fit an int32.
+            # Compared in floats, with room for their rounding: differences need not fit an int32.
             (q_low, q_high), (k_low, k_high) = jax.tree.map(
-                lambda x: x.astype(jnp.float32), (queries.positions, keys.positions)
+                lambda x: x.astype(jnp.float32), (queries.ranks, keys.ranks)
             )
             furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_low) + jnp.abs(k_high))
             checks.append(q_low - k_high < furthest)

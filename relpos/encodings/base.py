@@ -93,8 +93,8 @@ def tokens(
       x_BTD: the layer's input.
       valid_BT: False for padding; None: all are tokens.
       state: [B, N, ...], from the call for the tokens before these.
-      positions: [B, T] or [T], where they are given to attention: tokens then follow each other in the order of their
-        positions, each segment by itself, not in that of the row.
+      positions: [B, T] or [T], where positions (or an order) are given to attention: tokens then follow each other by
+        them, each segment by itself, not by their rows.
       segments: [B, T] or [T], likewise.
 
     Returns:

@@ -86,6 +86,7 @@ class RelativeAttention(nnx.Module):
         x_BTD: Float[Array, "B T D"],
         *,
         positions: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         encoding: Encoding | None = None,
@@ -97,6 +98,7 @@ class RelativeAttention(nnx.Module):
         Args:
           x_BTD: the input.
           positions: any integers; None: each token's place in its segment. Not with a cache, which counts.
+          order: what causality and windows go by; None: the positions.
           segments: ids of packed documents, 0 is padding; with a cache only 0 or not 0 matters.
           cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
           encoding: used instead of the layer's own (one encoding shared by all layers).
@@ -125,15 +127,16 @@ class RelativeAttention(nnx.Module):
         if cache is None:
             valid = None if segments is None else segments != 0
             features, _ = encodings.tokens(
-                encoding, x_BTD, valid, positions=positions, segments=segments
-            )
+                encoding, x_BTD, valid, segments=segments,
+                positions=positions if order is None else order,
+            )  # fmt: skip
             out = attention(
                 q, k, v, encoding=encoding, q_features=features, k_features=features,
-                q_positions=positions, k_positions=positions,
+                q_positions=positions, k_positions=positions, q_order=order, k_order=order,
                 q_segments=segments, k_segments=segments, **options,
             )  # fmt: skip
             return self._join(out)
-        if positions is not None:
+        if positions is not None or order is not None:
             raise ValueError("a cache counts positions itself: give positions or a cache, not both")
         if cache.length.shape != x_BTD.shape[:1]:
             raise ValueError(

@@ -55,6 +55,7 @@ class Decoder(nnx.Module):
         tokens_BT: Int[Array, "B T"],
         *,
         positions: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         key: Array | None = None,
@@ -64,6 +65,7 @@ class Decoder(nnx.Module):
         Args:
           tokens_BT: token ids.
           positions: any integers; None: each token's place in its segment.
+          order: what causality and windows go by; None: the positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           key: switches dropout on.
@@ -72,7 +74,12 @@ class Decoder(nnx.Module):
           [B, T, V] in float32; with caches the pair of that and the new caches.
         """
         x, grown = self.stack(
-            self.embed(tokens_BT), positions=positions, segments=segments, caches=caches, key=key
+            self.embed(tokens_BT),
+            positions=positions,
+            order=order,
+            segments=segments,
+            caches=caches,
+            key=key,
         )
         logits = self.embed.logits(self.norm(x))
         return logits if caches is None else (logits, grown)

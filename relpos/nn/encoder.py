@@ -41,6 +41,7 @@ class Encoder(nnx.Module):
         tokens_BT: Int[Array, "B T"],
         *,
         positions: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T D"]:
@@ -49,10 +50,13 @@ class Encoder(nnx.Module):
         Args:
           tokens_BT: token ids.
           positions: any integers; None: each token's place in its segment.
+          order: what causality and windows go by; None: the positions.
           segments: ids of packed documents, 0 is padding.
           key: switches dropout on.
         """
-        x, _ = self.stack(self.embed(tokens_BT), positions=positions, segments=segments, key=key)
+        x, _ = self.stack(
+            self.embed(tokens_BT), positions=positions, order=order, segments=segments, key=key
+        )
         return self.norm(x)
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -68,10 +72,13 @@ class TokenEncoder(Encoder):
         tokens_BT: Int[Array, "B T"],
         *,
         positions: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T V"]:
         """Return the logits of the token that stands at each place; the arguments are those of `Encoder`."""
         return self.logits(
-            super().__call__(tokens_BT, positions=positions, segments=segments, key=key)
+            super().__call__(
+                tokens_BT, positions=positions, order=order, segments=segments, key=key
+            )
         )

@@ -263,6 +263,7 @@ class Stack(nnx.Module):
         x_BTD: Float[Array, "B T D"],
         *,
         positions: Int[Array, "B T"] | None = None,
+        order: Int[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         memories: dict[str, Memory] | None = None,
@@ -273,6 +274,7 @@ class Stack(nnx.Module):
         Args:
           x_BTD: embedded tokens; schemes that add to the input do it here.
           positions: any integers; None: each token's place in its segment.
+          order: what causality and windows go by; None: the positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           memories: from `memories`, of what cross-attention reads.
@@ -310,6 +312,7 @@ class Stack(nnx.Module):
                     places=places,
                     cross_encoding=self.cross_encoding,
                     positions=positions,
+                    order=order,
                     segments=segments,
                     encoding=self._shared(name),
                 )

@@ -131,3 +131,30 @@ def test_features_are_cached_only_where_they_meet_in_blocks():
     first, cache = layer(x[:, :3], cache=cache)
     second, _ = layer(x[:, 3:], cache=cache)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), layer(x), atol=1e-12)
+
+
+def test_no_token_sees_its_future_where_position_ids_repeat():
+    ids, order = jnp.asarray([1, 2, 3, 0, 1, 2, 3, 0]), jnp.arange(8)  # digits of two numbers
+    q, k, v, _ = inputs(T=8, N=2, K=2)
+
+    def first(v, **kw):
+        out = relpos.attention(q, k, v, causal=True, q_positions=ids, k_positions=ids, **kw)
+        return out[:, 0].sum()
+
+    seen = lambda **kw: np.flatnonzero(np.abs(jax.grad(first)(v, **kw)).sum((0, 2, 3)))  # noqa: E731
+    assert seen().tolist() == [0, 3, 4, 7]
+    assert seen(q_order=order, k_order=order).tolist() == [0]
+
+
+def test_distances_are_of_positions_where_an_order_is_given():
+    q, k, v, _ = inputs(T=7, N=2, K=2)
+    positions = jnp.asarray([3, 0, 5, 1, 9, 2, 4])
+    alibi = encodings.create("alibi", num_heads=2, head_dim=H, rngs=nnx.Rngs(0))
+    order = {"q_order": jnp.arange(7), "k_order": jnp.arange(7)}
+    places = {"q_positions": positions, "k_positions": positions}
+    found = relpos.attention(q, k, v, encoding=alibi, causal=True, **places, **order)
+    logits = jnp.einsum("btnh,bsnh->bnts", q, k) / H**0.5
+    distances = jnp.abs(positions[:, None] - positions)
+    logits -= alibi.slopes[...][:, None, None] * distances
+    weights = jax.nn.softmax(jnp.where(jnp.tri(7, dtype=bool), logits, -jnp.inf))
+    np.testing.assert_allclose(found, jnp.einsum("bnts,bsnh->btnh", weights, v), atol=1e-12)
