@@ -32,7 +32,8 @@ class Result(NamedTuple):
     """What the forward pass leaves, queries cut into blocks of C."""
 
     out: Array  # [blocks, C, H], at least float32
-    log_total: Array  # [blocks, C], the logarithm of the softmax's denominator; nothing is differentiated through it
+    # [blocks, C], the logarithm of the softmax's denominator; where a row sees nothing it is lower than any logit.
+    log_total: Array
 
 
 def hidden_logit(dtype) -> tuple[Any, Any]:
@@ -233,11 +234,13 @@ def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: R
 
 def _backward(problem, residuals, d_result):
     inputs, places = residuals.inputs, residuals.places
-    (out, log_total), (d_out, _) = residuals.done, d_result
+    (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
+    if not isinstance(d_log_total, SymbolicZero):
+        correction -= d_log_total  # d log_total / d logits = weights
 
     def block_of_rows(sums, rows):
         rows = rows.turned(inputs.k.value.dtype)
@@ -324,3 +327,12 @@ def joined(result: Result, T: int) -> Float[Array, "... T H"]:
     """Return the output of all blocks as one, padding left out."""
     *leading, blocks, C, H = result.out.shape
     return result.out.reshape(*leading, blocks * C, H)[..., :T, :]
+
+
+def joined_log_total(result: Result, T: int) -> Float[Array, "... T"]:
+    """Return the logarithms of the softmax's denominators of all blocks as one, padding left out.
+
+    An attention sink, a logit s that takes weight and gives no value, is made of them: out * sigmoid(log_total - s).
+    """
+    *leading, blocks, C = result.log_total.shape
+    return result.log_total.reshape(*leading, blocks * C)[..., :T]
