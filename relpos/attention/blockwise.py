@@ -9,6 +9,7 @@ differentiated by JAX.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,11 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, reference
-from relpos.attention.blocks import Block, Inputs, Places, Problem, Rows, Terms, over_blocks
-from relpos.attention.distances import Tables
+from relpos.attention.blocks import Block, Extent, Inputs, Places, Problem, Rows, Terms, over_blocks
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.parts import terms_of
+from relpos.attention.parts import Part, terms_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, round_up
-from relpos.attention.slots import Slots
 from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
@@ -151,12 +150,12 @@ class _Sums(NamedTuple):
     def plus(self, number: Array, terms: Terms, d: Adds) -> "_Sums":
         """Add what a block of keys gets, and take the terms' new sums."""
         at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
-        of_features = (
-            self.k_features
-            if d.k_features is None
-            else jax.tree.map(at_block, self.k_features, d.k_features)
+        of_features = d.k_features or (None,) * len(self.k_features)
+        k_features = tuple(
+            sums if d is None else jax.tree.map(at_block, sums, d)
+            for sums, d in zip(self.k_features, of_features, strict=True)
         )
-        return _Sums(terms, at_block(self.key, d.key), at_block(self.value, d.value), of_features)
+        return _Sums(terms, at_block(self.key, d.key), at_block(self.value, d.value), k_features)
 
 
 class _Rings(NamedTuple):
@@ -272,12 +271,15 @@ def _cut(tree, length: int, size: int):
     return jax.tree.map(cut, tree)
 
 
+def _extent(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
+    layout = part.layout(layout)
+    return Extent(part.beyond, layout, near_span(part.beyond, rules, layout, T, S))
+
+
 def head(
-    encoding: Slots,
-    beyond: int | None,
+    parts: Sequence[Part],
     rules: Rules,
     layout: Layout,
-    tables: Tables,
     q: Queries,
     k: Keys,
     q_tokens: Tokens,
@@ -288,13 +290,11 @@ def head(
     """Attention of one head in blocks; a row that sees no key gives zeros.
 
     Args:
-      encoding: this head's encoding, or empty `Slots` where the tables say all.
-      beyond: the encoding's constant_beyond.
+      parts: the encodings that are summed up, of this head.
       rules: the static choices.
-      layout: how to cut.
-      tables: from `tabulate`, with the same rules and layout.
-      q: queries.
-      k: keys and values.
+      layout: how to cut; the band is each part's own.
+      q: queries; what meets the key vectors and the features are tuples, of one for each part.
+      k: keys and values; the features are such a tuple.
       q_tokens: where the queries stand.
       k_tokens: where the keys stand.
       seed: dropout's, or None.
@@ -314,8 +314,8 @@ def head(
         count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
         q_tokens = q_tokens._replace(position=count(q_tokens.row))
         k_tokens = k_tokens._replace(position=count(k_tokens.row))
-    problem = Problem(beyond, rules, layout, near_span(beyond, rules, layout, T, S))
-    inputs = Inputs(terms_of(encoding, rules, layout, tables), q, k)
+    problem = Problem(rules, layout, tuple(_extent(part, rules, layout, T, S) for part in parts))
+    inputs = Inputs(terms_of(parts, rules, layout), q, k)
     places = Places(q_tokens, k_tokens, seed)
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:

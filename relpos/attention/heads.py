@@ -17,6 +17,7 @@ from relpos import positions
 from relpos.attention import blockwise, choices, distances, reference
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
+from relpos.attention.parts import Part
 from relpos.attention.plan import Plan
 from relpos.attention.reference import Keys, Queries, Tokens
 from relpos.attention.slots import Slots, split_heads
@@ -167,10 +168,12 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
                     in_blocks, rules, cut, tables or Tables(),
                     queries, keys, q_tokens, k_tokens, seed,
                 )  # fmt: skip
+            part = Part(in_blocks, beyond, cut.band, tables or Tables())
+            queries = Queries(content, (vector,), (q_features,))
+            keys = keys._replace(features=(k_features,))
             return blockwise.head(
-                in_blocks, beyond, rules, cut, tables or Tables(),
-                queries, keys, q_tokens, k_tokens, seed, done,
-            )  # fmt: skip
+                (part,), rules, cut, queries, keys, q_tokens, k_tokens, seed, done
+            )
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 

@@ -1,4 +1,4 @@
-"""What one head's attention in blocks can say and `attention` does not: the softmax's denominators as an output."""
+"""What one head's attention in blocks can say: the softmax's denominators as an output, sums of encodings."""
 
 import functools
 
@@ -9,14 +9,15 @@ import pytest
 from flax import nnx
 
 from relpos.attention import Slots, blockwise, reference
-from relpos.attention.distances import Tables, tabulate
+from relpos.attention.distances import tabulate
+from relpos.attention.parts import Part
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout
 from relpos.positions import distances
 from tests.attending import assert_trees_close
 
 T, S, H, V = 37, 31, 6, 7
-ROWS, COLUMNS = 8, 16
+ROWS, COLUMNS = 8, 8
 SEGMENTS = jnp.asarray([1] * 9 + [0] * 12 + [2] * 10 + [3] * 6)  # a whole block of padding
 
 
@@ -59,39 +60,56 @@ class Waves(Slots):
         if "pairs" not in self.slots:
             return None
         pairs = q_positions[:, None] * self.waves[...][0, :1] + k_positions[None]
-        return jnp.cos(pairs * self.waves[...][1, :1])
+        return jnp.cos(pairs * self.waves[...][1, :1]) * q_features[:, None] * k_features[None]
 
 
-def dense(encoding, rules, q, k, v, q_tokens, k_tokens):
+def dense(parts, rules, queries, keys, q_tokens, k_tokens):
     """The output and the logarithm of the softmax's denominator, of the equation."""
-    d = distances(q_tokens.position, k_tokens.position)
-    logits = q @ k.T
-    logits += jnp.einsum("th,tsh->ts", q, encoding.key_vectors(d.ravel()).reshape(*d.shape, H))
-    logits += jnp.einsum("sh,tsh->ts", k, encoding.query_vectors(d.ravel()).reshape(*d.shape, H))
-    logits = rules.scale * logits + encoding.bias(d.ravel()).reshape(d.shape)
-    logits += encoding.block_bias(q_tokens.position, k_tokens.position, None, None)
+    q, k, v = queries.content, keys.key, keys.value
+    d = distances(q_tokens.position, k_tokens.position).ravel()
+    dots, biases, a_V = q @ k.T, 0, jnp.zeros((T, S, V))
+    vectors = (q if vector is None else vector for vector in queries.vector)
+    features = zip(queries.features, keys.features, strict=True)
+    for part, vector, of_pair in zip(parts, vectors, features, strict=True):
+        if (a_K := part.key_vectors(d)) is not None:
+            dots += jnp.einsum("th,tsh->ts", vector, a_K.reshape(T, S, H))
+        if (a_Q := part.query_vectors(d)) is not None:
+            dots += jnp.einsum("sh,tsh->ts", k, a_Q.reshape(T, S, H))
+        if (b := part.bias(d)) is not None:
+            biases += b.reshape(T, S)
+        b = part.block_bias(q_tokens.position, k_tokens.position, *of_pair)
+        if b is not None:
+            biases += b
+        if (more := part.value_vectors(d)) is not None:
+            a_V += more.reshape(T, S, V)
+    logits = rules.scale * dots + biases
     mask = reference.mask(rules, q_tokens, k_tokens)
     weights = jax.nn.softmax(logits, where=mask)
     weights = jnp.where(mask.any(-1, keepdims=True), weights, 0)
-    values = encoding.value_vectors(d.ravel()).reshape(*d.shape, V)
     log_total = jax.nn.logsumexp(logits, -1, where=mask)
     log_total = jnp.where(mask.any(-1), log_total, -1e300)
-    return weights @ v + jnp.einsum("ts,tsv->tv", weights, values), log_total
+    return weights @ v + jnp.einsum("ts,tsv->tv", weights, a_V), log_total
 
 
-def in_blocks(encoding, rules, q, k, v, q_tokens, k_tokens, *, consecutive):
+def in_blocks(parts, rules, queries, keys, q_tokens, k_tokens, *, consecutive):
     """The same in blocks: once for the values, once for the gradients."""
-    beyond = encoding.constant_beyond
-    band = beyond if beyond is not None and (not consecutive or 2 * beyond < COLUMNS) else None
-    layout = Layout(ROWS, COLUMNS, consecutive, band)
-    tables = tabulate(encoding, beyond, rules, layout, *map(len, (q, k)))
+    layout = Layout(ROWS, COLUMNS, consecutive)
+
+    def part_of(encoding):
+        beyond = encoding.constant_beyond
+        is_narrow = beyond is not None and (not consecutive or 2 * beyond < COLUMNS)
+        part = Part(encoding, beyond, beyond if is_narrow else None)
+        cut = part.layout(layout)
+        part = part._replace(tables=tabulate(encoding, beyond, rules, cut, T, S))
+        has_all = cut.has_table and "pairs" not in encoding.slots
+        return part._replace(encoding=Slots()) if has_all else part
+
     head = functools.partial(
-        blockwise.head, encoding, beyond, rules, layout, tables or Tables(),
-        Queries(q, None, None), Keys(k, v, None), q_tokens, k_tokens, None,
+        blockwise.head, [part_of(encoding) for encoding in parts], rules, layout,
+        queries, keys, q_tokens, k_tokens, None,
     )  # fmt: skip
     result = head(jax.lax.stop_gradient(head()))
-    size = len(q)
-    return blockwise.joined(result, size), blockwise.joined_log_total(result, size)
+    return blockwise.joined(result, T), blockwise.joined_log_total(result, T)
 
 
 def tokens(size, *, consecutive, packed):
@@ -100,38 +118,57 @@ def tokens(size, *, consecutive, packed):
     return Tokens(row, position, SEGMENTS[:size] if packed else None)
 
 
-def sunk(attend, state, sink, q, k, v):
-    """A loss through the output with an attention sink."""
-    out, log_total = attend(state, q, k, v)
-    weight = jnp.asarray(np.random.default_rng(9).normal(size=out.shape))
-    return (out * jax.nn.sigmoid(log_total - sink)[:, None] * weight).sum()
-
-
-def check(encoding, ways, rules, *, consecutive, packed):
-    """Compare the loss and all its gradients of two ways to attend."""
+def arrays(parts):
+    """Queries and keys; the first part's key vectors meet a vector of its own."""
     random = np.random.default_rng(1)
-    arrays = [jnp.asarray(random.normal(size=shape)) for shape in ((T, H), (S, H), (S, V))]
-    graphdef, state = nnx.split(encoding)
+    new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
+    own = [new(T, H) if i == 0 else None for i in range(len(parts))]
+    of_q, of_k = (
+        tuple(new(size) if "pairs" in part.slots else None for part in parts) for size in (T, S)
+    )
+    return Queries(new(T, H), tuple(own), of_q), Keys(new(S, H), new(S, V), of_k)
+
+
+def check(parts, rules, *, consecutive, packed):
+    """Compare the two ways to attend, in a loss and all its gradients; the output goes through an attention sink."""
+    graphdef, state = nnx.split(nnx.List(parts))
     places = [tokens(size, consecutive=consecutive, packed=packed) for size in (T, S)]
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=(T, V)))
 
     def of(way):
-        def attend(state, *arrays):
-            return way(nnx.merge(graphdef, state), rules, *arrays, *places)
+        def loss(state, sink, *arrays):
+            out, log_total = way(nnx.merge(graphdef, state), rules, *arrays, *places)
+            return (out * jax.nn.sigmoid(log_total - sink)[:, None] * weight).sum()
 
-        loss = functools.partial(sunk, attend)
-        found = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3, 4)))(state, 0.3, *arrays)
+        found = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(state, 0.3, *arrays(parts))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
         return found
 
-    found, expected = map(of, ways)
+    found, expected = of(functools.partial(in_blocks, consecutive=consecutive)), of(dense)
     assert_trees_close(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("consecutive", [True, False])
-@pytest.mark.parametrize("causal", [True, False])
+POSITIONS = pytest.mark.parametrize("consecutive", [True, False], ids=["consecutive", "scattered"])
+DIRECTIONS = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+ROWS_OF = pytest.mark.parametrize("packed", [True, False], ids=["packed", "one document"])
+ALL = ("bias", "key", "query", "value", "pairs")
+
+
+@ROWS_OF
+@POSITIONS
+@DIRECTIONS
 @pytest.mark.parametrize("beyond", [None, 5])
 def test_an_attention_sink_made_of_log_total(beyond, causal, consecutive, packed):
-    encoding = Waves(("bias", "key", "query", "value", "pairs"), beyond)
-    ways = dense, functools.partial(in_blocks, consecutive=consecutive)
-    check(encoding, ways[::-1], Rules(0.4, causal), consecutive=consecutive, packed=packed)
+    check([Waves(ALL, beyond)], Rules(0.4, causal), consecutive=consecutive, packed=packed)
+
+
+@ROWS_OF
+@POSITIONS
+@DIRECTIONS
+def test_a_sum_of_two_bands_and_an_endless_part(causal, consecutive, packed):
+    parts = [
+        Waves(("key", "query", "value"), 3, seed=1),
+        Waves(("bias", "key", "value", "pairs"), 11, seed=2),
+        Waves(("bias", "query", "pairs"), None, seed=3),
+    ]
+    check(parts, Rules(0.4, causal), consecutive=consecutive, packed=packed)
