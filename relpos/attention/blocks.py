@@ -16,13 +16,26 @@ from relpos.attention.seen import may_see
 from relpos.positions import distances
 
 
+class Extent(NamedTuple):
+    """How far a part of the encoding tells distances apart, static.
+
+    Attributes:
+      beyond: its constant_beyond, or None.
+      layout: how the matrix is cut, with the part's band.
+      span: of its near table.
+    """
+
+    beyond: int | None
+    layout: Layout
+    span: Span
+
+
 class Problem(NamedTuple):
     """The static side of one head's attention."""
 
-    beyond: int | None
     rules: Rules
-    layout: Layout
-    span: Span
+    layout: Layout  # its band is no part's
+    parts: tuple[Extent, ...]
 
 
 class Terms(NamedTuple):
@@ -37,7 +50,10 @@ class Terms(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is differentiated; queries and keys are cut into blocks, [blocks, C or K, ...]."""
+    """What is differentiated; queries and keys are cut into blocks, [blocks, C or K, ...].
+
+    The queries' vectors and all features are tuples, of one for each part.
+    """
 
     terms: Terms
     q: Queries
@@ -77,7 +93,8 @@ class Rows(NamedTuple):
         already.
         """
         half = self.d_out.astype(dtype)
-        q_turned = jax.tree.map(jnp.transpose, self.q._replace(features=None))
+        of_features = (None,) * len(self.q.features)
+        q_turned = jax.tree.map(jnp.transpose, self.q._replace(features=of_features))
         return self._replace(d_out_half=half, d_out_turned=half.T, q_turned=q_turned)
 
 
@@ -88,18 +105,36 @@ class Block(NamedTuple):
     number: Array
     k: Keys
     k_tokens: Tokens
-    region: Region
-    reach: Reach
+    tables: tuple[str, ...]  # of each part "near", "past" or "future"
+    reaches: tuple[Reach, ...]  # of each part
     dtype: Any  # of sums, at least float32
 
-    def for_vectors(self, a_K: Array) -> Array:
-        """Return the product of the queries with vectors of distances, [C, n]."""
-        q = self.rows.q.for_vectors
+    def q_of(self, part: int) -> Queries:
+        """Return the queries as a part sees them."""
+        return of_part(self.rows.q, part)
+
+    def k_of(self, part: int) -> Keys:
+        """Return the keys as a part sees them."""
+        vector = self.k.vector[part]
+        return self.k._replace(vector=vector, features=self.k.features[part])
+
+    def q_turned_of(self, part: int) -> Queries:
+        """Return their transposes [H, C], no features."""
+        return of_part(self.rows.q_turned, part)
+
+    def for_vectors(self, part: int, a_K: Array) -> Array:
+        """Return the product of the queries with a part's vectors of distances, [C, n]."""
+        q = self.q_of(part).for_vectors
         return dot_rows(q, a_K.astype(q.dtype))
 
     def with_d_out(self, a_V: Array) -> Array:
         """Return the product of the output's gradient with vectors of distances, [C, n]."""
         return dot_rows(self.rows.d_out, a_V.astype(self.rows.d_out.dtype))
+
+
+def of_part(q: Queries, part: int) -> Queries:
+    """Take a part's vector and features."""
+    return Queries(q.content, q.vector[part], q.features[part])
 
 
 def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region, number):
@@ -113,14 +148,18 @@ def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region,
         return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
     row = rows.number * problem.layout.rows
-    reach = reach_of(problem.span, problem.layout, region, row, number, d_CK)
-    return Block(rows, number, k, k_tokens, region, reach, inputs.dtype)
+    reaches = tuple(
+        reach_of(part.span, part.layout, table, row, number, d_CK)
+        for part, table in zip(problem.parts, region.tables, strict=True)
+    )
+    return Block(rows, number, k, k_tokens, region.tables, reaches, inputs.dtype)
 
 
 def _regions(problem: Problem, places: Places, number) -> list[Region]:
     """Cut the key blocks that a block of queries may see."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
-    found = regions(problem.beyond, rules, layout, number * layout.rows, key_blocks)
+    beyonds = tuple(part.beyond for part in problem.parts)
+    found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
     if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
         return found
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)

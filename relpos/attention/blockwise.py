@@ -9,6 +9,7 @@ differentiated by JAX.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,11 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, reference
-from relpos.attention.blocks import Block, Inputs, Places, Problem, Rows, Terms, over_blocks
-from relpos.attention.distances import Tables
+from relpos.attention.blocks import Block, Extent, Inputs, Places, Problem, Rows, Terms, over_blocks
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.parts import terms_of
+from relpos.attention.parts import Part, terms_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, round_up
-from relpos.attention.slots import Slots
 from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
@@ -32,7 +31,8 @@ class Result(NamedTuple):
     """What the forward pass leaves, queries cut into blocks of C."""
 
     out: Array  # [blocks, C, H], at least float32
-    log_total: Array  # [blocks, C], the logarithm of the softmax's denominator; nothing is differentiated through it
+    # [blocks, C], the logarithm of the softmax's denominator; where a row sees nothing it is lower than any logit.
+    log_total: Array
 
 
 def hidden_logit(dtype) -> tuple[Any, Any]:
@@ -144,21 +144,23 @@ class _Sums(NamedTuple):
 
     terms: Terms
     key: Array  # [blocks, H, K], as those below
-    vector: Any
+    vector: tuple[Any, ...]  # of each part
     value: Array
-    k_features: Any
+    k_features: tuple[Any, ...]  # of each part
 
     def plus(self, number: Array, terms: Terms, d: Adds) -> "_Sums":
         """Add what a block of keys gets, and take the terms' new sums."""
         at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
-        of_features = (
-            self.k_features
-            if d.k_features is None
-            else jax.tree.map(at_block, self.k_features, d.k_features)
-        )
-        vector = self.vector if d.k_vector is None else at_block(self.vector, d.k_vector)
+
+        def of_parts(sums, d):
+            pairs = zip(sums, d or (None,) * len(sums), strict=True)
+            return tuple(own if x is None else jax.tree.map(at_block, own, x) for own, x in pairs)
+
+        vector, features = (
+            of_parts(self.vector, d.k_vector), of_parts(self.k_features, d.k_features)
+        )  # fmt: skip
         key, value = at_block(self.key, d.key), at_block(self.value, d.value)
-        return _Sums(terms, key, vector, value, of_features)
+        return _Sums(terms, key, vector, value, features)
 
 
 class _Rings(NamedTuple):
@@ -236,11 +238,13 @@ def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: R
 
 def _backward(problem, residuals, d_result):
     inputs, places = residuals.inputs, residuals.places
-    (out, log_total), (d_out, _) = residuals.done, d_result
+    (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
     correction = (out * d_out).sum(-1)
+    if not isinstance(d_log_total, SymbolicZero):
+        correction -= d_log_total  # d log_total / d logits = weights
 
     def block_of_rows(sums, rows):
         rows = rows.turned(inputs.k.value.dtype)
@@ -273,12 +277,15 @@ def _cut(tree, length: int, size: int):
     return jax.tree.map(cut, tree)
 
 
+def _extent(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
+    layout = part.layout(layout)
+    return Extent(part.beyond, layout, near_span(part.beyond, rules, layout, T, S))
+
+
 def head(
-    encoding: Slots,
-    beyond: int | None,
+    parts: Sequence[Part],
     rules: Rules,
     layout: Layout,
-    tables: Tables,
     q: Queries,
     k: Keys,
     q_tokens: Tokens,
@@ -289,13 +296,11 @@ def head(
     """Attention of one head in blocks; a row that sees no key gives zeros.
 
     Args:
-      encoding: this head's encoding, or empty `Slots` where the tables say all.
-      beyond: the encoding's constant_beyond.
+      parts: the encodings that are summed up, of this head.
       rules: the static choices.
-      layout: how to cut.
-      tables: from `tabulate`, with the same rules and layout.
-      q: queries.
-      k: keys and values.
+      layout: how to cut; the band is each part's own.
+      q: queries; what meets the key vectors and the features are tuples, of one for each part.
+      k: keys and values; the features are such a tuple.
       q_tokens: where the queries stand.
       k_tokens: where the keys stand.
       seed: dropout's, or None.
@@ -315,8 +320,8 @@ def head(
         count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
         q_tokens = q_tokens._replace(position=count(q_tokens.row))
         k_tokens = k_tokens._replace(position=count(k_tokens.row))
-    problem = Problem(beyond, rules, layout, near_span(beyond, rules, layout, T, S))
-    inputs = Inputs(terms_of(encoding, rules, layout, tables), q, k)
+    problem = Problem(rules, layout, tuple(_extent(part, rules, layout, T, S) for part in parts))
+    inputs = Inputs(terms_of(parts, rules, layout), q, k)
     places = Places(q_tokens, k_tokens, seed)
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:
@@ -328,3 +333,12 @@ def joined(result: Result, T: int) -> Float[Array, "... T H"]:
     """Return the output of all blocks as one, padding left out."""
     *leading, blocks, C, H = result.out.shape
     return result.out.reshape(*leading, blocks * C, H)[..., :T, :]
+
+
+def joined_log_total(result: Result, T: int) -> Float[Array, "... T"]:
+    """Return the logarithms of the softmax's denominators of all blocks as one, padding left out.
+
+    An attention sink, a logit s that takes weight and gives no value, is made of them: out * sigmoid(log_total - s).
+    """
+    *leading, blocks, C = result.log_total.shape
+    return result.log_total.reshape(*leading, blocks * C)[..., :T]

@@ -17,6 +17,7 @@ from relpos import positions
 from relpos.attention import blockwise, choices, distances, outward, reference
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
+from relpos.attention.parts import Part
 from relpos.attention.plan import Plan
 from relpos.attention.reference import Keys, Queries, Tokens
 from relpos.attention.slots import Slots, split_heads
@@ -92,24 +93,24 @@ def _blockwise_forward(plan, arrays):
 
 
 def _blockwise_backward(plan, kept: _Kept, d_done):
-    d_out, _ = d_done
-    if isinstance(d_out, SymbolicZero):
-        d_out = jnp.zeros(d_out.shape, d_out.dtype)
+    wanted = [i for i, d in enumerate(d_done) if not isinstance(d, SymbolicZero)]
     leaves, tree = jax.tree.flatten(kept.arrays)
     chosen = [i for i, perturbed in enumerate(kept.perturbed) if perturbed]
 
-    def gradients(plan, at_once, arrays, done, d_out):
+    def gradients(plan, at_once, arrays, done, d_wanted):
         leaves = jax.tree.leaves(arrays)
 
-        def out(*differentiated):
+        def results(*differentiated):
             merged = list(leaves)
             for i, x in zip(chosen, differentiated, strict=True):
                 merged[i] = x
-            return _heads(plan, at_once, jax.tree.unflatten(tree, merged), done).out
+            result = _heads(plan, at_once, jax.tree.unflatten(tree, merged), done)
+            return [result[i] for i in wanted]
 
-        return jax.vjp(out, *(leaves[i] for i in chosen))[1](d_out)
+        return jax.vjp(results, *(leaves[i] for i in chosen))[1](d_wanted)
 
-    found = _on_platform(gradients, plan, kept.arrays, kept.done, d_out)
+    d_wanted = [d_done[i] for i in wanted]
+    found = _on_platform(gradients, plan, kept.arrays, kept.done, d_wanted)
     d_leaves = [None] * len(leaves)
     for i, d in zip(chosen, found, strict=True):
         d_leaves[i] = d
@@ -177,11 +178,17 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
                     in_blocks, rules, cut, tables or Tables(),
                     queries, keys, q_tokens, k_tokens, seed,
                 )  # fmt: skip
-            run = outward.head if filled.walks else blockwise.head
-            return run(
-                in_blocks, beyond, rules, cut, tables or Tables(),
-                queries, keys, q_tokens, k_tokens, seed, done,
-            )  # fmt: skip
+            if filled.walks:
+                return outward.head(
+                    in_blocks, beyond, rules, cut, tables or Tables(),
+                    queries, keys, q_tokens, k_tokens, seed, done,
+                )  # fmt: skip
+            part = Part(in_blocks, beyond, cut.band, tables or Tables())
+            queries = Queries(content, (vector,), (q_features,))
+            keys = keys._replace(features=(k_features,), vector=(key_vector,))
+            return blockwise.head(
+                (part,), rules, cut, queries, keys, q_tokens, k_tokens, seed, done
+            )
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 

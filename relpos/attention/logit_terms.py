@@ -16,6 +16,7 @@ from relpos.attention.terms import (
     Logits,
     LogitTerm,
     cast_like,
+    only,
     plus,
     static,
     term,
@@ -41,34 +42,38 @@ class Content(LogitTerm):
 class KeyVectors(ByDistance, LogitTerm):
     """Dots q_i . a_K[d]: products with all distances of the block, spread; back, d dots collected by distance."""
 
+    def _products(self, block):
+        """Return what gives the products of the queries with vectors."""
+        return functools.partial(block.for_vectors, self.part)
+
     def begin(self, block):
-        return block.reach.first_products(block.for_vectors, self.here(block))
+        return self.reach(block).first_products(self._products(block), self.here(block))
 
     def forward(self, block, ring):
-        dots_CK, ring = block.reach.read(block.for_vectors, self.here(block), ring)
+        dots_CK, ring = self.reach(block).read(self._products(block), self.here(block), ring)
         return Logits(dots=dots_CK), ring
 
     def begin_backward(self, block):
-        return block.reach.first_sums(block.dtype)
+        return self.reach(block).first_sums(block.dtype)
 
     def backward(self, block, d, ring, sums):
-        by_distance, ring = block.reach.write(d.dots, ring)
-        adds, sums = self._of_products(block, by_distance, sums)
+        d_products_Cn, ring = self.reach(block).write(d.dots, ring)
+        adds, sums = self._of_products(block, d_products_Cn, sums)
         return adds, ring, sums
 
     def end_backward(self, block, ring, sums):
         if ring is None:
             return Adds(), sums
-        return self._of_products(block, block.reach.write_rest(ring), sums)
+        return self._of_products(block, self.reach(block).write_rest(ring), sums)
 
     def _of_products(self, block, d_products_Cn, sums):
         """Go back through products_Cn = q a_K.T."""
-        q = block.rows.q
-        d_products_Cn = d_products_Cn.astype(q.for_vectors.dtype)
-        a_K = block.reach.written(self.here(block), d_products_Cn.shape[1])
-        adds = Adds.for_vectors(q, dot(d_products_Cn, a_K.astype(d_products_Cn.dtype)))
-        d_a_K = dot(block.rows.q_turned.for_vectors, d_products_Cn)
-        return adds, sums.put(block, block.reach.add_written(sums.here(block), d_a_K))
+        reach = self.reach(block)
+        d_products_Cn = d_products_Cn.astype(block.q_of(self.part).for_vectors.dtype)
+        a_K = reach.written(self.here(block), d_products_Cn.shape[1]).astype(d_products_Cn.dtype)
+        adds = Adds.for_vectors(block.rows.q, self.part, dot(d_products_Cn, a_K))
+        d_a_K = dot(block.q_turned_of(self.part).for_vectors, d_products_Cn)
+        return adds, sums.put(block, reach.add_written(sums.here(block), d_a_K))
 
 
 @term
@@ -76,17 +81,17 @@ class QueryVectors(ByDistance, LogitTerm):
     """Dots k_j . a_Q[d], by columns what `KeyVectors` is by rows."""
 
     def forward(self, block, ring):
-        key = block.k.for_vectors
+        key = block.k_of(self.part).for_vectors
         with_keys = lambda a_Q: dot_rows(key, a_Q.astype(key.dtype))  # noqa: E731
-        return Logits(dots=block.reach.read_columns(with_keys, self.here(block))), ring
+        return Logits(dots=self.reach(block).read_columns(with_keys, self.here(block))), ring
 
     def backward(self, block, d, ring, sums):
-        key, reach = block.k.for_vectors, block.reach
+        key, reach = block.k_of(self.part).for_vectors, self.reach(block)
         d_products_Kn = reach.write_columns(d.dots).astype(key.dtype)
         a_Q = reach.written_columns(self.here(block)).astype(key.dtype)
         d_key = dot_rows(a_Q.T, d_products_Kn)
         d_a_Q = reach.add_written(sums.here(block), dot(key.T, d_products_Kn))
-        return Adds.for_query_vectors(block.k, d_key), ring, sums.put(block, d_a_Q)
+        return Adds.for_query_vectors(block.k, self.part, d_key), ring, sums.put(block, d_a_Q)
 
 
 @term
@@ -96,10 +101,10 @@ class Bias(ByDistance, LogitTerm):
     reads_tokens = False
 
     def forward(self, block, ring):
-        return Logits(bias=block.reach.read_bias(self.here(block))), ring
+        return Logits(bias=self.reach(block).read_bias(self.here(block))), ring
 
     def backward(self, block, d, ring, sums):
-        d_b = block.reach.add_bias(sums.here(block), d.bias)
+        d_b = self.reach(block).add_bias(sums.here(block), d.bias)
         return Adds(), ring, sums.put(block, d_b)
 
 
@@ -109,6 +114,7 @@ class PairLogits(LogitTerm):
 
     state: Any  # of the encoding
     integers: Any  # of the encoding, not differentiated
+    part: int = static()
     graphdef: Any = static()
     rules: Rules = static()
     tabulated: bool = static()  # whether tables hold the slots of distances
@@ -124,7 +130,7 @@ class PairLogits(LogitTerm):
         return Logits(dots_CK, plus(bias_CK, reference.block_bias(encoding, q, k, *tokens)))
 
     def _arguments(self, block):
-        q, k = block.rows.q, block.k
+        q, k = block.q_of(self.part), block.k_of(self.part)
         return self.state, q.for_vectors, k.for_vectors, q.features, k.features
 
     def forward(self, block, ring):
@@ -135,15 +141,16 @@ class PairLogits(LogitTerm):
         return logits, ring, functools.partial(self._pulled, block, logits, pull)
 
     def _pulled(self, block, logits, pull, d, ring, sums):
-        if logits == Logits():
+        if logits.dots is None and logits.bias is None:
             return Adds(), ring, sums
         d = Logits(
             *(None if x is None else dx.astype(x.dtype) for x, dx in zip(logits, d, strict=True))
         )
         d_state, of_queries, of_keys, q_features, k_features = pull(d)
-        adds = Adds.for_query_vectors(block.k, of_keys.T)
-        adds = adds.plus(Adds.for_vectors(block.rows.q, of_queries))
-        adds = adds._replace(q_features=q_features, k_features=k_features)
+        part = functools.partial(only, self.part, len(block.reaches))
+        adds = Adds.for_query_vectors(block.k, self.part, of_keys.T)
+        adds = adds.plus(Adds.for_vectors(block.rows.q, self.part, of_queries))
+        adds = adds._replace(q_features=part(q_features), k_features=part(k_features))
         return adds, ring, plus(sums, d_state)
 
     def backward(self, block, d, ring, sums):

@@ -102,7 +102,7 @@ def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
     """Cut the blocks of keys that a block of queries may see, the nearest first."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     row = number * layout.rows
-    (region,) = regions(None, rules, layout, row, key_blocks)
+    (region,) = regions((None,), rules, layout, row, key_blocks)
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
     region = region if blocks is None else region.within(*blocks)
     begin, end = (jnp.asarray(x, jnp.int32) for x in (region.begin, region.end))

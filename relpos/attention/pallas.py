@@ -138,7 +138,7 @@ def _visits(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> Visits:
     query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]
 
     def of_queries(number, tokens):
-        (region,) = regions(None, rules, layout, number * layout.rows, key_blocks)
+        (region,) = regions((), rules, layout, number * layout.rows, key_blocks)
         seen = may_see(rules, layout, tokens, k)
         region = region if seen is None else region.within(*seen)
         return jnp.asarray(region.begin, jnp.int32), jnp.asarray(region.end, jnp.int32)

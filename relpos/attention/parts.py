@@ -1,4 +1,7 @@
-"""Which terms an encoding has: of distances where a table holds them, of pairs where it is evaluated."""
+"""The parts of an encoding, and which terms they are: of distances where tables hold them, of pairs where not."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,23 +20,54 @@ def is_inexact(path, variable):
     return jnp.issubdtype(variable[...].dtype, jnp.inexact)
 
 
-def terms_of(encoding: Slots, rules: Rules, layout: Layout, tables: Tables) -> Terms:
-    """List the terms that the tables fill, and those that the encoding fills for each pair."""
+class Part(NamedTuple):
+    """One of the encodings, of one head, that are summed up.
+
+    Each has its own distance beyond which it is constant, so that one which never is widens no other's band.
+
+    Attributes:
+      encoding: the encoding, or empty `Slots` where the tables say all.
+      beyond: its constant_beyond, or None.
+      band: `Layout.band`, this part's.
+      tables: from `tabulate`, with the same rules and, but for the band, the same layout.
+    """
+
+    encoding: Slots
+    beyond: int | None = None
+    band: int | None = None
+    tables: Tables = Tables()
+
+    def layout(self, layout: Layout) -> Layout:
+        """Return the layout with the part's band."""
+        return layout._replace(band=self.band)
+
+
+def terms_of(parts: Sequence[Part], rules: Rules, layout: Layout) -> Terms:
+    """List the terms of content, and those of each part."""
+    logits, values = [Content()], [Values()]
+    for number, part in enumerate(parts):
+        of_part = _terms_of(number, part, rules, part.layout(layout))
+        logits.extend(of_part.logits)
+        values.extend(of_part.values)
+    return Terms(tuple(logits), tuple(values))
+
+
+def _terms_of(number: int, part: Part, rules: Rules, layout: Layout) -> Terms:
+    """List the terms that a part's tables fill, and those that its encoding fills for each pair."""
 
     def of_slot(kind, slot):
-        by_region = [getattr(table, slot) for table in tables]
-        return [] if by_region[0] is None else [kind(*by_region)]
+        by_region = [getattr(table, slot) for table in part.tables]
+        return [] if by_region[0] is None else [kind(*by_region, number)]
 
     logits = [
-        Content(),
         *of_slot(KeyVectors, "key_vectors"),
         *of_slot(QueryVectors, "query_vectors"),
         *of_slot(Bias, "bias"),
     ]
-    values = [Values(), *of_slot(ValueVectors, "value_vectors")]
-    if encoding.overridden:
-        graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
-        logits.append(PairLogits(state, integers, graphdef, rules, layout.has_table))
+    values = of_slot(ValueVectors, "value_vectors")
+    if part.encoding.overridden:
+        graphdef, state, integers = nnx.split(part.encoding, is_inexact, ...)  # type: ignore[misc]
+        logits.append(PairLogits(state, integers, number, graphdef, rules, layout.has_table))
         if not layout.has_table:
             values.append(PairValues(state, integers, graphdef, rules))
     return Terms(tuple(logits), tuple(values))

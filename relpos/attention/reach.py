@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array
 
 from relpos.attention import spread
-from relpos.attention.regions import Layout, Region, Span
+from relpos.attention.regions import Layout, Span
 
 Product = Callable[[Array], Array]
 
@@ -266,13 +266,13 @@ class Looked(Whole):
         return Looked(self.width, self.index.T).collect(p_CK.T)
 
 
-def reach_of(span: Span, layout: Layout, region: Region, row, number, d_CK) -> Reach:
-    """Return how a block gets at the table of its region.
+def reach_of(span: Span, layout: Layout, table: str, row, number, d_CK) -> Reach:
+    """Return how a block gets at a table.
 
     Args:
       span: of the near table.
       layout: how the matrix is cut.
-      region: where the block lies.
+      table: which one, "near" or another.
       row: the index of its first query.
       number: which block of keys it is.
       d_CK: a function that gives the distances of its pairs, for scattered positions.
@@ -283,7 +283,7 @@ def reach_of(span: Span, layout: Layout, region: Region, row, number, d_CK) -> R
         if not layout.has_table:
             return Far()  # of an empty table
         return Looked(span.size, jnp.clip(span.first - d_CK(), 0, span.size - 1))
-    if region.table != "near":
+    if table != "near":
         return Far()
     if layout.band is not None:
         return Band(C, K, span.size, span.first - row + column)

@@ -1,11 +1,12 @@
 """How the attention matrix is cut: into blocks, and, for one block of queries, into runs of blocks handled alike.
 
-A run of key blocks lies in one of these regions:
+For each part of an encoding (a sum of encodings has several) a run of key blocks lies
 
 - near: values differ from distance to distance, and are read from a table of all that occur;
-- far (past or future): beyond `constant_beyond` there is one value for the whole block.
+- far (in the past or future): beyond `constant_beyond` there is one value for the whole block.
 
-Where positions are not consecutive nothing is known of a block's distances: all blocks are near.
+Regions are cut where any part changes from one to the other. Where positions are not consecutive nothing is known of
+a block's distances: all blocks are near.
 """
 
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class Region(NamedTuple):
 
     begin: Any
     end: Any
-    table: str
+    tables: tuple[str, ...]  # for each part "near", "past" or "future"
 
     def within(self, first: Array, last: Array) -> "Region":
         """Return the part that lies in [first, last)."""
@@ -82,12 +83,20 @@ class Region(NamedTuple):
 
 
 def regions(
-    beyond: int | None, rules: Rules, layout: Layout, row: Array, key_blocks: int
+    beyonds: tuple[int | None, ...], rules: Rules, layout: Layout, row: Array, key_blocks: int
 ) -> list[Region]:
-    """Cut the key blocks that a block of queries may see; `row` is the index of its first query."""
+    """Cut the key blocks that a block of queries may see.
+
+    Args:
+      beyonds: the constant_beyond of each part.
+      rules: the static choices.
+      layout: how the matrix is cut.
+      row: the index of the first query.
+      key_blocks: how many there are.
+    """
     C, K = layout.rows, layout.columns
     if not layout.consecutive:
-        return [Region(0, key_blocks, "near")]
+        return [Region(0, key_blocks, ("near",) * len(beyonds))]
 
     def clip(block):
         return jnp.clip(block, 0, key_blocks)
@@ -105,15 +114,25 @@ def regions(
         end = first_with_most_below(-rules.window + 1)
     if rules.causal:
         end = first_with_most_below(0)
-    if beyond is None:
-        return [Region(begin, end, "near")]
-    near = jnp.clip(first_with_least_below(beyond), begin, end)
-    found = [Region(begin, near, "past"), Region(near, end, "near")]
-    if not rules.causal:
-        future = jnp.clip(first_with_most_below(-beyond + 1), near, end)
-        found[1] = found[1]._replace(end=future)
-        found.append(Region(future, end, "future"))
-    return found
+
+    def region(begin, end, side, c):
+        """Tell the parts that are constant from distance c on to read their value of this side."""
+        far = [beyond is not None and beyond <= c for beyond in beyonds]
+        return Region(begin, end, tuple(side if yes else "near" for yes in far))
+
+    rising = sorted({beyond for beyond in beyonds if beyond is not None})
+    found = []
+    for c in reversed(rising):
+        until = jnp.clip(first_with_least_below(c), begin, end)
+        found.append(region(begin, until, "past", c))
+        begin = until
+    behind = []
+    for c in [] if rules.causal else reversed(rising):
+        since = jnp.clip(first_with_most_below(-c + 1), begin, end)
+        behind.append(region(since, end, "future", c))
+        end = since
+    near = Region(begin, end, ("near",) * len(beyonds))
+    return [*found, near, *reversed(behind)]
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from relpos.attention.blocks import Block
 from relpos.attention.mesh_axes import varying_like
+from relpos.attention.reach import Reach
 from relpos.attention.reference import Keys, Queries
 
 
@@ -30,7 +31,7 @@ class Logits(NamedTuple):
 
 
 class Adds(NamedTuple):
-    """What a term adds to gradients; None: nothing."""
+    """What a term adds to gradients; None: nothing. Vectors and features are tuples, of one for each part."""
 
     content: Any = None  # [C, H]
     vector: Any = None  # [C, H], of what meets the key vectors, where that is not the content
@@ -42,14 +43,18 @@ class Adds(NamedTuple):
     weights: Any = None  # [C, K], of the softmax's weights
 
     @classmethod
-    def for_vectors(cls, q: Queries, x: Array) -> "Adds":
-        """Add to what meets the key vectors."""
-        return cls(content=x) if q.vector is None else cls(vector=x)
+    def for_vectors(cls, q: Queries, part: int, x: Array) -> "Adds":
+        """Add to what meets a part's key vectors."""
+        if q.vector[part] is None:
+            return cls(content=x)
+        return cls(vector=only(part, len(q.vector), x))
 
     @classmethod
-    def for_query_vectors(cls, k: Keys, x: Array) -> "Adds":
-        """Add to what meets the query vectors."""
-        return cls(key=x) if k.vector is None else cls(k_vector=x)
+    def for_query_vectors(cls, k: Keys, part: int, x: Array) -> "Adds":
+        """Add to what meets a part's query vectors."""
+        if k.vector[part] is None:
+            return cls(key=x)
+        return cls(k_vector=only(part, len(k.vector), x))
 
     def plus(self, other: "Adds") -> "Adds":
         """Add field by field."""
@@ -60,10 +65,17 @@ class Adds(NamedTuple):
         return Queries(self.content, self.vector, self.q_features)
 
 
+def only(part: int, parts: int, x: Any) -> tuple[Any, ...]:
+    """Return a tuple of one for each part, with nothing for the others."""
+    return tuple(x if i == part else None for i in range(parts))
+
+
 def plus(a: Any, b: Any) -> Any:
-    """Add trees; None adds nothing."""
+    """Add trees; None adds nothing, in the place of a leaf, of a tuple's entry or of all."""
     if a is None or b is None:
         return b if a is None else a
+    if type(a) is tuple:
+        return tuple(map(plus, a, b))
     return jax.tree.map(lambda x, y: x if y is None else x + y, a, b, is_leaf=lambda x: x is None)
 
 
@@ -186,19 +198,25 @@ def term(cls):
 
 @dataclasses.dataclass(frozen=True)
 class ByDistance(Term):
-    """A slot of distances: a table for each region. Its sums are a term like it, of the tables' transposes."""
+    """A part's slot of distances: a table for each region. Its sums are a term like it, of the tables' transposes."""
 
     near: Any
     past: Any
     future: Any
+    part: int = static()
+
+    def reach(self, block: Block) -> Reach:
+        """Return how the block gets at the part's table."""
+        return block.reaches[self.part]
 
     def here(self, block: Block) -> Array:
         """Return the table of the block's region."""
-        return getattr(self, block.region.table)
+        return getattr(self, block.tables[self.part])
 
     def put(self, block: Block, table: Array) -> Self:
         """Replace the table of the block's region."""
-        return dataclasses.replace(self, **{block.region.table: table})
+        changed: dict[str, Any] = {block.tables[self.part]: table}
+        return dataclasses.replace(self, **changed)
 
     def zero_sums(self):  # noqa: D102
         return zeros(turn(self))

@@ -36,39 +36,41 @@ class ValueVectors(ByDistance, ValueTerm):
     """Products with a_V[d]: weights, collected by distance, meet them; back, d out's products with them are spread."""
 
     def begin(self, block):
-        return block.reach.first_sums(block.dtype)
+        return self.reach(block).first_sums(block.dtype)
 
     def forward(self, block, weights_CK, shrink_C, ring):
         ring = jax.tree.map(lambda x: x * shrink_C[:, None], ring)
-        by_distance, ring = block.reach.write(weights_CK, ring)
+        by_distance, ring = self.reach(block).write(weights_CK, ring)
         return self._product(block, by_distance), ring
 
     def end(self, block, ring):
-        return None if ring is None else self._product(block, block.reach.write_rest(ring))
+        return None if ring is None else self._product(block, self.reach(block).write_rest(ring))
 
     def _product(self, block, by_distance_Cn):
-        a_V = block.reach.written(self.here(block), by_distance_Cn.shape[1])
+        a_V = self.reach(block).written(self.here(block), by_distance_Cn.shape[1])
         return dot(by_distance_Cn, a_V.astype(block.dtype))
 
     def begin_backward(self, block):
-        products = block.reach.first_products(block.with_d_out, self.here(block))
-        return _ValueRings(products, block.reach.first_sums(block.dtype))
+        products = self.reach(block).first_products(block.with_d_out, self.here(block))
+        return _ValueRings(products, self.reach(block).first_sums(block.dtype))
 
     def backward(self, block, weights_CK, ring, sums):
-        d_weights_CK, products = block.reach.read(block.with_d_out, self.here(block), ring.products)
-        by_distance, rest = block.reach.write(weights_CK, ring.by_distance)
+        d_weights_CK, products = self.reach(block).read(
+            block.with_d_out, self.here(block), ring.products
+        )
+        by_distance, rest = self.reach(block).write(weights_CK, ring.by_distance)
         sums = self._of_product(block, by_distance, sums)
         return Adds(weights=d_weights_CK), _ValueRings(products, rest), sums
 
     def end_backward(self, block, ring, sums):
         if ring.by_distance is None:
             return Adds(), sums
-        rest = block.reach.write_rest(ring.by_distance)
+        rest = self.reach(block).write_rest(ring.by_distance)
         return Adds(), self._of_product(block, rest, sums)
 
     def _of_product(self, block, by_distance_Cn, sums):
         d_a_V = dot(block.rows.d_out.T, by_distance_Cn)
-        return sums.put(block, block.reach.add_written(sums.here(block), d_a_V))
+        return sums.put(block, self.reach(block).add_written(sums.here(block), d_a_V))
 
 
 @term

@@ -24,7 +24,7 @@ class PoPE(Encoding):
         self.delta = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
 
     def _polar(self, x_TH, positions_T, delta_H):
-        angles_TH = positions.angles(positions_T, self.base, 2 * self.width) + delta_H
+        angles_TH = positions.angles(positions_T, self.base, 2 * self.width) + delta_H[None]
         length_TH = jax.nn.softplus(x_TH.astype(angles_TH.dtype))
         return jnp.concatenate([length_TH * jnp.cos(angles_TH), length_TH * jnp.sin(angles_TH)], -1)
 
@@ -34,4 +34,4 @@ class PoPE(Encoding):
 
     def key(self, k_SH, positions_S, features_S):
         """Return softplus(k) at the angles j theta."""
-        return self._polar(k_SH, positions_S, 0.0)
+        return self._polar(k_SH, positions_S, jnp.zeros(self.width))

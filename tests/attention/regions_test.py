@@ -26,33 +26,35 @@ def distances_of(row, block, rows, columns):
 @pytest.mark.usefixtures("numpy_indices")
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 2, 7, 9])
-@pytest.mark.parametrize("beyond", [None, 0, 1, 4, 30])
-def test_regions_cover_what_is_visible_and_tables_hold_it(beyond, window, causal):
+@pytest.mark.parametrize("beyonds", [(None,), (0,), (1,), (4,), (30,), (4, None, 30, 1, 4), ()])
+def test_regions_cover_what_is_visible_and_tables_hold_it(beyonds, window, causal):
     rules = Rules(1.0, causal, window)
     for (T, S), (C, K) in itertools.product(SIZES, LAYOUTS):
         layout = regions.Layout(C, K, True)
-        span = regions.near_span(beyond, rules, layout, T, S)
+        spans = [regions.near_span(beyond, rules, layout, T, S) for beyond in beyonds]
         key_blocks = -(-S // K)
         for row in range(0, -(-T // C) * C, C):
             visited = {}
-            for region in regions.regions(beyond, rules, layout, np.int32(row), key_blocks):
+            for region in regions.regions(beyonds, rules, layout, np.int32(row), key_blocks):
                 for block in range(int(region.begin), int(region.end)):
                     assert block not in visited
-                    visited[block] = region.table
+                    visited[block] = region.tables
             for block in range(key_blocks):
                 d = distances_of(row, block, C, K)
                 visible = (d >= 0) if causal else np.ones(len(d), bool)
                 if window is not None:
                     visible &= np.abs(d) < window
-                table = visited.get(block)
-                assert table is not None or not visible.any()
-                if table == "near":
-                    start = span.first - (d.max() + 1)  # a column before them is nobody's
-                    assert 0 <= start <= span.size - (len(d) + 1)
-                if table == "past":
-                    assert d.min() >= beyond
-                if table == "future":
-                    assert d.max() <= -beyond
+                assert block in visited or not visible.any()
+                for beyond, span, table in zip(
+                    beyonds, spans, visited.get(block, ("none",) * len(beyonds)), strict=True
+                ):
+                    if table == "near":
+                        start = span.first - (d.max() + 1)  # a column before them is nobody's
+                        assert 0 <= start <= span.size - (len(d) + 1)
+                    if table == "past":
+                        assert d.min() >= beyond
+                    if table == "future":
+                        assert d.max() <= -beyond
 
 
 @pytest.mark.usefixtures("numpy_indices")
@@ -65,7 +67,19 @@ def test_indices_fit_int32_where_pairs_do_not(length, causal):
         for row in (0, 512, (key_blocks - 1) * 512):
             cut = [
                 [(int(r.begin), int(r.end)) for r in regions.regions(
-                    beyond, Rules(1.0, causal, window), layout, dtype(row), key_blocks)]
+                    (beyond,), Rules(1.0, causal, window), layout, dtype(row), key_blocks)]
                 for dtype in (np.int32, np.int64)
             ]  # fmt: skip
             assert cut[0] == cut[1]
+
+
+@pytest.mark.usefixtures("numpy_indices")
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_endless_part_is_near_everywhere_and_widens_no_other_one(causal):
+    layout = regions.Layout(8, 8, True)
+    cut = regions.regions((16, None, 40), Rules(1.0, causal), layout, np.int32(96), 40)
+    blocks = {region.tables: (int(region.begin), int(region.end)) for region in cut}
+    past = {("past", "near", "past"): (0, 7), ("near",) * 3: (10, 13 if causal else 15)}
+    assert blocks.items() >= past.items()
+    assert blocks[("past", "near", "near")] == (7, 10)
+    assert len(blocks) == (3 if causal else 5)
