@@ -112,10 +112,8 @@ class EverySlot(encodings.Encoding):
         )
 
     def finish(self, out_TH, positions_T, features_T):
-        return (
-            out_TH * jnp.sin(positions_T.astype(float))[:, None] * features_T[:, None]
-            - self.stretch[...]
-        )
+        wave = jnp.sin(positions_T.astype(float))[:, None]
+        return out_TH * wave * features_T[:, None] * self.stretch[...]
 
     def row(self, d):
         return jnp.clip(d, -6, 6) + 6
