@@ -77,6 +77,7 @@ class EverySlot(encodings.Encoding):
     constant_beyond = 6
     needs_tokens = True
     scaled_vectors = False
+    logit_scale = 0.5 * H**-0.5
 
     def __init__(self):
         random = np.random.default_rng(5)
@@ -87,9 +88,6 @@ class EverySlot(encodings.Encoding):
         self.weight = PerHead(new(N, D))
         self.of_keys, self.of_queries = nnx.Param(new(13, 7)), nnx.Param(new(13, 5))
         self.of_values = nnx.Param(new(13, H))
-
-    def logit_scale(self, head_dim):
-        return 0.5 * head_dim**-0.5
 
     def query(self, q_TH, positions_T, features_T):
         wave = jnp.cos(positions_T.astype(float))[:, None] * q_TH[:, :2]

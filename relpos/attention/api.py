@@ -98,7 +98,7 @@ def attention(
         raise ValueError("tables hold the distances of a causal cache: call with causal=True")
     B, T, N, H = q.shape
     S = k.shape[1]
-    scale = checks.checked_scale(encoding.logit_scale(H) if scale is None else scale)
+    scale = checks.checked_scale(encoding.logit_scale if scale is None else scale, H)
     window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
     q_segments, k_segments, same = checks.checked_pair(

@@ -112,8 +112,10 @@ def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
         raise ValueError("dropout_rate > 0 needs a dropout_key (a JAX random key)")
 
 
-def checked_scale(scale: Any) -> float:
+def checked_scale(scale: Any, head_dim: int) -> float:
     """Return the scale as a finite float."""
+    if scale is None:
+        return 1 / math.sqrt(head_dim)
     if isinstance(scale, jax.core.Tracer):
         raise ValueError(
             "scale must be a Python number, not a traced array: multiply the queries by a trained scale"

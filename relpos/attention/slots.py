@@ -11,7 +11,6 @@ all others are shared by the heads) and evaluates it at the distances a block ne
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -67,6 +66,7 @@ class Slots(nnx.Module):
       causal_only: defined for keys in the past alone.
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
+      logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
@@ -81,6 +81,7 @@ class Slots(nnx.Module):
     causal_only: bool = False
     needs_tokens: bool = False
     scaled_vectors: bool = True
+    logit_scale: float | None = None
     one_head: bool = False
     walks: ClassVar[bool] = False
     overridden: ClassVar[frozenset[str]] = frozenset()
@@ -105,10 +106,6 @@ class Slots(nnx.Module):
     def features_meet_in_blocks(self) -> bool:
         """Whether the features of keys are read together with those of queries: a cache must keep them."""
         return bool({"block_bias", "walk"} & self.overridden)
-
-    def logit_scale(self, head_dim: int) -> float:
-        """Return the scale of the dot products where the caller gives none."""
-        return 1 / math.sqrt(head_dim)
 
     def query(
         self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
@@ -245,4 +242,4 @@ class Slots(nnx.Module):
 
 SLOTS = frozenset(
     name for name, value in vars(Slots).items() if callable(value) and name[0] != "_"
-) - {"logit_scale"} | {"tokens"}
+) | {"tokens"}

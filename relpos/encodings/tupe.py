@@ -35,7 +35,8 @@ class TUPE(T5):
         )  # fmt: skip
         if max_length < 1:
             raise ValueError(f"tupe.max_length must be at least 1, got {max_length}")
-        self.head_dim = self.width = dims.head_dim
+        self.head_dim = dims.head_dim
+        self.logit_scale = (2 * dims.head_dim) ** -0.5  # a logit is the sum of two products
         self.max_length = max_length
         normal, D = jax.random.normal, dims.features
         shape = (dims.num_heads, D, dims.head_dim)
@@ -44,10 +45,6 @@ class TUPE(T5):
         self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5)
         # What position 0 seeks, and what seeks position 0.
         self.first = PerHead(jnp.zeros((dims.num_heads, 2))) if untied else None
-
-    def logit_scale(self, head_dim):
-        """Return 1 / sqrt(2 H): a logit is the sum of two products."""
-        return (2 * head_dim) ** -0.5
 
     def _projected(self, positions_T, kernel_DH):
         # JAX counts a negative index from the end: send it out of bounds instead.
@@ -62,7 +59,7 @@ class TUPE(T5):
         place_TH, is_first_T1 = self._projected(positions_T, self.of_queries[...])
         if self.first is None:
             return jnp.concatenate([q_TH, place_TH], -1)
-        seeks, is_sought = self.first[...] / self.logit_scale(self.width)
+        seeks, is_sought = self.first[...] * (2 * q_TH.shape[-1]) ** 0.5
         numbers = [jnp.where(is_first_T1, seeks, 0), jnp.where(is_first_T1, 0, is_sought)]
         return jnp.concatenate([q_TH, place_TH, *numbers], -1)
 

@@ -36,7 +36,7 @@ def test_every_slot_has_its_place_in_the_equation():
             with_keys = jnp.einsum(
                 "sw,tsw->ts", one.vector_key(k[b, :, m], at, f), one.query_vectors(d)
             )
-            logits = encoding.logit_scale(H) * (logits + with_keys)
+            logits = encoding.logit_scale * (logits + with_keys)
             logits += jnp.einsum(
                 "tw,tsw->ts", one.vector_query(q[b, :, n], at, f), one.key_vectors(d)
             )
