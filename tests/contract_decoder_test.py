@@ -150,11 +150,12 @@ def test_shifting_all_positions_changes_nothing_where_the_scheme_says_so(name):
     scheme = encodings.scheme(name)
     at = jnp.broadcast_to(jnp.arange(T), x.shape)
     placed = nnx.jit(lambda model, positions: model(x, positions=positions))
-    here, there = placed(model, at), placed(model, at + 1000)
+    here = placed(model, at)
     if scheme.shift_invariant:
-        close(there, here, atol=3e-3)
+        close(placed(model, at + 1000), here, atol=3e-3)
     else:
-        far = 1000 if model.max_length else 10**7  # FIRE changes with the logarithm
+        # FIRE changes with the logarithm; a table ends.
+        far = 10**7 if model.max_length is None else min(1000, model.max_length - T)
         assert jnp.abs(placed(model, at + far) - here).max() > 1e-2
 
 

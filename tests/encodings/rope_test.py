@@ -39,7 +39,7 @@ def test_both_layouts_and_partial_rotation(layout, fraction, turned):
     x = np.random.default_rng(0).normal(size=(5, 12))
     positions = np.array([0, 1, 7, 100, -3])
     expected = [turn(row, i, layout, turned) for row, i in zip(x, positions, strict=True)]
-    out = encoding.query(jnp.array(x, jnp.float32), jnp.array(positions))
+    out = encoding.query(jnp.array(x, jnp.float32), jnp.array(positions), None)
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
