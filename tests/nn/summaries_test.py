@@ -1,7 +1,6 @@
-import flax
-
 """Flax's tools that look into a module: they wrap every public method of every class in it, and call it so."""
 
+import flax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
