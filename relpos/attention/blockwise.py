@@ -18,12 +18,12 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos.attention import choices, reference
+from relpos.attention import padding, reference
 from relpos.attention.blocks import Block, Extent, Inputs, Places, Problem, Rows, Terms, over_blocks
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, terms_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
-from relpos.attention.regions import Layout, near_span, round_up
+from relpos.attention.regions import Layout, near_span
 from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
@@ -267,16 +267,6 @@ def _backward(problem, residuals, d_result):
 _done.defvjp(_done_forward, _backward, symbolic_zeros=True)
 
 
-def _cut(tree, length: int, size: int):
-    """Append zero rows up to `length` and cut into blocks, [length / size, size, ...]."""
-
-    def cut(x):
-        x = jnp.pad(x, [(0, length - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(length // size, size, *x.shape[1:])
-
-    return jax.tree.map(cut, tree)
-
-
 def _extent(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
     layout = part.layout(layout)
     return Extent(part.beyond, layout, near_span(part.beyond, rules, layout, T, S))
@@ -307,19 +297,9 @@ def head(
       done: the result, where only its gradients are wanted.
     """
     T, S = q.content.shape[0], k.key.shape[0]
-    padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
-    # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
-    if padded_S != S and k_tokens.segment is None and not hidden:
-        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
-        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
-    q, q_tokens = _cut((q, q_tokens), padded_T, layout.rows)
-    k, k_tokens = _cut((k, k_tokens), padded_S, layout.columns)
-    if layout.consecutive:
-        # Padding rows count on, so that they stay causally behind; nobody reads their output.
-        count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
-        q_tokens = q_tokens._replace(position=count(q_tokens.row))
-        k_tokens = k_tokens._replace(position=count(k_tokens.row))
+    q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
+    q, q_tokens = padding.cut((q, q_tokens), layout.rows)
+    k, k_tokens = padding.cut((k, k_tokens), layout.columns)
     problem = Problem(rules, layout, tuple(_extent(part, rules, layout, T, S) for part in parts))
     inputs = Inputs(terms_of(parts, rules, layout), q, k)
     places = Places(q_tokens, k_tokens, seed)

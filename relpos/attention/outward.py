@@ -16,13 +16,13 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from relpos.attention import choices, reference
+from relpos.attention import padding, reference
 from relpos.attention.blockwise import Result, hidden_logit
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
-from relpos.attention.regions import Layout, regions, round_up
+from relpos.attention.regions import Layout, regions
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
 from relpos.positions import PADDING
@@ -281,16 +281,6 @@ def _zeros(tree):
     return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
-def _cut(tree, length: int, size: int):
-    """Append zero rows up to `length` and cut into blocks, [length / size, size, ...]."""
-
-    def cut(x):
-        x = jnp.pad(x, [(0, length - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(length // size, size, *x.shape[1:])
-
-    return jax.tree.map(cut, tree)
-
-
 def head(
     encoding: Slots,
     beyond: int | None,
@@ -319,23 +309,12 @@ def head(
       seed: dropout's, or None.
       done: the result, where only its gradients are wanted.
     """
-    T, S = q.content.shape[0], k.key.shape[0]
-    padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
-    # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
-    if padded_S != S and k_tokens.segment is None and not hidden:
-        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
-        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
+    q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
     first = encoding.begin(q.content, q.features)
-    first, q, q_tokens = _cut((first, q, q_tokens), padded_T, layout.rows)
-    k, k_tokens = _cut((k, k_tokens), padded_S, layout.columns)
+    first, q, q_tokens = padding.cut((first, q, q_tokens), layout.rows)
+    k, k_tokens = padding.cut((k, k_tokens), layout.columns)
     q = q._replace(features=jax.vmap(encoding.query_block)(q.content, q.features))
     k = k._replace(features=jax.vmap(encoding.key_block)(k.key, k.features))
-    if layout.consecutive:
-        # Padding rows count on, so that they stay causally behind; nobody reads their output.
-        count = lambda x: jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)  # noqa: E731
-        q_tokens = q_tokens._replace(position=count(q_tokens.row))
-        k_tokens = k_tokens._replace(position=count(k_tokens.row))
     graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
     problem = _Problem(graphdef, rules, layout)
     inputs = _Inputs(state, first, q, k)

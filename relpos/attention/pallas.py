@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from relpos.attention import choices, pallas_kernels, reference
+from relpos.attention import choices, padding, pallas_kernels, reference
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
@@ -212,12 +212,8 @@ def head(
       seed: dropout's, or None.
     """
     (T, H), (S, V) = q.content.shape, k.value.shape
-    padded_T, padded_S = round_up(T, layout.rows), round_up(S, layout.columns)
-    # Padding keys must be hidden; where causality does it there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
-    if padded_S != S and k_tokens.segment is None and not hidden:
-        q_tokens = q_tokens._replace(segment=jnp.ones_like(q_tokens.row))
-        k_tokens = k_tokens._replace(segment=jnp.ones_like(k_tokens.row))
+    q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
+    padded_T, padded_S = q_tokens.row.shape[0], k_tokens.row.shape[0]
     band = tables.near
     row_terms = column_terms = None
     if band.key_vectors is not None:
@@ -230,13 +226,7 @@ def head(
         column_terms = _pad(rules.scale * reference.dot_rows(k.for_vectors, a_Q), padded_S)
 
     pad_T, pad_S = functools.partial(_pad, rows=padded_T), functools.partial(_pad, rows=padded_S)
-    q_features, q_tokens = jax.tree.map(pad_T, (q.features, q_tokens))
-    k_features, k_tokens = jax.tree.map(pad_S, (k.features, k_tokens))
-    if layout.consecutive:
-        # Padding rows count on, so that they stay causally behind; nobody reads their output.
-        count = lambda x: jnp.arange(x.size, dtype=jnp.int32)  # noqa: E731
-        q_tokens = q_tokens._replace(position=count(q_tokens.row))
-        k_tokens = k_tokens._replace(position=count(k_tokens.row))
+    q_features, k_features = jax.tree.map(pad_T, q.features), jax.tree.map(pad_S, k.features)
     whole_H, whole_V = (round_up(size, pallas_kernels.chunk(size)) for size in (H, V))
     graphdef, *variables = nnx.split(encoding, is_inexact, ...)
     state, integers = map(jax.tree.leaves, variables)

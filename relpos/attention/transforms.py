@@ -22,7 +22,7 @@ def queries(
     """Apply `query`."""
     if "query" not in encoding.overridden:
         return q
-    return _of_each_token(encoding, _query, q, positions_T, features)
+    return _of_each_token(encoding, _slot("query"), q, positions_T, features)
 
 
 def keys(
@@ -56,7 +56,7 @@ def values(
     features: Any = None,
 ) -> Float[Array, "B S K H"]:
     """Apply the encoding's `value`, for a cache; [B, S, N, H] if it differs by query head."""
-    slot = _value if "value" in encoding.overridden else None
+    slot = _slot("value") if "value" in encoding.overridden else None
     return _keys_or_values(encoding, slot, v, positions_S, num_heads, features)
 
 
@@ -66,7 +66,7 @@ def finish(
     """Apply `finish`."""
     if "finish" not in encoding.overridden:
         return out
-    return _of_each_token(encoding, _finish, out, positions_T, features)
+    return _of_each_token(encoding, _slot("finish"), out, positions_T, features)
 
 
 def match_heads(k: Array, v: Array) -> tuple[Array, Array]:
@@ -75,31 +75,20 @@ def match_heads(k: Array, v: Array) -> tuple[Array, Array]:
     return jnp.repeat(k, K // k.shape[2], axis=2), jnp.repeat(v, K // v.shape[2], axis=2)
 
 
-def _query(encoding, x_TH, positions_T, features_T):
-    return encoding.query(x_TH, positions_T, features_T)
-
-
-def _value(encoding, x_SH, positions_S, features_S):
-    return encoding.value(x_SH, positions_S, features_S)
-
-
-def _finish(encoding, x_TH, positions_T, features_T):
-    return encoding.finish(x_TH, positions_T, features_T)
-
-
-def _key(encoding, x_SH, positions_S, features_S):
-    return encoding.key(x_SH, positions_S, features_S)
+def _slot(name: str) -> Slot:
+    """Return the slot of this name, of whichever encoding it is given."""
+    return lambda encoding, *arguments: getattr(encoding, name)(*arguments)
 
 
 def _key_beside_vector(encoding, x_SH, positions_S, features_S):
     vector = encoding.vector_key(x_SH, positions_S, features_S)
-    return jnp.concatenate([_key(encoding, x_SH, positions_S, features_S), vector], -1)
+    return jnp.concatenate([encoding.key(x_SH, positions_S, features_S), vector], -1)
 
 
 def _key_and_vector(encoding: Slots) -> Slot | None:
     if "query_vectors" in encoding.overridden and Filled.of(encoding).own_vector_key:
         return _key_beside_vector
-    return _key if "key" in encoding.overridden else None
+    return _slot("key") if "key" in encoding.overridden else None
 
 
 def features_of_heads(features: Any, heads: int) -> Any:

@@ -1,0 +1,40 @@
+"""Whole blocks of tokens: what is appended to them no path lets anybody see."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from relpos.attention import choices
+from relpos.attention.reference import Rules, Tokens
+from relpos.attention.regions import Layout, round_up
+from relpos.positions import contiguous
+
+
+def pad(tree: Any, size: int) -> Any:
+    """Append zero rows up to a multiple of `size`."""
+
+    def one(x):
+        length = x.shape[0]
+        return jnp.pad(x, [(0, round_up(length, size) - length)] + [(0, 0)] * (x.ndim - 1))
+
+    return jax.tree.map(one, tree)
+
+
+def cut(tree: Any, size: int) -> Any:
+    """Pad, and cut into blocks, [blocks, size, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pad(tree, size))
+
+
+def whole_blocks(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> tuple[Tokens, Tokens]:
+    """Pad queries and keys to whole blocks, and hide the keys that were appended."""
+    T, S = q.row.shape[0], k.row.shape[0]
+    # Where causality hides them there is nothing to compare.
+    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
+    if round_up(S, layout.columns) != S and k.segment is None and not hidden:
+        q, k = (tokens._replace(segment=jnp.ones_like(tokens.row)) for tokens in (q, k))
+    q, k = pad(q, layout.rows), pad(k, layout.columns)
+    if layout.consecutive:
+        # They count on, so that they stay causally behind; nobody reads the output of padding queries.
+        q, k = (tokens._replace(position=contiguous(tokens.row.shape[0])) for tokens in (q, k))
+    return q, k
