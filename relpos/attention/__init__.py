@@ -12,6 +12,7 @@ from typing import Any
 from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
 from relpos.attention.distances import Tables as Tables
+from relpos.attention.slots import Passed as Passed
 from relpos.attention.slots import PerHead as PerHead
 from relpos.attention.slots import PerHeadConstant as PerHeadConstant
 from relpos.attention.slots import Slots as Slots

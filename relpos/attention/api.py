@@ -99,6 +99,7 @@ def attention(
     B, T, N, H = q.shape
     S = k.shape[1]
     scale = checks.checked_scale(encoding.logit_scale if scale is None else scale, H)
+    checks.check_unscaled(encoding, scale)
     window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
     q_segments, k_segments, same = checks.checked_pair(

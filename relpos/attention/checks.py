@@ -95,7 +95,7 @@ def no_kernel_walks(encoding: Slots) -> str:
     """Say why no GPU kernel takes an encoding that walks along the row."""
     return (
         f"{type(encoding).__name__} walks along the row, from block to block of keys, which "
-        'implementation="pallas" cannot: use "auto" or "blockwise"'
+        'implementation="pallas" cannot: use implementation="auto" or "blockwise"'
     )
 
 
@@ -123,6 +123,23 @@ def checked_scale(scale: Any, head_dim: int) -> float:
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     return float(scale)
+
+
+def check_unscaled(encoding: Slots, scale: float) -> None:
+    """Check that vectors which are not scaled can be told apart from the dot products, which are."""
+    if not encoding.scaled_vectors and scale == 0:
+        raise ValueError(
+            f"{type(encoding).__name__} adds products that are not scaled: scale must not be 0"
+        )
+
+
+def check_ready_keys(q_width: int, k_width: int) -> None:
+    """Check that keys out of a cache are as wide as the queries that they meet."""
+    if q_width != k_width:
+        raise ValueError(
+            f"keys_ready=True: the keys are {k_width} wide and the queries, as the encoding leaves them, {q_width}: "
+            "pass the keys as relpos.encodings.transform_keys gives them, with this encoding"
+        )
 
 
 def checked_window(window: Any) -> int | None:

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos import positions
-from relpos.attention import blockwise, choices, distances, outward, reference
+from relpos.attention import blockwise, checks, choices, distances, outward, reference
 from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part
@@ -163,6 +163,7 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
             key_vector = None
             if filled.own_vector_key:
                 k, key_vector = jnp.split(k, [k.shape[-1] - filled.own_vector_key], -1)
+            checks.check_ready_keys(content.shape[-1], k.shape[-1])
             if plan.factored:
                 of_query = encoding.factored_query(
                     content if vector is None else vector, q_tokens.position

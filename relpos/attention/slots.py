@@ -12,7 +12,7 @@ all others are shared by the heads) and evaluates it at the distances a block ne
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -52,6 +52,14 @@ def _of_one_head(slot: Callable) -> Callable:
         return slot(self, *args, **kwargs)
 
     return guarded
+
+
+class Passed(NamedTuple):
+    """What `walk` gives, past one block of keys."""
+
+    dots: Float[Array, "C K"] | None  # to be scaled; None: the dot products of queries and keys
+    bias: Float[Array, "C K"] | None  # not scaled; None: nothing
+    carry: Any  # before the next block
 
 
 class Slots(nnx.Module):
@@ -216,7 +224,7 @@ class Slots(nnx.Module):
         k_features: Any,
         seen_CK: Bool[Array, "C K"] | None,
         scale: float,
-    ) -> tuple[Float[Array, "C K"] | None, Float[Array, "C K"] | None, Any]:
+    ) -> Passed:
         """Take the queries past one block of keys, from its last key to its first.
 
         Keys stand in the order of their positions, one segment after another: what a query sees is one run of them.
@@ -234,8 +242,7 @@ class Slots(nnx.Module):
           scale: of the dot products.
 
         Returns:
-          What is scaled (None: the dot products of queries and keys), what is added unscaled (None: nothing), and
-          the carry before the next block. Where a pair is hidden they must be finite, and are not used.
+          What joins the logits, and the carry. Where a pair is hidden they must be finite, and are not used.
         """
         raise NotImplementedError
 

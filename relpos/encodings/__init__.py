@@ -8,10 +8,12 @@ from typing import Any
 
 from flax import nnx
 
+from relpos.attention import Passed as Passed
 from relpos.attention import PerHead as PerHead
 from relpos.attention import PerHeadConstant as PerHeadConstant
 from relpos.attention import Slots as Slots
 from relpos.attention import transform_keys as transform_keys
+from relpos.attention import transform_values as transform_values
 from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from relpos.attention import PerHead, PerHeadConstant, Slots, split_heads
+from relpos.attention import Passed, PerHead, PerHeadConstant, Slots, split_heads
 from relpos.sharding import left_to_the_compiler
 
-__all__ = ["Dims", "Encoding", "PerHead", "PerHeadConstant", "biases", "tokens"]
+__all__ = ["Dims", "Encoding", "Passed", "PerHead", "PerHeadConstant", "biases", "tokens"]
 
 
 @dataclasses.dataclass(frozen=True)

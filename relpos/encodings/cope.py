@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, Passed
 
 
 class CoPE(Encoding):
@@ -50,7 +50,7 @@ class CoPE(Encoding):
 
         # Most blocks lie where all queries have counted to the end.
         bias_CK, carry = jax.lax.cond((carry >= last).all(), far, near, carry, dots_CK, q_features)
-        return dots_CK, bias_CK, carry
+        return Passed(dots_CK, bias_CK, carry)
 
 
 def sums_from_the_end(x_CK: Float[Array, "C K"]) -> Float[Array, "C K"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead
 
 
 class PaTH(Encoding):
@@ -73,10 +73,10 @@ class PaTH(Encoding):
         w_KH, z_KH, n_KK, turned_KH = k_features
         along_CK = carry @ w_KH.T
         if seen_CK is None:
-            return carry @ turned_KH.T, None, carry - along_CK @ z_KH
+            return Passed(carry @ turned_KH.T, None, carry - along_CK @ z_KH)
         along_CK = jnp.where(seen_CK, along_CK, 0)
         dots_CK = carry @ k_KH.astype(carry.dtype).T - along_CK @ n_KK
-        return dots_CK, None, carry - along_CK @ z_KH
+        return Passed(dots_CK, None, carry - along_CK @ z_KH)
 
 
 def inverse_of_unit_upper(n_KK: Float[Array, "K K"]) -> Float[Array, "K K"]:

@@ -31,7 +31,8 @@ class Discount(encodings.Encoding):
     def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
         seen_CK = jnp.ones((q_CH.shape[0], k_KH.shape[0])) if seen_CK is None else 1.0 * seen_CK
         passed_CK = carry["passed"][:, None] + jnp.cumsum(seen_CK[:, ::-1], 1)[:, ::-1] - seen_CK
-        return None, -self.rate[...] * passed_CK, {"passed": passed_CK[:, 0] + seen_CK[:, 0]}
+        carry = {"passed": passed_CK[:, 0] + seen_CK[:, 0]}
+        return encodings.Passed(None, -self.rate[...] * passed_CK, carry)
 
 
 class Linear(encodings.Encoding):

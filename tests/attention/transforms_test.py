@@ -158,3 +158,11 @@ def test_distances_are_of_positions_where_an_order_is_given():
     logits -= alibi.slopes[...][:, None, None] * distances
     weights = jax.nn.softmax(jnp.where(jnp.tri(7, dtype=bool), logits, -jnp.inf))
     np.testing.assert_allclose(found, jnp.einsum("bnts,bsnh->btnh", weights, v), atol=1e-12)
+
+
+def test_what_cannot_be_is_refused():
+    q, k, v, x = inputs()
+    with pytest.raises(ValueError, match="EverySlot adds products that are not scaled"):
+        attend(EverySlot(), q, k, v, x, causal=True, scale=0.0)
+    with pytest.raises(ValueError, match=r"the keys are 7 wide and the queries, .* 10"):
+        relpos.attention(q, k[..., :7], v, keys_ready=True)
