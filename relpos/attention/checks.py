@@ -38,6 +38,15 @@ def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -
             f"got {encoding!r}"
         )
     name = type(encoding).__name__
+    if encoding.of_heads:
+        counts = [count for _, count in encoding.of_heads]
+        if sum(counts) != num_heads:
+            raise ValueError(
+                f"{name} was made for {' + '.join(map(str, counts))} heads, the queries have {num_heads}"
+            )
+        for part, count in encoding.of_heads:
+            check_encoding(part, count, head_dim, causal)
+        return
     if encoding.adds_to_input():
         raise ValueError(
             f"{name} adds positions to the model's input, which attention does not see: call its `embed` there, "
@@ -65,7 +74,7 @@ def check_features(
     encoding: Slots, q, k, q_features, k_features, *, keys_ready: bool = False
 ) -> None:
     """Check that an encoding which reads the layer's input comes with the features of these tokens."""
-    if not encoding.needs_tokens:
+    if not encoding.needs_tokens or encoding.of_heads:  # parts are checked by themselves
         return
     of_keys = encoding.features_meet_in_blocks or not keys_ready
     if q_features is None or (k_features is None and of_keys):

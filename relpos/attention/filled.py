@@ -23,8 +23,9 @@ class Filled(NamedTuple):
     walks: bool  # along the row
 
     @classmethod
-    def of(cls, encoding: Slots) -> "Filled":
-        """Ask each slot once, without computing anything."""
+    def of(cls, encoding: Slots, whole: Slots | None = None) -> "Filled":
+        """Ask each slot once, without computing anything; `whole` is the sum of which the encoding is a part."""
+        whole = encoding if whole is None else whole
         split, per_head, shared = split_heads(encoding)
 
         def ask(per_head, shared):
@@ -55,9 +56,9 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} fills walk: of bias, block_bias and the vectors of distances it may then "
                 "fill none"
             )
-        changes_query = bool({"query", "vector_query"} & encoding.overridden)
-        changes_query |= not encoding.scaled_vectors
-        changes_key = bool({"key", "vector_key"} & encoding.overridden)
+        changes_query = bool({"query", "vector_query"} & whole.overridden)
+        changes_query |= any(not part.scaled_vectors for part in whole.parts)
+        changes_key = bool({"key", "vector_key"} & whole.overridden)
         return cls(
             bias, key_vectors, query_vectors, value_vectors, has_block_bias,
             own_vector_query=key_vectors and changes_query,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ class Arrays(NamedTuple):
     """The arrays of one call; what was not given is None."""
 
     state: Any
-    tables: Tables | None
+    tables: tuple[Tables | None, ...] | None  # of each part of a sum
     q: Array
     k: Array
     v: Array
@@ -41,7 +42,7 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
     """Split into heads, run one head's function for each, and join."""
     _, T, N, _ = arrays.q.shape
     arrays = varying_like(arrays, arrays)
-    if plan.path == "blockwise":
+    if plan.in_blocks:
         out = blockwise.joined(_blockwise(plan, arrays), T)
     else:
         # The dense path saves memory on every platform; a GPU's kernels are given all heads.
@@ -128,7 +129,7 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
       What the function gives, with leading axes K, N / K and B. With `done`, an earlier result of the blockwise path,
       nothing but gradients is computed.
     """
-    filled, rules, beyond, cut = plan.filled, plan.rules, plan.beyond, plan.layout
+    rules, cut = plan.rules, plan.layout
     tables, k, v, q, seeds, places = (
         arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds, arrays.places,
     )  # fmt: skip
@@ -142,9 +143,7 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
-        in_blocks = encoding if plan.evaluated else Slots()
-        if tables is None and plan.tabulated:
-            tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
+        tables = _tables(plan, encoding, tables, T, S)
 
         def one_sequence(k, v, q, q_features, k_features, seed, done, places):
             q_position, k_position, q_segment, k_segment, *orders = places
@@ -152,44 +151,20 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
             k_position = index_S if k_position is None else k_position
             q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
             k_tokens = Tokens(index_S, k_position, k_segment, orders[1])
-            content, vector = q, None
-            if filled.own_vector_query:
-                content = encoding.query(q, q_tokens.position, q_features).astype(q.dtype)
-                vector = encoding.vector_query(q, q_tokens.position, q_features)
-                # The logits are scaled as a whole.
-                vector = (vector if encoding.scaled_vectors else vector / rules.scale).astype(
-                    q.dtype
+            queries = _queries(plan, encoding, q, q_position, q_features)
+            keys = _keys(plan, encoding, k, v, k_features)
+            if plan.padded:  # keys of heads of another kind are wider
+                keys = keys._replace(key=keys.key[..., -queries.content.shape[-1] :])
+            checks.check_ready_keys(queries.content.shape[-1], keys.key.shape[-1])
+            queries, keys = _factored(plan, encoding, queries, keys, q_position, k_position)
+            parts = tuple(
+                Part(part if planned.evaluated else Slots(), planned.beyond, planned.band, table)
+                for planned, part, table in zip(
+                    plan.parts, plan.parts_of(encoding), tables, strict=True
                 )
-            key_vector = None
-            if filled.own_vector_key:
-                k, key_vector = jnp.split(k, [k.shape[-1] - filled.own_vector_key], -1)
-            checks.check_ready_keys(content.shape[-1], k.shape[-1])
-            if plan.factored:
-                of_query = encoding.factored_query(
-                    content if vector is None else vector, q_tokens.position
-                )
-                content, vector = _beside(content, of_query), None
-                k = _beside(k, encoding.factored_key(k_tokens.position))
-            queries = Queries(content, vector, q_features)
-            keys = Keys(k, v, k_features, key_vector)
-            if plan.path == "reference":
-                return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
-            if plan.path == "pallas":
-                return choices.kernels().head(
-                    in_blocks, rules, cut, tables or Tables(),
-                    queries, keys, q_tokens, k_tokens, seed,
-                )  # fmt: skip
-            if filled.walks:
-                return outward.head(
-                    in_blocks, beyond, rules, cut, tables or Tables(),
-                    queries, keys, q_tokens, k_tokens, seed, done,
-                )  # fmt: skip
-            part = Part(in_blocks, beyond, cut.band, tables or Tables())
-            queries = Queries(content, (vector,), (q_features,))
-            keys = keys._replace(features=(k_features,), vector=(key_vector,))
-            return blockwise.head(
-                (part,), rules, cut, queries, keys, q_tokens, k_tokens, seed, done
             )
+            head = _path(plan.path)
+            return head(parts, rules, cut, queries, keys, q_tokens, k_tokens, seed, done)
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 
@@ -209,7 +184,88 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     return over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)), done)
 
 
-def _beside(x_TH: Array, more_TF: Array) -> Array:
+def _path(name: str) -> Callable[..., Any]:
+    """Return one head's function: every path has the same signature."""
+    if name == "pallas":
+        return _of_one_part(choices.kernels().head)
+    paths: dict[str, Callable[..., Any]] = {
+        "reference": _of_one_part(reference.head),
+        "outward": _of_one_part(outward.head),
+        "blockwise": blockwise.head,
+    }
+    return paths[name]
+
+
+def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a path that sees a sum as one encoding."""
+
+    def of_parts(parts, rules, layout, queries, keys, *more):
+        (part,) = parts
+        queries, keys = (
+            side._replace(vector=side.vector[0], features=side.features[0])
+            for side in (queries, keys)
+        )
+        return head(part, rules, layout, queries, keys, *more)
+
+    return of_parts
+
+
+def _tables(plan: Plan, encoding: Slots, given: Any, T: int, S: int) -> tuple[Tables, ...]:
+    """Return each part's distances as a table, where blocks read one."""
+    found = []
+    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+        table = None if given is None or len(given) != len(plan.parts) else given[number]
+        if table is None and planned.tabulated:
+            layout = plan.layout._replace(band=planned.band)
+            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S)
+        found.append(table or Tables())
+    return tuple(found)
+
+
+def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
+    """Return what meets the keys, and for each part what meets its key vectors where that is something else."""
+    of_parts = plan.features_of_parts(encoding, features)
+    if not plan.filled.own_vector_query:
+        return Queries(q, (None,) * len(plan.parts), of_parts)
+    vectors: list[Array | None] = []
+    for planned, part, of_part in zip(plan.parts, plan.parts_of(encoding), of_parts, strict=True):
+        vector = None
+        if planned.filled.key_vectors:
+            vector = part.vector_query(q, position, of_part)
+            # The logits are scaled as a whole.
+            vector = vector if part.scaled_vectors else vector / plan.rules.scale
+            vector = vector.astype(q.dtype)
+        vectors.append(vector)
+    content = encoding.query(q, position, features).astype(q.dtype)
+    return Queries(content, tuple(vectors), of_parts)
+
+
+def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
+    """Take apart what `transforms.keys` put side by side."""
+    widths = [planned.filled.own_vector_key for planned in plan.parts]
+    vectors: list[Array | None] = []
+    for width in reversed(widths):
+        k, vector = jnp.split(k, [k.shape[-1] - width], -1) if width else (k, None)
+        vectors.insert(0, vector)
+    return Keys(k, v, plan.features_of_parts(encoding, features), tuple(vectors))
+
+
+def _factored(
+    plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
+) -> tuple[Queries, Keys]:
+    """Put factors beside queries and keys, for the parts that have them."""
+    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+        if planned.factored:
+            vector = q.content if q.vector[number] is None else q.vector[number]
+            content = _beside(q.content, part.factored_query(vector, q_position))
+            vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
+            q = q._replace(content=content, vector=vectors)
+            k = k._replace(key=_beside(k.key, part.factored_key(k_position)))
+    return q, k
+
+
+def _beside(x_TH: Array, more_TF: Array | None) -> Array:
+    assert more_TF is not None
     return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
 
 

@@ -1,5 +1,6 @@
 """What a call decides: the path, how the attention matrix is cut, and how it gets at what an encoding says."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,23 +12,48 @@ from relpos.attention.reference import Rules
 from relpos.attention.slots import Slots
 
 
-class Plan(NamedTuple):
-    """The static side of attention, for all heads."""
+class PartPlan(NamedTuple):
+    """How one part of a sum is evaluated; an encoding that is no sum is one part."""
 
-    path: str
-    rules: Rules
     filled: Filled
-    graphdef: Any  # of the encoding
-    beyond: int | None  # its constant_beyond, where a distance is that far
-    layout: regions.Layout
-    tabulated: bool  # distances as a table, from which blocks read
-    factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
+    beyond: int | None = None  # its constant_beyond, where a distance is that far
+    band: int | None = None  # `Layout.band`, this part's
+    tabulated: bool = False  # distances as a table, from which blocks read
+    factored: bool = (
+        False  # as factors, beside the queries and keys; neither: evaluated for each pair
+    )
 
     @property
     def evaluated(self) -> bool:
         """Whether blocks evaluate the encoding: a table says all that it has to say of distances."""
         by_pair = self.filled.distances and not self.tabulated and not self.factored
         return self.filled.block_bias or self.filled.walks or by_pair
+
+
+class Plan(NamedTuple):
+    """The static side of attention, for all heads."""
+
+    path: str  # reference, blockwise, outward or pallas
+    rules: Rules
+    filled: Filled  # by the whole encoding
+    graphdef: Any  # of the encoding
+    layout: regions.Layout
+    parts: tuple[
+        PartPlan, ...
+    ]  # of a sum on the blockwise path; elsewhere the whole is the one part
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the path leaves a `blockwise.Result`."""
+        return self.path in ("blockwise", "outward")
+
+    def parts_of(self, encoding: Slots) -> tuple[Slots, ...]:
+        """Return the encodings that the plans of parts are for."""
+        return encoding.parts if len(self.parts) > 1 else (encoding,)
+
+    def features_of_parts(self, encoding: Slots, features: Any) -> tuple[Any, ...]:
+        """Return the features of each part."""
+        return encoding.features_of_parts(features) if len(self.parts) > 1 else (features,)
 
     @classmethod
     def of(
@@ -37,7 +63,7 @@ class Plan(NamedTuple):
         rules: Rules,
         sizes: tuple[Any, Any, int],
         dtype: Any,
-        tables: Tables | None,
+        tables: tuple[Tables | None, ...] | None,
         *,
         implementation: choices.Implementation,
         consecutive: bool,
@@ -49,14 +75,18 @@ class Plan(NamedTuple):
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
         )
-        beyond = encoding.constant_beyond
-        band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        whole = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
             if path == "pallas":
                 raise ValueError(checks.no_kernel_walks(encoding))
-            cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
-            return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
+            if path == "blockwise":
+                cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
+                return whole(cut, (PartPlan(filled),))._replace(path="outward")
+        if path == "reference":
+            return whole(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
+            band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
+            beyond = encoding.constant_beyond
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
             factored = band is None and bool(filled.factors)
@@ -67,16 +97,38 @@ class Plan(NamedTuple):
                 T, S, width * dtype.itemsize,
                 consecutive=consecutive, band=band, block_sizes=block_sizes,
             )  # fmt: skip
-            return cls(path, rules, filled, graphdef, None, cut, band is not None, factored)
-        if consecutive and beyond is not None and choices.are_within(beyond, T, S):
-            beyond = None  # no distance is that far
-        by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
-        factored = by_pair and bool(filled.factors)
-        cut = choices.layout(
-            T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-            window=rules.window, block_sizes=block_sizes,
-        )  # fmt: skip
-        if band is not None:
-            cut = cut._replace(band=band)
-        tabulated = path == "blockwise" and cut.has_table
-        return cls(path, rules, filled, graphdef, beyond, cut, tabulated, factored)
+            return whole(cut, (PartPlan(filled, None, band, band is not None, factored),))
+        # Each part has a band of its own, so that one whose distances never end widens no other's.
+        planned = [
+            _blockwise(part, encoding, table, (T, S, H), rules, consecutive, block_sizes)
+            for part, table in zip(
+                encoding.parts, tables or (None,) * len(encoding.parts), strict=True
+            )
+        ]
+        rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
+        cut = regions.Layout(rows, columns, consecutive)
+        return whole(cut, tuple(part for part, _ in planned))
+
+
+def _blockwise(
+    part: Slots, whole: Slots, table: Tables | None, sizes, rules: Rules, consecutive, block_sizes
+) -> tuple[PartPlan, regions.Layout]:
+    """Plan one part of the blockwise path, and the blocks that it would have by itself."""
+    T, S, H = sizes
+    filled, beyond, band = Filled.of(part, whole), part.constant_beyond, _length(table)
+    if consecutive and beyond is not None and choices.are_within(beyond, T, S):
+        beyond = None  # no distance is that far
+    by_pair = not consecutive and beyond is None and table is None
+    factored = by_pair and bool(filled.factors)
+    cut = choices.layout(
+        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        window=rules.window, block_sizes=block_sizes,
+    )  # fmt: skip
+    if band is not None:
+        cut = cut._replace(band=band)
+    return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
+
+
+def _length(table: Tables | None) -> int | None:
+    """Return the longest distance that a table out of a cache holds."""
+    return None if table is None else jax.tree.leaves(table)[0].shape[1] - 1

@@ -190,15 +190,30 @@ def walked(
 
 
 def head(
-    encoding: Slots,
+    part: Any,
     rules: Rules,
+    layout: Any,
     q: Queries,
     k: Keys,
     q_tokens: Tokens,
     k_tokens: Tokens,
     seed: Array | None,
+    done: None = None,
 ) -> Float[Array, "T H"]:
-    """Attention of one head; a row that sees no key gives zeros."""
+    """Attention of one head; a row that sees no key gives zeros.
+
+    Args:
+      part: a `relpos.attention.parts.Part`: this head's encoding.
+      rules: the static choices.
+      layout: not read: nothing is cut.
+      q: queries.
+      k: keys and values.
+      q_tokens: where the queries stand.
+      k_tokens: where the keys stand.
+      seed: dropout's, or None.
+      done: None: JAX differentiates.
+    """
+    encoding = part.encoding
     dots_TS, walked_TS = walked(encoding, rules, q, k, q_tokens, k_tokens)
     if dots_TS is None:
         dots_TS = dot_rows(q.content, k.key)

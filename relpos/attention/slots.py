@@ -12,7 +12,7 @@ all others are shared by the heads) and evaluates it at the distances a block ne
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -33,7 +33,8 @@ def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
     called.
     """
     one = nnx.merge(*nnx.split(encoding))
-    one.one_head = True
+    for part in {id(part): part for part in (one, *one.parts)}.values():
+        part.one_head = True
     graphdef, per_head, shared = nnx.split(one, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
     return graphdef, per_head, shared
 
@@ -91,8 +92,8 @@ class Slots(nnx.Module):
     scaled_vectors: bool = True
     logit_scale: float | None = None
     one_head: bool = False
-    walks: ClassVar[bool] = False
-    overridden: ClassVar[frozenset[str]] = frozenset()
+    walks: bool = False
+    overridden: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, *, fills_slots: bool = True, **options: Any) -> None:
         """Note which slots the class fills, once: tools such as `nnx.tabulate` wrap methods later."""
@@ -109,6 +110,20 @@ class Slots(nnx.Module):
     def adds_to_input(cls) -> bool:
         """Whether positions are added to the model's input: there is nothing left for attention to do."""
         return False
+
+    @property
+    def parts(self) -> tuple["Slots", ...]:
+        """The encodings whose terms are summed up: this one alone, unless it is a sum."""
+        return (self,)
+
+    @property
+    def of_heads(self) -> tuple[tuple["Slots", int], ...]:
+        """The encodings of the layer's heads, each with how many of them it serves; empty: this one serves all."""
+        return ()
+
+    def features_of_parts(self, features: Any) -> tuple[Any, ...]:
+        """Return each part's features, of those of the whole."""
+        return (features,)
 
     @property
     def features_meet_in_blocks(self) -> bool:
@@ -248,5 +263,7 @@ class Slots(nnx.Module):
 
 
 SLOTS = frozenset(
-    name for name, value in vars(Slots).items() if callable(value) and name[0] != "_"
+    name
+    for name, value in vars(Slots).items()
+    if callable(value) and name[0] != "_" and name != "features_of_parts"
 ) | {"tokens"}

@@ -99,10 +99,17 @@ def tokens(
 
     Returns:
       Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; one for all heads, [B, T, 1, ...], where
-      the encoding has no parameters per head.
+      the encoding has no parameters per head. Where heads are of several kinds, a tuple of those of each kind.
     """
     if not encoding.needs_tokens:
         return None, None
+    if encoding.of_heads:
+        states = (None,) * len(encoding.of_heads) if state is None else state
+        found = [
+            tokens(part, x_BTD, valid_BT, of_part, positions=positions, segments=segments)
+            for (part, _), of_part in zip(encoding.of_heads, states, strict=True)
+        ]
+        return tuple(features for features, _ in found), tuple(state for _, state in found)
     shape = x_BTD.shape[:2]
     valid_BT = jnp.ones(shape, bool) if valid_BT is None else valid_BT
     order_BT = None
@@ -154,6 +161,11 @@ def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
     Raises:
       ValueError: the encoding has no bias that is a function of the distance alone.
     """
+    if encoding.of_heads:
+        found = [biases(part, d) for part, _ in encoding.of_heads]
+        counts = [count for _, count in encoding.of_heads]
+        each = zip(found, counts, strict=True)
+        return jnp.concatenate([jnp.repeat(b, n // b.shape[0], 0) for b, n in each])
     split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head):
