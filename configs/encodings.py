@@ -24,4 +24,5 @@ ENCODINGS = {
         "max_distance": 128,
         "bidirectional": True,
     },
+    "wall": {"initial_offset": 8.0},
 }

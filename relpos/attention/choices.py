@@ -77,7 +77,12 @@ def layout(
 
 
 def walk_layout(
-    T: int, S: int, *, consecutive: bool, block_sizes: tuple[int, int] | None = None
+    T: int,
+    S: int,
+    most_rows: int,
+    *,
+    consecutive: bool,
+    block_sizes: tuple[int, int] | None = None,
 ) -> Layout:
     """Return block sizes for encodings that walk along the row.
 
@@ -86,9 +91,9 @@ def walk_layout(
     if block_sizes is not None:
         rows, columns = block_sizes
     elif not are_known(T, S):
-        rows, columns = 128, 64
+        rows, columns = most_rows, 64
     else:
-        rows = T if T < FEW_QUERIES else min(128, round_up(T, 8))
+        rows = T if T < FEW_QUERIES else min(most_rows, round_up(T, 8))
         columns = min(64, round_up(S, 8))
     return Layout(rows, columns, consecutive)
 

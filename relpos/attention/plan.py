@@ -54,7 +54,9 @@ class Plan(NamedTuple):
         if filled.walks:
             if path == "pallas":
                 raise ValueError(checks.no_kernel_walks(encoding))
-            cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
+            cut = choices.walk_layout(
+                T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
+            )
             return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
         if path == "pallas":
             if band is None and beyond is not None:

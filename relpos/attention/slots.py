@@ -75,6 +75,8 @@ class Slots(nnx.Module):
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
       logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
+      walk_rows: how many queries at most walk together: fewer where a block at the diagonal, of which queries see
+        parts, costs much more than others.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
@@ -91,6 +93,7 @@ class Slots(nnx.Module):
     scaled_vectors: bool = True
     logit_scale: float | None = None
     one_head: bool = False
+    walk_rows: ClassVar[int] = 128
     walks: ClassVar[bool] = False
     overridden: ClassVar[frozenset[str]] = frozenset()
 
