@@ -150,7 +150,7 @@ def _attention(call: _Call, arrays: Arrays):
     q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
     (_, T, N, H), S = q.shape, k.shape[1]
     plan = Plan.of(
-        encoding, call.graphdef, call.rules, (T, S, H), q.dtype, arrays.tables,
+        encoding, call.graphdef, call.rules, (T, S, N, H), q.dtype, arrays.tables,
         implementation=call.implementation, consecutive=call.consecutive,
         block_sizes=call.block_sizes,
     )  # fmt: skip

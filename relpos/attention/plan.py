@@ -35,7 +35,7 @@ class Plan(NamedTuple):
         encoding: Slots,
         graphdef: Any,
         rules: Rules,
-        sizes: tuple[Any, Any, int],
+        sizes: tuple[Any, Any, int, int],
         dtype: Any,
         tables: Tables | None,
         *,
@@ -43,8 +43,8 @@ class Plan(NamedTuple):
         consecutive: bool,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions and slots; sizes are T, S, H."""
-        T, S, H = sizes
+        """Choose by path, positions and slots; sizes are T, S, N, H."""
+        T, S, N, H = sizes
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
@@ -59,6 +59,8 @@ class Plan(NamedTuple):
             )
             return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
         if path == "pallas":
+            if filled.mixes:
+                raise ValueError(checks.no_kernel_mixes(encoding))
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
             factored = band is None and bool(filled.factors)
@@ -76,7 +78,7 @@ class Plan(NamedTuple):
         factored = by_pair and bool(filled.factors)
         cut = choices.layout(
             T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-            window=rules.window, block_sizes=block_sizes,
+            window=rules.window, block_sizes=block_sizes, together=N if filled.mixes else 1,
         )  # fmt: skip
         if band is not None:
             cut = cut._replace(band=band)
