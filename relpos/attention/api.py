@@ -189,7 +189,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     consecutive = call.consecutive(encoding, arrays)
     graphdef, state = nnx.split(encoding)
     plan = Plan.of(
-        encoding, graphdef, call.rules_for(encoding, (T, S, H), consecutive), (T, S, H), q.dtype, arrays.tables,
+        encoding, graphdef, call.rules_for(encoding, (T, S, H), consecutive), (T, S, N, H), q.dtype, arrays.tables,
         implementation=call.implementation, consecutive=consecutive, block_sizes=call.block_sizes,
     )._replace(padded=call.padded)  # fmt: skip
     if q_positions is None and not consecutive and q_segments is not None:

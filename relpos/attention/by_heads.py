@@ -32,7 +32,7 @@ def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
         if first != last and (begin % group or end % group):
             raise ValueError(
                 f"{count} heads of {type(part).__name__} from head {begin} share key heads with others: each key head "
-                f"serves {group} query heads, so give each part a multiple of {group} heads, or all of them in one group"
+                f"serves {group} query heads, so give each part a multiple of {group} heads, or one group's alone"
             )
         yield Slice(number, part, slice(begin, end), slice(first, last + 1))
         begin = end

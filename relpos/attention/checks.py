@@ -108,6 +108,14 @@ def no_kernel_walks(encoding: Slots) -> str:
     )
 
 
+def no_kernel_mixes(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding that mixes heads."""
+    return (
+        f"{type(encoding).__name__} mixes the logits of all heads, of which a kernel of "
+        'implementation="pallas" sees one: use implementation="auto" or "blockwise"'
+    )
+
+
 def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
     """Check what is neither an array nor the encoding."""
     if implementation not in choices.IMPLEMENTATIONS:

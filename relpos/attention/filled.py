@@ -21,6 +21,7 @@ class Filled(NamedTuple):
     own_vector_key: int  # the width of what meets the query vectors, where it is not what meets the queries; or 0
     factors: int  # F, 0 without them
     walks: bool  # along the row
+    mixes: bool  # the logits of all heads
 
     @classmethod
     def of(cls, encoding: Slots, whole: Slots | None = None) -> "Filled":
@@ -50,11 +51,16 @@ class Filled(NamedTuple):
                 "key_vectors alone"
             )
         if encoding.walks and (
-            bias or key_vectors or query_vectors or value_vectors or has_block_bias
+            bias
+            or key_vectors
+            or query_vectors
+            or value_vectors
+            or has_block_bias
+            or encoding.mixes
         ):
             raise ValueError(
-                f"{type(encoding).__name__} fills walk: of bias, block_bias and the vectors of distances it may then "
-                "fill none"
+                f"{type(encoding).__name__} fills walk: of bias, block_bias, mix and the vectors of distances it may "
+                "then fill none"
             )
         changes_query = bool({"query", "vector_query"} & whole.overridden)
         changes_query |= any(not part.scaled_vectors for part in whole.parts)
@@ -65,6 +71,7 @@ class Filled(NamedTuple):
             own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
             factors=factors,
             walks=encoding.walks,
+            mixes=encoding.mixes,
         )  # fmt: skip
 
     @property

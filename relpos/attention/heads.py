@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,28 +14,19 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos import positions
-from relpos.attention import blockwise, checks, choices, distances, outward, reference
-from relpos.attention.distances import Tables
+from relpos.attention import blockwise, choices, outward, reference
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.parts import Part
+from relpos.attention.mixed_heads import mixed_heads
 from relpos.attention.plan import Plan
-from relpos.attention.reference import Keys, Queries, Tokens
-from relpos.attention.slots import Slots, split_heads
-
-
-class Arrays(NamedTuple):
-    """The arrays of one call; what was not given is None."""
-
-    state: Any
-    tables: tuple[Tables | None, ...] | None  # of each part of a sum
-    q: Array
-    k: Array
-    v: Array
-    q_features: Any
-    k_features: Any
-    places: tuple[Any, ...]  # positions, segments and order of queries and of keys, by turns
-    seeds: Array | None
+from relpos.attention.prepared import (
+    Arrays,
+    of_one_part,
+    parts_of,
+    queries_and_keys,
+    tables_of,
+    tokens_of,
+)
+from relpos.attention.slots import split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
@@ -129,13 +120,15 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
       What the function gives, with leading axes K, N / K and B. With `done`, an earlier result of the blockwise path,
       nothing but gradients is computed.
     """
-    rules, cut = plan.rules, plan.layout
+    if plan.filled.mixes:
+        B, _, N, _ = arrays.q.shape
+        over_rows = _map(B, at_once // N, differentiated=done is not None)
+        return mixed_heads(plan, over_rows, arrays, done)
     tables, k, v, q, seeds, places = (
         arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds, arrays.places,
     )  # fmt: skip
     encoding = nnx.merge(plan.graphdef, arrays.state)
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
-    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
     map_over = functools.partial(_map, differentiated=done is not None)
     over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     over_rows = map_over(B, at_once // N)
@@ -143,28 +136,17 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
-        tables = _tables(plan, encoding, tables, T, S)
+        tables = tables_of(plan, encoding, tables, T, S)
 
         def one_sequence(k, v, q, q_features, k_features, seed, done, places):
-            q_position, k_position, q_segment, k_segment, *orders = places
-            q_position = index_T if q_position is None else q_position
-            k_position = index_S if k_position is None else k_position
-            q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
-            k_tokens = Tokens(index_S, k_position, k_segment, orders[1])
-            queries = _queries(plan, encoding, q, q_position, q_features)
-            keys = _keys(plan, encoding, k, v, k_features)
-            if plan.padded:  # keys of heads of another kind are wider
-                keys = keys._replace(key=keys.key[..., -queries.content.shape[-1] :])
-            checks.check_ready_keys(queries.content.shape[-1], keys.key.shape[-1])
-            queries, keys = _factored(plan, encoding, queries, keys, q_position, k_position)
-            parts = tuple(
-                Part(part if planned.evaluated else Slots(), planned.beyond, planned.band, table)
-                for planned, part, table in zip(
-                    plan.parts, plan.parts_of(encoding), tables, strict=True
-                )
+            q_tokens, k_tokens = tokens_of(T, S, places)
+            queries, keys = queries_and_keys(
+                plan, encoding, (q_tokens, k_tokens), q, k, v, q_features, k_features
             )
-            head = _path(plan.path)
-            return head(parts, rules, cut, queries, keys, q_tokens, k_tokens, seed, done)
+            return _path(plan.path)(
+                parts_of(plan, encoding, tables), plan.rules, plan.layout,
+                queries, keys, q_tokens, k_tokens, seed, done,
+            )  # fmt: skip
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 
@@ -201,72 +183,9 @@ def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
 
     def of_parts(parts, rules, layout, queries, keys, *more):
         (part,) = parts
-        queries, keys = (
-            side._replace(vector=side.vector[0], features=side.features[0])
-            for side in (queries, keys)
-        )
-        return head(part, rules, layout, queries, keys, *more)
+        return head(part, rules, layout, *of_one_part(queries, keys), *more)
 
     return of_parts
-
-
-def _tables(plan: Plan, encoding: Slots, given: Any, T: int, S: int) -> tuple[Tables, ...]:
-    """Return each part's distances as a table, where blocks read one."""
-    found = []
-    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
-        table = None if given is None or len(given) != len(plan.parts) else given[number]
-        if table is None and planned.tabulated:
-            layout = plan.layout._replace(band=planned.band)
-            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S)
-        found.append(table or Tables())
-    return tuple(found)
-
-
-def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
-    """Return what meets the keys, and for each part what meets its key vectors where that is something else."""
-    of_parts = plan.features_of_parts(encoding, features)
-    if not plan.filled.own_vector_query:
-        return Queries(q, (None,) * len(plan.parts), of_parts)
-    vectors: list[Array | None] = []
-    for planned, part, of_part in zip(plan.parts, plan.parts_of(encoding), of_parts, strict=True):
-        vector = None
-        if planned.filled.key_vectors:
-            vector = part.vector_query(q, position, of_part)
-            # The logits are scaled as a whole.
-            vector = vector if part.scaled_vectors else vector / plan.rules.scale
-            vector = vector.astype(q.dtype)
-        vectors.append(vector)
-    content = encoding.query(q, position, features).astype(q.dtype)
-    return Queries(content, tuple(vectors), of_parts)
-
-
-def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
-    """Take apart what `transforms.keys` put side by side."""
-    widths = [planned.filled.own_vector_key for planned in plan.parts]
-    vectors: list[Array | None] = []
-    for width in reversed(widths):
-        k, vector = jnp.split(k, [k.shape[-1] - width], -1) if width else (k, None)
-        vectors.insert(0, vector)
-    return Keys(k, v, plan.features_of_parts(encoding, features), tuple(vectors))
-
-
-def _factored(
-    plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
-) -> tuple[Queries, Keys]:
-    """Put factors beside queries and keys, for the parts that have them."""
-    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
-        if planned.factored:
-            vector = q.content if q.vector[number] is None else q.vector[number]
-            content = _beside(q.content, part.factored_query(vector, q_position))
-            vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
-            q = q._replace(content=content, vector=vectors)
-            k = k._replace(key=_beside(k.key, part.factored_key(k_position)))
-    return q, k
-
-
-def _beside(x_TH: Array, more_TF: Array | None) -> Array:
-    assert more_TF is not None
-    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
 
 
 def _map(size: int, at_once: int, *, differentiated: bool):

@@ -41,6 +41,9 @@ class Plan(NamedTuple):
     parts: tuple[
         PartPlan, ...
     ]  # of a sum on the blockwise path; elsewhere the whole is the one part
+    padded: bool = (
+        False  # keys out of a cache may have zeros in front: heads of another kind are wider
+    )
 
     @property
     def in_blocks(self) -> bool:
@@ -61,7 +64,7 @@ class Plan(NamedTuple):
         encoding: Slots,
         graphdef: Any,
         rules: Rules,
-        sizes: tuple[Any, Any, int],
+        sizes: tuple[Any, Any, int, int],
         dtype: Any,
         tables: tuple[Tables | None, ...] | None,
         *,
@@ -69,8 +72,8 @@ class Plan(NamedTuple):
         consecutive: bool,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions and slots; sizes are T, S, H."""
-        T, S, H = sizes
+        """Choose by path, positions and slots; sizes are T, S, N, H."""
+        T, S, N, H = sizes
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
@@ -80,11 +83,15 @@ class Plan(NamedTuple):
             if path == "pallas":
                 raise ValueError(checks.no_kernel_walks(encoding))
             if path == "blockwise":
-                cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
+                cut = choices.walk_layout(
+                    T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
+                )
                 return whole(cut, (PartPlan(filled),))._replace(path="outward")
         if path == "reference":
             return whole(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
+            if filled.mixes:
+                raise ValueError(checks.no_kernel_mixes(encoding))
             band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
             beyond = encoding.constant_beyond
             if band is None and beyond is not None:
@@ -99,11 +106,12 @@ class Plan(NamedTuple):
             )  # fmt: skip
             return whole(cut, (PartPlan(filled, None, band, band is not None, factored),))
         # Each part has a band of its own, so that one whose distances never end widens no other's.
+        parts = (encoding,) if filled.mixes else encoding.parts
+        tables = tables or (None,) * len(parts)
+        together = N if filled.mixes else 1
         planned = [
-            _blockwise(part, encoding, table, (T, S, H), rules, consecutive, block_sizes)
-            for part, table in zip(
-                encoding.parts, tables or (None,) * len(encoding.parts), strict=True
-            )
+            _blockwise(part, encoding, table, (T, S, H), rules, consecutive, block_sizes, together)
+            for part, table in zip(parts, tables, strict=True)
         ]
         rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
         cut = regions.Layout(rows, columns, consecutive)
@@ -111,7 +119,14 @@ class Plan(NamedTuple):
 
 
 def _blockwise(
-    part: Slots, whole: Slots, table: Tables | None, sizes, rules: Rules, consecutive, block_sizes
+    part: Slots,
+    whole: Slots,
+    table: Tables | None,
+    sizes,
+    rules: Rules,
+    consecutive,
+    block_sizes,
+    together: int,
 ) -> tuple[PartPlan, regions.Layout]:
     """Plan one part of the blockwise path, and the blocks that it would have by itself."""
     T, S, H = sizes
@@ -122,7 +137,7 @@ def _blockwise(
     factored = by_pair and bool(filled.factors)
     cut = choices.layout(
         T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-        window=rules.window, block_sizes=block_sizes,
+        window=rules.window, block_sizes=block_sizes, together=together,
     )  # fmt: skip
     if band is not None:
         cut = cut._replace(band=band)

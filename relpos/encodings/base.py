@@ -47,6 +47,16 @@ class Encoding(Slots, fills_slots=False):
     def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
         pass
 
+    @property
+    def parts(self) -> tuple["Encoding", ...]:
+        """The encodings whose terms are summed up: this one alone, unless it is a sum."""
+        return (self,)
+
+    @property
+    def of_heads(self) -> tuple[tuple["Encoding", int], ...]:
+        """The encodings of heads of several kinds; empty: this one serves all."""
+        return ()
+
     @classmethod
     def adds_to_input(cls) -> bool:
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""

@@ -42,6 +42,8 @@ class Sum(Encoding, fills_slots=False):
             overridden |= {"vector_key"}
         self.overridden = overridden - {"factored_query", "factored_key"}  # of parts, in blocks
         self.walks = any(part.walks for part in parts)
+        self.walk_rows = min(part.walk_rows for part in parts)
+        self.mixes = any(part.mixes for part in parts)
         beyonds = [
             part.constant_beyond for part, f in zip(parts, filled, strict=True) if f.distances
         ]
@@ -156,6 +158,11 @@ class Sum(Encoding, fills_slots=False):
             )
         )
 
+    def mix(self, logits_NCK, bias_NCK):
+        """Mix the logits, and the sum of all biases, as the part does that mixes."""
+        (part,) = (part for part in self.parts if part.mixes)
+        return part.mix(logits_NCK, bias_NCK)
+
     def _walking(self, features: Any) -> tuple[Encoding, Any]:
         """Return the part that walks, and its features."""
         pairs = zip(self.parts, self.features_of_parts(features), strict=True)
@@ -192,6 +199,8 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
             "(a stack takes its part before the layers), for a layer leave it out"
         )
     for other in parts:
+        if part.mixes and other.mixes and other is not part:
+            raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
         if not part.walks or other is part:
             continue
         filled = Filled.of(other)
