@@ -272,7 +272,8 @@ class Slots(nnx.Module):
     ) -> Float[Array, "N C K"]:
         """Return the logits of all heads, out of those of all heads: the one slot that sees the axis of heads.
 
-        What it says of a pair of tokens depends on that pair alone: which pairs come together must not matter.
+        What it says of a pair of tokens depends on that pair alone: which pairs come together must not matter. Talking
+        heads (arXiv:2003.02436) are a product with [N, N] here; what they do behind the softmax no slot says.
 
         Args:
           logits_NCK: the products of queries with keys and vectors, scaled, for a block of pairs.

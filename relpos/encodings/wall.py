@@ -35,7 +35,8 @@ class Wall(Encoding):
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return log f_t; padding fades nothing."""
-        log_TH = jax.nn.log_sigmoid(x_TD.astype(float) @ self.weight[...] + self.offset[...])
+        gate_TH = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
+        log_TH = jax.nn.log_sigmoid(gate_TH)
         return jnp.where(valid_T[:, None], log_TH, 0), jnp.zeros(())
 
     def begin(self, q_TH, q_features):
@@ -53,7 +54,7 @@ class Wall(Encoding):
         """Fade the queries by the gates of the keys that they see."""
         log_KH, faded_KH, through_H = k_features
         if seen_CK is None:
-            return Passed(dot_rows(carry, faded_KH), None, carry * through_H)
+            return Passed(dot_rows(carry, faded_KH), None, carry * through_H[None])
         C, K = seen_CK.shape
 
         def pieces(x, axis):
@@ -64,13 +65,13 @@ class Wall(Encoding):
         k, log = pieces(k_KH.astype(carry.dtype), 0), pieces(log_KH, 0)
         number = jnp.arange(k.shape[0])
         # The piece with the last key that a query sees, in whose midst it may stand: no key behind it is seen.
-        own_C = jnp.where(seen.any(2), number, 0).max(1)
-        at_own = own_C[:, None] == number
+        own_C = jnp.where(seen.any(2), number[None], 0).max(1)
+        at_own = own_C[:, None] == number[None]
         near, carry = _within(carry, at_own, seen, k, log)
 
         def past(carry, piece):
             number, faded_LH, through_H = piece
-            after = jnp.where((own_C > number)[:, None], carry * through_H, carry)
+            after = jnp.where((own_C > number)[:, None], carry * through_H[None], carry)
             return after, dot_rows(carry, faded_LH)
 
         carry, far = jax.lax.scan(past, carry, (number, *faded(k, log)), reverse=True)
