@@ -41,15 +41,18 @@ class Plan(NamedTuple):
         *,
         implementation: choices.Implementation,
         consecutive: bool,
+        whole: bool,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions and slots; sizes are T, S, H."""
+        """Choose by path, positions (consecutive, or at least whole numbers) and slots; sizes are T, S, H."""
         T, S, H = sizes
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
         )
-        beyond = encoding.constant_beyond
+        # A band has a place for whole distances alone; factors know of no distance that is held.
+        beyond = encoding.constant_beyond if whole else None
+        may_factor = bool(filled.factors) and (whole or encoding.constant_beyond is None)
         band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
         if filled.walks:
             if path == "pallas":
@@ -59,7 +62,7 @@ class Plan(NamedTuple):
         if path == "pallas":
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
-            factored = band is None and bool(filled.factors)
+            factored = band is None and may_factor
             if filled.vectors and band is None and not factored:
                 raise ValueError(checks.no_kernel(encoding))
             width = H + (filled.factors if factored else 0)
@@ -71,7 +74,7 @@ class Plan(NamedTuple):
         if consecutive and beyond is not None and choices.are_within(beyond, T, S):
             beyond = None  # no distance is that far
         by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
-        factored = by_pair and bool(filled.factors)
+        factored = by_pair and may_factor
         cut = choices.layout(
             T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
             window=rules.window, block_sizes=block_sizes,

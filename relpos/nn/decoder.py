@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Num
 
 from relpos.nn.cache import Cache
 from relpos.nn.embedding import Embedding
@@ -54,8 +54,9 @@ class Decoder(nnx.Module):
         self,
         tokens_BT: Int[Array, "B T"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         key: Array | None = None,
@@ -64,8 +65,10 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BT: token ids.
-          positions: any integers; None: each token's place in its segment.
-          order: what causality and windows go by; None: the positions.
+          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
+            behind the tokens in the caches.
+          order: what causality and windows go by; None: the positions, or where these have axes the row.
+          embed_positions: of what is added to the input; None: the positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           key: switches dropout on.
@@ -77,6 +80,7 @@ class Decoder(nnx.Module):
             self.embed(tokens_BT),
             positions=positions,
             order=order,
+            embed_positions=embed_positions,
             segments=segments,
             caches=caches,
             key=key,
@@ -84,6 +88,8 @@ class Decoder(nnx.Module):
         logits = self.embed.logits(self.norm(x))
         return logits if caches is None else (logits, grown)
 
-    def init_caches(self, batch: int, max_length: int) -> tuple[Cache, ...]:
-        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens."""
-        return self.stack.init_caches(batch, max_length)
+    def init_caches(
+        self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
+    ) -> tuple[Cache, ...]:
+        """Return empty caches for all layers, see `Stack.init_caches`."""
+        return self.stack.init_caches(batch, max_length, positions=positions)

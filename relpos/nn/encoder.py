@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos.nn.decoder import DecoderConfig
 from relpos.nn.embedding import Embedding
@@ -40,8 +40,9 @@ class Encoder(nnx.Module):
         self,
         tokens_BT: Int[Array, "B T"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T D"]:
@@ -49,14 +50,16 @@ class Encoder(nnx.Module):
 
         Args:
           tokens_BT: token ids.
-          positions: any integers; None: each token's place in its segment.
-          order: what causality and windows go by; None: the positions.
+          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment.
+          order: what windows go by; None: the positions, or where these have axes the row.
+          embed_positions: of what is added to the input; None: the positions.
           segments: ids of packed documents, 0 is padding.
           key: switches dropout on.
         """
         x, _ = self.stack(
-            self.embed(tokens_BT), positions=positions, order=order, segments=segments, key=key
-        )
+            self.embed(tokens_BT), positions=positions, order=order,
+            embed_positions=embed_positions, segments=segments, key=key,
+        )  # fmt: skip
         return self.norm(x)
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -71,14 +74,15 @@ class TokenEncoder(Encoder):
         self,
         tokens_BT: Int[Array, "B T"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T V"]:
         """Return the logits of the token that stands at each place; the arguments are those of `Encoder`."""
-        return self.logits(
-            super().__call__(
-                tokens_BT, positions=positions, order=order, segments=segments, key=key
-            )
-        )
+        x_BTD = super().__call__(
+            tokens_BT, positions=positions, order=order, embed_positions=embed_positions,
+            segments=segments, key=key,
+        )  # fmt: skip
+        return self.logits(x_BTD)
