@@ -9,7 +9,9 @@ from jaxtyping import Array, Int, Num
 
 from relpos.nn.cache import Cache
 from relpos.nn.embedding import Embedding
+from relpos.nn.placing import longest, place
 from relpos.nn.stack import EncodingOptions, Stack, StackConfig
+from relpos.places import Placed, Places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,18 @@ class DecoderConfig(StackConfig):
 
 
 class Decoder(nnx.Module):
-    """Tokens to logits, the embedding tied to the output."""
+    """Tokens to logits, the embedding tied to the output.
+
+    Attributes:
+      max_length: the longest sequence that there are positions for; None: any.
+    """
 
     def __init__(
         self,
         config: DecoderConfig,
         *,
         encoding_options: EncodingOptions | None = None,
+        places: Places | None = None,
         rngs: nnx.Rngs,
     ):
         """Make the model.
@@ -38,17 +45,18 @@ class Decoder(nnx.Module):
         Args:
           config: the sizes.
           encoding_options: scheme name -> its options.
+          places: where tokens stand whose positions are not given; None: one behind the other.
           rngs: for the initial parameters.
         """
         self.config = config
         self.embed = Embedding(config.vocab_size, config, rngs)
-        self.stack = Stack(config, causal=True, encoding_options=encoding_options, rngs=rngs)
+        self.places = places or Places()
+        self.stack = Stack(
+            config, causal=True, encoding_options=encoding_options,
+            input_encoding=self.places.embeds, rngs=rngs,
+        )  # fmt: skip
+        self.max_length = longest(self.stack, self.places)
         self.norm = nnx.RMSNorm(config.features, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    @property
-    def max_length(self) -> int | None:
-        """The longest sequence the encodings have parameters for; None: any."""
-        return self.stack.max_length
 
     def __call__(
         self,
@@ -76,14 +84,10 @@ class Decoder(nnx.Module):
         Returns:
           [B, T, V] in float32; with caches the pair of that and the new caches.
         """
+        given = Placed(positions, order, embed_positions)
+        placed = place(self.places, given, tokens_BT, segments, caches, key)
         x, grown = self.stack(
-            self.embed(tokens_BT),
-            positions=positions,
-            order=order,
-            embed_positions=embed_positions,
-            segments=segments,
-            caches=caches,
-            key=key,
+            self.embed(tokens_BT), segments=segments, caches=caches, key=key, **placed
         )
         logits = self.embed.logits(self.norm(x))
         return logits if caches is None else (logits, grown)

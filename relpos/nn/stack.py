@@ -199,6 +199,7 @@ class Stack(nnx.Module):
         causal: bool,
         encoding_options: EncodingOptions | None = None,
         cross_encoding: str | None = None,
+        input_encoding: str | None = None,
         rngs: nnx.Rngs,
     ):
         """Make the layers.
@@ -208,6 +209,7 @@ class Stack(nnx.Module):
           causal: whether a token sees only those before it.
           encoding_options: scheme name -> its options.
           cross_encoding: a scheme for attention to a memory; "none": without positions; None: no such attention.
+          input_encoding: a scheme that adds to the input at `embed_positions`, beside those of the layers.
           rngs: for the initial parameters.
         """
         options = encoding_options or {}
@@ -218,6 +220,7 @@ class Stack(nnx.Module):
         self.config, self.causal = config, causal
         shared = {name for name in config.encodings if _is_shared(name)}
         self.encodings = nnx.Dict({name: create(name, rngs) for name in sorted(shared)})
+        self.input_encoding = create(input_encoding, rngs) if input_encoding else None
         if cross_encoding is not None and encodings.scheme(cross_encoding).adds_to_input():
             raise ValueError(
                 f"{cross_encoding} adds positions to the input, cross-attention has none of its own: choose "
@@ -278,7 +281,8 @@ class Stack(nnx.Module):
           positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
             behind the tokens in the caches.
           order: what causality and windows go by; None: the positions, or where these have axes the row.
-          embed_positions: of what is added to the input; None: the positions.
+          embed_positions: of what is added to the input, that of `input_encoding` alone where there is one; None: the
+            positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           memories: from `memories`, of what cross-attention reads.
@@ -300,7 +304,9 @@ class Stack(nnx.Module):
             )
         x = x_BTD
         for encoding in self._common:
-            x = self._embedded(encoding, x, added)
+            x = self._embedded(encoding, x, added if self.input_encoding is None else places)
+        if self.input_encoding is not None:
+            x = self._embedded(self.input_encoding, x, added)
         graphs, states = zip(*(nnx.split(block) for block in self.blocks), strict=True)
         groups = self.config.num_layers // len(self.blocks)
         keys = None if key is None else jax.random.split(key, (groups, len(self.blocks)))
