@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs.algorithmic_options import OPTIONS
 from configs.encodings import ENCODINGS
+from configs.places import PLACES
 
 
 def get_config() -> ConfigDict:
@@ -37,6 +38,8 @@ def get_config() -> ConfigDict:
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "alibi",
             "encodings": ENCODINGS,
+            "positions": "",  # each token's place; or one of configs/places.py: randomized, abacus
+            "places": PLACES,
             "model": {
                 "num_layers": 2,
                 "features": 64,

@@ -10,6 +10,7 @@ model: 2.092).
 from ml_collections import ConfigDict
 
 from configs.encodings import ENCODINGS
+from configs.places import PLACES
 
 
 def get_config() -> ConfigDict:
@@ -27,6 +28,8 @@ def get_config() -> ConfigDict:
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "rope",
             "encodings": ENCODINGS,
+            "positions": "",  # each token's place; or one of configs/places.py: randomized, abacus
+            "places": PLACES,
             "model": {
                 "num_layers": 2,
                 "features": 128,

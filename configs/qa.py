@@ -8,6 +8,7 @@ Trains an encoder that points at the answer in the story. docs/tasks.md has what
 from ml_collections import ConfigDict
 
 from configs.encodings import ENCODINGS
+from configs.places import PLACES
 
 
 def get_config() -> ConfigDict:
@@ -23,6 +24,8 @@ def get_config() -> ConfigDict:
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "t5",
             "encodings": ENCODINGS,
+            "positions": "",  # each token's place; or one of configs/places.py: randomized, abacus
+            "places": PLACES,
             "model": {
                 "num_layers": 3,
                 "features": 128,

@@ -22,7 +22,7 @@ def describe() -> str:
         for key, inner in data.items():
             if isinstance(inner, Mapping):
                 lines.append(_item(f"  data.{key}", inner))
-    shared = set.intersection(*map(set, configs.values())) - {"data", "encodings"}
+    shared = set.intersection(*map(set, configs.values())) - {"data", "encodings", "places"}
     some = next(iter(configs.values()))
     lines += ["", "keys of every config (--config.KEY=VALUE, --config.SECTION.KEY=VALUE):"]
     lines.append(_item("", [key for key in some if key in shared and not _is_section(some[key])]))
@@ -32,6 +32,13 @@ def describe() -> str:
         "schemes (--config.encoding=NAME), options (--config.encodings.NAME.OPTION=VALUE):",
     ]
     lines += [_item(name, _values(options)) for name, options in some["encodings"].items()]
+    lines += [
+        "",
+        "positions (--config.positions=NAME, of language models, question answering and algorithmic tasks), options",
+        "(--config.places.NAME.OPTION=VALUE):",
+    ]
+    placing = next(config["places"] for config in configs.values() if "places" in config)
+    lines += [_item(name, _values(options)) for name, options in placing.items()]
     return "\n".join(lines) + "\n"
 
 

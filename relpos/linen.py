@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos import encodings
 from relpos import nn as relpos_nn
@@ -39,7 +39,8 @@ class RelativeAttention(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         deterministic: bool = True,
@@ -64,15 +65,24 @@ class RelativeAttention(nn.Module):
         return layer(
             x_BTD,
             positions=positions,
+            order=order,
             segments=segments,
             cache=cache,
             dropout_key=self.make_rng("dropout") if dropping else None,
             deterministic=deterministic,
         )
 
-    def init_cache(self, batch: int, max_length: int, features: int) -> Cache:
+    def init_cache(
+        self,
+        batch: int,
+        max_length: int,
+        features: int,
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+    ) -> Cache:
         """Return an empty cache for inputs of width `features`; it needs no parameters."""
-        return self._layer(features, nnx.Rngs(0)).init_cache(batch, max_length)
+        layer = self._layer(features, nnx.Rngs(0))
+        return layer.init_cache(batch, max_length, positions=positions)
 
     def _layer(self, features: int, rngs: nnx.Rngs) -> relpos_nn.RelativeAttention:
         options = dict(self.options)

@@ -1,18 +1,23 @@
 """Positions, segments, and who may see whom: the rules every attention path shares.
 
-Positions and segment ids are data. A position is any int32; the distance of a query i and a key j is
+Positions and segment ids are data. A position is any int32, or a real number, or has axes (row and column of an
+image); the distance of a query i and a key j is
 
     d = position of i - position of j        (d > 0: the key is in the past)
+
+Tokens follow each other by their positions where these are one number each, else as they stand in their row.
 
 A segment id names the document a token belongs to: tokens see only tokens of their own segment, and id 0 is
 padding, which sees nothing and is seen by nothing. The tokens of a segment stand side by side: padding or another
 segment between them would count in their distances, except in a cache, which counts tokens alone.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from relpos.sharding import left_to_the_compiler
 
@@ -23,6 +28,15 @@ _STRIDE = 4096  # of positions, in `angles`
 def contiguous(length: int) -> Int[Array, "T"]:
     """Return the positions 0, 1, ..., length - 1."""
     return jnp.arange(length, dtype=jnp.int32)
+
+
+def axes(positions: Any, shape: tuple[int, ...]) -> int | None:
+    """Return how many axes positions of [B, T] tokens have, [B, T, axes] or [T, axes]; None: one number each.
+
+    What may be read as [B, T] is.
+    """
+    given = jnp.shape(positions)
+    return None if given in (shape, shape[1:]) else given[-1]
 
 
 def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
@@ -44,12 +58,12 @@ def _within_segments(segments_T):
     return index_T - jnp.take_along_axis(firsts_T, jnp.argsort(order_T, axis=-1), -1)
 
 
-def distances(q_positions_T: Int[Array, "T"], k_positions_S: Int[Array, "S"]) -> Int[Array, "T S"]:
+def distances(q_positions_T: Num[Array, "T"], k_positions_S: Num[Array, "S"]) -> Num[Array, "T S"]:
     """Return d[i, j] = q_positions[i] - k_positions[j]."""
     return q_positions_T[:, None] - k_positions_S[None, :]
 
 
-def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array, "T M"]:
+def angles(positions_T: Num[Array, "T"], base: float, width: int) -> Float[Array, "T M"]:
     """Return position * theta_m up to whole turns,  theta_m = base^(-2m/width),  m = 0 ... width/2 - 1.
 
     A product in float32 would be off by up to 0.06 at position 10^6. Here whole strides of positions turn by an angle
@@ -58,14 +72,15 @@ def angles(positions_T: Int[Array, "T"], base: float, width: int) -> Float[Array
     theta_M = base ** (-np.arange(0, width, 2) / width)
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
     stride_T = jnp.full_like(positions_T, _STRIDE)
-    # Division towards zero: a small negative position has no whole stride.
-    strides_T1 = jax.lax.div(positions_T, stride_T)[:, None].astype(float)
-    rest_T1 = jax.lax.rem(positions_T, stride_T)[:, None].astype(float)
+    # The remainder has the position's sign: a small negative position has no whole stride. It is exact, of reals too.
+    rest_T = jax.lax.rem(positions_T, stride_T)
+    strides_T1 = jax.lax.div(positions_T - rest_T, stride_T)[:, None].astype(float)
+    rest_T1 = rest_T[:, None].astype(float)
     return strides_T1 * stride_M[None].astype(float) + rest_T1 * theta_M[None].astype(float)
 
 
 def waves(
-    positions_T: Int[Array, "T"], base: float, width: int
+    positions_T: Num[Array, "T"], base: float, width: int
 ) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
     """Return the sines and the cosines of `angles`."""
     angles_TM = angles(positions_T, base, width)
@@ -94,8 +109,8 @@ def _sines_and_cosines(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Flo
 
 
 def visible(
-    q_positions_T: Int[Array, "T"],
-    k_positions_S: Int[Array, "S"],
+    q_positions_T: Num[Array, "T"],
+    k_positions_S: Num[Array, "S"],
     q_segments_T: Int[Array, "T"] | None = None,
     k_segments_S: Int[Array, "S"] | None = None,
     *,

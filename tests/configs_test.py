@@ -4,7 +4,8 @@ import pytest
 
 from configs.algorithmic_options import OPTIONS
 from configs.encodings import ENCODINGS
-from relpos import encodings
+from configs.places import PLACES
+from relpos import encodings, places
 from relpos.data import algorithmic
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,10 @@ def test_each_scheme_has_a_config_entry_with_its_own_defaults(name):
 
 def test_no_config_entry_is_left_over():
     assert set(ENCODINGS) == set(encodings.names())
+
+
+def test_each_way_to_place_tokens_has_a_config_entry_with_its_own_defaults():
+    assert {name: places.options(name) for name in places.names()} == PLACES
 
 
 def test_each_algorithmic_task_has_a_config_entry_with_its_own_defaults():

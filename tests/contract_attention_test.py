@@ -10,6 +10,7 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.attention import choices, split_heads
+from relpos.attention.checks import check_places
 from tests import oracle
 from tests.attending import (
     BLOCKS,
@@ -105,7 +106,7 @@ def test_each_scheme_has_an_oracle_and_its_own_name():
 KINDS = [
     (kind, "reference") for kind in ("causal", "packed", "scattered", "bidirectional", "cross")
 ]
-KINDS += [(kind, "blockwise") for kind in ("bidirectional", "cross")]
+KINDS += [(kind, "blockwise") for kind in ("bidirectional", "cross", "reals")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,7 +139,7 @@ def assert_as_in_the_paper(name, options, kind, implementation):
         with pytest.raises(ValueError, match="causal=True"):
             attend(encoding, q, k, v, x)
         return
-    causal = kind in ("causal", "packed", "scattered")
+    causal = kind in ("causal", "packed", "scattered", "reals")
     kw = {"causal": causal}
     # Beyond the trained tables and bands: distances up to 290.
     stretch = np.array([8 * t for t in range(T)])
@@ -150,6 +151,13 @@ def assert_as_in_the_paper(name, options, kind, implementation):
     if kind == "scattered":
         places = {"q": stretch, "k": stretch}
         kw |= {f"{side}_positions": jnp.asarray(place) for side, place in places.items()}
+    if kind == "reals":
+        places = {"q": 1.37 * np.arange(T) - 9.1, "k": 1.37 * np.arange(T) - 9.1}
+        kw |= {f"{side}_positions": jnp.asarray(place) for side, place in places.items()}
+        if encoding.reads_positions and not encoding.reals:
+            with pytest.raises(ValueError, match="round them to integers"):
+                check_places(encoding, kw["q_positions"][None])
+            return
     valid = jnp.asarray(segments != 0)
     found = attend(
         encoding, q, k, v, x, valid=valid, implementation=implementation, block_sizes=BLOCKS, **kw
@@ -187,8 +195,8 @@ FAST = [name for name in choices.IMPLEMENTATIONS if name not in ("auto", "refere
 
 
 def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
-    """Fast paths with these block sizes, and more for some, against the reference."""
-    kw, sizes = setting(kind)
+    """Fast paths with these block sizes, and more for some, against the reference; kind: a setting or its options."""
+    kw, sizes = setting(kind) if isinstance(kind, str) else (kind, {})
     kw["causal"] = kw.get("causal", False) or encoding.causal_only
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
@@ -199,6 +207,31 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
                 encoding, arrays, weight, implementation=path, block_sizes=blocks, **kw
             )
             assert_trees_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_positions_mean_what_a_scheme_says_they_do(name):
+    """Positions of as many axes, and reals, as it says; any where none are read: what is no such is refused."""
+    encoding = make(name)
+    reals = jnp.asarray(SCATTERED / 4 + 0.1)
+    grid = jnp.stack([jnp.asarray(SCATTERED), jnp.asarray(SCATTERED) // 7 + ORDER], -1)
+    if not encoding.reads_positions:
+        arrays = inputs()
+        found, expected = (
+            attend(encoding, *arrays, causal=True, q_positions=at, k_positions=at)
+            for at in (grid, jnp.arange(T))
+        )
+        np.testing.assert_array_equal(found, expected)
+        return
+    if encoding.axes == 1:
+        with pytest.raises(ValueError, match=f"{type(encoding).__name__} takes one number.*have 2"):
+            check_places(encoding, grid)
+    if encoding.axes == 1 and not encoding.reals:
+        return  # that they are refused is seen above
+    at = reals if encoding.axes == 1 else grid
+    kw = {"causal": True, "window": 9, "q_positions": at, "k_positions": at}
+    kw |= {"q_segments": jnp.asarray(PACKED), "k_segments": jnp.asarray(PACKED)}
+    assert_paths_agree(encoding, kw, [BLOCKS], ["blockwise"] if encoding.axes == 1 else FAST)
 
 
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.

@@ -60,6 +60,43 @@ def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_decode_with_places_that_are_given_is_the_full_forward(name):
+    """Reals or axes where the scheme takes them; else ids that repeat, and an order that does not."""
+    model, x = make(name, window=6), tokens()
+    scheme = encodings.scheme(name)
+    random, more = np.random.default_rng(3), {}
+    if scheme.axes != 1:
+        at = random.integers(0, 9, (B, T, 2))
+    elif scheme.reals:
+        at = np.sort(random.uniform(0, 2 * T, (B, T)), 1).astype(np.float32)
+    else:
+        at, more = random.integers(0, 5, (B, T)), {"order": np.arange(T) * np.ones((B, 1), int)}
+    placed = nnx.jit(lambda model, x, caches, **places: model(x, caches=caches, **places))
+    expected = placed(model, x, None, positions=at, **more)
+    assert jnp.abs(expected - forward(model, x)).max() > 1e-2 or scheme.axes is None
+    caches, logits, start = model.init_caches(B, T, positions=at), [], 0
+    for size in (5, 1, 1, 1, 5):
+        part = {key: p[:, start : start + size] for key, p in ({"positions": at} | more).items()}
+        found, caches = placed(model, x[:, start : start + size], caches, **part)
+        logits.append(found)
+        start += size
+    close(jnp.concatenate(logits, 1), expected)
+
+
+def test_a_cache_is_given_positions_or_counts_them():
+    model, x = make("rope"), tokens()
+    counting, placed = (model.init_caches(B, T, positions=at) for at in (None, jnp.zeros((B, T))))
+    with pytest.raises(ValueError, match="this cache counts positions"):
+        model(x, caches=counting, positions=jnp.arange(T))
+    with pytest.raises(ValueError, match="give those of the new tokens too"):
+        model(x, caches=placed)
+    with pytest.raises(
+        ValueError, match=r"made for positions float32\[2, 13\], got int32\[2, 13, 2\]"
+    ):
+        model(x, caches=placed, positions=jnp.zeros((B, T, 2), jnp.int32))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_packed_documents_are_separate_documents(name):
     model = make(name)
     lengths = (5, 1, 7)

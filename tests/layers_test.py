@@ -18,6 +18,7 @@ LAYERS = {
     "positions": 1,
     "config": 2,
     "attention": 2,
+    "places": 2,
     "data": 2,
     "defaults": 3,
     "config_help": 4,
@@ -33,7 +34,7 @@ LAYERS = {
     "__main__": 8,
 }
 # What `import relpos` reads: it works where `pip install relpos` brought no more than pyproject's dependencies.
-CORE = {"errors", "sharding", "positions", "attention", "encodings", "nn", "linen"}
+CORE = {"errors", "sharding", "positions", "places", "attention", "encodings", "nn", "linen"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

@@ -49,11 +49,11 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
     for n in range(N):
         m = n // (N // K)
         for t in range(T):
-            i = int(q_positions[t])
+            i = q_positions[t].item()
             seen = [s for s in range(S) if visible(t, s)]
             if not seen:
                 continue
-            js = [int(k_positions[s]) for s in seen]
+            js = [k_positions[s].item() for s in seen]
             if oracles[n].of_all_heads:
                 each = zip(np.repeat(k[seen], N // K, 1), js, seen, strict=True)
                 logits = [
@@ -64,5 +64,5 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
             weights = np.exp(np.array(logits) - max(logits))
             weights /= weights.sum()
             for weight, s in zip(weights, seen, strict=True):
-                out[t, n] += weight * oracles[n].value(v[s, m], i, int(k_positions[s]))
+                out[t, n] += weight * oracles[n].value(v[s, m], i, k_positions[s].item())
     return out

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from flax import nnx
 
-from relpos import train
+from relpos import places, train
 from relpos.encodings import names
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +61,11 @@ def test_the_table_has_every_scheme():
     table = README.split("## Schemes")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == list(names())
+
+
+def test_the_table_of_places_has_each():
+    table = README.split("## Where tokens stand")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == list(places.names())
 
 
 PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]

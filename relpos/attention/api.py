@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos import positions
 from relpos.attention import (
@@ -35,12 +35,12 @@ def attention(
     *,
     encoding: Slots | None = None,
     causal: bool = False,
-    q_positions: Int[Array, "B T"] | None = None,
-    k_positions: Int[Array, "B S"] | None = None,
+    q_positions: Num[Array, "B T *axes"] | None = None,
+    k_positions: Num[Array, "B S *axes"] | None = None,
     q_segments: Int[Array, "B T"] | None = None,
     k_segments: Int[Array, "B S"] | None = None,
-    q_order: Int[Array, "B T"] | None = None,
-    k_order: Int[Array, "B S"] | None = None,
+    q_order: Num[Array, "B T"] | None = None,
+    k_order: Num[Array, "B S"] | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -69,14 +69,16 @@ def attention(
       v: values.
       encoding: from `relpos.encodings.create`; None: no positions.
       causal: a query sees keys at positions up to its own.
-      q_positions: any integers, [B, T] or [T]. None: each token's place in its row, or, with segments, from the
-        start of its segment.
+      q_positions: any integers, or real numbers (float32, float64), [B, T] or [T]; or with axes, [B, T, axes] or
+        [T, axes]. The encoding says which of these it takes. None: each token's place in its row, or, with segments,
+        from the start of its segment. They are data: no gradient goes to them.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: distances are then known to be consecutive.
       k_segments: likewise for the keys; give both or neither.
-      q_order: what causality and windows go by, any integers, [B, T] or [T]; None: the positions. Where positions
-        repeat or start anew, as ids of digits do, a token would see others that come after it.
+      q_order: what causality and windows go by, any numbers, [B, T] or [T]. None: the positions, or where these have
+        axes each token's place in its row. Where positions repeat or start anew, as ids of digits do, a token would
+        see others that come after it.
       k_order: likewise for the keys; give both or neither.
       window: only keys whose places in the order are nearer than this.
       scale: of the dot products; None: what the encoding's `logit_scale` says, 1 / sqrt(H) if nothing else.
@@ -109,13 +111,12 @@ def attention(
     scale = None if scale is None else checks.checked_scale(scale, H)
     window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
-    q_segments, k_segments, same = checks.checked_pair(
-        "segments", q_segments, k_segments, (B, T), (B, S)
-    )
-    q_positions, k_positions, _ = checks.checked_pair(
-        "positions", q_positions, k_positions, (B, T), (B, S)
-    )
-    q_order, k_order, _ = checks.checked_pair("order", q_order, k_order, (B, T), (B, S))
+    sides = ((B, T), (B, S))
+    q_segments, k_segments, same = checks.checked_segments(q_segments, k_segments, *sides)
+    at = checks.checked_numbers("positions", q_positions, k_positions, *sides, with_axes=True)
+    order = checks.checked_numbers("order", q_order, k_order, *sides)
+    checks.check_places(encoding, at[0])
+    (q_positions, k_positions), (q_order, k_order) = _one_number(encoding, at, order)
     if tables is not None and q_order is not None:
         raise ValueError("tables hold no negative distances, which an order of its own may bring")
     if 0 in (B, T, S):
@@ -130,6 +131,18 @@ def attention(
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
     # A sharded sequence is gathered: every query may see every key.
     return left_to_the_compiler(_attention, (call,), q, 0, None, 2)(arrays)
+
+
+def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
+    """Say in one number where tokens stand, if positions have axes: as they stand in their rows."""
+    if at[0] is None or at[0].ndim == 2:
+        return at, order
+    if not encoding.reads_positions:
+        return (None, None), order
+    if order[0] is None:
+        rows = [positions.contiguous(x.shape[1]) for x in at]
+        order = tuple(jnp.broadcast_to(row, x.shape[:2]) for row, x in zip(rows, at, strict=True))
+    return at, order
 
 
 class _Call(NamedTuple):
@@ -191,6 +204,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     plan = Plan.of(
         encoding, graphdef, call.rules_for(encoding, (T, S, H), consecutive), (T, S, N, H), q.dtype, arrays.tables,
         implementation=call.implementation, consecutive=consecutive, block_sizes=call.block_sizes,
+        whole=q_positions is None or jnp.issubdtype(q_positions.dtype, jnp.integer),
     )._replace(padded=call.padded)  # fmt: skip
     if q_positions is None and not consecutive and q_segments is not None:
         q_positions = positions.within_segments(q_segments)

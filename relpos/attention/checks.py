@@ -189,24 +189,88 @@ def _integer(name: str, value: Any) -> int:
         raise ValueError(f"{name} must be an integer, got {value!r}") from error
 
 
-def checked_pair(what: str, q, k, q_shape, k_shape):
+def checked_segments(q, k, q_shape, k_shape):
     """Return both broadcast to [B, T] and [B, S], and whether they are one and the same array."""
+    if _neither("segments", q, k):
+        return None, None, False
+    arrays = []
+    for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
+        x = jnp.asarray(x)
+        if x.dtype == bool:  # True: a token, False: padding
+            x = x.astype(jnp.int32)
+        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}_segments must be integers of shape {list(shape)} or {list(shape[1:])}, "
+                f"got {x.dtype}{list(x.shape)}"
+            )
+        arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
+    return arrays[0], arrays[1], q is k
+
+
+def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = False):
+    """Return positions or orders, broadcast to [B, T] and [B, S], where they may have axes with those behind.
+
+    Nothing is differentiated through them: they are data.
+    """
+    if _neither(what, q, k):
+        return None, None
+    found = [
+        checked_number(f"{name}_{what}", x, shape, with_axes=with_axes)
+        for name, x, shape in (("q", q, q_shape), ("k", k, k_shape))
+    ]
+    if found[0].shape[2:] != found[1].shape[2:]:
+        raise ValueError(
+            f"q_{what} and k_{what} must have the same axes, got {list(found[0].shape)} and {list(found[1].shape)}"
+        )
+    dtype = jnp.result_type(*found)
+    return tuple(x.astype(dtype) for x in found)
+
+
+def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool) -> jax.Array:
+    """Return positions or orders of tokens [B, T], broadcast; int32 or reals."""
+    x = jnp.asarray(x)
+    axes = x.shape[-1:] if with_axes and x.shape not in (shape, shape[1:]) else ()
+    is_real = x.dtype in (jnp.float32, jnp.float64)
+    if x.shape not in ((*shape, *axes), (*shape[1:], *axes)) or not (
+        is_real or jnp.issubdtype(x.dtype, jnp.integer)
+    ):
+        more = f", or with axes {[*shape, 'axes']} or {[*shape[1:], 'axes']}" if with_axes else ""
+        raise ValueError(
+            f"{name} must be integers, float32 or float64 of shape {list(shape)} or {list(shape[1:])}{more}; "
+            f"got {x.dtype}{list(x.shape)}"
+        )
+    x = jax.lax.stop_gradient(x) if is_real else x.astype(jnp.int32)
+    return jnp.broadcast_to(x, (*shape, *axes))
+
+
+def check_places(encoding: Slots, positions: Any) -> None:
+    """Check that positions, [B, T] or [B, T, axes], are such as an encoding has a meaning for."""
+    if positions is None or not encoding.reads_positions:
+        return
+    inner = [part for part, _ in encoding.of_heads] or encoding.parts
+    if len(inner) > 1:
+        for part in inner:
+            check_places(part, positions)
+        return
+    name, axes = type(encoding).__name__, positions.shape[2:]
+    if axes and axes[0] != encoding.axes:
+        wanted = "one number" if encoding.axes == 1 else f"{encoding.axes} numbers"
+        raise ValueError(
+            f"{name} takes {wanted} for each token's position, and positions {list(positions.shape)} have {axes[0]}: "
+            "choose a scheme for as many axes, such as rope_2d for two, or say in one number where a token stands"
+        )
+    if jnp.issubdtype(positions.dtype, jnp.floating) and not encoding.reals:
+        raise ValueError(
+            f"{name} has no meaning for a distance that is no whole number, and the positions are {positions.dtype}: "
+            "round them to integers, or choose a scheme that is a formula of the distance, such as rope, alibi, fire"
+        )
+
+
+def _neither(what: str, q: Any, k: Any) -> bool:
+    """Whether neither is given; one alone is refused."""
     if (q is None) != (k is None):
         given, missing = ("q", "k") if k is None else ("k", "q")
         raise ValueError(
             f"{given}_{what} without {missing}_{what}: give both (for self-attention the same array twice) or neither"
         )
-    if q is None:
-        return None, None, False
-    arrays = []
-    for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
-        x = jnp.asarray(x)
-        if what == "segments" and x.dtype == bool:  # True: a token, False: padding
-            x = x.astype(jnp.int32)
-        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                f"{name}_{what} must be integers of shape {list(shape)} or {list(shape[1:])}, "
-                f"got {x.dtype}{list(x.shape)}"
-            )
-        arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
-    return arrays[0], arrays[1], q is k
+    return q is None

@@ -62,6 +62,13 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} fills walk: of bias, block_bias, mix and the vectors of distances it may "
                 "then fill none"
             )
+        if encoding.axes not in (1, None) and (
+            bias or key_vectors or query_vectors or value_vectors
+        ):
+            raise ValueError(
+                f"{type(encoding).__name__} takes positions of {encoding.axes} axes, between which there is no one "
+                "distance: it may fill no slot of distances; block_bias gets the positions themselves"
+            )
         changes_query = bool({"query", "vector_query"} & whole.overridden)
         changes_query |= any(not part.scaled_vectors for part in whole.parts)
         changes_key = bool({"key", "vector_key"} & whole.overridden)

@@ -131,7 +131,7 @@ def _visits(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> Visits:
     """Find the blocks that must be visited, from both sides."""
 
     def cut(tokens, size):
-        return jax.tree.map(lambda x: x.reshape(-1, size), tokens)
+        return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tokens)
 
     q, k = cut(q, layout.rows), cut(k, layout.columns)
     query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]

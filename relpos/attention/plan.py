@@ -70,15 +70,16 @@ class Plan(NamedTuple):
         *,
         implementation: choices.Implementation,
         consecutive: bool,
+        whole: bool,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions and slots; sizes are T, S, N, H."""
+        """Choose by path, positions (consecutive, or at least whole numbers) and slots; sizes are T, S, N, H."""
         T, S, N, H = sizes
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
         )
-        whole = functools.partial(cls, path, rules, filled, graphdef)
+        made = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
             if path == "pallas":
                 raise ValueError(checks.no_kernel_walks(encoding))
@@ -86,17 +87,17 @@ class Plan(NamedTuple):
                 cut = choices.walk_layout(
                     T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
                 )
-                return whole(cut, (PartPlan(filled),))._replace(path="outward")
+                return made(cut, (PartPlan(filled),))._replace(path="outward")
         if path == "reference":
-            return whole(regions.Layout(T, S, consecutive), (PartPlan(filled),))
+            return made(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
             if filled.mixes:
                 raise ValueError(checks.no_kernel_mixes(encoding))
             band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
-            beyond = encoding.constant_beyond
+            beyond, may_factor = _held(encoding, filled, whole)
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
-            factored = band is None and bool(filled.factors)
+            factored = band is None and may_factor
             if filled.vectors and band is None and not factored:
                 raise ValueError(checks.no_kernel(encoding))
             width = H + (filled.factors if factored else 0)
@@ -104,37 +105,41 @@ class Plan(NamedTuple):
                 T, S, width * dtype.itemsize,
                 consecutive=consecutive, band=band, block_sizes=block_sizes,
             )  # fmt: skip
-            return whole(cut, (PartPlan(filled, None, band, band is not None, factored),))
+            return made(cut, (PartPlan(filled, None, band, band is not None, factored),))
         # Each part has a band of its own, so that one whose distances never end widens no other's.
         parts = (encoding,) if filled.mixes else encoding.parts
         tables = tables or (None,) * len(parts)
         together = N if filled.mixes else 1
         planned = [
-            _blockwise(part, encoding, table, (T, S, H), rules, consecutive, block_sizes, together)
+            _blockwise(
+                part, encoding, table, (T, S, H), rules, consecutive, block_sizes, together, whole
+            )
             for part, table in zip(parts, tables, strict=True)
         ]
         rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
         cut = regions.Layout(rows, columns, consecutive)
-        return whole(cut, tuple(part for part, _ in planned))
+        return made(cut, tuple(part for part, _ in planned))
 
 
 def _blockwise(
     part: Slots,
-    whole: Slots,
+    encoding: Slots,
     table: Tables | None,
     sizes,
     rules: Rules,
     consecutive,
     block_sizes,
     together: int,
+    whole: bool,
 ) -> tuple[PartPlan, regions.Layout]:
     """Plan one part of the blockwise path, and the blocks that it would have by itself."""
     T, S, H = sizes
-    filled, beyond, band = Filled.of(part, whole), part.constant_beyond, _length(table)
+    filled, band = Filled.of(part, encoding), _length(table)
+    beyond, may_factor = _held(part, filled, whole)
     if consecutive and beyond is not None and choices.are_within(beyond, T, S):
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
-    factored = by_pair and bool(filled.factors)
+    factored = by_pair and may_factor
     cut = choices.layout(
         T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
         window=rules.window, block_sizes=block_sizes, together=together,
@@ -142,6 +147,15 @@ def _blockwise(
     if band is not None:
         cut = cut._replace(band=band)
     return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
+
+
+def _held(encoding: Slots, filled: Filled, whole: bool) -> tuple[int | None, bool]:
+    """Return the distance beyond which values are held, and whether factors may stand for them.
+
+    A band has a place for whole distances alone; factors know of no distance that is held.
+    """
+    beyond = encoding.constant_beyond
+    return (beyond if whole else None), bool(filled.factors) and (whole or beyond is None)
 
 
 def _length(table: Tables | None) -> int | None:

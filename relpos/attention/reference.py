@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from relpos import positions
 from relpos.attention import dropout
@@ -46,15 +46,15 @@ class Keys(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Where the rows (or columns) stand: integers, nothing to differentiate."""
+    """Where the rows (or columns) stand: nothing to differentiate."""
 
     row: Int[Array, "T"]
-    position: Int[Array, "T"]
+    position: Num[Array, "T *axes"]
     segment: Int[Array, "T"] | None
-    order: Any = None  # Int[Array, "T"]; None: the position
+    order: Any = None  # Num[Array, "T"]; None: the position
 
     @property
-    def rank(self) -> Int[Array, "T"]:
+    def rank(self) -> Num[Array, "T"]:
         """Return what causality and windows go by."""
         return self.position if self.order is None else self.order
 
@@ -132,7 +132,7 @@ def finish_logits(rules: Rules, dots_TS: Array, *biases: Array | None) -> Float[
     return logits_TS
 
 
-def _distances(rules: Rules, q: Tokens, k: Tokens) -> Int[Array, "TS"]:
+def _distances(rules: Rules, q: Tokens, k: Tokens) -> Num[Array, "TS"]:
     d = positions.distances(q.position, k.position).ravel()
     return jnp.maximum(d, 0) if rules.past_only else d
 

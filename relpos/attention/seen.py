@@ -26,9 +26,9 @@ def _bounds(tokens: Tokens) -> _Bounds:
     if tokens.segment is None:
         return _Bounds((tokens.rank.min(-1), tokens.rank.max(-1)), None)
     padding = tokens.segment == PADDING
-    limits = jnp.iinfo(jnp.int32)
 
     def of(x):
+        limits = (jnp.iinfo if jnp.issubdtype(x.dtype, jnp.integer) else jnp.finfo)(x.dtype)
         low, high = jnp.where(padding, limits.max, x), jnp.where(padding, limits.min, x)
         return low.min(-1), high.max(-1)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Num
 
 
 class PerHead(nnx.Param):
@@ -81,6 +81,10 @@ class Slots(nnx.Module):
       walk_rows: how many queries at most walk together: fewer where a block at the diagonal, of which queries see
         parts, costs much more than others.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
+      axes: how many numbers say where a token stands. 1: positions are [T]. Several: [T, axes], row and column of an
+        image, or still [T], which the encoding may take as it likes or refuse; it fills no slot of distances. None:
+        any, for no slot reads positions.
+      reals: whether positions and distances may be real numbers; a table has a row for whole ones alone.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
       overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
@@ -95,6 +99,8 @@ class Slots(nnx.Module):
     needs_tokens: bool = False
     scaled_vectors: bool = True
     logit_scale: float | None = None
+    axes: int | None = 1
+    reals: bool = False
     one_head: bool = False
     walk_rows: int = 128
     walks: bool = False
@@ -132,56 +138,61 @@ class Slots(nnx.Module):
         return (features,)
 
     @property
+    def reads_positions(self) -> bool:
+        """Whether any slot reads where tokens stand, beyond their order."""
+        return self.axes is not None and bool(self.overridden)
+
+    @property
     def features_meet_in_blocks(self) -> bool:
         """Whether the features of keys are read together with those of queries: a cache must keep them."""
         return bool({"block_bias", "walk"} & self.overridden)
 
     def query(
-        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+        self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T W"]:
         """Return the query of the content term, of any width W: a rotation, a bias."""
         return q_TH
 
     def key(
-        self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+        self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
         """Return the key of the content term. It is what a cache stores."""
         return k_SH
 
     def vector_query(
-        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+        self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T W"]:
         """Return the query that meets the key vectors a_K, of their width."""
         return q_TH
 
     def vector_key(
-        self, k_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+        self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
         """Return the key that meets the query vectors a_Q, of their width."""
         return k_SH
 
     def value(
-        self, v_SH: Float[Array, "S H"], positions_S: Int[Array, "S"], features_S: Any
+        self, v_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S H"]:
         """Return the value, as a cache stores it: a rotation."""
         return v_SH
 
     def finish(
-        self, out_TH: Float[Array, "T H"], positions_T: Int[Array, "T"], features_T: Any
+        self, out_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T H"]:
         """Return the output of each query: the rotation of its values back."""
         return out_TH
 
-    def bias(self, d: Int[Array, "n"]) -> Float[Array, "n"] | None:
+    def bias(self, d: Num[Array, "n"]) -> Float[Array, "n"] | None:
         """Return b[d], added to the logits; not scaled."""
         return None
 
-    def key_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n W"] | None:
+    def key_vectors(self, d: Num[Array, "n"]) -> Float[Array, "n W"] | None:
         """Return a_K[d], which meet `vector_query`."""
         return None
 
     def factored_query(
-        self, q_TH: Float[Array, "T H"], positions_T: Int[Array, "T"]
+        self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T"]
     ) -> Float[Array, "T F"] | None:
         """Return the query's part of q_i . a_K[i - j] where that is one of the query times one of the key's place.
 
@@ -191,22 +202,22 @@ class Slots(nnx.Module):
         """
         return None
 
-    def factored_key(self, positions_S: Int[Array, "S"]) -> Float[Array, "S F"] | None:
+    def factored_key(self, positions_S: Num[Array, "S"]) -> Float[Array, "S F"] | None:
         """Return the key's part, see `factored_query`."""
         return None
 
-    def query_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n W"] | None:
+    def query_vectors(self, d: Num[Array, "n"]) -> Float[Array, "n W"] | None:
         """Return a_Q[d], which meet `vector_key`."""
         return None
 
-    def value_vectors(self, d: Int[Array, "n"]) -> Float[Array, "n H"] | None:
+    def value_vectors(self, d: Num[Array, "n"]) -> Float[Array, "n H"] | None:
         """Return a_V[d], added to the values."""
         return None
 
     def block_bias(
         self,
-        q_positions: Int[Array, "C"],
-        k_positions: Int[Array, "K"],
+        q_positions: Num[Array, "C *axes"],
+        k_positions: Num[Array, "K *axes"],
         q_features: Any,
         k_features: Any,
     ) -> Float[Array, "C K"] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
 from relpos.attention.filled import Filled
@@ -29,7 +29,7 @@ def queries(
 def keys(
     encoding: Slots,
     k: Float[Array, "B S K H"],
-    positions_S: Int[Array, "*B S"],
+    positions_S: Num[Array, "B S *axes"],
     num_heads: int,
     features: Any = None,
 ) -> Float[Array, "B S K W"]:
@@ -38,7 +38,7 @@ def keys(
     Args:
       encoding: of N heads.
       k: keys.
-      positions_S: their positions.
+      positions_S: their positions, [B, S] or [S], which may have axes.
       num_heads: N.
       features: from `encodings.tokens`, where the encoding has them.
 
@@ -55,7 +55,7 @@ def keys(
 def values(
     encoding: Slots,
     v: Float[Array, "B S K H"],
-    positions_S: Int[Array, "*B S"],
+    positions_S: Num[Array, "B S *axes"],
     num_heads: int,
     features: Any = None,
 ) -> Float[Array, "B S K H"]:
@@ -107,7 +107,7 @@ def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
     if slot is None:
         return x_BSKH
     K = x_BSKH.shape[2]
-    if not _differs_by_query_head(encoding, slot, x_BSKH, num_heads, features):
+    if not _differs_by_query_head(encoding, slot, x_BSKH, positions_S, num_heads, features):
         # Those of query heads are not read: any will do.
         features = features_of_heads(jax.tree.map(lambda f: f[:, :, :K], features), K)
         return _of_each_token(encoding, slot, x_BSKH, positions_S, features, by_head=False)
@@ -127,11 +127,14 @@ def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features, *, by_he
         return slot(nnx.merge(split, per_head, shared), x_TH, positions_T, features_T)
 
     heads = jax.vmap(one_head, in_axes=(of_heads, 1, None, 1), out_axes=1)
-    rows = jax.vmap(heads, in_axes=(None, 0, 0 if positions_T.ndim == 2 else None, 0))
+    by_row = 0 if positions_T.shape[:2] == x_BTNH.shape[:2] else None
+    rows = jax.vmap(heads, in_axes=(None, 0, by_row, 0))
     return rows(per_head, x_BTNH, positions_T, features).astype(x_BTNH.dtype)
 
 
-def _differs_by_query_head(encoding, slot: Slot, x_BSKH, num_heads: int, features) -> bool:
+def _differs_by_query_head(
+    encoding, slot: Slot, x_BSKH, positions, num_heads: int, features
+) -> bool:
     """Whether what a slot gives depends on a parameter or a feature of the query head; nothing is computed."""
     if num_heads == x_BSKH.shape[2]:
         return False
@@ -140,7 +143,8 @@ def _differs_by_query_head(encoding, slot: Slot, x_BSKH, num_heads: int, feature
     own = [jnp.moveaxis(f[0], 1, 0) if f.shape[2] == num_heads else None for f in leaves]
     if not jax.tree.leaves((per_head, own)):
         return False
-    x_SH, positions_S = x_BSKH[0, :, 0], jnp.zeros((x_BSKH.shape[1],), jnp.int32)
+    x_SH = x_BSKH[0, :, 0]
+    positions_S = positions[0] if positions.shape[:2] == x_BSKH.shape[:2] else positions
 
     def one_head(of_head):
         per_head, own = of_head

@@ -23,6 +23,8 @@ class ALiBi(Encoding):
     in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `learned`: the slopes are trained.
     """
 
+    reals = True
+
     def __init__(
         self,
         *,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos.attention import Passed, PerHead, PerHeadConstant, Slots, split_heads
 from relpos.sharding import left_to_the_compiler
@@ -62,7 +62,9 @@ class Encoding(Slots, fills_slots=False):
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
         return "embed" in cls.overridden
 
-    def embed(self, x_TD: Float[Array, "T D"], positions_T: Int[Array, "T"]) -> Float[Array, "T D"]:
+    def embed(
+        self, x_TD: Float[Array, "T D"], positions_T: Num[Array, "T *axes"]
+    ) -> Float[Array, "T D"]:
         """Add absolute positions to the model's input. Called once, before the first layer."""
         return x_TD
 
@@ -124,7 +126,7 @@ def tokens(
     valid_BT = jnp.ones(shape, bool) if valid_BT is None else valid_BT
     order_BT = None
     if positions is not None:
-        segments = jnp.zeros_like(positions) if segments is None else segments
+        segments = 0 if segments is None else segments
         order_BT = jnp.lexsort(
             (jnp.broadcast_to(positions, shape), jnp.broadcast_to(segments, shape))
         )

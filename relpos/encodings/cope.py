@@ -18,6 +18,7 @@ class CoPE(Encoding):
     """
 
     causal_only = True
+    axes = None
 
     def __init__(self, *, positions: int = 64, dims: Dims, rngs: nnx.Rngs):
         if positions < 1:

@@ -34,6 +34,7 @@ class DAPE(Encoding):
         self.inner = inner
         self.constant_beyond = self.inner.constant_beyond
         self.shift_invariant = self.inner.shift_invariant
+        self.axes, self.reals = self.inner.axes, self.inner.reals
         self.causal_only = self.inner.causal_only
         N = dims.num_heads
         # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)).

@@ -20,6 +20,7 @@ class FIRE(Encoding):
     """
 
     shift_invariant = False
+    reals = True
 
     def __init__(
         self,

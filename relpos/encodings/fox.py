@@ -17,6 +17,7 @@ class FoX(Encoding):
 
     needs_tokens = True
     causal_only = True
+    axes = None
 
     def __init__(self, *, initial_offset: float = 0.0, dims: Dims, rngs: nnx.Rngs):
         shape = (dims.num_heads, dims.features)

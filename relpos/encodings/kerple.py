@@ -23,6 +23,8 @@ class KERPLE(Encoding):
     arXiv:2205.09921, sec. 4. Each head has its own p, from U(0, 2), and a, from U(0, 1).
     """
 
+    reals = True
+
     def __init__(self, *, kernel: str = "log", dims: Dims, rngs: nnx.Rngs):
         if kernel not in KERNELS:
             raise ValueError(f"unknown kerple.kernel {kernel!r}: known: {', '.join(KERNELS)}")

@@ -9,3 +9,5 @@ class NoPositions(Encoding):
     Kazemnejad et al. 2023, "The Impact of Positional Encoding on Length Generalization in Transformers",
     arXiv:2305.19466.
     """
+
+    axes = None

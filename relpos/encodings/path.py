@@ -19,6 +19,7 @@ class PaTH(Encoding):
 
     needs_tokens = True
     causal_only = True
+    axes = None
 
     def __init__(self, *, rank: int = 32, dims: Dims, rngs: nnx.Rngs):
         if rank < 0:

@@ -17,6 +17,8 @@ class PoPE(Encoding):
     head's and starts at 0. As products of queries and keys of width 2H.
     """
 
+    reals = True
+
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
         check_base("pope.base", base)
         self.base = base

@@ -17,6 +17,8 @@ class RoPE(Encoding):
     R = fraction * H dimensions of a head (R = H in the paper). Angles are float32 whatever the compute type.
     """
 
+    reals = True
+
     def __init__(
         self,
         *,

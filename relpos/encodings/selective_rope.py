@@ -18,6 +18,7 @@ class SelectiveRoPE(Encoding):
 
     needs_tokens = True
     causal_only = True
+    axes = None
 
     def __init__(self, *, rank: int = 4, dims: Dims, rngs: nnx.Rngs):
         if rank < 1:

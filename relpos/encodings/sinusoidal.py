@@ -14,6 +14,7 @@ class Sinusoidal(Encoding):
     """
 
     shift_invariant = False
+    reals = True
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
         check_base("sinusoidal.base", base)

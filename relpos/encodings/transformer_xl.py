@@ -16,6 +16,8 @@ class TransformerXL(Encoding):
     them for the large models: here they are each layer's. `clamp` > 0 holds d at +-clamp ("clamp_len").
     """
 
+    reals = True
+
     def __init__(self, *, base: float = 10000.0, clamp: int = 0, dims: Dims, rngs: nnx.Rngs):
         if clamp < 0:
             raise ValueError(f"transformer_xl.clamp must not be negative, got {clamp}; 0 is off")

@@ -26,6 +26,7 @@ class Wall(Encoding):
     needs_tokens = True
     causal_only = True
     walk_rows = 64
+    axes = None
 
     def __init__(self, *, initial_offset: float = 8.0, dims: Dims, rngs: nnx.Rngs):
         N, D, H = dims.num_heads, dims.features, dims.head_dim

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos import encodings
+from relpos import positions as positions_lib
 from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
-from relpos.attention.checks import check_encoding
+from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
 
@@ -85,8 +86,8 @@ class RelativeAttention(nnx.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         encoding: Encoding | None = None,
@@ -97,8 +98,9 @@ class RelativeAttention(nnx.Module):
 
         Args:
           x_BTD: the input.
-          positions: any integers; None: each token's place in its segment. Not with a cache, which counts.
-          order: what causality and windows go by; None: the positions.
+          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or,
+            with a cache that counts, behind the tokens in it.
+          order: what causality and windows go by; None: the positions, or where these have axes the row.
           segments: ids of packed documents, 0 is padding; with a cache only 0 or not 0 matters.
           cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
           encoding: used instead of the layer's own (one encoding shared by all layers).
@@ -128,7 +130,7 @@ class RelativeAttention(nnx.Module):
             valid = None if segments is None else segments != 0
             features, _ = encodings.tokens(
                 encoding, x_BTD, valid, segments=segments,
-                positions=positions if order is None else order,
+                positions=_in_one_number(positions, order, x_BTD.shape[:2]),
             )  # fmt: skip
             out = attention(
                 q, k, v, encoding=encoding, q_features=features, k_features=features,
@@ -136,22 +138,33 @@ class RelativeAttention(nnx.Module):
                 q_segments=segments, k_segments=segments, **options,
             )  # fmt: skip
             return self._join(out)
-        if positions is not None or order is not None:
-            raise ValueError("a cache counts positions itself: give positions or a cache, not both")
         if cache.length.shape != x_BTD.shape[:1]:
             raise ValueError(
                 f"the cache is of {cache.length.shape[0]} rows, the input of {x_BTD.shape[0]}"
             )
-        out, cache = self._attend_cached(encoding, x_BTD, q, k, v, segments, cache, options)
+        valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
+        at = cache.places(valid, positions, order)
+        check_places(encoding, at[0])
+        out, cache = self._attend_cached(encoding, x_BTD, q, k, v, valid, at, cache, options)
         return self._join(out), cache
 
-    def init_cache(self, batch: int, max_length: int, *, encoding: Encoding | None = None) -> Cache:
+    def init_cache(
+        self,
+        batch: int,
+        max_length: int,
+        *,
+        encoding: Encoding | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+    ) -> Cache:
         """Return an empty cache.
 
         Args:
           batch: B.
-          max_length: how many tokens a row may come to; with a window, no more slots than that are kept.
+          max_length: how many tokens a row may come to; with a window, no more slots than that are kept, unless
+            positions are given: a window may then hold any number of tokens.
           encoding: as in the call.
+          positions: such as each call will be given, [B, T] or [B, T, axes] of any number of tokens, of which the axes
+            and the type are taken (a `jax.ShapeDtypeStruct` will do); None: positions are counted.
         """
         if batch < 0 or max_length < 1:
             raise ValueError(f"a cache of {batch} rows and {max_length} tokens cannot be")
@@ -160,13 +173,22 @@ class RelativeAttention(nnx.Module):
                 "a layer with causal=False sees keys to come, which no cache has: make it causal"
             )
         encoding = encoding or self.encoding or no_positions()
-        capacity = max_length if self.window is None else min(max_length, self.window)
+        counts = positions is None
+        capacity = max_length
+        if counts and self.window is not None:
+            capacity = min(max_length, self.window)
+        at = jnp.zeros((batch, 1), jnp.int32)
+        if positions is not None:
+            dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
+            at = jnp.zeros((batch, 1, *positions.shape[2:]), dtype)
+            at = checked_number("positions", at, (batch, 1), with_axes=True)
+            check_places(encoding, at)
         x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
 
         def one_token(encoding, x):
             _, k, v = self._project(x)
             features, state = encodings.tokens(encoding, x)
-            k, v = self._ready(encoding, k, v, jnp.zeros((batch, 1), jnp.int32), features)
+            k, v = self._ready(encoding, k, v, at, features)
             return (k, v), (features if encoding.features_meet_in_blocks else None, state)
 
         (k, v), (features, state) = nnx.eval_shape(one_token, encoding, x)
@@ -177,12 +199,13 @@ class RelativeAttention(nnx.Module):
         return Cache(
             key=slots(k),
             value=slots(v),
-            positions=jnp.zeros((batch, capacity), jnp.int32),
+            positions=slots(at),
             written=jnp.zeros((batch, capacity), bool),
             features=jax.tree.map(slots, features),
             state=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state),
             length=jnp.zeros((batch,), jnp.int32),
-            tables=tabulate(encoding, capacity),
+            order=None if counts else slots(at if at.ndim == 2 else at[..., 0].astype(jnp.int32)),
+            tables=tabulate(encoding, capacity) if counts else None,
         )
 
     def _project(self, x_BTD):
@@ -200,14 +223,13 @@ class RelativeAttention(nnx.Module):
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
 
-    def _attend_cached(self, encoding, x_BTD, q, k, v, segments, cache: Cache, options):
-        valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
-        positions = cache.next_positions(valid)
+    def _attend_cached(self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, options):
+        positions, order = at
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
         k, v = self._ready(encoding, k, v, positions, features)
         of_keys = features if encoding.features_meet_in_blocks else None
-        grown = cache.append(k, v, of_keys, state, valid)
-        is_ring = self.window is not None and cache.capacity <= self.window
+        grown = cache.append(k, v, of_keys, state, valid, positions, order)
+        is_ring = cache.counts and self.window is not None and cache.capacity <= self.window
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
         if is_ring and x_BTD.shape[1] > 1:
             # Earlier tokens of a chunk still see what its later ones overwrite.
@@ -220,13 +242,20 @@ class RelativeAttention(nnx.Module):
         out = attention(
             q, keys, values, encoding=encoding, keys_ready=True, tables=cache.tables,
             q_features=features, k_features=k_features,
-            q_positions=positions, k_positions=k_positions,
+            q_positions=positions, k_positions=k_positions, q_order=order, k_order=grown.order,
             q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,
         )  # fmt: skip
-        if self.window is None or cache.capacity < self.window:
+        if not cache.counts or self.window is None or cache.capacity < self.window:
             too_long = grown.length > cache.capacity
             out = jnp.where(too_long[:, None, None, None], jnp.nan, out)
         return out, grown
+
+
+def _in_one_number(positions: Any, order: Any, shape: tuple[int, ...]) -> Any:
+    """Return what tokens follow each other by; None: by their rows."""
+    if order is not None or positions is None:
+        return order
+    return None if positions_lib.axes(positions, shape) else positions
 
 
 def check_input(x_BTD: Array) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from relpos.attention.checks import checked_number
 
 
 @jax.tree_util.register_dataclass
@@ -19,31 +21,77 @@ class Cache:
     Attributes:
       key: as the encoding's `key` leaves them (rotated), [B, C, K, H]; C is the capacity.
       value: [B, C, K, H].
-      positions: each slot's position, [B, C].
+      positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
       features: the encoding's features of each token, a tree of [B, C, N, ...].
       state: what the encoding carries on from token to token, a tree of [B, N, ...].
       length: how many tokens each row has seen, [B].
+      order: what causality and windows go by, [B, C], in a cache that is given positions; None in one that counts them.
       tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None where it needs none.
     """
 
     key: Float[Array, "B C K H"]
     value: Float[Array, "B C K H"]
-    positions: Int[Array, "B C"]
+    positions: Num[Array, "B C *axes"]
     written: Bool[Array, "B C"]
     features: Any
     state: Any
     length: Int[Array, "B"]
+    order: Any = None
     tables: Any = None
 
     @property
     def capacity(self) -> int:
         """Return C."""
-        return self.positions.shape[-1]
+        return self.written.shape[-1]
+
+    @property
+    def counts(self) -> bool:
+        """Whether the positions of tokens to come are counted on, not given."""
+        return self.order is None
 
     def next_positions(self, valid_BT: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-        """Return the positions of the coming tokens; padding gets that of the token before it."""
+        """Return how many tokens come before each coming one; padding gets that of the token before it."""
         return self.length[:, None] + jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1
+
+    def places(
+        self, valid_BT: Bool[Array, "B T"], positions: Any = None, order: Any = None
+    ) -> tuple[Num[Array, "B T *axes"], Num[Array, "B T"] | None]:
+        """Return the positions of the coming tokens, and their order where that is not the positions.
+
+        Raises:
+          ValueError: positions are given to a cache that counts, or are not such as the cache was made for.
+        """
+        if self.counts:
+            if positions is not None or order is not None:
+                raise ValueError(
+                    "this cache counts positions: give it none, or make it by init_cache(..., positions=...), with "
+                    "positions such as will be given"
+                )
+            return self.next_positions(valid_BT), None
+        if positions is None:
+            raise ValueError(
+                "this cache was made for positions that are given: give those of the new tokens too"
+            )
+        at = checked_number("positions", positions, valid_BT.shape, with_axes=True)
+        is_real, has_reals = (jnp.issubdtype(x.dtype, jnp.floating) for x in (at, self.positions))
+        if at.shape[2:] != self.positions.shape[2:] or (is_real and not has_reals):
+            raise ValueError(
+                f"this cache was made for positions {self.positions.dtype}{list(self.positions.shape)}, got "
+                f"{at.dtype}{list(at.shape)}: make it with positions such as these"
+            )
+        at = at.astype(self.positions.dtype)
+        if order is not None:
+            rank = checked_number("order", order, valid_BT.shape, with_axes=False)
+        else:
+            rank = self.next_positions(valid_BT) if at.ndim > 2 else at
+        if jnp.issubdtype(rank.dtype, jnp.floating) and not jnp.issubdtype(
+            self.order.dtype, jnp.floating
+        ):
+            raise ValueError(
+                "an order of real numbers wants a cache made for positions of real numbers"
+            )
+        return at, rank.astype(self.order.dtype)
 
     def append(
         self,
@@ -52,13 +100,15 @@ class Cache:
         features: Any,
         state: Any,
         valid_BT: Bool[Array, "B T"],
+        positions: Num[Array, "B T *axes"],
+        order: Num[Array, "B T"] | None = None,
     ) -> "Cache":
-        """Write tokens behind the ones there are; where the ring is full the oldest make room."""
-        positions_BT = self.next_positions(valid_BT)
+        """Write tokens, with what `places` gives, behind the ones there are; in a full ring the oldest make room."""
+        count_BT = self.next_positions(valid_BT)
         length = self.length + valid_BT.sum(1, dtype=jnp.int32)
         # Of more tokens than slots only the last ones are kept: no slot is written twice.
-        kept_BT = valid_BT & (positions_BT >= length[:, None] - self.capacity)
-        slots_BT = jnp.where(kept_BT, positions_BT % self.capacity, self.capacity)
+        kept_BT = valid_BT & (count_BT >= length[:, None] - self.capacity)
+        slots_BT = jnp.where(kept_BT, count_BT % self.capacity, self.capacity)
 
         def write(old, new):
             return jax.vmap(lambda o, n, s: o.at[s].set(n, mode="drop"))(old, new, slots_BT)
@@ -66,11 +116,12 @@ class Cache:
         return Cache(
             key=write(self.key, key.astype(self.key.dtype)),
             value=write(self.value, value.astype(self.value.dtype)),
-            positions=write(self.positions, positions_BT),
+            positions=write(self.positions, positions),
             written=write(self.written, jnp.ones_like(valid_BT)),
             features=jax.tree.map(write, self.features, features),
             state=state,
             length=length,
+            order=None if order is None else write(self.order, order),
             tables=self.tables,
         )
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Num
 
 from relpos.nn.cache import Cache
 from relpos.nn.embedding import Embedding
+from relpos.nn.placing import longest, place
 from relpos.nn.stack import EncodingOptions, Stack, StackConfig
+from relpos.places import Placed, Places
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,18 @@ class DecoderConfig(StackConfig):
 
 
 class Decoder(nnx.Module):
-    """Tokens to logits, the embedding tied to the output."""
+    """Tokens to logits, the embedding tied to the output.
+
+    Attributes:
+      max_length: the longest sequence that there are positions for; None: any.
+    """
 
     def __init__(
         self,
         config: DecoderConfig,
         *,
         encoding_options: EncodingOptions | None = None,
+        places: Places | None = None,
         rngs: nnx.Rngs,
     ):
         """Make the model.
@@ -38,24 +45,26 @@ class Decoder(nnx.Module):
         Args:
           config: the sizes.
           encoding_options: scheme name -> its options.
+          places: where tokens stand whose positions are not given; None: one behind the other.
           rngs: for the initial parameters.
         """
         self.config = config
         self.embed = Embedding(config.vocab_size, config, rngs)
-        self.stack = Stack(config, causal=True, encoding_options=encoding_options, rngs=rngs)
+        self.places = places or Places()
+        self.stack = Stack(
+            config, causal=True, encoding_options=encoding_options,
+            input_encoding=self.places.embeds, rngs=rngs,
+        )  # fmt: skip
+        self.max_length = longest(self.stack, self.places)
         self.norm = nnx.RMSNorm(config.features, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    @property
-    def max_length(self) -> int | None:
-        """The longest sequence the encodings have parameters for; None: any."""
-        return self.stack.max_length
 
     def __call__(
         self,
         tokens_BT: Int[Array, "B T"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         key: Array | None = None,
@@ -64,8 +73,10 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BT: token ids.
-          positions: any integers; None: each token's place in its segment.
-          order: what causality and windows go by; None: the positions.
+          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
+            behind the tokens in the caches.
+          order: what causality and windows go by; None: the positions, or where these have axes the row.
+          embed_positions: of what is added to the input; None: the positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           key: switches dropout on.
@@ -73,17 +84,16 @@ class Decoder(nnx.Module):
         Returns:
           [B, T, V] in float32; with caches the pair of that and the new caches.
         """
+        given = Placed(positions, order, embed_positions)
+        placed = place(self.places, given, tokens_BT, segments, caches, key)
         x, grown = self.stack(
-            self.embed(tokens_BT),
-            positions=positions,
-            order=order,
-            segments=segments,
-            caches=caches,
-            key=key,
+            self.embed(tokens_BT), segments=segments, caches=caches, key=key, **placed
         )
         logits = self.embed.logits(self.norm(x))
         return logits if caches is None else (logits, grown)
 
-    def init_caches(self, batch: int, max_length: int) -> tuple[Cache, ...]:
-        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens."""
-        return self.stack.init_caches(batch, max_length)
+    def init_caches(
+        self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
+    ) -> tuple[Cache, ...]:
+        """Return empty caches for all layers, see `Stack.init_caches`."""
+        return self.stack.init_caches(batch, max_length, positions=positions)

@@ -109,25 +109,27 @@ def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengt
     model = nnx.merge(graphdef, state)
     B, T = prompts_BT.shape
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
-    caches = model.init_caches(B, T + max_new_tokens)
-    logits_BTV, caches = model(prompts_BT, segments=segments, caches=caches)
+    placed, places = model.places.begin(prompts_BT, segments, more=max_new_tokens)
+    caches = model.init_caches(B, T + max_new_tokens, positions=placed.positions)
+    logits_BTV, caches = model(prompts_BT, segments=segments, caches=caches, **placed._asdict())
     logits_BV = jnp.take_along_axis(logits_BTV, (lengths_B - 1)[:, None, None], 1)[:, 0]
 
     def unfinished(carry):
-        step, _, _, done_B, *_ = carry
+        step, _, _, _, done_B, *_ = carry
         return (step < max_new_tokens) & ~done_B.all()
 
     def one_token(carry):
-        step, logits_BV, caches, done_B, tokens_BM, counts_B = carry
+        step, logits_BV, caches, places, done_B, tokens_BM, counts_B = carry
         chosen_B = sampling.choose(logits_BV, _fold_in(keys_B, step))
         done_B = done_B | (chosen_B == stop)
         tokens_BM = tokens_BM.at[:, step].set(jnp.where(done_B, stop, chosen_B))
         counts_B = counts_B + ~done_B
-        logits_BTV, caches = model(chosen_B[:, None], caches=caches)
-        return step + 1, logits_BTV[:, 0], caches, done_B, tokens_BM, counts_B
+        placed, places = model.places.follow(places, chosen_B[:, None])
+        logits_BTV, caches = model(chosen_B[:, None], caches=caches, **placed._asdict())
+        return step + 1, logits_BTV[:, 0], caches, places, done_B, tokens_BM, counts_B
 
     tokens_BM = jnp.full((B, max_new_tokens), stop, jnp.int32)
     nobody, none_yet = jnp.zeros((B,), bool), jnp.zeros((B,), jnp.int32)
-    carry = (jnp.int32(0), logits_BV, caches, nobody, tokens_BM, none_yet)
+    carry = (jnp.int32(0), logits_BV, caches, places, nobody, tokens_BM, none_yet)
     *_, tokens_BM, counts_B = jax.lax.while_loop(unfinished, one_token, carry)
     return tokens_BM, counts_B

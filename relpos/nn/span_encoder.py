@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from relpos.nn.decoder import DecoderConfig
 from relpos.nn.encoder import Encoder
 from relpos.nn.stack import EncodingOptions
+from relpos.places import Placed, Places
 
 _NEVER = -1e9  # finite: a row of padding has no candidate at all
 
@@ -24,6 +25,7 @@ class SpanEncoder(nnx.Module):
         *,
         num_parts: int = 2,
         encoding_options: EncodingOptions | None = None,
+        places: Places | None = None,
         rngs: nnx.Rngs,
     ):
         """Make the model.
@@ -32,9 +34,10 @@ class SpanEncoder(nnx.Module):
           config: the encoder's sizes.
           num_parts: how many parts a text has; 0 is padding and none of them.
           encoding_options: scheme name -> its options.
+          places: where tokens stand; None: one behind the other.
           rngs: for the initial parameters.
         """
-        self.encoder = Encoder(config, encoding_options=encoding_options, rngs=rngs)
+        self.encoder = Encoder(config, encoding_options=encoding_options, places=places, rngs=rngs)
         self.parts = nnx.Embed(
             num_parts + 1, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
             embedding_init=nnx.initializers.normal(1.0),
@@ -43,7 +46,7 @@ class SpanEncoder(nnx.Module):
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence the encodings have parameters for; None: any."""
+        """The longest sequence that there are positions for; None: any."""
         return self.encoder.max_length
 
     def __call__(
@@ -64,6 +67,6 @@ class SpanEncoder(nnx.Module):
         """
         encoder, segments = self.encoder, (parts_BT > 0).astype(jnp.int32)
         embedded_BTD = encoder.embed(tokens_BT) + self.parts(parts_BT)
-        x_BTD = encoder.norm(encoder.stack(embedded_BTD, segments=segments, key=key)[0])
+        x_BTD = encoder.read(embedded_BTD, tokens_BT, segments, Placed(), key)
         ends_BT2 = jnp.where(candidates_BT[..., None], self.ends(x_BTD.astype(jnp.float32)), _NEVER)
         return ends_BT2[..., 0], ends_BT2[..., 1]

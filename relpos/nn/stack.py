@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos import encodings
 from relpos import positions as positions_lib
 from relpos.attention import dropout
+from relpos.attention.checks import check_places, checked_number
 from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cache import Cache
@@ -198,6 +199,7 @@ class Stack(nnx.Module):
         causal: bool,
         encoding_options: EncodingOptions | None = None,
         cross_encoding: str | None = None,
+        input_encoding: str | None = None,
         rngs: nnx.Rngs,
     ):
         """Make the layers.
@@ -207,6 +209,7 @@ class Stack(nnx.Module):
           causal: whether a token sees only those before it.
           encoding_options: scheme name -> its options.
           cross_encoding: a scheme for attention to a memory; "none": without positions; None: no such attention.
+          input_encoding: a scheme that adds to the input at `embed_positions`, beside those of the layers.
           rngs: for the initial parameters.
         """
         options = encoding_options or {}
@@ -217,6 +220,7 @@ class Stack(nnx.Module):
         self.config, self.causal = config, causal
         shared = {name for name in config.encodings if _is_shared(name)}
         self.encodings = nnx.Dict({name: create(name, rngs) for name in sorted(shared)})
+        self.input_encoding = create(input_encoding, rngs) if input_encoding else None
         if cross_encoding is not None and encodings.scheme(cross_encoding).adds_to_input():
             raise ValueError(
                 f"{cross_encoding} adds positions to the input, cross-attention has none of its own: choose "
@@ -262,8 +266,9 @@ class Stack(nnx.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         *,
-        positions: Int[Array, "B T"] | None = None,
-        order: Int[Array, "B T"] | None = None,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         memories: dict[str, Memory] | None = None,
@@ -273,8 +278,11 @@ class Stack(nnx.Module):
 
         Args:
           x_BTD: embedded tokens; schemes that add to the input do it here.
-          positions: any integers; None: each token's place in its segment.
-          order: what causality and windows go by; None: the positions.
+          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
+            behind the tokens in the caches.
+          order: what causality and windows go by; None: the positions, or where these have axes the row.
+          embed_positions: of what is added to the input, that of `input_encoding` alone where there is one; None: the
+            positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
           memories: from `memories`, of what cross-attention reads.
@@ -289,9 +297,16 @@ class Stack(nnx.Module):
                 f"{T} tokens are more than the {self.max_length} positions of {', '.join(self.config.encodings)}"
             )
         places = self._places(x_BTD.shape[:2], positions, segments, caches)
+        added = places
+        if embed_positions is not None:
+            added = checked_number(
+                "embed_positions", embed_positions, x_BTD.shape[:2], with_axes=True
+            )
         x = x_BTD
         for encoding in self._common:
-            x = self._embedded(encoding, x, places)
+            x = self._embedded(encoding, x, added if self.input_encoding is None else places)
+        if self.input_encoding is not None:
+            x = self._embedded(self.input_encoding, x, added)
         graphs, states = zip(*(nnx.split(block) for block in self.blocks), strict=True)
         groups = self.config.num_layers // len(self.blocks)
         keys = None if key is None else jax.random.split(key, (groups, len(self.blocks)))
@@ -326,6 +341,7 @@ class Stack(nnx.Module):
         """Add what the encoding adds to the input."""
         if not encoding.adds_to_input():
             return x_BTD
+        check_places(encoding, places_BT)
         graphdef, state = nnx.split(encoding)
         embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
         return embed(state, x_BTD, places_BT)
@@ -346,18 +362,26 @@ class Stack(nnx.Module):
 
     def _places(self, shape, positions, segments, caches):
         """Return the positions that are added to the input, and those cross-attention counts from."""
+        if positions is not None:
+            return checked_number("positions", positions, shape, with_axes=True)
         if caches is not None:
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
             first_layer: Cache = jax.tree.map(lambda x: x[0], caches[0])
             return jnp.maximum(first_layer.next_positions(valid), 0)
-        if positions is not None:
-            return jnp.broadcast_to(positions, shape)
         if segments is not None:
             return positions_lib.within_segments(segments)
         return jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
 
-    def init_caches(self, batch: int, max_length: int) -> tuple[Cache, ...]:
-        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens."""
+    def init_caches(
+        self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
+    ) -> tuple[Cache, ...]:
+        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
+
+        Args:
+          batch: B.
+          max_length: how many tokens a row may come to.
+          positions: such as each call will be given, see `RelativeAttention.init_cache`; None: they are counted.
+        """
         if self.max_length is not None and max_length > self.max_length:
             raise ValueError(
                 f"a cache of {max_length} tokens is longer than the {self.max_length} positions of "
@@ -369,7 +393,9 @@ class Stack(nnx.Module):
 
             def one(state):
                 attention = nnx.merge(graph, state).attention
-                return attention.init_cache(batch, max_length, encoding=self._shared(name))
+                return attention.init_cache(
+                    batch, max_length, encoding=self._shared(name), positions=positions
+                )
 
             return jax.vmap(one)(state)
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,11 @@ class Algorithmic:
             self.config,
             self.symbols.vocab_size,
             length=self._places(self.config.sequence_length),
+            digits=[
+                i
+                for i, symbol in enumerate(self.symbols.alphabet)
+                if symbol in tuple(string.digits)
+            ],
             rngs=rngs,
         )
 

@@ -31,6 +31,7 @@ from relpos.training.task import together
 
 Record = dict[str, Any]
 
+_DIGITS = tuple(b"%d" % digit for digit in range(10))
 MASK = b"[MASK]"  # in a line to be filled in
 
 
@@ -120,12 +121,14 @@ class LanguageModelling(abc.ABC):
 
     def init_model(self, rngs: nnx.Rngs) -> Any:
         """Return an untrained model."""
-        return self._model(self._symbols, rngs)
+        size = self.tokenizer.vocab_size
+        digits = [i for i in range(size) if self.tokenizer.decode([i]) in _DIGITS]
+        return self._model(self._symbols, rngs, digits)
 
-    def _model(self, symbols: int, rngs: nnx.Rngs) -> Any:
+    def _model(self, symbols: int, rngs: nnx.Rngs, digits: Sequence[int] = ()) -> Any:
         return model_section.token_model(
-            self.model_class, self.config, symbols, length=self.config.sequence_length, rngs=rngs
-        )
+            self.model_class, self.config, symbols, length=self.config.sequence_length, digits=digits, rngs=rngs
+        )  # fmt: skip
 
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take."""

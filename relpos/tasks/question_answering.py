@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import json
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,14 @@ class QuestionAnswering:
 
     def init_model(self, rngs: nnx.Rngs) -> SpanEncoder:
         """Return an untrained model."""
-        return self._model(self.tokenizer.vocab_size, rngs)
+        spelt = [self.tokenizer.tokens(digit).ids.tolist() for digit in string.digits]
+        digits = sorted({ids[0] for ids in spelt if len(ids) == 1})
+        return self._model(self.tokenizer.vocab_size, rngs, digits)
 
-    def _model(self, vocab_size: int, rngs: nnx.Rngs) -> SpanEncoder:
-        longest = max(self._lengths())
+    def _model(self, vocab_size: int, rngs: nnx.Rngs, digits: Sequence[int] = ()) -> SpanEncoder:
         return model_section.token_model(
-            SpanEncoder, self.config, vocab_size, length=longest, rngs=rngs
-        )
+            SpanEncoder, self.config, vocab_size, length=max(self._lengths()), digits=digits, rngs=rngs
+        )  # fmt: skip
 
     def activation_bytes(self) -> int:
         """Return the least memory that the activations of a training batch take."""

@@ -1,13 +1,13 @@
-"""The sections ``model``, ``encoding`` and ``encodings`` of a config, read for `relpos.nn`."""
+"""The sections ``model``, ``encodings`` and ``places`` of a config, read for `relpos.nn`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from relpos import encodings
+from relpos import encodings, places
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
 from relpos.training import memory
@@ -109,22 +109,51 @@ def check_shapes(config: ConfigDict, make: Callable[[nnx.Rngs], nnx.Module]) -> 
 def check_length(max_length: int | None, length: int, config: ConfigDict) -> None:
     """Refuse a length that the encodings have no parameters for."""
     if max_length is not None and max_length < length:
+        whose = (
+            config.encoding if not config.positions else f"{config.encoding} or {config.positions}"
+        )
         raise UserError(
-            f"{length} tokens are more than the {max_length} positions of {config.encoding}: raise its "
+            f"{length} tokens are more than the {max_length} positions of {whose}: raise its "
             "max_length, or make the sequences shorter"
         )
 
 
+def create_places(config: ConfigDict, digits: tuple[int, ...]) -> places.Places:
+    """Return what the config's ``positions`` names, with its options of the section ``places``.
+
+    Raises:
+      UserError: there is no such, or it refuses an option.
+    """
+    for name in config.places:
+        if name not in places.names():
+            raise UserError(f"unknown positions {name!r}{did_you_mean(name, places.names())}")
+    if config.positions and config.positions not in places.names():
+        hint = did_you_mean(config.positions, places.names())
+        raise UserError(f"config key 'positions': there is no {config.positions!r}{hint}")
+    options = config.places.get(config.positions, {})
+    try:
+        return places.create(config.positions, digits=digits, **options)
+    except ValueError as error:
+        raise UserError(f"config section 'places': {error}") from error
+
+
 def token_model(
-    kind: type[TokenModel], config: ConfigDict, vocab_size: int, *, length: int, rngs: nnx.Rngs
+    kind: type[TokenModel],
+    config: ConfigDict,
+    vocab_size: int,
+    *,
+    length: int,
+    digits: Sequence[int] = (),
+    rngs: nnx.Rngs,
 ) -> TokenModel:
     """Return an untrained model of a sequence of tokens.
 
     Args:
       kind: `relpos.nn.Decoder`, or one that sees both sides, `relpos.nn.TokenEncoder` or `SpanEncoder`.
-      config: with the sections ``model``, ``encoding`` and ``encodings``.
+      config: with ``model``, ``encoding``, ``encodings``, ``positions`` and ``places``.
       vocab_size: V.
       length: the longest sequence that it must take.
+      digits: the ids of the tokens that are digits.
       rngs: for the initial parameters.
 
     Raises:
@@ -133,7 +162,12 @@ def token_model(
     sizes = layer_sizes(config, causal=kind is Decoder)
     chosen = build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
     try:
-        model = kind(chosen, encoding_options=encoding_options(config), rngs=rngs)
+        model = kind(
+            chosen,
+            encoding_options=encoding_options(config),
+            places=create_places(config, tuple(digits)),
+            rngs=rngs,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     check_length(model.max_length, length, config)

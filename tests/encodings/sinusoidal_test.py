@@ -16,7 +16,7 @@ class Oracle(oracle.Oracle):
         D = x.shape[-1]
         for t, i in enumerate(positions):
             for c in range(D):
-                angle = int(i) / self.options.get("base", 10000) ** ((c - c % 2) / D)
+                angle = i / self.options.get("base", 10000) ** ((c - c % 2) / D)
                 out[t, c] += math.sin(angle) if c % 2 == 0 else math.cos(angle)
         return out
 

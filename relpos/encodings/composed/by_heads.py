@@ -48,6 +48,11 @@ class ByHeads(Encoding, fills_slots=False):
         return tuple(zip(self.kinds, self.counts, strict=True))
 
     @property
+    def reads_positions(self) -> bool:
+        """Whether any part does."""
+        return any(part.reads_positions for part in self.kinds)
+
+    @property
     def features_meet_in_blocks(self) -> bool:
         """Whether those of any part do."""
         return any(part.features_meet_in_blocks for part in self.kinds)

@@ -57,6 +57,10 @@ class Sum(Encoding, fills_slots=False):
             for part, has in zip(parts, self.with_key_vectors, strict=True)
             if has
         )
+        reading = [part for part in parts if part.reads_positions]
+        axes = {part.axes for part in reading}
+        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked by itself
+        self.reals = all(part.reals for part in reading)
         self.head_dim = _one("head sizes", told, [part.head_dim for part in parts])
         self.logit_scale = _one("scales", told, [part.logit_scale for part in parts])
         lengths = [part.max_length for part in parts if part.max_length is not None]

@@ -1,0 +1,164 @@
+"""Ways to place tokens: each against a loop written from its paper, in one piece and token by token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import places
+from relpos.nn import Decoder, DecoderConfig, Encoder, Sampling, SpanEncoder, generate
+
+B, T, V = 3, 13, 7
+DIGITS = (2, 5, 6)
+TOKENS = jnp.asarray(np.random.default_rng(1).choice([2, 5, 6, 2, 1, 0], (B, T)), jnp.int32)
+PACKED = jnp.asarray([[1] * 5 + [2] * 6 + [0] * 2, [0] * 3 + [4] * 10, [3] * 13])
+
+
+def make(name, **options):
+    return places.create(name, digits=DIGITS, **options)
+
+
+def randomized_by_hand(tokens, segments, turn):
+    """turn[p]: as which one p is drawn."""
+    out = np.zeros(tokens.shape, int)
+    for b in range(len(tokens)):
+        n = int((segments[b] != 0).sum())
+        drawn = sorted(p for p in range(len(turn)) if turn[p] < n)
+        for i, t in enumerate(np.flatnonzero(segments[b])):
+            out[b, t] = drawn[i]
+    return out
+
+
+def abacus_by_hand(tokens, segments, offset):
+    out = np.zeros(tokens.shape, int)
+    for b in range(len(tokens)):
+        for t in range(tokens.shape[1]):
+            first, mine = t, segments[b, t]
+            while first >= 0 and tokens[b, first] in DIGITS and segments[b, first] == mine != 0:
+                first -= 1
+            out[b, t] = t - first + offset if first < t else 0
+    return out
+
+
+@pytest.mark.parametrize("seed", [None, 0, 7])
+@pytest.mark.parametrize("length", [13, 60])
+def test_randomized_positions_are_a_sorted_draw(length, seed):
+    key = None if seed is None else jax.random.key(seed)
+    placed, _ = make("randomized", max_length=length).begin(TOKENS, PACKED, key=key)
+    turn = jax.random.permutation(jax.random.key(0) if key is None else key, length)
+    expected = randomized_by_hand(np.asarray(TOKENS), np.asarray(PACKED), np.asarray(turn))
+    there = np.asarray(PACKED) != 0
+    np.testing.assert_array_equal(np.asarray(placed.positions)[there], expected[there])
+    order = np.cumsum(there, 1)
+    np.testing.assert_array_equal(np.asarray(placed.order)[there], order[there])
+
+
+def test_every_position_is_drawn_as_often():
+    way = make("randomized", max_length=10)
+    draw = jax.jit(jax.vmap(lambda key: way.begin(TOKENS[:1, :4], key=key)[0].positions[0]))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    assert (np.diff(drawn, axis=1) > 0).all()
+    np.testing.assert_allclose(np.bincount(drawn.ravel(), minlength=10) / 4000, 0.4, atol=0.03)
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_abacus_counts_the_digits_of_each_number(seed):
+    key = None if seed is None else jax.random.key(seed)
+    placed, _ = make("abacus", max_offset=4).begin(TOKENS, PACKED, key=key)
+    offset = 0 if key is None else int(jax.random.randint(key, (), 0, 5))
+    expected = abacus_by_hand(np.asarray(TOKENS), np.asarray(PACKED), offset)
+    np.testing.assert_array_equal(placed.embed_positions, expected)
+    assert placed.positions is None
+
+
+@pytest.mark.parametrize("name", places.names())
+def test_token_by_token_is_all_at_once(name):
+    way, at = make(name), 4
+    whole, _ = way.begin(TOKENS)
+    part, state = way.begin(TOKENS[:, :at], more=T - at)
+    parts = [part]
+    while at < T:
+        part, state = way.follow(state, TOKENS[:, at : at + 1])
+        parts.append(part)
+        at += 1
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x, 1), *parts)
+    jax.tree.map(np.testing.assert_array_equal, joined, whole)
+
+
+def decoder(kind, name, *names, **options):
+    sizes = DecoderConfig(
+        vocab_size=V, num_layers=2, features=16, num_heads=2, encodings=names or ("rope",)
+    )  # fmt: skip
+    model = kind(sizes, places=make(name, **options), rngs=nnx.Rngs(0))
+    # Larger weights: an untrained model says one token over and over.
+    random = np.random.default_rng(0)
+    graphdef, state = nnx.split(model)
+    state = jax.tree.map(lambda x: x + jnp.asarray(random.normal(size=x.shape), x.dtype), state)
+    return nnx.merge(graphdef, state)
+
+
+@pytest.mark.parametrize("name", places.names())
+def test_greedy_continuations_are_those_of_full_forwards(name):
+    model, lengths, new = decoder(Decoder, name), np.array([4, 1, 3]), 5
+    tokens, _ = generate(
+        model, TOKENS[:, :4], jnp.asarray(lengths), max_new_tokens=new, stop=-1,
+        sampling=Sampling(temperature=0), key=jax.random.key(0),
+    )  # fmt: skip
+    rows = np.zeros((B, 4 + new), np.int32)
+    for row, prompt, n, more in zip(rows, TOKENS, lengths, tokens, strict=True):
+        row[: n + new] = [*prompt[:n], *more]
+    segments = jnp.asarray(np.arange(4 + new) < lengths[:, None] + new, jnp.int32)
+    best = nnx.jit(lambda model, x: model(x, segments=segments))(model, jnp.asarray(rows)).argmax(
+        -1
+    )
+    for found, n, more in zip(np.asarray(best), lengths, tokens, strict=True):
+        np.testing.assert_array_equal(found[n - 1 : n + new - 1], more)
+    with pytest.raises(ValueError, match="a cache does not tell"):
+        model(TOKENS, caches=model.init_caches(B, T))
+
+
+@pytest.mark.parametrize("name", places.names())
+def test_models_place_their_tokens_anew_in_training_and_alike_at_test(name):
+    model = decoder(Encoder, name)
+    run = nnx.jit(lambda model, key: model(TOKENS, segments=PACKED, key=key))
+    one, other, again = (run(model, jax.random.key(seed)) for seed in (1, 2, 1))
+    assert jnp.abs(one - other).max() > 1e-2
+    np.testing.assert_array_equal(one, again)
+    placed = model.places.begin(TOKENS, PACKED)[0]._asdict()
+    given = nnx.jit(lambda model: model(TOKENS, segments=PACKED, **placed))
+    np.testing.assert_allclose(run(model, None), given(model), atol=1e-6)
+    span = decoder(SpanEncoder, name)
+    parts, all_of_them = jnp.minimum(PACKED, 2), jnp.ones((B, T), bool)
+    starts = nnx.jit(lambda model, key: model(TOKENS, parts, all_of_them, key=key)[0])
+    assert jnp.abs(starts(span, jax.random.key(1)) - starts(span, None)).max() > 1e-2
+
+
+def test_abacus_adds_learned_vectors_at_the_digits_places_alone():
+    """Beside a scheme that adds to the input itself, which keeps the tokens' own places."""
+    model = decoder(Decoder, "abacus", "sinusoidal")
+    x, ids = jnp.ones((1, T, 16)), jnp.arange(T)[::-1][None]
+    alone = nnx.clone(model.stack)
+    alone.input_encoding = None
+    expected, _ = alone(x + model.stack.input_encoding.table[ids])
+    found, _ = model.stack(x, embed_positions=ids)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)  # sums of about 1000
+    assert jnp.abs(found - model.stack(x)[0]).max() > 10
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ValueError, match="14 tokens are more than the 13 positions"):
+        make("randomized", max_length=T).begin(TOKENS, more=1)
+    with pytest.raises(
+        ValueError, match="positions up to 2047 are drawn, more than the 512 of tupe"
+    ):
+        decoder(Decoder, "randomized", "tupe")
+    with pytest.raises(ValueError, match="did you mean 'randomized'"):
+        places.create("randomised")
+    with pytest.raises(ValueError, match="did you mean 'max_length'"):
+        places.create("randomized", max_lenght=3)
+    for name, options in (("randomized", {"max_length": 0}), ("abacus", {"max_offset": -1})):
+        with pytest.raises(ValueError, match=f"{name}.{next(iter(options))} must be from"):
+            places.create(name, **options)
+    assert decoder(Decoder, "randomized").max_length == 2048
+    assert decoder(Decoder, "abacus").max_length is None
