@@ -30,7 +30,9 @@ def check_arrays(q, k, v, *, keys_ready: bool = False) -> None:
         )
 
 
-def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -> None:
+def check_encoding(
+    encoding: Any, num_heads: int, head_dim: int, causal: bool, *, may_be_unbound: bool = False
+) -> None:
     """Check that the encoding is one, and was made for these heads."""
     if not isinstance(encoding, Slots):
         raise ValueError(
@@ -45,12 +47,17 @@ def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -
                 f"{name} was made for {' + '.join(map(str, counts))} heads, the queries have {num_heads}"
             )
         for part, count in encoding.of_heads:
-            check_encoding(part, count, head_dim, causal)
+            check_encoding(part, count, head_dim, causal, may_be_unbound=may_be_unbound)
         return
     if encoding.adds_to_input():
         raise ValueError(
             f"{name} adds positions to the model's input, which attention does not see: call its `embed` there, "
             "and give attention no encoding"
+        )
+    if not may_be_unbound and any(part.unbound for part in encoding.parts):
+        raise ValueError(
+            f"{name} reads the layer's projections: call encoding.bind(query_DNH, key_DKH) and give attention what it "
+            "returns; relpos.RelativeAttention and CrossAttention do"
         )
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):

@@ -85,6 +85,7 @@ class Slots(nnx.Module):
         image, or still [T], which the encoding may take as it likes or refuse; it fills no slot of distances. None:
         any, for no slot reads positions.
       reals: whether positions and distances may be real numbers; a table has a row for whole ones alone.
+      unbound: the slots read projections of the layer, which `bind` has yet to bring.
       one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
         evaluated in no other.
       overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
@@ -102,6 +103,7 @@ class Slots(nnx.Module):
     axes: int | None = 1
     reals: bool = False
     one_head: bool = False
+    unbound: bool = False
     walk_rows: int = 128
     walks: bool = False
     mixes: bool = False

@@ -33,15 +33,14 @@ class Encoding(Slots, fills_slots=False):
     """A position encoding for one head, as a function of distance.
 
     A scheme is one file with one subclass; the file's name is the scheme's name. Its options are the keyword
-    arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults.
+    arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults. A
+    parameter made with `shared_by_layers=True` is one for all layers of a stack, as the paper has it.
     Besides the slots of attention (`relpos.attention.Slots`) it may fill `embed` and `tokens`.
 
     Attributes:
-      shared_by_layers: in the paper one set of parameters serves all layers.
       max_length: positions it has parameters for, 0 ... max_length - 1; None: any.
     """
 
-    shared_by_layers: bool = False
     max_length: int | None = None
 
     def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
@@ -61,6 +60,13 @@ class Encoding(Slots, fills_slots=False):
     def adds_to_input(cls) -> bool:
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
         return "embed" in cls.overridden
+
+    def bind(self, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]) -> "Encoding":
+        """Return the encoding for a layer with these projections of queries and keys: a layer calls it each time.
+
+        Where it reads them, the encoding is `unbound` before.
+        """
+        return self
 
     def embed(
         self, x_TD: Float[Array, "T D"], positions_T: Num[Array, "T *axes"]

@@ -18,10 +18,8 @@ class T5(Encoding):
     arXiv:1910.10683, sec. 2.1. Half of the buckets hold one distance each, the others grow with the logarithm up
     to max_distance, beyond which all distances share the last one. Bidirectional: half of the buckets for each
     direction, the upper half for keys in the future. Each head has its own table [num_buckets], shared by all
-    layers. T5 itself attends with scale=1; the bias is not scaled.
+    layers unless `per_layer`. T5 itself attends with scale=1; the bias is not scaled.
     """
-
-    shared_by_layers = True
 
     def __init__(
         self,
@@ -29,6 +27,7 @@ class T5(Encoding):
         num_buckets: int = 32,
         max_distance: int = 128,
         bidirectional: bool = False,
+        per_layer: bool = False,
         dims: Dims,
         rngs: nnx.Rngs,
     ):
@@ -46,7 +45,10 @@ class T5(Encoding):
         self.max_distance = self.constant_beyond = max_distance
         self.causal_only = not bidirectional
         shape = (dims.num_heads, num_buckets)
-        self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
+        self.table = PerHead(
+            jax.random.normal(rngs.params(), shape) * dims.features**-0.5,
+            shared_by_layers=not per_layer,
+        )
 
     @property
     def _per_direction(self) -> int:

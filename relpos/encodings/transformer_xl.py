@@ -12,13 +12,21 @@ class TransformerXL(Encoding):
     """logit = [(q_i + u) . k_j + (q_i + v) . (W_R R[d])] / sqrt(H),  R[d] = [sin(d theta), cos(d theta)].
 
     Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.3; theta_m = base^(-2m/D). W_R is each head's own
-    [D, H] and each layer's own. u and v are [H] per head; the paper shares them by layers, its public code unties
-    them for the large models: here they are each layer's. `clamp` > 0 holds d at +-clamp ("clamp_len").
+    [D, H] and each layer's own. u and v are [H] per head, shared by the layers unless `untied`, as in the public code's
+    large models. `clamp` > 0 holds d at +-clamp ("clamp_len").
     """
 
     reals = True
 
-    def __init__(self, *, base: float = 10000.0, clamp: int = 0, dims: Dims, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        *,
+        base: float = 10000.0,
+        clamp: int = 0,
+        untied: bool = False,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
         if clamp < 0:
             raise ValueError(f"transformer_xl.clamp must not be negative, got {clamp}; 0 is off")
         if dims.features % 2:
@@ -32,8 +40,10 @@ class TransformerXL(Encoding):
         self.constant_beyond = clamp or None
         shape = (dims.num_heads, dims.features, dims.head_dim)
         self.kernel = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
-        self.u = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
-        self.v = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))
+        self.u, self.v = (
+            PerHead(jnp.zeros((dims.num_heads, dims.head_dim)), shared_by_layers=not untied)
+            for _ in range(2)
+        )
 
     def query(self, q_TH, positions_T, features_T):
         """Return q + u, which meets the keys."""

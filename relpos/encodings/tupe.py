@@ -40,11 +40,13 @@ class TUPE(T5):
         self.max_length = max_length
         normal, D = jax.random.normal, dims.features
         shape = (dims.num_heads, D, dims.head_dim)
-        self.places = nnx.Param(normal(rngs.params(), (max_length, D)))
-        self.of_queries = PerHead(normal(rngs.params(), shape) * D**-0.5)
-        self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5)
+        self.places = nnx.Param(normal(rngs.params(), (max_length, D)), shared_by_layers=True)
+        self.of_queries = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
+        self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
         # What position 0 seeks, and what seeks position 0.
-        self.first = PerHead(jnp.zeros((dims.num_heads, 2))) if untied else None
+        self.first = (
+            PerHead(jnp.zeros((dims.num_heads, 2)), shared_by_layers=True) if untied else None
+        )
 
     def _projected(self, positions_T, kernel_DH):
         # JAX counts a negative index from the end: send it out of bounds instead.

@@ -76,7 +76,7 @@ class RelativeAttention(nnx.Module):
                 rngs=rngs,
             )
         if encoding is not None:
-            check_encoding(encoding, num_heads, self.head_dim, causal)
+            check_encoding(encoding, num_heads, self.head_dim, causal, may_be_unbound=True)
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
         self.qkv = linear(in_features, heads * self.head_dim, dtype, rngs)
@@ -112,7 +112,7 @@ class RelativeAttention(nnx.Module):
           [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
           hold everything is NaN.
         """
-        encoding = encoding or self.encoding or no_positions()
+        encoding = self._bound(encoding)
         check_input(x_BTD)
         if x_BTD.shape[-1] != self.qkv.in_features:
             raise ValueError(
@@ -172,7 +172,7 @@ class RelativeAttention(nnx.Module):
             raise ValueError(
                 "a layer with causal=False sees keys to come, which no cache has: make it causal"
             )
-        encoding = encoding or self.encoding or no_positions()
+        encoding = self._bound(encoding)
         counts = positions is None
         capacity = max_length
         if counts and self.window is not None:
@@ -207,6 +207,13 @@ class RelativeAttention(nnx.Module):
             order=None if counts else slots(at if at.ndim == 2 else at[..., 0].astype(jnp.int32)),
             tables=tabulate(encoding, capacity) if counts else None,
         )
+
+    def _bound(self, encoding: Encoding | None) -> Encoding:
+        """Return the encoding of a call, bound to the layer's projections."""
+        encoding = encoding or self.encoding or no_positions()
+        N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
+        kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
+        return encoding.bind(kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
 
     def _project(self, x_BTD):
         qkv = self.qkv(x_BTD.astype(self.dtype))

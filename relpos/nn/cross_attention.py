@@ -78,12 +78,20 @@ class CrossAttention(nnx.Module):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.dropout_rate, self.dtype = dropout_rate, dtype
         if encoding is not None:
-            check_encoding(encoding, num_heads, head_dim, causal=False)
+            check_encoding(encoding, num_heads, head_dim, causal=False, may_be_unbound=True)
             self._check(encoding)
         self.encoding = encoding
         self.query = linear(in_features, num_heads * head_dim, dtype, rngs)
         self.key_value = linear(in_features, 2 * num_kv_heads * head_dim, dtype, rngs)
         self.out = linear(num_heads * head_dim, in_features, dtype, rngs)
+
+    def _bound(self, encoding: Encoding | None) -> Encoding:
+        """Return the encoding of a call, bound to the layer's projections."""
+        encoding = encoding or self.encoding or no_positions()
+        N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
+        query_DNH = self.query.kernel[...].reshape(-1, N, H)
+        key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
+        return encoding.bind(query_DNH, key_DKH)
 
     @staticmethod
     def _check(encoding: Encoding):
@@ -106,7 +114,7 @@ class CrossAttention(nnx.Module):
           segments: ids, 0 is padding; None: one segment.
           encoding: used instead of the layer's own.
         """
-        encoding = encoding or self.encoding or no_positions()
+        encoding = self._bound(encoding)
         self._check(encoding)
         check_input(y_BSD)
         B, S = y_BSD.shape[:2]
@@ -145,7 +153,7 @@ class CrossAttention(nnx.Module):
           deterministic: as in `RelativeAttention`.
         """
         check_input(x_BTD)
-        encoding = encoding or self.encoding or no_positions()
+        encoding = self._bound(encoding)
         B, T = x_BTD.shape[:2]
         q = self.query(x_BTD.astype(self.dtype)).reshape(B, T, self.num_heads, self.head_dim)
         options = dropout_options(self.dropout_rate, dropout_key, deterministic)

@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from relpos.config import flatten
+from relpos.encodings.composed import expressions
 from relpos.errors import UserError
 
 
@@ -172,12 +173,11 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
 
 def _keys_behind(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, int]:
     """Return the sizes of a config that a shape is made of, the greatest first: its factors, or those less 1."""
-    schemes = ",".join(
-        str(config.get(key, "")) for key in ("encoding", "decoder_encoding", "cross_encoding")
-    )
+    keys = [key for key in ("encoding", "decoder_encoding", "cross_encoding") if config.get(key)]
+    schemes = {name for key in keys for name in expressions.leaves(expressions.turns(config[key]))}
     sections = {"model": config.get("model", {}), "data": config.get("data", {})}
     for name, options in config.get("encodings", {}).items():
-        if name in schemes.replace(" ", "").split(","):
+        if name in schemes:
             sections[f"encodings.{name}"] = options
     sizes = {
         key: value

@@ -8,6 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from relpos import encodings, places
+from relpos.encodings.composed import expressions
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
 from relpos.training import memory
@@ -20,7 +21,7 @@ def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> d
 
     Args:
       config: with ``model``; a size of 0 stands for None.
-      key: of the config, with scheme names separated by commas, which layers take in turn.
+      key: of the config, with what layers take in turn, separated by commas: scheme names, or several in one.
       causal: whether a token sees only those before it.
 
     Raises:
@@ -43,16 +44,23 @@ def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> d
 
 
 def scheme_names(config: ConfigDict, key: str, *, causal: bool) -> tuple[str, ...]:
-    """Return the scheme names of a comma-separated list in a config, each checked; see `layer_sizes`."""
-    names = tuple(name.strip() for name in config[key].split(","))
-    for name in names:
+    """Return what layers take in turn, of a config, with every scheme's name checked; see `layer_sizes`."""
+    turns = _turns(config, key)
+    for name in expressions.leaves(turns):
         if _scheme(name, key).causal_only and not causal:
             apart = ", or name it in decoder_encoding alone" if "decoder_encoding" in config else ""
             raise UserError(
                 f"config key {key!r}: {name} is causal, for keys in the past, and here they stand on both sides: "
                 f"choose another scheme{apart}"
             )
-    return names
+    return turns
+
+
+def _turns(config: ConfigDict, key: str) -> tuple[str, ...]:
+    try:
+        return expressions.turns(config[key])
+    except ValueError as error:
+        raise UserError(f"config key {key!r}: {error}") from error
 
 
 def check_cross_encoding(config: ConfigDict) -> None:
@@ -61,13 +69,18 @@ def check_cross_encoding(config: ConfigDict) -> None:
     Raises:
       UserError: there is no such scheme, or it has no meaning there.
     """
-    name = config.cross_encoding
-    scheme = _scheme(name, "cross_encoding")
-    if scheme.adds_to_input() or scheme.needs_tokens:
+    turns = _turns(config, "cross_encoding")
+    if len(turns) != 1:
         raise UserError(
-            f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of its "
-            "own: choose none or a relative scheme"
+            f"config key 'cross_encoding': {config.cross_encoding} is for {len(turns)} layers in turn: name one encoding"
         )
+    for name in expressions.leaves(turns):
+        scheme = _scheme(name, "cross_encoding")
+        if scheme.adds_to_input() or scheme.needs_tokens:
+            raise UserError(
+                f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of "
+                "its own: choose none or a relative scheme"
+            )
 
 
 def _scheme(name: str, key: str) -> type[encodings.Encoding]:

@@ -66,6 +66,12 @@ def schemes(heads: Heads) -> tuple[Scheme, ...]:
     return tuple(scheme for kind in heads for scheme in kind.summands)
 
 
+def leaves(layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all schemes in the expressions of several layers, each once."""
+    found = (scheme.name for text in layers for scheme in schemes(parse(text)))
+    return tuple(dict.fromkeys(found))
+
+
 def counts(heads: Heads, num_heads: int) -> tuple[int, ...]:
     """Return how many heads are of each kind.
 

@@ -59,7 +59,9 @@ class Sum(Encoding, fills_slots=False):
         )
         reading = [part for part in parts if part.reads_positions]
         axes = {part.axes for part in reading}
-        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked by itself
+        self.axes = (
+            1 if 1 in axes else max((a for a in axes if a is not None), default=None)
+        )  # each part is checked by itself
         self.reals = all(part.reals for part in reading)
         self.head_dim = _one("head sizes", told, [part.head_dim for part in parts])
         self.logit_scale = _one("scales", told, [part.logit_scale for part in parts])
@@ -83,6 +85,10 @@ class Sum(Encoding, fills_slots=False):
             for part, of_part in zip(self.parts, states, strict=True)
         ]
         return tuple(features for features, _ in found), tuple(state for _, state in found)
+
+    def bind(self, query_DNH, key_DKH):
+        """Return the sum of what the parts bind."""
+        return Sum(*(part.bind(query_DNH, key_DKH) for part in self.parts))
 
     def query(self, q_TH, positions_T, features_T):
         """Take queries through the parts."""

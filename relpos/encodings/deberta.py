@@ -1,0 +1,89 @@
+"""Content meets positions, both ways: queries meet projected distances, and so do keys."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant
+
+MOST = 2**20  # distances with a row of their own
+
+
+class DeBERTa(Encoding):
+    """logit = [q_i . k_j + q_i . (P W_K)[delta(i, j)] + k_j . (P W_Q)[delta(j, i)]] / sqrt(3 H).
+
+    He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1.
+    delta(i, j) = clip(i - j + span, 0, 2 span - 1); P [2 span, features] is learned, one table for all layers; W_K and
+    W_Q are each head's and each layer's. `share`: they are the layer's own projections of keys and queries, as in
+    version 2 (its public code's share_att_key), which `bind` brings. `log_buckets`: distances above span / 2 share rows
+    that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet delta(i, j), as the
+    public code has it, not the paper's delta(j, i).
+    """
+
+    def __init__(
+        self,
+        *,
+        span: int = 512,
+        log_buckets: bool = False,
+        max_distance: int = 512,
+        share: bool = False,
+        keys_by_query: bool = False,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        if not 2 <= span <= MOST:
+            raise ValueError(f"deberta.span must be from 2 to {MOST}, got {span}")
+        if log_buckets and not span // 2 + 1 < max_distance <= 2**30:
+            raise ValueError(
+                f"deberta.max_distance must be above the {span // 2 + 1} nearest distances, got {max_distance}"
+            )
+        self.span, self.log_buckets, self.max_distance = span, log_buckets, max_distance
+        self.share, self.keys_by_query = share, keys_by_query
+        self.head_dim = H = dims.head_dim
+        self.logit_scale = (3 * H) ** -0.5  # a logit is the sum of three products
+        self.constant_beyond = max_distance if log_buckets else span
+        normal, D = jax.random.normal, dims.features
+        self.table = nnx.Param(normal(rngs.params(), (2 * span, D)) * 0.02, shared_by_layers=True)
+        self.unbound = share
+        shape = (dims.num_heads, D, H)
+        kernels: list[nnx.Variable] = [
+            PerHeadConstant(jnp.full(shape, jnp.nan))  # not known yet
+            if share
+            else PerHead(normal(rngs.params(), shape) * D**-0.5)
+            for _ in range(2)
+        ]
+        self.of_keys, self.of_queries = kernels
+
+    def bind(self, query_DNH, key_DKH):
+        """Return the encoding with the layer's projections, where they are shared."""
+        if not self.share:
+            return self
+        bound = nnx.merge(*nnx.split(self))
+        N, K = query_DNH.shape[1], key_DKH.shape[1]
+        bound.of_queries[...] = jnp.moveaxis(query_DNH, 1, 0)
+        bound.of_keys[...] = jnp.moveaxis(jnp.repeat(key_DKH, N // K, 1), 1, 0)
+        bound.unbound = False
+        return bound
+
+    def _row(self, d):
+        """Return each distance's row of the table."""
+        if self.log_buckets:
+            middle = self.span // 2
+            # Integer thresholds, not a rounded logarithm: row middle + m begins behind the last n with
+            # ln(n / middle) / ln((max - 1) / middle) * (middle - 1) <= m - 1, on every platform.
+            growth = ((self.max_distance - 1) / middle) ** (1 / (middle - 1)) if middle > 1 else 1.0
+            ends = [math.floor(middle * growth**m + 1e-9) for m in range(middle)]
+            n = jnp.abs(d)
+            coarse = middle + (n[:, None] > jnp.array(ends, jnp.int32)[None]).sum(-1)
+            d = jnp.sign(d) * jnp.where(n <= middle, n, coarse)
+        return jnp.clip(d, -self.span, self.span - 1) + self.span
+
+    def key_vectors(self, d):
+        """Return (P W_K)[delta(i, j)], which meet the queries."""
+        return (self.table[...] @ self.of_keys[...])[self._row(d)]
+
+    def query_vectors(self, d):
+        """Return (P W_Q)[delta(j, i)], which meet the keys."""
+        return (self.table[...] @ self.of_queries[...])[self._row(d if self.keys_by_query else -d)]

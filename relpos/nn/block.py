@@ -1,0 +1,103 @@
+"""One layer of an encoder or decoder."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from relpos.attention import dropout
+from relpos.encodings import Encoding
+from relpos.nn.attention import RelativeAttention
+from relpos.nn.cross_attention import CrossAttention
+from relpos.nn.stack_config import StackConfig
+
+
+class Block(nnx.Module):
+    """Self-attention, in a decoder of an encoder's output cross-attention, and an MLP, each with a way around it.
+
+    The MLP is W_2 relu(W_1 x)^2 (So et al. 2021, arXiv:2109.08668).
+    """
+
+    def __init__(
+        self,
+        config: StackConfig,
+        encoding: Encoding | None,
+        *,
+        causal: bool,
+        cross: CrossAttention | None = None,
+        rngs: nnx.Rngs,
+    ):
+        D, dtype = config.features, jnp.dtype(config.dtype)
+        M = 4 * D if config.mlp_features is None else config.mlp_features
+        self.norm = config.norm
+        self.attention_norm = nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
+        self.attention = RelativeAttention(
+            config.num_heads,
+            D,
+            encoding=encoding,
+            rngs=rngs,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            causal=causal,
+            window=config.window,
+            dropout_rate=config.dropout_rate,
+            dtype=dtype,
+        )
+        self.mlp_norm = nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
+        # What a sublayer adds starts small: the sum over all layers keeps the size of the input.
+        scale = 0.5 / config.num_layers if config.norm == "pre" else 1.0
+        init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        small = jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
+        self.mlp_in = nnx.Linear(D, M, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.mlp_out = nnx.Linear(M, D, use_bias=False, kernel_init=small, dtype=dtype, rngs=rngs)
+        self.cross = cross
+        self.cross_norm = None if cross is None else nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
+        for attention in (self.attention, cross):
+            if attention is not None:
+                attention.out.kernel[...] = attention.out.kernel[...] * scale**0.5
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self, x_BTD, *, key=None, cache=None, memory=None, places=None, **self_attention: Any
+    ):
+        """Return x, and the new cache, None without one."""
+        keys: Any = [None] * 5 if key is None else jax.random.split(key, 5)
+        h = self._before(x_BTD, self.attention_norm)
+        out = self.attention(
+            h, cache=cache, dropout_key=keys[0], deterministic=key is None, **self_attention
+        )
+        out, grown = (out, None) if cache is None else out
+        x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
+        if self.cross is not None:
+            out = self.cross(
+                self._before(x_BTD, self.cross_norm), memory=memory, positions=places,
+                segments=self_attention.get("segments"),
+                dropout_key=keys[2], deterministic=key is None,
+            )  # fmt: skip
+            x_BTD = self._after(x_BTD, out, self.cross_norm, keys[3])
+        h = self._before(x_BTD, self.mlp_norm)
+        out = self.mlp_out(jax.nn.relu(self.mlp_in(h)) ** 2)
+        return self._after(x_BTD, out, self.mlp_norm, keys[4]), grown
+
+    def _before(self, x, norm):
+        return x if self.norm == "post" else norm(x)
+
+    def _after(self, x, out, norm, key):
+        x = x + dropped(out, self.dropout_rate, key)
+        return norm(x) if self.norm == "post" else x
+
+
+def dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:
+    """Drop activations by the hash that attention's weights are dropped by; without a key none.
+
+    JAX's generator takes several times the operations for each of them.
+    """
+    if key is None or not rate:
+        return x_BTD
+    *rows, D = x_BTD.shape
+    seed = dropout.seeds(key, ())
+    kept = dropout.keep(seed, jnp.arange(math.prod(rows)), jnp.arange(D), rate)
+    return jnp.where(kept.reshape(x_BTD.shape), x_BTD / (1 - rate), 0)

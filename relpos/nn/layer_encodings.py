@@ -1,0 +1,88 @@
+"""The encodings of a stack's layers, of what a config says of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax import nnx
+
+from relpos import encodings
+from relpos.encodings import Encoding
+from relpos.encodings.composed import expressions
+from relpos.encodings.composed.expressions import Heads, Kind, Scheme
+from relpos.nn.stack_config import StackConfig
+
+EncodingOptions = Mapping[str, Mapping[str, Any]]
+
+
+def of_layer(
+    text: str, config: StackConfig, options: EncodingOptions, *, causal: bool, rngs: nnx.Rngs
+) -> Encoding | None:
+    """Make the encoding of one layer's attention; None where all there is adds to the input.
+
+    Args:
+      text: such as `relpos.encodings.create` reads.
+      config: the sizes.
+      options: scheme name -> its options, where the text says nothing else.
+      causal: where keys stand on both sides, `bidirectional` is switched on.
+      rngs: for the initial parameters.
+    """
+    kinds = []
+    for kind in _parsed(text):
+        found = [s for s in kind.summands if not encodings.scheme(s.name).adds_to_input()]
+        kinds.append(Kind(tuple(_chosen(s, options, causal) for s in found), kind.heads))
+    if not all(kind.summands for kind in kinds):
+        if len(kinds) == 1:
+            return None
+        raise ValueError(
+            f"{text}: what adds to the input is seen by all heads: give those heads another scheme"
+        )
+    return encodings.create(
+        tuple(kinds), num_heads=config.num_heads, head_dim=config.head_size,
+        features=config.features, rngs=rngs,
+    )  # fmt: skip
+
+
+def of_input(
+    texts: Sequence[str], config: StackConfig, options: EncodingOptions, *, rngs: nnx.Rngs
+) -> list[Encoding]:
+    """Make what is added to the input, each scheme once, wherever the layers name it."""
+    found = {
+        scheme: None
+        for text in texts
+        for scheme in expressions.schemes(_parsed(text))
+        if encodings.scheme(scheme.name).adds_to_input()
+    }
+    return [
+        encodings.create(
+            (Kind((_chosen(scheme, options, causal=True),)),), num_heads=config.num_heads,
+            head_dim=config.head_size, features=config.features, rngs=rngs,
+        )
+        for scheme in found
+    ]  # fmt: skip
+
+
+def _parsed(text: Any) -> Heads:
+    return expressions.parse(text) if isinstance(text, str) else (Kind((Scheme(text),)),)
+
+
+def _chosen(scheme: Scheme, options: EncodingOptions, causal: bool) -> Scheme:
+    chosen = scheme.with_defaults(options.get(scheme.name, {}))
+    if causal or "bidirectional" not in encodings.options(scheme.name):
+        return chosen
+    return Scheme(scheme.name, tuple({**dict(chosen.options), "bidirectional": True}.items()))
+
+
+def is_shared_by_layers(path: Any, variable: Any) -> bool:
+    """Whether all layers have one and the same parameter: so it is marked, `shared_by_layers=True`."""
+    return bool(variable.get_metadata().get("shared_by_layers", False))
+
+
+def tie(module: nnx.Module | None, to: nnx.Module | None) -> None:
+    """Make the parameters that layers share those of another module that is made alike."""
+    for path, variable in list(nnx.iter_graph(to)):
+        if isinstance(variable, nnx.Variable) and is_shared_by_layers(path, variable):
+            *parents, last = map(str, path)
+            owner: Any = module
+            for name in parents:
+                owner = owner[int(name)] if name.isdigit() else getattr(owner, name)
+            setattr(owner, last, variable)
