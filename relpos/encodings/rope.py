@@ -2,11 +2,30 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, check_base
 
 LAYOUTS = ("half", "interleaved")
+
+
+def check_layout(key: str, layout: str) -> None:
+    """Check which pairs of dimensions turn together; names the option `key`."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
+
+
+def rotated(
+    x_TR: Float[Array, "T R"], sin_TM: Float[Array, "T M"], cos_TM: Float[Array, "T M"], layout: str
+) -> Float[Array, "T R"]:
+    """Turn the M = R/2 pairs of dimensions, (m, m + M) in layout "half" and (2m, 2m + 1) in "interleaved"."""
+    sin, cos = sin_TM.astype(x_TR.dtype), cos_TM.astype(x_TR.dtype)
+    if layout == "half":
+        a, b = jnp.split(x_TR, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x_TR[:, ::2], x_TR[:, 1::2]
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
 
 
 class RoPE(Encoding):
@@ -28,8 +47,7 @@ class RoPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if layout not in LAYOUTS:
-            raise ValueError(f"unknown rope.layout {layout!r}: known: {', '.join(LAYOUTS)}")
+        check_layout("rope.layout", layout)
         if not 0 < fraction <= 1:
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
         check_base("rope.base", base)
@@ -45,15 +63,9 @@ class RoPE(Encoding):
 
     def _rotate(self, x_TH, positions_T):
         R = self.turned
-        sin, cos = (wave.astype(x_TH.dtype) for wave in positions.waves(positions_T, self.base, R))
-        x, rest = x_TH[:, :R], x_TH[:, R:]
-        if self.layout == "half":
-            a, b = x[:, : R // 2], x[:, R // 2 :]
-            turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-        else:
-            a, b = x[:, ::2], x[:, 1::2]
-            turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape)
-        return jnp.concatenate([turned, rest], -1)
+        waves = positions.waves(positions_T, self.base, R)
+        turned = rotated(x_TH[:, :R], *waves, self.layout)
+        return jnp.concatenate([turned, x_TH[:, R:]], -1)
 
     def query(self, q_TH, positions_T, features_T):
         """Turn the query."""
