@@ -130,9 +130,9 @@ def create_places(config: ConfigDict, digits: tuple[int, ...]) -> places.Places:
     if config.positions and config.positions not in places.names():
         hint = did_you_mean(config.positions, places.names())
         raise UserError(f"config key 'positions': there is no {config.positions!r}{hint}")
-    options = config.places.get(config.positions, {})
-    try:
-        return places.create(config.positions, digits=digits, **options)
+    try:  # what is not chosen is checked as well
+        made = {name: places.create(name, digits=digits, **o) for name, o in config.places.items()}
+        return made.get(config.positions) or places.create(config.positions, digits=digits)
     except ValueError as error:
         raise UserError(f"config section 'places': {error}") from error
 
