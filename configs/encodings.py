@@ -3,6 +3,7 @@
 ENCODINGS = {
     "alibi": {"learned": False, "literal_slopes": False},
     "cope": {"positions": 64},
+    "dape": {"bias": "kerple", "hidden": 32},
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
@@ -34,4 +35,5 @@ ENCODINGS = {
         "max_distance": 128,
         "bidirectional": True,
     },
+    "wall": {"initial_offset": 8.0},
 }

@@ -45,8 +45,9 @@ def attend(encoding, q, k, v, x, *, valid=None, **kw):
 
 
 def carried(encoding, paths):
-    """The paths that take an encoding: kernels refuse one that walks along the row."""
-    return [path for path in paths if path != "pallas" or not encoding.walks]
+    """The paths that take an encoding: kernels refuse one that walks along the row or mixes heads."""
+    by_itself = not encoding.walks and not encoding.mixes
+    return [path for path in paths if path != "pallas" or by_itself]
 
 
 def value_and_grads(encoding, arrays, weight, **kw):

@@ -169,7 +169,7 @@ def assert_as_in_the_paper(name, options, kind, implementation):
     )
 
     state = nnx.to_pure_dict(nnx.state(encoding))
-    p = {name: np.asarray(value, np.float64) for name, value in state.items()}
+    p = jax.tree.map(lambda value: np.asarray(value, np.float64), state)
     oracles = [oracle_of(name)(p, n, N, options) for n in range(N)]
     for b in range(B):
         q_at, k_at = places["q"], places["k"]

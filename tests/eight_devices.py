@@ -149,6 +149,8 @@ LONG = {
         f"function, rows, {name}": functools.partial(function, "auto", name, ROWS)
         for name in encodings.names()
     },
+    "function, mixed heads, dape": lambda: function("auto", "dape", HEADS),
+    "explicit function, mixed heads, dape": lambda: function("explicit", "dape", HEADS),
     "function, heads, fox": lambda: function("auto", "fox", HEADS),
     "layer, rows, t5": lambda: layer("auto", "t5"),
     "layer, kernels by heads, t5": lambda: layer("auto", "t5", P(), BY_HEADS),

@@ -34,6 +34,9 @@ class Oracle:
         each = zip(keys, js, columns, strict=True)
         return [self.logit(q, k, i, j, scale, x, row, column) for k, j, column in each]
 
+    # Of a scheme whose heads see each other: one logit, from the queries and keys of all heads, [N, H].
+    of_all_heads = None
+
     def value(self, v, i, j):
         return v
 
@@ -51,7 +54,13 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
             if not seen:
                 continue
             js = [k_positions[s].item() for s in seen]
-            logits = oracles[n].logits(q[t, n], k[seen, m], i, js, scale, x, t, seen)
+            if oracles[n].of_all_heads:
+                each = zip(np.repeat(k[seen], N // K, 1), js, seen, strict=True)
+                logits = [
+                    oracles[n].of_all_heads(q[t], ks, i, j, scale, x, t, s) for ks, j, s in each
+                ]
+            else:
+                logits = oracles[n].logits(q[t, n], k[seen, m], i, js, scale, x, t, seen)
             weights = np.exp(np.array(logits) - max(logits))
             weights /= weights.sum()
             for weight, s in zip(weights, seen, strict=True):

@@ -20,8 +20,10 @@ def test_sharded_inputs(part):
     assert len(found) >= 10
     for result in found:
         assert result["error"] < 1e-5, result
-        # A sequence is gathered: every query may see every key. It also shows that what is counted is there.
+        # A sequence is gathered: every query may see every key. It also shows that what is counted is there. Heads
+        # that mix their logits send them to each other.
         # Queries, keys and values come out of one kernel: cut by heads, they are sent to where their heads are.
         names = MOVES[:1] if "kernels" in result["case"] else MOVES
         moved = sum(result[name] for name in names)
-        assert (moved > 0) == ("sequence" in result["case"]), result
+        case = result["case"]
+        assert (moved > 0) == ("sequence" in case or "mixed" in case), result

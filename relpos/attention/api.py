@@ -9,7 +9,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from relpos import positions
-from relpos.attention import checks, choices, distances, dropout, outward, regions, transforms
+from relpos.attention import (
+    by_heads,
+    checks,
+    choices,
+    distances,
+    dropout,
+    outward,
+    regions,
+    transforms,
+)
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
@@ -40,7 +49,7 @@ def attention(
     q_features: Any = None,
     k_features: Any = None,
     keys_ready: bool = False,
-    tables: Tables | None = None,
+    tables: tuple[Any, ...] | None = None,
     implementation: choices.Implementation = "auto",
     block_sizes: tuple[int, int] | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -94,14 +103,12 @@ def attention(
     encoding = Slots() if encoding is None else encoding
     checks.check_arrays(q, k, v, keys_ready=keys_ready)
     checks.check_encoding(encoding, q.shape[2], q.shape[3], causal)
-    checks.check_features(encoding, q, k, q_features, k_features, keys_ready=keys_ready)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
         raise ValueError("tables hold the distances of a causal cache: call with causal=True")
     B, T, N, H = q.shape
     S = k.shape[1]
-    scale = checks.checked_scale(encoding.logit_scale if scale is None else scale, H)
-    checks.check_unscaled(encoding, scale)
+    scale = None if scale is None else checks.checked_scale(scale, H)
     window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
     sides = ((B, T), (B, S))
@@ -114,18 +121,12 @@ def attention(
         raise ValueError("tables hold no negative distances, which an order of its own may bring")
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
-    unordered = q_positions is None and q_order is None
-    consecutive = unordered and (
-        q_segments is None or (encoding.shift_invariant and same and not encoding.walks)
-    )
-    if consecutive and window is not None and choices.are_within(window, T, S):
-        window = None  # every distance is nearer
     seeds = None
     if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
-    rules = Rules(scale, causal, window, softcap, dropout_rate, q_order is not None)
-    call = _Call(graphdef, rules, implementation, consecutive, keys_ready, block_sizes)
+    rules = Rules(0.0, causal, window, softcap, dropout_rate, q_order is not None)
+    call = _Call(graphdef, rules, scale, implementation, same, keys_ready, block_sizes)
     places = (q_positions, k_positions, q_segments, k_segments, q_order, k_order)
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
     # A sharded sequence is gathered: every query may see every key.
@@ -148,27 +149,64 @@ class _Call(NamedTuple):
     """The static side of one call of `attention`."""
 
     graphdef: Any
-    rules: Rules
+    rules: Rules  # but for the scale, which an encoding may know
+    scale: float | None
     implementation: choices.Implementation
-    consecutive: bool
+    same_segments: bool  # of queries and keys
     keys_ready: bool
     block_sizes: tuple[int, int] | None
+    padded: bool = False  # ready keys may have zeros in front
+
+    def consecutive(self, encoding: Slots, arrays: Arrays) -> bool:
+        """Whether row i and column j have distance i - j, wherever they see each other."""
+        q_positions, _, q_segments, _, q_order, _ = arrays.places
+        if q_positions is not None or q_order is not None:
+            return False
+        starts_anew = encoding.shift_invariant and self.same_segments and not encoding.walks
+        return q_segments is None or starts_anew
+
+    def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], consecutive: bool) -> Rules:
+        """Return the rules with the scale, and without a window that no distance reaches."""
+        T, S, H = sizes
+        asked = encoding.logit_scale if self.scale is None else self.scale
+        scale = checks.checked_scale(asked, H)
+        checks.check_unscaled(encoding, scale)
+        window = self.rules.window
+        if consecutive and window is not None and choices.are_within(window, T, S):
+            window = None
+        return self.rules._replace(scale=scale, window=window)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attention(call: _Call, arrays: Arrays):
-    """Plan, rotate queries and keys, and attend."""
+    """Attend with each kind of heads."""
     encoding = nnx.merge(call.graphdef, arrays.state)
+    return _of_kinds(call, encoding, arrays)
+
+
+def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
+    if encoding.of_heads:
+        of_part = call._replace(padded=call.keys_ready)
+        return by_heads.attend(functools.partial(_of_kinds, of_part), encoding, arrays)
+    checks.check_features(
+        encoding, arrays.q, arrays.k, arrays.q_features, arrays.k_features, keys_ready=call.keys_ready
+    )  # fmt: skip
+    return _of_one_kind(call, encoding, arrays)
+
+
+def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
+    """Plan, rotate queries and keys, and attend."""
     q, k, v = arrays.q, arrays.k, arrays.v
     q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
     (_, T, N, H), S = q.shape, k.shape[1]
+    consecutive = call.consecutive(encoding, arrays)
+    graphdef, state = nnx.split(encoding)
     plan = Plan.of(
-        encoding, call.graphdef, call.rules, (T, S, H), q.dtype, arrays.tables,
-        implementation=call.implementation, consecutive=call.consecutive,
+        encoding, graphdef, call.rules_for(encoding, (T, S, H), consecutive), (T, S, N, H), q.dtype, arrays.tables,
+        implementation=call.implementation, consecutive=consecutive, block_sizes=call.block_sizes,
         whole=q_positions is None or jnp.issubdtype(q_positions.dtype, jnp.integer),
-        block_sizes=call.block_sizes,
-    )  # fmt: skip
-    if q_positions is None and not call.consecutive and q_segments is not None:
+    )._replace(padded=call.padded)  # fmt: skip
+    if q_positions is None and not consecutive and q_segments is not None:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
     at_T = positions.contiguous(T) if q_positions is None else q_positions
@@ -183,7 +221,7 @@ def _attention(call: _Call, arrays: Arrays):
     k, v = transforms.match_heads(k, v)
     of_blocks = k_features if encoding.features_meet_in_blocks else None
     k_features = transforms.features_of_heads(of_blocks, N)
-    if encoding.walks and not call.consecutive:
+    if encoding.walks and not consecutive:
         of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
         places = k_positions if orders[1] is None else orders[1]
         k, v, k_features, k_positions, k_segments, orders[1] = outward.in_order(
@@ -191,22 +229,33 @@ def _attention(call: _Call, arrays: Arrays):
         )
     places = (q_positions, k_positions, q_segments, k_segments, *orders)
     features = {"q_features": q_features, "k_features": k_features}
-    out = attend(plan, arrays._replace(q=q, k=k, v=v, places=places, **features))
+    out = attend(plan, arrays._replace(state=state, q=q, k=k, v=v, places=places, **features))
     return transforms.finish(encoding, out, at_T, q_features)
 
 
-def tabulate(encoding: Slots, length: int) -> Tables | None:
+def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
     """Evaluate the vectors of the distances 0 ... length - 1 for a cache; None where a step needs no table of them.
 
     A step of decoding would otherwise evaluate them anew, one for each key.
+
+    Returns:
+      For each part of a sum its tables, or None; an encoding that is no sum is one part. For each kind of heads that.
     """
-    if encoding.constant_beyond is not None or not Filled.of(encoding).vectors:
-        return None
+    if encoding.of_heads:
+        return by_heads.tree_of_parts(lambda part: tabulate(part, length), encoding)
     layout = regions.Layout(1, 1, consecutive=False, band=length - 1)
     split, per_head, shared = split_heads(encoding)
 
-    def one_head(per_head):
-        encoding = nnx.merge(split, per_head, shared)
-        return distances.tabulate(encoding, None, Rules(1.0, causal=True), layout, 1, 1)
+    def of_part(number: int) -> Tables | None:
+        part = encoding.parts[number]
+        if part.constant_beyond is not None or not Filled.of(part).vectors:
+            return None
 
-    return jax.vmap(one_head)(per_head)
+        def one_head(per_head):
+            one = nnx.merge(split, per_head, shared).parts[number]
+            return distances.tabulate(one, None, Rules(1.0, causal=True), layout, 1, 1)
+
+        return jax.vmap(one_head)(per_head)
+
+    found = tuple(of_part(number) for number in range(len(encoding.parts)))
+    return None if all(tables is None for tables in found) else found

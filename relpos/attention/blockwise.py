@@ -44,25 +44,26 @@ def hidden_logit(dtype) -> tuple[Any, Any]:
     return lowest, lowest / 2
 
 
-def _each(function, *sequences) -> tuple[tuple, ...]:
+def of_each(function, *sequences) -> tuple[tuple, ...]:
     """Apply a function that returns several things to each term; return all first ones, all second ones and so on."""
     return tuple(zip(*map(function, *sequences), strict=True))
 
 
-def _total(summands) -> Any:
+def total_of(summands) -> Any:
+    """Add up trees; None adds nothing."""
     return functools.reduce(plus, summands)
 
 
 def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
     """Add up what the terms found; return the logits [C, K] as they are, and with hidden pairs hidden."""
-    dots_CK = _total(x.dots for x in found)
+    dots_CK = total_of(x.dots for x in found)
     logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
     logits_CK = logits_CK.astype(block.dtype)
     mask_CK = reference.mask(rules, block.rows.tokens, block.k_tokens)
     return logits_CK, jnp.where(mask_CK, logits_CK, hidden_logit(block.dtype)[0])
 
 
-class _Softmax(NamedTuple):
+class Softmax(NamedTuple):
     """The online softmax of the rows, of the blocks so far."""
 
     peak: Array  # [C]
@@ -77,8 +78,8 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
     def begin(block: Block):
         return terms.map(lambda term: term.begin(block))
 
-    def visit(block: Block, before: _Softmax, rings: Terms):
-        found, logit_rings = _each(
+    def visit(block: Block, before: Softmax, rings: Terms):
+        found, logit_rings = of_each(
             lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
         )
         _, logits_CK = _logits(rules, block, found)
@@ -91,21 +92,21 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
         kept_CK = reference.keep_weights(
             rules, places.seed, block.rows.tokens, block.k_tokens, weights_CK
         )
-        products, value_rings = _each(
+        products, value_rings = of_each(
             lambda term, ring: term.forward(block, kept_CK, shrink_C, ring),
             terms.values, rings.values,
         )  # fmt: skip
-        out_CH = before.out * shrink_C[:, None] + _total(products)
-        return _Softmax(peak_C, total_C, out_CH), Terms(logit_rings, value_rings)
+        out_CH = before.out * shrink_C[:, None] + total_of(products)
+        return Softmax(peak_C, total_C, out_CH), Terms(logit_rings, value_rings)
 
-    def end(block: Block, softmax: _Softmax, rings: Terms):
+    def end(block: Block, softmax: Softmax, rings: Terms):
         rest = map(lambda term, ring: term.end(block, ring), terms.values, rings.values)
-        return softmax._replace(out=_total([softmax.out, *rest]))
+        return softmax._replace(out=total_of([softmax.out, *rest]))
 
     def block_of_rows(rows: Rows):
         no_peak = hidden_logit(dtype)[1]
         nothing = jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype)
-        softmax = over_blocks(problem, inputs, places, rows, _Softmax(*nothing), begin, visit, end)
+        softmax = over_blocks(problem, inputs, places, rows, Softmax(*nothing), begin, visit, end)
         total_C = jnp.where(softmax.total == 0, 1, softmax.total)
         return Result(softmax.out / total_C[:, None], softmax.peak + jnp.log(total_C))
 
@@ -139,7 +140,7 @@ def _done_forward(problem, inputs, places, done):
     return done, _Residuals(inputs, places, done, trained)
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What the backward pass adds up over all blocks; of keys and tables the transposes, [..., H, n]."""
 
     terms: Terms
@@ -148,7 +149,7 @@ class _Sums(NamedTuple):
     value: Array
     k_features: tuple[Any, ...]  # of each part
 
-    def plus(self, number: Array, terms: Terms, d: Adds) -> "_Sums":
+    def plus(self, number: Array, terms: Terms, d: Adds) -> "Sums":
         """Add what a block of keys gets, and take the terms' new sums."""
         at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
 
@@ -160,19 +161,19 @@ class _Sums(NamedTuple):
             of_parts(self.vector, d.k_vector), of_parts(self.k_features, d.k_features)
         )  # fmt: skip
         key, value = at_block(self.key, d.key), at_block(self.value, d.value)
-        return _Sums(terms, key, vector, value, features)
+        return Sums(terms, key, vector, value, features)
 
 
-class _Rings(NamedTuple):
+class Rings(NamedTuple):
     """What the terms hand on from block to block in the backward pass."""
 
     logits: tuple[Any, ...]  # of the forward pass, once more
     back: Terms
 
 
-def _pull(pulls, d_summand, rings, sums, d: Adds):
+def pull_back(pulls, d_summand, rings, sums, d: Adds):
     """Go back through terms that got the same gradient; return what they and `d` add, the rings and the sums."""
-    adds, rings, sums = _each(
+    adds, rings, sums = of_each(
         lambda pull, ring, own: pull(d_summand, ring, own), pulls, rings, sums
     )
     return functools.reduce(Adds.plus, adds, d), rings, sums
@@ -183,18 +184,18 @@ def _untrained(d_summand, ring, sums):
     return Adds(), ring, sums
 
 
-def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: Rows):
+def _backward_rows(problem: Problem, residuals: _Residuals, sums: Sums, rows: Rows):
     """Go back through one block of queries; return the sums and the gradient of the queries."""
     inputs, places, rules = residuals.inputs, residuals.places, problem.rules
     terms = inputs.terms
 
     def begin(block: Block):
         again = tuple(term.begin(block) for term in terms.logits)
-        return _Rings(again, terms.map(lambda term: term.begin_backward(block)))
+        return Rings(again, terms.map(lambda term: term.begin_backward(block)))
 
-    def visit(block: Block, carry, rings: _Rings):
+    def visit(block: Block, carry, rings: Rings):
         d_q, sums = carry
-        found, again, pulls = _each(
+        found, again, pulls = of_each(
             lambda term, ring: term.vjp(block, ring), terms.logits, rings.logits
         )
         logits_CK, masked_CK = _logits(rules, block, found)
@@ -204,7 +205,7 @@ def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: R
         )
 
         # out = the sum of the terms' products with the kept weights
-        d, value_rings, value_sums = _pull(
+        d, value_rings, value_sums = pull_back(
             [functools.partial(term.backward, block) for term in terms.values],
             keep(weights_CK), rings.back.values, sums.terms.values, Adds(*d_q),
         )  # fmt: skip
@@ -215,19 +216,19 @@ def _backward_rows(problem: Problem, residuals: _Residuals, sums: _Sums, rows: R
             d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
 
         # logits = scale * (the sum of the terms' dots) + the sum of their biases
-        d, logit_rings, logit_sums = _pull(
+        d, logit_rings, logit_sums = pull_back(
             [pull if yes else _untrained for pull, yes in zip(pulls, residuals.trained, strict=True)],
             Logits(rules.scale * d_logits_CK, d_logits_CK),
             rings.back.logits, sums.terms.logits, d,
         )  # fmt: skip
         sums = sums.plus(block.number, Terms(logit_sums, value_sums), d)
-        return (d.of_queries(), sums), _Rings(again, Terms(logit_rings, value_rings))
+        return (d.of_queries(), sums), Rings(again, Terms(logit_rings, value_rings))
 
-    def end(block: Block, carry, rings: _Rings):
+    def end(block: Block, carry, rings: Rings):
         d_q, sums = carry
         d, of_terms = Adds(*d_q), []
         for each in zip(terms, rings.back, sums.terms, strict=True):
-            adds, own = _each(lambda term, *x: term.end_backward(block, *x), *each)
+            adds, own = of_each(lambda term, *x: term.end_backward(block, *x), *each)
             d = functools.reduce(Adds.plus, adds, d)
             of_terms.append(own)
         return d.of_queries(), sums._replace(terms=Terms(*of_terms))
@@ -252,7 +253,7 @@ def _backward(problem, residuals, d_result):
 
     k = inputs.k
     of_keys = turn(k.key), turn(k.vector), turn(k.value), k.features
-    sums = _Sums(inputs.terms.map(lambda term: term.zero_sums()), *zeros(of_keys))
+    sums = Sums(inputs.terms.map(lambda term: term.zero_sums()), *zeros(of_keys))
     sums = varying_like((inputs, places), sums)
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
     steps = Rows(index, inputs.q, places.q, d_out, log_total, correction)
@@ -267,7 +268,8 @@ def _backward(problem, residuals, d_result):
 _done.defvjp(_done_forward, _backward, symbolic_zeros=True)
 
 
-def _extent(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
+def extent_of(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
+    """Return how far a part tells distances apart."""
     layout = part.layout(layout)
     return Extent(part.beyond, layout, near_span(part.beyond, rules, layout, T, S))
 
@@ -300,7 +302,7 @@ def head(
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
     q, q_tokens = padding.cut((q, q_tokens), layout.rows)
     k, k_tokens = padding.cut((k, k_tokens), layout.columns)
-    problem = Problem(rules, layout, tuple(_extent(part, rules, layout, T, S) for part in parts))
+    problem = Problem(rules, layout, tuple(extent_of(part, rules, layout, T, S) for part in parts))
     inputs = Inputs(terms_of(parts, rules, layout), q, k)
     places = Places(q_tokens, k_tokens, seed)
     inputs, places = varying_like((inputs, places), (inputs, places))

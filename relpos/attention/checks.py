@@ -38,6 +38,15 @@ def check_encoding(encoding: Any, num_heads: int, head_dim: int, causal: bool) -
             f"got {encoding!r}"
         )
     name = type(encoding).__name__
+    if encoding.of_heads:
+        counts = [count for _, count in encoding.of_heads]
+        if sum(counts) != num_heads:
+            raise ValueError(
+                f"{name} was made for {' + '.join(map(str, counts))} heads, the queries have {num_heads}"
+            )
+        for part, count in encoding.of_heads:
+            check_encoding(part, count, head_dim, causal)
+        return
     if encoding.adds_to_input():
         raise ValueError(
             f"{name} adds positions to the model's input, which attention does not see: call its `embed` there, "
@@ -65,7 +74,7 @@ def check_features(
     encoding: Slots, q, k, q_features, k_features, *, keys_ready: bool = False
 ) -> None:
     """Check that an encoding which reads the layer's input comes with the features of these tokens."""
-    if not encoding.needs_tokens:
+    if not encoding.needs_tokens or encoding.of_heads:  # parts are checked by themselves
         return
     of_keys = encoding.features_meet_in_blocks or not keys_ready
     if q_features is None or (k_features is None and of_keys):
@@ -96,6 +105,14 @@ def no_kernel_walks(encoding: Slots) -> str:
     return (
         f"{type(encoding).__name__} walks along the row, from block to block of keys, which "
         'implementation="pallas" cannot: use implementation="auto" or "blockwise"'
+    )
+
+
+def no_kernel_mixes(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding that mixes heads."""
+    return (
+        f"{type(encoding).__name__} mixes the logits of all heads, of which a kernel of "
+        'implementation="pallas" sees one: use implementation="auto" or "blockwise"'
     )
 
 
@@ -229,6 +246,11 @@ def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool
 def check_places(encoding: Slots, positions: Any) -> None:
     """Check that positions, [B, T] or [B, T, axes], are such as an encoding has a meaning for."""
     if positions is None or not encoding.reads_positions:
+        return
+    inner = [part for part, _ in encoding.of_heads] or encoding.parts
+    if len(inner) > 1:
+        for part in inner:
+            check_places(part, positions)
         return
     name, axes = type(encoding).__name__, positions.shape[2:]
     if axes and axes[0] != encoding.axes:

@@ -13,6 +13,7 @@ FEW_QUERIES = 8  # decoding: a step's work is reading the keys
 FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
 SHORT = 256 * 256  # up to here eight heads together were measured faster than one, beyond not
 ALL = 2**31
+TOGETHER = 128  # queries and keys in a block of all heads
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 
 
@@ -48,13 +49,14 @@ def layout(
     has_vectors: bool,
     window: int | None = None,
     block_sizes: tuple[int, int] | None = None,
+    together: int = 1,
 ) -> Layout:
     """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
     Blocks of 512 keep logits and weights of one head in a core's cache; short sequences and windows are cut finer,
     so that there are hidden blocks to skip; few queries have all keys in one block. Where positions are scattered
     and the encoding has vectors for all distances, a block holds one vector of H numbers for every pair: smaller
-    blocks.
+    blocks. So they are where a block is of several heads together.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
@@ -67,6 +69,8 @@ def layout(
         largest = 128 if reach <= 256 else 512
         if has_vectors and not consecutive and beyond is None:
             largest = max(16, 512 // max(1, round(H**0.5)))
+        if together > 1:
+            largest = min(largest, TOGETHER)
         rows, columns = min(largest, round_up(T, 8)), min(largest, round_up(S, 8))
     band = None
     if beyond is not None and (not consecutive or 2 * beyond < columns):
@@ -77,7 +81,12 @@ def layout(
 
 
 def walk_layout(
-    T: int, S: int, *, consecutive: bool, block_sizes: tuple[int, int] | None = None
+    T: int,
+    S: int,
+    most_rows: int,
+    *,
+    consecutive: bool,
+    block_sizes: tuple[int, int] | None = None,
 ) -> Layout:
     """Return block sizes for encodings that walk along the row.
 
@@ -86,9 +95,9 @@ def walk_layout(
     if block_sizes is not None:
         rows, columns = block_sizes
     elif not are_known(T, S):
-        rows, columns = 128, 64
+        rows, columns = most_rows, 64
     else:
-        rows = T if T < FEW_QUERIES else min(128, round_up(T, 8))
+        rows = T if T < FEW_QUERIES else min(most_rows, round_up(T, 8))
         columns = min(64, round_up(S, 8))
     return Layout(rows, columns, consecutive)
 

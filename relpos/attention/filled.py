@@ -21,10 +21,12 @@ class Filled(NamedTuple):
     own_vector_key: int  # the width of what meets the query vectors, where it is not what meets the queries; or 0
     factors: int  # F, 0 without them
     walks: bool  # along the row
+    mixes: bool  # the logits of all heads
 
     @classmethod
-    def of(cls, encoding: Slots) -> "Filled":
-        """Ask each slot once, without computing anything."""
+    def of(cls, encoding: Slots, whole: Slots | None = None) -> "Filled":
+        """Ask each slot once, without computing anything; `whole` is the sum of which the encoding is a part."""
+        whole = encoding if whole is None else whole
         split, per_head, shared = split_heads(encoding)
 
         def ask(per_head, shared):
@@ -49,11 +51,16 @@ class Filled(NamedTuple):
                 "key_vectors alone"
             )
         if encoding.walks and (
-            bias or key_vectors or query_vectors or value_vectors or has_block_bias
+            bias
+            or key_vectors
+            or query_vectors
+            or value_vectors
+            or has_block_bias
+            or encoding.mixes
         ):
             raise ValueError(
-                f"{type(encoding).__name__} fills walk: of bias, block_bias and the vectors of distances it may then "
-                "fill none"
+                f"{type(encoding).__name__} fills walk: of bias, block_bias, mix and the vectors of distances it may "
+                "then fill none"
             )
         if encoding.axes not in (1, None) and (
             bias or key_vectors or query_vectors or value_vectors
@@ -62,15 +69,16 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} takes positions of {encoding.axes} axes, between which there is no one "
                 "distance: it may fill no slot of distances; block_bias gets the positions themselves"
             )
-        changes_query = bool({"query", "vector_query"} & encoding.overridden)
-        changes_query |= not encoding.scaled_vectors
-        changes_key = bool({"key", "vector_key"} & encoding.overridden)
+        changes_query = bool({"query", "vector_query"} & whole.overridden)
+        changes_query |= any(not part.scaled_vectors for part in whole.parts)
+        changes_key = bool({"key", "vector_key"} & whole.overridden)
         return cls(
             bias, key_vectors, query_vectors, value_vectors, has_block_bias,
             own_vector_query=key_vectors and changes_query,
             own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
             factors=factors,
             walks=encoding.walks,
+            mixes=encoding.mixes,
         )  # fmt: skip
 
     @property

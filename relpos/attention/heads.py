@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,35 +14,26 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos import positions
-from relpos.attention import blockwise, checks, choices, distances, outward, reference
-from relpos.attention.distances import Tables
+from relpos.attention import blockwise, choices, outward, reference
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.parts import Part
+from relpos.attention.mixed_heads import mixed_heads
 from relpos.attention.plan import Plan
-from relpos.attention.reference import Keys, Queries, Tokens
-from relpos.attention.slots import Slots, split_heads
-
-
-class Arrays(NamedTuple):
-    """The arrays of one call; what was not given is None."""
-
-    state: Any
-    tables: Tables | None
-    q: Array
-    k: Array
-    v: Array
-    q_features: Any
-    k_features: Any
-    places: tuple[Any, ...]  # positions, segments and order of queries and of keys, by turns
-    seeds: Array | None
+from relpos.attention.prepared import (
+    Arrays,
+    of_one_part,
+    parts_of,
+    queries_and_keys,
+    tables_of,
+    tokens_of,
+)
+from relpos.attention.slots import split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
     """Split into heads, run one head's function for each, and join."""
     _, T, N, _ = arrays.q.shape
     arrays = varying_like(arrays, arrays)
-    if plan.path == "blockwise":
+    if plan.in_blocks:
         out = blockwise.joined(_blockwise(plan, arrays), T)
     else:
         # The dense path saves memory on every platform; a GPU's kernels are given all heads.
@@ -128,13 +120,15 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
       What the function gives, with leading axes K, N / K and B. With `done`, an earlier result of the blockwise path,
       nothing but gradients is computed.
     """
-    filled, rules, beyond, cut = plan.filled, plan.rules, plan.beyond, plan.layout
+    if plan.filled.mixes:
+        B, _, N, _ = arrays.q.shape
+        over_rows = _map(B, at_once // N, differentiated=done is not None)
+        return mixed_heads(plan, over_rows, arrays, done)
     tables, k, v, q, seeds, places = (
         arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds, arrays.places,
     )  # fmt: skip
     encoding = nnx.merge(plan.graphdef, arrays.state)
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
-    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
     map_over = functools.partial(_map, differentiated=done is not None)
     over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     over_rows = map_over(B, at_once // N)
@@ -142,54 +136,17 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
-        in_blocks = encoding if plan.evaluated else Slots()
-        if tables is None and plan.tabulated:
-            tables = distances.tabulate(encoding, beyond, rules, cut, T, S)
+        tables = tables_of(plan, encoding, tables, T, S)
 
         def one_sequence(k, v, q, q_features, k_features, seed, done, places):
-            q_position, k_position, q_segment, k_segment, *orders = places
-            q_position = index_T if q_position is None else q_position
-            k_position = index_S if k_position is None else k_position
-            q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
-            k_tokens = Tokens(index_S, k_position, k_segment, orders[1])
-            content, vector = q, None
-            if filled.own_vector_query:
-                content = encoding.query(q, q_tokens.position, q_features).astype(q.dtype)
-                vector = encoding.vector_query(q, q_tokens.position, q_features)
-                # The logits are scaled as a whole.
-                vector = (vector if encoding.scaled_vectors else vector / rules.scale).astype(
-                    q.dtype
-                )
-            key_vector = None
-            if filled.own_vector_key:
-                k, key_vector = jnp.split(k, [k.shape[-1] - filled.own_vector_key], -1)
-            checks.check_ready_keys(content.shape[-1], k.shape[-1])
-            if plan.factored:
-                of_query = encoding.factored_query(
-                    content if vector is None else vector, q_tokens.position
-                )
-                content, vector = _beside(content, of_query), None
-                k = _beside(k, encoding.factored_key(k_tokens.position))
-            queries = Queries(content, vector, q_features)
-            keys = Keys(k, v, k_features, key_vector)
-            if plan.path == "reference":
-                return reference.head(in_blocks, rules, queries, keys, q_tokens, k_tokens, seed)
-            if plan.path == "pallas":
-                return choices.kernels().head(
-                    in_blocks, rules, cut, tables or Tables(),
-                    queries, keys, q_tokens, k_tokens, seed,
-                )  # fmt: skip
-            if filled.walks:
-                return outward.head(
-                    in_blocks, beyond, rules, cut, tables or Tables(),
-                    queries, keys, q_tokens, k_tokens, seed, done,
-                )  # fmt: skip
-            part = Part(in_blocks, beyond, cut.band, tables or Tables())
-            queries = Queries(content, (vector,), (q_features,))
-            keys = keys._replace(features=(k_features,), vector=(key_vector,))
-            return blockwise.head(
-                (part,), rules, cut, queries, keys, q_tokens, k_tokens, seed, done
+            q_tokens, k_tokens = tokens_of(T, S, places)
+            queries, keys = queries_and_keys(
+                plan, encoding, (q_tokens, k_tokens), q, k, v, q_features, k_features
             )
+            return _path(plan.path)(
+                parts_of(plan, encoding, tables), plan.rules, plan.layout,
+                queries, keys, q_tokens, k_tokens, seed, done,
+            )  # fmt: skip
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 
@@ -209,8 +166,26 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     return over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)), done)
 
 
-def _beside(x_TH: Array, more_TF: Array) -> Array:
-    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
+def _path(name: str) -> Callable[..., Any]:
+    """Return one head's function: every path has the same signature."""
+    if name == "pallas":
+        return _of_one_part(choices.kernels().head)
+    paths: dict[str, Callable[..., Any]] = {
+        "reference": _of_one_part(reference.head),
+        "outward": _of_one_part(outward.head),
+        "blockwise": blockwise.head,
+    }
+    return paths[name]
+
+
+def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a path that sees a sum as one encoding."""
+
+    def of_parts(parts, rules, layout, queries, keys, *more):
+        (part,) = parts
+        return head(part, rules, layout, *of_one_part(queries, keys), *more)
+
+    return of_parts
 
 
 def _map(size: int, at_once: int, *, differentiated: bool):

@@ -18,13 +18,11 @@ from jaxtyping import Array
 
 from relpos.attention import padding, reference
 from relpos.attention.blockwise import Result, hidden_logit
-from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import varying_like
-from relpos.attention.parts import is_inexact
+from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
 from relpos.attention.regions import Layout, regions
 from relpos.attention.seen import may_see
-from relpos.attention.slots import Slots
 from relpos.positions import PADDING
 
 
@@ -282,11 +280,9 @@ def _zeros(tree):
 
 
 def head(
-    encoding: Slots,
-    beyond: int | None,
+    part: Part,
     rules: Rules,
     layout: Layout,
-    tables: Tables,
     q: Queries,
     k: Keys,
     q_tokens: Tokens,
@@ -297,11 +293,9 @@ def head(
     """Attention of one head that walks; a row that sees no key gives zeros.
 
     Args:
-      encoding: this head's encoding.
-      beyond: None: there are no slots of distances, see `Filled`.
+      part: this head's encoding; it has no slots of distances, see `Filled`.
       rules: the static choices.
       layout: how to cut.
-      tables: empty.
       q: queries.
       k: keys and values, in order of segment and position.
       q_tokens: where the queries stand.
@@ -309,6 +303,7 @@ def head(
       seed: dropout's, or None.
       done: the result, where only its gradients are wanted.
     """
+    encoding = part.encoding
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
     first = encoding.begin(q.content, q.features)
     first, q, q_tokens = padding.cut((first, q, q_tokens), layout.rows)

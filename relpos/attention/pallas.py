@@ -22,10 +22,9 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from relpos.attention import choices, padding, pallas_kernels, reference
-from relpos.attention.distances import Tables
 from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
-from relpos.attention.parts import is_inexact
+from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
 from relpos.attention.seen import may_see
@@ -188,29 +187,30 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
 
 
 def head(
-    encoding: Slots,
+    part: Part,
     rules: Rules,
     layout: Layout,
-    tables: Tables,
     q: Queries,
     k: Keys,
     q_tokens: Tokens,
     k_tokens: Tokens,
     seed: Array | None,
+    done: None = None,
 ) -> Float[Array, "T H"]:
     """Attention of one head by GPU kernels; a row that sees no key gives zeros.
 
     Args:
-      encoding: this head's encoding, or empty `Slots` where the tables say all.
+      part: this head's encoding, or empty `Slots` where its tables say all; they are empty if the layout has no band.
       rules: the static choices.
       layout: how to cut.
-      tables: from `tabulate`, with the same rules and layout; empty if the layout has no band.
       q: queries.
       k: keys and values.
       q_tokens: where the queries stand.
       k_tokens: where the keys stand.
       seed: dropout's, or None.
+      done: None: the kernels have a backward pass of their own.
     """
+    encoding, tables = part.encoding, part.tables
     (T, H), (S, V) = q.content.shape, k.value.shape
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
     padded_T, padded_S = q_tokens.row.shape[0], k_tokens.row.shape[0]

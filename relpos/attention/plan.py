@@ -1,5 +1,6 @@
 """What a call decides: the path, how the attention matrix is cut, and how it gets at what an encoding says."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +12,16 @@ from relpos.attention.reference import Rules
 from relpos.attention.slots import Slots
 
 
-class Plan(NamedTuple):
-    """The static side of attention, for all heads."""
+class PartPlan(NamedTuple):
+    """How one part of a sum is evaluated; an encoding that is no sum is one part."""
 
-    path: str
-    rules: Rules
     filled: Filled
-    graphdef: Any  # of the encoding
-    beyond: int | None  # its constant_beyond, where a distance is that far
-    layout: regions.Layout
-    tabulated: bool  # distances as a table, from which blocks read
-    factored: bool  # as factors, beside the queries and keys; neither: evaluated for each pair
+    beyond: int | None = None  # its constant_beyond, where a distance is that far
+    band: int | None = None  # `Layout.band`, this part's
+    tabulated: bool = False  # distances as a table, from which blocks read
+    factored: bool = (
+        False  # as factors, beside the queries and keys; neither: evaluated for each pair
+    )
 
     @property
     def evaluated(self) -> bool:
@@ -29,37 +29,72 @@ class Plan(NamedTuple):
         by_pair = self.filled.distances and not self.tabulated and not self.factored
         return self.filled.block_bias or self.filled.walks or by_pair
 
+
+class Plan(NamedTuple):
+    """The static side of attention, for all heads."""
+
+    path: str  # reference, blockwise, outward or pallas
+    rules: Rules
+    filled: Filled  # by the whole encoding
+    graphdef: Any  # of the encoding
+    layout: regions.Layout
+    parts: tuple[
+        PartPlan, ...
+    ]  # of a sum on the blockwise path; elsewhere the whole is the one part
+    padded: bool = (
+        False  # keys out of a cache may have zeros in front: heads of another kind are wider
+    )
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the path leaves a `blockwise.Result`."""
+        return self.path in ("blockwise", "outward")
+
+    def parts_of(self, encoding: Slots) -> tuple[Slots, ...]:
+        """Return the encodings that the plans of parts are for."""
+        return encoding.parts if len(self.parts) > 1 else (encoding,)
+
+    def features_of_parts(self, encoding: Slots, features: Any) -> tuple[Any, ...]:
+        """Return the features of each part."""
+        return encoding.features_of_parts(features) if len(self.parts) > 1 else (features,)
+
     @classmethod
     def of(
         cls,
         encoding: Slots,
         graphdef: Any,
         rules: Rules,
-        sizes: tuple[Any, Any, int],
+        sizes: tuple[Any, Any, int, int],
         dtype: Any,
-        tables: Tables | None,
+        tables: tuple[Tables | None, ...] | None,
         *,
         implementation: choices.Implementation,
         consecutive: bool,
         whole: bool,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions (consecutive, or at least whole numbers) and slots; sizes are T, S, H."""
-        T, S, H = sizes
+        """Choose by path, positions (consecutive, or at least whole numbers) and slots; sizes are T, S, N, H."""
+        T, S, N, H = sizes
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks
         )
-        # A band has a place for whole distances alone; factors know of no distance that is held.
-        beyond = encoding.constant_beyond if whole else None
-        may_factor = bool(filled.factors) and (whole or encoding.constant_beyond is None)
-        band = None if tables is None else jax.tree.leaves(tables)[0].shape[1] - 1
+        made = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
             if path == "pallas":
                 raise ValueError(checks.no_kernel_walks(encoding))
-            cut = choices.walk_layout(T, S, consecutive=consecutive, block_sizes=block_sizes)
-            return cls(path, rules, filled, graphdef, None, cut, tabulated=False, factored=False)
+            if path == "blockwise":
+                cut = choices.walk_layout(
+                    T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
+                )
+                return made(cut, (PartPlan(filled),))._replace(path="outward")
+        if path == "reference":
+            return made(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
+            if filled.mixes:
+                raise ValueError(checks.no_kernel_mixes(encoding))
+            band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
+            beyond, may_factor = _held(encoding, filled, whole)
             if band is None and beyond is not None:
                 band = min(beyond, max(T, S) - 1) if consecutive else beyond
             factored = band is None and may_factor
@@ -70,16 +105,59 @@ class Plan(NamedTuple):
                 T, S, width * dtype.itemsize,
                 consecutive=consecutive, band=band, block_sizes=block_sizes,
             )  # fmt: skip
-            return cls(path, rules, filled, graphdef, None, cut, band is not None, factored)
-        if consecutive and beyond is not None and choices.are_within(beyond, T, S):
-            beyond = None  # no distance is that far
-        by_pair = path == "blockwise" and not consecutive and beyond is None and tables is None
-        factored = by_pair and may_factor
-        cut = choices.layout(
-            T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-            window=rules.window, block_sizes=block_sizes,
-        )  # fmt: skip
-        if band is not None:
-            cut = cut._replace(band=band)
-        tabulated = path == "blockwise" and cut.has_table
-        return cls(path, rules, filled, graphdef, beyond, cut, tabulated, factored)
+            return made(cut, (PartPlan(filled, None, band, band is not None, factored),))
+        # Each part has a band of its own, so that one whose distances never end widens no other's.
+        parts = (encoding,) if filled.mixes else encoding.parts
+        tables = tables or (None,) * len(parts)
+        together = N if filled.mixes else 1
+        planned = [
+            _blockwise(
+                part, encoding, table, (T, S, H), rules, consecutive, block_sizes, together, whole
+            )
+            for part, table in zip(parts, tables, strict=True)
+        ]
+        rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
+        cut = regions.Layout(rows, columns, consecutive)
+        return made(cut, tuple(part for part, _ in planned))
+
+
+def _blockwise(
+    part: Slots,
+    encoding: Slots,
+    table: Tables | None,
+    sizes,
+    rules: Rules,
+    consecutive,
+    block_sizes,
+    together: int,
+    whole: bool,
+) -> tuple[PartPlan, regions.Layout]:
+    """Plan one part of the blockwise path, and the blocks that it would have by itself."""
+    T, S, H = sizes
+    filled, band = Filled.of(part, encoding), _length(table)
+    beyond, may_factor = _held(part, filled, whole)
+    if consecutive and beyond is not None and choices.are_within(beyond, T, S):
+        beyond = None  # no distance is that far
+    by_pair = not consecutive and beyond is None and table is None
+    factored = by_pair and may_factor
+    cut = choices.layout(
+        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        window=rules.window, block_sizes=block_sizes, together=together,
+    )  # fmt: skip
+    if band is not None:
+        cut = cut._replace(band=band)
+    return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
+
+
+def _held(encoding: Slots, filled: Filled, whole: bool) -> tuple[int | None, bool]:
+    """Return the distance beyond which values are held, and whether factors may stand for them.
+
+    A band has a place for whole distances alone; factors know of no distance that is held.
+    """
+    beyond = encoding.constant_beyond
+    return (beyond if whole else None), bool(filled.factors) and (whole or beyond is None)
+
+
+def _length(table: Tables | None) -> int | None:
+    """Return the longest distance that a table out of a cache holds."""
+    return None if table is None else jax.tree.leaves(table)[0].shape[1] - 1

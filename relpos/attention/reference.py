@@ -189,16 +189,17 @@ def walked(
     return dots_TS, bias_TS
 
 
-def head(
-    encoding: Slots,
-    rules: Rules,
-    q: Queries,
-    k: Keys,
-    q_tokens: Tokens,
-    k_tokens: Tokens,
-    seed: Array | None,
-) -> Float[Array, "T H"]:
-    """Attention of one head; a row that sees no key gives zeros."""
+def mixed(
+    encoding: Slots, rules: Rules, dots_NTS: Any, bias_NTS: Array | None
+) -> Float[Array, "N T S"]:
+    """Return the logits of all heads, out of their products, scaled already, and their biases."""
+    return finish_logits(rules._replace(scale=1.0), encoding.mix(dots_NTS, bias_NTS))
+
+
+def summands(
+    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> tuple[Float[Array, "T S"], list[Array | None]]:
+    """Return what the logits of one head are made of: the dot products, not scaled, and the biases."""
     dots_TS, walked_TS = walked(encoding, rules, q, k, q_tokens, k_tokens)
     if dots_TS is None:
         dots_TS = dot_rows(q.content, k.key)
@@ -206,7 +207,49 @@ def head(
     if more_TS is not None:
         dots_TS += more_TS
     block_TS = block_bias(encoding, q, k, q_tokens, k_tokens)
-    logits_TS = finish_logits(rules, dots_TS, bias_TS, block_TS, walked_TS)
+    return dots_TS, [bias_TS, block_TS, walked_TS]
+
+
+def head(
+    part: Any,
+    rules: Rules,
+    layout: Any,
+    q: Queries,
+    k: Keys,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    seed: Array | None,
+    done: None = None,
+) -> Float[Array, "T H"]:
+    """Attention of one head; a row that sees no key gives zeros.
+
+    Args:
+      part: a `relpos.attention.parts.Part`: this head's encoding.
+      rules: the static choices.
+      layout: not read: nothing is cut.
+      q: queries.
+      k: keys and values.
+      q_tokens: where the queries stand.
+      k_tokens: where the keys stand.
+      seed: dropout's, or None.
+      done: None: JAX differentiates.
+    """
+    encoding = part.encoding
+    dots_TS, biases = summands(encoding, rules, q, k, q_tokens, k_tokens)
+    logits_TS = finish_logits(rules, dots_TS, *biases)
+    return weighted(encoding, rules, logits_TS, k, q_tokens, k_tokens, seed)
+
+
+def weighted(
+    encoding: Slots,
+    rules: Rules,
+    logits_TS: Array,
+    k: Keys,
+    q_tokens: Tokens,
+    k_tokens: Tokens,
+    seed: Array | None,
+) -> Float[Array, "T H"]:
+    """Return the sum of the values, with the weights that the logits say."""
     mask_TS = mask(rules, q_tokens, k_tokens)
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)

@@ -1,7 +1,7 @@
 """What attention asks of a position encoding: the slots of the one equation, for one head.
 
     logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  vector_key(k_j) . a_Q[d] )
-                  +  b[d]  +  block_bias[i, j]
+                  +  b[d]  +  block_bias[i, j],        or what `mix` makes of all heads' products and biases
     out[i]      = finish( sum_j softmax_j(logit[i, :]) * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
@@ -12,7 +12,7 @@ all others are shared by the heads) and evaluates it at the distances a block ne
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
@@ -33,7 +33,9 @@ def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
     called.
     """
     one = nnx.merge(*nnx.split(encoding))
-    one.one_head = True
+    for _, module in nnx.iter_graph(one):  # one encoding may hold another
+        if isinstance(module, Slots):
+            module.one_head = True
     graphdef, per_head, shared = nnx.split(one, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
     return graphdef, per_head, shared
 
@@ -75,6 +77,9 @@ class Slots(nnx.Module):
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
       logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
+      mixes: `mix` is filled: all heads are computed together.
+      walk_rows: how many queries at most walk together: fewer where a block at the diagonal, of which queries see
+        parts, costs much more than others.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
       axes: how many numbers say where a token stands. 1: positions are [T]. Several: [T, axes], row and column of an
         image, or still [T], which the encoding may take as it likes or refuse; it fills no slot of distances. None:
@@ -97,8 +102,10 @@ class Slots(nnx.Module):
     axes: int | None = 1
     reals: bool = False
     one_head: bool = False
-    walks: ClassVar[bool] = False
-    overridden: ClassVar[frozenset[str]] = frozenset()
+    walk_rows: int = 128
+    walks: bool = False
+    mixes: bool = False
+    overridden: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, *, fills_slots: bool = True, **options: Any) -> None:
         """Note which slots the class fills, once: tools such as `nnx.tabulate` wrap methods later."""
@@ -107,14 +114,28 @@ class Slots(nnx.Module):
             return
         own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
         cls.overridden = cls.overridden.union(own)
-        cls.walks = "walk" in cls.overridden
-        for name in SLOTS.intersection(own):
+        cls.walks, cls.mixes = "walk" in cls.overridden, "mix" in cls.overridden
+        for name in SLOTS.intersection(own) - OF_ALL_HEADS:
             setattr(cls, name, _of_one_head(vars(cls)[name]))
 
     @classmethod
     def adds_to_input(cls) -> bool:
         """Whether positions are added to the model's input: there is nothing left for attention to do."""
         return False
+
+    @property
+    def parts(self) -> tuple["Slots", ...]:
+        """The encodings whose terms are summed up: this one alone, unless it is a sum."""
+        return (self,)
+
+    @property
+    def of_heads(self) -> tuple[tuple["Slots", int], ...]:
+        """The encodings of the layer's heads, each with how many of them it serves; empty: this one serves all."""
+        return ()
+
+    def features_of_parts(self, features: Any) -> tuple[Any, ...]:
+        """Return each part's features, of those of the whole."""
+        return (features,)
 
     @property
     def reads_positions(self) -> bool:
@@ -257,7 +278,28 @@ class Slots(nnx.Module):
         """
         raise NotImplementedError
 
+    def mix(
+        self, logits_NCK: Float[Array, "N C K"], bias_NCK: Float[Array, "N C K"] | None
+    ) -> Float[Array, "N C K"]:
+        """Return the logits of all heads, out of those of all heads: the one slot that sees the axis of heads.
 
+        What it says of a pair of tokens depends on that pair alone: which pairs come together must not matter. Talking
+        heads (arXiv:2003.02436) are a product with [N, N] here; what they do behind the softmax no slot says.
+
+        Args:
+          logits_NCK: the products of queries with keys and vectors, scaled, for a block of pairs.
+          bias_NCK: the sum of the biases; None where the encoding has none.
+
+        Returns:
+          What the softmax is taken of, or, with a softcap, what is capped. Where a pair is hidden it must be finite,
+          and is not used.
+        """
+        return logits_NCK if bias_NCK is None else logits_NCK + bias_NCK
+
+
+OF_ALL_HEADS = frozenset({"mix"})
 SLOTS = frozenset(
-    name for name, value in vars(Slots).items() if callable(value) and name[0] != "_"
+    name
+    for name, value in vars(Slots).items()
+    if callable(value) and name[0] != "_" and name != "features_of_parts"
 ) | {"tokens"}

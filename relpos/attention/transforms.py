@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from relpos.attention import by_heads
 from relpos.attention.filled import Filled
 from relpos.attention.slots import Slots, split_heads
 
@@ -45,6 +46,9 @@ def keys(
       What meets the queries, and behind it what meets the query vectors, where that is something else. [B, S, N, W]
       if it differs by query head.
     """
+    if encoding.of_heads:
+        of_part = lambda part, k, heads, found: keys(part, k, positions_S, heads, found)  # noqa: E731
+        return by_heads.of_keys(of_part, encoding, k, num_heads, features)
     return _keys_or_values(encoding, _key_and_vector(encoding), k, positions_S, num_heads, features)
 
 
@@ -56,6 +60,9 @@ def values(
     features: Any = None,
 ) -> Float[Array, "B S K H"]:
     """Apply the encoding's `value`, for a cache; [B, S, N, H] if it differs by query head."""
+    if encoding.of_heads:
+        of_part = lambda part, v, heads, found: values(part, v, positions_S, heads, found)  # noqa: E731
+        return by_heads.of_keys(of_part, encoding, v, num_heads, features)
     slot = _slot("value") if "value" in encoding.overridden else None
     return _keys_or_values(encoding, slot, v, positions_S, num_heads, features)
 

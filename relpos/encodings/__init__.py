@@ -1,5 +1,10 @@
-"""Position encodings by name. The folder is the registry: each file is a scheme, its name the scheme's name."""
+"""Position encodings by name. The folder is the registry: each file is a scheme, its name the scheme's name.
 
+Schemes are put together by `Sum` and `ByHeads`, or as text: "rope+t5", "rope:4/alibi:4", see
+`relpos.encodings.composed.expressions`.
+"""
+
+import dataclasses
 import importlib
 import inspect
 import numbers
@@ -18,6 +23,9 @@ from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases
 from relpos.encodings.base import tokens as tokens
+from relpos.encodings.composed import ByHeads as ByHeads
+from relpos.encodings.composed import Sum as Sum
+from relpos.encodings.composed import expressions
 from relpos.errors import nearest
 
 MOST_HEADS = MOST_HEAD_DIM = 2**16
@@ -26,7 +34,8 @@ _FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 def names() -> tuple[str, ...]:
     """Return the names of all schemes, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
+    found = pkgutil.iter_modules(__path__)
+    return tuple(sorted(m.name for m in found if m.name != "base" and not m.ispkg))
 
 
 def scheme(name: str | type[Encoding]) -> type[Encoding]:
@@ -57,7 +66,7 @@ def options(name: str | type[Encoding]) -> dict[str, Any]:
 
 
 def create(
-    name: str | type[Encoding],
+    name: str | type[Encoding] | expressions.Heads,
     *,
     num_heads: int,
     head_dim: int,
@@ -68,22 +77,17 @@ def create(
     """Make an encoding.
 
     Args:
-      name: one of `names()`, or a class of your own.
+      name: one of `names()`, or a class of your own; or several, as "rope+t5" (a sum), "rope:4/alibi:4" (four heads of
+        each) and "rope(base=500.0)+t5" (options in place).
       num_heads: N, query heads.
       head_dim: H.
       rngs: a stream for the initial parameters.
       features: D, the width of the layer's input; None: num_heads * head_dim.
-      **chosen: the scheme's options, see `options(name)`.
+      **chosen: the scheme's options, see `options(name)`; where there are several, options stand beside their names.
 
     Raises:
       ValueError: an unknown name or option (the nearest right one is named), or a value the scheme refuses.
     """
-    known = options(name)
-    told = name if isinstance(name, str) else name.__name__
-    for key, value in chosen.items():
-        if key not in known:
-            raise ValueError(_unknown(f"option of {told}", key, tuple(known)))
-        _check_value(f"{told}.{key}", value, known[key])
     for what, size, most in (
         ("num_heads", num_heads, MOST_HEADS),
         ("head_dim", head_dim, MOST_HEAD_DIM),
@@ -91,6 +95,37 @@ def create(
         if not 1 <= size <= most:
             raise ValueError(f"{what} must be from 1 to {most}, got {size}")
     dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
+    if inspect.isclass(name):
+        return _create(name, chosen, dims, rngs)
+    heads = expressions.parse(name) if isinstance(name, str) else name
+    found = expressions.schemes(heads)
+    if len(found) > 1 and chosen:
+        raise ValueError(
+            f"{name}: write the options of several schemes beside their names, as rope(base=500.0)+t5; "
+            f"got {', '.join(chosen)}"
+        )
+    counts = expressions.counts(heads, num_heads)
+    made = []
+    for kind, count in zip(heads, counts, strict=True):
+        of_kind = dataclasses.replace(dims, num_heads=count)
+        summands = [
+            _create(scheme.name, {**dict(scheme.options), **chosen}, of_kind, rngs)
+            for scheme in kind.summands
+        ]
+        made.append(summands[0] if len(summands) == 1 else Sum(*summands))
+    return made[0] if len(made) == 1 else ByHeads(*zip(made, counts, strict=True))
+
+
+def _create(
+    name: str | type[Encoding], chosen: dict[str, Any], dims: Dims, rngs: nnx.Rngs
+) -> Encoding:
+    """Make one scheme, of options that are checked."""
+    known = options(name)
+    told = name if isinstance(name, str) else name.__name__
+    for key, value in chosen.items():
+        if key not in known:
+            raise ValueError(_unknown(f"option of {told}", key, tuple(known)))
+        _check_value(f"{told}.{key}", value, known[key])
     return scheme(name)(dims=dims, rngs=rngs, **chosen)
 
 

@@ -47,6 +47,16 @@ class Encoding(Slots, fills_slots=False):
     def __init__(self, *, dims: Dims, rngs: nnx.Rngs):
         pass
 
+    @property
+    def parts(self) -> tuple["Encoding", ...]:
+        """The encodings whose terms are summed up: this one alone, unless it is a sum."""
+        return (self,)
+
+    @property
+    def of_heads(self) -> tuple[tuple["Encoding", int], ...]:
+        """The encodings of heads of several kinds; empty: this one serves all."""
+        return ()
+
     @classmethod
     def adds_to_input(cls) -> bool:
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
@@ -101,10 +111,17 @@ def tokens(
 
     Returns:
       Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; one for all heads, [B, T, 1, ...], where
-      the encoding has no parameters per head.
+      the encoding has no parameters per head. Where heads are of several kinds, a tuple of those of each kind.
     """
     if not encoding.needs_tokens:
         return None, None
+    if encoding.of_heads:
+        states = (None,) * len(encoding.of_heads) if state is None else state
+        found = [
+            tokens(part, x_BTD, valid_BT, of_part, positions=positions, segments=segments)
+            for (part, _), of_part in zip(encoding.of_heads, states, strict=True)
+        ]
+        return tuple(features for features, _ in found), tuple(state for _, state in found)
     shape = x_BTD.shape[:2]
     valid_BT = jnp.ones(shape, bool) if valid_BT is None else valid_BT
     order_BT = None
@@ -156,6 +173,11 @@ def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
     Raises:
       ValueError: the encoding has no bias that is a function of the distance alone.
     """
+    if encoding.of_heads:
+        found = [biases(part, d) for part, _ in encoding.of_heads]
+        counts = [count for _, count in encoding.of_heads]
+        each = zip(found, counts, strict=True)
+        return jnp.concatenate([jnp.repeat(b, n // b.shape[0], 0) for b, n in each])
     split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head):

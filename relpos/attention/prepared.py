@@ -1,0 +1,126 @@
+"""What a call is given, and one head's queries and keys as the encoding and the plan want them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relpos import positions
+from relpos.attention import checks, distances
+from relpos.attention.distances import Tables
+from relpos.attention.parts import Part
+from relpos.attention.plan import Plan
+from relpos.attention.reference import Keys, Queries, Tokens
+from relpos.attention.slots import Slots
+
+
+class Arrays(NamedTuple):
+    """The arrays of one call; what was not given is None."""
+
+    state: Any
+    tables: tuple[Any, ...] | None  # of each part of a sum
+    q: Array
+    k: Array
+    v: Array
+    q_features: Any
+    k_features: Any
+    places: tuple[Any, ...]  # positions, segments and order of queries and of keys, by turns
+    seeds: Array | None
+
+
+def tokens_of(T, S, places: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
+    """Return where the queries and the keys of one row stand."""
+    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
+    q_position, k_position, q_segment, k_segment, *orders = places
+    q_position = index_T if q_position is None else q_position
+    k_position = index_S if k_position is None else k_position
+    q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
+    return q_tokens, Tokens(index_S, k_position, k_segment, orders[1])
+
+
+def queries_and_keys(
+    plan: Plan, encoding: Slots, tokens: tuple[Tokens, Tokens], q, k, v, q_features, k_features
+) -> tuple[Queries, Keys]:
+    """Return one head's, as the encoding and the plan want them: vectors and features are those of each part."""
+    q_position, k_position = (of_side.position for of_side in tokens)
+    queries = _queries(plan, encoding, q, q_position, q_features)
+    keys = _keys(plan, encoding, k, v, k_features)
+    if plan.padded:  # keys of heads of another kind are wider
+        keys = keys._replace(key=keys.key[..., -queries.content.shape[-1] :])
+    checks.check_ready_keys(queries.content.shape[-1], keys.key.shape[-1])
+    return _factored(plan, encoding, queries, keys, q_position, k_position)
+
+
+def of_one_part(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
+    """Return them as a path wants them that sees a sum as one encoding."""
+    return tuple(  # type: ignore[return-value]
+        side._replace(vector=side.vector[0], features=side.features[0]) for side in (queries, keys)
+    )
+
+
+def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Part, ...]:
+    """Return one head's parts, those without anything to evaluate in blocks empty."""
+    each = zip(plan.parts, plan.parts_of(encoding), tables, strict=True)
+    return tuple(
+        Part(part if planned.evaluated else Slots(), planned.beyond, planned.band, of_part)
+        for planned, part, of_part in each
+    )
+
+
+def tables_of(plan: Plan, encoding: Slots, given: Any, T: int, S: int) -> tuple[Tables, ...]:
+    """Return each part's distances as a table, where blocks read one."""
+    found = []
+    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+        table = None if given is None or len(given) != len(plan.parts) else given[number]
+        if table is None and planned.tabulated:
+            layout = plan.layout._replace(band=planned.band)
+            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S)
+        found.append(table or Tables())
+    return tuple(found)
+
+
+def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
+    """Return what meets the keys, and for each part what meets its key vectors where that is something else."""
+    of_parts = plan.features_of_parts(encoding, features)
+    if not plan.filled.own_vector_query:
+        return Queries(q, (None,) * len(plan.parts), of_parts)
+    vectors: list[Array | None] = []
+    for planned, part, of_part in zip(plan.parts, plan.parts_of(encoding), of_parts, strict=True):
+        vector = None
+        if planned.filled.key_vectors:
+            vector = part.vector_query(q, position, of_part)
+            # The logits are scaled as a whole.
+            vector = vector if part.scaled_vectors else vector / plan.rules.scale
+            vector = vector.astype(q.dtype)
+        vectors.append(vector)
+    content = encoding.query(q, position, features).astype(q.dtype)
+    return Queries(content, tuple(vectors), of_parts)
+
+
+def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
+    """Take apart what `transforms.keys` put side by side."""
+    widths = [planned.filled.own_vector_key for planned in plan.parts]
+    vectors: list[Array | None] = []
+    for width in reversed(widths):
+        k, vector = jnp.split(k, [k.shape[-1] - width], -1) if width else (k, None)
+        vectors.insert(0, vector)
+    return Keys(k, v, plan.features_of_parts(encoding, features), tuple(vectors))
+
+
+def _factored(
+    plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
+) -> tuple[Queries, Keys]:
+    """Put factors beside queries and keys, for the parts that have them."""
+    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+        if planned.factored:
+            vector = q.content if q.vector[number] is None else q.vector[number]
+            content = _beside(q.content, part.factored_query(vector, q_position))
+            vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
+            q = q._replace(content=content, vector=vectors)
+            k = k._replace(key=_beside(k.key, part.factored_key(k_position)))
+    return q, k
+
+
+def _beside(x_TH: Array, more_TF: Any) -> Array:
+    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)

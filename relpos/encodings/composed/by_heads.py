@@ -1,0 +1,58 @@
+"""Heads of different kinds in one layer."""
+
+from flax import nnx
+
+from relpos.encodings.base import Encoding
+
+
+class ByHeads(Encoding, fills_slots=False):
+    """The first heads have one encoding, the next ones another, and so on.
+
+    Each part attends by itself, on its heads: none pays for what the others do. Grouped queries: the query heads of
+    one key head are all of one kind, or a kind's heads are all of one group.
+    """
+
+    def __init__(self, *parts: tuple[Encoding, int]):
+        """Join encodings, each made for as many heads as stand beside it.
+
+        Raises:
+          ValueError: there are no heads of a kind, a part has heads of several kinds itself or adds to the model's
+            input, or the sizes of heads differ.
+        """
+        told = " / ".join(f"{type(part).__name__}: {count}" for part, count in parts)
+        for part, count in parts:
+            if count < 1:
+                raise ValueError(f"{told}: a part needs at least one head")
+            if part.of_heads:
+                raise ValueError(f"{told}: a part cannot have heads of several kinds itself")
+            if part.adds_to_input():
+                raise ValueError(
+                    f"{told}: {type(part).__name__} adds positions to the model's input, which all heads see"
+                )
+        made = [part for part, _ in parts]
+        self.kinds = nnx.List(made)
+        self.counts = tuple(count for _, count in parts)
+        self.shift_invariant = all(part.shift_invariant for part in made)
+        self.causal_only = any(part.causal_only for part in made)
+        self.needs_tokens = any(part.needs_tokens for part in made)
+        sizes = {part.head_dim for part in made if part.head_dim is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"{told}: made for heads of different sizes, {sorted(sizes)}")
+        self.head_dim = sizes.pop() if sizes else None
+        lengths = [part.max_length for part in made if part.max_length is not None]
+        self.max_length = min(lengths, default=None)
+
+    @property
+    def of_heads(self) -> tuple[tuple[Encoding, int], ...]:
+        """The parts, and how many heads each serves."""
+        return tuple(zip(self.kinds, self.counts, strict=True))
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether any part does."""
+        return any(part.reads_positions for part in self.kinds)
+
+    @property
+    def features_meet_in_blocks(self) -> bool:
+        """Whether those of any part do."""
+        return any(part.features_meet_in_blocks for part in self.kinds)

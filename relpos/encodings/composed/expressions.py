@@ -1,0 +1,142 @@
+"""Encodings as text: sums, heads of several kinds, layers that take turns.
+
+layers = heads ["*" times] {"," heads ["*" times]}      rope*3, none
+heads  = sum [":" count] {"/" sum [":" count]}          rope:4 / alibi:4
+sum    = scheme {"+" scheme}                            rope + t5
+scheme = name ["(" option "=" value {"," ...} ")"]      rope(base=500000)
+"""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+_NAME = r"[A-Za-z_]\w*"
+
+
+class Scheme(NamedTuple):
+    """A scheme and the options that stand beside its name."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def with_defaults(self, options: Mapping[str, Any]) -> "Scheme":
+        """Return the scheme with these options where it has none of its own."""
+        return Scheme(self.name, tuple({**options, **dict(self.options)}.items()))
+
+
+class Kind(NamedTuple):
+    """The summands of some heads, and of how many; None: an equal share."""
+
+    summands: tuple[Scheme, ...]
+    heads: int | None = None
+
+
+Heads = tuple[Kind, ...]
+
+
+def turns(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Return each turn's expression: "rope*2, none" is ("rope", "rope", "none").
+
+    Raises:
+      ValueError: names what cannot be read.
+    """
+    found: list[str] = []
+    for part in _split(text, ",") if isinstance(text, str) else text:
+        repeated = re.fullmatch(r"(.*\S)\s*\*\s*(\d+)", part, re.DOTALL)
+        one, times = (repeated[1], int(repeated[2])) if repeated else (part, 1)
+        if times < 1:
+            raise ValueError(f"encoding {part!r}: * is followed by how many layers, at least 1")
+        parse(one)
+        found += [one] * times
+    return tuple(found)
+
+
+def parse(text: str) -> Heads:
+    """Read one layer's encoding.
+
+    Raises:
+      ValueError: names what cannot be read.
+    """
+    return tuple(_kind(part, text) for part in _split(text, "/"))
+
+
+def schemes(heads: Heads) -> tuple[Scheme, ...]:
+    """Return all schemes of an expression."""
+    return tuple(scheme for kind in heads for scheme in kind.summands)
+
+
+def counts(heads: Heads, num_heads: int) -> tuple[int, ...]:
+    """Return how many heads are of each kind.
+
+    Raises:
+      ValueError: they do not add up.
+    """
+    given = [kind.heads for kind in heads]
+    left = num_heads - sum(count for count in given if count is not None)
+    shares = given.count(None)
+    if left < shares or (left and not shares) or (shares and left % shares):
+        told = " / ".join(f"{told_of(kind)}" for kind in heads)
+        raise ValueError(
+            f"{told}: the parts must have {num_heads} heads together, and those without a number an equal share"
+        )
+    return tuple(left // shares if count is None else count for count in given)
+
+
+def told_of(kind: Kind) -> str:
+    """Return a kind as text, without options."""
+    names = "+".join(scheme.name for scheme in kind.summands)
+    return names if kind.heads is None else f"{names}:{kind.heads}"
+
+
+def _kind(text: str, whole: str) -> Kind:
+    counted = re.fullmatch(r"(.*\S)\s*:\s*(\d+)\s*", text, re.DOTALL)
+    summands, heads = (counted[1], int(counted[2])) if counted else (text, None)
+    if heads == 0:
+        raise ValueError(f"encoding {whole!r}: {text.strip()!r} has no heads")
+    return Kind(tuple(_scheme(part, whole) for part in _split(summands, "+")), heads)
+
+
+def _scheme(text: str, whole: str) -> Scheme:
+    found = re.fullmatch(rf"\s*({_NAME})\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if not found:
+        raise ValueError(
+            f"encoding {whole!r}: cannot read {text.strip()!r}; write NAME or NAME(option=value), joined by + (sums), "
+            "/ (heads of several kinds, NAME:4 for four heads) and , (layers in turn, NAME*3 for three)"
+        )
+    name, options = found.groups()
+    if options is None or not options.strip():
+        return Scheme(name)
+    return Scheme(name, tuple(_option(part, whole) for part in _split(options, ",")))
+
+
+def _option(text: str, whole: str) -> tuple[str, Any]:
+    found = re.fullmatch(rf"\s*({_NAME})\s*=\s*(.*\S)\s*", text, re.DOTALL)
+    if not found:
+        raise ValueError(f"encoding {whole!r}: cannot read {text.strip()!r}; write option=value")
+    key, value = found.groups()
+    if re.fullmatch(_NAME, value) and value not in ("True", "False", "None"):
+        return key, value  # a word
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"encoding {whole!r}: cannot read the value {value!r} of {key}") from error
+
+
+def _split(text: str, sign: str) -> list[str]:
+    """Cut at a sign that stands outside of all brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= 1
+        if letter == sign and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

@@ -1,0 +1,238 @@
+"""Several encodings at once, summed up."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.attention.filled import Filled
+from relpos.encodings.base import Encoding
+
+
+class Sum(Encoding, fills_slots=False):
+    """logit = scale * (query(q_i) . key(k_j) + the parts' products with vectors) + the sum of the parts' biases.
+
+    Queries, keys and values go through the parts' `query`, `key` and `value` in turn, outputs back through their
+    `finish`. Vectors of distances meet what each part makes of the query (or key) as it was projected: with
+    rope + shaw, Shaw's vectors meet queries that are not rotated. In blocks each part has a band of its own, so that
+    a part whose distances never end makes no other one dearer.
+    """
+
+    def __init__(self, *summands: Encoding):
+        """Sum up encodings of the same heads; a sum among them counts as its parts.
+
+        Raises:
+          ValueError: they cannot be summed up: one adds to the model's input, or one walks along the row and another
+            fills slots of distances, or their scales differ.
+        """
+        parts = [part for summand in summands for part in summand.parts]
+        told = " + ".join(type(part).__name__ for part in parts)
+        for part in parts:
+            _check(part, parts, told)
+        self.summands = nnx.List(parts)
+        filled = [Filled.of(part) for part in parts]
+        self.with_key_vectors = tuple(f.key_vectors for f in filled)
+        self.with_query_vectors = tuple(f.query_vectors for f in filled)
+        overridden = frozenset[str]().union(*(part.overridden for part in parts))
+        # Vectors of several parts stand side by side, and so must what meets them.
+        if sum(self.with_key_vectors) > 1:
+            overridden |= {"vector_query"}
+        if sum(self.with_query_vectors) > 1:
+            overridden |= {"vector_key"}
+        self.overridden = overridden - {"factored_query", "factored_key"}  # of parts, in blocks
+        self.walks = any(part.walks for part in parts)
+        self.walk_rows = min(part.walk_rows for part in parts)
+        self.mixes = any(part.mixes for part in parts)
+        beyonds = [
+            part.constant_beyond for part, f in zip(parts, filled, strict=True) if f.distances
+        ]
+        known = [beyond for beyond in beyonds if beyond is not None]
+        self.constant_beyond = max(known) if known and len(known) == len(beyonds) else None
+        self.shift_invariant = all(part.shift_invariant for part in parts)
+        self.causal_only = any(part.causal_only for part in parts)
+        self.needs_tokens = any(part.needs_tokens for part in parts)
+        self.scaled_vectors = all(
+            part.scaled_vectors
+            for part, has in zip(parts, self.with_key_vectors, strict=True)
+            if has
+        )
+        reading = [part for part in parts if part.reads_positions]
+        axes = {part.axes for part in reading if part.axes is not None}
+        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked by itself
+        self.reals = all(part.reals for part in reading)
+        self.head_dim = _one("head sizes", told, [part.head_dim for part in parts])
+        self.logit_scale = _one("scales", told, [part.logit_scale for part in parts])
+        lengths = [part.max_length for part in parts if part.max_length is not None]
+        self.max_length = min(lengths, default=None)
+
+    @property
+    def parts(self) -> tuple[Encoding, ...]:
+        """The summands."""
+        return tuple(self.summands)
+
+    def features_of_parts(self, features: Any) -> tuple[Any, ...]:
+        """Return each part's features."""
+        return (None,) * len(self.summands) if features is None else features
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return the features of each part, and its state."""
+        states = (None,) * len(self.summands) if state is None else state
+        found = [
+            part.tokens(x_TD, valid_T, of_part) if part.needs_tokens else (None, None)
+            for part, of_part in zip(self.parts, states, strict=True)
+        ]
+        return tuple(features for features, _ in found), tuple(state for _, state in found)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Take queries through the parts."""
+        return self._in_turn("query", q_TH, positions_T, features_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Take keys through the parts."""
+        return self._in_turn("key", k_SH, positions_S, features_S)
+
+    def value(self, v_SH, positions_S, features_S):
+        """Take values through the parts."""
+        return self._in_turn("value", v_SH, positions_S, features_S)
+
+    def finish(self, out_TH, positions_T, features_T):
+        """Take outputs back through the parts, the last one first."""
+        return self._in_turn("finish", out_TH, positions_T, features_T, backward=True)
+
+    def _in_turn(self, slot, x_TH, positions_T, features_T, *, backward=False):
+        pairs = list(zip(self.parts, self.features_of_parts(features_T), strict=True))
+        width, last = x_TH.shape[-1], None
+        for part, of_part in reversed(pairs) if backward else pairs:
+            if slot not in part.overridden:
+                continue
+            if x_TH.shape[-1] != width:
+                raise ValueError(
+                    f"{type(last).__name__}.{slot} makes heads of {width} {x_TH.shape[-1]} wide, which "
+                    f"{type(part).__name__} does not expect: name it last in the sum"
+                )
+            x_TH, last = getattr(part, slot)(x_TH, positions_T, of_part), part
+        return x_TH
+
+    def vector_query(self, q_TH, positions_T, features_T):
+        """Return what meets the parts' key vectors, side by side."""
+        features = self.features_of_parts(features_T)
+        return _side_by_side(
+            part.vector_query(q_TH, positions_T, of_part)
+            for part, of_part, has in zip(self.parts, features, self.with_key_vectors, strict=True)
+            if has
+        )
+
+    def vector_key(self, k_SH, positions_S, features_S):
+        """Return what meets the parts' query vectors, side by side."""
+        features = self.features_of_parts(features_S)
+        return _side_by_side(
+            part.vector_key(k_SH, positions_S, of_part)
+            for part, of_part, has in zip(
+                self.parts, features, self.with_query_vectors, strict=True
+            )
+            if has
+        )
+
+    def bias(self, d):
+        """Return the sum of the parts' biases."""
+        return _total(part.bias(d) for part in self.parts)
+
+    def key_vectors(self, d):
+        """Return the parts' key vectors, side by side."""
+        return _side_by_side(part.key_vectors(d) for part in self.parts)
+
+    def query_vectors(self, d):
+        """Return the parts' query vectors, side by side."""
+        return _side_by_side(part.query_vectors(d) for part in self.parts)
+
+    def value_vectors(self, d):
+        """Return the sum of the parts' value vectors."""
+        return _total(part.value_vectors(d) for part in self.parts)
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Return the sum of the parts' biases of pairs."""
+        return _total(
+            part.block_bias(q_positions, k_positions, of_queries, of_keys)
+            for part, of_queries, of_keys in zip(
+                self.parts,
+                self.features_of_parts(q_features),
+                self.features_of_parts(k_features),
+                strict=True,
+            )
+        )
+
+    def mix(self, logits_NCK, bias_NCK):
+        """Mix the logits, and the sum of all biases, as the part does that mixes."""
+        (part,) = (part for part in self.parts if part.mixes)
+        return part.mix(logits_NCK, bias_NCK)
+
+    def _walking(self, features: Any) -> tuple[Encoding, Any]:
+        """Return the part that walks, and its features."""
+        pairs = zip(self.parts, self.features_of_parts(features), strict=True)
+        ((part, of_part),) = ((part, of_part) for part, of_part in pairs if part.walks)
+        return part, of_part
+
+    def begin(self, q_TH, q_features):
+        """Return the carry of the part that walks."""
+        part, of_part = self._walking(q_features)
+        return part.begin(q_TH, of_part)
+
+    def query_block(self, q_CH, q_features):
+        """Return what the part that walks makes of a block of queries."""
+        part, of_part = self._walking(q_features)
+        return part.query_block(q_CH, of_part)
+
+    def key_block(self, k_KH, k_features):
+        """Return what the part that walks makes of a block of keys."""
+        part, of_part = self._walking(k_features)
+        return part.key_block(k_KH, of_part)
+
+    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+        """Walk with the part that walks."""
+        (part,) = (part for part in self.parts if part.walks)
+        return part.walk(carry, q_CH, k_KH, q_features, k_features, seen_CK, scale)
+
+
+def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
+    """Check that a part may stand in this sum."""
+    name = type(part).__name__
+    if part.adds_to_input():
+        raise ValueError(
+            f"{told}: {name} adds positions to the model's input, not to attention: in a model write both names "
+            "(a stack takes its part before the layers), for a layer leave it out"
+        )
+    for other in parts:
+        if part.mixes and other.mixes and other is not part:
+            raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
+        if not part.walks or other is part:
+            continue
+        filled = Filled.of(other)
+        if other.walks or filled.distances or filled.block_bias:
+            raise ValueError(
+                f"{told}: {name} walks along the row and decides the logits as it goes; it cannot be summed up with "
+                f"{type(other).__name__}, which adds to them"
+            )
+    vectors = {p.scaled_vectors for p in parts if Filled.of(p).key_vectors}
+    if len(vectors) > 1:
+        raise ValueError(
+            f"{told}: some of their key vectors join the logits scaled, some unscaled; they cannot be summed up"
+        )
+
+
+def _one(what: str, told: str, values: Sequence[Any]) -> Any:
+    """Return the one value that is not None; None if there is none."""
+    found = {value for value in values if value is not None}
+    if len(found) > 1:
+        raise ValueError(f"{told}: their {what} differ: {', '.join(map(str, sorted(found)))}")
+    return found.pop() if found else None
+
+
+def _side_by_side(arrays):
+    found = [x for x in arrays if x is not None]
+    return jnp.concatenate(found, -1) if found else None
+
+
+def _total(arrays):
+    found = [x for x in arrays if x is not None]
+    return sum(found[1:], found[0]) if found else None

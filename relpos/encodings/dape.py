@@ -1,0 +1,68 @@
+"""A bias that changes with the logits: heads tell each other what they see, and where."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos import encodings
+from relpos.attention.slots import SLOTS
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+MOST_HIDDEN = 256
+SLOPE = 0.01  # of the leaky ReLU where it leaks, as PyTorch has it
+
+
+class DAPE(Encoding):
+    """logits = A + B + f([A; B]),  f = W_2 leaky_relu(W_1 [A; B] + c_1) + c_2, for each pair of tokens, over the heads.
+
+    Zheng et al. 2024, "DAPE: Data-Adaptive Positional Encoding for Length Extrapolation", arXiv:2405.14722, sec. 3. A
+    [N] are all heads' scaled products of query and key, B [N] their biases, those of the scheme `bias`: any that adds a
+    bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is a network 2N ->
+    hidden -> N, each layer's own, with the initial numbers of PyTorch's layers.
+    """
+
+    def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):
+        if not 1 <= hidden <= MOST_HIDDEN:
+            raise ValueError(f"dape.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
+        inner = encodings.scheme(bias)(dims=dims, rngs=rngs) if bias in encodings.names() else None
+        filled = inner.overridden & SLOTS if inner else frozenset()
+        if inner is None or not filled or filled - {"bias", "block_bias"}:
+            raise ValueError(
+                f"dape.bias must be a scheme that adds a bias and does nothing else, such as kerple, alibi, fire or "
+                f"t5, got {bias!r}"
+            )
+        self.inner = inner
+        self.constant_beyond = self.inner.constant_beyond
+        self.shift_invariant = self.inner.shift_invariant
+        self.axes, self.reals = self.inner.axes, self.inner.reals
+        self.causal_only = self.inner.causal_only
+        N = dims.num_heads
+        # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)).
+        uniform = lambda bound, *shape: jax.random.uniform(  # noqa: E731
+            rngs.params(), shape, minval=-bound, maxval=bound
+        )
+        into, out_of = (2 * N) ** -0.5, hidden**-0.5
+        self.of_logits, self.of_biases = (PerHead(uniform(into, N, hidden)) for _ in range(2))
+        self.hidden_offset = nnx.Param(uniform(into, hidden))
+        self.output = PerHead(uniform(out_of, N, hidden))
+        self.offset = PerHead(uniform(out_of, N))
+
+    def bias(self, d):
+        """Return B."""
+        return self.inner.bias(d)
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Return B, where it depends on the positions themselves."""
+        return self.inner.block_bias(q_positions, k_positions, q_features, k_features)
+
+    def mix(self, logits_NCK, bias_NCK):
+        """Return A + B + f([A; B])."""
+        dtype = logits_NCK.dtype
+        bias_NCK = bias_NCK.astype(dtype)
+        kernel = jnp.concatenate([self.of_logits[...], self.of_biases[...]]).astype(dtype)
+        both = jnp.concatenate([logits_NCK, bias_NCK])
+        column = lambda x: x[...].astype(dtype)[:, None, None]  # noqa: E731
+        hidden = jnp.tensordot(kernel.T, both, 1) + column(self.hidden_offset)
+        hidden = jax.nn.leaky_relu(hidden, SLOPE)
+        changed = jnp.tensordot(self.output[...].astype(dtype), hidden, 1) + column(self.offset)
+        return logits_NCK + bias_NCK + changed

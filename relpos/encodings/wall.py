@@ -1,0 +1,113 @@
+"""A forget gate for each channel: what a key says fades on the way, channel by channel."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from relpos.attention.reference import dot_rows
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead
+
+PIECE = 8  # keys: a query meets those of the piece that it stands in channel by channel
+
+
+class Wall(Encoding):
+    """logit = scale sum_n q_in k_jn prod_{t = j+1..i} f_tn,  f_t = sigmoid(W x_t + c), a gate for each channel n.
+
+    Tilde Research 2026, "Wall Attention: Length Generalization With Diagonal Gates", as in flash-linear-attention's
+    layers/wall_attn.py (no paper, so no arXiv: number). W [features, H] and c [H] are each query head's own;
+    c = `initial_offset` at the start, 8 there: gates near 1. Left out: its second gate, one for all channels of a head,
+    which is what `fox` adds. Causal.
+
+    With P the sums of log f the factor is exp(P_i) exp(-P_j), and the second overflows. Here a query fades as it walks
+    past the keys: every factor is a product of gates, at most 1, and one that underflows is too small to count.
+    """
+
+    needs_tokens = True
+    causal_only = True
+    walk_rows = 64
+    axes = None
+
+    def __init__(self, *, initial_offset: float = 8.0, dims: Dims, rngs: nnx.Rngs):
+        N, D, H = dims.num_heads, dims.features, dims.head_dim
+        self.head_dim = H
+        self.weight = PerHead(jax.random.normal(rngs.params(), (N, D, H)) * D**-0.5)
+        self.offset = PerHead(jnp.full((N, H), initial_offset, float))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return log f_t; padding fades nothing."""
+        gate_TH = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
+        log_TH = jax.nn.log_sigmoid(gate_TH)
+        return jnp.where(valid_T[:, None], log_TH, 0), jnp.zeros(())
+
+    def begin(self, q_TH, q_features):
+        """Return the query, not faded yet; at least float32."""
+        return q_TH.astype(jnp.result_type(q_TH, q_features, jnp.float32))
+
+    def query_block(self, q_CH, q_features):
+        """Return nothing: the carry is all there is of a query."""
+
+    def key_block(self, k_KH, k_features):
+        """Return log f, the keys as a query meets them that comes from behind the block, and how it leaves it."""
+        return k_features, *faded(k_KH.astype(k_features.dtype), k_features)
+
+    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+        """Fade the queries by the gates of the keys that they see."""
+        log_KH, faded_KH, through_H = k_features
+        if seen_CK is None:
+            return Passed(dot_rows(carry, faded_KH), None, carry * through_H[None])
+        C, K = seen_CK.shape
+
+        def pieces(x, axis):
+            x = jnp.pad(x, [(0, -K % PIECE if at == axis else 0) for at in range(x.ndim)])
+            return x.reshape(*x.shape[:axis], -1, PIECE, *x.shape[axis + 1 :])
+
+        seen = pieces(seen_CK, 1)
+        k, log = pieces(k_KH.astype(carry.dtype), 0), pieces(log_KH, 0)
+        number = jnp.arange(k.shape[0])
+        # The piece with the last key that a query sees, in whose midst it may stand: no key behind it is seen.
+        own_C = jnp.where(seen.any(2), number[None], 0).max(1)
+        at_own = own_C[:, None] == number[None]
+        near, carry = _within(carry, at_own, seen, k, log)
+
+        def past(carry, piece):
+            number, faded_LH, through_H = piece
+            after = jnp.where((own_C > number)[:, None], carry * through_H[None], carry)
+            return after, dot_rows(carry, faded_LH)
+
+        carry, far = jax.lax.scan(past, carry, (number, *faded(k, log)), reverse=True)
+        dots = jnp.where(at_own[:, :, None], near[:, None], jnp.swapaxes(far, 0, 1))
+        return Passed(dots.reshape(C, -1)[:, :K], None, carry)
+
+
+def _within(carry, at_own, seen, k, log):
+    """Walk past the keys that each query sees of its own piece.
+
+    Args:
+      carry: the queries, [C, H].
+      at_own: which piece is each one's own, [C, P].
+      seen: which keys of the P pieces it sees, [C, P, L].
+      k: the keys, [P, L, H].
+      log: the logarithms of their gates, likewise.
+
+    Returns:
+      The dots with its own piece, [C, L], and the queries.
+    """
+    # A product that picks rows: a look-up is as fast, but its transpose is a scatter.
+    with jax.default_matmul_precision("highest"):
+        k_CLH, log_CLH = (jnp.tensordot(at_own.astype(x.dtype), x, 1) for x in (k, log))
+    seen_CL = (seen & at_own[:, :, None]).any(1)
+    faded_CLH, through_CH = faded(k_CLH, jnp.where(seen_CL[:, :, None], log_CLH, 0))
+    return (carry[:, None] * faded_CLH).sum(-1), carry * through_CH
+
+
+def faded(
+    k: Float[Array, "*P L H"], log: Float[Array, "*P L H"]
+) -> tuple[Float[Array, "*P L H"], Float[Array, "*P H"]]:
+    """Return each key times the gates that follow it, and the product of all gates.
+
+    Sums of logarithms, not their differences: no digits are lost where a gate is shut.
+    """
+    behind = jnp.flip(jnp.cumsum(jnp.flip(log[..., 1:, :], -2), -2), -2)
+    behind = jnp.concatenate([behind, jnp.zeros_like(log[..., :1, :])], -2)
+    return k * jnp.exp(behind), jnp.exp(behind[..., 0, :] + log[..., 0, :])
