@@ -19,7 +19,17 @@ ENCODINGS = {
     "none": {},
     "path": {"rank": 32},
     "pope": {"base": 10000.0},
-    "rope": {"base": 10000.0, "layout": "half", "fraction": 1.0},
+    "rope": {
+        "base": 10000.0,
+        "layout": "half",
+        "fraction": 1.0,
+        "scaling": "none",  # or longrope
+        "trained_length": 4096,
+        "target_length": 0,
+        "short_factors": (),
+        "long_factors": (),
+    },
+    "rope_2d": {"mixed": False, "width": 14, "base": 0.0, "layout": "interleaved"},
     "selective_rope": {"rank": 4},
     "shaw": {"k": 16, "keys": True, "values": True},
     "sinusoidal": {"base": 10000.0},

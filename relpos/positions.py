@@ -63,13 +63,18 @@ def distances(q_positions_T: Num[Array, "T"], k_positions_S: Num[Array, "S"]) ->
     return q_positions_T[:, None] - k_positions_S[None, :]
 
 
-def angles(positions_T: Num[Array, "T"], base: float, width: int) -> Float[Array, "T M"]:
+def angles(
+    positions_T: Num[Array, "T"], base: float, width: int, slower: tuple[float, ...] = ()
+) -> Float[Array, "T M"]:
     """Return position * theta_m up to whole turns,  theta_m = base^(-2m/width),  m = 0 ... width/2 - 1.
+
+    `slower`: theta_m is divided by the m-th of these numbers.
 
     A product in float32 would be off by up to 0.06 at position 10^6. Here whole strides of positions turn by an angle
     that was brought below one turn in float64, so that the error stays below 0.003 up to 10^7.
     """
     theta_M = base ** (-np.arange(0, width, 2) / width)
+    theta_M = theta_M / np.array(slower) if slower else theta_M
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
     stride_T = jnp.full_like(positions_T, _STRIDE)
     # The remainder has the position's sign: a small negative position has no whole stride. It is exact, of reals too.
@@ -80,10 +85,10 @@ def angles(positions_T: Num[Array, "T"], base: float, width: int) -> Float[Array
 
 
 def waves(
-    positions_T: Num[Array, "T"], base: float, width: int
+    positions_T: Num[Array, "T"], base: float, width: int, slower: tuple[float, ...] = ()
 ) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
     """Return the sines and the cosines of `angles`."""
-    angles_TM = angles(positions_T, base, width)
+    angles_TM = angles(positions_T, base, width, slower)
     if angles_TM.dtype != jnp.float32:
         return jnp.sin(angles_TM), jnp.cos(angles_TM)
     return _sines_and_cosines(angles_TM)

@@ -339,7 +339,7 @@ def run_kinds(
 
 
 def _made(name: str) -> encodings.Encoding:
-    return encodings.create(name, num_heads=1, head_dim=2, rngs=nnx.Rngs(0))
+    return encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
 
 
 def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Result]]:

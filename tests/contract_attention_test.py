@@ -154,9 +154,14 @@ def assert_as_in_the_paper(name, options, kind, implementation):
     if kind == "reals":
         places = {"q": 1.37 * np.arange(T) - 9.1, "k": 1.37 * np.arange(T) - 9.1}
         kw |= {f"{side}_positions": jnp.asarray(place) for side, place in places.items()}
-        if encoding.reads_positions and not encoding.reals:
-            with pytest.raises(ValueError, match="round them to integers"):
-                check_places(encoding, kw["q_positions"][None])
+        if encoding.reads_positions and not (encoding.reals and encoding.axes == 1):
+            check = (
+                check_places
+                if encoding.axes == 1
+                else lambda *_: attend(encoding, q, k, v, x, **kw)
+            )
+            with pytest.raises(ValueError, match="whole"):
+                check(encoding, kw["q_positions"][None])
             return
     valid = jnp.asarray(segments != 0)
     found = attend(

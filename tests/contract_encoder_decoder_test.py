@@ -61,7 +61,7 @@ def places():
 
 
 def made(name):
-    return encodings.create(name, num_heads=1, head_dim=2, rngs=nnx.Rngs(0))
+    return encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
 
 
 PLACES = list(places())

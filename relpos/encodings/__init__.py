@@ -145,6 +145,8 @@ def _check_value(key: str, value: Any, default: Any) -> None:
             raise ValueError(f"{key} must be a number, got {value!r}")
         if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
             raise ValueError(f"{key} must be finite in float32, got {value}")
+    elif isinstance(default, tuple) and not isinstance(value, tuple | list):
+        raise ValueError(f"{key} must be a list of numbers, got {value!r}")
 
 
 def _unknown(what: str, given: Any, known: tuple[str, ...]) -> str:

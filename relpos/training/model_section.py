@@ -72,7 +72,8 @@ def check_cross_encoding(config: ConfigDict) -> None:
     turns = _turns(config, "cross_encoding")
     if len(turns) != 1:
         raise UserError(
-            f"config key 'cross_encoding': {config.cross_encoding} is for {len(turns)} layers in turn: name one encoding"
+            f"config key 'cross_encoding': {config.cross_encoding} is for {len(turns)} layers in turn: name "
+            "one encoding"
         )
     for name in expressions.leaves(turns):
         scheme = _scheme(name, "cross_encoding")
@@ -143,9 +144,9 @@ def create_places(config: ConfigDict, digits: tuple[int, ...]) -> places.Places:
     if config.positions and config.positions not in places.names():
         hint = did_you_mean(config.positions, places.names())
         raise UserError(f"config key 'positions': there is no {config.positions!r}{hint}")
-    options = config.places.get(config.positions, {})
-    try:
-        return places.create(config.positions, digits=digits, **options)
+    try:  # what is not chosen is checked as well
+        made = {name: places.create(name, digits=digits, **o) for name, o in config.places.items()}
+        return made.get(config.positions) or places.create(config.positions, digits=digits)
     except ValueError as error:
         raise UserError(f"config section 'places': {error}") from error
 

@@ -58,10 +58,8 @@ class Sum(Encoding, fills_slots=False):
             if has
         )
         reading = [part for part in parts if part.reads_positions]
-        axes = {part.axes for part in reading}
-        self.axes = (
-            1 if 1 in axes else max((a for a in axes if a is not None), default=None)
-        )  # each part is checked by itself
+        axes = {part.axes for part in reading if part.axes is not None}
+        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked by itself
         self.reals = all(part.reals for part in reading)
         self.head_dim = _one("head sizes", told, [part.head_dim for part in parts])
         self.logit_scale = _one("scales", told, [part.logit_scale for part in parts])

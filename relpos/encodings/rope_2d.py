@@ -1,0 +1,94 @@
+"""Rotations of queries and keys by row and column of an image."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from relpos import positions
+from relpos.encodings.base import Dims, Encoding, PerHead, check_base
+from relpos.encodings.rope import check_layout, rotated
+
+
+class RoPE2D(Encoding):
+    """q_i R(y_i, x_i) . k_j R(y_j, x_j), which depends on the rows y_i - y_j and the columns x_i - x_j apart.
+
+        axial:  angle_m = x theta_m, then y theta_m,          theta_m = base^(-4m/H),  half of the H/2 pairs each
+        mixed:  angle_m = x f_m + y g_m,                      f, g learned, each head's and each layer's own
+
+    Heo et al. 2024, "Rotary Position Embedding for Vision Transformer", arXiv:2403.13298, sec. 3.2 and 3.3. Mixed
+    frequencies start as theta_m in a direction drawn for each head, and at right angles to it in the second half of the
+    pairs. Positions are [T, 2], row and column, integers or reals. One whole number p is the place p of a grid that is
+    read row by row, row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base`
+    0: the authors', 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
+    """
+
+    shift_invariant = False  # one number: the next row begins elsewhere
+    axes = 2
+    reals = True
+
+    def __init__(
+        self,
+        *,
+        mixed: bool = False,
+        width: int = 14,
+        base: float = 0.0,
+        layout: str = "interleaved",
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        base = base or (10.0 if mixed else 100.0)
+        check_base("rope_2d.base", base)
+        check_layout("rope_2d.layout", layout)
+        if width < 1:
+            raise ValueError(f"rope_2d.width must be at least 1, got {width}")
+        if dims.head_dim % 2 or dims.head_dim < 4:
+            raise ValueError(
+                f"rope_2d turns pairs of dimensions, some by row and some by column: head_dim must be even and at "
+                f"least 4, got {dims.head_dim}"
+            )
+        self.base, self.width, self.layout = base, width, layout
+        self.head_dim = dims.head_dim
+        # [2, H/2] of each head, those of rows first.
+        self.frequencies = PerHead(_directed(base, dims, rngs)) if mixed else None
+
+    def _places(self, positions_T):
+        """Return [T, 2], row and column."""
+        if positions_T.ndim == 2:
+            return positions_T
+        if jnp.issubdtype(positions_T.dtype, jnp.floating):
+            raise ValueError(
+                "rope_2d reads one number as a place of a grid, which is a whole one: give positions [..., 2], row and "
+                "column, or integers"
+            )
+        return jnp.stack([positions_T // self.width, positions_T % self.width], -1)
+
+    def _rotate(self, x_TH, positions_T):
+        places_T2 = self._places(positions_T)
+        if self.frequencies is not None:
+            frequencies_2M = self.frequencies[...]
+            angles_TM = places_T2.astype(frequencies_2M.dtype) @ frequencies_2M
+        else:
+            M = x_TH.shape[-1] // 2
+            row_TM, column_TM = (positions.angles(x, self.base, M) for x in places_T2.T)
+            angles_TM = jnp.concatenate([column_TM, row_TM[:, : M // 2]], -1)
+        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn the query."""
+        return self._rotate(q_TH, positions_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn the key."""
+        return self._rotate(k_SH, positions_S)
+
+
+def _directed(base: float, dims: Dims, rngs: nnx.Rngs) -> Float[Array, "N 2 M"]:
+    """Return theta_m in a direction that is drawn for each head, and at right angles to it in the second half."""
+    M = dims.head_dim // 2
+    m = jnp.arange(M, dtype=float)
+    is_second = m >= M - M // 2
+    speed_1M = (base ** (-2 * jnp.where(is_second, m - (M - M // 2), m) / M))[None]
+    toward_N1 = jax.random.uniform(rngs.params(), (dims.num_heads, 1), maxval=2 * jnp.pi)
+    toward_NM = toward_N1 + jnp.where(is_second, jnp.pi / 2, 0.0)[None]
+    return jnp.stack([jnp.sin(toward_NM) * speed_1M, jnp.cos(toward_NM) * speed_1M], 1)
