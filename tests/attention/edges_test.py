@@ -253,7 +253,7 @@ def squares(name, sizes):
 
 
 def hessian_product(loss, point):
-    return jax.jvp(jax.grad(loss, (0, 1)), point, point)[1]
+    return jax.jit(lambda point: jax.jvp(jax.grad(loss, (0, 1)), point, point)[1])(point)
 
 
 @pytest.mark.skipif(

@@ -16,6 +16,14 @@ class Oracle(oracle.Oracle):
         return np.eye(len(w)) - beta * np.outer(w, w)
 
     def logit(self, q, k, i, j, scale, x, row, column):
-        for t in range(row, column, -1):
-            q = self.reflection(x[t]) @ q
-        return scale * float(k @ q)
+        return self.logits(q, [k], i, [j], scale, x, row, [column])[0]
+
+    def logits(self, q, keys, i, js, scale, x, row, columns):
+        """From the last key to the first: what reaches a key has been turned on the way to those behind it."""
+        found, at = [], row
+        for k, column in reversed(list(zip(keys, columns, strict=True))):
+            for t in range(at, column, -1):
+                q = self.reflection(x[t]) @ q
+            at = min(at, column)
+            found.append(scale * float(k @ q))
+        return found[::-1]

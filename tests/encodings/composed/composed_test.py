@@ -1,0 +1,210 @@
+"""Sums and heads of several kinds, against loops in float64 and on every path."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import encodings
+from relpos.encodings.composed import ByHeads, Sum
+from relpos.encodings.composed.expressions import counts, parse
+from tests import oracle
+from tests.attending import (
+    BLOCKS,
+    B,
+    H,
+    K,
+    N,
+    T,
+    assert_trees_close,
+    attend,
+    inputs,
+    make,
+    value_and_grads,
+)
+
+SCATTERED = np.random.default_rng(3).integers(0, 60, (B, T))
+PACKED = np.array([[1] * 5 + [2] * 1 + [3] * 20 + [0] * 11, [0] * 3 + [4] * 34])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+class SumOracle(oracle.Oracle):
+    """Each part says what it adds to the content of the logit and to the value, of a query that is not rotated."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def logit(self, q, k, *more):
+        scale = more[2]
+        found = [part.logits(q, [k], more[0], [more[1]], scale, *more[3:5], [more[5]])[0] for part in self.parts]  # fmt: skip
+        return sum(found) - (len(found) - 1) * scale * float(q @ k)
+
+    def value(self, v, i, j):
+        return v + sum(part.value(v, i, j) - v for part in self.parts)
+
+
+def oracles_of(text, encoding):
+    """One oracle for each head."""
+    found, heads = [], parse(text)
+    made = [part for part, _ in encoding.of_heads] or [encoding]
+    for kind, count, one in zip(heads, counts(heads, N), made, strict=True):
+        for n in range(count):
+            parts = []
+            for scheme, part in zip(kind.summands, one.parts, strict=True):
+                state = nnx.to_pure_dict(nnx.state(part))
+                p = {key: np.asarray(x, np.float64) for key, x in state.items()}
+                of_scheme = importlib.import_module(f"tests.encodings.{scheme.name}_test").Oracle
+                parts.append(of_scheme(p, n, count, dict(scheme.options)))
+            found.append(SumOracle(parts))
+    return found
+
+
+SUMS = ["rope+t5", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+transformer_xl"]
+HEADS = ["rope:2/alibi:4", "pope:2/fox+t5:2/none"]
+
+
+@pytest.mark.parametrize("path", ["reference", "blockwise"])
+@pytest.mark.parametrize("text", SUMS + HEADS)
+def test_values_are_those_of_the_parts_loops(text, path):
+    encoding = make(text)
+    q, k, v, x = inputs()
+    at = np.arange(T) * 8  # beyond bands
+    found = attend(
+        encoding, q, k, v, x, causal=True, implementation=path, block_sizes=BLOCKS,
+        q_positions=jnp.asarray(at), k_positions=jnp.asarray(at),
+    )  # fmt: skip
+    for b in range(B):
+        expected = oracle.attention(
+            oracles_of(text, encoding), *(np.asarray(a[b]) for a in (q, k, v)), q_positions=at,
+            k_positions=at, visible=lambda t, s: s <= t, scale=H**-0.5, x=np.asarray(x[b]),
+        )  # fmt: skip
+        np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
+
+
+SETTINGS = {
+    "consecutive": {},
+    "packed": {"q_segments": PACKED, "k_segments": PACKED},
+    "scattered": {"q_positions": SCATTERED, "k_positions": SCATTERED, "window": 30},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(
+    "text", [*SUMS, *HEADS, "rope+cope", "rope+dape", "wall+rope", "deberta+fox"]
+)
+def test_paths_agree_in_values_and_gradients(text, kind):
+    encoding = make(text)
+    kw = {key: jnp.asarray(x) if key != "window" else x for key, x in SETTINGS[kind].items()}
+    if kind == "packed":
+        kw["k_segments"] = kw["q_segments"]
+    arrays = inputs()
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    expected, found = (
+        value_and_grads(
+            encoding, arrays, weight, causal=True, implementation=path, block_sizes=BLOCKS, **kw
+        )
+        for path in ("reference", "blockwise")
+    )
+    assert_trees_close(found, expected, 1e-10)
+
+
+def test_a_sum_by_kernels_is_the_sum():
+    encoding = make("rope+t5+shaw(k=3)", heads=2)
+    arrays = inputs(N=2, K=1, T=16, B=1)
+    weight = jnp.ones((1, 16, 2, H))
+    expected, found = (
+        value_and_grads(encoding, arrays, weight, causal=True, implementation=path)
+        for path in ("reference", "pallas")
+    )
+    assert_trees_close(found, expected, 1e-10)
+
+
+def test_heads_of_two_kinds_are_the_heads_of_two_calls():
+    encoding = make("rope:4/alibi:2")
+    q, k, v, x = inputs()
+    both = attend(encoding, q, k, v, x, causal=True)
+    (rope, _), (alibi, _) = encoding.of_heads
+    first = attend(rope, q[:, :, :4], k[:, :, :2], v[:, :, :2], x, causal=True)
+    last = attend(alibi, q[:, :, 4:], k[:, :, 2:], v[:, :, 2:], x, causal=True)
+    np.testing.assert_allclose(both, jnp.concatenate([first, last], 2), atol=1e-12)
+
+
+def test_dropout_differs_from_kind_to_kind_as_from_head_to_head():
+    """Heads of one encoding and the same heads in two kinds drop the same weights."""
+    q, k, v, x = inputs()
+    kw = {"causal": True, "dropout_rate": 0.3, "dropout_key": jax.random.key(7)}
+    whole = attend(make("none"), q, k, v, x, **kw)
+    np.testing.assert_allclose(attend(make("none:2/none:4"), q, k, v, x, **kw), whole, atol=1e-12)
+
+
+def test_keys_of_several_kinds_are_kept_once_where_they_can_be():
+    """A cache has the layer's key heads, or a head for each query where kinds share one key head."""
+    _, k, _, _ = inputs()
+    at = jnp.arange(T)
+    kept = lambda text, k: encodings.transform_keys(make(text), k, at, N).shape  # noqa: E731
+    assert kept("rope:2/alibi:4", k) == (B, T, K, H)
+    assert kept("pope:2/alibi:4", k) == (B, T, K, 2 * H)
+    assert kept("rope:2/alibi:4", k[:, :, :1]) == (B, T, N, H)
+    assert kept("rope+t5+fox", k) == (B, T, K, H)
+
+
+def test_biases_are_those_of_all_heads():
+    d = jnp.arange(20)
+    t5, alibi = make("t5", heads=2), make("alibi", heads=4)
+    together = encodings.biases(ByHeads((t5, 2), (alibi, 4)), d)
+    np.testing.assert_array_equal(
+        together, jnp.concatenate([encodings.biases(t5, d), encodings.biases(alibi, d)])
+    )
+    kerple = make("kerple", heads=2)
+    np.testing.assert_allclose(
+        encodings.biases(Sum(t5, kerple), d),
+        encodings.biases(t5, d) + encodings.biases(kerple, d),
+    )
+
+
+def test_a_sum_says_of_itself_what_its_parts_say():
+    found = make("rope+t5")
+    assert found.constant_beyond == 128 and found.causal_only and found.shift_invariant
+    assert make("shaw+kerple").constant_beyond is None
+    assert make("fox+tupe").logit_scale == make("tupe").logit_scale
+    assert not make("fox+tupe").shift_invariant
+    assert make("fox+t5").needs_tokens and not found.needs_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rope+sinusoidal", "adds positions to the model's input"),
+        ("cope+t5", "walks along the row"),
+        ("path+cope", "walks along the row"),
+        ("shaw+inkling", "some unscaled"),
+        ("tupe+deberta", "scales differ"),
+        ("rope:2/sinusoidal:4", "all heads see"),
+        ("rope:5/alibi:2", "6 heads together"),
+        ("rop+t5", "did you mean 'rope'"),
+        ("rope(bas=2.0)+t5", "did you mean 'base'"),
+    ],
+)
+def test_what_cannot_be_put_together_is_named(text, told):
+    with pytest.raises(ValueError, match=told):
+        make(text)
+
+
+def test_a_kind_may_not_cut_through_groups():
+    q, k, v, x = inputs()
+    with pytest.raises(ValueError, match="share key heads with others"):
+        attend(make("rope:3/alibi:3"), q, k, v, x, causal=True)
+
+
+def test_options_of_several_schemes_stand_beside_their_names():
+    with pytest.raises(ValueError, match="beside their names"):
+        make("rope+t5", base=3.0)
+    assert make("rope(base=3.0)+t5").parts[0].base == 3.0
