@@ -7,6 +7,7 @@ programs, because what they call has the same shapes.
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx

@@ -56,8 +56,8 @@ def check_encoding(
         )
     if not may_be_unbound and any(part.unbound for part in encoding.parts):
         raise ValueError(
-            f"{name} reads the layer's projections: call encoding.bind(query_DNH, key_DKH) and give attention what it "
-            "returns; relpos.RelativeAttention and CrossAttention do"
+            f"{name} reads the layer's projections: give attention what "
+            "relpos.encodings.bind(encoding, query_DNH, key_DKH) returns, or use relpos.RelativeAttention"
         )
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):

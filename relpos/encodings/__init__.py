@@ -22,6 +22,7 @@ from relpos.attention import transform_values as transform_values
 from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases
+from relpos.encodings.base import bind as bind
 from relpos.encodings.base import tokens as tokens
 from relpos.encodings.composed import ByHeads as ByHeads
 from relpos.encodings.composed import Sum as Sum

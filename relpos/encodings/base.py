@@ -9,9 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from relpos.attention import Passed, PerHead, PerHeadConstant, Slots, split_heads
+from relpos.attention.by_heads import slices
 from relpos.sharding import left_to_the_compiler
 
-__all__ = ["Dims", "Encoding", "Passed", "PerHead", "PerHeadConstant", "biases", "tokens"]
+__all__ = ["Dims", "Encoding", "Passed", "PerHead", "PerHeadConstant", "biases", "bind", "tokens"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +62,11 @@ class Encoding(Slots, fills_slots=False):
         """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
         return "embed" in cls.overridden
 
-    def bind(self, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]) -> "Encoding":
-        """Return the encoding for a layer with these projections of queries and keys: a layer calls it each time.
-
-        Where it reads them, the encoding is `unbound` before.
-        """
-        return self
+    def of_projections(
+        self, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]
+    ) -> dict[str, Array]:
+        """Return what an encoding that is `unbound` computes of its layer's projections, by attribute name."""
+        return {}
 
     def embed(
         self, x_TD: Float[Array, "T D"], positions_T: Num[Array, "T *axes"]
@@ -99,6 +99,34 @@ def check_base(key: str, base: float) -> None:
     """
     if base < 1:
         raise ValueError(f"{key} must be at least 1, got {base}")
+
+
+def bind(
+    encoding: Encoding, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]
+) -> Encoding:
+    """Return the encoding for a layer with these projections of queries and keys.
+
+    Layers do it at each call; an encoding that does not read them is returned as it is.
+
+    Args:
+      encoding: of N heads.
+      query_DNH: the layer's projection of its input to queries.
+      key_DKH: that to keys.
+    """
+    kinds = [encoding] if not encoding.of_heads else [kind for kind, _ in encoding.of_heads]
+    if not any(part.unbound for kind in kinds for part in kind.parts):
+        return encoding
+    bound = nnx.merge(*nnx.split(encoding))
+    kernels: list[tuple[Any, Array, Array]] = [(bound, query_DNH, key_DKH)]
+    if bound.of_heads:
+        heads = slices(bound, query_DNH.shape[1], key_DKH.shape[1])
+        kernels = [(s.encoding, query_DNH[:, s.queries], key_DKH[:, s.keys]) for s in heads]
+    for kind, of_queries, of_keys in kernels:
+        for part in kind.parts:
+            for name, value in part.of_projections(of_queries, of_keys).items():
+                getattr(part, name)[...] = value
+            part.unbound = False
+    return bound
 
 
 def tokens(

@@ -17,7 +17,7 @@ class DeBERTa(Encoding):
     He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1.
     delta(i, j) = clip(i - j + span, 0, 2 span - 1); P [2 span, features] is learned, one table for all layers; W_K and
     W_Q are each head's and each layer's. `share`: they are the layer's own projections of keys and queries, as in
-    version 2 (its public code's share_att_key), which `bind` brings. `log_buckets`: distances above span / 2 share rows
+    version 2 (its public code's share_att_key), which `relpos.encodings.bind` brings. `log_buckets`: distances above span / 2 share rows
     that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet delta(i, j), as the
     public code has it, not the paper's delta(j, i).
     """
@@ -56,16 +56,13 @@ class DeBERTa(Encoding):
         ]
         self.of_keys, self.of_queries = kernels
 
-    def bind(self, query_DNH, key_DKH):
-        """Return the encoding with the layer's projections, where they are shared."""
+    def of_projections(self, query_DNH, key_DKH):
+        """Return the layer's projections, where they are shared, each key head's for the query heads that it serves."""
         if not self.share:
-            return self
-        bound = nnx.merge(*nnx.split(self))
-        N, K = query_DNH.shape[1], key_DKH.shape[1]
-        bound.of_queries[...] = jnp.moveaxis(query_DNH, 1, 0)
-        bound.of_keys[...] = jnp.moveaxis(jnp.repeat(key_DKH, N // K, 1), 1, 0)
-        bound.unbound = False
-        return bound
+            return {}
+        key_DNH = jnp.repeat(key_DKH, query_DNH.shape[1] // key_DKH.shape[1], 1)
+        each = {"of_queries": query_DNH, "of_keys": key_DNH}
+        return {name: jnp.moveaxis(kernel, 1, 0) for name, kernel in each.items()}
 
     def _row(self, d):
         """Return each distance's row of the table."""

@@ -213,7 +213,7 @@ class RelativeAttention(nnx.Module):
         encoding = encoding or self.encoding or no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
-        return encoding.bind(kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
+        return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
 
     def _project(self, x_BTD):
         qkv = self.qkv(x_BTD.astype(self.dtype))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
-from relpos.encodings import Encoding
+from relpos.encodings import Encoding, bind
 from relpos.nn.attention import (
     check_heads,
     check_input,
@@ -91,7 +91,7 @@ class CrossAttention(nnx.Module):
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         query_DNH = self.query.kernel[...].reshape(-1, N, H)
         key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
-        return encoding.bind(query_DNH, key_DKH)
+        return bind(encoding, query_DNH, key_DKH)
 
     @staticmethod
     def _check(encoding: Encoding):

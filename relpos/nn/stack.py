@@ -48,7 +48,7 @@ class Stack(nnx.Module):
         """
         options = encoding_options or {}
         self.config, self.causal = config, causal
-        self.of_input = nnx.List(
+        self.input_encodings = nnx.List(
             layer_encodings.of_input(config.encodings, config, options, rngs=rngs)
         )
         self.input_encoding = None
@@ -97,7 +97,9 @@ class Stack(nnx.Module):
     def max_length(self) -> int | None:
         """The longest sequence the encodings have parameters for; None: any."""
         of_layers = [block.attention.encoding for block in self.blocks]
-        limits = [found.max_length for found in (*self.of_input, *of_layers) if found is not None]
+        limits = [
+            found.max_length for found in (*self.input_encodings, *of_layers) if found is not None
+        ]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(
@@ -142,7 +144,7 @@ class Stack(nnx.Module):
                 "embed_positions", embed_positions, x_BTD.shape[:2], with_axes=True
             )
         x = x_BTD
-        for encoding in self.of_input:
+        for encoding in self.input_encodings:
             x = self._embedded(encoding, x, added if self.input_encoding is None else places)
         if self.input_encoding is not None:
             x = self._embedded(self.input_encoding, x, added)

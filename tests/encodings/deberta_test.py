@@ -81,7 +81,7 @@ def test_shared_projections_are_those_of_the_layer():
 def test_shared_projections_have_to_be_bound():
     deberta = encodings.create("deberta", num_heads=2, head_dim=3, rngs=nnx.Rngs(0), share=True)
     q = jnp.ones((1, 4, 2, 3))
-    with pytest.raises(ValueError, match=r"call encoding.bind\(query_DNH, key_DKH\)"):
+    with pytest.raises(ValueError, match=r"bind\(encoding, query_DNH, key_DKH\)"):
         attention(q, q, q, encoding=deberta)
-    bound = deberta.bind(jnp.ones((6, 2, 3)), jnp.ones((6, 1, 3)))
+    bound = encodings.bind(deberta, jnp.ones((6, 2, 3)), jnp.ones((6, 1, 3)))
     assert not jnp.isnan(attention(q, q, q, encoding=bound)).any()

@@ -5,14 +5,14 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.nn import stack
+from relpos.nn import Decoder, DecoderConfig, block, stack
 
 ONES = jnp.ones((4, 50, 64))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropped_activations_keep_their_mean(rate):
-    found = np.asarray(stack._dropped(ONES, rate, jax.random.key(0)))
+    found = np.asarray(block.dropped(ONES, rate, jax.random.key(0)))
     kept = found != 0
     np.testing.assert_allclose(found[kept], 1 / (1 - rate), rtol=1e-6)
     for axes in ((0, 1), (0, 2), (1, 2)):  # no row, token or feature is better off
@@ -22,7 +22,7 @@ def test_dropped_activations_keep_their_mean(rate):
 
 def test_what_is_dropped_is_the_keys_doing():
     def kept(seed):
-        return np.asarray(stack._dropped(ONES, 0.5, jax.random.key(seed))) != 0
+        return np.asarray(block.dropped(ONES, 0.5, jax.random.key(seed))) != 0
 
     np.testing.assert_array_equal(kept(1), kept(1))
     assert abs((kept(1) == kept(2)).mean() - 0.5) < 0.05
@@ -30,8 +30,8 @@ def test_what_is_dropped_is_the_keys_doing():
 
 
 def test_nothing_is_dropped_without_a_key_or_a_rate():
-    assert stack._dropped(ONES, 0.5, None) is ONES
-    assert stack._dropped(ONES, 0.0, jax.random.key(0)) is ONES
+    assert block.dropped(ONES, 0.5, None) is ONES
+    assert block.dropped(ONES, 0.0, jax.random.key(0)) is ONES
 
 
 def test_float64_that_would_be_float32_is_refused():
@@ -57,3 +57,72 @@ def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeyp
         made(jnp.ones((1, 5, 8)))
     with pytest.raises(ValueError, match="a cache of 5 tokens is longer than the 4 positions"):
         made.init_caches(1, 5)
+
+
+def made(encodings, **sizes):
+    config = {"vocab_size": 7, "num_layers": 4, "features": 16, "num_heads": 4} | sizes
+    return Decoder(DecoderConfig(encodings=encodings, **config), rngs=nnx.Rngs(0))
+
+
+def of_encodings(model):
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {".".join(map(str, path)): x[...].shape for path, x in state if "encoding" in str(path)}
+
+
+def test_parameters_are_shared_by_layers_as_they_are_marked():
+    assert of_encodings(made("t5")) == {"stack.blocks.0.attention.encoding.table": (4, 32)}
+    assert list(of_encodings(made("t5(per_layer=True)")).values()) == [(4, 4, 32)]
+    shapes = of_encodings(made("transformer_xl"))
+    at = "stack.blocks.0.attention.encoding."
+    assert shapes == {at + "kernel": (4, 4, 16, 4), at + "u": (4, 4), at + "v": (4, 4)}
+
+
+def test_layers_that_take_turns_share_what_is_marked():
+    """Both turns of t5 have one table, and its gradient is the sum of theirs."""
+    model = made("t5,rope,t5,none")
+    assert of_encodings(model) == {"stack.blocks.0.attention.encoding.table": (4, 32)}
+    tables = [model.stack.blocks[i].attention.encoding.table for i in (0, 2)]
+    assert tables[0] is tables[1]
+    x = jnp.arange(6)[None]
+    whole = nnx.grad(lambda model: (model(x) ** 2).sum())(model)
+    apart = made(
+        "t5,rope,t5(num_buckets=32),none"
+    )  # the same scheme, told otherwise: a table of its own
+    nnx.update(
+        apart.stack.blocks[2].attention.encoding,
+        nnx.state(apart.stack.blocks[0].attention.encoding),
+    )
+    each = nnx.grad(lambda model: (model(x) ** 2).sum())(apart)["stack"]["blocks"]
+    summed = sum(each[i]["attention"]["encoding"]["table"][...] for i in (0, 2))
+    found = whole["stack"]["blocks"][0]["attention"]["encoding"]["table"][...]
+    np.testing.assert_allclose(found, summed, rtol=1e-4, atol=1e-5)
+
+
+def test_two_layers_may_have_two_bases():
+    near, far = made("rope(base=10.0),rope(base=1e6)"), made("rope(base=10.0)")
+    assert [b.attention.encoding.base for b in near.stack.blocks] == [10.0, 1e6]
+    x = jnp.arange(6)[None]
+    assert jnp.abs(near(x) - far(x)).max() > 1e-3
+
+
+def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
+    model = made("learned(max_length=9)+t5,rope")
+    assert [type(e).__name__ for e in model.stack.input_encodings] == ["Learned"]
+    assert type(model.stack.blocks[0].attention.encoding).__name__ == "T5"
+    with pytest.raises(ValueError, match="10 tokens are more than the 9 positions"):
+        model(jnp.zeros((1, 10), int))
+    with pytest.raises(ValueError, match="seen by all heads"):
+        made("learned:2/rope:2")
+
+
+@pytest.mark.parametrize(
+    "text", ["rope+t5", "rope:2/fox+t5:2", "pope:2/alibi:2", "deberta(share=True)", "dape,rope"]
+)
+def test_compositions_decode_as_they_run(text):
+    model, x = made(text, num_kv_heads=2), jax.random.randint(jax.random.key(0), (2, 9), 0, 7)
+    run = nnx.jit(lambda model, x, caches=None: model(x, caches=caches))
+    caches, found = model.init_caches(2, 9), []
+    for part in (x[:, :4], x[:, 4:8], x[:, 8:]):
+        out, caches = run(model, part, caches)
+        found.append(out)
+    np.testing.assert_allclose(np.concatenate(found, 1), run(model, x), atol=1e-5)

@@ -2,7 +2,6 @@
 
 from flax import nnx
 
-from relpos.attention.by_heads import slices
 from relpos.encodings.base import Encoding
 
 
@@ -47,14 +46,6 @@ class ByHeads(Encoding, fills_slots=False):
     def of_heads(self) -> tuple[tuple[Encoding, int], ...]:
         """The parts, and how many heads each serves."""
         return tuple(zip(self.kinds, self.counts, strict=True))
-
-    def bind(self, query_DNH, key_DKH):
-        """Return the kinds, each bound to the projections of its heads."""
-        heads = slices(self, query_DNH.shape[1], key_DKH.shape[1])
-        bound = [
-            self.kinds[s.number].bind(query_DNH[:, s.queries], key_DKH[:, s.keys]) for s in heads
-        ]
-        return ByHeads(*zip(bound, self.counts, strict=True))
 
     @property
     def reads_positions(self) -> bool:

@@ -48,7 +48,7 @@ def turns(text: str | Sequence[str]) -> tuple[str, ...]:
         if times < 1:
             raise ValueError(f"encoding {part!r}: * is followed by how many layers, at least 1")
         parse(one)
-        found += [one] * times
+        found += [one.strip()] * times
     return tuple(found)
 
 

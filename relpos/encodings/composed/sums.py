@@ -84,10 +84,6 @@ class Sum(Encoding, fills_slots=False):
         ]
         return tuple(features for features, _ in found), tuple(state for _, state in found)
 
-    def bind(self, query_DNH, key_DKH):
-        """Return the sum of what the parts bind."""
-        return Sum(*(part.bind(query_DNH, key_DKH) for part in self.parts))
-
     def query(self, q_TH, positions_T, features_T):
         """Take queries through the parts."""
         return self._in_turn("query", q_TH, positions_T, features_T)

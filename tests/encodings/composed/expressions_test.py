@@ -4,7 +4,7 @@ from relpos.encodings.composed.expressions import Kind, Scheme, counts, leaves, 
 
 
 def test_layers_take_turns():
-    assert turns("rope*3, none") == ("rope", "rope", "rope", " none")
+    assert turns("rope*3, none") == ("rope", "rope", "rope", "none")
     assert turns(("rope", "t5*2")) == ("rope", "t5", "t5")
     assert turns("rope(base=5.0)*2,fox:2/rope+t5") == (
         "rope(base=5.0)", "rope(base=5.0)", "fox:2/rope+t5",
