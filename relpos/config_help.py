@@ -29,7 +29,8 @@ def describe() -> str:
     lines += [_item(key, some[key]) for key in some if key in shared and _is_section(some[key])]
     lines += [
         "",
-        "schemes (--config.encoding=NAME), options (--config.encodings.NAME.OPTION=VALUE):",
+        "schemes (--config.encoding=NAME; several: rope+t5 a sum, rope:4/alibi:4 by heads, rope*3,none by layers),",
+        "options (--config.encodings.NAME.OPTION=VALUE):",
     ]
     lines += [_item(name, _values(options)) for name, options in some["encodings"].items()]
     lines += [

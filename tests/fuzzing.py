@@ -34,7 +34,8 @@ _VALUES = {
 }  # fmt: skip
 # Keys that one value of _VALUES[str] in ten would do justice to.
 _CHOICES = {
-    "encoding": [*_SCHEMES, "rope,none", "rope,nonesuch", "learned,t5", ",", "fox,fire"],
+    "encoding": [*_SCHEMES, "rope,none", "rope,nonesuch", "learned,t5", ",", "fox,fire",
+        "rope+t5", "rope:2/alibi", "rope*2,none", "rope(base=x)", "learned+rope", "rope*0", "cope+t5"],
     "decoder_encoding": [*_SCHEMES, "none,rope", ","],
     "cross_encoding": [*_SCHEMES, "rope,none", ""],
     "model.dtype": ["bfloat16", "float16", "float64", "int8", ""],

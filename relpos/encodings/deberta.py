@@ -17,9 +17,9 @@ class DeBERTa(Encoding):
     He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1.
     delta(i, j) = clip(i - j + span, 0, 2 span - 1); P [2 span, features] is learned, one table for all layers; W_K and
     W_Q are each head's and each layer's. `share`: they are the layer's own projections of keys and queries, as in
-    version 2 (its public code's share_att_key), which `relpos.encodings.bind` brings. `log_buckets`: distances above span / 2 share rows
-    that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet delta(i, j), as the
-    public code has it, not the paper's delta(j, i).
+    version 2 (its public code's share_att_key), which `relpos.encodings.bind` brings. `log_buckets`: distances above
+    span / 2 share rows that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet
+    delta(i, j), as the public code has it, not the paper's delta(j, i).
     """
 
     def __init__(
