@@ -209,10 +209,6 @@ def _told(error: Exception) -> str:
 def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple[Callable, Any]]:
     """Return every attention that is timed at this size, by its name, and what it trains."""
     found: dict[str, tuple[Callable, Any]] = {}
-    for name in names:
-        for path in ("blockwise", "pallas"):
-            call = Call(1, T, T, N, N, H, dtype="bfloat16")
-            found[f"{name}, {path}"] = attend_with(name, call, path)
 
     def cudnn(_, q, k, v, x):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
@@ -224,6 +220,10 @@ def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple
 
     found["cuDNN"] = (cudnn, ())
     found["cuDNN, bias [N, T, T]"] = (cudnn_with_bias, jnp.zeros((N, T)))
+    for name in names:
+        for path in ("blockwise", "pallas"):
+            call = Call(1, T, T, N, N, H, dtype="bfloat16")
+            found[f"{name}, {path}"] = attend_with(name, call, path)
     return found
 
 
@@ -258,8 +258,8 @@ def measure(
                 compiling[T, H, name, which] = program, arguments
     # Nothing is compiled while it is timed; what is not ready in time is left out.
     wait([program for program, _ in compiling.values()], timeout=max(0, 0.7 * left()))
-    for program, _ in compiling.values():
-        program.cancel()
+    # One that runs cannot be cancelled.
+    wait([program for program, _ in compiling.values() if not program.cancel()])
     for (T, H, name, which), (future, arguments) in compiling.items():
         B, N = max(1, tokens // T), features // H
         result = {"T": T, "H": H, "B": B, "N": N, "name": name, "pass": which}

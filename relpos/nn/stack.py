@@ -51,11 +51,9 @@ class Stack(nnx.Module):
         self.input_encodings = nnx.List(
             layer_encodings.of_input(config.encodings, config, options, rngs=rngs)
         )
-        self.input_encoding = None
-        if input_encoding:
-            (self.input_encoding,) = layer_encodings.of_input(
-                (input_encoding,), config, options, rngs=rngs
-            )
+        beside = (input_encoding,) if input_encoding else ()
+        added = layer_encodings.of_input(beside, config, options, rngs=rngs)
+        self.input_encoding = added[0] if added else None
         groups = config.num_layers // len(config.encodings)
 
         def cross(rngs: nnx.Rngs) -> CrossAttention | None:

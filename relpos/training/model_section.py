@@ -124,7 +124,9 @@ def check_length(max_length: int | None, length: int, config: ConfigDict) -> Non
     """Refuse a length that the encodings have no parameters for."""
     if max_length is not None and max_length < length:
         whose = (
-            config.encoding if not config.positions else f"{config.encoding} or {config.positions}"
+            config.encoding
+            if not config.get("positions")
+            else f"{config.encoding} or {config.positions}"
         )
         raise UserError(
             f"{length} tokens are more than the {max_length} positions of {whose}: raise its "
