@@ -32,6 +32,7 @@ ENCODINGS = {
     "rope_2d": {"mixed": False, "width": 14, "base": 0.0, "layout": "interleaved"},
     "selective_rope": {"rank": 4},
     "shaw": {"k": 16, "keys": True, "values": True},
+    "sink": {"initial": 0.0},
     "sinusoidal": {"base": 10000.0},
     "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False, "per_layer": False},
     "transformer_xl": {"base": 10000.0, "clamp": 0, "untied": False},

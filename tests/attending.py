@@ -45,8 +45,8 @@ def attend(encoding, q, k, v, x, *, valid=None, **kw):
 
 
 def carried(encoding, paths):
-    """The paths that take an encoding: kernels refuse one that walks along the row or mixes heads."""
-    by_itself = not encoding.walks and not encoding.mixes
+    """The paths that take an encoding: kernels refuse one that walks along the row, mixes heads or has a sink."""
+    by_itself = not encoding.walks and not encoding.mixes and "sink" not in encoding.overridden
     return [path for path in paths if path != "pallas" or by_itself]
 
 

@@ -40,6 +40,10 @@ class Oracle:
     def value(self, v, i, j):
         return v
 
+    def sink(self):
+        """The logit of a key without a value, or None."""
+        return None
+
 
 def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=None):
     """q [T, N, H], k and v [S, K, H]; visible(row, column) -> bool; returns [T, N, H]."""
@@ -61,8 +65,9 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
                 ]
             else:
                 logits = oracles[n].logits(q[t, n], k[seen, m], i, js, scale, x, t, seen)
-            weights = np.exp(np.array(logits) - max(logits))
-            weights /= weights.sum()
+            sink = oracles[n].sink()
+            weights = np.exp(np.array([*logits, -np.inf if sink is None else sink]) - max(logits))
+            weights = (weights / weights.sum())[:-1]
             for weight, s in zip(weights, seen, strict=True):
                 out[t, n] += weight * oracles[n].value(v[s, m], i, k_positions[s].item())
     return out

@@ -107,6 +107,14 @@ def no_kernel(encoding: Slots) -> str:
     )
 
 
+def no_kernel_sink(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding with an attention sink."""
+    return (
+        f'{type(encoding).__name__} has an attention sink, which implementation="pallas" does not: use '
+        'implementation="auto" or "blockwise"'
+    )
+
+
 def no_kernel_walks(encoding: Slots) -> str:
     """Say why no GPU kernel takes an encoding that walks along the row."""
     return (

@@ -21,6 +21,7 @@ class Filled(NamedTuple):
     own_vector_key: int  # the width of what meets the query vectors, where it is not what meets the queries; or 0
     factors: int  # F, 0 without them
     walks: bool  # along the row
+    sink: bool
     mixes: bool  # the logits of all heads
 
     @classmethod
@@ -78,6 +79,7 @@ class Filled(NamedTuple):
             own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
             factors=factors,
             walks=encoding.walks,
+            sink="sink" in encoding.overridden,
             mixes=encoding.mixes,
         )  # fmt: skip
 

@@ -34,13 +34,29 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
     _, T, N, _ = arrays.q.shape
     arrays = varying_like(arrays, arrays)
     if plan.in_blocks:
-        out = blockwise.joined(_blockwise(plan, arrays), T)
+        done = _blockwise(plan, arrays)
+        out = blockwise.joined(done, T)
+        if plan.filled.sink:
+            out *= _left_by_sinks(plan, arrays, blockwise.joined_log_total(done, T))
     else:
         # The dense path saves memory on every platform; a GPU's kernels are given all heads.
         dense = plan.path == "reference"
         at_once = choices.heads_at_once(T, arrays.k.shape[1]) if dense else choices.ALL
         out = _heads(plan, at_once, arrays)
     return jnp.moveaxis(out.reshape(N, -1, *out.shape[-2:]), 0, 2).astype(arrays.v.dtype)
+
+
+def _left_by_sinks(plan: Plan, arrays: Arrays, log_total: Float[Array, "... B T"]) -> Array:
+    """Return the share of the weight that attention sinks leave to the keys, [..., B, T, 1]."""
+    split, per_head, shared = split_heads(nnx.merge(plan.graphdef, arrays.state))
+
+    def one_head(per_head):
+        return nnx.merge(split, per_head, shared).sink()
+
+    each = jax.vmap(one_head) if jax.tree.leaves(per_head) else one_head
+    heads = log_total.shape[:-2]
+    sinks = jnp.broadcast_to(each(per_head), (math.prod(heads),)).reshape(*heads, 1, 1)
+    return jax.nn.sigmoid(log_total - sinks)[..., None]
 
 
 # The name of what rematerialisation (`jax.checkpoint`) should keep of the forward pass.

@@ -93,6 +93,8 @@ class Plan(NamedTuple):
         if path == "pallas":
             if filled.mixes:
                 raise ValueError(checks.no_kernel_mixes(encoding))
+            if filled.sink:
+                raise ValueError(checks.no_kernel_sink(encoding))
             band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
             beyond, may_factor = _held(encoding, filled, whole)
             if band is None and beyond is not None:

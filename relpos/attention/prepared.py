@@ -63,7 +63,12 @@ def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Par
     """Return one head's parts, those without anything to evaluate in blocks empty."""
     each = zip(plan.parts, plan.parts_of(encoding), tables, strict=True)
     return tuple(
-        Part(part if planned.evaluated else Slots(), planned.beyond, planned.band, of_part)
+        Part(
+            part if planned.evaluated or plan.path == "reference" else Slots(),
+            planned.beyond,
+            planned.band,
+            of_part,
+        )
         for planned, part, of_part in each
     )
 

@@ -254,8 +254,14 @@ def weighted(
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)
     peak_T1 = jax.lax.stop_gradient(logits_TS.max(-1, keepdims=True, initial=-jnp.inf))
+    sink = encoding.sink()
+    if sink is not None:
+        sink = sink.astype(logits_TS.dtype)
+        peak_T1 = jnp.maximum(peak_T1, jax.lax.stop_gradient(sink))
     weights_TS = jnp.where(mask_TS, jnp.exp(logits_TS - peak_T1), 0)
     total_T1 = weights_TS.sum(-1, keepdims=True)
+    if sink is not None:
+        total_T1 += jnp.exp(sink - peak_T1)
     weights_TS = weights_TS / jnp.where(total_T1 == 0, 1, total_T1)
     weights_TS = keep_weights(rules, seed, q_tokens, k_tokens, weights_TS)
     out_TH = dot(weights_TS.astype(k.value.dtype), k.value)

@@ -2,7 +2,8 @@
 
     logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  vector_key(k_j) . a_Q[d] )
                   +  b[d]  +  block_bias[i, j],        or what `mix` makes of all heads' products and biases
-    out[i]      = finish( sum_j softmax_j(logit[i, :]) * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
+    out[i]      = finish( sum_j p_ij * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
+    p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
 mask and no block: attention vmaps it over heads (parameters of type `PerHead` are split along their first axis,
@@ -214,6 +215,10 @@ class Slots(nnx.Module):
 
     def value_vectors(self, d: Num[Array, "n"]) -> Float[Array, "n H"] | None:
         """Return a_V[d], added to the values."""
+        return None
+
+    def sink(self) -> Float[Array, ""] | None:
+        """Return the logit of a key that takes weight and has no value; None: there is none."""
         return None
 
     def block_bias(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -161,6 +162,11 @@ class Sum(Encoding, fills_slots=False):
                 strict=True,
             )
         )
+
+    def sink(self):
+        """Return the logit of all parts' sinks together."""
+        found = [sink for part in self.parts if (sink := part.sink()) is not None]
+        return jax.nn.logsumexp(jnp.stack(found)) if found else None
 
     def mix(self, logits_NCK, bias_NCK):
         """Mix the logits, and the sum of all biases, as the part does that mixes."""

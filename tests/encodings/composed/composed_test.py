@@ -46,6 +46,10 @@ class SumOracle(oracle.Oracle):
         found = [part.logit(q, k, i, j, scale, x, row, column) for part in self.parts]
         return sum(found) - (len(found) - 1) * scale * float(q @ k)
 
+    def sink(self):
+        found = [sink for part in self.parts if (sink := part.sink()) is not None]
+        return np.log(np.exp(found).sum()) if found else None
+
     def value(self, v, i, j):
         return v + sum(part.value(v, i, j) - v for part in self.parts)
 
@@ -66,7 +70,7 @@ def oracles_of(text, encoding):
     return found
 
 
-SUMS = ["rope+t5", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+transformer_xl"]
+SUMS = ["rope+t5+sink", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+transformer_xl"]
 HEADS = ["rope:2/kerple:4", "pope:2/fox+t5:2/none"]
 
 
