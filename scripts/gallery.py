@@ -66,7 +66,7 @@ def draw(names: Sequence[str], length: int) -> Figure:
                 label=f"head {head}",
             )
         panel.set_title(name, fontsize=10)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in panel.lines))
         panel.tick_params(labelsize=7)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,23 +15,23 @@ class Oracle(oracle.Oracle):
 
 
 def test_a_row_that_sees_nothing_is_zero():
-    q, k, v, x = inputs()
+    q, k, v, x = inputs(dtype=np.float32)
     segments = np.zeros((2, 37), int)
     kw = {"q_segments": segments, "k_segments": segments}
     for path in ("reference", "blockwise"):
-        out = attend(make("sink"), q, k, v, x, implementation=path, **kw)
+        out = attend(make("sink", dtype=jnp.float32), q, k, v, x, implementation=path, **kw)
         assert not np.asarray(out).any()
 
 
 def test_kernels_refuse_it_by_name():
-    q, k, v, _ = inputs()
+    q, k, v, _ = inputs(dtype=np.float32)
     with pytest.raises(ValueError, match="has an attention sink"):
-        attention(q, k, v, encoding=make("sink"), implementation="pallas")
+        attention(q, k, v, encoding=make("sink", dtype=jnp.float32), implementation="pallas")
 
 
 def test_two_sinks_are_one_for_both():
-    q, k, v, x = inputs()
-    alone, both = make("sink"), make("sink+sink")
+    q, k, v, x = inputs(dtype=np.float32)
+    alone, both = make("sink", dtype=jnp.float32), make("sink+sink", dtype=jnp.float32)
     for part in both.parts:
         part.logit[...] = alone.logit[...] - np.log(2)
     expected = attend(alone, q, k, v, x, causal=True)
