@@ -24,7 +24,7 @@ from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
 from relpos.attention.plan import Plan
 from relpos.attention.reference import Rules
-from relpos.attention.slots import Slots, split_heads
+from relpos.attention.slots import Slots, each_head
 from relpos.sharding import left_to_the_compiler
 
 
@@ -229,7 +229,10 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         )
     places = (q_positions, k_positions, q_segments, k_segments, *orders)
     features = {"q_features": q_features, "k_features": k_features}
-    out = attend(plan, arrays._replace(state=state, q=q, k=k, v=v, places=places, **features))
+    arrays = arrays._replace(state=state, q=q, k=k, v=v, places=places, **features)
+    # Heads may share a table.
+    tables = jax.tree.map(lambda x: jnp.repeat(x, N // x.shape[0], 0), arrays.tables)
+    out = attend(plan, arrays._replace(tables=tables))
     return transforms.finish(encoding, out, at_T, q_features)
 
 
@@ -244,18 +247,15 @@ def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
     if encoding.of_heads:
         return by_heads.tree_of_parts(lambda part: tabulate(part, length), encoding)
     layout = regions.Layout(1, 1, consecutive=False, band=length - 1)
-    split, per_head, shared = split_heads(encoding)
+    rules = Rules(1.0, causal=True)
 
     def of_part(number: int) -> Tables | None:
         part = encoding.parts[number]
         if part.constant_beyond is not None or not Filled.of(part).vectors:
             return None
-
-        def one_head(per_head):
-            one = nnx.merge(split, per_head, shared).parts[number]
-            return distances.tabulate(one, None, Rules(1.0, causal=True), layout, 1, 1)
-
-        return jax.vmap(one_head)(per_head)
+        table = lambda one: distances.tabulate(one.parts[number], None, rules, layout, 1, 1)  # noqa: E731
+        tables: Tables = each_head(table, encoding)
+        return tables
 
     found = tuple(of_part(number) for number in range(len(encoding.parts)))
     return None if all(tables is None for tables in found) else found

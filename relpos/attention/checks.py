@@ -263,7 +263,7 @@ def check_places(encoding: Slots, positions: Any) -> None:
     if positions is None or not encoding.reads_positions:
         return
     inner = [part for part, _ in encoding.of_heads] or encoding.parts
-    if len(inner) > 1:
+    if encoding not in inner:
         for part in inner:
             check_places(part, positions)
         return

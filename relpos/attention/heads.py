@@ -26,7 +26,7 @@ from relpos.attention.prepared import (
     tables_of,
     tokens_of,
 )
-from relpos.attention.slots import split_heads
+from relpos.attention.slots import each_head, split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
@@ -48,14 +48,9 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
 
 def _left_by_sinks(plan: Plan, arrays: Arrays, log_total: Float[Array, "... B T"]) -> Array:
     """Return the share of the weight that attention sinks leave to the keys, [..., B, T, 1]."""
-    split, per_head, shared = split_heads(nnx.merge(plan.graphdef, arrays.state))
-
-    def one_head(per_head):
-        return nnx.merge(split, per_head, shared).sink()
-
-    each = jax.vmap(one_head) if jax.tree.leaves(per_head) else one_head
+    sinks = each_head(lambda one: one.sink(), nnx.merge(plan.graphdef, arrays.state))
     heads = log_total.shape[:-2]
-    sinks = jnp.broadcast_to(each(per_head), (math.prod(heads),)).reshape(*heads, 1, 1)
+    sinks = jnp.broadcast_to(sinks, (math.prod(heads),)).reshape(*heads, 1, 1)
     return jax.nn.sigmoid(log_total - sinks)[..., None]
 
 

@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
@@ -39,6 +40,18 @@ def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
             module.one_head = True
     graphdef, per_head, shared = nnx.split(one, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
     return graphdef, per_head, shared
+
+
+def each_head(function: Callable[[Any], Any], encoding: "Slots") -> Any:
+    """Return function(encoding of one head) for each head, [N, ...]; [1, ...] where heads have nothing of their own."""
+    split, per_head, shared = split_heads(encoding)
+
+    def one_head(per_head):
+        return function(nnx.merge(split, per_head, shared))
+
+    if jax.tree.leaves(per_head):
+        return jax.vmap(one_head)(per_head)
+    return jax.tree.map(lambda x: x[None], one_head(per_head))
 
 
 def _of_one_head(slot: Callable) -> Callable:

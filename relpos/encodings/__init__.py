@@ -5,14 +5,14 @@ Schemes are put together by `Sum` and `ByHeads`, or as text: "rope+t5", "rope:4/
 """
 
 import dataclasses
-import importlib
 import inspect
 import numbers
-import pkgutil
+import sys
 from typing import Any
 
 from flax import nnx
 
+from relpos import registry
 from relpos.attention import Passed as Passed
 from relpos.attention import PerHead as PerHead
 from relpos.attention import PerHeadConstant as PerHeadConstant
@@ -27,7 +27,6 @@ from relpos.encodings.base import tokens as tokens
 from relpos.encodings.composed import ByHeads as ByHeads
 from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
-from relpos.errors import nearest
 
 MOST_HEADS = MOST_HEAD_DIM = 2**16
 _FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
@@ -35,25 +34,14 @@ _FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 def names() -> tuple[str, ...]:
     """Return the names of all schemes, sorted."""
-    found = pkgutil.iter_modules(__path__)
-    return tuple(sorted(m.name for m in found if m.name != "base" and not m.ispkg))
+    return registry.names(sys.modules[__name__])
 
 
 def scheme(name: str | type[Encoding]) -> type[Encoding]:
     """Return the class of a scheme; an unknown name is answered with the nearest right one, a class with itself."""
     if inspect.isclass(name) and issubclass(name, Encoding):
         return name
-    if name not in names():
-        raise ValueError(_unknown("encoding", name, names()))
-    module = importlib.import_module(f"{__name__}.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Encoding)
-        and value.__module__ == module.__name__
-    )
-    return found
+    return registry.member(sys.modules[__name__], str(name), Encoding, "encoding")
 
 
 def options(name: str | type[Encoding]) -> dict[str, Any]:
@@ -96,9 +84,7 @@ def create(
         if not 1 <= size <= most:
             raise ValueError(f"{what} must be from 1 to {most}, got {size}")
     dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
-    if inspect.isclass(name):
-        return _create(name, chosen, dims, rngs)
-    heads = expressions.parse(name) if isinstance(name, str) else name
+    heads = expressions.parse(name) if isinstance(name, str | type) else name
     found = expressions.schemes(heads)
     if len(found) > 1 and chosen:
         raise ValueError(
@@ -125,7 +111,7 @@ def _create(
     told = name if isinstance(name, str) else name.__name__
     for key, value in chosen.items():
         if key not in known:
-            raise ValueError(_unknown(f"option of {told}", key, tuple(known)))
+            raise ValueError(registry.unknown(f"option of {told}", key, tuple(known)))
         _check_value(f"{told}.{key}", value, known[key])
     return scheme(name)(dims=dims, rngs=rngs, **chosen)
 
@@ -148,9 +134,3 @@ def _check_value(key: str, value: Any, default: Any) -> None:
             raise ValueError(f"{key} must be finite in float32, got {value}")
     elif isinstance(default, tuple) and not isinstance(value, tuple | list):
         raise ValueError(f"{key} must be a list of numbers, got {value!r}")
-
-
-def _unknown(what: str, given: Any, known: tuple[str, ...]) -> str:
-    near = nearest(str(given), known)
-    hint = f"did you mean {near!r}? " if near else ""
-    return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"

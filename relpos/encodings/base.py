@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from relpos.attention import Passed, PerHead, PerHeadConstant, Slots, split_heads
 from relpos.attention.by_heads import slices
+from relpos.attention.slots import each_head
 from relpos.sharding import left_to_the_compiler
 
 __all__ = ["Dims", "Encoding", "Passed", "PerHead", "PerHeadConstant", "biases", "bind", "tokens"]
@@ -208,19 +209,9 @@ def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
       ValueError: the encoding has no bias that is a function of the distance alone.
     """
     if encoding.of_heads:
-        found = [biases(part, d) for part, _ in encoding.of_heads]
-        counts = [count for _, count in encoding.of_heads]
-        each = zip(found, counts, strict=True)
+        each = [(biases(part, d), count) for part, count in encoding.of_heads]
         return jnp.concatenate([jnp.repeat(b, n // b.shape[0], 0) for b, n in each])
-    split, per_head, shared = split_heads(encoding)
-
-    def one_head(per_head):
-        return nnx.merge(split, per_head, shared).bias(jnp.asarray(d))
-
-    if nnx.to_flat_state(per_head):
-        found = jax.vmap(one_head)(per_head)
-    else:
-        found = jax.tree.map(lambda b: b[None], one_head(per_head))
+    found = each_head(lambda one: one.bias(jnp.asarray(d)), encoding)
     if found is None:
         raise ValueError(
             f"{type(encoding).__name__} has no bias that is a function of the distance alone; see its docstring for "

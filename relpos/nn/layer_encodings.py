@@ -8,7 +8,7 @@ from flax import nnx
 from relpos import encodings
 from relpos.encodings import Encoding
 from relpos.encodings.composed import expressions
-from relpos.encodings.composed.expressions import Heads, Kind, Scheme
+from relpos.encodings.composed.expressions import Kind, Scheme
 from relpos.nn.stack_config import StackConfig
 
 EncodingOptions = Mapping[str, Mapping[str, Any]]
@@ -27,7 +27,7 @@ def of_layer(
       rngs: for the initial parameters.
     """
     kinds = []
-    for kind in _parsed(text):
+    for kind in expressions.parse(text):
         found = [s for s in kind.summands if not encodings.scheme(s.name).adds_to_input()]
         kinds.append(Kind(tuple(_chosen(s, options, causal) for s in found), kind.heads))
     if not all(kind.summands for kind in kinds):
@@ -49,7 +49,7 @@ def of_input(
     found = {
         scheme: None
         for text in texts
-        for scheme in expressions.schemes(_parsed(text))
+        for scheme in expressions.schemes(expressions.parse(text))
         if encodings.scheme(scheme.name).adds_to_input()
     }
     return [
@@ -59,10 +59,6 @@ def of_input(
         )
         for scheme in found
     ]  # fmt: skip
-
-
-def _parsed(text: Any) -> Heads:
-    return expressions.parse(text) if isinstance(text, str) else (Kind((Scheme(text),)),)
 
 
 def _chosen(scheme: Scheme, options: EncodingOptions, causal: bool) -> Scheme:

@@ -1,34 +1,22 @@
 """Where tokens stand, by name, in place of consecutive positions. The folder is the registry, as encodings' is."""
 
 import dataclasses
-import importlib
-import inspect
-import pkgutil
+import sys
 from typing import Any
 
-from relpos.errors import nearest
+from relpos import registry
 from relpos.places.base import Placed as Placed
 from relpos.places.base import Places as Places
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base"))
+    return registry.names(sys.modules[__name__])
 
 
 def kind(name: str) -> type[Places]:
     """Return the class of a name; an unknown one is answered with the nearest right one."""
-    if name not in names():
-        raise ValueError(_unknown("positions", name, names()))
-    module = importlib.import_module(f"{__name__}.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Places)
-        and value.__module__ == module.__name__
-    )
-    return found
+    return registry.member(sys.modules[__name__], name, Places, "positions")
 
 
 def options(name: str) -> dict[str, Any]:
@@ -52,12 +40,6 @@ def create(name: str, *, digits: tuple[int, ...] = (), **chosen: Any) -> Places:
         return Places()
     for key in chosen:
         if key not in options(name):
-            raise ValueError(_unknown(f"option of {name}", key, tuple(options(name))))
+            raise ValueError(registry.unknown(f"option of {name}", key, tuple(options(name))))
     reads_digits = "digits" in kind(name).__dataclass_fields__
     return kind(name)(**chosen, **({"digits": digits} if reads_digits else {}))
-
-
-def _unknown(what: str, given: str, known: tuple[str, ...]) -> str:
-    near = nearest(given, known)
-    hint = f"did you mean {near!r}? " if near else ""
-    return f"unknown {what} {given!r}: {hint}known: {', '.join(known)}"

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
+from relpos.encodings import Encoding
 from relpos.nn import Decoder, DecoderConfig, block, stack
 
 ONES = jnp.ones((4, 50, 64))
@@ -126,3 +127,22 @@ def test_compositions_decode_as_they_run(text):
         out, caches = run(model, part, caches)
         found.append(out)
     np.testing.assert_allclose(np.concatenate(found, 1), run(model, x), atol=1e-5)
+
+
+class Waves(Encoding):
+    """Of one's own: vectors for every distance, which all heads share."""
+
+    def __init__(self, *, dims, rngs):
+        self.speeds = nnx.Param(jnp.linspace(0.1, 2.0, dims.head_dim))
+
+    def key_vectors(self, d):
+        return jnp.cos(d[:, None] * self.speeds[...])
+
+
+def test_a_class_of_ones_own_stands_in_turn_and_decodes():
+    model = made((Waves, "none"), num_kv_heads=2)
+    assert isinstance(model.stack.blocks[0].attention.encoding, Waves)
+    x = jnp.arange(7)[None]
+    out, caches = model(x[:, :4], caches=model.init_caches(1, 7))
+    rest, _ = model(x[:, 4:], caches=caches)
+    np.testing.assert_allclose(jnp.concatenate([out, rest], 1), model(x), atol=1e-5)

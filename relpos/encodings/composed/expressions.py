@@ -17,7 +17,7 @@ _NAME = r"[A-Za-z_]\w*"
 class Scheme(NamedTuple):
     """A scheme and the options that stand beside its name."""
 
-    name: str
+    name: Any  # or a class of one's own
     options: tuple[tuple[str, Any], ...] = ()
 
     def with_defaults(self, options: Mapping[str, Any]) -> "Scheme":
@@ -35,14 +35,17 @@ class Kind(NamedTuple):
 Heads = tuple[Kind, ...]
 
 
-def turns(text: str | Sequence[str]) -> tuple[str, ...]:
-    """Return each turn's expression: "rope*2, none" is ("rope", "rope", "none").
+def turns(text: str | Sequence[Any]) -> tuple[Any, ...]:
+    """Return each turn's expression: "rope*2, none" is ("rope", "rope", "none"); classes stand for themselves.
 
     Raises:
       ValueError: names what cannot be read.
     """
-    found: list[str] = []
+    found: list[Any] = []
     for part in _split(text, ",") if isinstance(text, str) else text:
+        if not isinstance(part, str):
+            found.append(part)
+            continue
         repeated = re.fullmatch(r"(.*\S)\s*\*\s*(\d+)", part, re.DOTALL)
         one, times = (repeated[1], int(repeated[2])) if repeated else (part, 1)
         if times < 1:
@@ -52,12 +55,14 @@ def turns(text: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def parse(text: str) -> Heads:
-    """Read one layer's encoding.
+def parse(text: str | type) -> Heads:
+    """Read one layer's encoding; a class of one's own is the one scheme there is.
 
     Raises:
       ValueError: names what cannot be read.
     """
+    if not isinstance(text, str):
+        return (Kind((Scheme(text),)),)
     return tuple(_kind(part, text) for part in _split(text, "/"))
 
 
@@ -82,16 +87,16 @@ def counts(heads: Heads, num_heads: int) -> tuple[int, ...]:
     left = num_heads - sum(count for count in given if count is not None)
     shares = given.count(None)
     if left < shares or (left and not shares) or (shares and left % shares):
-        told = " / ".join(f"{told_of(kind)}" for kind in heads)
+        told = " / ".join(map(_told, heads))
         raise ValueError(
             f"{told}: the parts must have {num_heads} heads together, and those without a number an equal share"
         )
     return tuple(left // shares if count is None else count for count in given)
 
 
-def told_of(kind: Kind) -> str:
+def _told(kind: Kind) -> str:
     """Return a kind as text, without options."""
-    names = "+".join(scheme.name for scheme in kind.summands)
+    names = "+".join(str(scheme.name) for scheme in kind.summands)
     return names if kind.heads is None else f"{names}:{kind.heads}"
 
 

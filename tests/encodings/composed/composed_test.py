@@ -118,9 +118,10 @@ def test_paths_agree_in_values_and_gradients(text, kind):
     assert_trees_close(found, expected, 1e-10)
 
 
-def test_a_sum_by_kernels_is_the_sum():
-    encoding = make("rope+t5+shaw(k=3)", heads=2)
-    arrays = inputs(N=2, K=1, T=16, B=1)
+@pytest.mark.parametrize("text", ["rope+t5+shaw(k=3)", "rope:1/t5:1"])
+def test_kernels_take_sums_and_heads_of_several_kinds(text):
+    encoding = make(text, heads=2)
+    arrays = inputs(N=2, K=2, T=16, B=1)
     weight = jnp.ones((1, 16, 2, H))
     expected, found = (
         value_and_grads(encoding, arrays, weight, causal=True, implementation=path)
@@ -139,8 +140,7 @@ def test_heads_of_two_kinds_are_the_heads_of_two_calls():
     np.testing.assert_allclose(both, jnp.concatenate([first, last], 2), atol=1e-12)
 
 
-def test_dropout_differs_from_kind_to_kind_as_from_head_to_head():
-    """Heads of one encoding and the same heads in two kinds drop the same weights."""
+def test_heads_drop_the_same_weights_in_one_kind_or_two():
     q, k, v, x = inputs()
     kw = {"causal": True, "dropout_rate": 0.3, "dropout_key": jax.random.key(7)}
     whole = attend(make("none"), q, k, v, x, **kw)
@@ -207,6 +207,16 @@ def test_a_kind_may_not_cut_through_groups():
     q, k, v, x = inputs()
     with pytest.raises(ValueError, match="share key heads with others"):
         attend(make("rope:3/alibi:3"), q, k, v, x, causal=True)
+
+
+def test_one_kind_alone_is_that_kind():
+    q, k, v, x = inputs()
+    at = np.linspace(0, 9, T)  # reals, which rope takes
+    kw = {"causal": True, "q_positions": at, "k_positions": at}
+    rope = make("rope")
+    expected = attend(rope, q, k, v, x, **kw)
+    for whole in (ByHeads((rope, N)), Sum(rope)):
+        np.testing.assert_allclose(attend(whole, q, k, v, x, **kw), expected, atol=1e-12)
 
 
 def test_options_of_several_schemes_stand_beside_their_names():
