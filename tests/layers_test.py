@@ -16,6 +16,7 @@ LAYERS = {
     "terminal": 0,
     "files": 1,
     "positions": 1,
+    "registry": 1,
     "config": 2,
     "attention": 2,
     "places": 2,
@@ -34,7 +35,17 @@ LAYERS = {
     "__main__": 8,
 }
 # What `import relpos` reads: it works where `pip install relpos` brought no more than pyproject's dependencies.
-CORE = {"errors", "sharding", "positions", "places", "attention", "encodings", "nn", "linen"}
+CORE = {
+    "errors",
+    "registry",
+    "sharding",
+    "positions",
+    "places",
+    "attention",
+    "encodings",
+    "nn",
+    "linen",
+}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
