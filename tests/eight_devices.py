@@ -142,7 +142,6 @@ QUICK = {
     "explicit function, heads, t5": lambda: function("explicit", "t5", HEADS),
     "explicit function, sequence, alibi": lambda: function("explicit", "alibi", SEQUENCE),
     "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
-    "explicit decoder, rows, fox": lambda: decoder("explicit", "fox"),
     "explicit encoder-decoder, rows, rope": lambda: encoder_decoder("explicit", "rope"),
 }
 LONG = {
@@ -157,6 +156,7 @@ LONG = {
     "layer, kernels by heads, t5": lambda: layer("auto", "t5", P(), BY_HEADS),
     "encoder-decoder, rows, rope": lambda: encoder_decoder("auto", "rope"),
     "explicit function, rows, shaw, dense": lambda: function("explicit", "shaw", ROWS, "reference"),
+    "explicit decoder, rows, fox": lambda: decoder("explicit", "fox"),
     "explicit decoder, rows, sinusoidal": lambda: decoder("explicit", "sinusoidal"),
     "function as on accelerators, rows, t5": lambda: as_accelerators_do("t5", ROWS),
     "function as on accelerators, heads, t5": lambda: as_accelerators_do("t5", HEADS),
