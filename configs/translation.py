@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
                 "num_kv_heads": 0,  # 0: as many as query heads
                 "head_dim": 0,  # 0: features / num_heads
                 "mlp_features": 0,  # 0: 4 * features
-                "window": 0,
+                "window": None,  # tokens seen on each side, or (past, future); None: all
                 "dropout_rate": 0.0,  # text of your own wants more: docs/tasks.md
                 "norm": "pre",  # or post
                 "dtype": "float32",

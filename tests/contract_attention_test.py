@@ -50,6 +50,7 @@ SETTINGS = {
     "causal window": {"causal": True, "window": 5},
     "window of one": {"causal": True, "window": 1},
     "bidirectional window": {"window": 7},
+    "window of two sides": {"window": (3, 12)},
     "packed": {"causal": True, "q_segments": PACKED, "k_segments": PACKED},
     "packed, both directions": {"q_segments": PACKED, "k_segments": PACKED},
     "packed, two arrays": {"causal": True, "q_segments": PACKED, "k_segments": PACKED.copy()},
@@ -61,6 +62,11 @@ SETTINGS = {
         "k_positions": SCATTERED,
         "q_segments": PACKED,
         "k_segments": PACKED,
+    },
+    "scattered, window of two sides": {
+        "window": (14, 5),
+        "q_positions": SCATTERED,
+        "k_positions": SCATTERED,
     },
     "an order of its own": {
         "causal": True,
@@ -241,14 +247,14 @@ def test_positions_mean_what_a_scheme_says_they_do(name):
 
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
 SEEN_BY_KERNELS = (
-    "causal", "bidirectional window", "scattered, packed, windowed", "dropout", "cross, causal",
+    "causal", "window of two sides", "scattered, packed, windowed", "dropout", "cross, causal",
     "an order of its own",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_paths_agree_with_every_slot_at_once(kind):
-    several = kind in ("causal window", "bidirectional window", "packed", "cross, causal")
+    several = kind in ("causal window", "window of two sides", "packed", "cross, causal")
     more = [(16, 8), (64, 64)] if several else []
     paths = [path for path in FAST if path != "pallas" or kind in SEEN_BY_KERNELS]
     assert_paths_agree(EverySlot(), kind, [BLOCKS], paths, blockwise=more)

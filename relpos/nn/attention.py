@@ -35,7 +35,7 @@ class RelativeAttention(nnx.Module):
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         causal: bool = True,
-        window: int | None = None,
+        window: int | tuple[int | None, int | None] | None = None,
         scale: float | None = None,
         softcap: float | None = None,
         dropout_rate: float = 0.0,
@@ -52,7 +52,7 @@ class RelativeAttention(nnx.Module):
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
           causal: see only the past.
-          window: see only keys with |d| < window.
+          window: see only keys with |d| < window; or a pair (past, future), see `relpos.positions.Window`.
           scale: of the dot products; None: 1 / sqrt(H). T5 itself has 1.
           softcap: logits become softcap * tanh(logits / softcap).
           dropout_rate: of the attention weights.
@@ -64,7 +64,8 @@ class RelativeAttention(nnx.Module):
         num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = head_dim
-        self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
+        self.causal, self.dropout_rate = causal, dropout_rate
+        self.window = positions_lib.Window.of(window)
         self.scale, self.softcap = scale, softcap
         self.dtype = dtype
         if isinstance(encoding, str | type):
@@ -160,7 +161,7 @@ class RelativeAttention(nnx.Module):
 
         Args:
           batch: B.
-          max_length: how many tokens a row may come to; with a window, no more slots than that are kept, unless
+          max_length: how many tokens a row may come to; with a window, no more slots than its past are kept, unless
             positions are given: a window may then hold any number of tokens.
           encoding: as in the call.
           positions: such as each call will be given, [B, T] or [B, T, axes] of any number of tokens, of which the axes
@@ -175,8 +176,8 @@ class RelativeAttention(nnx.Module):
         encoding = self._bound(encoding)
         counts = positions is None
         capacity = max_length
-        if counts and self.window is not None:
-            capacity = min(max_length, self.window)
+        if counts and self.window.past is not None:
+            capacity = min(max_length, self.window.past)
         at = jnp.zeros((batch, 1), jnp.int32)
         if positions is not None:
             dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
@@ -236,7 +237,8 @@ class RelativeAttention(nnx.Module):
         k, v = self._ready(encoding, k, v, positions, features)
         of_keys = features if encoding.features_meet_in_blocks else None
         grown = cache.append(k, v, of_keys, state, valid, positions, order)
-        is_ring = cache.counts and self.window is not None and cache.capacity <= self.window
+        past = self.window.past
+        is_ring = cache.counts and past is not None and cache.capacity <= past
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
         if is_ring and x_BTD.shape[1] > 1:
             # Earlier tokens of a chunk still see what its later ones overwrite.
@@ -252,7 +254,7 @@ class RelativeAttention(nnx.Module):
             q_positions=positions, k_positions=k_positions, q_order=order, k_order=grown.order,
             q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,
         )  # fmt: skip
-        if not cache.counts or self.window is None or cache.capacity < self.window:
+        if not cache.counts or past is None or cache.capacity < past:
             too_long = grown.length > cache.capacity
             out = jnp.where(too_long[:, None, None, None], jnp.nan, out)
         return out, grown

@@ -1,10 +1,12 @@
 """The sizes of a stack of layers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from relpos.encodings.composed import expressions
+from relpos.positions import Window
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 NORMS = ("pre", "post")
@@ -23,7 +25,7 @@ class StackConfig:
       mlp_features: the width inside the MLP; None: 4 D.
       encodings: what the layers use in turn, each as `relpos.encodings.create` reads it: ("rope", "none") rotates in
         every other layer; or as text, "rope*3, none".
-      window: see only the last `window` tokens; None: all.
+      window: see only keys with |d| < window; or a pair (past, future), see `relpos.positions.Window`; None: all.
       dropout_rate: of attention weights and of what each sublayer adds.
       norm: "pre": x + f(norm(x)); "post": norm(x + f(x)), as in Vaswani et al. 2017, arXiv:1706.03762.
       dtype: to compute in; parameters are float32.
@@ -36,7 +38,7 @@ class StackConfig:
     head_dim: int | None = None
     mlp_features: int | None = None
     encodings: tuple[str, ...] | str = ("rope",)
-    window: int | None = None
+    window: Any = None
     dropout_rate: float = 0.0
     norm: str = "pre"
     dtype: str = "float32"
@@ -46,7 +48,8 @@ class StackConfig:
         for field in ("num_layers", "features", "num_heads"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
-        for field in ("num_kv_heads", "head_dim", "mlp_features", "window"):
+        object.__setattr__(self, "window", Window.of(self.window))
+        for field in ("num_kv_heads", "head_dim", "mlp_features"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be positive, got {value}")
