@@ -13,6 +13,7 @@ from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cross_attention import CrossAttention
 from relpos.nn.stack_config import StackConfig
+from relpos.nn.turns import Turn
 
 
 class Block(nnx.Module):
@@ -24,6 +25,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         config: StackConfig,
+        turn: Turn,
         encoding: Encoding | None,
         *,
         causal: bool,
@@ -42,7 +44,9 @@ class Block(nnx.Module):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             causal=causal,
-            window=config.window,
+            window=turn.window,
+            scale=turn.scale,
+            softcap=turn.softcap,
             dropout_rate=config.dropout_rate,
             dtype=dtype,
         )

@@ -16,6 +16,7 @@ from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import CrossAttention, Memory
 from relpos.nn.layer_encodings import EncodingOptions as EncodingOptions
 from relpos.nn.stack_config import StackConfig as StackConfig
+from relpos.nn.turns import Turn
 from relpos.sharding import left_to_the_compiler
 
 
@@ -54,9 +55,10 @@ class Stack(nnx.Module):
         beside = (input_encoding,) if input_encoding else ()
         added = layer_encodings.of_input(beside, config, options, rngs=rngs)
         self.input_encoding = added[0] if added else None
-        groups = config.num_layers // len(config.encodings)
+        turns = config.turns
+        groups = config.num_layers // len(turns)
 
-        def cross(rngs: nnx.Rngs) -> CrossAttention | None:
+        def cross(turn: Turn, rngs: nnx.Rngs) -> CrossAttention | None:
             if cross_encoding is None:
                 return None
             encoding = layer_encodings.of_layer(
@@ -70,24 +72,28 @@ class Stack(nnx.Module):
             return CrossAttention(
                 config.num_heads, config.features, encoding=encoding,
                 num_kv_heads=config.num_kv_heads, head_dim=config.head_dim,
+                scale=turn.scale, softcap=turn.softcap,
                 dropout_rate=config.dropout_rate, dtype=jnp.dtype(config.dtype), rngs=rngs,
             )  # fmt: skip
 
-        def stack(text: str) -> Block:
+        def stack(turn: Turn) -> Block:
             def init(key):
                 rngs = nnx.Rngs(key)
-                own = layer_encodings.of_layer(text, config, options, causal=causal, rngs=rngs)
-                return _split(Block(config, own, causal=causal, cross=cross(rngs), rngs=rngs))
+                own = layer_encodings.of_layer(
+                    turn.encoding, config, options, causal=causal, rngs=rngs
+                )
+                of_memory = cross(turn, rngs)
+                return _split(Block(config, turn, own, causal=causal, cross=of_memory, rngs=rngs))
 
             keys = jax.random.split(rngs.params(), groups)
             graphdef, shared, _ = init(keys[0])
             return nnx.merge(graphdef, shared, jax.vmap(lambda key: init(key)[2])(keys))
 
-        self.blocks = nnx.List([stack(text) for text in config.encodings])
+        self.blocks = nnx.List(map(stack, turns))
         first: dict[str, Block] = {}
-        for text, block in zip(config.encodings, self.blocks, strict=True):
-            if first.setdefault(text, block) is not block:
-                layer_encodings.tie(block.attention, first[text].attention)
+        for turn, block in zip(turns, self.blocks, strict=True):
+            if first.setdefault(turn.encoding, block) is not block:
+                layer_encodings.tie(block.attention, first[turn.encoding].attention)
             if block is not self.blocks[0]:
                 layer_encodings.tie(block.cross, self.blocks[0].cross)
 
