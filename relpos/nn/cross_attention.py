@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
-from relpos.nn.attention import (
+from relpos.nn.of_attention import (
     check_heads,
     check_input,
     dropout_options,
