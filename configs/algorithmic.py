@@ -47,7 +47,9 @@ def get_config() -> ConfigDict:
                 "num_kv_heads": 0,  # 0: as many as query heads
                 "head_dim": 0,  # 0: features / num_heads
                 "mlp_features": 0,  # 0: 4 * features
-                "window": 0,  # 0: all
+                "window": None,  # tokens seen on each side; 64:16 past:future; none,128*2 by layers in turn; None: all
+                "scale": None,  # of dot products; None: 1 / sqrt(head size) for most schemes; likewise in turn
+                "softcap": None,  # of logits; None: no cap; likewise in turn
                 "dropout_rate": 0.0,
                 "norm": "pre",  # or post
                 "dtype": "float32",

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Num
 from relpos import encodings
 from relpos import nn as relpos_nn
 from relpos.encodings import Encoding
-from relpos.nn import Cache
-from relpos.nn.attention import check_input
+from relpos.nn import Cache, Earlier
+from relpos.nn.of_attention import check_input
 
 # `nnx.bridge.ToLinen` is not used: it files parameters by their NNX type, so that those split over heads would lie in
 # a collection of their own, and a Linen train step, which differentiates "params", would not train them.
@@ -43,6 +43,7 @@ class RelativeAttention(nn.Module):
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
+        earlier: Earlier | Float[Array, "B M D"] | None = None,
         deterministic: bool = True,
     ) -> Any:
         """Attend; the arguments are those of `relpos.RelativeAttention`.
@@ -68,6 +69,7 @@ class RelativeAttention(nn.Module):
             order=order,
             segments=segments,
             cache=cache,
+            earlier=earlier,
             dropout_key=self.make_rng("dropout") if dropping else None,
             deterministic=deterministic,
         )

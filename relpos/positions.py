@@ -12,7 +12,8 @@ padding, which sees nothing and is seen by nothing. The tokens of a segment stan
 segment between them would count in their distances, except in a cache, which counts tokens alone.
 """
 
-from typing import Any
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,50 @@ from relpos.sharding import left_to_the_compiler
 
 PADDING = 0
 _STRIDE = 4096  # of positions, in `angles`
+
+
+class Window(NamedTuple):
+    """How far a query sees: keys with d < past and -d < future, each of which counts the token itself; None: all.
+
+    Wherever a window is taken, an integer w stands for (w, w), |d| < w, and None for no limit on either side.
+    """
+
+    past: int | None = None
+    future: int | None = None
+
+    @classmethod
+    def of(cls, given: Any) -> "Window":
+        """Return what an integer, a pair (past, future) or None says; no limit where no int32 distance reaches it.
+
+        Raises:
+          ValueError: a side is no integer, or hides the token itself.
+        """
+        if given is None:
+            return cls()
+        sides = tuple(given) if isinstance(given, tuple | list) else (given, given)
+        if len(sides) != 2:
+            raise ValueError(f"window must be an integer or a pair (past, future), got {given!r}")
+        return cls(*(cls._side(side, given) for side in sides))
+
+    @staticmethod
+    def _side(side: Any, given: Any) -> int | None:
+        if side is None:
+            return None
+        if isinstance(side, jax.core.Tracer):
+            raise ValueError(
+                "window must be a Python integer or a pair of them, not a traced array"
+            )
+        try:
+            side = operator.index(side)
+        except TypeError as error:
+            raise ValueError(
+                f"window must be an integer or a pair of them (past, future), got {given!r}"
+            ) from error
+        if side < 1:
+            raise ValueError(
+                f"window must be at least 1 (the token itself) on each side, got {given!r}"
+            )
+        return side if side < 2**31 else None
 
 
 def contiguous(length: int) -> Int[Array, "T"]:
@@ -120,7 +165,7 @@ def visible(
     k_segments_S: Int[Array, "S"] | None = None,
     *,
     causal: bool = False,
-    window: int | None = None,
+    window: int | tuple[int | None, int | None] | None = None,
 ) -> Bool[Array, "T S"]:
     """Say which keys each query may attend to.
 
@@ -130,14 +175,17 @@ def visible(
       q_segments_T: query segment ids, 0 is padding; None: all tokens are of one segment.
       k_segments_S: key segment ids, likewise.
       causal: only keys with d >= 0.
-      window: only keys with |d| < window; window=1 leaves the token itself.
+      window: only keys with |d| < window, window=1 leaves the token itself; or a pair, see `Window`.
     """
     d_TS = distances(q_positions_T, k_positions_S)
     mask_TS = jnp.ones(d_TS.shape, bool)
     if causal:
         mask_TS &= d_TS >= 0
-    if window is not None:
-        mask_TS &= jnp.abs(d_TS) < window
+    past, future = Window.of(window)
+    if past is not None:
+        mask_TS &= d_TS < past
+    if future is not None and not causal:
+        mask_TS &= d_TS > -future
     if q_segments_T is not None and k_segments_S is not None:
         mask_TS &= q_segments_T[:, None] == k_segments_S[None, :]
         mask_TS &= (k_segments_S != PADDING)[None, :]

@@ -56,6 +56,7 @@ SETTINGS = {
     "causal window": {"causal": True, "window": 5, **ONE},
     "window of one": {"causal": True, "window": 1, **ONE},
     "bidirectional window": {"window": 7, **ONE},
+    "window of two sides": {"window": (3, 12), **ONE},
     "packed": {"causal": True, "segments": PACKED},
     "packed, both directions": {"segments": PACKED},
     "packed, two arrays": {"causal": True, "q_segments": PACKED, "k_segments": PACKED.copy()},
@@ -65,6 +66,7 @@ SETTINGS = {
     "scattered, packed, windowed": {
         "causal": True, "window": 9, "positions": SCATTERED, "segments": PACKED,
     },
+    "scattered, window of two sides": {"window": (14, 5), "positions": SCATTERED, "K": 1},
     "an order of its own": {
         "causal": True, "window": 12, "positions": SCATTERED, "order": ORDER, "K": 1,
     },
@@ -225,14 +227,14 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
 
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
 SEEN_BY_KERNELS = (
-    "causal", "bidirectional window", "scattered, packed, windowed", "dropout", "cross, causal",
+    "causal", "window of two sides", "scattered, packed, windowed", "dropout", "cross, causal",
     "an order of its own",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_paths_agree_with_every_slot_at_once(kind):
-    several = kind in ("causal window", "bidirectional window", "packed", "cross, causal")
+    several = kind in ("causal window", "window of two sides", "packed", "cross, causal")
     more = [(16, 8), (64, 64)] if several else []
     paths = [path for path in FAST if path != "pallas" or kind in SEEN_BY_KERNELS]
     assert_paths_agree(EverySlot(), kind, [BLOCKS], paths, blockwise=more)

@@ -15,12 +15,13 @@ from flax import nnx
 from relpos import encodings
 from relpos.attention import PerHeadConstant
 from relpos.nn import Decoder, DecoderConfig
+from relpos.positions import Window
 
 NAMES = encodings.names()
 B, T, V = 2, 13, 31
 PAD = 3
 PADDED = T + PAD
-WINDOW = 4
+WINDOW = Window(4, 2)
 
 
 @pytest.fixture(params=NAMES, scope="module")

@@ -12,18 +12,21 @@ def test_positions_count_from_the_first_token_of_a_segment():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("window", [None, 1, 3, 100, (1, 4), (None, 3), (5, None)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_visible_is_the_rule_written_out(causal, window, packed):
     random = np.random.default_rng(0)
     q, k = random.integers(-9, 9, 11), random.integers(-9, 9, 13)
     qs, ks = random.integers(0, 3, 11), random.integers(0, 3, 13)
 
+    past, future = window if isinstance(window, tuple) else (window, window)
+
     def rule(i, j):
         d = q[i] - k[j]
         return (
             (not causal or d >= 0)
-            and (window is None or abs(d) < window)
+            and (past is None or d < past)
+            and (future is None or -d < future)
             and (not packed or (qs[i] == ks[j] and ks[j] != 0))
         )
 

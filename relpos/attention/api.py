@@ -41,7 +41,7 @@ def attention(
     k_segments: Int[Array, "B S"] | None = None,
     q_order: Num[Array, "B T"] | None = None,
     k_order: Num[Array, "B S"] | None = None,
-    window: int | None = None,
+    window: int | tuple[int | None, int | None] | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     dropout_rate: float = 0.0,
@@ -80,7 +80,8 @@ def attention(
         axes each token's place in its row. Where positions repeat or start anew, as ids of digits do, a token would
         see others that come after it.
       k_order: likewise for the keys; give both or neither.
-      window: only keys whose places in the order are nearer than this.
+      window: only keys whose places in the order are nearer than this; or a pair (past, future) with a limit for each
+        side, None: no limit there (`relpos.positions.Window`).
       scale: of the dot products; None: what the encoding's `logit_scale` says, 1 / sqrt(H) if nothing else.
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
@@ -109,7 +110,6 @@ def attention(
     B, T, N, H = q.shape
     S = k.shape[1]
     scale = None if scale is None else checks.checked_scale(scale, H)
-    window = checks.checked_window(window)
     block_sizes = checks.checked_blocks(block_sizes)
     sides = ((B, T), (B, S))
     q_segments, k_segments, same = checks.checked_segments(q_segments, k_segments, *sides)
@@ -125,7 +125,9 @@ def attention(
     if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
-    rules = Rules(0.0, causal, window, softcap, dropout_rate, q_order is not None)
+    rules = Rules(
+        0.0, causal, positions.Window.of(window), softcap, dropout_rate, q_order is not None
+    )
     call = _Call(graphdef, rules, scale, implementation, same, keys_ready, block_sizes)
     places = (q_positions, k_positions, q_segments, k_segments, q_order, k_order)
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
@@ -166,15 +168,17 @@ class _Call(NamedTuple):
         return q_segments is None or starts_anew
 
     def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], consecutive: bool) -> Rules:
-        """Return the rules with the scale, and without a window that no distance reaches."""
+        """Return the rules with the scale, and without a side of the window that no distance reaches."""
         T, S, H = sizes
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
         checks.check_unscaled(encoding, scale)
-        window = self.rules.window
-        if consecutive and window is not None and choices.are_within(window, T, S):
-            window = None
-        return self.rules._replace(scale=scale, window=window)
+        # A query has at most T - 1 tokens before it and S - 1 behind it.
+        past, future = (
+            None if consecutive and most is not None and choices.are_within(most, size) else most
+            for most, size in zip(self.rules.window, (T, S), strict=True)
+        )
+        return self.rules._replace(scale=scale, window=positions.Window(past, future))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -174,16 +174,6 @@ def check_ready_keys(q_width: int, k_width: int) -> None:
         )
 
 
-def checked_window(window: Any) -> int | None:
-    """Return the window as an int; None where no int32 distance reaches it."""
-    if window is None:
-        return None
-    window = _integer("window", window)
-    if window < 1:
-        raise ValueError(f"window must be at least 1 (the token itself), got {window}")
-    return window if window < 2**31 else None
-
-
 def checked_blocks(block_sizes: Any) -> tuple[int, int] | None:
     """Return the block sizes as a pair of ints."""
     if block_sizes is None:

@@ -106,7 +106,7 @@ def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
     begin, end = (jnp.asarray(x, jnp.int32) for x in (region.begin, region.end))
     if (
         not (layout.consecutive and rules.causal)
-        or rules.window is not None
+        or rules.window.past is not None
         or places.k.segment is not None
     ):
         return [_Run(begin, end, False)]

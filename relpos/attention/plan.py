@@ -144,7 +144,7 @@ def _blockwise(
     factored = by_pair and may_factor
     cut = choices.layout(
         T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
-        window=rules.window, block_sizes=block_sizes, together=together,
+        window=rules.widest, block_sizes=block_sizes, together=together,
     )  # fmt: skip
     if band is not None:
         cut = cut._replace(band=band)

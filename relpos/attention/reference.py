@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from relpos import positions
 from relpos.attention import dropout
 from relpos.attention.slots import Slots
+from relpos.positions import Window
 
 
 class Queries(NamedTuple):
@@ -64,10 +65,18 @@ class Rules(NamedTuple):
 
     scale: float
     causal: bool = False
-    window: int | None = None
+    window: Window = Window()
     softcap: float | None = None
     dropout_rate: float = 0.0
     ordered: bool = False  # causality and windows go by an order of its own, not by positions
+
+    @property
+    def widest(self) -> int | None:
+        """Return the wider side of the window; None: there is no limit."""
+        past, future = self.window
+        if past is None or self.causal:
+            return past
+        return None if future is None else max(past, future)
 
     @property
     def past_only(self) -> bool:

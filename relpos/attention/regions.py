@@ -62,8 +62,11 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     if beyond is not None:
         # A block is near if it holds one distance short of the constant part.
         first, last = least(first, beyond + reach), most(last, -beyond - reach)
-    if rules.window is not None:
-        first, last = least(first, rules.window + reach), most(last, -rules.window - reach)
+    past, future = rules.window
+    if past is not None:
+        first = least(first, past + reach)
+    if future is not None:
+        last = most(last, -future - reach)
     if rules.causal:
         last = most(last, -reach)
     return Span(first, first - last + 1)
@@ -109,9 +112,11 @@ def regions(
         return clip((row + C - 1 - d) // K + 1)
 
     begin, end = jnp.zeros_like(row), jnp.full_like(row, key_blocks)
-    if rules.window is not None:
-        begin = first_with_least_below(rules.window)
-        end = first_with_most_below(-rules.window + 1)
+    past, future = rules.window
+    if past is not None:
+        begin = first_with_least_below(past)
+    if future is not None:
+        end = first_with_most_below(-future + 1)
     if rules.causal:
         end = first_with_most_below(0)
 

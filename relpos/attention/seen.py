@@ -7,7 +7,6 @@ side whose ids rise along the row, and too much, never too little, for all other
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -35,6 +34,15 @@ def _bounds(tokens: Tokens) -> _Bounds:
     return _Bounds(of(tokens.rank), of(tokens.segment))
 
 
+def _is_within(most: int, later: Array, earlier: Array) -> Array:
+    """Whether later - earlier may be less than `most`.
+
+    Compared in floats, with room for their rounding: differences need not fit an int32.
+    """
+    later, earlier = later.astype(jnp.float32), earlier.astype(jnp.float32)
+    return later - earlier < most + 1 + 1e-6 * (jnp.abs(later) + jnp.abs(earlier))
+
+
 def may_see(
     rules: Rules, layout: Layout, q: Tokens, k: Tokens
 ) -> tuple[Int[Array, ""], Int[Array, ""]] | None:
@@ -56,15 +64,11 @@ def may_see(
     if not layout.consecutive:
         if rules.causal:
             checks.append(queries.ranks[1] >= keys.ranks[0])
-        if rules.window is not None:
-            # Compared in floats, with room for their rounding: differences need not fit an int32.
-            (q_low, q_high), (k_low, k_high) = jax.tree.map(
-                lambda x: x.astype(jnp.float32), (queries.ranks, keys.ranks)
-            )
-            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_low) + jnp.abs(k_high))
-            checks.append(q_low - k_high < furthest)
-            furthest = rules.window + 1 + 1e-6 * (jnp.abs(q_high) + jnp.abs(k_low))
-            checks.append(k_low - q_high < furthest)
+        past, future = rules.window
+        if past is not None:
+            checks.append(_is_within(past, queries.ranks[0], keys.ranks[1]))
+        if future is not None and not rules.causal:
+            checks.append(_is_within(future, keys.ranks[0], queries.ranks[1]))
     if not checks:
         return None
     seen = functools.reduce(jnp.logical_and, checks)

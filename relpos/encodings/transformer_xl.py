@@ -13,7 +13,8 @@ class TransformerXL(Encoding):
 
     Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.3; theta_m = base^(-2m/D). W_R is each head's own
     [D, H] and each layer's own. u and v are [H] per head, shared by the layers unless `untied`, as in the public code's
-    large models. `clamp` > 0 holds d at +-clamp ("clamp_len").
+    large models. `clamp` > 0 holds d at +-clamp ("clamp_len"). The paper's other half, the memory of earlier segments,
+    is `relpos.nn.Earlier`, for any scheme.
     """
 
     reals = True

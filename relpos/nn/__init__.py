@@ -9,6 +9,7 @@ from relpos.nn.cross_attention import CrossAttention as CrossAttention
 from relpos.nn.cross_attention import Memory as Memory
 from relpos.nn.decoder import Decoder as Decoder
 from relpos.nn.decoder import DecoderConfig as DecoderConfig
+from relpos.nn.earlier import Earlier as Earlier
 from relpos.nn.encoder import Encoder as Encoder
 from relpos.nn.encoder import TokenEncoder as TokenEncoder
 from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder

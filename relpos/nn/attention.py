@@ -1,7 +1,5 @@
 """Multi-head attention with any position encoding."""
 
-import functools
-import logging
 from typing import Any
 
 import jax
@@ -15,8 +13,14 @@ from relpos.attention import attention, match_heads, tabulate, transform_keys, t
 from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
-
-_log = logging.getLogger(__name__)
+from relpos.nn.earlier import Earlier, check_earlier
+from relpos.nn.of_attention import (
+    check_heads,
+    check_input,
+    dropout_options,
+    linear,
+    no_positions,
+)
 
 
 class RelativeAttention(nnx.Module):
@@ -35,7 +39,7 @@ class RelativeAttention(nnx.Module):
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         causal: bool = True,
-        window: int | None = None,
+        window: int | tuple[int | None, int | None] | None = None,
         scale: float | None = None,
         softcap: float | None = None,
         dropout_rate: float = 0.0,
@@ -52,7 +56,7 @@ class RelativeAttention(nnx.Module):
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
           causal: see only the past.
-          window: see only keys with |d| < window.
+          window: see only keys with |d| < window; or a pair (past, future), see `relpos.positions.Window`.
           scale: of the dot products; None: 1 / sqrt(H). T5 itself has 1.
           softcap: logits become softcap * tanh(logits / softcap).
           dropout_rate: of the attention weights.
@@ -64,7 +68,8 @@ class RelativeAttention(nnx.Module):
         num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = head_dim
-        self.causal, self.window, self.dropout_rate = causal, window, dropout_rate
+        self.causal, self.dropout_rate = causal, dropout_rate
+        self.window = positions_lib.Window.of(window)
         self.scale, self.softcap = scale, softcap
         self.dtype = dtype
         if isinstance(encoding, str | type):
@@ -90,6 +95,7 @@ class RelativeAttention(nnx.Module):
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
+        earlier: Earlier | Float[Array, "B M D"] | None = None,
         encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
@@ -103,6 +109,9 @@ class RelativeAttention(nnx.Module):
           order: what causality and windows go by; None: the positions, or where these have axes the row.
           segments: ids of packed documents, 0 is padding; with a cache only 0 or not 0 matters.
           cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
+          earlier: the layer's inputs at the M tokens before, of an earlier segment of the text: keys and values are of
+            both, and x counts on from them (`relpos.nn.Earlier`, Transformer-XL's recurrence). No gradient goes to an
+            array; an `Earlier` is read as it is.
           encoding: used instead of the layer's own (one encoding shared by all layers).
           dropout_key: switches dropout on.
           deterministic: True: no dropout, whatever the key; False: a dropout rate needs a key; None: the key decides,
@@ -126,6 +135,12 @@ class RelativeAttention(nnx.Module):
             "softcap": self.softcap,
         }
         options |= dropout_options(self.dropout_rate, dropout_key, deterministic)
+        if earlier is not None:
+            earlier = earlier if isinstance(earlier, Earlier) else Earlier.of(earlier)
+            check_earlier(earlier, x_BTD, cache=cache, positions=positions, order=order)
+            return self._join(
+                self._attend_earlier(encoding, x_BTD, (q, k, v), earlier, segments, options)
+            )
         if cache is None:
             valid = None if segments is None else segments != 0
             features, _ = encodings.tokens(
@@ -160,7 +175,7 @@ class RelativeAttention(nnx.Module):
 
         Args:
           batch: B.
-          max_length: how many tokens a row may come to; with a window, no more slots than that are kept, unless
+          max_length: how many tokens a row may come to; with a window, no more slots than its past are kept, unless
             positions are given: a window may then hold any number of tokens.
           encoding: as in the call.
           positions: such as each call will be given, [B, T] or [B, T, axes] of any number of tokens, of which the axes
@@ -175,8 +190,8 @@ class RelativeAttention(nnx.Module):
         encoding = self._bound(encoding)
         counts = positions is None
         capacity = max_length
-        if counts and self.window is not None:
-            capacity = min(max_length, self.window)
+        if counts and self.window.past is not None:
+            capacity = min(max_length, self.window.past)
         at = jnp.zeros((batch, 1), jnp.int32)
         if positions is not None:
             dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
@@ -230,13 +245,34 @@ class RelativeAttention(nnx.Module):
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
 
+    def _attend_earlier(self, encoding, x_BTD, qkv, earlier: Earlier, segments, options):
+        """Attend to the earlier tokens as well, whose keys and values are made anew."""
+        q, k, v = qkv
+        M, ids_BS = earlier.length, earlier.ids_with(x_BTD.shape[:2], segments)
+        kernel = self.qkv.kernel[...].astype(self.dtype)[:, self.num_heads * self.head_dim :]
+        kv = earlier.inputs.astype(self.dtype) @ kernel
+        kv = kv.reshape(*earlier.segments.shape, 2 * self.num_kv_heads, self.head_dim)
+        before = jnp.split(kv, 2, axis=2)
+        k, v = (jnp.concatenate([a, b], 1) for a, b in zip(before, (k, v), strict=True))
+        k_features, _ = encodings.tokens(
+            encoding, earlier.inputs_with(x_BTD), ids_BS != 0, segments=ids_BS
+        )
+        at_BS = positions_lib.within_segments(ids_BS)
+        return attention(
+            q, k, v, encoding=encoding,
+            q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
+            q_positions=at_BS[:, M:], k_positions=at_BS,
+            q_segments=ids_BS[:, M:], k_segments=ids_BS, **options,
+        )  # fmt: skip
+
     def _attend_cached(self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, options):
         positions, order = at
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
         k, v = self._ready(encoding, k, v, positions, features)
         of_keys = features if encoding.features_meet_in_blocks else None
         grown = cache.append(k, v, of_keys, state, valid, positions, order)
-        is_ring = cache.counts and self.window is not None and cache.capacity <= self.window
+        past = self.window.past
+        is_ring = cache.counts and past is not None and cache.capacity <= past
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
         if is_ring and x_BTD.shape[1] > 1:
             # Earlier tokens of a chunk still see what its later ones overwrite.
@@ -252,7 +288,7 @@ class RelativeAttention(nnx.Module):
             q_positions=positions, k_positions=k_positions, q_order=order, k_order=grown.order,
             q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,
         )  # fmt: skip
-        if not cache.counts or self.window is None or cache.capacity < self.window:
+        if not cache.counts or past is None or cache.capacity < past:
             too_long = grown.length > cache.capacity
             out = jnp.where(too_long[:, None, None, None], jnp.nan, out)
         return out, grown
@@ -263,70 +299,3 @@ def _in_one_number(positions: Any, order: Any, shape: tuple[int, ...]) -> Any:
     if order is not None or positions is None:
         return order
     return None if positions_lib.axes(positions, shape) else positions
-
-
-def check_input(x_BTD: Array) -> None:
-    """Refuse an input of other than three axes."""
-    if x_BTD.ndim != 3:
-        hint = ": give it a batch axis, x[None]" if x_BTD.ndim == 2 else ""
-        raise ValueError(f"the input must be [B, T, D], got {list(x_BTD.shape)}{hint}")
-
-
-def dropout_options(
-    rate: float, key: Array | None, deterministic: bool | None = None
-) -> dict[str, Any]:
-    """Return attention's arguments for dropout, none where it is off.
-
-    Raises:
-      ValueError: deterministic=False with a rate and no key.
-    """
-    if not rate or deterministic:
-        return {}
-    if key is not None:
-        return {"dropout_rate": rate, "dropout_key": key}
-    if deterministic is None:
-        _log_no_dropout(rate)
-        return {}
-    raise ValueError(f"dropout_rate={rate} with deterministic=False needs a dropout_key")
-
-
-@functools.cache
-def _log_no_dropout(rate: float) -> None:
-    _log.warning(
-        "a layer with dropout_rate=%s was called without a dropout_key, so nothing is dropped: pass a key in "
-        "training, or deterministic=True to say that this is meant",
-        rate,
-    )
-
-
-def check_heads(
-    num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
-) -> tuple[int, int]:
-    """Return K and H, or say what does not divide."""
-    if num_heads < 1 or in_features < 1:
-        raise ValueError(
-            f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
-        )
-    if head_dim is None and in_features % num_heads:
-        raise ValueError(
-            f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
-            "or give head_dim"
-        )
-    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-    if num_kv_heads < 1 or num_heads % num_kv_heads:
-        raise ValueError(
-            f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
-            "num_kv_heads must divide num_heads"
-        )
-    return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
-
-
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Return a projection without bias."""
-    init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
-
-
-def no_positions() -> Encoding:
-    """Return an encoding that fills no slot."""
-    return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))

@@ -12,7 +12,9 @@ from relpos.attention import dropout
 from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cross_attention import CrossAttention
+from relpos.nn.earlier import Earlier
 from relpos.nn.stack_config import StackConfig
+from relpos.nn.turns import Turn
 
 
 class Block(nnx.Module):
@@ -24,6 +26,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         config: StackConfig,
+        turn: Turn,
         encoding: Encoding | None,
         *,
         causal: bool,
@@ -42,7 +45,9 @@ class Block(nnx.Module):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             causal=causal,
-            window=config.window,
+            window=turn.window,
+            scale=turn.scale,
+            softcap=turn.softcap,
             dropout_rate=config.dropout_rate,
             dtype=dtype,
         )
@@ -61,15 +66,30 @@ class Block(nnx.Module):
         self.dropout_rate = config.dropout_rate
 
     def __call__(
-        self, x_BTD, *, key=None, cache=None, memory=None, places=None, **self_attention: Any
+        self,
+        x_BTD,
+        *,
+        key=None,
+        cache=None,
+        earlier: Earlier | None = None,
+        memory=None,
+        places=None,
+        **self_attention: Any,
     ):
-        """Return x, and the new cache, None without one."""
+        """Return x, and the new cache, or what is earlier for the segment to come; None without either."""
         keys: Any = [None] * 5 if key is None else jax.random.split(key, 5)
         h = self._before(x_BTD, self.attention_norm)
+        before = None
+        if earlier is not None:
+            normed = self._before(jax.lax.stop_gradient(earlier.inputs), self.attention_norm)
+            before = Earlier(normed, earlier.segments)
         out = self.attention(
-            h, cache=cache, dropout_key=keys[0], deterministic=key is None, **self_attention
-        )
+            h, cache=cache, earlier=before, dropout_key=keys[0], deterministic=key is None,
+            **self_attention,
+        )  # fmt: skip
         out, grown = (out, None) if cache is None else out
+        if earlier is not None:
+            grown = earlier.then(x_BTD, self_attention.get("segments"))
         x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
         if self.cross is not None:
             out = self.cross(

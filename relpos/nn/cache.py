@@ -16,7 +16,7 @@ class Cache:
     """What a layer remembers of the tokens before.
 
     Rows are ragged: each has its own length, and padding never enters. With a window, the capacity may be as small
-    as the window: the slots are then a ring.
+    as its past: the slots are then a ring.
 
     Attributes:
       key: as the encoding's `key` leaves them (rotated), [B, C, K, H]; C is the capacity.

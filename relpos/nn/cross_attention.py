@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
-from relpos.nn.attention import (
+from relpos.nn.of_attention import (
     check_heads,
     check_input,
     dropout_options,
@@ -59,6 +59,8 @@ class CrossAttention(nnx.Module):
         rngs: nnx.Rngs,
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
@@ -71,12 +73,15 @@ class CrossAttention(nnx.Module):
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
+          scale: of the dot products; None: what the encoding says, 1 / sqrt(H) if nothing.
+          softcap: logits become softcap * tanh(logits / softcap).
           dropout_rate: of the attention weights.
           dtype: to compute in; parameters are float32.
         """
         num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.dropout_rate, self.dtype = dropout_rate, dtype
+        self.scale, self.softcap = scale, softcap
         if encoding is not None:
             check_encoding(encoding, num_heads, head_dim, causal=False, may_be_unbound=True)
             self._check(encoding)
@@ -161,6 +166,6 @@ class CrossAttention(nnx.Module):
             q, memory.key, memory.value, encoding=encoding, keys_ready=True,
             q_positions=positions, k_positions=memory.positions,
             q_segments=jnp.ones((B, T), jnp.int32) if segments is None else segments,
-            k_segments=memory.segments, **options,
+            k_segments=memory.segments, scale=self.scale, softcap=self.softcap, **options,
         )  # fmt: skip
         return self.out(out.reshape(B, T, self.num_heads * self.head_dim))

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Num
 
 from relpos.nn.cache import Cache
+from relpos.nn.earlier import Earlier
 from relpos.nn.embedding import Embedding
 from relpos.nn.placing import longest, place
 from relpos.nn.stack import EncodingOptions, Stack, StackConfig
@@ -67,6 +68,7 @@ class Decoder(nnx.Module):
         embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
+        earlier: tuple[Earlier, ...] | None = None,
         key: Array | None = None,
     ) -> Any:
         """Return the logits of each next token.
@@ -79,21 +81,29 @@ class Decoder(nnx.Module):
           embed_positions: of what is added to the input; None: the positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
+          earlier: from `init_earlier` or the call for the segment of the text before this one: all layers see its last
+            M tokens too (Transformer-XL, arXiv:1901.02860, sec. 3.2).
           key: switches dropout on.
 
         Returns:
-          [B, T, V] in float32; with caches the pair of that and the new caches.
+          [B, T, V] in float32; with caches the pair of that and the new caches, with `earlier` that and the new one.
         """
         given = Placed(positions, order, embed_positions)
-        placed = place(self.places, given, tokens_BT, segments, caches, key)
+        before = caches if earlier is None else earlier
+        placed = place(self.places, given, tokens_BT, segments, before, key)
         x, grown = self.stack(
-            self.embed(tokens_BT), segments=segments, caches=caches, key=key, **placed
-        )
+            self.embed(tokens_BT), segments=segments, caches=caches, earlier=earlier, key=key,
+            **placed,
+        )  # fmt: skip
         logits = self.embed.logits(self.norm(x))
-        return logits if caches is None else (logits, grown)
+        return logits if before is None else (logits, grown)
 
     def init_caches(
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:
         """Return empty caches for all layers, see `Stack.init_caches`."""
         return self.stack.init_caches(batch, max_length, positions=positions)
+
+    def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
+        """Return what all layers remember before the first segment: nothing, see `Stack.init_earlier`."""
+        return self.stack.init_earlier(batch, length)

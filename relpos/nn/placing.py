@@ -43,8 +43,8 @@ def place(
         return given._asdict()
     if caches is not None:
         raise ValueError(
-            f"{type(places).__name__} places tokens by those before them, which a cache does not tell: give the "
-            "positions as its `begin` and `follow` return them, as relpos.nn.generate does"
+            f"{type(places).__name__} places tokens by those before them, which a cache or an earlier segment "
+            "does not tell: give the positions as its `begin` and `follow` return them, as relpos.nn.generate does"
         )
     of_places = None if key is None else jax.random.fold_in(key, _STREAM)
     return places.begin(tokens_BT, segments_BT, key=of_places)[0]._asdict()

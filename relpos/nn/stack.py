@@ -14,8 +14,10 @@ from relpos.nn import layer_encodings
 from relpos.nn.block import Block, dropped
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import CrossAttention, Memory
+from relpos.nn.earlier import Earlier, check_layers
 from relpos.nn.layer_encodings import EncodingOptions as EncodingOptions
 from relpos.nn.stack_config import StackConfig as StackConfig
+from relpos.nn.turns import Turn
 from relpos.sharding import left_to_the_compiler
 
 
@@ -54,9 +56,10 @@ class Stack(nnx.Module):
         beside = (input_encoding,) if input_encoding else ()
         added = layer_encodings.of_input(beside, config, options, rngs=rngs)
         self.input_encoding = added[0] if added else None
-        groups = config.num_layers // len(config.encodings)
+        turns = config.turns
+        groups = config.num_layers // len(turns)
 
-        def cross(rngs: nnx.Rngs) -> CrossAttention | None:
+        def cross(turn: Turn, rngs: nnx.Rngs) -> CrossAttention | None:
             if cross_encoding is None:
                 return None
             encoding = layer_encodings.of_layer(
@@ -70,24 +73,28 @@ class Stack(nnx.Module):
             return CrossAttention(
                 config.num_heads, config.features, encoding=encoding,
                 num_kv_heads=config.num_kv_heads, head_dim=config.head_dim,
+                scale=turn.scale, softcap=turn.softcap,
                 dropout_rate=config.dropout_rate, dtype=jnp.dtype(config.dtype), rngs=rngs,
             )  # fmt: skip
 
-        def stack(text: str) -> Block:
+        def stack(turn: Turn) -> Block:
             def init(key):
                 rngs = nnx.Rngs(key)
-                own = layer_encodings.of_layer(text, config, options, causal=causal, rngs=rngs)
-                return _split(Block(config, own, causal=causal, cross=cross(rngs), rngs=rngs))
+                own = layer_encodings.of_layer(
+                    turn.encoding, config, options, causal=causal, rngs=rngs
+                )
+                of_memory = cross(turn, rngs)
+                return _split(Block(config, turn, own, causal=causal, cross=of_memory, rngs=rngs))
 
             keys = jax.random.split(rngs.params(), groups)
             graphdef, shared, _ = init(keys[0])
             return nnx.merge(graphdef, shared, jax.vmap(lambda key: init(key)[2])(keys))
 
-        self.blocks = nnx.List([stack(text) for text in config.encodings])
+        self.blocks = nnx.List(map(stack, turns))
         first: dict[str, Block] = {}
-        for text, block in zip(config.encodings, self.blocks, strict=True):
-            if first.setdefault(text, block) is not block:
-                layer_encodings.tie(block.attention, first[text].attention)
+        for turn, block in zip(turns, self.blocks, strict=True):
+            if first.setdefault(turn.encoding, block) is not block:
+                layer_encodings.tie(block.attention, first[turn.encoding].attention)
             if block is not self.blocks[0]:
                 layer_encodings.tie(block.cross, self.blocks[0].cross)
 
@@ -109,9 +116,10 @@ class Stack(nnx.Module):
         embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
+        earlier: tuple[Earlier, ...] | None = None,
         memories: dict[str, Memory] | None = None,
         key: Array | None = None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...] | None]:
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """Run all layers.
 
         Args:
@@ -123,19 +131,24 @@ class Stack(nnx.Module):
             positions.
           segments: ids of packed documents, 0 is padding.
           caches: from `init_caches` or an earlier call.
+          earlier: from `init_earlier` or the call for the segment before this one.
           memories: from `memories`, of what cross-attention reads.
           key: switches dropout on.
 
         Returns:
-          The output, and the new caches.
+          The output, and the new caches or, of each layer, the last inputs for the segment to come.
         """
         T = x_BTD.shape[1]
+        if earlier is not None:
+            check_layers(earlier, x_BTD, len(self.blocks), caches, positions, order)
+            self._check_embedded(embed_positions)
+            T += earlier[0].length
         if caches is None and self.max_length is not None and self.max_length < T:
             raise ValueError(
                 f"{T} tokens are more than the {self.max_length} positions of "
                 f"{', '.join(map(str, self.config.encodings))}"
             )
-        places = self._places(x_BTD.shape[:2], positions, segments, caches)
+        places = self._places(x_BTD.shape[:2], positions, segments, caches, earlier)
         added = places
         if embed_positions is not None:
             added = checked_number(
@@ -153,13 +166,14 @@ class Stack(nnx.Module):
             x = dropped(x, self.config.dropout_rate, jax.random.fold_in(key, groups))
 
         def group(x, inputs):
-            states, keys, caches, memories = inputs
+            states, keys, caches, earlier, memories = inputs
             grown = []
             for i, (graph, of_all, state) in enumerate(zip(graphs, shared, states, strict=True)):
                 x, cache = nnx.merge(graph, of_all, state)(
                     x,
                     key=None if keys is None else keys[i],
                     cache=None if caches is None else caches[i],
+                    earlier=None if earlier is None else earlier[i],
                     memory=None if memories is None else memories[str(i)],
                     places=places,
                     positions=positions,
@@ -167,9 +181,9 @@ class Stack(nnx.Module):
                     segments=segments,
                 )
                 grown.append(cache)
-            return x, None if caches is None else tuple(grown)
+            return x, None if caches is None and earlier is None else tuple(grown)
 
-        return jax.lax.scan(group, x, (states, keys, caches, memories), unroll=2)
+        return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=2)
 
     @staticmethod
     def _embedded(encoding: Encoding, x_BTD, places_BT):
@@ -181,7 +195,20 @@ class Stack(nnx.Module):
         embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
         return embed(state, x_BTD, places_BT)
 
-    def _places(self, shape, positions, segments, caches):
+    def _check_embedded(self, embed_positions: Any) -> None:
+        """Refuse to add positions to an input whose earlier segments have had others."""
+        beside = () if self.input_encoding is None else (self.input_encoding,)
+        added = [*self.input_encodings, *beside]
+        if embed_positions is not None:  # they place one of the two, see `__call__`
+            added = list(self.input_encodings) if beside else []
+        if added:
+            names = ", ".join(type(encoding).__name__ for encoding in added)
+            raise ValueError(
+                f"{names} adds positions to the input, and tokens of an earlier segment have had theirs, counted from "
+                "its own start: choose a relative scheme, or give embed_positions that count on through the text"
+            )
+
+    def _places(self, shape, positions, segments, caches, earlier):
         """Return the positions that are added to the input, and those cross-attention counts from."""
         if positions is not None:
             return checked_number("positions", positions, shape, with_axes=True)
@@ -189,6 +216,9 @@ class Stack(nnx.Module):
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
             first_layer: Cache = jax.tree.map(lambda x: x[0], caches[0])
             return jnp.maximum(first_layer.next_positions(valid), 0)
+        if earlier is not None:
+            ids_BS = earlier[0].of_layer(0).ids_with(shape, segments)
+            return positions_lib.within_segments(ids_BS)[:, earlier[0].length :]
         if segments is not None:
             return positions_lib.within_segments(segments)
         return jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
@@ -219,6 +249,23 @@ class Stack(nnx.Module):
             return jax.vmap(one)(state)
 
         return tuple(map(stack, self.blocks))
+
+    def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
+        """Return what all layers remember before the first segment of a text: nothing.
+
+        Args:
+          batch: B.
+          length: M, how many tokens before a segment its own may see; of the layers' windows no more than the past.
+        """
+        if batch < 0 or length < 1:
+            raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")
+        shape = (self.config.num_layers // len(self.blocks), batch, length)
+
+        def nothing() -> Earlier:
+            inputs = jnp.zeros((*shape, self.config.features), jnp.dtype(self.config.dtype))
+            return Earlier(inputs, jnp.zeros(shape, jnp.int32))
+
+        return tuple(nothing() for _ in self.blocks)
 
     def memories(
         self, encoded_BSD: Float[Array, "B S D"], segments: Int[Array, "B S"] | None = None

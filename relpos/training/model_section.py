@@ -37,6 +37,8 @@ def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> d
         "mlp_features": model.mlp_features or None,
         "encodings": scheme_names(config, key, causal=causal),
         "window": model.window or None,
+        "scale": model.scale,
+        "softcap": model.softcap,
         "dropout_rate": model.dropout_rate,
         "norm": model.norm,
         "dtype": model.dtype,

@@ -46,7 +46,7 @@ class Linear(encodings.Encoding):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kw", [{}, {"window": 9}, {"softcap": 3.0}], ids=str)
+@pytest.mark.parametrize("kw", [{}, {"window": (9, 2)}, {"softcap": 3.0}], ids=str)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_walk_that_counts_is_a_linear_bias(path, kw):
     arrays = inputs()

@@ -7,6 +7,7 @@ import pytest
 
 from relpos.attention import regions
 from relpos.attention.reference import Rules
+from relpos.positions import Window
 
 SIZES = [(1, 1), (1, 37), (9, 8), (16, 23), (37, 37), (64, 9)]
 LAYOUTS = [(8, 16), (16, 8), (1, 1), (3, 5), (64, 64)]
@@ -25,9 +26,12 @@ def distances_of(row, block, rows, columns):
 
 @pytest.mark.usefixtures("numpy_indices")
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("window", [None, 1, 2, 7, 9])
+@pytest.mark.parametrize(
+    "window", [None, 1, 2, 7, 9, (1, 9), (9, 2), (None, 7), (7, None)], ids=str
+)
 @pytest.mark.parametrize("beyonds", [(None,), (0,), (1,), (4,), (30,), (4, None, 30, 1, 4), ()])
 def test_regions_cover_what_is_visible_and_tables_hold_it(beyonds, window, causal):
+    past, future = window = Window.of(window)
     rules = Rules(1.0, causal, window)
     for (T, S), (C, K) in itertools.product(SIZES, LAYOUTS):
         layout = regions.Layout(C, K, True)
@@ -42,8 +46,10 @@ def test_regions_cover_what_is_visible_and_tables_hold_it(beyonds, window, causa
             for block in range(key_blocks):
                 d = distances_of(row, block, C, K)
                 visible = (d >= 0) if causal else np.ones(len(d), bool)
-                if window is not None:
-                    visible &= np.abs(d) < window
+                if past is not None:
+                    visible &= d < past
+                if future is not None:
+                    visible &= -d < future
                 assert block in visited or not visible.any()
                 for beyond, span, table in zip(
                     beyonds, spans, visited.get(block, ("none",) * len(beyonds)), strict=True
@@ -67,7 +73,7 @@ def test_indices_fit_int32_where_pairs_do_not(length, causal):
         for row in (0, 512, (key_blocks - 1) * 512):
             cut = [
                 [(int(r.begin), int(r.end)) for r in regions.regions(
-                    (beyond,), Rules(1.0, causal, window), layout, dtype(row), key_blocks)]
+                    (beyond,), Rules(1.0, causal, Window.of(window)), layout, dtype(row), key_blocks)]
                 for dtype in (np.int32, np.int64)
             ]  # fmt: skip
             assert cut[0] == cut[1]

@@ -27,12 +27,16 @@ def segments(draw, T):
     return row[:T]
 
 
+SIDES = st.none() | st.integers(1, 50)
+WINDOWS = SIDES | st.tuples(SIDES, SIDES)
+
+
 @st.composite
 def calls(draw):
     """The sizes of the inputs and the arguments of a call."""
     T, B, K = draw(SIZES), draw(st.integers(1, 2)), draw(st.integers(1, 2))
     sizes = {"B": B, "T": T, "S": T, "K": K, "N": K * draw(st.integers(1, 2))}
-    kw = {"causal": draw(st.booleans()), "window": draw(st.none() | st.integers(1, 50))}
+    kw = {"causal": draw(st.booleans()), "window": draw(WINDOWS)}
     kw["softcap"] = draw(st.none() | st.just(3.0))
     kw["block_sizes"] = (draw(st.integers(1, 20)), draw(st.integers(1, 20)))
     kind = draw(st.sampled_from(["plain", "other length", "positions", "packed", "packed apart"]))

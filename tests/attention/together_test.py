@@ -37,7 +37,7 @@ class TalkingHeads(EverySlot):
         return jnp.tensordot(self.projection[...], logits_NCK + jnp.sin(bias_NCK), 1)
 
 
-QUICK = ("bidirectional window", "scattered, packed, windowed", "cross, causal")
+QUICK = ("window of two sides", "scattered, packed, windowed", "cross, causal")
 
 
 @pytest.mark.usefixtures("float64")

@@ -7,6 +7,8 @@ import pytest
 
 from relpos import config as config_lib
 from relpos.errors import UserError
+from relpos.nn import DecoderConfig
+from relpos.training import model_section
 from relpos.training.task import create_task
 
 NOWHERE = Path("nonesuch")
@@ -98,6 +100,31 @@ def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
     message = refused(name, **chosen, **{key: value})
     assert message.startswith(f"config key '{key}' must")
     assert most in message
+
+
+@pytest.mark.parametrize(
+    ("text", "windows"),
+    [("64", [(64, 64)]), ("0", [(None, None)]), ("64:16", [(64, 16)]), ("none,64*3", [(None, None), *3 * [(64, 64)]])],
+)  # fmt: skip
+def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):
+    pairs = [("model.window", text), ("model.scale", "1,none"), ("model.softcap", "50")]
+    config = config_lib.load(
+        config_lib.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
+    )
+    sizes = DecoderConfig(vocab_size=3, **model_section.layer_sizes(config, causal=True))
+    assert list(sizes.window) == windows
+    assert (sizes.scale, sizes.softcap) == ((1.0, None), (50.0,))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("window", "a:4", "must be an integer"), ("scale", "x", "finite"), ("softcap", "0", "positive"),
+     ("window", "none,4,4", "must be a multiple of 3")],
+)  # fmt: skip
+def test_what_no_layer_can_have_is_refused(key, value, message):
+    found = refused("lm", **{f"model.{key}": value})
+    assert found.startswith("config section 'model': ")
+    assert message in found
 
 
 @pytest.mark.parametrize("name", NO_DATA)

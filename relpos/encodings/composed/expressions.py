@@ -46,13 +46,23 @@ def turns(text: str | Sequence[Any]) -> tuple[Any, ...]:
         if not isinstance(part, str):
             found.append(part)
             continue
-        repeated = re.fullmatch(r"(.*\S)\s*\*\s*(\d+)", part, re.DOTALL)
-        one, times = (repeated[1], int(repeated[2])) if repeated else (part, 1)
-        if times < 1:
-            raise ValueError(f"encoding {part!r}: * is followed by how many layers, at least 1")
+        one, times = repeated(part)
         parse(one)
         found += [one.strip()] * times
     return tuple(found)
+
+
+def repeated(part: str) -> tuple[str, int]:
+    """Return what is repeated, and how often: "rope*3" is ("rope", 3).
+
+    Raises:
+      ValueError: it is not once.
+    """
+    found = re.fullmatch(r"(.*\S)\s*\*\s*(\d+)\s*", part, re.DOTALL)
+    one, times = (found[1], int(found[2])) if found else (part, 1)
+    if times < 1:
+        raise ValueError(f"{part!r}: * is followed by how many layers, at least 1")
+    return one, times
 
 
 def parse(text: str | type) -> Heads:

@@ -1,0 +1,101 @@
+"""What a layer read before: Transformer-XL's recurrence from segment to segment."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+    """The inputs of one layer at the last M tokens before those that are read.
+
+        keys and values of [SG(earlier); x],  queries of x;  query i stands at M + i
+
+    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.2. SG lets no gradient through. A row's tokens stand at
+    the end, side by side: padding never enters. A `Cache` holds keys, values and what an encoding sums up, for
+    decoding; this holds inputs, for training on a text in pieces.
+
+    Attributes:
+      inputs: [B, M, D].
+      segments: ids of packed documents, as those of x; 0 where a row has had fewer than M tokens, [B, M].
+    """
+
+    inputs: Float[Array, "B M D"]
+    segments: Int[Array, "B M"]
+
+    @classmethod
+    def of(cls, inputs_BMD: Float[Array, "B M D"], segments: Any = None) -> "Earlier":
+        """Return what is told by these inputs, to which no gradient goes.
+
+        Args:
+          inputs_BMD: the inputs.
+          segments: ids, [B, M]; None: all are tokens of segment 1.
+        """
+        if segments is None:
+            segments = jnp.ones(inputs_BMD.shape[:2], jnp.int32)
+        return cls(jax.lax.stop_gradient(inputs_BMD), jnp.asarray(segments, jnp.int32))
+
+    @property
+    def length(self) -> int:
+        """Return M."""
+        return self.segments.shape[-1]
+
+    def of_layer(self, layer: int) -> "Earlier":
+        """Return what is one layer's of several that are stacked."""
+        return jax.tree.map(lambda x: x[layer], self)
+
+    def ids_with(self, shape: tuple[int, ...], segments: Any) -> Int[Array, "B S"]:
+        """Return the ids of these tokens and of [B, T] more; None: all of these are of segment 1."""
+        ids_BT = jnp.ones(shape, jnp.int32) if segments is None else segments
+        ids_BT = jnp.broadcast_to(jnp.asarray(ids_BT, jnp.int32), shape)
+        return jnp.concatenate([self.segments, ids_BT], 1)
+
+    def inputs_with(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B S D"]:
+        """Return these inputs and those of T more tokens."""
+        return jnp.concatenate([self.inputs.astype(x_BTD.dtype), x_BTD], 1)
+
+    def then(self, x_BTD: Float[Array, "B T D"], segments: Any = None) -> "Earlier":
+        """Return the last M tokens of these and of those in x, for the segment to come."""
+        ids_BS = self.ids_with(x_BTD.shape[:2], segments)
+        last_BM = jnp.argsort(ids_BS != 0, axis=1, stable=True)[:, -self.length :]
+        inputs_BMD = jnp.take_along_axis(self.inputs_with(x_BTD), last_BM[:, :, None], 1)
+        ids_BM = jnp.take_along_axis(ids_BS, last_BM, 1)
+        return Earlier.of(inputs_BMD.astype(self.inputs.dtype), ids_BM)
+
+
+def check_earlier(earlier: Earlier, x_BTD: Array, **apart: Any) -> None:
+    """Check that earlier tokens fit to these, and come with nothing that says otherwise where tokens stand.
+
+    Raises:
+      ValueError: shapes disagree, or what is in `apart`, by name, is given as well.
+    """
+    if earlier.inputs.ndim != 3 or earlier.inputs.shape[::2] != x_BTD.shape[::2]:
+        raise ValueError(
+            f"earlier inputs must be [B, M, D] of the rows and the width of x {list(x_BTD.shape)}, got "
+            f"{list(earlier.inputs.shape)}"
+        )
+    if earlier.segments.shape != earlier.inputs.shape[:2]:
+        raise ValueError(
+            f"the segments of earlier inputs must be {list(earlier.inputs.shape[:2])}, got "
+            f"{list(earlier.segments.shape)}"
+        )
+    if given := [name for name, value in apart.items() if value is not None]:
+        raise ValueError(
+            f"{' and '.join(given)} beside earlier: a cache holds the tokens before by itself, and positions count on "
+            "from the earlier tokens; give either"
+        )
+
+
+def check_layers(
+    earlier: tuple[Earlier, ...], x_BTD: Array, turns: int, caches: Any, positions: Any, order: Any
+) -> None:
+    """Check what is earlier for all layers of a stack, one after another, see `check_earlier`."""
+    if len(earlier) != turns:
+        raise ValueError(
+            f"earlier has the inputs of {len(earlier)} layers in turn, these are {turns}: make it by init_earlier"
+        )
+    check_earlier(earlier[0].of_layer(0), x_BTD, cache=caches, positions=positions, order=order)

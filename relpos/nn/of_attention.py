@@ -1,0 +1,81 @@
+"""What layers of attention share: checks of sizes and inputs, options of dropout, projections."""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from relpos import encodings
+from relpos.encodings import Encoding
+
+_log = logging.getLogger(__name__)
+
+
+def check_input(x_BTD: Array) -> None:
+    """Refuse an input of other than three axes."""
+    if x_BTD.ndim != 3:
+        hint = ": give it a batch axis, x[None]" if x_BTD.ndim == 2 else ""
+        raise ValueError(f"the input must be [B, T, D], got {list(x_BTD.shape)}{hint}")
+
+
+def dropout_options(
+    rate: float, key: Array | None, deterministic: bool | None = None
+) -> dict[str, Any]:
+    """Return attention's arguments for dropout, none where it is off.
+
+    Raises:
+      ValueError: deterministic=False with a rate and no key.
+    """
+    if not rate or deterministic:
+        return {}
+    if key is not None:
+        return {"dropout_rate": rate, "dropout_key": key}
+    if deterministic is None:
+        _log_no_dropout(rate)
+        return {}
+    raise ValueError(f"dropout_rate={rate} with deterministic=False needs a dropout_key")
+
+
+@functools.cache
+def _log_no_dropout(rate: float) -> None:
+    _log.warning(
+        "a layer with dropout_rate=%s was called without a dropout_key, so nothing is dropped: pass a key in "
+        "training, or deterministic=True to say that this is meant",
+        rate,
+    )
+
+
+def check_heads(
+    num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
+) -> tuple[int, int]:
+    """Return K and H, or say what does not divide."""
+    if num_heads < 1 or in_features < 1:
+        raise ValueError(
+            f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
+        )
+    if head_dim is None and in_features % num_heads:
+        raise ValueError(
+            f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
+            "or give head_dim"
+        )
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise ValueError(
+            f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
+            "num_kv_heads must divide num_heads"
+        )
+    return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
+
+
+def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """Return a projection without bias."""
+    init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def no_positions() -> Encoding:
+    """Return an encoding that fills no slot."""
+    return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))
