@@ -125,7 +125,7 @@ def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, key, featu
     encoding, rules = nnx.merge(problem.graphdef, state, places.state), problem.rules
     seen_CK = None if all_seen else reference.mask(rules, rows.tokens, k_tokens)
     dots_CK, bias_CK, after = encoding.walk(
-        carry, q.content, key,
+        carry, q.content, key, rows.tokens.position, k_tokens.position,
         q_features=q.features, k_features=features, seen_CK=seen_CK, scale=rules.scale,
     )  # fmt: skip
     if dots_CK is None:

@@ -164,13 +164,18 @@ class Slots(nnx.Module):
     def query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T W"]:
-        """Return the query of the content term, of any width W: a rotation, a bias."""
+        """Return the query of the content term, of any width W: a rotation, a bias.
+
+        Nothing that grows along the row belongs here. XPos (arXiv:2212.10554) multiplies queries by z^i and keys by
+        z^-j: at position 40,000 the one is 0 and the other infinite, and their product no number. `walk` sees both
+        positions of a pair and can say z^(i - j).
+        """
         return q_TH
 
     def key(
         self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
-        """Return the key of the content term. It is what a cache stores."""
+        """Return the key of the content term. It is what a cache stores. See `query` of what does not belong here."""
         return k_SH
 
     def vector_query(
@@ -270,6 +275,8 @@ class Slots(nnx.Module):
         carry: Any,
         q_CH: Float[Array, "C H"],
         k_KH: Float[Array, "K H"],
+        q_positions: Num[Array, "C *axes"],
+        k_positions: Num[Array, "K *axes"],
         q_features: Any,
         k_features: Any,
         seen_CK: Bool[Array, "C K"] | None,
@@ -285,6 +292,8 @@ class Slots(nnx.Module):
           carry: what `begin` gave, or `walk` at the block before; it keeps its types.
           q_CH: the queries, as `query` leaves them.
           k_KH: the keys, as `key` leaves them.
+          q_positions: where the queries stand; where a key is hidden its distance may be any.
+          k_positions: where the keys stand.
           q_features: what `query_block` gave.
           k_features: what `key_block` gave.
           seen_CK: which pairs are visible; None: all. Hidden keys that a query meets before those it sees must leave

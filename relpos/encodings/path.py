@@ -69,7 +69,9 @@ class PaTH(Encoding):
             n_KK = a_KK.T @ jnp.tril(w_KH @ k_KH.T, -1)
             return w_KH, z_KH, n_KK, k_KH - n_KK.T @ w_KH
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Turn the queries by the keys that they see, the nearest first."""
         w_KH, z_KH, n_KK, turned_KH = k_features
         along_CK = carry @ w_KH.T

@@ -194,10 +194,14 @@ class Sum(Encoding, fills_slots=False):
         part, of_part = self._walking(k_features)
         return part.key_block(k_KH, of_part)
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Walk with the part that walks."""
         (part,) = (part for part in self.parts if part.walks)
-        return part.walk(carry, q_CH, k_KH, q_features, k_features, seen_CK, scale)
+        return part.walk(
+            carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+        )
 
 
 def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
