@@ -14,7 +14,8 @@ class PaTH(Encoding):
     Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, sec. 2. Of each key head: beta_t = 2 sigmoid(u . x_t + c), and
     w_t = W_up W_down x_t, normalised; W_down [D, rank] is shared by the heads (rank 32 as in the paper's code; rank=0:
     one full [D, H] for each key head, as that code has it where query heads share them). Left out: the paper's
-    convolution of three tokens before the norm, which would have to know where documents begin. Causal.
+    convolution of three tokens before the norm, which would have to know where documents begin. With forget
+    gates, the paper's PaTH-FoX, it is the sum path+fox. Causal.
     """
 
     needs_tokens = True

@@ -209,10 +209,27 @@ def test_a_walk_by_distance_has_exact_gradients_far_from_the_start():
 
 class Both(Discount):
     def bias(self, d):
-        return 1.0 * d
+        return -0.2 * d
 
 
-def test_a_walk_beside_a_bias_is_refused():
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_walk_may_stand_beside_a_bias_of_its_own(path):
+    arrays = inputs()
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found, expected = (
+        value_and_grads(kind, arrays, weight, **kw) for kind in (Both(0.1), Linear(0.1 + 0.2))
+    )
+    assert_trees_close(found, expected, 1e-10)
+
+
+class WithValues(Discount):
+    def value_vectors(self, d):
+        return 1.0 * d[:, None]
+
+
+def test_a_walk_beside_vectors_of_values_is_refused():
     q, k, v, _ = inputs(dtype=np.float32)
-    with pytest.raises(ValueError, match="Both fills walk"):
-        attention(q, k, v, encoding=Both(), causal=True)
+    with pytest.raises(ValueError, match="WithValues fills walk"):
+        attention(q, k, v, encoding=WithValues(), causal=True)
