@@ -99,7 +99,7 @@ class RelativeAttention(nn.Module):
             head_dim = options.get("head_dim") or features // self.num_heads
             encoding = encodings.create(
                 encoding, num_heads=self.num_heads, head_dim=head_dim, features=features,
-                rngs=rngs, **dict(self.encoding_options),
+                num_kv_heads=options.get("num_kv_heads"), rngs=rngs, **dict(self.encoding_options),
             )  # fmt: skip
         return relpos_nn.RelativeAttention(
             self.num_heads, features, encoding=encoding, rngs=rngs, **options

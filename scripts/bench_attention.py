@@ -47,7 +47,7 @@ from rich.table import Table
 
 import relpos
 from relpos import encodings
-from relpos.attention.slots import PerHead, PerHeadConstant
+from relpos.attention.per_head import SPLIT
 
 PARTS = ("lengths", "short", "kinds", "decode", "memory")
 ASKED_FOR = ("devices",)
@@ -171,7 +171,7 @@ def _heads_apart(attend, parameters, devices: int):
     heads = PartitionSpec(None, None, "heads")
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     of_parameters = jax.tree.map(
-        lambda x: PartitionSpec("heads" if isinstance(x, PerHead | PerHeadConstant) else None),
+        lambda x: PartitionSpec("heads" if isinstance(x, SPLIT) else None),
         parameters,
         is_leaf=is_variable,
     )

@@ -6,16 +6,23 @@ import numpy as np
 from flax import nnx
 
 from relpos import attention, encodings
-from relpos.attention import PerHead, PerHeadConstant
+from relpos.attention import PerHead, PerHeadConstant, PerKeyHead
 
 B, T, S, N, K, H, D = 2, 37, 23, 6, 3, 10, 22
 BLOCKS = (8, 16)
 
 
-def make(name, heads=N, dtype=jnp.float64, **options):
-    """An encoding whose every parameter is random, so that no zero hides a mistake."""
+def make(name, heads=N, key_heads=None, dtype=jnp.float64, **options):
+    """An encoding whose every parameter is random, so that no zero hides a mistake; two heads share a key head."""
+    key_heads = (heads + 1) // 2 if key_heads is None else key_heads
     encoding = encodings.create(
-        name, num_heads=heads, head_dim=H, features=D, rngs=nnx.Rngs(0), **options
+        name,
+        num_heads=heads,
+        num_kv_heads=key_heads,
+        head_dim=H,
+        features=D,
+        rngs=nnx.Rngs(0),
+        **options,
     )
     random = np.random.default_rng(1)
     graphdef, fixed, trained = nnx.split(encoding, PerHeadConstant, ...)
@@ -86,6 +93,7 @@ class EverySlot(encodings.Encoding):
         self.table = PerHead(new(N, 13))
         self.turn = nnx.Param(new(H))
         self.stretch = PerHead(new(N, H))
+        self.shift = PerKeyHead(new(K, H))
         self.weight = PerHead(new(N, D))
         self.of_keys, self.of_queries = nnx.Param(new(13, 7)), nnx.Param(new(13, 5))
         self.of_values = nnx.Param(new(13, H))
@@ -108,11 +116,12 @@ class EverySlot(encodings.Encoding):
         return (
             v_SH * jnp.cos(positions_S.astype(float))[:, None]
             + features_S[:, None] * self.turn[...]
+            + self.shift[...]
         )
 
     def finish(self, out_TH, positions_T, features_T):
         wave = jnp.sin(positions_T.astype(float))[:, None]
-        return out_TH * wave * features_T[:, None] * self.stretch[...]
+        return out_TH * wave * features_T[:, None] * self.stretch[...] + self.shift[...]
 
     def row(self, d):
         return jnp.clip(d, -6, 6) + 6

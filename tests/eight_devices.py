@@ -23,7 +23,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from relpos import attention, encodings
-from relpos.attention import PerHead, PerHeadConstant, choices
+from relpos.attention import choices
+from relpos.attention.per_head import SPLIT
 from relpos.nn import (
     Decoder,
     DecoderConfig,
@@ -58,7 +59,7 @@ def measure(kind, loss, state, shardings, given, kernels=None):
     by_heads = kernels is not None or HEADS in shardings
 
     def placed(path, x):
-        if by_heads and isinstance(x, PerHead | PerHeadConstant):
+        if by_heads and isinstance(x, SPLIT):
             return put(x, P("x"))
         return put(x, (kernels or {}).get(path[0].key, P()))
 

@@ -21,6 +21,10 @@ class Oracle:
     def __init__(self, p: dict[str, np.ndarray], head: int, heads: int, options: dict):
         self.p, self.head, self.heads, self.options = p, head, heads, options
 
+    def of_key_head(self, name):
+        """A parameter of key heads: that of this head's group."""
+        return self.p[name][self.head // (self.heads // len(self.p[name]))]
+
     def embed(self, x, positions):
         """The model's input with absolute positions."""
         return x

@@ -12,9 +12,10 @@ from typing import Any
 from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
 from relpos.attention.distances import Tables as Tables
+from relpos.attention.per_head import PerHead as PerHead
+from relpos.attention.per_head import PerHeadConstant as PerHeadConstant
+from relpos.attention.per_head import PerKeyHead as PerKeyHead
 from relpos.attention.slots import Passed as Passed
-from relpos.attention.slots import PerHead as PerHead
-from relpos.attention.slots import PerHeadConstant as PerHeadConstant
 from relpos.attention.slots import Slots as Slots
 from relpos.attention.slots import split_heads as split_heads
 from relpos.attention.transforms import keys as transform_keys  # noqa: F401

@@ -86,7 +86,8 @@ def attention(
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
       dropout_key: a JAX random key; the mask depends on it, batch row, head, row and column only.
-      q_features: what `encodings.tokens` gives, where the encoding reads the layer's input, a tree of [B, T, N, ...].
+      q_features: what `encodings.tokens` gives, where the encoding reads the layer's input, a tree of [B, T, N, ...];
+        K or 1 in the place of N where heads share them.
       k_features: likewise for the keys, a tree of [B, S, N, ...].
       keys_ready: k and v come from `encodings.transform_keys` and `transform_values`, out of a cache; k_features are
         then wanted only where they meet those of queries.
@@ -103,7 +104,8 @@ def attention(
     """
     encoding = Slots() if encoding is None else encoding
     checks.check_arrays(q, k, v, keys_ready=keys_ready)
-    checks.check_encoding(encoding, q.shape[2], q.shape[3], causal)
+    key_heads = None if keys_ready else k.shape[2]  # a cache may have more
+    checks.check_encoding(encoding, q.shape[2], key_heads, q.shape[3], causal)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
         raise ValueError("tables hold the distances of a causal cache: call with causal=True")
@@ -223,8 +225,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         k = transforms.keys(encoding, k, at_S, N, k_features)
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
-    of_blocks = k_features if encoding.features_meet_in_blocks else None
-    k_features = transforms.features_of_heads(of_blocks, N)
+    k_features = k_features if encoding.features_meet_in_blocks else None
     if encoding.walks and not consecutive:
         of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
         places = k_positions if orders[1] is None else orders[1]

@@ -19,6 +19,11 @@ class Slice(NamedTuple):
     keys: slice
 
 
+def keys_shared_by(begin: int, end: int, group: int) -> slice:
+    """Return the key heads that the query heads [begin, end) share, each of which serves a group of so many."""
+    return slice(begin // group, (end - 1) // group + 1)
+
+
 def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
     """Yield the slices of heads.
 
@@ -28,13 +33,13 @@ def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
     group, begin = num_heads // key_heads, 0
     for number, (part, count) in enumerate(encoding.of_heads):
         end = begin + count
-        first, last = begin // group, (end - 1) // group
-        if first != last and (begin % group or end % group):
+        keys = keys_shared_by(begin, end, group)
+        if keys.stop - keys.start > 1 and (begin % group or end % group):
             raise ValueError(
                 f"{count} heads of {type(part).__name__} from head {begin} share key heads with others: each key head "
                 f"serves {group} query heads, so give each part a multiple of {group} heads, or one group's alone"
             )
-        yield Slice(number, part, slice(begin, end), slice(first, last + 1))
+        yield Slice(number, part, slice(begin, end), keys)
         begin = end
 
 

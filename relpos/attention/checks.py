@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.attention import choices
+from relpos.attention import by_heads, choices
+from relpos.attention.per_head import PerKeyHead
 from relpos.attention.slots import Slots, split_heads
 
 
@@ -31,9 +32,15 @@ def check_arrays(q, k, v, *, keys_ready: bool = False) -> None:
 
 
 def check_encoding(
-    encoding: Any, num_heads: int, head_dim: int, causal: bool, *, may_be_unbound: bool = False
+    encoding: Any,
+    num_heads: int,
+    key_heads: int | None,
+    head_dim: int,
+    causal: bool,
+    *,
+    may_be_unbound: bool = False,
 ) -> None:
-    """Check that the encoding is one, and was made for these heads."""
+    """Check that the encoding is one, and was made for these heads; key_heads None: any number."""
     if not isinstance(encoding, Slots):
         raise ValueError(
             f"encoding must come from relpos.encodings.create(name, num_heads=..., head_dim=..., rngs=...), "
@@ -46,8 +53,11 @@ def check_encoding(
             raise ValueError(
                 f"{name} was made for {' + '.join(map(str, counts))} heads, the queries have {num_heads}"
             )
-        for part, count in encoding.of_heads:
-            check_encoding(part, count, head_dim, causal, may_be_unbound=may_be_unbound)
+        for part in by_heads.slices(encoding, num_heads, key_heads or num_heads):
+            N, K = (s.stop - s.start for s in (part.queries, part.keys))
+            check_encoding(
+                part.encoding, N, key_heads and K, head_dim, causal, may_be_unbound=may_be_unbound
+            )
         return
     if encoding.adds_to_input():
         raise ValueError(
@@ -61,10 +71,17 @@ def check_encoding(
         )
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
-        if leaf[...].shape[0] != num_heads:
+        told, heads = ".".join(map(str, path)), leaf[...].shape[0]
+        if not isinstance(leaf, PerKeyHead) and heads != num_heads:
             raise ValueError(
-                f"{name} was made for {leaf[...].shape[0]} heads ({'.'.join(map(str, path))}), "
-                f"the queries have {num_heads}"
+                f"{name} was made for {heads} heads ({told}), the queries have {num_heads}"
+            )
+        if isinstance(leaf, PerKeyHead) and (
+            num_heads % heads if key_heads is None else heads != key_heads
+        ):
+            raise ValueError(
+                f"{name} was made for {heads} key heads ({told}), the keys have {key_heads or num_heads}: make it "
+                "with num_kv_heads=, relpos.encodings.create(..., num_kv_heads=...)"
             )
     if encoding.head_dim is not None and encoding.head_dim != head_dim:
         raise ValueError(
@@ -91,8 +108,10 @@ def check_features(
         )
     for name, features, x in (("q", q_features, q), ("k", k_features, k)):
         for leaf in jax.tree.leaves(features):
-            expected = (*x.shape[:2], q.shape[2])
-            if leaf.shape[:2] != expected[:2] or leaf.shape[2] not in (1, k.shape[2], q.shape[2]):
+            expected, heads = (*x.shape[:2], q.shape[2]), leaf.shape[2]
+            # Keys out of a cache may have been turned into those of query heads.
+            shared = q.shape[2] % heads == 0 if keys_ready else heads in (1, k.shape[2])
+            if leaf.shape[:2] != expected[:2] or not (shared or heads == q.shape[2]):
                 raise ValueError(
                     f"{name}_features must be of the same tokens and heads as {name}: "
                     f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}; heads may share them"

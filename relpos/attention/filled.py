@@ -51,17 +51,9 @@ class Filled(NamedTuple):
                 f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
                 "key_vectors alone"
             )
-        if encoding.walks and (
-            bias
-            or key_vectors
-            or query_vectors
-            or value_vectors
-            or has_block_bias
-            or encoding.mixes
-        ):
+        if encoding.walks and (value_vectors or encoding.mixes):
             raise ValueError(
-                f"{type(encoding).__name__} fills walk: of bias, block_bias, mix and the vectors of distances it may "
-                "then fill none"
+                f"{type(encoding).__name__} fills walk: it may then fill neither value_vectors nor mix"
             )
         if encoding.axes not in (1, None) and (
             bias or key_vectors or query_vectors or value_vectors

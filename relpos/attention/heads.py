@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from relpos.attention import blockwise, choices, outward, reference
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.mixed_heads import mixed_heads
+from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import (
     Arrays,
@@ -50,7 +51,7 @@ def _left_by_sinks(plan: Plan, arrays: Arrays, log_total: Float[Array, "... B T"
     """Return the share of the weight that attention sinks leave to the keys, [..., B, T, 1]."""
     sinks = each_head(lambda one: one.sink(), nnx.merge(plan.graphdef, arrays.state))
     heads = log_total.shape[:-2]
-    sinks = jnp.broadcast_to(sinks, (math.prod(heads),)).reshape(*heads, 1, 1)
+    sinks = repeated(sinks, math.prod(heads), axis=0).reshape(*heads, 1, 1)
     return jax.nn.sigmoid(log_total - sinks)[..., None]
 
 
@@ -144,6 +145,7 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     over_rows = map_over(B, at_once // N)
     split, per_head, shared = split_heads(encoding)
+    per_head = for_heads(per_head, N)
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
@@ -161,10 +163,12 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
         return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
 
-    def one_group(k, v, *of_queries):
-        return over_heads(lambda per_head, tables, *x: one_head(per_head, tables, k, v, *x))(
-            *of_queries
-        )
+    def one_group(k, v, of_group, *of_queries):
+        def of_head(per_head, tables, q, q_features, own, *x):
+            k_features = _either(of_group, own)
+            return one_head(per_head, tables, k, v, q, q_features, k_features, *x)
+
+        return over_heads(of_head)(*of_queries)
 
     def grouped(tree):  # leading N -> [K, N / K]
         return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
@@ -172,9 +176,27 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
 
-    k, v, *of_queries = heads_first((k, v, q, arrays.q_features, arrays.k_features))
+    of_keys = heads_first((k, v, _of_key_heads(arrays.k_features, K)))
+    of_queries = heads_first((q, arrays.q_features, _of_query_heads(arrays.k_features, K, N)))
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
-    return over_groups(one_group)(k, v, *grouped((per_head, tables, *of_queries, seeds)), done)
+    return over_groups(one_group)(*of_keys, *grouped((per_head, tables, *of_queries, seeds)), done)
+
+
+def _of_key_heads(features: Any, K: int) -> Any:
+    """Return the features that a group shares, [B, S, K, ...], and None in the places of others."""
+    shared = jax.tree.map(lambda f: f if K % f.shape[2] == 0 else None, features)
+    return repeated(shared, K, axis=2)
+
+
+def _of_query_heads(features: Any, K: int, N: int) -> Any:
+    """Return the others, [B, S, N, ...]."""
+    return repeated(jax.tree.map(lambda f: None if K % f.shape[2] == 0 else f, features), N, axis=2)
+
+
+def _either(a: Any, b: Any) -> Any:
+    """Join two trees: where one has None, the other has an array."""
+    is_none = lambda x: x is None  # noqa: E731
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
 def _path(name: str) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from flax import nnx
 from relpos.attention import blockwise, reference, together
 from relpos.attention.blocks import Problem
 from relpos.attention.parts import Part, terms_of
+from relpos.attention.per_head import for_heads
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import (
     Arrays,
@@ -21,6 +22,7 @@ from relpos.attention.prepared import (
     tokens_of,
 )
 from relpos.attention.slots import Slots, split_heads
+from relpos.attention.transforms import features_of_heads
 
 
 def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = None):
@@ -39,6 +41,7 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     (_, T, N, _), (S, K) = arrays.q.shape, arrays.k.shape[1:3]
     encoding = nnx.merge(plan.graphdef, arrays.state)
     split, per_head, shared = split_heads(encoding)
+    per_head = for_heads(per_head, N)
 
     def one_row(q, k, v, q_features, k_features, seeds, done, places):
         q_tokens, k_tokens = tokens_of(T, S, places)
@@ -79,7 +82,8 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     def heads_second(tree):  # [B, T, N, ...] -> [B, N, T, ...]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), tree)
 
-    of_heads = heads_second((arrays.q, arrays.k, arrays.v, arrays.q_features, arrays.k_features))
+    k_features = features_of_heads(arrays.k_features, N)
+    of_heads = heads_second((arrays.q, arrays.k, arrays.v, arrays.q_features, k_features))
     q, k, v, *features = of_heads
     k, v = (jnp.repeat(x, N // K, 1) for x in (k, v))
     swap = functools.partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))

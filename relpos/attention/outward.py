@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array
 
-from relpos.attention import padding, reference
+from relpos.attention import beside_walk, padding, reference
 from relpos.attention.blockwise import Result, hidden_logit
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, is_inexact
@@ -66,8 +66,8 @@ class _Inputs(NamedTuple):
 
     state: Any  # of the encoding
     first: Any  # the carry before the first block of keys
-    q: Queries  # features as `query_block` gave them
-    k: Keys  # features as `key_block` gave them
+    q: Queries  # features are what `query_block` gave, and where pairs have a bias those of the tokens
+    k: Keys  # likewise of `key_block`
 
 
 class _Places(NamedTuple):
@@ -120,18 +120,24 @@ def _at(tree, number):
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree)
 
 
-def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, key, features):
-    """Walk past one block of keys: the logits before they are masked, and the carry."""
+def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, k):
+    """Walk past one block of keys, values apart: the logits before they are masked, and the carry."""
     encoding, rules = nnx.merge(problem.graphdef, state, places.state), problem.rules
     seen_CK = None if all_seen else reference.mask(rules, rows.tokens, k_tokens)
+    (q_walking, q_features), (k_walking, k_features) = q.features, k.features
     dots_CK, bias_CK, after = encoding.walk(
-        carry, q.content, key,
-        q_features=q.features, k_features=features, seen_CK=seen_CK, scale=rules.scale,
+        carry, q.content, k.key, rows.tokens.position, k_tokens.position,
+        q_features=q_walking, k_features=k_walking, seen_CK=seen_CK, scale=rules.scale,
     )  # fmt: skip
     if dots_CK is None:
-        dots_CK = dot_rows(q.content, key)
+        dots_CK = dot_rows(q.content, k.key)
+    more_CK, biases = beside_walk.logits(
+        encoding, rules, problem.layout.consecutive,
+        q._replace(features=q_features), k._replace(features=k_features), rows.tokens, k_tokens,
+    )  # fmt: skip
+    dots_CK = dots_CK if more_CK is None else dots_CK + more_CK
     after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, carry)
-    return reference.finish_logits(rules, dots_CK, bias_CK), after
+    return reference.finish_logits(rules, dots_CK, bias_CK, *biases), after
 
 
 def _masked(problem, rows, k_tokens, all_seen, logits_CK, dtype):
@@ -153,7 +159,7 @@ def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> Result:
             k, k_tokens = _at((inputs.k, places.k), run.end - 1 - n)
             logits_CK, carry = _step(
                 problem, places, rows, k_tokens, run.all_seen,
-                inputs.state, carry, rows.q, k.key, k.features,
+                inputs.state, carry, rows.q, k._replace(value=None),
             )  # fmt: skip
             logits_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, dtype)
             new_peak_C = jnp.maximum(peak_C, lax.stop_gradient(logits_CK).max(-1))
@@ -230,7 +236,7 @@ def _walk_out(problem, inputs, places, rows, runs):
         k, k_tokens = _at((inputs.k, places.k), at)
         _, carry = _step(
             problem, places, rows, k_tokens, run.all_seen,
-            inputs.state, carry, rows.q, k.key, k.features,
+            inputs.state, carry, rows.q, k._replace(value=None),
         )  # fmt: skip
         return carry, notes
 
@@ -249,7 +255,7 @@ def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
     k, k_tokens = _at((inputs.k, places.k), at)
     step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
     (logits_CK, after), pull = jax.vjp(
-        step, inputs.state, _at(notes, at), rows.q, k.key, k.features
+        step, inputs.state, _at(notes, at), rows.q, k._replace(value=None)
     )
     masked_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, log_total_C.dtype)
     weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
@@ -262,10 +268,9 @@ def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
     d_value = dot(keep(weights_CK).astype(d_out_half.dtype).T, d_out_half)
     d_logits_CK = weights_CK * (keep(d_kept_CK) - correction_C[:, None])
     d_carry = jax.tree.map(lambda d, x: d.astype(x.dtype), d_carry, after)
-    d_state_2, d_carry, d_q_2, d_key, d_features = pull(
-        (d_logits_CK.astype(logits_CK.dtype), d_carry)
-    )
-    d_k = jax.tree.map(lambda sums, d: sums.at[at].add(d), d_k, Keys(d_key, d_value, d_features))
+    d_state_2, d_carry, d_q_2, d_k_2 = pull((d_logits_CK.astype(logits_CK.dtype), d_carry))
+    d_k_2 = d_k_2._replace(value=d_value)
+    d_k = jax.tree.map(lambda sums, d: sums.at[at].add(d), d_k, d_k_2)
     d_carry = jax.tree.map(lambda d, sums: d.astype(sums.dtype), d_carry, carried[0])
     return d_carry, _plus(d_q, d_q_2), (_plus(d_state, d_state_2), d_k)
 
@@ -293,7 +298,7 @@ def head(
     """Attention of one head that walks; a row that sees no key gives zeros.
 
     Args:
-      part: this head's encoding; it has no slots of distances, see `Filled`.
+      part: this head's encoding; it has no value vectors, see `Filled`.
       rules: the static choices.
       layout: how to cut.
       q: queries.
@@ -308,8 +313,12 @@ def head(
     first = encoding.begin(q.content, q.features)
     first, q, q_tokens = padding.cut((first, q, q_tokens), layout.rows)
     k, k_tokens = padding.cut((k, k_tokens), layout.columns)
-    q = q._replace(features=jax.vmap(encoding.query_block)(q.content, q.features))
-    k = k._replace(features=jax.vmap(encoding.key_block)(k.key, k.features))
+    # The tokens' own features are read again by a bias of pairs alone.
+    of_pairs = "block_bias" in encoding.overridden
+    q_walking = jax.vmap(encoding.query_block)(q.content, q.features)
+    k_walking = jax.vmap(encoding.key_block)(k.key, k.features)
+    q = q._replace(features=(q_walking, q.features if of_pairs else None))
+    k = k._replace(features=(k_walking, k.features if of_pairs else None))
     graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
     problem = _Problem(graphdef, rules, layout)
     inputs = _Inputs(state, first, q, k)

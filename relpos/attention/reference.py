@@ -192,7 +192,7 @@ def walked(
     k_features = encoding.key_block(k.key, k.features)
     seen_TS = mask(rules, q_tokens, k_tokens)
     dots_TS, bias_TS, _ = encoding.walk(
-        carry, q.content, k.key,
+        carry, q.content, k.key, q_tokens.position, k_tokens.position,
         q_features=q_features, k_features=k_features, seen_CK=seen_TS, scale=rules.scale,
     )  # fmt: skip
     return dots_TS, bias_TS

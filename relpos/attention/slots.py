@@ -6,9 +6,9 @@
     p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
-mask and no block: attention vmaps it over heads (parameters of type `PerHead` are split along their first axis,
-all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for each token
-(query, key, value, finish) may read the token's features, which `tokens` computes from the layer's input.
+mask and no block: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their
+first axis, all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for
+each token (query, key, value, finish) may read the token's features, which `tokens` computes from the layer's input.
 """
 
 import functools
@@ -19,38 +19,36 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-
-class PerHead(nnx.Param):
-    """A trained parameter whose first axis is heads; inside a slot that axis is gone."""
-
-
-class PerHeadConstant(nnx.Variable):
-    """A fixed number per head (ALiBi's slopes): split like `PerHead`, never trained."""
+from relpos.attention.per_head import SPLIT, for_heads
 
 
 def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
     """Return (graphdef, what is split over the heads, what they share).
 
     `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots may be
-    called.
+    called. That axis is N, and K of a `PerKeyHead`: see
+    `relpos.attention.per_head.for_heads`.
     """
     one = nnx.merge(*nnx.split(encoding))
     for _, module in nnx.iter_graph(one):  # one encoding may hold another
         if isinstance(module, Slots):
             module.one_head = True
-    graphdef, per_head, shared = nnx.split(one, (PerHead, PerHeadConstant), ...)  # type: ignore[misc]
+    graphdef, per_head, shared = nnx.split(one, SPLIT, ...)  # type: ignore[misc]
     return graphdef, per_head, shared
 
 
 def each_head(function: Callable[[Any], Any], encoding: "Slots") -> Any:
-    """Return function(encoding of one head) for each head, [N, ...]; [1, ...] where heads have nothing of their own."""
+    """Return function(encoding of one head) for each head, [N, ...].
+
+    [K, ...] where nothing is split but for key heads, [1, ...] where heads have nothing of their own.
+    """
     split, per_head, shared = split_heads(encoding)
 
     def one_head(per_head):
         return function(nnx.merge(split, per_head, shared))
 
     if jax.tree.leaves(per_head):
-        return jax.vmap(one_head)(per_head)
+        return jax.vmap(one_head)(for_heads(per_head))
     return jax.tree.map(lambda x: x[None], one_head(per_head))
 
 
@@ -59,7 +57,7 @@ def _of_one_head(slot: Callable) -> Callable:
 
     @functools.wraps(slot)
     def guarded(self, *args, **kwargs):
-        if not self.one_head and nnx.to_flat_state(nnx.state(self, (PerHead, PerHeadConstant))):
+        if not self.one_head and nnx.to_flat_state(nnx.state(self, SPLIT)):
             name = type(self).__name__
             raise ValueError(
                 f"{name}.{slot.__name__} is of one head, and this {name} holds several: relpos.encodings.biases("
@@ -166,13 +164,18 @@ class Slots(nnx.Module):
     def query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T W"]:
-        """Return the query of the content term, of any width W: a rotation, a bias."""
+        """Return the query of the content term, of any width W: a rotation, a bias.
+
+        Nothing that grows along the row belongs here. XPos (arXiv:2212.10554) multiplies queries by z^i and keys by
+        z^-j: at position 40,000 the one is 0 and the other infinite, and their product no number. `walk` sees both
+        positions of a pair and can say z^(i - j).
+        """
         return q_TH
 
     def key(
         self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
-        """Return the key of the content term. It is what a cache stores."""
+        """Return the key of the content term. It is what a cache stores. See `query` of what does not belong here."""
         return k_SH
 
     def vector_query(
@@ -272,6 +275,8 @@ class Slots(nnx.Module):
         carry: Any,
         q_CH: Float[Array, "C H"],
         k_KH: Float[Array, "K H"],
+        q_positions: Num[Array, "C *axes"],
+        k_positions: Num[Array, "K *axes"],
         q_features: Any,
         k_features: Any,
         seen_CK: Bool[Array, "C K"] | None,
@@ -287,6 +292,8 @@ class Slots(nnx.Module):
           carry: what `begin` gave, or `walk` at the block before; it keeps its types.
           q_CH: the queries, as `query` leaves them.
           k_KH: the keys, as `key` leaves them.
+          q_positions: where the queries stand; where a key is hidden its distance may be any.
+          k_positions: where the keys stand.
           q_features: what `query_block` gave.
           k_features: what `key_block` gave.
           seen_CK: which pairs are visible; None: all. Hidden keys that a query meets before those it sees must leave

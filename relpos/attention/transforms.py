@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
 from relpos.attention.filled import Filled
+from relpos.attention.per_head import for_heads, repeated, varies
 from relpos.attention.slots import Slots, split_heads
 
 Slot = Callable[
@@ -100,7 +101,7 @@ def _key_and_vector(encoding: Slots) -> Slot | None:
 
 def features_of_heads(features: Any, heads: int) -> Any:
     """Repeat features that heads share."""
-    return jax.tree.map(lambda f: jnp.repeat(f, heads // f.shape[2], axis=2), features)
+    return repeated(features, heads, axis=2)
 
 
 def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
@@ -110,18 +111,19 @@ def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
     if not _differs_by_query_head(encoding, slot, x_BSKH, positions_S, num_heads, features):
         # Those of query heads are not read: any will do.
         features = features_of_heads(jax.tree.map(lambda f: f[:, :, :K], features), K)
-        return _of_each_token(encoding, slot, x_BSKH, positions_S, features, by_head=False)
+        return _of_each_token(encoding, slot, x_BSKH, positions_S, features)
     x_BSNH = jnp.repeat(x_BSKH, num_heads // x_BSKH.shape[2], axis=2)
     features = features_of_heads(features, num_heads)
     return _of_each_token(encoding, slot, x_BSNH, positions_S, features)
 
 
-def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features, *, by_head: bool = True):
-    """Vmap a slot over heads and rows; where it does not differ by head, any head's parameters will do."""
+def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features):
+    """Vmap a slot over heads and rows; where x has key heads, the slot reads nothing of query heads: any will do."""
     split, per_head, shared = split_heads(encoding)
-    if not by_head:
-        per_head = jax.tree.map(lambda x: x[0], per_head)
-    of_heads = 0 if by_head and jax.tree.leaves(per_head) else None
+    heads = x_BTNH.shape[2]
+    of_fewer = lambda x: x[:heads] if x.shape[0] > heads else x  # noqa: E731
+    per_head = for_heads(jax.tree.map(of_fewer, per_head), heads)
+    of_heads = 0 if jax.tree.leaves(per_head) else None
 
     def one_head(per_head, x_TH, positions_T, features_T):
         return slot(nnx.merge(split, per_head, shared), x_TH, positions_T, features_T)
@@ -139,26 +141,17 @@ def _differs_by_query_head(
     if num_heads == x_BSKH.shape[2]:
         return False
     split, per_head, shared = split_heads(encoding)
-    leaves, tree = jax.tree.flatten(features)
-    own = [jnp.moveaxis(f[0], 1, 0) if f.shape[2] == num_heads else None for f in leaves]
-    if not jax.tree.leaves((per_head, own)):
-        return False
+    parameters, of_parameters = jax.tree.flatten(per_head)
+    leaves, of_features = jax.tree.flatten(features)
+    own = [x if x.shape[0] == num_heads else None for x in parameters]
+    own += [jnp.moveaxis(f[0], 1, 0) if f.shape[2] == num_heads else None for f in leaves]
+    of_first = [*(x[0] for x in parameters), *(f[0, :, 0] for f in leaves)]
     x_SH = x_BSKH[0, :, 0]
     positions_S = positions[0] if positions.shape[:2] == x_BSKH.shape[:2] else positions
 
-    def one_head(of_head):
-        per_head, own = of_head
-        pairs = zip(leaves, own, strict=True)
-        features_S = jax.tree.unflatten(
-            tree, [f[0, :, 0] if mine is None else mine for f, mine in pairs]
-        )
+    def one_head(arrays):
+        per_head = jax.tree.unflatten(of_parameters, arrays[: len(parameters)])
+        features_S = jax.tree.unflatten(of_features, arrays[len(parameters) :])
         return slot(nnx.merge(split, per_head, shared), x_SH, positions_S, features_S)
 
-    try:
-        jax.eval_shape(jax.vmap(one_head, out_axes=None), (per_head, own))
-    except (
-        ValueError
-    ):  # a mapped result where none was to be, or the slot's own error, which is then raised
-        jax.eval_shape(jax.vmap(one_head), (per_head, own))
-        return True
-    return False
+    return varies(one_head, own, of_first)

@@ -16,7 +16,9 @@ from relpos import registry
 from relpos.attention import Passed as Passed
 from relpos.attention import PerHead as PerHead
 from relpos.attention import PerHeadConstant as PerHeadConstant
+from relpos.attention import PerKeyHead as PerKeyHead
 from relpos.attention import Slots as Slots
+from relpos.attention import by_heads
 from relpos.attention import transform_keys as transform_keys
 from relpos.attention import transform_values as transform_values
 from relpos.encodings.base import Dims as Dims
@@ -60,6 +62,7 @@ def create(
     num_heads: int,
     head_dim: int,
     rngs: nnx.Rngs,
+    num_kv_heads: int | None = None,
     features: int | None = None,
     **chosen: Any,
 ) -> Encoding:
@@ -71,6 +74,7 @@ def create(
       num_heads: N, query heads.
       head_dim: H.
       rngs: a stream for the initial parameters.
+      num_kv_heads: K, key heads, a divisor of N; None: N.
       features: D, the width of the layer's input; None: num_heads * head_dim.
       **chosen: the scheme's options, see `options(name)`; where there are several, options stand beside their names.
 
@@ -83,7 +87,13 @@ def create(
     ):
         if not 1 <= size <= most:
             raise ValueError(f"{what} must be from 1 to {most}, got {size}")
-    dims = Dims(num_heads, head_dim, num_heads * head_dim if features is None else features)
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise ValueError(
+            f"num_kv_heads must divide the {num_heads} query heads, got {num_kv_heads}"
+        )
+    features = num_heads * head_dim if features is None else features
+    dims = Dims(num_heads, head_dim, features, num_kv_heads)
     heads = expressions.parse(name) if isinstance(name, str | type) else name
     found = expressions.schemes(heads)
     if len(found) > 1 and chosen:
@@ -92,9 +102,11 @@ def create(
             f"got {', '.join(chosen)}"
         )
     counts = expressions.counts(heads, num_heads)
-    made = []
+    made, begin, group = [], 0, num_heads // num_kv_heads
     for kind, count in zip(heads, counts, strict=True):
-        of_kind = dataclasses.replace(dims, num_heads=count)
+        keys = by_heads.keys_shared_by(begin, begin + count, group)
+        of_kind = dataclasses.replace(dims, num_heads=count, num_kv_heads=keys.stop - keys.start)
+        begin += count
         summands = [
             _create(scheme.name, {**dict(scheme.options), **chosen}, of_kind, rngs)
             for scheme in kind.summands

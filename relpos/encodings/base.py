@@ -8,12 +8,23 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from relpos.attention import Passed, PerHead, PerHeadConstant, Slots, split_heads
+from relpos.attention import Passed, PerHead, PerHeadConstant, PerKeyHead, Slots, split_heads
 from relpos.attention.by_heads import slices
+from relpos.attention.per_head import for_heads, varies
 from relpos.attention.slots import each_head
 from relpos.sharding import left_to_the_compiler
 
-__all__ = ["Dims", "Encoding", "Passed", "PerHead", "PerHeadConstant", "biases", "bind", "tokens"]
+__all__ = [
+    "Dims",
+    "Encoding",
+    "Passed",
+    "PerHead",
+    "PerHeadConstant",
+    "PerKeyHead",
+    "biases",
+    "bind",
+    "tokens",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +35,17 @@ class Dims:
       num_heads: N, query heads.
       head_dim: H, the size of a head's queries and keys.
       features: D, the width of the layer's input.
+      num_kv_heads: K, key heads, a divisor of N; 0: N.
     """
 
     num_heads: int
     head_dim: int
     features: int
+    num_kv_heads: int = 0
+
+    def __post_init__(self):
+        if not self.num_kv_heads:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
 
 
 class Encoding(Slots, fills_slots=False):
@@ -145,16 +162,18 @@ def tokens(
       segments: [B, T] or [T], likewise.
 
     Returns:
-      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; one for all heads, [B, T, 1, ...], where
-      the encoding has no parameters per head. Where heads are of several kinds, a tuple of those of each kind.
+      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; of K key heads where they are made of
+      parameters per key head; one for all heads, [B, T, 1, ...], where the encoding has no parameters per head. Where
+      heads are of several kinds, a tuple of those of each kind; likewise of the parts of a sum.
     """
     if not encoding.needs_tokens:
         return None, None
-    if encoding.of_heads:
-        states = (None,) * len(encoding.of_heads) if state is None else state
+    several = [kind for kind, _ in encoding.of_heads] or encoding.parts
+    if len(several) > 1:
+        states = (None,) * len(several) if state is None else state
         found = [
-            tokens(part, x_BTD, valid_BT, of_part, positions=positions, segments=segments)
-            for (part, _), of_part in zip(encoding.of_heads, states, strict=True)
+            tokens(one, x_BTD, valid_BT, of_one, positions=positions, segments=segments)
+            for one, of_one in zip(several, states, strict=True)
         ]
         return tuple(features for features, _ in found), tuple(state for _, state in found)
     shape = x_BTD.shape[:2]
@@ -175,6 +194,7 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
     def one_head(per_head, x_TD, valid_T, state):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
+    per_head = _that_matter(one_head, per_head, x_BTD[0], valid_BT[0], state)
     if jax.tree.leaves(per_head):
         heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
     else:
@@ -193,6 +213,19 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
         return jax.tree.map(lambda f: f[back_T], found_T), state
 
     return jax.vmap(row)(x_BTD, valid_BT, state, order_BT)
+
+
+def _that_matter(one_head, per_head, x_TD, valid_T, state):
+    """Return what is split over heads, for key heads alone where features do not depend on that of query heads."""
+    leaves, tree = jax.tree.flatten(per_head)
+    K, N = (f((x.shape[0] for x in leaves), default=1) for f in (min, max))
+    if K < N:
+        state = jax.tree.map(lambda s: s[0, 0], state)
+        of_head = lambda leaves: one_head(jax.tree.unflatten(tree, leaves), x_TD, valid_T, state)  # noqa: E731
+        own = [x if x.shape[0] == N else None for x in leaves]
+        if not varies(of_head, own, [x[0] for x in leaves]):
+            return jax.tree.map(lambda x: x[:K], per_head)
+    return for_heads(per_head)
 
 
 def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:

@@ -34,7 +34,9 @@ class CoPE(Encoding):
         """Return q . e[p] at the whole numbers p, [C, P]."""
         return dot_rows(q_CH, self.vectors[...].astype(q_CH.dtype))
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Count on from the last key to the first."""
         dots_CK = dot_rows(q_CH, k_KH)
         last = q_features.shape[1] - 1

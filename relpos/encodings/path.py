@@ -5,16 +5,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from relpos.encodings.base import Dims, Encoding, Passed, PerHead
+from relpos.encodings.base import Dims, Encoding, Passed, PerKeyHead
 
 
 class PaTH(Encoding):
     """logit = scale k_j . H_{j+1} ... H_i q_i,  H_t = I - beta_t w_t w_t^T,  |w_t| = 1.
 
-    Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, sec. 2. Of each head: beta_t = 2 sigmoid(u . x_t + c), and
+    Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, sec. 2. Of each key head: beta_t = 2 sigmoid(u . x_t + c), and
     w_t = W_up W_down x_t, normalised; W_down [D, rank] is shared by the heads (rank 32 as in the paper's code; rank=0:
-    one full [D, H] for each query head). Left out: the paper's convolution of three tokens before the norm, which would
-    have to know where documents begin. Causal.
+    one full [D, H] for each key head, as that code has it where query heads share them). Left out: the paper's
+    convolution of three tokens before the norm, which would have to know where documents begin. With forget
+    gates, the paper's PaTH-FoX, it is the sum path+fox. Causal.
     """
 
     needs_tokens = True
@@ -24,15 +25,15 @@ class PaTH(Encoding):
     def __init__(self, *, rank: int = 32, dims: Dims, rngs: nnx.Rngs):
         if rank < 0:
             raise ValueError(f"path.rank must not be negative, got {rank}; 0 is a full matrix")
-        N, D, H = dims.num_heads, dims.features, dims.head_dim
+        K, D, H = dims.num_kv_heads, dims.features, dims.head_dim
         self.head_dim = H
         self.rank = rank
         if rank:
             self.down = nnx.Param(jax.random.normal(rngs.params(), (D, rank)) * D**-0.5)
         width = rank or D
-        self.up = PerHead(jax.random.normal(rngs.params(), (N, width, H)) * width**-0.5)
-        self.weight = PerHead(jax.random.normal(rngs.params(), (N, D)) * D**-0.5)
-        self.offset = PerHead(jnp.zeros((N,)))
+        self.up = PerKeyHead(jax.random.normal(rngs.params(), (K, width, H)) * width**-0.5)
+        self.weight = PerKeyHead(jax.random.normal(rngs.params(), (K, D)) * D**-0.5)
+        self.offset = PerKeyHead(jnp.zeros((K,)))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return w_t and beta_t; padding turns nothing."""
@@ -69,7 +70,9 @@ class PaTH(Encoding):
             n_KK = a_KK.T @ jnp.tril(w_KH @ k_KH.T, -1)
             return w_KH, z_KH, n_KK, k_KH - n_KK.T @ w_KH
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Turn the queries by the keys that they see, the nearest first."""
         w_KH, z_KH, n_KK, turned_KH = k_features
         along_CK = carry @ w_KH.T

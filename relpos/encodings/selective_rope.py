@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerKeyHead
 
 
 class SelectiveRoPE(Encoding):
-    """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, of H / 2 angles for each head.
+    """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, of H / 2 angles for each key head.
 
     Movahedi et al. 2025, "Selective Rotary Position Embedding", arXiv:2511.17388: RoPE with angles that are cumulative
-    sums of a low-rank projection of the layer's input; A [features, rank] is shared by the heads, B is each head's. The
-    pairs that turn together are (m, m + H/2). The sums are each token's features and, at the end, the cache's state.
-    Causal.
+    sums of a low-rank projection of the layer's input; A [features, rank] is shared by the heads, B is each key head's,
+    for its queries and its keys are to turn by the same angles. The pairs that turn together are (m, m + H/2). The sums
+    are each token's features and, at the end, the cache's state. Causal.
     """
 
     needs_tokens = True
@@ -30,8 +30,8 @@ class SelectiveRoPE(Encoding):
         self.head_dim = dims.head_dim
         normal = jax.random.normal
         self.down = nnx.Param(normal(rngs.params(), (dims.features, rank)) * dims.features**-0.5)
-        shape = (dims.num_heads, rank, dims.head_dim // 2)
-        self.up = PerHead(normal(rngs.params(), shape) * rank**-0.5)
+        shape = (dims.num_kv_heads, rank, dims.head_dim // 2)
+        self.up = PerKeyHead(normal(rngs.params(), shape) * rank**-0.5)
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the angles phi_t, and the last ones."""

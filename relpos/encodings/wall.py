@@ -51,7 +51,9 @@ class Wall(Encoding):
         """Return log f, the keys as a query meets them that comes from behind the block, and how it leaves it."""
         return k_features, *faded(k_KH.astype(k_features.dtype), k_features)
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Fade the queries by the gates of the keys that they see."""
         log_KH, faded_KH, through_H = k_features
         if seen_CK is None:

@@ -77,11 +77,14 @@ class RelativeAttention(nnx.Module):
                 encoding,
                 num_heads=num_heads,
                 head_dim=self.head_dim,
+                num_kv_heads=num_kv_heads,
                 features=in_features,
                 rngs=rngs,
             )
         if encoding is not None:
-            check_encoding(encoding, num_heads, self.head_dim, causal, may_be_unbound=True)
+            check_encoding(
+                encoding, num_heads, num_kv_heads, self.head_dim, causal, may_be_unbound=True
+            )
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
         self.qkv = linear(in_features, heads * self.head_dim, dtype, rngs)

@@ -53,7 +53,7 @@ class AttentionFunction(nnx.Module):
         if module is not None:
             raise ValueError("the weights are never stored as a whole: call with sow_weights=False")
         causal = self.causal or is_causal
-        check_encoding(self.encoding, query.shape[2], query.shape[3], causal)
+        check_encoding(self.encoding, query.shape[2], key.shape[2], query.shape[3], causal)
         if self.encoding.needs_tokens:
             raise ValueError(
                 f"{type(self.encoding).__name__} computes its gate from the layer's input, which attention_fn is not "

@@ -23,8 +23,8 @@ class Cache:
       value: [B, C, K, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
-      features: the encoding's features of each token, a tree of [B, C, N, ...].
-      state: what the encoding carries on from token to token, a tree of [B, N, ...].
+      features: the encoding's features of each token, a tree of [B, C, heads, ...]: of N heads, K, or one for all.
+      state: what the encoding carries on from token to token, a tree of [B, heads, ...].
       length: how many tokens each row has seen, [B].
       order: what causality and windows go by, [B, C], in a cache that is given positions; None in one that counts them.
       tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None where it needs none.

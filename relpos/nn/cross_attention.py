@@ -83,7 +83,9 @@ class CrossAttention(nnx.Module):
         self.dropout_rate, self.dtype = dropout_rate, dtype
         self.scale, self.softcap = scale, softcap
         if encoding is not None:
-            check_encoding(encoding, num_heads, head_dim, causal=False, may_be_unbound=True)
+            check_encoding(
+                encoding, num_heads, num_kv_heads, head_dim, causal=False, may_be_unbound=True
+            )
             self._check(encoding)
         self.encoding = encoding
         self.query = linear(in_features, num_heads * head_dim, dtype, rngs)

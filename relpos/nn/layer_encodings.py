@@ -38,7 +38,7 @@ def of_layer(
         )
     return encodings.create(
         tuple(kinds), num_heads=config.num_heads, head_dim=config.head_size,
-        features=config.features, rngs=rngs,
+        num_kv_heads=config.num_kv_heads, features=config.features, rngs=rngs,
     )  # fmt: skip
 
 

@@ -7,7 +7,19 @@ import pytest
 from flax import nnx
 
 from relpos import attention, encodings
-from tests.attending import BLOCKS, assert_trees_close, attend, inputs, make, value_and_grads
+from tests import oracle
+from tests.attending import (
+    BLOCKS,
+    B,
+    H,
+    N,
+    T,
+    assert_trees_close,
+    attend,
+    inputs,
+    make,
+    value_and_grads,
+)
 
 WALKING = [name for name in encodings.names() if encodings.scheme(name).walks]
 PATHS = ["reference", "blockwise"]
@@ -28,7 +40,9 @@ class Discount(encodings.Encoding):
     def begin(self, q_TH, q_features):
         return {"passed": jnp.zeros(q_TH.shape[:1])}
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         seen_CK = jnp.ones((q_CH.shape[0], k_KH.shape[0])) if seen_CK is None else 1.0 * seen_CK
         passed_CK = carry["passed"][:, None] + jnp.cumsum(seen_CK[:, ::-1], 1)[:, ::-1] - seen_CK
         carry = {"passed": passed_CK[:, 0] + seen_CK[:, 0]}
@@ -127,12 +141,95 @@ def test_kernels_refuse_a_walk_by_name(name):
         attend(encoding, q, k, v, x, causal=True, implementation="pallas")
 
 
+class XPos(encodings.Encoding):
+    """logit = scale * sum_m Re(q_m conj(k_m) e^(i d theta_m)) z_m^(d / 512).  Sun et al. 2022, arXiv:2212.10554."""
+
+    causal_only = True
+
+    def __init__(self):
+        m = np.arange(0, H, 2)
+        self.speeds = nnx.Param(jnp.asarray(10000.0 ** (-m / H)))
+        self.rates = nnx.Param(jnp.asarray(-np.log((m / H + 0.4) / 1.4) / 512))
+
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
+        d_CK = jnp.maximum(q_positions[:, None] - k_positions[None], 0)
+        turn_CKM = d_CK[..., None] * self.speeds[...]
+        fade_CKM = jnp.exp(-d_CK[..., None] * self.rates[...])
+        (a, b), (c, d) = (jnp.split(x, 2, -1) for x in (q_CH[:, None], k_KH[None]))
+        dots = (a * c + b * d) * jnp.cos(turn_CKM) - (b * c - a * d) * jnp.sin(turn_CKM)
+        return encodings.Passed((dots * fade_CKM).sum(-1), None, carry)
+
+
+class XPosOracle(oracle.Oracle):
+    def logit(self, q, k, i, j, scale, x, row, column):
+        m, half, d = np.arange(0, H, 2), H // 2, i - j
+        zeta = ((m / H + 0.4) / 1.4) ** (d / 512)
+        q, k = q[:half] + 1j * q[half:], k[:half] + 1j * k[half:]
+        return scale * float(
+            (q * k.conj() * zeta * np.exp(1j * d * 10000.0 ** (-m / H))).real.sum()
+        )
+
+
+FAR = {
+    "40,000": 40_000 + np.arange(T),
+    "1,000,000": 1_000_000 + np.arange(T),
+    "apart": np.cumsum(np.random.default_rng(5).integers(1, 70_000, T)),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("at", FAR.values(), ids=FAR)
+def test_a_walk_fades_by_distance_at_any_position(at, path):
+    """Where z^i and z^-j by themselves are 0 and infinite."""
+    encoding, (q, k, v, x) = XPos(), inputs()
+    places = {"q_positions": jnp.asarray(at), "k_positions": jnp.asarray(at)}
+    kw = places | {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found = attend(encoding, q, k, v, x, **kw)
+    for b in range(B):
+        expected = oracle.attention(
+            [XPosOracle({}, n, N, {}) for n in range(N)], *(np.asarray(a[b]) for a in (q, k, v)),
+            q_positions=at, k_positions=at, visible=lambda t, s: s <= t, scale=H**-0.5,
+        )  # fmt: skip
+        np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_walk_by_distance_has_exact_gradients_far_from_the_start():
+    arrays, places = inputs(), jnp.asarray(FAR["1,000,000"])
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    kw = {"causal": True, "q_positions": places, "k_positions": places, "block_sizes": BLOCKS}
+    expected, found = (
+        value_and_grads(XPos(), arrays, weight, implementation=path, **kw) for path in PATHS
+    )
+    assert_trees_close(found, expected, 1e-10)
+
+
 class Both(Discount):
     def bias(self, d):
-        return 1.0 * d
+        return -0.2 * d
 
 
-def test_a_walk_beside_a_bias_is_refused():
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_walk_may_stand_beside_a_bias_of_its_own(path):
+    arrays = inputs()
+    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found, expected = (
+        value_and_grads(kind, arrays, weight, **kw) for kind in (Both(0.1), Linear(0.1 + 0.2))
+    )
+    assert_trees_close(found, expected, 1e-10)
+
+
+class WithValues(Discount):
+    def value_vectors(self, d):
+        return 1.0 * d[:, None]
+
+
+def test_a_walk_beside_vectors_of_values_is_refused():
     q, k, v, _ = inputs(dtype=np.float32)
-    with pytest.raises(ValueError, match="Both fills walk"):
-        attention(q, k, v, encoding=Both(), causal=True)
+    with pytest.raises(ValueError, match="WithValues fills walk"):
+        attention(q, k, v, encoding=WithValues(), causal=True)

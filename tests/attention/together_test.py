@@ -101,7 +101,9 @@ def test_kernels_refuse_a_mix_by_name():
 
 
 class Both(Shared):
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         return encodings.Passed(None, None, carry)
 
 

@@ -9,8 +9,9 @@ from flax import nnx
 import relpos
 from relpos import encodings
 from relpos.attention import split_heads
-from relpos.encodings import Encoding
-from tests.attending import B, D, EverySlot, H, K, N, T, attend, inputs
+from relpos.attention.per_head import for_heads
+from relpos.encodings import Encoding, PerHead, PerKeyHead
+from tests.attending import BLOCKS, B, D, EverySlot, H, K, N, T, attend, carried, inputs, make
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def test_every_slot_has_its_place_in_the_equation():
     d = at[:, None] - at[None, :]
     seen = np.asarray(d >= 0)
     for n in range(N):
-        one = nnx.merge(split, jax.tree.map(lambda p, n=n: p[n], per_head), shared)
+        one = nnx.merge(split, jax.tree.map(lambda p, n=n: p[n], for_heads(per_head, N)), shared)
         m = n // (N // K)
         for b in range(B):
             f, _ = one.tokens(x[b], jnp.ones(T, bool))
@@ -99,6 +100,77 @@ def test_a_cache_has_as_many_heads_as_keys_and_values_differ_by(made, heads):
     assert cache.key.shape == cache.value.shape == (1, 4, heads, 8)
     x = jnp.ones((1, 4, 64)) * jnp.arange(1, 5)[:, None]
     np.testing.assert_allclose(layer(x, cache=cache)[0], layer(x), rtol=0, atol=1e-5)
+
+
+def expanded(encoding):
+    """The encoding of as many key heads as query heads, each with what its group shared."""
+    graphdef, per_key_head, others = nnx.split(encoding, PerKeyHead, ...)
+    return nnx.merge(graphdef, for_heads(per_key_head, N), others)
+
+
+PER_KEY_HEAD = ["selective_rope", "path", "selective_rope+fox", "pope"]
+
+
+@pytest.mark.parametrize("name", PER_KEY_HEAD)
+def test_what_is_of_key_heads_is_cached_once_for_each_of_them(name):
+    layer = relpos.RelativeAttention(
+        N, D, num_kv_heads=K, head_dim=H, encoding=name, rngs=nnx.Rngs(0)
+    )
+    cache = layer.init_cache(1, 4)
+    assert cache.key.shape[:3] == cache.value.shape[:3] == (1, 4, K)
+    if name == "path":
+        assert {f.shape[2] for f in jax.tree.leaves(cache.features)} == {K}
+
+
+@pytest.mark.parametrize("path", ["reference", "blockwise", "pallas"])
+@pytest.mark.parametrize("name", PER_KEY_HEAD)
+def test_key_heads_are_shared_as_if_each_query_head_had_its_own(name, path):
+    encoding, (q, k, v, x) = make(name), inputs()
+    if path not in carried(encoding, [path]):
+        return
+    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
+    found = attend(encoding, q, k, v, x, **kw)
+    alone = expanded(encoding)
+    k, v = (jnp.repeat(a, N // K, 2) for a in (k, v))
+    np.testing.assert_allclose(found, attend(alone, q, k, v, x, **kw), rtol=0, atol=1e-12)
+
+
+class OfBoth(Encoding):
+    """Parameters of query heads in one slot, of key heads in the features: those are of key heads."""
+
+    needs_tokens = True
+
+    def __init__(self, heads, key_heads):
+        self.slope, self.weight = PerHead(jnp.ones(heads)), PerKeyHead(jnp.ones((key_heads, D)))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        return x_TD @ self.weight[...], jnp.zeros(())
+
+    def key(self, k_SH, positions_S, features_S):
+        return k_SH * features_S[:, None]
+
+    def bias(self, d):
+        return -self.slope[...] * d
+
+
+def test_features_are_of_key_heads_where_nothing_of_query_heads_is_in_them():
+    encoding, (_, k, _, x) = OfBoth(N, K), inputs()
+    features, state = encodings.tokens(encoding, x)
+    assert features.shape == (B, T, K)
+    assert state.shape == (B, K)
+    again, _ = encodings.tokens(encoding, x, state=state)
+    np.testing.assert_array_equal(again, features)
+    assert encodings.transform_keys(encoding, k, jnp.arange(T), N, features).shape == k.shape
+
+
+def test_an_encoding_of_other_key_heads_is_refused():
+    q, k, v, x = inputs()
+    with pytest.raises(
+        ValueError, match=r"made for 6 key heads \(up\), the keys have 3: .*num_kv_heads"
+    ):
+        attend(make("selective_rope", key_heads=N), q, k, v, x, causal=True)
+    with pytest.raises(ValueError, match="must divide the 6 query heads, got 4"):
+        make("selective_rope", key_heads=4)
 
 
 def test_an_error_in_a_slot_is_raised_as_it_is():

@@ -10,9 +10,9 @@ class Oracle(oracle.Oracle):
 
     def reflection(self, x):
         x_rank = x @ self.p["down"] if "down" in self.p else x
-        w = x_rank @ self.p["up"][self.head]
+        w = x_rank @ self.of_key_head("up")
         w = w / np.linalg.norm(w)
-        beta = 2 / (1 + math.exp(-(self.p["weight"][self.head] @ x + self.p["offset"][self.head])))
+        beta = 2 / (1 + math.exp(-(self.of_key_head("weight") @ x + self.of_key_head("offset"))))
         return np.eye(len(w)) - beta * np.outer(w, w)
 
     def logit(self, q, k, i, j, scale, x, row, column):

@@ -13,7 +13,7 @@ class Oracle(oracle.Oracle):
         half = len(q) // 2
         angle = np.zeros(half)
         for t in range(column + 1, row + 1):
-            angle += x[t] @ self.p["down"] @ self.p["up"][self.head]
+            angle += x[t] @ self.p["down"] @ self.of_key_head("up")
         q, k = q[:half] + 1j * q[half:], k[:half] + 1j * k[half:]
         return scale * float((q * k.conj() * np.exp(1j * angle)).real.sum())
 

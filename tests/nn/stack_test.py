@@ -117,7 +117,15 @@ def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
 
 
 @pytest.mark.parametrize(
-    "text", ["rope+t5", "rope:2/fox+t5:2", "pope:2/alibi:2", "deberta(share=True)", "dape,rope"]
+    "text",
+    [
+        "rope+t5",
+        "rope:2/fox+t5:2",
+        "pope:2/alibi:2",
+        "deberta(share=True)",
+        "dape,rope",
+        "path+fox",
+    ],
 )
 def test_compositions_decode_as_they_run(text):
     model, x = made(text, num_kv_heads=2), jax.random.randint(jax.random.key(0), (2, 9), 0, 7)

@@ -25,7 +25,7 @@ class Sum(Encoding, fills_slots=False):
 
         Raises:
           ValueError: they cannot be summed up: one adds to the model's input, or one walks along the row and another
-            fills slots of distances, or their scales differ.
+            walks too, adds vectors to values or mixes heads, or their scales differ.
         """
         parts = [part for summand in summands for part in summand.parts]
         told = " + ".join(type(part).__name__ for part in parts)
@@ -194,10 +194,14 @@ class Sum(Encoding, fills_slots=False):
         part, of_part = self._walking(k_features)
         return part.key_block(k_KH, of_part)
 
-    def walk(self, carry, q_CH, k_KH, q_features, k_features, seen_CK, scale):
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
         """Walk with the part that walks."""
         (part,) = (part for part in self.parts if part.walks)
-        return part.walk(carry, q_CH, k_KH, q_features, k_features, seen_CK, scale)
+        return part.walk(
+            carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+        )
 
 
 def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
@@ -213,11 +217,12 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
             raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
         if not part.walks or other is part:
             continue
-        filled = Filled.of(other)
-        if other.walks or filled.distances or filled.block_bias:
+        if other.walks or other.mixes or Filled.of(other).value_vectors:
+            does = (
+                "walks too" if other.walks else "mixes heads" if other.mixes else "adds to values"
+            )
             raise ValueError(
-                f"{told}: {name} walks along the row and decides the logits as it goes; it cannot be summed up with "
-                f"{type(other).__name__}, which adds to them"
+                f"{told}: {name} walks along the row; it cannot be summed up with {type(other).__name__}, which {does}"
             )
     vectors = {p.scaled_vectors for p in parts if Filled.of(p).key_vectors}
     if len(vectors) > 1:

@@ -42,9 +42,9 @@ class SumOracle(oracle.Oracle):
     def __init__(self, parts):
         self.parts = parts
 
-    def logit(self, q, k, i, j, scale, x, row, column):
-        found = [part.logit(q, k, i, j, scale, x, row, column) for part in self.parts]
-        return sum(found) - (len(found) - 1) * scale * float(q @ k)
+    def logits(self, q, keys, i, js, scale, x, row, columns):
+        found = [np.array(p.logits(q, keys, i, js, scale, x, row, columns)) for p in self.parts]
+        return list(sum(found) - (len(found) - 1) * scale * (keys @ q))
 
     def sink(self):
         found = [sink for part in self.parts if (sink := part.sink()) is not None]
@@ -71,11 +71,12 @@ def oracles_of(text, encoding):
 
 
 SUMS = ["rope+t5+sink", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+transformer_xl"]
+WALKS = ["path+fox", "cope+t5", "wall+alibi"]
 HEADS = ["rope:2/kerple:4", "pope:2/fox+t5:2/none"]
 
 
 @pytest.mark.parametrize("path", ["reference", "blockwise"])
-@pytest.mark.parametrize("text", SUMS + HEADS)
+@pytest.mark.parametrize("text", SUMS + WALKS + HEADS)
 def test_values_are_those_of_the_parts_loops(text, path):
     encoding = make(text)
     q, k, v, x = inputs()
@@ -94,14 +95,17 @@ def test_values_are_those_of_the_parts_loops(text, path):
 
 SETTINGS = {
     "packed": {"q_segments": PACKED, "k_segments": PACKED},
+    "rows": {},
     "scattered": {"q_positions": SCATTERED, "k_positions": SCATTERED, "window": 30},
 }
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize(
-    "text", [*SUMS[:3], SUMS[4], *HEADS, "rope+cope", "rope+dape", "deberta+fox"]
-)
+SUMMED = [*SUMS[:3], SUMS[4], *WALKS, *HEADS, "rope+cope", "rope+dape", "deberta+fox"]
+CASES = [(text, kind) for text in SUMMED for kind in ("packed", "scattered")]
+CASES += [("wall+deberta", "scattered"), ("wall+deberta", "rows"), ("cope+t5", "rows")]
+
+
+@pytest.mark.parametrize(("text", "kind"), CASES)
 def test_paths_agree_in_values_and_gradients(text, kind):
     encoding = make(text)
     kw = {key: jnp.asarray(x) if key != "window" else x for key, x in SETTINGS[kind].items()}
@@ -188,8 +192,9 @@ def test_a_sum_says_of_itself_what_its_parts_say():
     ("text", "told"),
     [
         ("rope+sinusoidal", "adds positions to the model's input"),
-        ("cope+t5", "walks along the row"),
-        ("path+cope", "walks along the row"),
+        ("cope+shaw", "Shaw, which adds to values"),
+        ("path+cope", "CoPE, which walks too"),
+        ("wall+dape", "DAPE, which mixes heads"),
         ("shaw+inkling", "some unscaled"),
         ("tupe+deberta", "scales differ"),
         ("rope:2/sinusoidal:4", "all heads see"),

@@ -1,0 +1,49 @@
+"""What stands beside a walk in a sum: what slots of distances and of pairs add to the logits of one block.
+
+JAX differentiates it together with the walk past the block.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relpos.attention import reference
+from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot_rows
+from relpos.attention.slots import Slots
+from relpos.attention.spread import spread, spread_columns, spread_vector
+
+
+def logits(
+    encoding: Slots, rules: Rules, consecutive: bool, q: Queries, k: Keys, *tokens: Tokens
+) -> tuple[Array | None, list[Array | None]]:
+    """Return what joins the dot products, and the biases; None: nothing.
+
+    Args:
+      encoding: of one head.
+      rules: the static choices.
+      consecutive: whether positions count on from row to row, so that a block has few distances.
+      q: a block of queries, features as `tokens` of the encoding gave them.
+      k: a block of keys, likewise.
+      *tokens: where the queries and the keys stand.
+    """
+    of_distances = _of_few_distances if consecutive else reference.distance_logits
+    dots_CK, bias_CK = of_distances(encoding, rules, q, k, *tokens)
+    return dots_CK, [bias_CK, reference.block_bias(encoding, q, k, *tokens)]
+
+
+def _of_few_distances(
+    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
+) -> tuple[Array | None, Array | None]:
+    """Do what `reference.distance_logits` does, with each distance of the block evaluated once."""
+    C, K = q_tokens.row.shape[0], k_tokens.row.shape[0]
+    d_L: Any = q_tokens.position[0] - k_tokens.position[0] + C - jnp.arange(C + K, dtype=jnp.int32)
+    d_L = jnp.maximum(d_L, 0) if rules.past_only else d_L
+    dots_CK = None
+    if (a_K := encoding.key_vectors(d_L)) is not None:
+        dots_CK = spread(dot_rows(q.for_vectors, a_K.astype(q.for_vectors.dtype)))
+    if (a_Q := encoding.query_vectors(d_L)) is not None:
+        more_CK = spread_columns(dot_rows(k.for_vectors, a_Q.astype(k.for_vectors.dtype)))
+        dots_CK = more_CK if dots_CK is None else dots_CK + more_CK
+    b_L = encoding.bias(d_L)
+    return dots_CK, None if b_L is None else spread_vector(b_L, C)
