@@ -17,6 +17,7 @@ from tests.attending import (
     B,
     EverySlot,
     H,
+    K,
     N,
     S,
     T,
@@ -45,11 +46,11 @@ PACKED = np.array([[1] * 5 + [2] * 1 + [3] * 20 + [0] * 11, [0] * 3 + [4] * 34])
 SCATTERED = np.random.default_rng(3).integers(0, 60, (B, T))
 # The first row goes beyond the trained tables and bands, to distances of 288.
 STRETCHED = np.stack([8 * np.arange(T), SCATTERED[1]])
-REALS = 1.37 * np.arange(T) - 9.1
 ORDER = np.random.default_rng(4).permutation(T)
 # One row of one key head where that is all a setting needs: JAX traces each operation once more for each axis that is
 # mapped over.
 ONE = {"B": 1, "K": 1}
+REALS = {"causal": True, "positions": 1.37 * np.arange(T) - 9.1, **ONE}
 SETTINGS = {
     "causal": {"causal": True, **ONE},
     "bidirectional": ONE,
@@ -62,7 +63,6 @@ SETTINGS = {
     "packed, two arrays": {"causal": True, "q_segments": PACKED, "k_segments": PACKED.copy()},
     "scattered positions": {"causal": True, "positions": SCATTERED, "K": 1},
     "stretched positions": {"causal": True, "positions": STRETCHED, "K": 1},
-    "real positions": {"causal": True, "positions": REALS, **ONE},
     "scattered, packed, windowed": {
         "causal": True, "window": 9, "positions": SCATTERED, "segments": PACKED,
     },
@@ -78,9 +78,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def setting(name):
-    """Return the options of a call, and the sizes of its arrays."""
-    kw = dict(SETTINGS[name])
+def setting(kind):
+    """Return the options of a call, and the sizes of its arrays; kind: one of the settings, or what they hold."""
+    kw = dict(SETTINGS[kind] if isinstance(kind, str) else kind)
     sizes = {axis: kw.pop(axis) for axis in ("T", "S", "B", "K") if axis in kw}
     for what in ("segments", "positions", "order"):
         if what in kw:
@@ -90,6 +90,11 @@ def setting(name):
     if "dropout_rate" in kw:
         kw["dropout_key"] = jax.random.key(7)
     return kw, sizes
+
+
+def key_heads(kind):
+    """Return how many an encoding is to be made for."""
+    return SETTINGS[kind].get("K", K)
 
 
 def test_each_scheme_has_an_oracle_and_its_own_name():
@@ -110,7 +115,7 @@ VARIANTS = [(name, options) for name in NAMES for options in oracle_of(name).VAR
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_options_are_those_of_the_papers_loop(name, options):
-    encoding = make(name, **options)
+    encoding = make(name, key_heads=1, **options)
     kw, sizes = setting("causal" if encoding.causal_only else "bidirectional")
     arrays = inputs(**sizes)
     found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
@@ -119,7 +124,7 @@ def test_options_are_those_of_the_papers_loop(name, options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cross_attention_is_that_of_the_papers_loop(name):
-    encoding = make(name)
+    encoding = make(name, key_heads=1)
     kw, sizes = setting("cross, fewer keys")
     arrays = inputs(**sizes)
     if encoding.causal_only:
@@ -172,12 +177,12 @@ FAST = [name for name in choices.IMPLEMENTATIONS if name not in ("auto", "refere
 
 
 def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
-    """Fast paths with these block sizes, and more for some, against the reference; kind: a setting or its options.
+    """Fast paths with these block sizes, and more for some, against the reference, in one of the settings.
 
     Returns:
       The arrays, the reference's output and the options of the call.
     """
-    kw, sizes = setting(kind) if isinstance(kind, str) else (kind, {})
+    kw, sizes = setting(kind)
     kw["causal"] = kw.get("causal", False) or encoding.causal_only
     arrays = inputs(**sizes)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
@@ -193,12 +198,12 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_real_positions_are_those_of_the_papers_loop(name):
-    encoding = make(name)
+    encoding = make(name, key_heads=1)
     if not encoding.reads_positions or (encoding.reals and encoding.axes == 1):
-        arrays, out, kw = assert_paths_agree(encoding, "real positions", [BLOCKS], ["blockwise"])
+        arrays, out, kw = assert_paths_agree(encoding, REALS, [BLOCKS], ["blockwise"])
         assert_as_in_the_paper(out, name, {}, encoding, arrays, **kw)
         return
-    kw, sizes = setting("real positions")
+    kw, sizes = setting(REALS)
     with pytest.raises(ValueError, match="whole"):
         attend(encoding, *inputs(**sizes), **kw)
 
@@ -213,16 +218,15 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
             check_places(encoding, grid)
         return
     if encoding.reads_positions:
-        kw = {"causal": True, "window": 9, "q_positions": grid, "k_positions": grid}
-        kw["q_segments"] = kw["k_segments"] = jnp.asarray(PACKED)
+        kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED}
         assert_paths_agree(encoding, kw, [BLOCKS], FAST)
         return
-    arrays = inputs(**ONE)
+    arrays = inputs(B=1)
     found, expected = (
         attend(encoding, *arrays, causal=True, q_positions=at, k_positions=at)
         for at in (grid[:1], jnp.arange(T))
     )
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
 
 
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
@@ -237,19 +241,19 @@ def test_paths_agree_with_every_slot_at_once(kind):
     several = kind in ("causal window", "window of two sides", "packed", "cross, causal")
     more = [(16, 8), (64, 64)] if several else []
     paths = [path for path in FAST if path != "pallas" or kind in SEEN_BY_KERNELS]
-    assert_paths_agree(EverySlot(), kind, [BLOCKS], paths, blockwise=more)
+    assert_paths_agree(EverySlot(key_heads(kind)), kind, [BLOCKS], paths, blockwise=more)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_kernels_agree_with_every_slot_at_once(kind):
-    assert_paths_agree(EverySlot(), kind, [BLOCKS, (4, 8)])
+    assert_paths_agree(EverySlot(key_heads(kind)), kind, [BLOCKS, (4, 8)])
 
 
 @pytest.mark.parametrize("kind", ["causal", "packed, both directions", "stretched positions"])
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_agree_with_each_other_and_with_the_papers_loop(name, kind):
-    encoding = make(name)
+    encoding = make(name, key_heads=key_heads(kind))
     paths = FAST if kind == "packed, both directions" else ["blockwise"]
     arrays, out, kw = assert_paths_agree(encoding, kind, [BLOCKS], paths)
     # The loops know of no tokens that stand in another order than their row's.
@@ -261,7 +265,7 @@ def test_paths_agree_with_each_other_and_with_the_papers_loop(name, kind):
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_agree_in_every_setting(name, kind):
-    assert_paths_agree(make(name), kind, [BLOCKS, (16, 8), (64, 64)])
+    assert_paths_agree(make(name, key_heads=key_heads(kind)), kind, [BLOCKS, (16, 8), (64, 64)])
 
 
 FEWER_BITS = [
@@ -277,10 +281,10 @@ def test_fewer_bits_are_close_to_float64(name, dtype, tolerance, paths):
     """Of the same numbers: bfloat16 has 8 bits, and the gradients of a bfloat16 array are rounded to them too."""
     kw = {"causal": True, "block_sizes": BLOCKS}
     *arrays, weight = (x.astype(dtype) for x in (*inputs(B=1, N=2, K=2), fixed_weight()))
-    encoding = make(name, heads=2, dtype=jnp.float32)
+    encoding = make(name, heads=2, key_heads=2, dtype=jnp.float32)
     wide = [x.astype(jnp.float64) for x in (*arrays, weight)]
     exact = value_and_grads(
-        make(name, heads=2), wide[:-1], wide[-1], implementation="reference", **kw
+        make(name, heads=2, key_heads=2), wide[:-1], wide[-1], implementation="reference", **kw
     )
     for implementation in carried(encoding, paths):
         out, (of_parameters, of_arrays) = value_and_grads(

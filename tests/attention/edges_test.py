@@ -52,7 +52,7 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
     paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
-    both_ways(EverySlot(), inputs(T=T, S=S, B=1, K=1), paths, causal=causal)
+    both_ways(EverySlot(1), inputs(T=T, S=S, B=1, K=1), paths, causal=causal)
 
 
 @pytest.mark.parametrize("sizes", [{"B": 0}, {"T": 0, "S": 9}, {"T": 9, "S": 0}], ids=str)
@@ -236,7 +236,7 @@ def test_inside_vmap_remat_and_scan(shaw):
 
 def squares(name, sizes):
     """A loss by path, and the point where it is differentiated."""
-    encoding = make(name, heads=2)
+    encoding = make(name, heads=2, key_heads=2)
     graphdef, state = nnx.split(encoding)
     q, k, v, x = inputs(**sizes)
 

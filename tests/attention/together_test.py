@@ -16,7 +16,7 @@ from tests.attending import (
     inputs,
     value_and_grads,
 )
-from tests.contract_attention_test import SETTINGS, assert_paths_agree
+from tests.contract_attention_test import SETTINGS, assert_paths_agree, key_heads
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def float64():
 class TalkingHeads(EverySlot):
     """Every slot, and Shazeer et al. 2020, "Talking-Heads Attention", arXiv:2003.02436, before the softmax."""
 
-    def __init__(self, projection=None):
-        super().__init__()
+    def __init__(self, key_heads, projection=None):
+        super().__init__(key_heads)
         own = np.random.default_rng(6).normal(size=(N, N))
         self.projection = nnx.Param(jnp.asarray(own if projection is None else projection))
 
@@ -46,7 +46,7 @@ QUICK = ("window of two sides", "scattered, packed, windowed", "cross, causal")
     [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.long) for kind in SETTINGS],
 )
 def test_paths_agree_with_every_slot_at_once(kind):
-    assert_paths_agree(TalkingHeads(), kind, [BLOCKS], ["blockwise"])
+    assert_paths_agree(TalkingHeads(key_heads(kind)), kind, [BLOCKS], ["blockwise"])
 
 
 class Silent(EverySlot):
