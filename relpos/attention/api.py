@@ -24,6 +24,7 @@ from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
 from relpos.attention.plan import Known, Plan
 from relpos.attention.reference import Rules
+from relpos.attention.seen import are_within
 from relpos.attention.slots import Slots, each_head
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
@@ -168,13 +169,12 @@ class _Call(NamedTuple):
             kernels = self.implementation == "pallas"  # they count from the same place
             mixed = encoding.walks and q_segments is not None  # keys must stand in order
             return Known(not kernels and not mixed, offset=not kernels and not mixed)
-        if q_positions is not None or q_order is not None:
-            return Known(
-                False,
-                whole=q_positions is None or jnp.issubdtype(q_positions.dtype, jnp.integer),
-            )
+        if q_positions is not None:
+            return Known(False, whole=jnp.issubdtype(q_positions.dtype, jnp.integer))
         starts_anew = encoding.shift_invariant and self.same_segments and not encoding.walks
-        return Known(q_segments is None or starts_anew)
+        in_row = q_order is None and (q_segments is None or starts_anew)
+        T, S = arrays.q.shape[1], arrays.k.shape[1]
+        return Known(in_row, longest=max(T, S) - 1 if choices.are_known(T, S) else None)
 
     def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], known: Known) -> Rules:
         """Return the rules with the scale, and without a window that no distance reaches."""
@@ -213,10 +213,15 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     (B, T, N, H), S = q.shape, k.shape[1]
     known = call.known(encoding, arrays)
     graphdef, state = nnx.split(encoding)
-    plan = Plan.of(
-        encoding, graphdef, call.rules_for(encoding, (T, S, H), known), (T, S, N, H), q.dtype, arrays.tables,
-        implementation=call.implementation, known=known, block_sizes=call.block_sizes,
-    )._replace(padded=call.padded)  # fmt: skip
+    rules = call.rules_for(encoding, (T, S, H), known)
+
+    def plan_of(known: Known) -> Plan:
+        return Plan.of(
+            encoding, graphdef, rules, (T, S, N, H), q.dtype, arrays.tables,
+            implementation=call.implementation, known=known, block_sizes=call.block_sizes,
+        )._replace(padded=call.padded)  # fmt: skip
+
+    plan = plan_of(known)
     if q_positions is None and not known.consecutive and q_segments is not None:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
@@ -244,7 +249,16 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     arrays = arrays._replace(state=state, q=q, k=k, v=v, places=places, **features)
     # Heads may share a table.
     tables = jax.tree.map(lambda x: jnp.repeat(x, N // x.shape[0], 0), arrays.tables)
-    out = attend(plan, arrays._replace(tables=tables))
+    arrays = arrays._replace(tables=tables)
+    longest = choices.longest_in_a_table(T, S)
+    if_near = plan if known.longest is not None else plan_of(known._replace(longest=longest))
+    if longest is None or if_near.parts == plan.parts:
+        out = attend(plan, arrays)
+    else:
+        near = are_within(longest, rules, places)
+        out = jax.lax.cond(
+            near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
+        )
     return transforms.finish(encoding, out, at_T, q_features)
 
 

@@ -38,11 +38,13 @@ class Known(NamedTuple):
         other.
       offset: that there may be such a number.
       whole: they are whole numbers.
+      longest: how long the distances of pairs that see each other may be; None: not known.
     """
 
     consecutive: bool
     offset: bool = False
     whole: bool = True
+    longest: int | None = None
 
 
 class Plan(NamedTuple):
@@ -92,7 +94,7 @@ class Plan(NamedTuple):
         consecutive, whole = known.consecutive, known.whole
         filled = Filled.of(encoding)
         path = choices.implementation(
-            implementation, T, S, has_vectors=filled.vectors or filled.walks
+            implementation, T, S, has_vectors=filled.vectors or filled.walks or filled.width >= H
         )
         made = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
@@ -149,7 +151,7 @@ def _blockwise(
 ) -> tuple[PartPlan, regions.Layout]:
     """Plan one part of the blockwise path, and the blocks that it would have by itself."""
     T, S, H = sizes
-    consecutive, offset, _ = known
+    consecutive, offset = known.consecutive, known.offset
     filled, band = Filled.of(part, encoding), _length(table)
     beyond, may_factor = _held(part, filled, known.whole)
     if band is not None and offset:
@@ -158,8 +160,12 @@ def _blockwise(
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
     factored = by_pair and may_factor
+    if by_pair and known.whole and filled.worth_a_table:
+        band = known.longest
+    width = max(filled.width, H if filled.vectors else 0) if by_pair and not factored else 0
     cut = choices.layout(
-        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        T, S, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        width=0 if band is not None else width,
         window=rules.window, block_sizes=block_sizes, together=together,
     )  # fmt: skip
     if band is not None:
