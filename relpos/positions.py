@@ -12,6 +12,7 @@ padding, which sees nothing and is seen by nothing. The tokens of a segment stan
 segment between them would count in their distances, except in a cache, which counts tokens alone.
 """
 
+import dataclasses
 import operator
 from typing import Any, NamedTuple
 
@@ -75,11 +76,50 @@ def contiguous(length: int) -> Int[Array, "T"]:
     return jnp.arange(length, dtype=jnp.int32)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Consecutive:
+    """Positions that rise by one from token to token, as `consecutive` says them.
+
+    Attributes:
+      start: of the first token, int32, one number or [B].
+    """
+
+    start: Int[Array, "*B"]
+
+    def of(self, length: int) -> Int[Array, "*B T"]:
+        """Return the positions of this many tokens."""
+        start, index = jnp.asarray(self.start, jnp.int32), contiguous(length)
+        return start[..., None] + index.reshape(*start.ndim * [1], -1)
+
+
+def consecutive(start: Int[Array, "*B"] | int) -> Consecutive:
+    """Return the positions start, start + 1, ...: a chunk behind a cache, a shard of a row.
+
+    Where `relpos.attention` is given such positions of queries and of keys it knows every distance from the place in
+    the row, and takes the ways that it takes where none are given.
+
+    Args:
+      start: a position, an int or an array, traced or not; or one for each row, [B].
+
+    Raises:
+      ValueError: start is neither.
+    """
+    start = jnp.asarray(start)
+    if start.ndim > 1 or not jnp.issubdtype(start.dtype, jnp.integer):
+        raise ValueError(
+            f"start must be an integer, or one for each row [B], got {start.dtype}{list(start.shape)}"
+        )
+    return Consecutive(start.astype(jnp.int32))
+
+
 def axes(positions: Any, shape: tuple[int, ...]) -> int | None:
     """Return how many axes positions of [B, T] tokens have, [B, T, axes] or [T, axes]; None: one number each.
 
     What may be read as [B, T] is.
     """
+    if isinstance(positions, Consecutive):
+        return None
     given = jnp.shape(positions)
     return None if given in (shape, shape[1:]) else given[-1]
 

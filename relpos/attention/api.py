@@ -22,9 +22,11 @@ from relpos.attention import (
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
-from relpos.attention.plan import Plan
+from relpos.attention.plan import Known, Plan
 from relpos.attention.reference import Rules
+from relpos.attention.seen import are_within
 from relpos.attention.slots import Slots, each_head
+from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
 
 
@@ -35,8 +37,8 @@ def attention(
     *,
     encoding: Slots | None = None,
     causal: bool = False,
-    q_positions: Num[Array, "B T *axes"] | None = None,
-    k_positions: Num[Array, "B S *axes"] | None = None,
+    q_positions: Num[Array, "B T *axes"] | Consecutive | None = None,
+    k_positions: Num[Array, "B S *axes"] | Consecutive | None = None,
     q_segments: Int[Array, "B T"] | None = None,
     k_segments: Int[Array, "B S"] | None = None,
     q_order: Num[Array, "B T"] | None = None,
@@ -71,7 +73,8 @@ def attention(
       causal: a query sees keys at positions up to its own.
       q_positions: any integers, or real numbers (float32, float64), [B, T] or [T]; or with axes, [B, T, axes] or
         [T, axes]. The encoding says which of these it takes. None: each token's place in its row, or, with segments,
-        from the start of its segment. They are data: no gradient goes to them.
+        from the start of its segment. They are data: no gradient goes to them. Where they rise by one from token to
+        token, `relpos.positions.consecutive(start)` says so: of both sides it is as fast as None.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: distances are then known to be consecutive.
@@ -139,7 +142,9 @@ def attention(
 
 def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
     """Say in one number where tokens stand, if positions have axes: as they stand in their rows."""
-    if at[0] is None or at[0].ndim == 2:
+    if isinstance(at[0], Consecutive) and order[0] is not None:
+        return _one_by_one(at, *(x.shape for x in order)), order
+    if at[0] is None or isinstance(at[0], Consecutive) or at[0].ndim == 2:
         return at, order
     if not encoding.reads_positions:
         return (None, None), order
@@ -161,23 +166,30 @@ class _Call(NamedTuple):
     block_sizes: tuple[int, int] | None
     padded: bool = False  # ready keys may have zeros in front
 
-    def consecutive(self, encoding: Slots, arrays: Arrays) -> bool:
-        """Whether row i and column j have distance i - j, wherever they see each other."""
+    def known(self, encoding: Slots, arrays: Arrays) -> Known:
+        """Return what is known of the positions."""
         q_positions, _, q_segments, _, q_order, _ = arrays.places
-        if q_positions is not None or q_order is not None:
-            return False
+        if isinstance(q_positions, Consecutive):
+            kernels = self.implementation == "pallas"  # they count from the same place
+            mixed = encoding.walks and q_segments is not None  # keys must stand in order
+            return Known(not kernels and not mixed, offset=not kernels and not mixed)
+        if q_positions is not None:
+            return Known(False, whole=jnp.issubdtype(q_positions.dtype, jnp.integer))
         starts_anew = encoding.shift_invariant and self.same_segments and not encoding.walks
-        return q_segments is None or starts_anew
+        in_row = q_order is None and (q_segments is None or starts_anew)
+        T, S = arrays.q.shape[1], arrays.k.shape[1]
+        return Known(in_row, longest=max(T, S) - 1 if choices.are_known(T, S) else None)
 
-    def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], consecutive: bool) -> Rules:
+    def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], known: Known) -> Rules:
         """Return the rules with the scale, and without a side of the window that no distance reaches."""
         T, S, H = sizes
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
         checks.check_unscaled(encoding, scale)
         # A query has at most T - 1 tokens before it and S - 1 behind it.
+        in_row = known.consecutive and not known.offset
         past, future = (
-            None if consecutive and most is not None and choices.are_within(most, size) else most
+            None if in_row and most is not None and choices.are_within(most, size) else most
             for most, size in zip(self.rules.window, (T, S), strict=True)
         )
         return self.rules._replace(scale=scale, window=positions.Window(past, future))
@@ -204,19 +216,24 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     """Plan, rotate queries and keys, and attend."""
     q, k, v = arrays.q, arrays.k, arrays.v
     q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
-    (_, T, N, H), S = q.shape, k.shape[1]
-    consecutive = call.consecutive(encoding, arrays)
+    (B, T, N, H), S = q.shape, k.shape[1]
+    known = call.known(encoding, arrays)
     graphdef, state = nnx.split(encoding)
-    plan = Plan.of(
-        encoding, graphdef, call.rules_for(encoding, (T, S, H), consecutive), (T, S, N, H), q.dtype, arrays.tables,
-        implementation=call.implementation, consecutive=consecutive, block_sizes=call.block_sizes,
-        whole=q_positions is None or jnp.issubdtype(q_positions.dtype, jnp.integer),
-    )._replace(padded=call.padded)  # fmt: skip
-    if q_positions is None and not consecutive and q_segments is not None:
+    rules = call.rules_for(encoding, (T, S, H), known)
+
+    def plan_of(known: Known) -> Plan:
+        return Plan.of(
+            encoding, graphdef, rules, (T, S, N, H), q.dtype, arrays.tables,
+            implementation=call.implementation, known=known, block_sizes=call.block_sizes,
+        )._replace(padded=call.padded)  # fmt: skip
+
+    plan = plan_of(known)
+    if q_positions is None and not known.consecutive and q_segments is not None:
         q_positions = positions.within_segments(q_segments)
         k_positions = positions.within_segments(k_segments)
-    at_T = positions.contiguous(T) if q_positions is None else q_positions
-    at_S = positions.contiguous(S) if k_positions is None else k_positions
+    at_T, at_S = _of_tokens(q_positions, T), _of_tokens(k_positions, S)
+    if isinstance(q_positions, Consecutive) and not known.consecutive:
+        q_positions, k_positions = _one_by_one((q_positions, k_positions), (B, T), (B, S))
     q_features = transforms.features_of_heads(arrays.q_features, N)
     k_features = arrays.k_features
     if not plan.filled.own_vector_query:
@@ -226,7 +243,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
     k_features = k_features if encoding.features_meet_in_blocks else None
-    if encoding.walks and not consecutive:
+    if encoding.walks and not known.consecutive:
         of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
         places = k_positions if orders[1] is None else orders[1]
         k, v, k_features, k_positions, k_segments, orders[1] = outward.in_order(
@@ -237,8 +254,32 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     arrays = arrays._replace(state=state, q=q, k=k, v=v, places=places, **features)
     # Heads may share a table.
     tables = jax.tree.map(lambda x: jnp.repeat(x, N // x.shape[0], 0), arrays.tables)
-    out = attend(plan, arrays._replace(tables=tables))
+    arrays = arrays._replace(tables=tables)
+    longest = choices.longest_in_a_table(T, S)
+    if_near = plan if known.longest is not None else plan_of(known._replace(longest=longest))
+    if longest is None or if_near.parts == plan.parts:
+        out = attend(plan, arrays)
+    else:
+        near = are_within(longest, rules, places)
+        out = jax.lax.cond(
+            near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
+        )
     return transforms.finish(encoding, out, at_T, q_features)
+
+
+def _one_by_one(at: tuple, *shapes: tuple[Any, Any]) -> tuple:
+    """Write consecutive positions out, [B, T] and [B, S]."""
+    pairs = zip(at, shapes, strict=True)
+    return tuple(
+        checks.checked_number("positions", x, shape, with_axes=False) for x, shape in pairs
+    )
+
+
+def _of_tokens(given: Any, length: int) -> Array:
+    """Return positions as slots of tokens want them, [B, T] or [T], which may have axes."""
+    if given is None:
+        return positions.contiguous(length)
+    return given.of(length) if isinstance(given, Consecutive) else given
 
 
 def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:

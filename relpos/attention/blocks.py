@@ -11,7 +11,7 @@ from jaxtyping import Array
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reach import Reach, reach_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot_rows
-from relpos.attention.regions import Layout, Region, Span, regions
+from relpos.attention.regions import Layout, Region, Span, offset_of, regions
 from relpos.attention.seen import may_see
 from relpos.positions import distances
 
@@ -148,8 +148,9 @@ def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region,
         return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
     row = rows.number * problem.layout.rows
+    offset = offset_of(problem.layout, places.q, places.k)
     reaches = tuple(
-        reach_of(part.span, part.layout, table, row, number, d_CK)
+        reach_of(part.span, part.layout, table, row, offset, number, d_CK)
         for part, table in zip(problem.parts, region.tables, strict=True)
     )
     return Block(rows, number, k, k_tokens, region.tables, reaches, inputs.dtype)
@@ -159,7 +160,8 @@ def _regions(problem: Problem, places: Places, number) -> list[Region]:
     """Cut the key blocks that a block of queries may see."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     beyonds = tuple(part.beyond for part in problem.parts)
-    found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
+    row = number * layout.rows + offset_of(layout, places.q, places.k)
+    found = regions(beyonds, rules, layout, row, key_blocks)
     if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
         return found
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)

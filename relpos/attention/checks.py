@@ -11,6 +11,7 @@ from flax import nnx
 from relpos.attention import by_heads, choices
 from relpos.attention.per_head import PerKeyHead
 from relpos.attention.slots import Slots, split_heads
+from relpos.positions import Consecutive
 
 
 def check_arrays(q, k, v, *, keys_ready: bool = False) -> None:
@@ -234,10 +235,14 @@ def checked_segments(q, k, q_shape, k_shape):
 def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = False):
     """Return positions or orders, broadcast to [B, T] and [B, S], where they may have axes with those behind.
 
-    Nothing is differentiated through them: they are data.
+    Positions of both that are `Consecutive` stay it. Nothing is differentiated through them: they are data.
     """
     if _neither(what, q, k):
         return None, None
+    if with_axes and isinstance(q, Consecutive) and isinstance(k, Consecutive):
+        for name, x in (("q", q), ("k", k)):
+            _check_start(f"{name}_{what}", x, q_shape[0])
+        return q, k
     found = [
         checked_number(f"{name}_{what}", x, shape, with_axes=with_axes)
         for name, x, shape in (("q", q, q_shape), ("k", k, k_shape))
@@ -252,6 +257,11 @@ def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = Fals
 
 def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool) -> jax.Array:
     """Return positions or orders of tokens [B, T], broadcast; int32 or reals."""
+    if isinstance(x, Consecutive):
+        _check_start(name, x, shape[0])
+        x = x.of(shape[1])
+        x = x if x.ndim == 2 else x[None]
+        return jnp.broadcast_to(x, shape)
     x = jnp.asarray(x)
     axes = x.shape[-1:] if with_axes and x.shape not in (shape, shape[1:]) else ()
     is_real = x.dtype in (jnp.float32, jnp.float64)
@@ -267,9 +277,17 @@ def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool
     return jnp.broadcast_to(x, (*shape, *axes))
 
 
+def _check_start(name: str, x: Consecutive, rows: int) -> None:
+    """Check that consecutive positions start somewhere in each row."""
+    if jnp.shape(x.start) not in ((), (rows,)):
+        raise ValueError(
+            f"{name} must start at one number, or one for each row [{rows}], got a start of {list(jnp.shape(x.start))}"
+        )
+
+
 def check_places(encoding: Slots, positions: Any) -> None:
     """Check that positions, [B, T] or [B, T, axes], are such as an encoding has a meaning for."""
-    if positions is None or not encoding.reads_positions:
+    if positions is None or not encoding.reads_positions or isinstance(positions, Consecutive):
         return
     inner = [part for part, _ in encoding.of_heads] or encoding.parts
     if encoding not in inner:

@@ -42,11 +42,11 @@ def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
 def layout(
     T: int,
     S: int,
-    H: int,
     *,
     consecutive: bool,
     beyond: int | None,
     has_vectors: bool,
+    width: int = 0,
     window: int | None = None,
     block_sizes: tuple[int, int] | None = None,
     together: int = 1,
@@ -54,21 +54,21 @@ def layout(
     """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
     Blocks of 512 keep logits and weights of one head in a core's cache; short sequences and windows are cut finer,
-    so that there are hidden blocks to skip; few queries have all keys in one block. Where positions are scattered
-    and the encoding has vectors for all distances, a block holds one vector of H numbers for every pair: smaller
-    blocks. So they are where a block is of several heads together.
+    so that there are hidden blocks to skip; few queries have all keys in one block. Where the encoding is evaluated for
+    each pair, vectors for all distances or a bias that is a network, a block holds `width` numbers for every pair:
+    smaller blocks. So they are where a block is of several heads together.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
     elif not are_known(T, S):
         rows = columns = 128
     elif T < FEW_QUERIES:
-        rows, columns = T, min(S, ONE_BLOCK // FEW_QUERIES)
+        rows, columns = T, min(S, max(16, ONE_BLOCK // FEW_QUERIES // max(1, width)))
     else:
         reach = max(T, S) if window is None else min(max(T, S), window)
         largest = 128 if reach <= 256 else 512
-        if has_vectors and not consecutive and beyond is None:
-            largest = max(16, 512 // max(1, round(H**0.5)))
+        if width > 1:
+            largest = max(16, min(largest, 512 // round(width**0.5)))
         if together > 1:
             largest = min(largest, TOGETHER)
         rows, columns = min(largest, round_up(T, 8)), min(largest, round_up(S, 8))
@@ -146,6 +146,14 @@ def kernels():
 def interpreted() -> bool:
     """Whether kernels, which are written for GPUs, are interpreted on this machine."""
     return jax.default_backend() not in ("gpu", "cuda", "rocm")
+
+
+def longest_in_a_table(T: int, S: int) -> int | None:
+    """Return how long distances of scattered positions may be for a table of them; None: there is none.
+
+    A table four times as long as the row covers rows out of order, documents side by side, draws of positions.
+    """
+    return 4 * max(T, S) if are_known(T, S) else None
 
 
 def heads_at_once(T: int, S: int) -> int:

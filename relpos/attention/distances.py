@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from relpos.attention.reference import Rules
 from relpos.attention.regions import Layout, near_span
@@ -28,9 +29,15 @@ class Tables(NamedTuple):
 
 
 def tabulate(
-    encoding: Slots, beyond: int | None, rules: Rules, layout: Layout, T: int, S: int
+    encoding: Slots,
+    beyond: int | None,
+    rules: Rules,
+    layout: Layout,
+    T: int,
+    S: int,
+    offset: Any = 0,
 ) -> Tables:
-    """Evaluate the distance slots where blocks will read them."""
+    """Evaluate the distance slots where blocks will read them; offset: the distance of row 0 and column 0."""
 
     def table(d: Array) -> Table:
         d = jnp.maximum(d, 0) if rules.past_only else d
@@ -43,9 +50,26 @@ def tabulate(
 
     if not layout.has_table:
         return Tables()
-    span = near_span(beyond, rules, layout, T, S)
-    near = table(span.first - jnp.arange(span.size, dtype=jnp.int32))
+    near = table(_near(beyond, rules, layout, T, S, offset))
     if beyond is None or not layout.consecutive:
         return Tables(near)
     far = jnp.full((1,), beyond, jnp.int32)
     return Tables(near, table(far), Table() if rules.causal else table(-far))
+
+
+def _near(
+    beyond: int | None, rules: Rules, layout: Layout, T: int, S: int, offset: Any
+) -> Int[Array, "P"]:
+    """Return the distances of the near table."""
+    span = near_span(beyond, rules, layout, T, S)
+    first = span.first + offset if span.relative else span.first
+    return first - jnp.arange(span.size, dtype=jnp.int32)
+
+
+def of_cache(
+    tables: Tables, beyond: int, rules: Rules, layout: Layout, T: int, S: int, offset: Any
+) -> Tables:
+    """Return the tables as `tabulate` does, out of those of a causal cache: of the distances `beyond` ... 0."""
+    index = jnp.clip(beyond - _near(beyond, rules, layout, T, S, offset), 0, beyond)
+    near = jax.tree.map(lambda x: x[index], tables.near)
+    return Tables(near, jax.tree.map(lambda x: x[:1], tables.near))

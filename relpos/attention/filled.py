@@ -1,10 +1,12 @@
 """Which slots an encoding fills."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from relpos.attention.slots import Slots, split_heads
 
@@ -23,6 +25,10 @@ class Filled(NamedTuple):
     walks: bool  # along the row
     sink: bool
     mixes: bool  # the logits of all heads
+    width: (
+        int  # how many numbers at once the bias wants for each distance, where it has no end; or 0
+    )
+    trained: bool  # whether anything is
 
     @classmethod
     def of(cls, encoding: Slots, whole: Slots | None = None) -> "Filled":
@@ -41,6 +47,9 @@ class Filled(NamedTuple):
                 one.value_vectors(d),
                 factor,
             )
+
+        def ask_bias(d):
+            return nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared).bias(d)
 
         slots = jax.eval_shape(ask, per_head, shared)
         has_block_bias = "block_bias" in encoding.overridden
@@ -73,7 +82,17 @@ class Filled(NamedTuple):
             walks=encoding.walks,
             sink="sink" in encoding.overridden,
             mixes=encoding.mixes,
+            width=_width(ask_bias) if bias and encoding.constant_beyond is None else 0,
+            trained=bool(nnx.to_flat_state(nnx.state(encoding, nnx.Param))),
         )  # fmt: skip
+
+    @property
+    def worth_a_table(self) -> bool:
+        """Whether a bias for scattered positions is better looked up than evaluated, measured on a CPU.
+
+        That of one number that nothing trains is not: ALiBi's.
+        """
+        return self.bias and not self.vectors and (self.trained or self.width > 1)
 
     @property
     def vectors(self) -> bool:
@@ -84,3 +103,25 @@ class Filled(NamedTuple):
     def distances(self) -> bool:
         """Whether anything is a function of the distance."""
         return self.bias or self.vectors
+
+
+def _width(function: Callable[[Array], Array]) -> int:
+    """Return the size of the largest array that a function of n distances makes, by n."""
+
+    def largest(n: int) -> int:
+        distances = jax.ShapeDtypeStruct((n,), jnp.int32)
+        return _largest(jax.make_jaxpr(function)(distances).jaxpr)
+
+    return (largest(8192) - largest(4096)) // 4096
+
+
+def _largest(program: Any) -> int:
+    """Return the size of the largest array that a program makes, those inside of its operations too."""
+    found = [0]
+    for operation in program.eqns:
+        found += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
+        for inner in jax.tree.leaves(tuple(operation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found.append(_largest(inner))
+    return max(found)

@@ -21,12 +21,15 @@ from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import (
     Arrays,
+    of_all_rows,
     of_one_part,
+    offset_of_all_rows,
     parts_of,
     queries_and_keys,
     tables_of,
     tokens_of,
 )
+from relpos.attention.regions import offset_of
 from relpos.attention.slots import each_head, split_heads
 
 
@@ -136,11 +139,11 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
         B, _, N, _ = arrays.q.shape
         over_rows = _map(B, at_once // N, differentiated=done is not None)
         return mixed_heads(plan, over_rows, arrays, done)
-    tables, k, v, q, seeds, places = (
-        arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds, arrays.places,
-    )  # fmt: skip
-    encoding = nnx.merge(plan.graphdef, arrays.state)
+    tables, k, v, q, seeds = arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
+    places, shared_places = of_all_rows(arrays.places)
+    offset = offset_of_all_rows(plan.layout, T, S, places, shared_places)
+    encoding = nnx.merge(plan.graphdef, arrays.state)
     map_over = functools.partial(_map, differentiated=done is not None)
     over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     over_rows = map_over(B, at_once // N)
@@ -149,10 +152,12 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
-        tables = tables_of(plan, encoding, tables, T, S)
+        tables_at = functools.partial(tables_of, plan, encoding, tables, T, S)
+        of_all = None if offset is None else tables_at(offset)
 
         def one_sequence(k, v, q, q_features, k_features, seed, done, places):
-            q_tokens, k_tokens = tokens_of(T, S, places)
+            q_tokens, k_tokens = tokens_of(T, S, places, shared_places)
+            tables = of_all or tables_at(offset_of(plan.layout, q_tokens, k_tokens))
             queries, keys = queries_and_keys(
                 plan, encoding, (q_tokens, k_tokens), q, k, v, q_features, k_features
             )

@@ -15,12 +15,14 @@ from relpos.attention.per_head import for_heads
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import (
     Arrays,
+    of_all_rows,
     of_one_part,
     parts_of,
     queries_and_keys,
     tables_of,
     tokens_of,
 )
+from relpos.attention.regions import offset_of
 from relpos.attention.slots import Slots, split_heads
 from relpos.attention.transforms import features_of_heads
 
@@ -42,9 +44,11 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     encoding = nnx.merge(plan.graphdef, arrays.state)
     split, per_head, shared = split_heads(encoding)
     per_head = for_heads(per_head, N)
+    places, shared_places = of_all_rows(arrays.places)
 
     def one_row(q, k, v, q_features, k_features, seeds, done, places):
-        q_tokens, k_tokens = tokens_of(T, S, places)
+        q_tokens, k_tokens = tokens_of(T, S, places, shared_places)
+        offset = offset_of(cut, q_tokens, k_tokens)
 
         def prepared(per_head, tables, *of_head):
             one = nnx.merge(split, per_head, shared)
@@ -52,7 +56,7 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
 
         def of_blocks(*of_head):
             one, tables, queries, keys = prepared(*of_head)
-            parts = parts_of(plan, one, tables_of(plan, one, tables, T, S))
+            parts = parts_of(plan, one, tables_of(plan, one, tables, T, S, offset))
             return terms_of(parts, rules, cut), queries, keys
 
         def summands(*of_head):
@@ -87,4 +91,4 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     q, k, v, *features = of_heads
     k, v = (jnp.repeat(x, N // K, 1) for x in (k, v))
     swap = functools.partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))
-    return swap(over_rows(one_row)(q, k, v, *features, arrays.seeds, swap(done), arrays.places))
+    return swap(over_rows(one_row)(q, k, v, *features, arrays.seeds, swap(done), places))

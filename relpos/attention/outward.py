@@ -21,7 +21,7 @@ from relpos.attention.blockwise import Result, hidden_logit
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
-from relpos.attention.regions import Layout, regions
+from relpos.attention.regions import Layout, offset_of, regions
 from relpos.attention.seen import may_see
 from relpos.positions import PADDING
 
@@ -99,7 +99,7 @@ class _Run(NamedTuple):
 def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
     """Cut the blocks of keys that a block of queries may see, the nearest first."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
-    row = number * layout.rows
+    row = number * layout.rows + offset_of(layout, places.q, places.k)
     (region,) = regions((None,), rules, layout, row, key_blocks)
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
     region = region if blocks is None else region.within(*blocks)

@@ -30,11 +30,16 @@ def whole_blocks(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> tuple[To
     """Pad queries and keys to whole blocks, and hide the keys that were appended."""
     T, S = q.row.shape[0], k.row.shape[0]
     # Where causality hides them there is nothing to compare.
-    hidden = rules.causal and layout.consecutive and (T == S or choices.are_within(S, T))
+    hidden = rules.causal and layout.consecutive and not layout.offset
+    hidden = hidden and (T == S or choices.are_within(S, T))
     if round_up(S, layout.columns) != S and k.segment is None and not hidden:
         q, k = (tokens._replace(segment=jnp.ones_like(tokens.row)) for tokens in (q, k))
+    # Positions count on, so that padding stays causally behind; nobody reads the output of padding queries.
+    firsts = [tokens.position[0] if layout.offset else 0 for tokens in (q, k)]
     q, k = pad(q, layout.rows), pad(k, layout.columns)
     if layout.consecutive:
-        # They count on, so that they stay causally behind; nobody reads the output of padding queries.
-        q, k = (tokens._replace(position=contiguous(tokens.row.shape[0])) for tokens in (q, k))
+        q, k = (
+            tokens._replace(position=first + contiguous(tokens.row.shape[0]))
+            for tokens, first in zip((q, k), firsts, strict=True)
+        )
     return q, k

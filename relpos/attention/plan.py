@@ -30,6 +30,23 @@ class PartPlan(NamedTuple):
         return self.filled.block_bias or self.filled.walks or by_pair
 
 
+class Known(NamedTuple):
+    """What is known of a call's positions before the program runs.
+
+    Attributes:
+      consecutive: row i and column j have distance i - j, or the same number more for all, where they see each
+        other.
+      offset: that there may be such a number.
+      whole: they are whole numbers.
+      longest: how long the distances of pairs that see each other may be; None: not known.
+    """
+
+    consecutive: bool
+    offset: bool = False
+    whole: bool = True
+    longest: int | None = None
+
+
 class Plan(NamedTuple):
     """The static side of attention, for all heads."""
 
@@ -69,15 +86,15 @@ class Plan(NamedTuple):
         tables: tuple[Tables | None, ...] | None,
         *,
         implementation: choices.Implementation,
-        consecutive: bool,
-        whole: bool,
+        known: Known,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions (consecutive, or at least whole numbers) and slots; sizes are T, S, N, H."""
+        """Choose by path, positions and slots; sizes are T, S, N, H."""
         T, S, N, H = sizes
+        consecutive, whole = known.consecutive, known.whole
         filled = Filled.of(encoding)
         path = choices.implementation(
-            implementation, T, S, has_vectors=filled.vectors or filled.walks
+            implementation, T, S, has_vectors=filled.vectors or filled.walks or filled.width >= H
         )
         made = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
@@ -87,6 +104,7 @@ class Plan(NamedTuple):
                 cut = choices.walk_layout(
                     T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
                 )
+                cut = cut._replace(offset=known.offset)
                 return made(cut, (PartPlan(filled),))._replace(path="outward")
         if path == "reference":
             return made(regions.Layout(T, S, consecutive), (PartPlan(filled),))
@@ -113,13 +131,11 @@ class Plan(NamedTuple):
         tables = tables or (None,) * len(parts)
         together = N if filled.mixes else 1
         planned = [
-            _blockwise(
-                part, encoding, table, (T, S, H), rules, consecutive, block_sizes, together, whole
-            )
+            _blockwise(part, encoding, table, (T, S, H), rules, known, block_sizes, together)
             for part, table in zip(parts, tables, strict=True)
         ]
         rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
-        cut = regions.Layout(rows, columns, consecutive)
+        cut = regions.Layout(rows, columns, consecutive, offset=known.offset)
         return made(cut, tuple(part for part, _ in planned))
 
 
@@ -129,21 +145,27 @@ def _blockwise(
     table: Tables | None,
     sizes,
     rules: Rules,
-    consecutive,
+    known: Known,
     block_sizes,
     together: int,
-    whole: bool,
 ) -> tuple[PartPlan, regions.Layout]:
     """Plan one part of the blockwise path, and the blocks that it would have by itself."""
     T, S, H = sizes
+    consecutive, offset = known.consecutive, known.offset
     filled, band = Filled.of(part, encoding), _length(table)
-    beyond, may_factor = _held(part, filled, whole)
-    if consecutive and beyond is not None and choices.are_within(beyond, T, S):
+    beyond, may_factor = _held(part, filled, known.whole)
+    if band is not None and offset:
+        beyond, band = band, None  # no distance goes beyond it
+    elif consecutive and not offset and beyond is not None and choices.are_within(beyond, T, S):
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
     factored = by_pair and may_factor
+    if by_pair and known.whole and filled.worth_a_table:
+        band = known.longest
+    width = max(filled.width, H if filled.vectors else 0) if by_pair and not factored else 0
     cut = choices.layout(
-        T, S, H, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        T, S, consecutive=consecutive, beyond=beyond, has_vectors=filled.vectors and not factored,
+        width=0 if band is not None else width,
         window=rules.widest, block_sizes=block_sizes, together=together,
     )  # fmt: skip
     if band is not None:

@@ -12,7 +12,9 @@ from relpos.attention.distances import Tables
 from relpos.attention.parts import Part
 from relpos.attention.plan import Plan
 from relpos.attention.reference import Keys, Queries, Tokens
+from relpos.attention.regions import Layout, offset_of
 from relpos.attention.slots import Slots
+from relpos.positions import Consecutive
 
 
 class Arrays(NamedTuple):
@@ -29,14 +31,40 @@ class Arrays(NamedTuple):
     seeds: Array | None
 
 
-def tokens_of(T, S, places: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
-    """Return where the queries and the keys of one row stand."""
-    index_T, index_S = positions.contiguous(T), positions.contiguous(S)
-    q_position, k_position, q_segment, k_segment, *orders = places
-    q_position = index_T if q_position is None else q_position
-    k_position = index_S if k_position is None else k_position
-    q_tokens = Tokens(index_T, q_position, q_segment, orders[0])
-    return q_tokens, Tokens(index_S, k_position, k_segment, orders[1])
+def of_all_rows(places: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Split places into those of each row, and the positions that start at the same number in all rows."""
+    shared = tuple(isinstance(x, Consecutive) and jnp.ndim(x.start) == 0 for x in places)
+    pairs = list(zip(places, shared, strict=True))
+    return (
+        tuple(None if yes else x for x, yes in pairs),
+        tuple(x if yes else None for x, yes in pairs),
+    )
+
+
+def tokens_of(T, S, places: tuple[Any, ...], shared: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
+    """Return where the queries and the keys of one row stand, from both of what `of_all_rows` gives."""
+    both = zip(places, shared, strict=True)
+    q_position, k_position, q_segment, k_segment, *orders = (
+        of_row if of_all is None else of_all for of_row, of_all in both
+    )
+
+    def tokens(length, position, segment, order) -> Tokens:
+        index = positions.contiguous(length)
+        if isinstance(position, Consecutive):
+            position = position.of(length)
+        return Tokens(index, index if position is None else position, segment, order)
+
+    q_tokens = tokens(T, q_position, q_segment, orders[0])
+    return q_tokens, tokens(S, k_position, k_segment, orders[1])
+
+
+def offset_of_all_rows(
+    layout: Layout, T, S, places: tuple[Any, ...], shared: tuple[Any, ...]
+) -> Any:
+    """Return the distance of row 0 and column 0; None where it differs from row to row of the batch."""
+    if any(isinstance(x, Consecutive) for x in places):
+        return None
+    return offset_of(layout, *tokens_of(T, S, len(places) * (None,), shared))
 
 
 def queries_and_keys(
@@ -73,14 +101,19 @@ def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Par
     )
 
 
-def tables_of(plan: Plan, encoding: Slots, given: Any, T: int, S: int) -> tuple[Tables, ...]:
-    """Return each part's distances as a table, where blocks read one."""
+def tables_of(
+    plan: Plan, encoding: Slots, given: Any, T: int, S: int, offset: Any
+) -> tuple[Tables, ...]:
+    """Return each part's distances as a table, where blocks read one; offset: the distance of row 0 and column 0."""
     found = []
     for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
         table = None if given is None or len(given) != len(plan.parts) else given[number]
+        layout = plan.layout._replace(band=planned.band)
         if table is None and planned.tabulated:
-            layout = plan.layout._replace(band=planned.band)
-            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S)
+            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S, offset)
+        elif table is not None and layout.offset:
+            assert planned.beyond is not None  # how far the table reaches
+            table = distances.of_cache(table, planned.beyond, plan.rules, layout, T, S, offset)
         found.append(table or Tables())
     return tuple(found)
 

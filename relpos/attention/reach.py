@@ -266,7 +266,7 @@ class Looked(Whole):
         return Looked(self.width, self.index.T).collect(p_CK.T)
 
 
-def reach_of(span: Span, layout: Layout, table: str, row, number, d_CK) -> Reach:
+def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) -> Reach:
     """Return how a block gets at a table.
 
     Args:
@@ -274,6 +274,7 @@ def reach_of(span: Span, layout: Layout, table: str, row, number, d_CK) -> Reach
       layout: how the matrix is cut.
       table: which one, "near" or another.
       row: the index of its first query.
+      offset: the distance of row 0 and column 0.
       number: which block of keys it is.
       d_CK: a function that gives the distances of its pairs, for scattered positions.
     """
@@ -286,5 +287,6 @@ def reach_of(span: Span, layout: Layout, table: str, row, number, d_CK) -> Reach
     if table != "near":
         return Far()
     if layout.band is not None:
-        return Band(C, K, span.size, span.first - row + column)
+        return Band(C, K, span.size, span.first - row - offset + column)
+    row = row if span.relative else row + offset
     return Window(C, K, span.first - (row - column + C), number)

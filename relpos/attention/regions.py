@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relpos.attention.reference import Rules
+from relpos.attention.reference import Rules, Tokens
+
+_LEAST, _MOST = -(2**31), 2**31 - 1  # of int32
 
 
 class Layout(NamedTuple):
@@ -24,15 +26,18 @@ class Layout(NamedTuple):
     Attributes:
       rows: queries in a block.
       columns: keys in a block.
-      consecutive: row i and column j have distance i - j, so that distances can be spread.
+      consecutive: row i and column j have distance i - j, or with an offset i - j and the same number more, so that
+        distances can be spread.
       band: c such that the encoding's values are constant for |d| >= c, or no distance goes beyond c: those between
         are one table, which blocks read whole; None: a table of all distances, of which they read a window.
+      offset: whether queries and keys start at different positions, known when the program runs.
     """
 
     rows: int
     columns: int
     consecutive: bool
     band: int | None = None
+    offset: bool = False
 
     @property
     def has_table(self) -> bool:
@@ -40,11 +45,22 @@ class Layout(NamedTuple):
         return self.consecutive or self.band is not None
 
 
+def offset_of(layout: Layout, q: Tokens, k: Tokens) -> Any:
+    """Return the distance of row 0 and column 0, of one sequence, cut or not."""
+    if not layout.offset:
+        return 0
+    return q.position.ravel()[0] - k.position.ravel()[0]
+
+
 class Span(NamedTuple):
-    """The falling distances `first`, `first` - 1, ... of the near table, static."""
+    """The falling distances `first`, `first` - 1, ... of the near table, static.
+
+    Where it is relative, they are counted from the distance of row 0 and column 0.
+    """
 
     first: int
     size: int
+    relative: bool = False
 
 
 def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) -> Span:
@@ -58,6 +74,8 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
     reach = layout.rows + layout.columns  # distances in one block, and one
     least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols
+    if layout.offset:
+        return _anywhere(beyond, rules, reach, T, S)
     first, last = T, -(S - 1)
     if beyond is not None:
         # A block is near if it holds one distance short of the constant part.
@@ -70,6 +88,20 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     if rules.causal:
         last = most(last, -reach)
     return Span(first, first - last + 1)
+
+
+def _anywhere(beyond: int | None, rules: Rules, reach: int, T: int, S: int) -> Span:
+    """Return the span where rows may stand anywhere before the columns: what can be near, or all that occur."""
+    past, future = rules.window
+    firsts, lasts = (
+        [limit for limit in (beyond, side) if limit is not None] for side in (past, future)
+    )
+    if firsts and (lasts or rules.causal):
+        first, last = min(firsts) + reach, -reach if rules.causal else -min(lasts) - reach
+        size = first - last + 1
+        if not isinstance(T + S, int) or size <= T + S:
+            return Span(first, size)
+    return Span(T, T + S, relative=True)
 
 
 class Region(NamedTuple):
@@ -94,7 +126,7 @@ def regions(
       beyonds: the constant_beyond of each part.
       rules: the static choices.
       layout: how the matrix is cut.
-      row: the index of the first query.
+      row: the index of the first query, counted from the first key's.
       key_blocks: how many there are.
     """
     C, K = layout.rows, layout.columns
@@ -104,12 +136,20 @@ def regions(
     def clip(block):
         return jnp.clip(block, 0, key_blocks)
 
+    def row_less(d):
+        """Return row - d, which int32 must hold; of rows far outside of the columns any that is."""
+        if not layout.offset:
+            return row - d
+        low, high = -(C + K), (key_blocks + 2) * K
+        bounds = jax.core.max_dim(low + d, _LEAST), jax.core.min_dim(high + d, _MOST)
+        return jnp.clip(row, *bounds) - d
+
     # Block c holds the distances row - cK - (K - 1) ... row - cK + (C - 1).
     def first_with_least_below(d):  # the first block that holds a distance < d
-        return clip((row - K + 1 - d) // K + 1)
+        return clip((row_less(d) - K + 1) // K + 1)
 
     def first_with_most_below(d):  # the first block that holds only distances < d
-        return clip((row + C - 1 - d) // K + 1)
+        return clip((row_less(d) + C - 1) // K + 1)
 
     begin, end = jnp.zeros_like(row), jnp.full_like(row, key_blocks)
     past, future = rules.window

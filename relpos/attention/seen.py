@@ -5,10 +5,10 @@ side whose ids rise along the row, and too much, never too little, for all other
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from relpos.attention.reference import Rules, Tokens
 from relpos.attention.regions import Layout
@@ -75,3 +75,26 @@ def may_see(
     begin = jnp.argmax(seen)
     end = jnp.where(seen.any(), seen.shape[0] - jnp.argmax(seen[::-1]), begin)
     return begin.astype(jnp.int32), end.astype(jnp.int32)
+
+
+def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Array, ""]:
+    """Say whether no two tokens that may see each other are further apart than this.
+
+    Args:
+      longest: a distance.
+      rules: of the call.
+      places: positions [B, T] and [B, S], segments and order, as `relpos.attention.prepared.Arrays` has them.
+    """
+    q, k, q_segments, k_segments, *_ = places
+    (q_low, q_high), (k_low, k_high) = (
+        _bounds(Tokens(x, x, segment)).ranks for x, segment in ((q, q_segments), (k, k_segments))
+    )
+
+    def within(high, low):
+        d = high - low  # an int32 that turns over has the wrong sign
+        return (d <= longest) & ((d >= 0) == (high >= low))
+
+    near = within(q_high, k_low)
+    if not rules.past_only:
+        near &= within(k_high, q_low)
+    return (near | (q_high < q_low) | (k_high < k_low)).all()  # or nothing but padding

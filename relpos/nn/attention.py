@@ -94,7 +94,7 @@ class RelativeAttention(nnx.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         *,
-        positions: Num[Array, "B T *axes"] | None = None,
+        positions: Num[Array, "B T *axes"] | positions_lib.Consecutive | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
@@ -163,7 +163,9 @@ class RelativeAttention(nnx.Module):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         at = cache.places(valid, positions, order)
         check_places(encoding, at[0])
-        out, cache = self._attend_cached(encoding, x_BTD, q, k, v, valid, at, cache, options)
+        out, cache = self._attend_cached(
+            encoding, x_BTD, q, k, v, valid, at, cache, all_tokens=segments is None, **options
+        )
         return self._join(out), cache
 
     def init_cache(
@@ -268,7 +270,9 @@ class RelativeAttention(nnx.Module):
             q_segments=ids_BS[:, M:], k_segments=ids_BS, **options,
         )  # fmt: skip
 
-    def _attend_cached(self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, options):
+    def _attend_cached(
+        self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool, **options
+    ):
         positions, order = at
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
         k, v = self._ready(encoding, k, v, positions, features)
@@ -285,11 +289,17 @@ class RelativeAttention(nnx.Module):
                 lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now
             )
         keys, values, k_positions, written, k_features = seen
+        options |= {"q_positions": positions, "k_positions": k_positions}
+        if cache.counts and not is_ring and all_tokens and x_BTD.shape[1] > 1:
+            # Slots that are not written lie behind all tokens.
+            options["q_positions"] = positions_lib.consecutive(cache.length)
+            options["k_positions"] = positions_lib.consecutive(0)
+        else:
+            options["q_segments"] = valid.astype(jnp.int32)
+            options["k_segments"] = written.astype(jnp.int32)
         out = attention(
             q, keys, values, encoding=encoding, keys_ready=True, tables=cache.tables,
-            q_features=features, k_features=k_features,
-            q_positions=positions, k_positions=k_positions, q_order=order, k_order=grown.order,
-            q_segments=valid.astype(jnp.int32), k_segments=written.astype(jnp.int32), **options,
+            q_features=features, k_features=k_features, q_order=order, k_order=grown.order, **options,
         )  # fmt: skip
         if not cache.counts or past is None or cache.capacity < past:
             too_long = grown.length > cache.capacity
@@ -299,6 +309,6 @@ class RelativeAttention(nnx.Module):
 
 def _in_one_number(positions: Any, order: Any, shape: tuple[int, ...]) -> Any:
     """Return what tokens follow each other by; None: by their rows."""
-    if order is not None or positions is None:
+    if order is not None or positions is None or isinstance(positions, positions_lib.Consecutive):
         return order
     return None if positions_lib.axes(positions, shape) else positions

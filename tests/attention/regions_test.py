@@ -31,36 +31,51 @@ def distances_of(row, block, rows, columns):
 )
 @pytest.mark.parametrize("beyonds", [(None,), (0,), (1,), (4,), (30,), (4, None, 30, 1, 4), ()])
 def test_regions_cover_what_is_visible_and_tables_hold_it(beyonds, window, causal):
-    past, future = window = Window.of(window)
-    rules = Rules(1.0, causal, window)
-    for (T, S), (C, K) in itertools.product(SIZES, LAYOUTS):
-        layout = regions.Layout(C, K, True)
-        spans = [regions.near_span(beyond, rules, layout, T, S) for beyond in beyonds]
-        key_blocks = -(-S // K)
-        for row in range(0, -(-T // C) * C, C):
-            visited = {}
-            for region in regions.regions(beyonds, rules, layout, np.int32(row), key_blocks):
-                for block in range(int(region.begin), int(region.end)):
-                    assert block not in visited
-                    visited[block] = region.tables
-            for block in range(key_blocks):
-                d = distances_of(row, block, C, K)
-                visible = (d >= 0) if causal else np.ones(len(d), bool)
-                if past is not None:
-                    visible &= d < past
-                if future is not None:
-                    visible &= -d < future
-                assert block in visited or not visible.any()
-                for beyond, span, table in zip(
-                    beyonds, spans, visited.get(block, ("none",) * len(beyonds)), strict=True
-                ):
-                    if table == "near":
-                        start = span.first - (d.max() + 1)  # a column before them is nobody's
-                        assert 0 <= start <= span.size - (len(d) + 1)
-                    if table == "past":
-                        assert d.min() >= beyond
-                    if table == "future":
-                        assert d.max() <= -beyond
+    rules = Rules(1.0, causal, Window.of(window))
+    for sizes, (C, K) in itertools.product(SIZES, LAYOUTS):
+        assert_covered(beyonds, rules, regions.Layout(C, K, True), *sizes)
+
+
+@pytest.mark.usefixtures("numpy_indices")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 7, 2**31 - 1])
+@pytest.mark.parametrize("offset", [5, -9, 100, -100, 10**9, -(10**9), 2**31 - 100, -(2**31) + 99])
+def test_regions_cover_what_is_visible_wherever_rows_start(offset, window, causal):
+    rules = Rules(1.0, causal, Window.of(window))
+    for sizes, (C, K) in itertools.product(SIZES[2:], LAYOUTS[:4]):
+        layout = regions.Layout(C, K, True, offset=True)
+        assert_covered((4, None, 30), rules, layout, *sizes, offset)
+
+
+def assert_covered(beyonds, rules, layout, T, S, offset=0):
+    C, K = layout.rows, layout.columns
+    spans = [regions.near_span(beyond, rules, layout, T, S) for beyond in beyonds]
+    key_blocks = -(-S // K)
+    for row in range(0, -(-T // C) * C, C):
+        visited = {}
+        for region in regions.regions(beyonds, rules, layout, np.int32(row + offset), key_blocks):
+            for block in range(int(region.begin), int(region.end)):
+                assert block not in visited
+                visited[block] = region.tables
+        for block in range(key_blocks):
+            d = distances_of(row + offset, block, C, K)
+            visible = (d >= 0) if rules.causal else np.ones(len(d), bool)
+            if rules.window.past is not None:
+                visible &= d < rules.window.past
+            if rules.window.future is not None:
+                visible &= -d < rules.window.future
+            assert block in visited or not visible.any()
+            for beyond, span, table in zip(
+                beyonds, spans, visited.get(block, ("none",) * len(beyonds)), strict=True
+            ):
+                if table == "near":
+                    most = d.max() - offset if span.relative else d.max()
+                    start = span.first - (most + 1)  # a column before them is nobody's
+                    assert 0 <= start <= span.size - (len(d) + 1)
+                if table == "past":
+                    assert d.min() >= beyond
+                if table == "future":
+                    assert d.max() <= -beyond
 
 
 @pytest.mark.usefixtures("numpy_indices")

@@ -1,0 +1,78 @@
+"""Biases without an end at positions in any order: a table where distances are short, each pair by itself where not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos import attention, encodings
+from relpos.attention import PerHead
+from relpos.attention.reference import Rules
+from relpos.attention.seen import are_within
+from tests.attending import BLOCKS, B, H, N, T, assert_trees_close, inputs, value_and_grads
+
+MOST = 4 * T  # of the distances in a table
+
+
+class Network(encodings.Encoding):
+    """b[d] = w . relu(u log(1 + |d|)), a network of the distance."""
+
+    def __init__(self, width=5, heads=N):
+        random = np.random.default_rng(2)
+        self.u = nnx.Param(jnp.asarray(random.normal(size=width)))
+        self.w = PerHead(jnp.asarray(random.normal(size=(heads, width))))
+
+    def bias(self, d):
+        log = jnp.log1p(jnp.abs(d).astype(self.u.dtype))
+        return jax.nn.relu(log[:, None] * self.u[...][None]) @ self.w[...]
+
+
+ROWS = np.random.default_rng(0).permutation(T)
+POSITIONS = {
+    "near": np.stack([ROWS * 2, ROWS + 10**6]),
+    "as far as the table": np.stack([np.minimum(ROWS, 1) * MOST] * B),
+    "one further": np.stack([np.minimum(ROWS, 1) * (MOST + 1), ROWS]),
+    "far": np.stack([ROWS * 1000, ROWS]),
+}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_a_bias_without_an_end_is_the_same_near_and_far(kind, causal):
+    at = jnp.asarray(POSITIONS[kind])
+    segments = jnp.asarray([[1] * T, [0] * T if kind == "near" else [0] * 3 + [1] * (T - 3)])
+    kw = {"causal": causal, "q_positions": at, "k_positions": at}
+    kw |= {"q_segments": segments, "k_segments": segments}
+    with jax.enable_x64(True):
+        arrays = inputs()
+        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+        found, expected = (
+            value_and_grads(
+                Network(), arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
+            )
+            for path in ("blockwise", "reference")
+        )
+        assert_trees_close(found, expected, 1e-10)
+        near = are_within(MOST, Rules(1.0, causal), (at, at, segments, segments, None, None))
+    assert near == (kind in ("near", "as far as the table"))
+
+
+@pytest.mark.parametrize(("q", "k"), [(2**31 - 1, -5), (-(2**31), 5)])
+def test_distances_that_int32_cannot_hold_are_not_near(q, k):
+    q, k = (jnp.full((1, 1), x, jnp.int32) for x in (q, k))
+    assert not are_within(9, Rules(1.0), (q, k, None, None, None, None))
+
+
+def test_a_network_of_the_distance_wants_little_memory():
+    """An array of every pair and unit is 512 MiB; near or far is told when the program runs."""
+    graphdef, state = nnx.split(Network(512, heads=1))
+    x = jax.ShapeDtypeStruct((1, 512, 1, H), jnp.float32)
+    at = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+
+    def loss(state, x, at):
+        encoding = nnx.merge(graphdef, state)
+        return attention(x, x, x, encoding=encoding, q_positions=at, k_positions=at).sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(state, x, at).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 32 * 2**20
