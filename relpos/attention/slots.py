@@ -159,7 +159,7 @@ class Slots(nnx.Module):
     @property
     def features_meet_in_blocks(self) -> bool:
         """Whether the features of keys are read together with those of queries: a cache must keep them."""
-        return bool({"block_bias", "walk"} & self.overridden)
+        return self.walks or "block_bias" in self.overridden
 
     def query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
@@ -303,6 +303,18 @@ class Slots(nnx.Module):
         Returns:
           What joins the logits, and the carry. Where a pair is hidden they must be finite, and are not used.
         """
+        raise NotImplementedError
+
+    def come_along(self, k_SH: Float[Array, "S H"], block: Any) -> Float[Array, "S H"]:
+        """Return earlier keys as they are met from behind a block of keys, of which `key_block` gave `block`.
+
+        Who fills it and `at_end` says that a walk past keys is a product of each with what it is by now, linear in the
+        key; and that a key whose features are zeros changes no other. A cache then holds keys as they are by now.
+        """
+        raise NotImplementedError
+
+    def at_end(self, block: Any) -> Float[Array, "K H"]:
+        """Return the keys of a block as they are met from behind it, see `come_along`."""
         raise NotImplementedError
 
     def mix(

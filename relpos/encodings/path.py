@@ -70,6 +70,16 @@ class PaTH(Encoding):
             n_KK = a_KK.T @ jnp.tril(w_KH @ k_KH.T, -1)
             return w_KH, z_KH, n_KK, k_KH - n_KK.T @ w_KH
 
+    def come_along(self, k_SH, block):
+        """Return earlier keys turned by the tokens of a block: v - a Z meets k as v meets k - (Z k)^T w."""
+        w_KH, z_KH, _, _ = block
+        with jax.default_matmul_precision("highest"):
+            return k_SH - (k_SH @ z_KH.T) @ w_KH
+
+    def at_end(self, block):
+        """Return the keys turned by the tokens that follow them in their block."""
+        return block[3]
+
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):

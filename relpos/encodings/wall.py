@@ -51,6 +51,15 @@ class Wall(Encoding):
         """Return log f, the keys as a query meets them that comes from behind the block, and how it leaves it."""
         return k_features, *faded(k_KH.astype(k_features.dtype), k_features)
 
+    def come_along(self, k_SH, block):
+        """Return earlier keys, faded by the gates of a block."""
+        _, _, through_H = block
+        return k_SH * through_H[None]
+
+    def at_end(self, block):
+        """Return the keys faded by the gates that follow them in their block."""
+        return block[1]
+
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):

@@ -1,5 +1,7 @@
 """Multi-head attention with any position encoding."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from relpos import positions as positions_lib
 from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
 from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
+from relpos.nn import moving_keys
 from relpos.nn.cache import Cache
 from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.of_attention import (
@@ -209,7 +212,7 @@ class RelativeAttention(nnx.Module):
             _, k, v = self._project(x)
             features, state = encodings.tokens(encoding, x)
             k, v = self._ready(encoding, k, v, at, features)
-            return (k, v), (features if encoding.features_meet_in_blocks else None, state)
+            return (k, v), (moving_keys.kept(encoding, features), state)
 
         (k, v), (features, state) = nnx.eval_shape(one_token, encoding, x)
 
@@ -244,6 +247,7 @@ class RelativeAttention(nnx.Module):
     def _ready(self, encoding, k, v, positions, features):
         """Return keys and values as a cache stores them."""
         k = transform_keys(encoding, k, positions, self.num_heads, features)
+        k = moving_keys.of_own_heads(encoding, k, self.num_heads)
         v = transform_values(encoding, v, positions, self.num_heads, features)
         return match_heads(k, v)
 
@@ -273,15 +277,29 @@ class RelativeAttention(nnx.Module):
     def _attend_cached(
         self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool, **options
     ):
-        positions, order = at
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
-        k, v = self._ready(encoding, k, v, positions, features)
+        k, v = self._ready(encoding, k, v, at[0], features)
+        attend = functools.partial(self._attend_grown, options, all_tokens, q, v, state, valid, at)
+        if not moving_keys.come_along(encoding):
+            return attend(encoding, features, k, cache)
+        past, now = moving_keys.moved(encoding, cache.key, k, features)
+        behind = dataclasses.replace(cache, key=past)
+        if x_BTD.shape[1] == 1:
+            return attend(*moving_keys.standing(encoding, features), k, behind)
+        out, _ = attend(encoding, features, k, moving_keys.walked_past(encoding, cache, features))
+        return out, behind.append(now, v, moving_keys.kept(encoding, features), state, valid, *at)
+
+    def _attend_grown(
+        self, options, all_tokens, q, v, state, valid, at, encoding, features, k, cache: Cache
+    ):
+        """Append keys and values to a cache, and attend to all."""
+        positions, order = at
         of_keys = features if encoding.features_meet_in_blocks else None
         grown = cache.append(k, v, of_keys, state, valid, positions, order)
         past = self.window.past
         is_ring = cache.counts and past is not None and cache.capacity <= past
         seen = (grown.key, grown.value, grown.positions, grown.written, grown.features)
-        if is_ring and x_BTD.shape[1] > 1:
+        if is_ring and q.shape[1] > 1:
             # Earlier tokens of a chunk still see what its later ones overwrite.
             before = (cache.key, cache.value, cache.positions, cache.written, cache.features)
             now = (k, v, positions, valid, of_keys)
@@ -289,8 +307,8 @@ class RelativeAttention(nnx.Module):
                 lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now
             )
         keys, values, k_positions, written, k_features = seen
-        options |= {"q_positions": positions, "k_positions": k_positions}
-        if cache.counts and not is_ring and all_tokens and x_BTD.shape[1] > 1:
+        options = options | {"q_positions": positions, "k_positions": k_positions}
+        if cache.counts and not is_ring and all_tokens and q.shape[1] > 1:
             # Slots that are not written lie behind all tokens.
             options["q_positions"] = positions_lib.consecutive(cache.length)
             options["k_positions"] = positions_lib.consecutive(0)

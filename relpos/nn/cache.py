@@ -19,7 +19,8 @@ class Cache:
     as its past: the slots are then a ring.
 
     Attributes:
-      key: as the encoding's `key` leaves them (rotated), [B, C, K, H]; C is the capacity.
+      key: as the encoding's `key` leaves them (rotated), [B, C, K, H]; C is the capacity. Where they `come_along`, as
+        they are met from behind the last token.
       value: [B, C, K, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
