@@ -21,9 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from relpos.attention import choices, padding, pallas_kernels, reference
+from relpos.attention import choices, padding, pallas_blocks, pallas_kernels, reference
 from relpos.attention.mesh_axes import shaped_like, varying_like
-from relpos.attention.pallas_kernels import Backward, Inputs, Places, Problem, Visits
+from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
@@ -186,6 +186,30 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
         ) from error
 
 
+def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: Places) -> None:
+    """Refuse arrays that a kernel would have to hold: what it reads, it is given."""
+    if type(encoding) is Slots:
+        return
+    C, K = problem.layout.rows, problem.layout.columns
+
+    def first_block(inputs, places):
+        q_tokens, q_features = jax.tree.map(lambda x: x[:C], (places.q, inputs.q_features))
+        k_tokens, k_features = jax.tree.map(lambda x: x[:K], (places.k, inputs.k_features))
+        queries = pallas_blocks.BlockOfQueries([], q_tokens, q_features, None)
+        keys = pallas_blocks.BlockOfKeys([], [], k_tokens, k_features, None)
+        return pallas_blocks.evaluate(
+            problem, places, queries, keys, inputs.state, queries.features, keys.features
+        )
+
+    found = [x for x in jax.make_jaxpr(first_block)(inputs, places).consts if jnp.ndim(x)]
+    if found:
+        raise ValueError(
+            f"{type(encoding).__name__} computes with a constant {found[0].dtype}{list(found[0].shape)} for each pair "
+            'of tokens, which a kernel cannot hold: keep it in an nnx.Variable, or use implementation="auto" or '
+            '"blockwise"'
+        )
+
+
 def head(
     part: Part,
     rules: Rules,
@@ -227,7 +251,7 @@ def head(
 
     pad_T, pad_S = functools.partial(_pad, rows=padded_T), functools.partial(_pad, rows=padded_S)
     q_features, k_features = jax.tree.map(pad_T, q.features), jax.tree.map(pad_S, k.features)
-    whole_H, whole_V = (round_up(size, pallas_kernels.chunk(size)) for size in (H, V))
+    whole_H, whole_V = (round_up(size, pallas_blocks.chunk(size)) for size in (H, V))
     graphdef, *variables = nnx.split(encoding, is_inexact, ...)
     state, integers = map(jax.tree.leaves, variables)
     inputs = Inputs(
@@ -238,6 +262,7 @@ def head(
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
     problem = Problem(graphdef, jax.tree.structure(tuple(variables)), rules, layout, width)
     with_values = band.value_vectors is not None
+    _check_constants(encoding, problem, inputs, places)
     if choices.interpreted():
         _log_interpreted()
     else:

@@ -83,6 +83,29 @@ def test_what_does_not_lower_is_refused():
         lowered(Slots(), block_sizes=(8, 24))
 
 
+class Constant(Slots):
+    """A table that is no variable."""
+
+    def __init__(self, keep):
+        self.kept = nnx.Variable(jnp.linspace(0, 1, 9)) if keep else None
+
+    def bias(self, d):
+        table = np.linspace(0, 1, 9, dtype=np.float32) if self.kept is None else self.kept[...]
+        return jnp.asarray(table)[jnp.clip(d, 0, 8)]
+
+
+def test_constants_are_refused_by_name_and_variables_taken():
+    q, k, v, _ = inputs(T=16, N=1, K=1, B=1, dtype=np.float32)
+    call = lambda keep, path: attention(  # noqa: E731
+        q, k, v, encoding=Constant(keep), causal=True, implementation=path
+    )
+    with pytest.raises(
+        ValueError, match=r"Constant computes with a constant float32\[9\] .*Variable"
+    ):
+        call(False, "pallas")
+    np.testing.assert_allclose(call(True, "pallas"), call(False, "reference"), atol=1e-6)
+
+
 class Vectors(Slots):
     def key_vectors(self, d):
         return jnp.sin(1.0 * d)[:, None] * jnp.ones((1, H))
@@ -105,7 +128,7 @@ def test_interpreting_is_said_once(caplog):
 
 def test_without_its_triton_backend_pallas_alone_is_refused(monkeypatch):
     package = sys.modules["relpos.attention"]
-    for name in ("pallas", "pallas_kernels", "pallas_bands"):
+    for name in ("pallas", "pallas_kernels", "pallas_blocks", "pallas_bands"):
         monkeypatch.delitem(sys.modules, f"relpos.attention.{name}")
         monkeypatch.delattr(package, name)
     monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
