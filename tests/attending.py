@@ -53,7 +53,8 @@ def attend(encoding, q, k, v, x, *, valid=None, **kw):
 
 def carried(encoding, paths):
     """The paths that take an encoding: kernels refuse one that walks along the row, mixes heads or has a sink."""
-    by_itself = not encoding.walks and not encoding.mixes and "sink" not in encoding.overridden
+    kinds = [part for part, _ in encoding.of_heads] or [encoding]
+    by_itself = not any(kind.walks or kind.mixes or "sink" in kind.overridden for kind in kinds)
     return [path for path in paths if path != "pallas" or by_itself]
 
 

@@ -39,7 +39,7 @@ def as_on_a_gpu(monkeypatch):
 PLACES = jnp.arange(T)[::-1] ** 2 % 60
 DOCUMENTS = jnp.arange(T)[None] // 30
 REFUSED = {"fire"}  # a network of pairs
-REFUSED |= {name for name in encodings.names() if not carried(encodings.scheme(name), ["pallas"])}
+REFUSED |= {name for name in encodings.names() if not carried(make(name), ["pallas"])}
 CALLS = {
     "plain": {},
     "scattered": {"q_positions": PLACES, "k_positions": PLACES, "window": 50, "softcap": 9.0},
