@@ -266,11 +266,16 @@ class RelativeAttention(nnx.Module):
         k_features, _ = encodings.tokens(
             encoding, earlier.inputs_with(x_BTD), ids_BS != 0, segments=ids_BS
         )
-        at_BS = positions_lib.within_segments(ids_BS)
+        at: tuple[Any, Any]
+        if encoding.shift_invariant:  # then a document may begin anywhere
+            at = positions_lib.consecutive(M), positions_lib.consecutive(0)
+        else:
+            at_BS = positions_lib.within_segments(ids_BS)
+            at = at_BS[:, M:], at_BS
         return attention(
             q, k, v, encoding=encoding,
             q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
-            q_positions=at_BS[:, M:], k_positions=at_BS,
+            q_positions=at[0], k_positions=at[1],
             q_segments=ids_BS[:, M:], k_segments=ids_BS, **options,
         )  # fmt: skip
 

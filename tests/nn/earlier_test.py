@@ -45,11 +45,15 @@ TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
 
 @nnx.jit
 def run(model, tokens_BT, segments=None, earlier=None, embed_positions=None):
-    return model(tokens_BT, segments=segments, earlier=earlier, embed_positions=embed_positions)
+    """What logits are made of, in float64, which logits are not."""
+    x_BTD, grown = model.stack(
+        model.embed(tokens_BT), segments=segments, earlier=earlier, embed_positions=embed_positions
+    )
+    return x_BTD if earlier is None else (x_BTD, grown)
 
 
 def in_pieces(model, x, sizes, length, segments=None):
-    """The logits of a text that is read in pieces, and what is left for a next one."""
+    """The output for a text that is read in pieces, and what is left for a next one."""
     earlier, found, at = model.init_earlier(len(x), length), [], 0
     for size in sizes:
         ids = None if segments is None else segments[:, at : at + size]
@@ -79,6 +83,15 @@ def test_layers_that_take_turns_have_a_memory_each():
     found, earlier = in_pieces(model, TOKENS, (5, 5, 4), 10)
     close(found, run(model, TOKENS))
     assert [each.inputs.shape for each in earlier] == 2 * [(2, B, 10, D)]
+
+
+def test_a_decoder_has_the_logits_of_the_whole():
+    model = make("rope")
+    logits = nnx.jit(lambda model, x, earlier=None: model(x, earlier=earlier))
+    first, earlier = logits(model, TOKENS[:, :HALF], model.init_earlier(B, HALF))
+    second, _ = logits(model, TOKENS[:, HALF:], earlier)
+    whole = logits(model, TOKENS)
+    np.testing.assert_allclose(np.concatenate([first, second], 1), whole, rtol=1e-6, atol=1e-6)
 
 
 def stack(name):
