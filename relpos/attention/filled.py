@@ -55,10 +55,10 @@ class Filled(NamedTuple):
         has_block_bias = "block_bias" in encoding.overridden
         factors = 0 if slots[-1] is None else slots[-1].shape[-1]
         bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
-        if factors and (bias or query_vectors or value_vectors or not key_vectors):
+        if factors and (query_vectors or value_vectors or bias == key_vectors):
             raise ValueError(
-                f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
-                "key_vectors alone"
+                f"{type(encoding).__name__} fills factored_key: of the slots of distances it then fills one, "
+                "key_vectors or bias, for which the factors stand"
             )
         if encoding.walks and (
             bias
