@@ -8,8 +8,8 @@ Parts:
 - lengths: B=1, 8 heads of 64, float32, causal, one table for each length: forward, forward + backward, compile time,
   bytes of temporaries, with peers where they are installed;
 - short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
-- kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions,
-  bfloat16, dropout, softcap;
+- kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions, a chunk
+  of 512 behind 1536, bfloat16, dropout, softcap;
 - decode: one step of a layer with a cache of 4096 tokens;
 - memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, nothing is run;
 - devices (asked for by name, on a CPU): the heads on two CPU devices against all on one, at T=4096.
@@ -48,6 +48,7 @@ from rich.table import Table
 import relpos
 from relpos import encodings
 from relpos.attention.per_head import SPLIT
+from relpos.positions import consecutive
 
 PARTS = ("lengths", "short", "kinds", "decode", "memory")
 ASKED_FOR = ("devices",)
@@ -64,6 +65,7 @@ class Shape:
       rules: further arguments of `relpos.attention`, plain values.
       packed: documents of this length in a row; 0: one.
       scattered: positions that are not consecutive.
+      start: where queries stand, one behind the other, before keys that start at 0; None: where keys do.
     """
 
     B: int = 1
@@ -76,6 +78,7 @@ class Shape:
     rules: tuple[tuple[str, Any], ...] = (("causal", True),)
     packed: int = 0
     scattered: bool = False
+    start: int | None = None
 
 
 @dataclasses.dataclass
@@ -133,6 +136,9 @@ def ours(
     if shape.scattered:
         places = jnp.asarray(np.sort(np.random.default_rng(0).choice(4 * shape.T, shape.T, False)))
         rules |= {"q_positions": places, "k_positions": places}
+    if shape.start is not None:
+        starts = shape.start, 0
+        rules |= dict(zip(("q_positions", "k_positions"), map(consecutive, starts), strict=True))
     in_attention = None if encoding.adds_to_input() else encoding
     # A training step differentiates what is trained: not ALiBi's slopes.
     graphdef, state, fixed = (
@@ -318,6 +324,7 @@ KINDS = {
     "packed 256": {"packed": 256},
     "grouped 8:2": {"K": 2},
     "positions": {"scattered": True},
+    "chunk": {"T": 512, "start": 1536},
     "bfloat16": {"dtype": "bfloat16"},
     "dropout": {"rules": (("causal", True), ("dropout_rate", 0.1))},
     "softcap": {"rules": (("causal", True), ("softcap", 30.0))},

@@ -55,26 +55,10 @@ class Filled(NamedTuple):
         has_block_bias = "block_bias" in encoding.overridden
         factors = 0 if slots[-1] is None else slots[-1].shape[-1]
         bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
-        if factors and (bias or query_vectors or value_vectors or not key_vectors):
-            raise ValueError(
-                f"{type(encoding).__name__} fills factored_key: of the slots of distances it may then fill "
-                "key_vectors alone"
-            )
-        if encoding.walks and (value_vectors or encoding.mixes):
-            raise ValueError(
-                f"{type(encoding).__name__} fills walk: it may then fill neither value_vectors nor mix"
-            )
-        if encoding.axes not in (1, None) and (
-            bias or key_vectors or query_vectors or value_vectors
-        ):
-            raise ValueError(
-                f"{type(encoding).__name__} takes positions of {encoding.axes} axes, between which there is no one "
-                "distance: it may fill no slot of distances; block_bias gets the positions themselves"
-            )
         changes_query = bool({"query", "vector_query"} & whole.overridden)
         changes_query |= any(not part.scaled_vectors for part in whole.parts)
         changes_key = bool({"key", "vector_key"} & whole.overridden)
-        return cls(
+        filled = cls(
             bias, key_vectors, query_vectors, value_vectors, has_block_bias,
             own_vector_query=key_vectors and changes_query,
             own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
@@ -85,6 +69,26 @@ class Filled(NamedTuple):
             width=_width(ask_bias) if bias and encoding.constant_beyond is None else 0,
             trained=bool(nnx.to_flat_state(nnx.state(encoding, nnx.Param))),
         )  # fmt: skip
+        filled.check(encoding)
+        return filled
+
+    def check(self, encoding: Slots) -> None:
+        """Refuse an encoding that fills slots which do not go together."""
+        name = type(encoding).__name__
+        if self.factors and (
+            self.query_vectors or self.value_vectors or self.bias == self.key_vectors
+        ):
+            raise ValueError(
+                f"{name} fills factored_key: of the slots of distances it then fills one, key_vectors or bias, for "
+                "which the factors stand"
+            )
+        if self.walks and (self.value_vectors or self.mixes):
+            raise ValueError(f"{name} fills walk: it may then fill neither value_vectors nor mix")
+        if encoding.axes not in (1, None) and self.distances:
+            raise ValueError(
+                f"{name} takes positions of {encoding.axes} axes, between which there is no one distance: it may "
+                "fill no slot of distances; block_bias gets the positions themselves"
+            )
 
     @property
     def worth_a_table(self) -> bool:

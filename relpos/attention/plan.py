@@ -91,7 +91,7 @@ class Plan(NamedTuple):
     ) -> "Plan":
         """Choose by path, positions and slots; sizes are T, S, N, H."""
         T, S, N, H = sizes
-        consecutive, whole = known.consecutive, known.whole
+        consecutive = known.consecutive
         filled = Filled.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks or filled.width >= H
@@ -109,23 +109,12 @@ class Plan(NamedTuple):
         if path == "reference":
             return made(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
-            if filled.mixes:
-                raise ValueError(checks.no_kernel_mixes(encoding))
-            if filled.sink:
-                raise ValueError(checks.no_kernel_sink(encoding))
-            band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
-            beyond, may_factor = _held(encoding, filled, whole)
-            if band is None and beyond is not None:
-                band = min(beyond, max(T, S) - 1) if consecutive else beyond
-            factored = band is None and may_factor
-            if filled.vectors and band is None and not factored:
-                raise ValueError(checks.no_kernel(encoding))
-            width = H + (filled.factors if factored else 0)
+            part, width = _kernels(encoding, filled, tables, (T, S, H), rules, known)
             cut = choices.kernel_layout(
                 T, S, width * dtype.itemsize,
-                consecutive=consecutive, band=band, block_sizes=block_sizes,
+                consecutive=consecutive, band=part.band, block_sizes=block_sizes,
             )  # fmt: skip
-            return made(cut, (PartPlan(filled, None, band, band is not None, factored),))
+            return made(cut, (part,))
         # Each part has a band of its own, so that one whose distances never end widens no other's.
         parts = (encoding,) if filled.mixes else encoding.parts
         tables = tables or (None,) * len(parts)
@@ -137,6 +126,31 @@ class Plan(NamedTuple):
         rows, columns = (min(sizes) for sizes in zip(*(cut[:2] for _, cut in planned), strict=True))
         cut = regions.Layout(rows, columns, consecutive, offset=known.offset)
         return made(cut, tuple(part for part, _ in planned))
+
+
+def _kernels(
+    encoding: Slots,
+    filled: Filled,
+    tables: tuple[Tables | None, ...] | None,
+    sizes,
+    rules: Rules,
+    known: Known,
+) -> tuple[PartPlan, int]:
+    """Plan for GPU kernels, and say how wide queries and keys are there."""
+    T, S, H = sizes
+    if filled.mixes:
+        raise ValueError(checks.no_kernel_mixes(encoding))
+    if filled.sink:
+        raise ValueError(checks.no_kernel_sink(encoding))
+    band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
+    beyond, may_factor = _held(encoding, filled, rules, known.whole)
+    if band is None and beyond is not None:
+        band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
+    factored = band is None and may_factor
+    if filled.vectors and band is None and not factored:
+        raise ValueError(checks.no_kernel(encoding))
+    width = H + (filled.factors if factored else 0)
+    return PartPlan(filled, None, band, band is not None, factored), width
 
 
 def _blockwise(
@@ -153,14 +167,14 @@ def _blockwise(
     T, S, H = sizes
     consecutive, offset = known.consecutive, known.offset
     filled, band = Filled.of(part, encoding), _length(table)
-    beyond, may_factor = _held(part, filled, known.whole)
+    beyond, may_factor = _held(part, filled, rules, known.whole)
     if band is not None and offset:
         beyond, band = band, None  # no distance goes beyond it
     elif consecutive and not offset and beyond is not None and choices.are_within(beyond, T, S):
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
     factored = by_pair and may_factor
-    if by_pair and known.whole and filled.worth_a_table:
+    if by_pair and not factored and known.whole and filled.worth_a_table:
         band = known.longest
     width = max(filled.width, H if filled.vectors else 0) if by_pair and not factored else 0
     cut = choices.layout(
@@ -173,13 +187,17 @@ def _blockwise(
     return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
 
 
-def _held(encoding: Slots, filled: Filled, whole: bool) -> tuple[int | None, bool]:
+def _held(encoding: Slots, filled: Filled, rules: Rules, whole: bool) -> tuple[int | None, bool]:
     """Return the distance beyond which values are held, and whether factors may stand for them.
 
-    A band has a place for whole distances alone; factors know of no distance that is held.
+    A band has a place for whole distances alone; factors know of no distance that is held. Those of a bias are scaled
+    with the dot products, and a mix wants it apart from them.
     """
     beyond = encoding.constant_beyond
-    return (beyond if whole else None), bool(filled.factors) and (whole or beyond is None)
+    may_factor = bool(filled.factors) and (whole or beyond is None)
+    if filled.bias:
+        may_factor = may_factor and rules.scale != 0 and not filled.mixes
+    return (beyond if whole else None), may_factor
 
 
 def _length(table: Tables | None) -> int | None:

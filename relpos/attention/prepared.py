@@ -153,7 +153,10 @@ def _factored(
     for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
         if planned.factored:
             vector = q.content if q.vector[number] is None else q.vector[number]
-            content = _beside(q.content, part.factored_query(vector, q_position))
+            factor: Any = part.factored_query(vector, q_position)
+            if planned.filled.bias:  # the logits are scaled as a whole
+                factor = factor / plan.rules.scale
+            content = _beside(q.content, factor)
             vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
             q = q._replace(content=content, vector=vectors)
             k = k._replace(key=_beside(k.key, part.factored_key(k_position)))

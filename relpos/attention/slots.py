@@ -213,11 +213,19 @@ class Slots(nnx.Module):
     def factored_query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T"]
     ) -> Float[Array, "T F"] | None:
-        """Return the query's part of q_i . a_K[i - j] where that is one of the query times one of the key's place.
+        """Return the query's part of what is said of a distance, where that is a product with the key's place.
 
-        q is what `vector_query` gives. With it positions may be any numbers; there would be a vector for each pair of
-        tokens otherwise. Who fills it fills no other slot of distances but `key_vectors`; it is not asked where
-        `constant_beyond` holds distances.
+            factored_query(q_i, i) . factored_key(j) = q_i . a_K[i - j],  or where the encoding has a bias  b[i - j]
+
+        It stands beside the query and the key where positions are scattered: there would be a vector for each pair of
+        tokens otherwise. Who fills it fills one slot of distances, `key_vectors` or `bias`; it is not asked where
+        `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right for every
+        distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far positions
+        wants several factors. A bias of few operations is no faster for it.
+
+        Args:
+          q_TH: what `vector_query` gives.
+          positions_T: any numbers.
         """
         return None
 

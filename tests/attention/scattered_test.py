@@ -76,3 +76,52 @@ def test_a_network_of_the_distance_wants_little_memory():
 
     program = jax.jit(jax.grad(loss, (0, 1))).lower(state, x, at).compile()
     assert program.memory_analysis().temp_size_in_bytes < 32 * 2**20
+
+
+class Linear(encodings.Encoding):
+    """b[d] = -m d, a sum of products of one token's with the other's: -m i . 1 + m . j."""
+
+    reals = True
+    causal_only = True
+
+    def __init__(self):
+        self.slopes = PerHead(jnp.asarray(np.random.default_rng(3).uniform(0.1, 1, N)))
+
+    def bias(self, d):
+        return -self.slopes[...] * d
+
+    def factored_query(self, q_TH, positions_T):
+        slopes = jnp.broadcast_to(self.slopes[...], positions_T.shape)
+        return jnp.stack([-slopes * positions_T, slopes], -1)
+
+    def factored_key(self, positions_S):
+        return jnp.stack([jnp.ones_like(positions_S), positions_S], -1)
+
+
+@pytest.mark.parametrize("scale", [None, 0.0])
+def test_a_bias_may_be_given_as_factors(scale):
+    """In a sum with rotations too; where a scale of 0 leaves no way to it the bias itself is evaluated."""
+    at = jnp.asarray(POSITIONS["far"])
+    kw = {"causal": True, "q_positions": at, "k_positions": at, "scale": scale}
+    with jax.enable_x64(True):
+        arrays = inputs()
+        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+        rope = encodings.create("rope", num_heads=N, head_dim=H, rngs=nnx.Rngs(0))
+        for encoding in (Linear(), encodings.Sum(rope, Linear())):
+            found, expected = (
+                value_and_grads(
+                    encoding, arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
+                )
+                for path in ("blockwise", "reference")
+            )
+            assert_trees_close(found, expected, 1e-10)
+
+
+def test_factors_stand_for_one_slot():
+    class Both(Linear):
+        def key_vectors(self, d):
+            return jnp.ones((d.shape[0], H))
+
+    q, k, v, _ = inputs(dtype=np.float32)
+    with pytest.raises(ValueError, match=r"Both fills factored_key.*key_vectors or bias"):
+        attention(q, k, v, encoding=Both(), causal=True)
