@@ -122,7 +122,7 @@ class EverySlot(encodings.Encoding):
 
     def finish(self, out_TH, positions_T, features_T):
         wave = jnp.sin(positions_T.astype(float))[:, None]
-        return out_TH * wave * features_T[:, None] * self.stretch[...] + self.shift[...]
+        return out_TH * wave * features_T[:, None] * self.stretch[...] * self.shift[...]
 
     def row(self, d):
         return jnp.clip(d, -6, 6) + 6

@@ -38,22 +38,24 @@ class CoPE(Encoding):
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
         """Count on from the last key to the first."""
-        dots_CK = dot_rows(q_CH, k_KH)
         last = q_features.shape[1] - 1
 
-        def near(carry, dots_CK, values_CP):
+        def near(carry, q_CH, k_KH, values_CP):
+            dots_CK = dot_rows(q_CH, k_KH)
             gates_CK = jax.nn.sigmoid(scale * dots_CK)
             if seen_CK is not None:
                 gates_CK = jnp.where(seen_CK, gates_CK, 0)
             count_CK = carry[:, None] + sums_from_the_end(gates_CK)
-            return interpolated(values_CP, jnp.minimum(count_CK, last)), count_CK[:, 0]
+            bias_CK = interpolated(values_CP, jnp.minimum(count_CK, last))
+            return Passed(dots_CK, bias_CK, count_CK[:, 0])
 
-        def far(carry, dots_CK, values_CP):
-            return jnp.broadcast_to(values_CP[:, last:], dots_CK.shape), carry
+        def far(carry, q_CH, k_KH, values_CP):
+            dots_CK = dot_rows(q_CH, k_KH)
+            return Passed(dots_CK, jnp.broadcast_to(values_CP[:, last:], dots_CK.shape), carry)
 
-        # Most blocks lie where all queries have counted to the end.
-        bias_CK, carry = jax.lax.cond((carry >= last).all(), far, near, carry, dots_CK, q_features)
-        return Passed(dots_CK, bias_CK, carry)
+        # Most blocks lie where all queries have counted to the end. There who asks for the carry alone needs no dots.
+        counted = (carry >= last).all()
+        return jax.lax.cond(counted, far, near, carry, q_CH, k_KH, q_features)
 
 
 def sums_from_the_end(x_CK: Float[Array, "C K"]) -> Float[Array, "C K"]:

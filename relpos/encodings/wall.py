@@ -17,7 +17,7 @@ class Wall(Encoding):
     Tilde Research 2026, "Wall Attention: Length Generalization With Diagonal Gates", as in flash-linear-attention's
     layers/wall_attn.py (no paper, so no arXiv: number). W [features, H] and c [H] are each query head's own;
     c = `initial_offset` at the start, 8 there: gates near 1. Left out: its second gate, one for all channels of a head,
-    which is what `fox` adds. Causal.
+    which the sum wall+fox adds. Causal. A cache keeps keys as they have faded by now, and so a key for each query head.
 
     With P the sums of log f the factor is exp(P_i) exp(-P_j), and the second overflows. Here a query fades as it walks
     past the keys: every factor is a product of gates, at most 1, and one that underflows is too small to count.
