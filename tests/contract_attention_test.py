@@ -217,9 +217,10 @@ def test_real_positions_are_those_of_the_papers_loop(name):
         arrays, out, kw = assert_paths_agree(encoding, REALS, [BLOCKS], ["blockwise"])
         assert_as_in_the_paper(out, name, {}, encoding, arrays, **kw)
         return
-    at = jnp.broadcast_to(REALS["positions"], (1, T))
+    kw, sizes = setting(REALS)
     with pytest.raises(ValueError, match="whole"):
-        check_places(encoding, at if encoding.axes == 1 else jnp.stack([at, at], -1))
+        check_places(encoding, kw["q_positions"][None])
+        attend(encoding, *inputs(**sizes), **kw)  # its slots refuse them
 
 
 @pytest.mark.parametrize("name", NAMES)
