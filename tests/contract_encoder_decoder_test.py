@@ -37,7 +37,7 @@ def shaken(model, seed=0, size=0.2):
 
 @functools.cache
 def model_of(encoder, decoder, cross, norm):
-    sizes = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 2, "features": 24, "norm": norm}
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 1, "features": 24, "norm": norm}
     chosen = EncoderDecoderConfig(
         V + 2,
         V,
@@ -147,7 +147,7 @@ def test_every_parameter_learns(place):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_encoder_sees_both_sides(name):
     config = DecoderConfig(
-        vocab_size=V, num_layers=2, features=24, num_heads=4, encodings=(name,), norm="post"
+        vocab_size=V, num_layers=1, features=24, num_heads=4, encodings=(name,), norm="post"
     )
     if made(name).causal_only and "bidirectional" not in encodings.options(name):
         with pytest.raises(ValueError, match="causal"):
