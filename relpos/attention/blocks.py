@@ -143,9 +143,17 @@ def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region,
 
     k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
 
+    def distances_of(q, k):
+        d = distances(q, k)
+        return jnp.maximum(d, 0) if problem.rules.past_only else d
+
     def d_CK():
-        d_CK = distances(rows.tokens.position, k_tokens.position)
-        return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
+        q, k = rows.tokens.position, k_tokens.position
+        ends = (
+            distances_of(a[None], b[None])[0, 0]
+            for a, b in ((q.min(), k.max()), (q.max(), k.min()))
+        )
+        return distances_of(q, k), *ends
 
     row = rows.number * problem.layout.rows
     offset = offset_of(problem.layout, places.q, places.k)

@@ -241,29 +241,53 @@ class Far(Whole):
 
 @dataclasses.dataclass(frozen=True)
 class Looked(Whole):
-    """Any positions, distances looked up in a table of few."""
+    """Any positions, distances looked up in a table of few.
+
+    Where positions rise, most blocks lie beyond a short table on one side: all pairs have the same place in it.
+    """
 
     width: int
     index: Array  # [C, K]
+    first: Array  # the least index that may occur
+    is_one: Array | None  # whether it is that of all pairs; None: not to be expected
+
+    def _turned(self) -> "Looked":
+        return dataclasses.replace(self, index=self.index.T)
+
+    def _chosen(self, one: Callable, each: Callable, *arrays: Array) -> Array:
+        if self.is_one is None:
+            return each(*arrays)
+        return lax.cond(self.is_one, one, each, *arrays)
+
+    def _column(self, x: Array) -> Array:
+        """Return the column of the first index."""
+        return lax.dynamic_slice_in_dim(x, self.first, 1, -1)
 
     def read_bias(self, bias_W):
-        return bias_W[self.index]
+        one = lambda x: jnp.broadcast_to(self._column(x), self.index.shape)  # noqa: E731
+        return self._chosen(one, lambda x: x[self.index], bias_W)
 
     def add_bias(self, sums_W, p_CK):
-        return sums_W.at[self.index].add(p_CK)
+        one = lambda sums, p: sums.at[self.first].add(p.sum())  # noqa: E731
+        each = lambda sums, p: sums.at[self.index].add(p)  # noqa: E731
+        return self._chosen(one, each, sums_W, p_CK)
 
     def spread(self, x_CW):
-        return jnp.take_along_axis(x_CW, self.index, 1)
+        one = lambda x: jnp.broadcast_to(self._column(x), self.index.shape)  # noqa: E731
+        each = lambda x: jnp.take_along_axis(x, self.index, 1)  # noqa: E731
+        return self._chosen(one, each, x_CW)
 
     def spread_columns(self, x_KW):
-        return jnp.take_along_axis(x_KW, self.index.T, 1).T
+        return self._turned().spread(x_KW).T
 
     def collect(self, p_CK):
-        one = jax.vmap(lambda p, index: jnp.zeros((self.width,), p.dtype).at[index].add(p))
-        return one(p_CK, self.index)
+        nothing_CW = jnp.zeros((p_CK.shape[0], self.width), p_CK.dtype)
+        one = lambda p: nothing_CW.at[:, self.first].set(p.sum(-1))  # noqa: E731
+        each = jax.vmap(lambda sums, p, index: sums.at[index].add(p))
+        return self._chosen(one, lambda p: each(nothing_CW, p, self.index), p_CK)
 
     def collect_columns(self, p_CK):
-        return Looked(self.width, self.index.T).collect(p_CK.T)
+        return self._turned().collect(p_CK.T)
 
 
 def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) -> Reach:
@@ -276,14 +300,15 @@ def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) 
       row: the index of its first query.
       offset: the distance of row 0 and column 0.
       number: which block of keys it is.
-      d_CK: a function that gives the distances of its pairs, for scattered positions.
+      d_CK: a function that gives the distances of its pairs, the least and the greatest, for scattered positions.
     """
     C, K = layout.rows, layout.columns
     column = number * K
     if not layout.consecutive:
         if not layout.has_table:
             return Far()  # of an empty table
-        return Looked(span.size, jnp.clip(span.first - d_CK(), 0, span.size - 1))
+        d, least, most = (jnp.clip(span.first - d, 0, span.size - 1) for d in d_CK())
+        return Looked(span.size, d, most, least == most if span.size < C + K else None)
     if table != "near":
         return Far()
     if layout.band is not None:

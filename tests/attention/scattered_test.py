@@ -10,7 +10,17 @@ from relpos import attention, encodings
 from relpos.attention import PerHead
 from relpos.attention.reference import Rules
 from relpos.attention.seen import are_within
-from tests.attending import BLOCKS, B, H, N, T, assert_trees_close, inputs, value_and_grads
+from tests.attending import (
+    BLOCKS,
+    B,
+    EverySlot,
+    H,
+    N,
+    T,
+    assert_trees_close,
+    inputs,
+    value_and_grads,
+)
 
 MOST = 4 * T  # of the distances in a table
 
@@ -125,3 +135,20 @@ def test_factors_stand_for_one_slot():
     q, k, v, _ = inputs(dtype=np.float32)
     with pytest.raises(ValueError, match=r"Both fills factored_key.*key_vectors or bias"):
         attention(q, k, v, encoding=Both(), causal=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocks_beyond_a_band_read_one_value(causal):
+    """Positions that rise in steps of 5: all blocks but those on the diagonal lie beyond a constant_beyond of 6."""
+    at = 5 * jnp.arange(T)
+    kw = {"causal": causal, "q_positions": at, "k_positions": at}
+    with jax.enable_x64(True):
+        arrays = inputs()
+        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+        found, expected = (
+            value_and_grads(
+                EverySlot(), arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
+            )
+            for path in ("blockwise", "reference")
+        )
+        assert_trees_close(found, expected, 1e-10)
