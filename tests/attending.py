@@ -87,13 +87,13 @@ class EverySlot(encodings.Encoding):
     scaled_vectors = False
     logit_scale = 0.5 * H**-0.5
 
-    def __init__(self):
+    def __init__(self, key_heads=K):
         random = np.random.default_rng(5)
         new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
         self.table = PerHead(new(N, 13))
         self.turn = nnx.Param(new(H))
         self.stretch = PerHead(new(N, H))
-        self.shift = PerKeyHead(new(K, H))
+        self.shift = PerKeyHead(new(key_heads, H))
         self.weight = PerHead(new(N, D))
         self.of_keys, self.of_queries = nnx.Param(new(13, 7)), nnx.Param(new(13, 5))
         self.of_values = nnx.Param(new(13, H))

@@ -236,7 +236,7 @@ def test_inside_vmap_remat_and_scan(shaw):
 
 def squares(name, sizes):
     """A loss by path, and the point where it is differentiated."""
-    encoding = make(name, heads=2)
+    encoding = make(name, heads=2, key_heads=sizes["K"])
     graphdef, state = nnx.split(encoding)
     q, k, v, x = inputs(**sizes)
 
@@ -430,7 +430,7 @@ def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
         arrays = inputs(T=24, K=K)
         jax.clear_caches()
         monkeypatch.setattr(choices, "heads_at_once", lambda *_: at_once)
-        both_ways(EverySlot(), arrays, paths=("blockwise",), **kw)
+        both_ways(EverySlot(key_heads=K), arrays, paths=("blockwise",), **kw)
     jax.clear_caches()
 
 
