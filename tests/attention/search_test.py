@@ -90,7 +90,7 @@ def test_no_call_is_found_on_which_the_paths_differ(number, name):
             if name == "every slot":
                 encoding, sizes = EverySlot(), sizes | {"N": 6, "K": 3}
             else:
-                encoding = make(name, heads=sizes["N"])
+                encoding = make(name, heads=sizes["N"], key_heads=sizes["K"])
         check(encoding, sizes, kw)
         # A fresh compiler for every example would make anew what all of them share.
         if next(examples) % 25 == 0:
