@@ -236,7 +236,7 @@ def test_inside_vmap_remat_and_scan(shaw):
 
 def squares(name, sizes):
     """A loss by path, and the point where it is differentiated."""
-    encoding = make(name, heads=2, key_heads=sizes["K"])
+    encoding = make(name, heads=2, key_heads=2)
     graphdef, state = nnx.split(encoding)
     q, k, v, x = inputs(**sizes)
 
