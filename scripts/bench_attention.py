@@ -117,8 +117,9 @@ def ours(
     With several devices each has its share of the heads; an encoding of tokens' features is not split yet.
     """
     encoding = encodings.create(
-        name, num_heads=shape.N, head_dim=shape.H, features=shape.N * shape.H, rngs=nnx.Rngs(0)
-    )
+        name, num_heads=shape.N, num_kv_heads=shape.K, head_dim=shape.H, features=shape.N * shape.H,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
     keys = jax.random.split(jax.random.key(0), 6)
     dtype = jnp.dtype(shape.dtype)
     q = jax.random.normal(keys[0], (shape.B, shape.T, shape.N, shape.H), dtype)

@@ -94,7 +94,8 @@ def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, A
     if "bidirectional" in encodings.options(name):
         options["bidirectional"] = not call.causal
     encoding = encodings.create(
-        name, num_heads=call.N, head_dim=call.H, features=call.N * call.H, rngs=nnx.Rngs(0), **options
+        name, num_heads=call.N, num_kv_heads=call.K, head_dim=call.H, features=call.N * call.H,
+        rngs=nnx.Rngs(0), **options,
     )  # fmt: skip
     graphdef, trained, fixed = nnx.split(encoding, nnx.Param, ...)
     segments = {}

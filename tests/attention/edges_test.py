@@ -432,7 +432,7 @@ def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
         arrays = inputs(T=24, K=K)
         jax.clear_caches()
         monkeypatch.setattr(choices, "heads_at_once", lambda *_: at_once)
-        both_ways(EverySlot(), arrays, paths=("blockwise",), **kw)
+        both_ways(EverySlot(key_heads=K), arrays, paths=("blockwise",), **kw)
     jax.clear_caches()
 
 
