@@ -242,7 +242,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         k = transforms.keys(encoding, k, at_S, N, k_features)
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
-    k_features = k_features if encoding.features_meet_in_blocks else None
+    k_features = k_features if encoding.keeps_key_features else None
     if encoding.walks and not known.consecutive:
         of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
         places = k_positions if orders[1] is None else orders[1]

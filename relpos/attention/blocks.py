@@ -34,12 +34,12 @@ class Problem(NamedTuple):
     """The static side of one head's attention."""
 
     rules: Rules
-    layout: Layout  # its band is no part's
+    layout: Layout  # its band is unused: each part has its own
     parts: tuple[Extent, ...]
 
 
 class Terms(NamedTuple):
-    """The terms of the logits and those of the output; or something of each of them."""
+    """The terms of the logits and those of the output; or one thing for each of them."""
 
     logits: tuple[Any, ...]
     values: tuple[Any, ...]

@@ -1,10 +1,14 @@
 """One head's attention in blocks: O(T) memory, exact gradients to everything, plain JAX on every platform.
 
 The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) over the terms of position encodings; each
-term and its gradient is told in `relpos.attention.logit_terms` and `relpos.attention.value_terms`. The backward pass
-recomputes each block's logits. It is written out, not left to JAX: a product with a transposed block, p.T @ d_out, is a
-copy of the block on the CPU, while d_out.T @ p, its transpose, is none. Only what an encoding computes for each pair is
-differentiated by JAX.
+term is described beside its gradient, in `relpos.attention.logit_terms` and `relpos.attention.value_terms`. The
+backward pass recomputes each block's logits. It is written out, not left to JAX: a product with a transposed block,
+p.T @ d_out, is a copy of the block on the CPU, while d_out.T @ p, its transpose, is none.
+
+A gradient's way: a slot becomes an array of a term (`parts.terms_of`), the loop here ends at the terms' arrays
+(`Term.gradient`), and JAX carries their gradient on, through the slot, to the encoding's parameters (the `jax.vjp` in
+`heads._blockwise_backward`). Only what an encoding computes for each pair JAX differentiates inside of the loop
+(`PairLogits`).
 """
 
 import dataclasses
@@ -83,8 +87,8 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
             lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
         )
         _, logits_CK = _logits(rules, block, found)
-        # Nothing depends on the peak; where it is looked for again among logits that the compiler has rounded
-        # otherwise, its derivative would be 0 / 0.
+        # Nothing depends on the peak; recomputed from logits that were rounded differently, its derivative would be
+        # 0 / 0.
         peak_C = jnp.maximum(before.peak, lax.stop_gradient(logits_CK).max(-1))
         weights_CK = jnp.exp(logits_CK - peak_C[:, None])
         shrink_C = jnp.exp(before.peak - peak_C)
@@ -115,15 +119,15 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _done(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
-    """Return what an earlier forward pass gave, with its gradients."""
+def _with_gradients(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
+    """Return what an earlier forward pass gave, `done`; differentiated, it runs the backward pass."""
     return done
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Residuals:
-    """What the backward pass needs of the forward pass; static is which terms of the logits anything trains."""
+    """What the backward pass needs of the forward pass; `trained`, static: which logit terms need a gradient."""
 
     inputs: Inputs
     places: Places
@@ -131,7 +135,7 @@ class _Residuals:
     trained: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
 
-def _done_forward(problem, inputs, places, done):
+def _with_gradients_forward(problem, inputs, places, done):
     trained = tuple(
         term.reads_tokens or any(x.perturbed for x in jax.tree.leaves(term))
         for term in inputs.terms.logits
@@ -242,7 +246,7 @@ def _backward(problem, residuals, d_result):
     (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
-    # sum_j weights[i, j] * d weights[i, j], the softmax's correction, is this for value vectors and dropout too.
+    # sum_j weights[i, j] * d weights[i, j], the softmax's correction; with value vectors and dropout it is this too.
     correction = (out * d_out).sum(-1)
     if not isinstance(d_log_total, SymbolicZero):
         correction -= d_log_total  # d log_total / d logits = weights
@@ -265,7 +269,7 @@ def _backward(problem, residuals, d_result):
 
 
 # Symbolic zeros: a bias that is not trained, as ALiBi's, costs no sums by distance.
-_done.defvjp(_done_forward, _backward, symbolic_zeros=True)
+_with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
 
 
 def extent_of(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
@@ -308,7 +312,7 @@ def head(
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:
         return _forward(problem, inputs, places)
-    return _done(problem, inputs, places, done)
+    return _with_gradients(problem, inputs, places, done)
 
 
 def joined(result: Result, T: int) -> Float[Array, "... T H"]:

@@ -101,7 +101,7 @@ def check_features(
     """Check that an encoding which reads the layer's input comes with the features of these tokens."""
     if not encoding.needs_tokens or encoding.of_heads:  # parts are checked by themselves
         return
-    of_keys = encoding.features_meet_in_blocks or not keys_ready
+    of_keys = encoding.keeps_key_features or not keys_ready
     if q_features is None or (k_features is None and of_keys):
         raise ValueError(
             f"{type(encoding).__name__} computes features from the layer's input: pass q_features and "

@@ -9,6 +9,10 @@ An encoding overrides the slots its paper fills and leaves the others. It sees n
 mask and no block: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their
 first axis, all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for
 each token (query, key, value, finish) may read the token's features, which `tokens` computes from the layer's input.
+
+Every path gives exact gradients to whatever a slot reads. In blocks, `parts.terms_of` turns slots into terms. A slot
+that is evaluated before the loop over blocks gets its gradient from JAX, through its term's arrays; one that is
+evaluated for each pair gets it inside the loop.
 """
 
 import functools
@@ -157,7 +161,7 @@ class Slots(nnx.Module):
         return self.axes is not None and bool(self.overridden)
 
     @property
-    def features_meet_in_blocks(self) -> bool:
+    def keeps_key_features(self) -> bool:
         """Whether the features of keys are read together with those of queries: a cache must keep them."""
         return self.walks or "block_bias" in self.overridden
 
@@ -218,8 +222,8 @@ class Slots(nnx.Module):
             factored_query(q_i, i) . factored_key(j) = q_i . a_K[i - j],  or where the encoding has a bias  b[i - j]
 
         It stands beside the query and the key where positions are scattered: there would be a vector for each pair of
-        tokens otherwise. Who fills it fills one slot of distances, `key_vectors` or `bias`; it is not asked where
-        `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right for every
+        tokens otherwise. An encoding that fills it fills one slot of distances, `key_vectors` or `bias`; it is not asked
+        where `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right for every
         distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far positions
         wants several factors. A bias of few operations is no faster for it.
 
@@ -316,8 +320,9 @@ class Slots(nnx.Module):
     def come_along(self, k_SH: Float[Array, "S H"], block: Any) -> Float[Array, "S H"]:
         """Return earlier keys as they are met from behind a block of keys, of which `key_block` gave `block`.
 
-        Who fills it and `at_end` says that a walk past keys is a product of each with what it is by now, linear in the
-        key; and that a key whose features are zeros changes no other. A cache then holds keys as they are by now.
+        An encoding that fills it and `at_end` says that a walk past keys is a product of each with what it is by now,
+        linear in the key; and that a key whose features are zeros changes no other. A cache then holds keys as they are
+        by now.
         """
         raise NotImplementedError
 

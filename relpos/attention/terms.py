@@ -4,8 +4,8 @@
     out[i]      = sum of the terms' products with weights[i, :],   weights = softmax of the logits
 
 The terms themselves, each beside its gradient, are in `relpos.attention.logit_terms` and
-`relpos.attention.value_terms`; the loop over blocks (`relpos.attention.blockwise`) treats all alike. A term's arrays
-are what it is differentiated by.
+`relpos.attention.value_terms`; the loop over blocks (`relpos.attention.blockwise`) treats all alike. A term is
+differentiated with respect to its arrays.
 """
 
 import abc
@@ -98,11 +98,13 @@ def cast_like(tree: Any, like: Any) -> Any:
 class Term:
     """A term, for one head.
 
-    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own; what the
-    backward pass adds up over all blocks for the term's arrays are its `sums`.
+    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own. A gradient
+    leaves the backward pass in one of two ways: `sums` are those of the term's own arrays, added up over all blocks;
+    `Adds` are those of the tokens' arrays (queries, keys, values, features). A term with arrays defines `zero_sums` and
+    `gradient`.
 
     Attributes:
-      reads_tokens: whether queries, keys or values are differentiated through it, even where its arrays are not.
+      reads_tokens: whether queries, keys or values are differentiated through it other than through its own arrays.
     """
 
     reads_tokens: ClassVar[bool] = True
@@ -124,7 +126,11 @@ class Term:
         return None
 
     def gradient(self, sums: Any) -> Self:
-        """Return the gradient of the term, its arrays being that of its arrays, from the sums of all blocks."""
+        """Return the gradient of the term, a term that holds its arrays' gradients, from the sums of all blocks."""
+        if jax.tree.leaves(self):
+            raise TypeError(
+                f"{type(self).__name__} has arrays: it must define zero_sums and gradient"
+            )
         return self
 
 
@@ -133,7 +139,7 @@ class LogitTerm(Term):
 
     @abc.abstractmethod
     def forward(self, block: Block, ring: Any) -> tuple[Logits, Any]:
-        """Return what the term adds to the block's logits, and the ring."""
+        """Return what the term adds to the block's logits, [C, K] or what broadcasts to it, and the ring."""
 
     @abc.abstractmethod
     def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
@@ -141,8 +147,8 @@ class LogitTerm(Term):
 
         Args:
           block: the block.
-          d: the gradient of what `forward` returned.
-          ring: what the block before returned as well, or `begin_backward`.
+          d: the gradient of what `forward` returned, always [C, K].
+          ring: what the previous block returned, or `begin_backward`.
           sums: likewise.
         """
 
@@ -164,7 +170,7 @@ class ValueTerm(Term):
           block: the block.
           weights_CK: exp(logits - peak), the peak being that of the row so far; after dropout.
           shrink_C: exp(peak before this block - peak).
-          ring: what the block before returned as well, or `begin`.
+          ring: what the previous block returned, or `begin`.
         """
 
     def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
@@ -180,7 +186,7 @@ class ValueTerm(Term):
         Args:
           block: the block; its rows know the gradient of the output.
           weights_CK: the softmax's, after dropout.
-          ring: what the block before returned as well, or `begin_backward`.
+          ring: what the previous block returned, or `begin_backward`.
           sums: likewise.
         """
 

@@ -299,7 +299,7 @@ class RelativeAttention(nnx.Module):
     ):
         """Append keys and values to a cache, and attend to all."""
         positions, order = at
-        of_keys = features if encoding.features_meet_in_blocks else None
+        of_keys = features if encoding.keeps_key_features else None
         grown = cache.append(k, v, of_keys, state, valid, positions, order)
         past = self.window.past
         is_ring = cache.counts and past is not None and cache.capacity <= past

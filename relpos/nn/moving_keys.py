@@ -57,7 +57,7 @@ def kept(encoding: Encoding, features: Any) -> Any:
     """Return what a cache keeps of features: what queries to come will meet."""
     if come_along(encoding):
         encoding, features = standing(encoding, features)
-    return features if encoding.features_meet_in_blocks else None
+    return features if encoding.keeps_key_features else None
 
 
 def of_own_heads(

@@ -53,6 +53,6 @@ class ByHeads(Encoding, fills_slots=False):
         return any(part.reads_positions for part in self.kinds)
 
     @property
-    def features_meet_in_blocks(self) -> bool:
+    def keeps_key_features(self) -> bool:
         """Whether those of any part do."""
-        return any(part.features_meet_in_blocks for part in self.kinds)
+        return any(part.keeps_key_features for part in self.kinds)
