@@ -222,14 +222,11 @@ class Slots(nnx.Module):
             factored_query(q_i, i) . factored_key(j) = q_i . a_K[i - j],  or where the encoding has a bias  b[i - j]
 
         It stands beside the query and the key where positions are scattered: there would be a vector for each pair of
-        tokens otherwise. An encoding that fills it fills one slot of distances, `key_vectors` or `bias`; it is not asked
-        where `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right for every
-        distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far positions
-        wants several factors. A bias of few operations is no faster for it.
-
-        Args:
-          q_TH: what `vector_query` gives.
-          positions_T: any numbers.
+        tokens otherwise. An encoding that fills it fills one slot of distances, `key_vectors` or `bias`; it is not
+        asked where `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right
+        for every distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far
+        positions wants several factors. A bias of few operations is no faster for it. Args: q_TH: what `vector_query`
+        gives. positions_T: any numbers.
         """
         return None
 
