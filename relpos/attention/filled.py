@@ -12,23 +12,31 @@ from relpos.attention.slots import Slots, split_heads
 
 
 class Filled(NamedTuple):
-    """Which slots an encoding fills."""
+    """Which slots an encoding fills.
+
+    Attributes:
+      own_vector_query: what meets the key vectors is not what meets the keys.
+      own_vector_key: the width of what meets the query vectors, where it is not what meets the queries; or 0.
+      factors: F, 0 without them.
+      walks: along the row.
+      mixes: the logits of all heads.
+      width: how many numbers at once the bias wants for each distance, where it has no end; or 0.
+      trained: whether anything is.
+    """
 
     bias: bool
     key_vectors: bool
     query_vectors: bool
     value_vectors: bool
     block_bias: bool
-    own_vector_query: bool  # what meets the key vectors is not what meets the keys
-    own_vector_key: int  # the width of what meets the query vectors, where it is not what meets the queries; or 0
-    factors: int  # F, 0 without them
-    walks: bool  # along the row
+    own_vector_query: bool
+    own_vector_key: int
+    factors: int
+    walks: bool
     sink: bool
-    mixes: bool  # the logits of all heads
-    width: (
-        int  # how many numbers at once the bias wants for each distance, where it has no end; or 0
-    )
-    trained: bool  # whether anything is
+    mixes: bool
+    width: int
+    trained: bool
 
     @classmethod
     def of(cls, encoding: Slots, whole: Slots | None = None) -> "Filled":

@@ -13,15 +13,21 @@ from relpos.attention.slots import Slots
 
 
 class PartPlan(NamedTuple):
-    """How one part of a sum is evaluated; an encoding that is no sum is one part."""
+    """How one part of a sum is evaluated; an encoding that is no sum is one part.
+
+    Attributes:
+      filled: the slots that it fills.
+      beyond: its constant_beyond, where a distance is that far.
+      band: `Layout.band`, this part's.
+      tabulated: blocks read its distances from a table.
+      factored: its distances are factors, beside the queries and keys; neither: they are evaluated for each pair.
+    """
 
     filled: Filled
-    beyond: int | None = None  # its constant_beyond, where a distance is that far
-    band: int | None = None  # `Layout.band`, this part's
-    tabulated: bool = False  # distances as a table, from which blocks read
-    factored: bool = (
-        False  # as factors, beside the queries and keys; neither: evaluated for each pair
-    )
+    beyond: int | None = None
+    band: int | None = None
+    tabulated: bool = False
+    factored: bool = False
 
     @property
     def evaluated(self) -> bool:
@@ -48,19 +54,25 @@ class Known(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The static side of attention, for all heads."""
+    """The static side of attention, for all heads.
 
-    path: str  # reference, blockwise, outward or pallas
+    Attributes:
+      path: reference, blockwise, outward or pallas.
+      rules: who sees whom, the scale, softcap and dropout.
+      filled: the slots that the whole encoding fills.
+      graphdef: of the encoding.
+      layout: how the attention matrix is cut.
+      parts: of a sum on the blockwise path; elsewhere the whole is the one part.
+      padded: keys out of a cache may have zeros in front: heads of another kind are wider.
+    """
+
+    path: str
     rules: Rules
-    filled: Filled  # by the whole encoding
-    graphdef: Any  # of the encoding
+    filled: Filled
+    graphdef: Any
     layout: regions.Layout
-    parts: tuple[
-        PartPlan, ...
-    ]  # of a sum on the blockwise path; elsewhere the whole is the one part
-    padded: bool = (
-        False  # keys out of a cache may have zeros in front: heads of another kind are wider
-    )
+    parts: tuple[PartPlan, ...]
+    padded: bool = False
 
     @property
     def in_blocks(self) -> bool:
