@@ -114,7 +114,7 @@ def test_greedy_continuations_are_those_of_full_forwards(name):
     )
     for found, n, more in zip(np.asarray(best), lengths, tokens, strict=True):
         np.testing.assert_array_equal(found[n - 1 : n + new - 1], more)
-    with pytest.raises(ValueError, match="a cache does not tell"):
+    with pytest.raises(ValueError, match="a cache or an earlier segment does not tell"):
         model(TOKENS, caches=model.init_caches(B, T))
 
 

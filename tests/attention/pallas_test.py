@@ -36,10 +36,14 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(choices, "interpreted", lambda: False)
 
 
+def created(name):
+    return encodings.create(name, num_heads=2, head_dim=H, rngs=nnx.Rngs(0))
+
+
 PLACES = jnp.arange(T)[::-1] ** 2 % 60
 DOCUMENTS = jnp.arange(T)[None] // 30
 REFUSED = {"fire"}  # a network of pairs
-REFUSED |= {name for name in encodings.names() if not carried(make(name), ["pallas"])}
+REFUSED |= {name for name in encodings.names() if not carried(created(name), ["pallas"])}
 CALLS = {
     "plain": {},
     "scattered": {"q_positions": PLACES, "k_positions": PLACES, "window": 50, "softcap": 9.0},
@@ -54,7 +58,7 @@ CALLS = {
 )
 @pytest.mark.parametrize("name", encodings.names())
 def test_every_scheme_lowers_for_cuda_or_says_that_it_does_not(name, call, dtype):
-    encoding = encodings.create(name, num_heads=2, head_dim=H, rngs=nnx.Rngs(0))
+    encoding = created(name)
     kw = CALLS[call]
     if "dropout_rate" in kw:
         kw = kw | {"dropout_key": jax.random.key(0)}
