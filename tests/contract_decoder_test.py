@@ -285,8 +285,9 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.04
 
 
-def test_dropout_is_a_function_of_its_key(name):
-    model, x = make(name, dropout_rate=0.4), tokens()
+@pytest.mark.parametrize("scheme", ["rope", "cope"])  # in blocks, and along a walk
+def test_dropout_is_a_function_of_its_key(scheme):
+    model, x = make(scheme, dropout_rate=0.4), tokens()
     one, again = (dropped(model, x, jax.random.key(3)) for _ in range(2))
     other = dropped(model, x, jax.random.key(4))
     np.testing.assert_array_equal(one, again)

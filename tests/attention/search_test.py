@@ -16,7 +16,7 @@ from tests.attending import EverySlot, assert_trees_close, carried, inputs, make
 
 SIZES = st.integers(1, 40)
 EXAMPLES = 50  # of each encoding
-COMPOSED = 60  # of sums and heads of several kinds
+COMPOSED = 500  # of sums and heads of several kinds
 PARTS = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
 
 
