@@ -108,11 +108,13 @@ class Sum(Encoding, fills_slots=False):
             if slot not in part.overridden:
                 continue
             if x_TH.shape[-1] != width:
-                raise ValueError(
-                    f"{type(last).__name__}.{slot} makes heads of {width} {x_TH.shape[-1]} wide, which "
-                    f"{type(part).__name__} does not expect: name it last in the sum"
-                )
+                _refuse_width(slot, last, width, x_TH.shape[-1], part, "name it last in the sum")
             x_TH, last = getattr(part, slot)(x_TH, positions_T, of_part), part
+        if self.walks and slot in ("query", "key") and x_TH.shape[-1] != width:
+            walking, _ = self._walking(features_T)
+            if walking.head_dim is not None:
+                hint = "a walk takes heads as they are projected"
+                _refuse_width(slot, last, width, x_TH.shape[-1], walking, hint)
         return x_TH
 
     def vector_query(self, q_TH, positions_T, features_T):
@@ -202,6 +204,13 @@ class Sum(Encoding, fills_slots=False):
         return part.walk(
             carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
         )
+
+
+def _refuse_width(slot: str, part: Any, width: int, found: int, other: Encoding, hint: str) -> None:
+    raise ValueError(
+        f"{type(part).__name__}.{slot} makes heads of {width} {found} wide, which {type(other).__name__} does not "
+        f"expect: {hint}"
+    )
 
 
 def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:

@@ -135,6 +135,12 @@ def test_kernels_take_sums_and_heads_of_several_kinds(text):
     assert_trees_close(found, expected, 1e-10)
 
 
+@pytest.mark.parametrize("text", ["path+pope", "pope+wall", "cope+tupe"])
+def test_a_walk_takes_heads_as_they_are_projected(text):
+    with pytest.raises(ValueError, match=r"wide, which \w+ does not expect"):
+        attend(make(text), *inputs(B=1), causal=True)
+
+
 def test_heads_of_two_kinds_are_the_heads_of_two_calls():
     encoding = make("rope:4/alibi:2")
     q, k, v, x = inputs()
