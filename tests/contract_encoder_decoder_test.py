@@ -62,11 +62,9 @@ def places():
         bidirectional = "bidirectional" in encodings.options(name)
         both_sides = not getattr(made(name), "causal_only", False) or bidirectional
         if both_sides:
-            yield name, name, "none"
+            yield name, name, "none" if scheme.adds_to_input() else name
         else:
             yield "none", name, "none"
-        if both_sides and not scheme.adds_to_input() and name != "none":
-            yield "none", "none", name
 
 
 def made(name):

@@ -17,7 +17,7 @@ from relpos.nn import (
 )
 
 TOKENS = jnp.ones((1, 5), jnp.int32)
-SIZES = {"num_layers": 2, "features": 12, "num_heads": 2}
+SIZES = {"num_layers": 1, "features": 12, "num_heads": 2}
 
 
 def summary(module, *args):
