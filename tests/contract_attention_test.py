@@ -254,7 +254,18 @@ SEEN_BY_KERNELS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+# What every scheme is seen in, and what another setting has beside other things, is left to the long tests.
+QUICK = (
+    "causal", "window of two sides", "packed, two arrays", "scattered, packed, windowed", "an order of its own",
+    "scattered, window of two sides", "softcap and scale", "dropout", "cross, fewer queries", "cross, causal",
+    "from anywhere, both directions", "from anywhere, packed, windowed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.long) for kind in SETTINGS],
+)
 def test_paths_agree_with_every_slot_at_once(kind):
     several = kind in ("causal window", "window of two sides", "packed", "cross, causal")
     more = [(16, 8), (64, 64)] if several else []

@@ -428,7 +428,7 @@ def test_a_segment_in_pieces_is_the_same_by_every_way():
     np.testing.assert_allclose(placed, same, atol=1e-6)
 
 
-@pytest.mark.parametrize(("at_once", "K"), [(2, 6), (3, 3), (2**31, 3)])
+@pytest.mark.parametrize(("at_once", "K"), [(2, 6), (2**31, 3)])
 def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
     """How many heads and rows are computed together is chosen by platform and shape: other choices, here."""
     with jax.enable_x64(True):
