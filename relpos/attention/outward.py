@@ -188,19 +188,19 @@ def _rows(inputs: _Inputs, places: _Places) -> _Rows:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
+def _with_gradients(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
     """Return what an earlier forward pass gave, with its gradients."""
     return done
 
 
-def _done_forward(problem, inputs, places, done):
+def _with_gradients_forward(problem, inputs, places, done):
     return done, (inputs, places, done)
 
 
 def _backward(problem, residuals, d_result):
     inputs, places, (out, log_total) = residuals
-    d_out, _ = d_result  # nothing is differentiated through log_total
-    correction = (out * d_out).sum(-1)
+    d_out, d_log_total = d_result
+    correction = (out * d_out).sum(-1) - d_log_total  # d log_total / d logits = weights
 
     def block_of_rows(sums, of_rows):
         rows, *of_result = of_rows
@@ -221,7 +221,7 @@ def _backward(problem, residuals, d_result):
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
 
 
-_done.defvjp(_done_forward, _backward)
+_with_gradients.defvjp(_with_gradients_forward, _backward)
 
 
 def _walk_out(problem, inputs, places, rows, runs):
@@ -326,4 +326,4 @@ def head(
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:
         return _forward(problem, inputs, places)
-    return _done(problem, inputs, places, done)
+    return _with_gradients(problem, inputs, places, done)

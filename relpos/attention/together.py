@@ -169,12 +169,12 @@ def _rows(inputs: _Inputs, places: _Places, *of_result: Array) -> Rows:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _done(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
+def _with_gradients(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
     """Return what an earlier forward pass gave, with its gradients."""
     return done
 
 
-def _done_forward(problem, inputs, places, done):
+def _with_gradients_forward(problem, inputs, places, done):
     return done, (inputs, places, done)
 
 
@@ -277,7 +277,7 @@ def _backward(problem: _Problem, residuals, d_result: Result):
     return _Inputs(cast_like(d_state, inputs.state), Inputs(d_terms, d_q, d_k)), None, None
 
 
-_done.defvjp(_done_forward, _backward)
+_with_gradients.defvjp(_with_gradients_forward, _backward)
 
 
 def heads(
@@ -322,4 +322,4 @@ def heads(
     swap = functools.partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))
     if done is None:
         return swap(_forward(of_all, inputs, places))
-    return swap(_done(of_all, inputs, places, swap(done)))
+    return swap(_with_gradients(of_all, inputs, places, swap(done)))

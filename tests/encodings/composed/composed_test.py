@@ -72,7 +72,7 @@ def oracles_of(text, encoding):
 
 
 SUMS = ["rope+t5+sink", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+transformer_xl"]
-WALKS = ["path+fox", "cope+t5", "wall+alibi"]
+WALKS = ["path+fox", "cope+t5", "wall+alibi", "cope+sink+kerple"]
 HEADS = ["rope:2/kerple:4", "pope:2/fox+t5:2/none"]
 
 
