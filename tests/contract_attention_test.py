@@ -132,7 +132,7 @@ def test_options_are_those_of_the_papers_loop(name, options):
     kw, sizes = setting({"causal": encoding.causal_only, **ONE})
     arrays = inputs(**sizes)
     found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
-    assert_as_in_the_paper(found, name, options, encoding, arrays, **kw)
+    assert_as_in_the_paper(found, oracles_of(name, encoding, **options), encoding, arrays, **kw)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,18 +145,22 @@ def test_cross_attention_is_that_of_the_papers_loop(name):
             attend(encoding, *arrays)
         return
     found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
-    assert_as_in_the_paper(found, name, {}, encoding, arrays, **kw)
+    assert_as_in_the_paper(found, oracles_of(name, encoding), encoding, arrays, **kw)
+
+
+def oracles_of(name, encoding, heads=N, **options):
+    """Return one oracle for each head, with the encoding's parameters."""
+    state = nnx.to_pure_dict(nnx.state(encoding))
+    p = jax.tree.map(lambda value: np.asarray(value, np.float64), state)
+    return [oracle_of(name)(p, n, heads, options) for n in range(heads)]
 
 
 def assert_as_in_the_paper(
-    found, name, options, encoding, arrays, *, causal=False, rows=(0, 1),
+    found, oracles, encoding, arrays, *, causal=False, rows=(0, 1),
     q_positions=None, k_positions=None, q_segments=None, k_segments=None,
 ):  # fmt: skip
     """Compare rows of a result with the loop over the paper's equation; segments are those of both sides."""
     q, k, v, x = (np.asarray(a) for a in arrays)
-    state = nnx.to_pure_dict(nnx.state(encoding))
-    p = jax.tree.map(lambda value: np.asarray(value, np.float64), state)
-    oracles = [oracle_of(name)(p, n, N, options) for n in range(N)]
     (size, T), S = q.shape[:2], k.shape[1]
 
     def places(given, length, b):
@@ -217,13 +221,23 @@ def test_real_positions_are_those_of_the_papers_loop(name):
     if not encoding.reads_positions or (encoding.reals and encoding.axes == 1):
         arrays = inputs(**sizes)
         found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
-        assert_as_in_the_paper(found, name, {}, encoding, arrays, **kw)
+        assert_as_in_the_paper(found, oracles_of(name, encoding), encoding, arrays, **kw)
         return
     # One that adds to the input is checked by the model; of several axes, where its slots meet the positions.
     check = functools.partial(check_places, encoding, kw["q_positions"][None])
     slots = functools.partial(attend, encoding, *inputs(**sizes), **kw)
     with pytest.raises(ValueError, match="whole"):
         (check if encoding.axes == 1 else slots)()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_agree_at_real_positions_packed_and_windowed(name):
+    encoding = make(name)
+    if encoding.reads_positions and encoding.reals and encoding.axes == 1:
+        at = SCATTERED / 4 + 0.1
+        kw = {"causal": True, "window": 9, "positions": at, "segments": PACKED}
+        assert_paths_agree(encoding, kw, [BLOCKS], ["blockwise"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -290,7 +304,7 @@ def test_paths_agree_with_each_other_and_with_the_papers_loop(name, kind):
     # The loops know of no tokens that stand in another order than their row's, and of one row of features alone.
     rows = (0,) if kind == "stretched positions" else (0, 1)
     rows = () if kind == "from anywhere" and encoding.needs_tokens else rows
-    assert_as_in_the_paper(out, name, {}, encoding, arrays, rows=rows, **kw)
+    assert_as_in_the_paper(out, oracles_of(name, encoding), encoding, arrays, rows=rows, **kw)
 
 
 @pytest.mark.long

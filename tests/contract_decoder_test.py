@@ -90,6 +90,7 @@ def cached_decode_is_the_full_forward(name, window):
     expected = forward(model, x)
     # With a window the cache is a ring, which the long chunks run over.
     cuts = [(5, 1, 1, 1, 5)] if window else [(5, 1, 1, 1, 5), (1, 1, 1, 5, 5)]
+    cuts += [(13,)] if "," in name else []
     for chunks in cuts:
         caches, logits, at = model.init_caches(B, PADDED), [], 0
         for size in chunks:
@@ -105,8 +106,15 @@ def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window):
 
 
 @pytest.mark.parametrize("window", [None, WINDOW])
-@pytest.mark.parametrize("layers", ["rope,none", "fox,t5,fox,t5"])
-def test_cached_decode_of_layers_that_differ_is_the_full_forward(layers, window):
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "rope,none",
+        "fox,t5,fox,t5",
+        *(pytest.param(f"{name},{name}", marks=pytest.mark.long) for name in NAMES),
+    ],
+)
+def test_cached_decode_of_several_layers_is_the_full_forward(layers, window):
     cached_decode_is_the_full_forward(layers, window)
 
 
@@ -285,7 +293,10 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.04
 
 
-@pytest.mark.parametrize("scheme", ["rope", "cope"])  # in blocks, and along a walk
+@pytest.mark.parametrize(
+    "scheme",  # dense, and along a walk
+    ["rope", "cope", *(pytest.param(name, marks=pytest.mark.long) for name in NAMES)],
+)
 def test_dropout_is_a_function_of_its_key(scheme):
     model, x = make(scheme, dropout_rate=0.4), tokens()
     one, again = (dropped(model, x, jax.random.key(3)) for _ in range(2))

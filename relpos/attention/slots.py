@@ -30,8 +30,7 @@ def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
     """Return (graphdef, what is split over the heads, what they share).
 
     `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots may be
-    called. That axis is N, and K of a `PerKeyHead`: see
-    `relpos.attention.per_head.for_heads`.
+    called. That axis is N, and K of a `PerKeyHead`: see `relpos.attention.per_head.for_heads`.
     """
     one = nnx.merge(*nnx.split(encoding))
     for _, module in nnx.iter_graph(one):  # one encoding may hold another
@@ -225,8 +224,11 @@ class Slots(nnx.Module):
         tokens otherwise. An encoding that fills it fills one slot of distances, `key_vectors` or `bias`; it is not
         asked where `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right
         for every distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far
-        positions wants several factors. A bias of few operations is no faster for it. Args: q_TH: what `vector_query`
-        gives. positions_T: any numbers.
+        positions wants several factors.
+
+        Args:
+          q_TH: what `vector_query` gives.
+          positions_T: any numbers.
         """
         return None
 

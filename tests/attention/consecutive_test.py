@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from relpos import attention
+from relpos.attention import Slots
 from relpos.positions import consecutive
 from tests.attending import BLOCKS, B, EverySlot, S, T, attend, inputs
 from tests.contract_attention_test import SETTINGS, assert_paths_agree, key_heads
@@ -55,3 +56,32 @@ def test_where_positions_start_is_one_number_or_one_of_each_row():
     q, k, v, _ = inputs()
     with pytest.raises(ValueError, match="q_positions must start at one number"):
         attention(q, k, v, q_positions=consecutive([1, 2, 3]), k_positions=consecutive(0))
+
+
+SIZES = []
+
+
+class Counted(Slots):
+    """Notes of how many distances at once it is asked."""
+
+    def bias(self, d):
+        SIZES.append(d.shape[0])
+        return jnp.cos(1.0 * d)
+
+
+def test_distances_are_evaluated_once_and_not_for_each_pair():
+    q, k, v, _ = inputs(T=64, S=48, B=1, N=1, K=1)
+
+    def sizes(at):
+        SIZES.clear()
+
+        def call(start):
+            places = {"q_positions": at(start, 64), "k_positions": at(0, 48)}
+            kw = {"implementation": "blockwise", "block_sizes": (16, 16)}
+            return attention(q, k, v, encoding=Counted(), **places, **kw)
+
+        jax.eval_shape(call, jnp.int32(5))
+        return set(SIZES)
+
+    assert 64 + 48 in sizes(lambda start, length: consecutive(start))
+    assert 64 + 48 not in sizes(lambda start, length: start + jnp.arange(length))

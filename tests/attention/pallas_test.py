@@ -54,7 +54,12 @@ CALLS = {
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(
     ("call", "dtype"),
-    [("plain", "bfloat16"), ("scattered", "bfloat16"), ("packed", "float32")],
+    [
+        ("plain", "bfloat16"),
+        ("scattered", "bfloat16"),
+        ("packed", "float32"),
+        pytest.param("plain", "float32", marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize("name", encodings.names())
 def test_every_scheme_lowers_for_cuda_or_says_that_it_does_not(name, call, dtype):

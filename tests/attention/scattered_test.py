@@ -10,17 +10,8 @@ from relpos import attention, encodings
 from relpos.attention import PerHead
 from relpos.attention.reference import Rules
 from relpos.attention.seen import are_within
-from tests.attending import (
-    BLOCKS,
-    B,
-    EverySlot,
-    H,
-    N,
-    T,
-    assert_trees_close,
-    inputs,
-    value_and_grads,
-)
+from tests.attending import BLOCKS, B, EverySlot, H, N, T, inputs
+from tests.contract_attention_test import assert_paths_agree
 
 MOST = 4 * T  # of the distances in a table
 
@@ -52,18 +43,9 @@ POSITIONS = {
 def test_a_bias_without_an_end_is_the_same_near_and_far(kind, causal):
     at = jnp.asarray(POSITIONS[kind])
     segments = jnp.asarray([[1] * T, [0] * T if kind == "near" else [0] * 3 + [1] * (T - 3)])
-    kw = {"causal": causal, "q_positions": at, "k_positions": at}
-    kw |= {"q_segments": segments, "k_segments": segments}
+    kw = {"causal": causal, "positions": at, "segments": segments}
     with jax.enable_x64(True):
-        arrays = inputs()
-        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-        found, expected = (
-            value_and_grads(
-                Network(), arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
-            )
-            for path in ("blockwise", "reference")
-        )
-        assert_trees_close(found, expected, 1e-10)
+        assert_paths_agree(Network(), kw, [BLOCKS], ["blockwise"])
         near = are_within(MOST, Rules(1.0, causal), (at, at, segments, segments, None, None))
     assert near == (kind in ("near", "as far as the table"))
 
@@ -93,6 +75,7 @@ class Linear(encodings.Encoding):
 
     reals = True
     causal_only = True
+    asked = 0
 
     def __init__(self):
         self.slopes = PerHead(jnp.asarray(np.random.default_rng(3).uniform(0.1, 1, N)))
@@ -101,6 +84,7 @@ class Linear(encodings.Encoding):
         return -self.slopes[...] * d
 
     def factored_query(self, q_TH, positions_T):
+        Linear.asked += 1
         slopes = jnp.broadcast_to(self.slopes[...], positions_T.shape)
         return jnp.stack([-slopes * positions_T, slopes], -1)
 
@@ -111,20 +95,13 @@ class Linear(encodings.Encoding):
 @pytest.mark.parametrize("scale", [None, 0.0])
 def test_a_bias_may_be_given_as_factors(scale):
     """In a sum with rotations too; where a scale of 0 leaves no way to it the bias itself is evaluated."""
-    at = jnp.asarray(POSITIONS["far"])
-    kw = {"causal": True, "q_positions": at, "k_positions": at, "scale": scale}
+    kw = {"causal": True, "positions": POSITIONS["far"], "scale": scale}
     with jax.enable_x64(True):
-        arrays = inputs()
-        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
         rope = encodings.create("rope", num_heads=N, head_dim=H, rngs=nnx.Rngs(0))
         for encoding in (Linear(), encodings.Sum(rope, Linear())):
-            found, expected = (
-                value_and_grads(
-                    encoding, arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
-                )
-                for path in ("blockwise", "reference")
-            )
-            assert_trees_close(found, expected, 1e-10)
+            before = Linear.asked
+            assert_paths_agree(encoding, kw, [BLOCKS], ["blockwise"])
+            assert (Linear.asked > before) == (scale is None)
 
 
 def test_factors_stand_for_one_slot():
@@ -140,15 +117,6 @@ def test_factors_stand_for_one_slot():
 @pytest.mark.parametrize("causal", [True, False])
 def test_blocks_beyond_a_band_read_one_value(causal):
     """Positions that rise in steps of 5: all blocks but those on the diagonal lie beyond a constant_beyond of 6."""
-    at = 5 * jnp.arange(T)
-    kw = {"causal": causal, "q_positions": at, "k_positions": at}
     with jax.enable_x64(True):
-        arrays = inputs()
-        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-        found, expected = (
-            value_and_grads(
-                EverySlot(), arrays, weight, implementation=path, block_sizes=BLOCKS, **kw
-            )
-            for path in ("blockwise", "reference")
-        )
-        assert_trees_close(found, expected, 1e-10)
+        kw = {"causal": causal, "positions": 5 * np.arange(T)}
+        assert_paths_agree(EverySlot(), kw, [BLOCKS], ["blockwise"])

@@ -200,7 +200,7 @@ class Sum(Encoding, fills_slots=False):
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
         """Walk with the part that walks."""
-        (part,) = (part for part in self.parts if part.walks)
+        part, _ = self._walking(None)
         return part.walk(
             carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
         )

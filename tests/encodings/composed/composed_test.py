@@ -1,12 +1,9 @@
 """Sums and heads of several kinds, against loops in float64 and on every path."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from relpos import encodings
 from relpos.encodings.composed import ByHeads, Sum
@@ -25,10 +22,14 @@ from tests.attending import (
     make,
     value_and_grads,
 )
-
-SCATTERED = np.random.default_rng(3).integers(0, 60, (B, T))
-STRETCHED = np.arange(T) * 8  # beyond bands
-PACKED = np.array([[1] * 5 + [2] * 1 + [3] * 20 + [0] * 11, [0] * 3 + [4] * 34])
+from tests.contract_attention_test import (
+    PACKED,
+    SCATTERED,
+    STRETCHED,
+    assert_as_in_the_paper,
+    assert_paths_agree,
+    oracles_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,19 +56,16 @@ class SumOracle(oracle.Oracle):
         return v + sum(part.value(v, i, j) - v for part in self.parts)
 
 
-def oracles_of(text, encoding):
+def oracles_of_parts(text, encoding):
     """One oracle for each head."""
     found, heads = [], parse(text)
     made = [part for part, _ in encoding.of_heads] or [encoding]
     for kind, count, one in zip(heads, counts(heads, N), made, strict=True):
-        for n in range(count):
-            parts = []
-            for scheme, part in zip(kind.summands, one.parts, strict=True):
-                state = nnx.to_pure_dict(nnx.state(part))
-                p = {key: np.asarray(x, np.float64) for key, x in state.items()}
-                of_scheme = importlib.import_module(f"tests.encodings.{scheme.name}_test").Oracle
-                parts.append(of_scheme(p, n, count, dict(scheme.options)))
-            found.append(SumOracle(parts))
+        parts = [
+            oracles_of(scheme.name, part, count, **dict(scheme.options))
+            for scheme, part in zip(kind.summands, one.parts, strict=True)
+        ]
+        found += map(SumOracle, zip(*parts, strict=True))
     return found
 
 
@@ -75,15 +73,12 @@ SUMS = ["rope+t5+sink", "shaw+kerple+fox", "rope+fox", "rope+shaw", "shaw(k=3)+t
 WALKS = ["path+fox", "cope+t5", "wall+alibi", "cope+sink+kerple"]
 HEADS = ["rope:2/kerple:4", "pope:2/fox+t5:2/none"]
 
-
-SETTINGS = {
-    "packed": {"q_segments": PACKED, "k_segments": PACKED},
-    "rows": {},
-    "stretched": {"q_positions": STRETCHED, "k_positions": STRETCHED},
-    "scattered": {"q_positions": SCATTERED[0], "k_positions": SCATTERED[0], "window": 30},
+KINDS = {
+    "packed": {"causal": True, "segments": PACKED},
+    "rows": {"causal": True, "B": 1},
+    "stretched": {"causal": True, "positions": STRETCHED[:1], "B": 1},
+    "scattered": {"causal": True, "positions": SCATTERED[:1], "window": 30, "B": 1},
 }
-
-
 MORE = ["rope+cope", "rope+dape", "deberta+fox", "wall+deberta"]
 CASES = [(text, "stretched") for text in SUMS + WALKS + HEADS]
 CASES += [(text, "scattered") for text in [*MORE, *SUMS[1:3], WALKS[0], HEADS[1]]]
@@ -94,25 +89,9 @@ CASES += [("wall+deberta", "rows"), ("cope+t5", "rows")]
 @pytest.mark.parametrize(("text", "kind"), CASES)
 def test_paths_agree_with_each_other_and_with_the_parts_loops(text, kind):
     encoding = make(text)
-    kw = {key: jnp.asarray(x) if key != "window" else x for key, x in SETTINGS[kind].items()}
-    if kind == "packed":
-        kw["k_segments"] = kw["q_segments"]
-    arrays = inputs(B=B if kind == "packed" else 1)
-    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-    expected, found = (
-        value_and_grads(
-            encoding, arrays, weight, causal=True, implementation=path, block_sizes=BLOCKS, **kw
-        )
-        for path in ("reference", "blockwise")
-    )
-    assert_trees_close(found, expected, 1e-10)
-    if kind != "stretched":
-        return
-    of_paper = oracle.attention(
-        oracles_of(text, encoding), *(np.asarray(a[0]) for a in arrays[:3]), q_positions=STRETCHED,
-        k_positions=STRETCHED, visible=lambda t, s: s <= t, scale=H**-0.5, x=np.asarray(arrays[3][0]),
-    )  # fmt: skip
-    np.testing.assert_allclose(expected[0][0], of_paper, rtol=0, atol=1e-10)
+    arrays, out, kw = assert_paths_agree(encoding, KINDS[kind], [BLOCKS], ["blockwise"])
+    if kind == "stretched":
+        assert_as_in_the_paper(out, oracles_of_parts(text, encoding), encoding, arrays, **kw)
 
 
 @pytest.mark.parametrize("text", ["rope+t5+shaw(k=3)", "rope:1/t5:1"])
