@@ -1,6 +1,6 @@
 """Checks relpos on this machine's accelerator, and measures it against cuDNN.
 
-    python scripts/check_device.py [--minutes 5] [--encodings none,t5] [--out docs/devices] [--small]
+    python scripts/check_device.py [--minutes 5] [--encodings none,t5] [--calls packed] [--out docs/devices] [--small]
 
 Two parts, each written to OUT/NAME.json and OUT/NAME.md as it goes, so that a run cut short keeps what it has found:
 
@@ -52,14 +52,28 @@ class Call:
     causal: bool = True
     packed: bool = False
     dtype: str = "float32"
+    window: tuple[int, int] | None = None
+    start: int | None = None  # the first position, an array
 
 
 CALLS = {
     "packed": Call(packed=True),
     "bfloat16": Call(dtype="bfloat16"),
     "cross": Call(S=200, causal=False),
+    "bidirectional": Call(T=320, S=320, causal=False),
+    "windowed": Call(causal=False, window=(100, 50)),
+    "offset": Call(start=100),
 }
-CALLED = {"packed": PATHS, "bfloat16": ("pallas",), "cross": ("blockwise",)}
+CALLED = {
+    "packed": PATHS,
+    "bfloat16": ("pallas",),
+    "cross": ("blockwise",),
+    "bidirectional": ("pallas",),
+    "windowed": ("blockwise",),
+    "offset": ("blockwise",),
+}
+# Beside the schemes: a sum, a sum of bands with one of their own each, and heads of two kinds.
+COMPOSED = ("rope+t5", "shaw+kerple+fox", "rope:2/alibi:2")
 LENGTHS = (2048, 4096, 8192, 16384)
 TOKENS, FEATURES = 16384, 1024  # in a batch; of all heads together
 SMALL = 64
@@ -78,10 +92,10 @@ class Program:
         return jax.jit(self.function).lower(*self.arguments).compile(options)
 
 
-def gradients(attend: Callable, weight) -> Callable:
-    """Return the function that gives the output and the gradients to all arguments."""
+def gradients(attend: Callable) -> Callable:
+    """Return the function that gives the output and the gradients to all arguments but the first, a weight of it."""
 
-    def both(*arguments):
+    def both(weight, *arguments):
         out, pull = jax.vjp(attend, *arguments)
         return out, pull(weight.astype(out.dtype))
 
@@ -91,17 +105,20 @@ def gradients(attend: Callable, weight) -> Callable:
 def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, Any]:
     """Return one scheme's attention, a function of (trained, q, k, v, x), and what is trained."""
     options = {}
-    if "bidirectional" in encodings.options(name):
+    if name in encodings.names() and "bidirectional" in encodings.options(name):
         options["bidirectional"] = not call.causal
     encoding = encodings.create(
         name, num_heads=call.N, num_kv_heads=call.K, head_dim=call.H, features=call.N * call.H,
         rngs=nnx.Rngs(0), **options,
     )  # fmt: skip
     graphdef, trained, fixed = nnx.split(encoding, nnx.Param, ...)
-    segments = {}
+    places: dict[str, Any] = {}
     if call.packed:  # three documents, and padding
         ids = jnp.asarray(np.minimum(np.arange(call.T) // (call.T // 3 - 1) + 1, 4) % 4)
-        segments = {"q_segments": ids, "k_segments": ids}
+        places = {"q_segments": ids, "k_segments": ids}
+    if call.start is not None:
+        at = relpos.positions.consecutive(jnp.asarray(call.start))
+        places |= {"q_positions": at, "k_positions": at}
 
     def attend(trained, q, k, v, x):
         made = nnx.merge(graphdef, trained, fixed)
@@ -113,7 +130,7 @@ def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, A
         in_attention = None if made.adds_to_input() else made
         return relpos.attention(
             q, k, v, encoding=in_attention, causal=call.causal, implementation=implementation,
-            **features, **segments,
+            window=call.window, **features, **places,
         )  # fmt: skip
 
     return attend, trained
@@ -152,7 +169,11 @@ def difference(found, wanted) -> float:
 
 
 def check(
-    names: Sequence[str], small: bool, pool: ThreadPoolExecutor, left: Callable[[], float]
+    names: Sequence[str],
+    calls: Sequence[str],
+    small: bool,
+    pool: ThreadPoolExecutor,
+    left: Callable[[], float],
 ) -> Iterator[dict[str, Any]]:
     """Yield what each scheme, call and path gives: its difference, or what went wrong.
 
@@ -166,22 +187,26 @@ def check(
             attend, trained = attend_with(name, call, "reference")
             # The numbers that the device gets, rounded as there, then computed with in float32.
             arguments, weight = jax.tree.map(lambda x: x.astype("float32"), draw(call, trained))
-            return Program(gradients(attend, weight), arguments).compiled()(*arguments)
+            return Program(gradients(attend), (weight, *arguments)).compiled()(weight, *arguments)
 
     def on_device(name, call, path):
         attend, trained = attend_with(name, call, path)
         arguments, weight = draw(call, trained)
         began = time.perf_counter()
         with jax.default_matmul_precision("highest"):
-            program = Program(gradients(attend, weight), arguments).compiled(tuned=False)
-        return program(*arguments), time.perf_counter() - began
+            program = Program(gradients(attend), (weight, *arguments)).compiled(tuned=False)
+        return program(weight, *arguments), time.perf_counter() - began
 
     jobs: list[tuple[str, str, str, Future, Future]] = []
-    for kind, call in CALLS.items():
+    for kind in calls:
+        call = CALLS[kind]
         if small:
             call = dataclasses.replace(call, B=1, T=SMALL, S=min(call.S, SMALL), H=16)
+            if call.window:
+                call = dataclasses.replace(call, window=(20, 10))
         for name in names:
-            if not call.causal and encodings.scheme(name).causal_only:
+            known = name in encodings.names()
+            if not call.causal and (not known or encodings.scheme(name).causal_only):
                 continue
             wanted = pool.submit(on_cpu, name, call)
             for path in CALLED[kind]:
@@ -254,9 +279,9 @@ def measure(
         x = jax.random.normal(keys[4], (B, T, features), jnp.bfloat16)
         for name, (attend, trained) in contestants(chosen, T, N, H).items():
             arguments = (trained, q, k, v, x)
-            for which, function in (("forward", attend), ("step", gradients(attend, weight))):
-                program = pool.submit(Program(function, arguments).compiled)
-                compiling[T, H, name, which] = program, arguments
+            step = Program(gradients(attend), (weight, *arguments))
+            for which, program in (("forward", Program(attend, arguments)), ("step", step)):
+                compiling[T, H, name, which] = pool.submit(program.compiled), program.arguments
     # Nothing is compiled while it is timed; what is not ready in time is left out.
     wait([program for program, _ in compiling.values()], timeout=max(0, 0.7 * left()))
     # One that runs cannot be cancelled.
@@ -355,18 +380,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
-    parser.add_argument("--encodings", type=listed, default=list(encodings.names()))
+    parser.add_argument("--encodings", type=listed, default=[*encodings.names(), *COMPOSED])
     parser.add_argument(
         "--minutes", type=float, default=5, help="after which nothing more is begun"
     )
     parser.add_argument("--parts", type=listed, default=["checks", "speeds"], help="checks, speeds")
+    parser.add_argument("--calls", type=listed, default=list(CALLS), help=", ".join(CALLS))
     parser.add_argument("--out", type=Path, default=where.ROOT / "docs" / "devices")
     parser.add_argument("--small", action="store_true", help="a rehearsal in small sizes")
     options = parser.parse_args(arguments)
-    if wrong := [name for name in options.encodings if name not in encodings.names()]:
-        parser.error(
-            f"--encodings: unknown {', '.join(wrong)}; known: {', '.join(encodings.names())}"
-        )
+    known = [*encodings.names(), *COMPOSED]
+    if wrong := [name for name in options.encodings if name not in known]:
+        parser.error(f"--encodings: unknown {', '.join(wrong)}; known: {', '.join(known)}")
+    if wrong := [call for call in options.calls if call not in CALLS]:
+        parser.error(f"--calls: unknown {', '.join(wrong)}; known: {', '.join(CALLS)}")
     began = time.monotonic()
     device = jax.devices()[0]
     left = lambda: 60 * options.minutes - (time.monotonic() - began)  # noqa: E731
@@ -381,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = "-".join(device.device_kind.lower().split())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = {
-            "checks": check(options.encodings, options.small, pool, left),
+            "checks": check(options.encodings, options.calls, options.small, pool, left),
             "speeds": measure(options.encodings, options.small, pool, left),
         }
         for part in options.parts:

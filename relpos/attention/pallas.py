@@ -13,6 +13,7 @@ the kernels read the terms and write the sums by distance. On a CPU they are int
 
 import functools
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,23 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from relpos.attention import choices, padding, pallas_blocks, pallas_kernels, reference
+from relpos.attention import (
+    choices,
+    padding,
+    pallas_bands,
+    pallas_blocks,
+    pallas_kernels,
+    reference,
+)
 from relpos.attention.mesh_axes import shaped_like, varying_like
+from relpos.attention.pallas_bands import collect, spread
 from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
 from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
+from relpos.positions import Window
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +48,9 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     by_distance, outputs = shaped_like(
         inputs.q, (by_distance, outputs)
     )  # all vary alike, see `head`
-    zeros = None if by_distance is None else jnp.zeros(by_distance.shape, by_distance.dtype)
+    # Of sums by distance the first array, which is not written everywhere.
+    first, *_ = jax.tree.leaves(by_distance) or [None]
+    zeros = None if first is None else jnp.zeros(first.shape, first.dtype)
 
     def run(interpreted: bool):
         return pl.pallas_call(
@@ -55,15 +67,15 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     by_distance, *outputs = jax.lax.platform_dependent(
         *arguments, cpu=run(interpreted=True), default=run(interpreted=False)
     )
-    return (None if by_distance is None else by_distance[:, : problem.width]), *outputs
+    return by_distance, *outputs
 
 
 def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool):
-    """Return (weights by distance [T, W] or None, out [T, V], log of the softmax's denominator [T])."""
+    """Return (weights by distance, see `pallas_bands`, out [T, V], log2 of the softmax's denominator [T])."""
     dtype = _wide(inputs)
     (T, _), V = inputs.q.shape, inputs.v.shape[1]
     outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
-    by_distance = _sums(problem, T, dtype) if with_values else None
+    by_distance = _sums(problem, T, dtype, axis=1) if with_values else None
     programs = T // problem.layout.rows
     return _call(pallas_kernels.forward, problem, programs, by_distance, outputs, inputs, places)
 
@@ -72,12 +84,9 @@ def _wide(inputs: Inputs):
     return jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
 
 
-def _sums(problem: Problem, length: int, dtype) -> jax.ShapeDtypeStruct:
-    """Return the shape of sums by distance; scattered positions have them stored in one piece, a power of two."""
-    W = problem.width
-    return jax.ShapeDtypeStruct(
-        (length, W if problem.layout.consecutive else pl.next_power_of_2(W)), dtype
-    )
+def _sums(problem: Problem, length: int, dtype, axis: int) -> Any:
+    """Return the shapes of sums by distance."""
+    return pallas_bands.sums_like(problem.layout, problem.width, length, dtype, axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -96,9 +105,8 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
     (T, _), S = inputs.q.shape, inputs.k.shape[0]
     dtype = log_total_T.dtype
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction.
-    correction_T = sum(
-        (x * d).sum(-1) for x, d in zip(outputs, d_outputs, strict=True) if x is not None
-    )
+    of_rows = lambda x, d: (x * d).reshape(T, -1).sum(1)  # noqa: E731
+    correction_T = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(of_rows, outputs, d_outputs))), 0)
     backward = Backward(log_total_T, correction_T, *d_outputs)
     programs = T // problem.layout.rows
 
@@ -107,18 +115,18 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
 
     d_rows, d_q, d_q_features, d_state = _call(
         pallas_kernels.query_gradients, problem, programs,
-        None if inputs.row_terms is None else _sums(problem, T, dtype),
+        None if inputs.row_terms is None else _sums(problem, T, dtype, axis=1),
         (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
         inputs, places, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
         pallas_kernels.key_gradients, problem, S // problem.layout.columns,
-        None if inputs.column_terms is None else _sums(problem, S, dtype),
+        None if inputs.column_terms is None else _sums(problem, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, places, backward,
     )  # fmt: skip
-    if d_rows is not None and inputs.row_terms.shape[0] == 1:
-        d_rows = d_rows.sum(0, keepdims=True)
+    d_rows = pallas_bands.for_terms(inputs.row_terms, d_rows)
+    d_columns = pallas_bands.for_terms(inputs.column_terms, d_columns)
     d_state = jax.tree.map(lambda x: x.sum(0), d_state)
     d_inputs = Inputs(d_state, d_q, d_k, d_v, d_rows, d_columns, d_q_features, d_k_features)
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
@@ -127,27 +135,42 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _visits(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> Visits:
-    """Find the blocks that must be visited, from both sides."""
+def _visits(
+    rules: Rules, layout: Layout, q: Tokens, k: Tokens
+) -> tuple[tuple[str, ...], bool, Visits]:
+    """Find the blocks that must be visited, from both sides, in runs, and say whether far ones hide any pair.
+
+    In a run that is far all pairs have one column of the band, so that there is nothing to look up.
+    """
+    has_band = layout.band is not None
+    hides_far = not layout.consecutive or q.segment is not None or rules.window != Window()
+    has_far = layout.consecutive and (has_band or not hides_far)
+    beyonds = (layout.band if has_band else 0,) if has_far else ()
 
     def cut(tokens, size):
         return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tokens)
 
     q, k = cut(q, layout.rows), cut(k, layout.columns)
     query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]
+    runs: list[str] = []
 
     def of_queries(number, tokens):
-        (region,) = regions((), rules, layout, number * layout.rows, key_blocks)
+        found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
         seen = may_see(rules, layout, tokens, k)
-        region = region if seen is None else region.within(*seen)
-        return jnp.asarray(region.begin, jnp.int32), jnp.asarray(region.end, jnp.int32)
+        found = found if seen is None else [region.within(*seen) for region in found]
+        runs[:] = [region.tables[0] if has_far else "near" for region in found]
+        return jnp.asarray([found[0].begin, *(region.end for region in found)], jnp.int32)
 
-    begin, end = jax.vmap(of_queries)(jnp.arange(query_blocks, dtype=jnp.int32), q)
-    block = jnp.arange(key_blocks, dtype=jnp.int32)[None]
-    visited = (begin[:, None] <= block) & (block < end[:, None])
-    first = visited.argmax(0)
-    last = jnp.where(visited.any(0), query_blocks - visited[::-1].argmax(0), first)
-    return Visits(begin, end, first.astype(jnp.int32), last.astype(jnp.int32))
+    numbers = jnp.arange(query_blocks, dtype=jnp.int32)
+    keys = jax.vmap(of_queries)(numbers, q)
+    block = jnp.arange(key_blocks, dtype=jnp.int32)
+    # From the other side: which queries visit a block of keys. The further on they are, the longer the distances.
+    inside = (keys[:, :-1, None] <= block) & (block < keys[:, 1:, None])
+    inside = inside[:, ::-1]
+    first = inside.any(1).argmax(0)
+    ends = jnp.where(inside.any(0), query_blocks - inside[::-1].argmax(0), first)
+    queries = jax.lax.cummax(jnp.concatenate([first[None], ends]))
+    return tuple(runs), hides_far, Visits(keys, queries.T.astype(jnp.int32))
 
 
 def _pad(x: Array, rows: int, columns: int | None = None) -> Array:
@@ -195,8 +218,8 @@ def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: 
     def first_block(inputs, places):
         q_tokens, q_features = jax.tree.map(lambda x: x[:C], (places.q, inputs.q_features))
         k_tokens, k_features = jax.tree.map(lambda x: x[:K], (places.k, inputs.k_features))
-        queries = pallas_blocks.BlockOfQueries([], q_tokens, q_features, None)
-        keys = pallas_blocks.BlockOfKeys([], [], k_tokens, k_features, None)
+        queries = pallas_blocks.BlockOfQueries(0, [], q_tokens, q_features, None)
+        keys = pallas_blocks.BlockOfKeys(0, [], [], k_tokens, k_features, None)
         return pallas_blocks.evaluate(
             problem, places, queries, keys, inputs.state, queries.features, keys.features
         )
@@ -256,11 +279,15 @@ def head(
     state, integers = map(jax.tree.leaves, variables)
     inputs = Inputs(
         state, pad_T(q.content, columns=whole_H), pad_S(k.key, columns=whole_H),
-        pad_S(k.value, columns=whole_V), row_terms, column_terms, q_features, k_features,
+        pad_S(k.value, columns=whole_V), spread(layout, row_terms, 1), spread(layout, column_terms, 0),
+        q_features, k_features,
     )  # fmt: skip
-    places = Places(q_tokens, k_tokens, seed, integers, _visits(rules, layout, q_tokens, k_tokens))
+    runs, hides_far, visits = _visits(rules, layout, q_tokens, k_tokens)
+    places = Places(q_tokens, k_tokens, seed, integers, visits)
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
-    problem = Problem(graphdef, jax.tree.structure(tuple(variables)), rules, layout, width)
+    problem = Problem(
+        graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, runs, hides_far
+    )
     with_values = band.value_vectors is not None
     _check_constants(encoding, problem, inputs, places)
     if choices.interpreted():
@@ -268,9 +295,9 @@ def head(
     else:
         _check_lowers(encoding, problem, with_values, inputs, places)
     inputs, places = varying_like((inputs, places), (inputs, places))
-    out_TV, by_distance_TW = _attend(problem, with_values, inputs, places)
+    out_TV, by_distance = _attend(problem, with_values, inputs, places)
     out_TV = out_TV[:T, :V]
     if with_values:
-        by_distance_TW = by_distance_TW[:T]
+        by_distance_TW = collect(layout, width, by_distance)[:T]
         out_TV += reference.dot(by_distance_TW, band.value_vectors.astype(by_distance_TW.dtype))
     return out_TV.astype(k.value.dtype)

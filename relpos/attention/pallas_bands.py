@@ -1,20 +1,224 @@
 """Values and sums by distance in GPU kernels: what `relpos.attention.reach` does for blocks in plain JAX.
 
-A band has W columns, one for each distance; `index` holds the column of each pair of a block.
+A band has W columns, one for each distance. At consecutive positions plain JAX skews it (`spread`), so that a kernel
+reads and writes a block's pairs as one tile; at scattered ones kernels look up each pair's column.
 """
 
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array
+from jaxtyping import Array, Float
+
+from relpos.attention.regions import Layout
 
 
-class Terms(NamedTuple):
-    """Values by distance, for each row or column of a block.
+class Frame(NamedTuple):
+    """Where the tiles of blocks lie that are near, with C rows of one side and K columns of the other in a block.
+
+    Row i of a block has the columns i - first, ... of its band, and the tile of another block begins at
+    `offset` + how much later that block's first token is.
+    """
+
+    rows: int
+    first: int
+    offset: int
+    width: int
+
+    @classmethod
+    def of(cls, layout: Layout, W: int, axis: int) -> "Frame":
+        """Return the frame for terms of queries (axis 1) or keys (axis 0)."""
+        assert layout.band is not None
+        C, K, past, future = layout.rows, layout.columns, layout.band, W - 1 - layout.band
+        # Where blocks begin differs by multiples of `step`, and if they are near by from -low to high.
+        step = min(C, K)
+        low, high = ((most // step) * step for most in (past + K - 2, future + C - 1))
+        if axis == 1:
+            return cls(C, past - low, low, low + high + K)
+        return cls(K, future - high, high, low + high + C)
+
+    def column(self, W: int) -> Array:
+        """Return the column of the band that each place of a block's rows holds, [rows, width]."""
+        i, m = jnp.arange(self.rows)[:, None], jnp.arange(self.width)
+        return jnp.clip(self.first - i + m, 0, W - 1)
+
+    def place(self, W: int) -> tuple[Array, Array]:
+        """Return the place of each column of the band in a block's rows, [rows, W], and whether it has one."""
+        at = jnp.arange(W) - self.first + jnp.arange(self.rows)[:, None]
+        return jnp.clip(at, 0, self.width - 1), (at >= 0) & (at < self.width)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
+    """Lay out the values of near blocks; its transpose is written by hand, since JAX would scatter."""
+    W = x_TW.shape[1]
+    blocks = x_TW.reshape(-1, frame.rows, W)
+    return jnp.take_along_axis(blocks, frame.column(W)[None], 2).reshape(-1, frame.width)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _unskew(frame: Frame, W: int, p_TM: Float[Array, "T M"]) -> Float[Array, "T W"]:
+    """Sum what `_skew` laid out by distance, its transpose."""
+    blocks = p_TM.reshape(-1, frame.rows, frame.width)
+    at, there = frame.place(W)
+    # Between the ends of the band a row has one pair for each distance.
+    sums = jnp.where(there, jnp.take_along_axis(blocks, at[None], 2), 0)
+    column = frame.column(W)
+    for end in {0, W - 1}:
+        sums = sums.at[..., end].set(jnp.where(column == end, blocks, 0).sum(-1))
+    return sums.reshape(-1, W)
+
+
+_skew.defvjp(
+    lambda frame, x: (_skew(frame, x), x.shape[1]),
+    lambda frame, W, d_TM: (_unskew(frame, W, d_TM),),
+)
+_unskew.defvjp(
+    lambda frame, W, p: (_unskew(frame, W, p), None),
+    lambda frame, W, _, d_TW: (_skew(frame, d_TW),),
+)
+
+
+class Spread(NamedTuple):
+    """A band as kernels have it at consecutive positions; of keys, `near` is turned."""
+
+    near: Any  # [T, width of the frame]; of a band that all rows share, the rows of one block
+    past: Any  # [T] or [1], of all distances beyond the band
+    future: Any
+
+
+def spread(layout: Layout, x_TW: Array | None, axis: int) -> Any:
+    """Lay a band out for kernels, of queries (axis 1) or keys (axis 0), or [1, W] of all of them."""
+    if x_TW is None or not layout.consecutive:
+        return x_TW
+    frame = Frame.of(layout, x_TW.shape[1], axis)
+    ends = x_TW[:, 0], x_TW[:, -1]
+    if x_TW.shape[0] == 1:
+        x_TW = jnp.repeat(x_TW, frame.rows, 0)
+    # Seen from the keys distances rise.
+    near = _skew(frame, x_TW) if axis == 1 else _skew(frame, x_TW[:, ::-1]).T
+    return Spread(near, *ends)
+
+
+def collect(layout: Layout, W: int, sums: Any) -> Any:
+    """Return sums by distance of each query, [T, W], from what a kernel wrote."""
+    if not isinstance(sums, Spread):
+        return sums if sums is None else sums[:, :W]
+    sums_TW = _unskew(Frame.of(layout, W, 1), W, sums.near)
+    return sums_TW.at[:, 0].add(sums.past).at[:, -1].add(sums.future)
+
+
+def for_terms(terms: Any, sums: Any) -> Any:
+    """Return sums by distance as the gradient of what `spread` gave: what all rows share is summed over them."""
+    if terms is None:
+        return None
+    if not isinstance(terms, Spread):
+        sums = sums[:, : terms.shape[1]]
+    return jax.tree.map(lambda x, d: d.reshape(-1, *x.shape).sum(0), terms, sums)
+
+
+def sums_like(layout: Layout, W: int, length: int, dtype: Any, axis: int) -> Any:
+    """Return the shapes of sums by distance that a kernel writes; scattered ones in one piece, a power of two."""
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    if not layout.consecutive:
+        return shape((length, pl.next_power_of_2(W)))
+    near = length, Frame.of(layout, W, axis).width
+    return Spread(shape(near[::-1] if axis == 0 else near), shape((length,)), shape((length,)))
+
+
+class Block(NamedTuple):
+    """A block of queries (axis 1) or keys (axis 0) in a band of W columns."""
+
+    layout: Layout
+    W: int
+    axis: int
+    number: Any
+
+    @property
+    def size(self) -> int:
+        """Return how many tokens it has."""
+        return self.layout.rows if self.axis == 1 else self.layout.columns
+
+    @property
+    def tokens(self) -> Any:
+        """Return which tokens these are."""
+        return pl.ds(self.number * self.size, self.size)
+
+    def tile(self, later: Array) -> tuple[Any, Any]:
+        """Return where the pairs with a block of the other side lie, whose keys stand so much later than queries."""
+        frame = Frame.of(self.layout, self.W, self.axis)
+        if self.axis == 1:
+            return self.tokens, pl.ds(frame.offset + later, self.layout.columns)
+        return pl.ds(frame.offset - later, self.layout.rows), self.tokens
+
+    def turned(self, x: Array) -> Array:
+        """Give each token's value to all its pairs."""
+        return jnp.expand_dims(x, self.axis)
+
+
+def terms_of(block: Block, given: Any) -> Any:
+    """Take a block of what `spread` gave."""
+    if given is None:
+        return None
+    if not isinstance(given, Spread):
+        return Looked.of(block, given)
+    if given.past.shape[0] == 1:
+        block = block._replace(number=0)
+        return Tiles(block, given.near, *(ref[pl.ds(0, 1)][:, None] for ref in given[1:]))
+    return Tiles(block, given.near, *(block.turned(ref[block.tokens]) for ref in given[1:]))
+
+
+def sums_of(block: Block, written: Any) -> Any:
+    """Return how a block's sums by distance come about, in what `sums_like` says."""
+    if written is None:
+        return NoSums()
+    return TileSums(block, written) if isinstance(written, Spread) else LookedSums(block, written)
+
+
+class Tiles(NamedTuple):
+    """Values by distance at consecutive positions; `index` is "past", "future" or where the tile is."""
+
+    block: Block
+    near: Any
+    past: Array
+    future: Array
+
+    def read(self, index: Any) -> Array:
+        """Return the value of each pair."""
+        if isinstance(index, str):
+            return self.past if index == "past" else self.future
+        return self.near[self.block.tile(index)]
+
+
+class TileSums(NamedTuple):
+    """Sums by distance at consecutive positions: near ones are not summed, each has a place of its own."""
+
+    block: Block
+    written: Spread  # near: zeros
+
+    def zeros(self, dtype) -> Any:
+        """Return the sums before the first block."""
+        return {end: jnp.zeros((self.block.size,), dtype) for end in ("past", "future")}
+
+    def add(self, sums: Any, index: Any, p_CK: Array) -> Any:
+        """Add a block."""
+        if isinstance(index, str):
+            return sums | {index: sums[index] + p_CK.sum(self.block.axis)}
+        self.written.near[self.block.tile(index)] = p_CK.astype(self.written.near.dtype)
+        return sums
+
+    def store(self, sums: Any) -> None:
+        """Write what was not written block by block."""
+        self.written.past[self.block.tokens] = sums["past"]
+        self.written.future[self.block.tokens] = sums["future"]
+
+
+class Looked(NamedTuple):
+    """Values by distance at scattered positions; `index` has the column of each pair.
 
     The two ends of the band, which all distances beyond it share, are kept; only pairs in between go to memory.
     """
@@ -24,71 +228,56 @@ class Terms(NamedTuple):
     ends: tuple[Array, Array]
 
     @classmethod
-    def of(cls, ref, number, size: int, axis: int) -> Any:
-        """Take a block of `size` rows of ref, or its only row; axis 1: they belong to rows, 0: to columns."""
-        if ref is None:
-            return None
-        size, number = (1, 0) if ref.shape[0] == 1 else (size, number)
-        rows = pl.ds(number * size, size)
-        turn = functools.partial(jnp.expand_dims, axis=axis)
-        at = turn(number * size + jnp.arange(size, dtype=jnp.int32))
-        return cls(ref, at, (turn(ref[rows, 0]), turn(ref[rows, ref.shape[1] - 1])))
+    def of(cls, block: Block, ref: Any) -> "Looked":
+        """Take a block of rows, or the only row."""
+        if ref.shape[0] == 1:
+            block = block._replace(number=0, layout=block.layout._replace(rows=1, columns=1))
+        at = block.turned(block.number * block.size + jnp.arange(block.size, dtype=jnp.int32))
+        first, last = (block.turned(ref[block.tokens, w]) for w in (0, ref.shape[1] - 1))
+        return cls(ref, at, (first, last))
 
     def read(self, index_CK: Array) -> Array:
         """Return the value of each pair."""
         first, last = self.ends
-        inside = _inside(index_CK, self.ref.shape[1])
+        inside = (index_CK > 0) & (index_CK < self.ref.shape[1] - 1)
         at_CK = jnp.broadcast_to(self.at, index_CK.shape)
         found_CK = triton.load(self.ref.at[at_CK, index_CK], mask=inside, other=0.0)
         return jnp.where(inside, found_CK, jnp.where(index_CK == 0, first, last))
 
 
-class Sums(NamedTuple):
-    """Sums by distance for each row (axis 1) or column (axis 0) of the blocks that a program visits."""
+class LookedSums(NamedTuple):
+    """Sums by distance at scattered positions: any pairs may share one, so each is a pass over the block, slow."""
 
-    ref: Any  # zeros [T, W], or [T, W or more] where positions are scattered
-    number: Any
-    size: int
-    axis: int
-    width: int  # W
-    consecutive: bool
+    block: Block
+    ref: Any  # [T, W or more]
 
     def zeros(self, dtype) -> Any:
         """Return the sums before the first block."""
-        if self.ref is None:
-            return None
-        end = jnp.zeros((self.size,), dtype)
-        return (end, end) if self.consecutive else jnp.zeros((self.size, self.ref.shape[1]), dtype)
+        return jnp.zeros((self.block.size, self.ref.shape[1]), dtype)
 
     def add(self, sums: Any, index_CK: Array, p_CK: Array) -> Any:
         """Add a block."""
-        if self.ref is None:
-            return None
-        total = lambda w: jnp.where(index_CK == w, p_CK, 0).sum(self.axis)  # noqa: E731
-        W = self.width
-        if self.consecutive:
-            # Between the ends of the band a row has one pair for each distance: it is stored, not added.
-            at = self.number * self.size + jnp.arange(self.size, dtype=jnp.int32)
-            at_CK = jnp.broadcast_to(jnp.expand_dims(at, self.axis), index_CK.shape)
-            inside = _inside(index_CK, W)
-            triton.store(self.ref.at[at_CK, index_CK], p_CK.astype(self.ref.dtype), mask=inside)
-            return sums[0] + total(0), sums[1] + total(W - 1)
-        # Any pairs may share a distance: a pass over the block for each one, slow.
         column = jnp.arange(self.ref.shape[1], dtype=jnp.int32)[None]
-        add = lambda w, sums: sums + jnp.where(column == w, total(w)[:, None], 0)  # noqa: E731
-        return lax.fori_loop(0, W, add, sums)
+
+        def add(w, sums):
+            total = jnp.where(index_CK == w, p_CK, 0).sum(self.block.axis)
+            return sums + jnp.where(column == w, total[:, None], 0)
+
+        return lax.fori_loop(0, self.block.W, add, sums)
 
     def store(self, sums: Any) -> None:
-        """Write what was not written block by block."""
-        if self.ref is None:
-            return
-        rows = pl.ds(self.number * self.size, self.size)
-        if self.consecutive:
-            self.ref[rows, 0] = sums[0]
-            self.ref[rows, self.width - 1] = sums[1]
-        else:
-            self.ref[rows, :] = sums
+        """Write them."""
+        self.ref[self.block.tokens, :] = sums
 
 
-def _inside(index: Array, W: int) -> Array:
-    return (index > 0) & (index < W - 1)
+class NoSums:
+    """What stands for sums where no slot has values by distance."""
+
+    def zeros(self, dtype) -> None:
+        """Return nothing."""
+
+    def add(self, sums: None, index: Any, p_CK: Array) -> None:
+        """Add nothing."""
+
+    def store(self, sums: None) -> None:
+        """Write nothing."""

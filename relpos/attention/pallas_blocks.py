@@ -3,6 +3,8 @@
 Arrays come whole and are cut here. The head dimension is worked on in chunks, for heads of any size.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from relpos.attention import reference
-from relpos.attention.pallas_bands import Sums, Terms
+from relpos.attention import pallas_bands, reference
+from relpos.attention.blockwise import hidden_logit
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout
 from relpos.positions import distances
@@ -27,6 +29,8 @@ class Problem(NamedTuple):
     rules: Rules
     layout: Layout
     width: int  # W, of the band
+    runs: tuple[str, ...]  # of keys that a block of queries visits: "past", "near", "future"
+    hides_far: bool  # whether pairs may be hidden in a run that is not near
     interpreted: bool = False  # on a CPU, for tests
 
 
@@ -37,8 +41,8 @@ class Inputs(NamedTuple):
     q: Array  # [T, H]
     k: Array  # [S, H]
     v: Array  # [S, V]
-    row_terms: Any  # [T, W], or [1, W] for all rows, or None
-    column_terms: Any  # [S, W] or None
+    row_terms: Any  # [T, W], or [1, W] for all rows, as `pallas_bands.spread` has them, or None
+    column_terms: Any  # [S, W], likewise
     q_features: Any
     k_features: Any
 
@@ -54,26 +58,25 @@ class Places(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """The runs of blocks that hold visible pairs."""
+    """The runs of blocks that hold visible pairs: each goes from one bound to the next."""
 
-    first_key: Array  # for each block of queries
-    end_key: Array
-    first_query: Array  # for each block of keys
-    end_query: Array
+    keys: Array  # [blocks of queries, runs + 1]
+    queries: Array  # [blocks of keys, runs + 1]: the runs in reverse
 
 
 class Backward(NamedTuple):
     """What the backward pass knows of each query, beside the inputs."""
 
-    log_total: Array  # [T]
+    log_total: Array  # [T], of the softmax's denominator, to the base 2
     correction: Array  # [T]
     d_out: Array  # [T, V]
-    d_by_distance: Any  # [T, W] or None
+    d_by_distance: Any  # [T, W], as `pallas_bands.spread` has them, or None
 
 
 class BlockOfQueries(NamedTuple):
     """A block of queries; lists are chunks of the head dimension."""
 
+    number: Any
     q: list[Array]
     tokens: Tokens
     features: Any
@@ -83,6 +86,7 @@ class BlockOfQueries(NamedTuple):
 class BlockOfKeys(NamedTuple):
     """A block of keys."""
 
+    number: Any
     k: list[Array]
     v: list[Array]
     tokens: Tokens
@@ -131,8 +135,8 @@ def block_of_queries(problem: Problem, inputs: Inputs, places: Places, number) -
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
     tokens, features = _take((places.q, inputs.q_features), rows)
-    terms = Terms.of(inputs.row_terms, number, C, axis=1)
-    return BlockOfQueries(_chunks(inputs.q, rows), tokens, features, terms)
+    terms = pallas_bands.terms_of(band_block(problem, number, axis=1), inputs.row_terms)
+    return BlockOfQueries(number, _chunks(inputs.q, rows), tokens, features, terms)
 
 
 def block_of_keys(problem: Problem, inputs: Inputs, places: Places, number) -> BlockOfKeys:
@@ -140,16 +144,17 @@ def block_of_keys(problem: Problem, inputs: Inputs, places: Places, number) -> B
     K = problem.layout.columns
     columns = pl.ds(number * K, K)
     tokens, features = _take((places.k, inputs.k_features), columns)
-    terms = Terms.of(inputs.column_terms, number, K, axis=0)
+    terms = pallas_bands.terms_of(band_block(problem, number, axis=0), inputs.column_terms)
     k, v = _chunks(inputs.k, columns), _chunks(inputs.v, columns)
-    return BlockOfKeys(k, v, tokens, features, terms)
+    return BlockOfKeys(number, k, v, tokens, features, terms)
 
 
 def block_of_slopes(problem: Problem, backward: Backward, number) -> BlockOfSlopes:
     """Load what the backward pass knows of a block of queries."""
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
-    d_by_distance = Terms.of(backward.d_by_distance, number, C, axis=1)
+    block = band_block(problem, number, axis=1)
+    d_by_distance = pallas_bands.terms_of(block, backward.d_by_distance)
     return BlockOfSlopes(
         backward.log_total[rows],
         backward.correction[rows],
@@ -177,17 +182,19 @@ def _distances(problem: Problem, queries: BlockOfQueries, keys: BlockOfKeys) -> 
     return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
 
-def index_of(problem: Problem, queries: BlockOfQueries, keys: BlockOfKeys) -> Any:
-    """Return the column of each pair's distance in the band; None without one."""
-    band = problem.layout.band
-    if band is None:
+def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys) -> Any:
+    """Return where the pairs' values are in the band, see `pallas_bands`; None without one."""
+    layout = problem.layout
+    if layout.band is None:
         return None
-    return jnp.clip(band - _distances(problem, queries, keys), 0, problem.width - 1)
+    if not layout.consecutive:
+        return jnp.clip(layout.band - _distances(problem, queries, keys), 0, problem.width - 1)
+    return keys.number * layout.columns - queries.number * layout.rows if run == "near" else run
 
 
-def sums_of(problem: Problem, ref, number, size: int, axis: int) -> Sums:
-    """Return how a block sums by distance, into this array."""
-    return Sums(ref, number, size, axis, problem.width, problem.layout.consecutive)
+def band_block(problem: Problem, number, axis: int) -> pallas_bands.Block:
+    """Return a block of queries (axis 1) or keys (axis 0) as the band knows it."""
+    return pallas_bands.Block(problem.layout, problem.width, axis, number)
 
 
 def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:
@@ -205,14 +212,32 @@ def evaluate(problem: Problem, places: Places, queries, keys, state, q_features,
 
 
 def logits_of(
-    problem: Problem, queries: BlockOfQueries, keys: BlockOfKeys, index, bias_CK
+    problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys, index, bias_CK
 ) -> tuple:
-    """Return the logits and who is seen."""
+    """Return the logits, and who is seen; None: all."""
     dots_CK = dot_chunks(problem, queries.q, keys.k)
     terms = [side.terms.read(index) for side in (queries, keys) if side.terms is not None]
     logits_CK = reference.finish_logits(problem.rules, dots_CK, *terms, bias_CK)
-    mask_CK = reference.mask(problem.rules, queries.tokens, keys.tokens)
+    mask_CK = None
+    if run == "near" or problem.hides_far:
+        mask_CK = reference.mask(problem.rules, queries.tokens, keys.tokens)
     return logits_CK.astype(dots_CK.dtype), mask_CK
+
+
+def hide(mask_CK: Array | None, logits_CK: Array) -> Array:
+    """Give the pairs that do not see each other the least logit."""
+    if mask_CK is None:
+        return logits_CK
+    hidden, _ = hidden_logit(logits_CK.dtype)
+    return jnp.where(mask_CK, logits_CK, hidden)
+
+
+def over_runs(runs: tuple[str, ...], bounds, number, visit: Callable, carry: Any) -> Any:
+    """Visit the runs of blocks one after another: carry = visit(run, block, carry)."""
+    for i, run in enumerate(runs):
+        begin, end = bounds[number, i], bounds[number, i + 1]
+        carry = lax.fori_loop(begin, end, functools.partial(visit, run), carry)
+    return carry
 
 
 def loaded(places: Places, state) -> tuple[Places, Any]:

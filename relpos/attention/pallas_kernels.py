@@ -4,20 +4,22 @@ No two programs write to the same place, so there are no atomics, and sums are t
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 
 from relpos.attention import reference
 from relpos.attention.blockwise import hidden_logit
+from relpos.attention.pallas_bands import sums_of
 from relpos.attention.pallas_blocks import (
     Backward,
     BlockOfSlopes,
     Inputs,
     Places,
     Problem,
+    band_block,
     block_of_keys,
     block_of_queries,
     block_of_slopes,
@@ -25,44 +27,45 @@ from relpos.attention.pallas_blocks import (
     dot,
     dot_chunks,
     evaluate,
+    hide,
     index_of,
     loaded,
     logits_of,
+    over_runs,
     put,
     put_chunks,
-    sums_of,
 )
 
+_LOG2_E = math.log2(math.e)
 
-def forward(
-    problem: Problem, _, inputs: Inputs, places: Places, by_distance_TW, out_TV, log_total_T
-):
+
+def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, out_TV, log_total_T):
     """Attention of a block of queries, and its weights summed by distance where there are value vectors."""
     number, C = pl.program_id(0), problem.layout.rows
     rows = pl.ds(number * C, C)
     places, state = loaded(places, inputs.state)
     queries = block_of_queries(problem, inputs, places, number)
     dtype = out_TV.dtype
-    hidden, no_peak = hidden_logit(dtype)
-    begin, end = places.visits.first_key[number], places.visits.end_key[number]
+    _, no_peak = hidden_logit(dtype)
+    over_keys = functools.partial(over_runs, problem.runs, places.visits.keys, number)
 
-    def masked_logits(keys, index):
+    def masked_logits(run, keys, index):
         bias_CK = evaluate(problem, places, queries, keys, state, queries.features, keys.features)
-        logits_CK, mask_CK = logits_of(problem, queries, keys, index, bias_CK)
-        return jnp.where(mask_CK, logits_CK, hidden)
+        logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
+        return hide(mask_CK, logits_CK)
 
     def keep(keys, weights_CK):
         return reference.keep_weights(
             problem.rules, places.seed, queries.tokens, keys.tokens, weights_CK
         )
 
-    def visit(block, carry):
-        peak_C, total_C, out = carry
+    def visit(run, block, carry):
+        peak_C, total_C, out = carry  # of the logits times log2(e), see `_weights`
         keys = block_of_keys(problem, inputs, places, block)
-        logits_CK = masked_logits(keys, index_of(problem, queries, keys))
-        new_peak_C = jnp.maximum(peak_C, logits_CK.max(1))
-        weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
-        shrink_C = jnp.exp(peak_C - new_peak_C)
+        logits_CK = masked_logits(run, keys, index_of(problem, run, queries, keys))
+        new_peak_C = jnp.maximum(peak_C, _LOG2_E * logits_CK.max(1))
+        weights_CK = _weights(logits_CK, new_peak_C)
+        shrink_C = jnp.exp2(peak_C - new_peak_C)
         total_C = total_C * shrink_C + weights_CK.sum(1)
         kept_CK = keep(keys, weights_CK)
         out = [
@@ -74,33 +77,37 @@ def forward(
     V = out_TV.shape[1]
     out = [jnp.zeros((C, chunk(V)), dtype) for _ in range(0, V, chunk(V))]
     carry = (jnp.full((C,), no_peak, dtype), jnp.zeros((C,), dtype), out)
-    peak_C, total_C, out = lax.fori_loop(begin, end, visit, carry)
+    peak_C, total_C, out = over_keys(visit, carry)
     safe_C = jnp.where(total_C == 0, 1, total_C)
-    log_total_C = peak_C + jnp.log(safe_C)
+    log_total_C = peak_C + jnp.log2(safe_C)
     put_chunks(out_TV, rows, [x / safe_C[:, None] for x in out])
     log_total_T[rows] = log_total_C
 
-    if by_distance_TW is None:
+    if by_distance is None:
         return
-    sums = sums_of(problem, by_distance_TW, number, C, axis=1)
+    sums = sums_of(band_block(problem, number, axis=1), by_distance)
 
-    def visit_again(block, carry):
+    def visit_again(run, block, carry):
         keys = block_of_keys(problem, inputs, places, block)
-        index = index_of(problem, queries, keys)
-        weights_CK = jnp.exp(masked_logits(keys, index) - log_total_C[:, None])
+        index = index_of(problem, run, queries, keys)
+        weights_CK = _weights(masked_logits(run, keys, index), log_total_C)
         return sums.add(carry, index, keep(keys, weights_CK))
 
-    sums.store(lax.fori_loop(begin, end, visit_again, sums.zeros(dtype)))
+    sums.store(over_keys(visit_again, sums.zeros(dtype)))
+
+
+def _weights(logits_CK, log_total_C):
+    """Return exp(logits - total), given log2(e) * total: one fused product and a GPU's own exponential."""
+    return jnp.exp2(_LOG2_E * logits_CK - log_total_C[:, None])
 
 
 def _pair_gradients(
-    problem: Problem, places: Places, queries, keys, slopes: BlockOfSlopes, bias_CK
+    problem: Problem, run: str, places: Places, queries, keys, slopes: BlockOfSlopes, bias_CK
 ):
     """Return the weights that were kept, the gradient of the logits, and the index."""
-    hidden, _ = hidden_logit(slopes.log_total.dtype)
-    index = index_of(problem, queries, keys)
-    logits_CK, mask_CK = logits_of(problem, queries, keys, index, bias_CK)
-    weights_CK = jnp.exp(jnp.where(mask_CK, logits_CK, hidden) - slopes.log_total[:, None])
+    index = index_of(problem, run, queries, keys)
+    logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
+    weights_CK = _weights(hide(mask_CK, logits_CK), slopes.log_total)
     keep = functools.partial(
         reference.keep_weights, problem.rules, places.seed, queries.tokens, keys.tokens
     )
@@ -118,7 +125,7 @@ def _pair_gradients(
 
 def query_gradients(
     problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
-    d_terms_TW, d_q_TH, d_features, d_state,
+    d_terms, d_q_TH, d_features, d_state,
 ):  # fmt: skip
     """Gradients of a block of queries, and the block's part of those of the encoding's variables."""
     number, C = pl.program_id(0), problem.layout.rows
@@ -126,11 +133,11 @@ def query_gradients(
     places, state = loaded(places, inputs.state)
     queries = block_of_queries(problem, inputs, places, number)
     slopes = block_of_slopes(problem, backward, number)
-    sums = sums_of(problem, d_terms_TW, number, C, axis=1)
+    sums = sums_of(band_block(problem, number, axis=1), d_terms)
     dtype = d_q_TH.dtype
 
-    def visit(block, carry):
-        d_q, d_terms, d_evaluated = carry
+    def visit(run, block, carry):
+        d_q, d_sums, d_evaluated = carry
         keys = block_of_keys(problem, inputs, places, block)
         bias_CK, pull = jax.vjp(
             lambda state, features: evaluate(
@@ -138,38 +145,42 @@ def query_gradients(
             ),
             state, queries.features,
         )  # fmt: skip
-        _, d_logits_CK, index = _pair_gradients(problem, places, queries, keys, slopes, bias_CK)
+        _, d_logits_CK, index = _pair_gradients(
+            problem, run, places, queries, keys, slopes, bias_CK
+        )
         d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
         d_q = [d + dot(problem, d_dots_CK, k) for d, k in zip(d_q, keys.k, strict=True)]
-        d_terms = sums.add(d_terms, index, d_logits_CK)
+        d_sums = sums.add(d_sums, index, d_logits_CK)
         if bias_CK is not None:
             pulled = pull(d_logits_CK.astype(bias_CK.dtype))
             d_evaluated = jax.tree.map(jnp.add, d_evaluated, pulled)
-        return d_q, d_terms, d_evaluated
+        return d_q, d_sums, d_evaluated
 
     carry = (_zeros(dtype, queries.q), sums.zeros(dtype), _zeros(dtype, (state, queries.features)))
-    begin, end = places.visits.first_key[number], places.visits.end_key[number]
-    d_q, d_terms, (d_state_sums, d_features_C) = lax.fori_loop(begin, end, visit, carry)
+    bounds = places.visits.keys
+    d_q, d_sums, (d_state_sums, d_features_C) = over_runs(
+        problem.runs, bounds, number, visit, carry
+    )
     put_chunks(d_q_TH, rows, d_q)
-    sums.store(d_terms)
+    sums.store(d_sums)
     put(d_state, number, d_state_sums)
     put(d_features, rows, d_features_C)
 
 
 def key_gradients(
     problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
-    d_terms_SW, d_k_SH, d_v_SV, d_features,
+    d_terms, d_k_SH, d_v_SV, d_features,
 ):  # fmt: skip
     """Gradients of a block of keys."""
     number, K = pl.program_id(0), problem.layout.columns
     columns = pl.ds(number * K, K)
     places, state = loaded(places, inputs.state)
     keys = block_of_keys(problem, inputs, places, number)
-    sums = sums_of(problem, d_terms_SW, number, K, axis=0)
+    sums = sums_of(band_block(problem, number, axis=0), d_terms)
     dtype = d_k_SH.dtype
 
-    def visit(block, carry):
-        d_k, d_v, d_terms, d_features = carry
+    def visit(run, block, carry):
+        d_k, d_v, d_sums, d_features = carry
         queries = block_of_queries(problem, inputs, places, block)
         slopes = block_of_slopes(problem, backward, block)
         bias_CK, pull = jax.vjp(
@@ -179,7 +190,7 @@ def key_gradients(
             keys.features,
         )
         kept_CK, d_logits_CK, index = _pair_gradients(
-            problem, places, queries, keys, slopes, bias_CK
+            problem, run, places, queries, keys, slopes, bias_CK
         )
         d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
         kept_CK = kept_CK.astype(keys.v[0].dtype)
@@ -189,20 +200,20 @@ def key_gradients(
             d + over_rows(kept_CK, d_out.astype(kept_CK.dtype))
             for d, d_out in zip(d_v, slopes.d_out, strict=True)
         ]
-        d_terms = sums.add(d_terms, index, d_logits_CK)
+        d_sums = sums.add(d_sums, index, d_logits_CK)
         if bias_CK is not None:
             (pulled,) = pull(d_logits_CK.astype(bias_CK.dtype))
             d_features = jax.tree.map(jnp.add, d_features, pulled)
-        return d_k, d_v, d_terms, d_features
+        return d_k, d_v, d_sums, d_features
 
     carry = (
         _zeros(dtype, keys.k), _zeros(dtype, keys.v), sums.zeros(dtype), _zeros(dtype, keys.features)
     )  # fmt: skip
-    begin, end = places.visits.first_query[number], places.visits.end_query[number]
-    d_k, d_v, d_terms, d_features_K = lax.fori_loop(begin, end, visit, carry)
+    bounds = places.visits.queries
+    d_k, d_v, d_sums, d_features_K = over_runs(problem.runs[::-1], bounds, number, visit, carry)
     put_chunks(d_k_SH, columns, d_k)
     put_chunks(d_v_SV, columns, d_v)
-    sums.store(d_terms)
+    sums.store(d_sums)
     put(d_features, columns, d_features_K)
 
 

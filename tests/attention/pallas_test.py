@@ -11,7 +11,17 @@ from flax import nnx
 
 from relpos import attention, encodings
 from relpos.attention import Slots, choices, pallas, tabulate
-from tests.attending import B, N, attend, carried, inputs, make
+from tests.attending import (
+    B,
+    EverySlot,
+    N,
+    assert_trees_close,
+    attend,
+    carried,
+    inputs,
+    make,
+    value_and_grads,
+)
 
 T, H = 80, 64  # no other test has these: programs of interpreted kernels are cached
 
@@ -166,3 +176,15 @@ def test_a_step_of_decoding_reads_tables_out_of_a_cache(name):
     first, *others = (attend(encoding, q, k, v, x, implementation=path, **kw) for path in paths)
     for other in others:
         np.testing.assert_allclose(other, first, atol=1e-5)
+
+
+def test_blocks_far_beyond_the_band_on_both_sides_hide_nothing():
+    """Whole blocks, so that none is masked; larger ones of queries than of keys."""
+    with jax.enable_x64(True):
+        encoding, arrays = EverySlot(1), inputs(T=32, S=64, B=1, K=1)
+        weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+        found, expected = (
+            value_and_grads(encoding, arrays, weight, implementation=path, block_sizes=(16, 8))
+            for path in ("pallas", "reference")
+        )
+        assert_trees_close(found, expected, 1e-10)

@@ -24,7 +24,7 @@ def test_a_rehearsal_checks_measures_and_writes(tmp_path, capsys):
     timed = {s["name"]: s for s in record["speeds"] if s["pass"] == "step"}
     assert timed["t5, blockwise"]["ms"] > 0
     assert "cuDNN" in timed["cuDNN"]["error"]  # not on a CPU, and the others went on
-    assert "9 of 9 calls agree" in capsys.readouterr().out
+    assert "13 of 13 calls agree" in capsys.readouterr().out
 
 
 def test_a_path_that_is_off_is_told(tmp_path, capsys, monkeypatch):
@@ -37,7 +37,7 @@ def test_a_path_that_is_off_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(check_device.relpos, "attention", wrong)
     arguments = ["--small", "--parts", "checks", "--encodings", "none", "--out"]
     assert check_device.main([*arguments, str(tmp_path)]) == 1
-    assert "3 of 5 calls agree" in capsys.readouterr().out
+    assert "4 of 8 calls agree" in capsys.readouterr().out
 
 
 def test_a_difference_is_measured_by_the_largest_number_beside_it():
