@@ -22,10 +22,11 @@ from relpos.attention import (
 from relpos.attention.distances import Tables
 from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
+from relpos.attention.one_head import each_head
 from relpos.attention.plan import Known, Plan
 from relpos.attention.reference import Rules
 from relpos.attention.seen import are_within
-from relpos.attention.slots import Slots, each_head
+from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
 

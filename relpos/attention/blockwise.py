@@ -1,14 +1,14 @@
-"""One head's attention in blocks: O(T) memory, exact gradients to everything, plain JAX on every platform.
+"""One head's attention in blocks: O(T) memory, exact gradients, plain JAX on every platform.
 
 The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) over the terms of position encodings; each
 term is described beside its gradient, in `relpos.attention.logit_terms` and `relpos.attention.value_terms`. The
 backward pass recomputes each block's logits. It is written out, not left to JAX: a product with a transposed block,
 p.T @ d_out, is a copy of the block on the CPU, while d_out.T @ p, its transpose, is none.
 
-A gradient's way: a slot becomes an array of a term (`parts.terms_of`), the loop here ends at the terms' arrays
+A gradient's way: a distance slot becomes an array of a term (`parts.terms_of`), the loop here ends at the terms' arrays
 (`Term.gradient`), and JAX carries their gradient on, through the slot, to the encoding's parameters (the `jax.vjp` in
 `heads._blockwise_backward`). Only what an encoding computes for each pair JAX differentiates inside of the loop
-(`PairLogits`).
+(`PairLogits`, `PairValues`). Walks and mixes of heads are not here: `outward`, `together`.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def total_of(summands) -> Any:
 
 
 def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
-    """Add up what the terms found; return the logits [C, K] as they are, and with hidden pairs hidden."""
+    """Add up what the terms found; return the logits [C, K] after the softcap, unmasked and masked."""
     dots_CK = total_of(x.dots for x in found)
     logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
     logits_CK = logits_CK.astype(block.dtype)
@@ -87,8 +87,7 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
             lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
         )
         _, logits_CK = _logits(rules, block, found)
-        # Nothing depends on the peak; recomputed from logits that were rounded differently, its derivative would be
-        # 0 / 0.
+        # The result does not depend on the peak, so that its gradient is stopped.
         peak_C = jnp.maximum(before.peak, lax.stop_gradient(logits_CK).max(-1))
         weights_CK = jnp.exp(logits_CK - peak_C[:, None])
         shrink_C = jnp.exp(before.peak - peak_C)
@@ -120,7 +119,7 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_gradients(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
-    """Return what an earlier forward pass gave, `done`; differentiated, it runs the backward pass."""
+    """Return `done`, which an earlier forward pass gave; the gradient of this is the backward pass."""
     return done
 
 
@@ -176,7 +175,7 @@ class Rings(NamedTuple):
 
 
 def pull_back(pulls, d_summand, rings, sums, d: Adds):
-    """Go back through terms that got the same gradient; return what they and `d` add, the rings and the sums."""
+    """Run each term's way back on the same gradient; return what they and `d` add, the rings and the sums."""
     adds, rings, sums = of_each(
         lambda pull, ring, own: pull(d_summand, ring, own), pulls, rings, sums
     )
@@ -184,7 +183,7 @@ def pull_back(pulls, d_summand, rings, sums, d: Adds):
 
 
 def _untrained(d_summand, ring, sums):
-    """Stand for the way back through a term that nothing trains."""
+    """Skip a term whose arrays need no gradient."""
     return Adds(), ring, sums
 
 
@@ -273,7 +272,7 @@ _with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
 
 
 def extent_of(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
-    """Return how far a part tells distances apart."""
+    """Return a part's constant_beyond, its layout and the span of its near table."""
     layout = part.layout(layout)
     return Extent(part.beyond, layout, near_span(part.beyond, rules, layout, T, S))
 
@@ -324,7 +323,7 @@ def joined(result: Result, T: int) -> Float[Array, "... T H"]:
 def joined_log_total(result: Result, T: int) -> Float[Array, "... T"]:
     """Return the logarithms of the softmax's denominators of all blocks as one, padding left out.
 
-    An attention sink, a logit s that takes weight and gives no value, is made of them: out * sigmoid(log_total - s).
+    With an attention sink of logit s the output is out * sigmoid(log_total - s).
     """
     *leading, blocks, C = result.log_total.shape
     return result.log_total.reshape(*leading, blocks * C)[..., :T]

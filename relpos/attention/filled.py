@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from relpos.attention.slots import Slots, split_heads
+from relpos.attention.one_head import split_heads
+from relpos.attention.slots import Slots
 
 
 class Filled(NamedTuple):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from relpos.attention import blockwise, choices, outward, reference
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.mixed_heads import mixed_heads
+from relpos.attention.one_head import each_head, split_heads
 from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import (
@@ -30,7 +31,6 @@ from relpos.attention.prepared import (
     tokens_of,
 )
 from relpos.attention.regions import offset_of
-from relpos.attention.slots import each_head, split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:

@@ -40,7 +40,11 @@ class Content(LogitTerm):
 
 @term
 class KeyVectors(ByDistance, LogitTerm):
-    """Dots q_i . a_K[d]: products with all distances of the block, spread; back, d dots collected by distance."""
+    """Dots q_i . a_K[d].
+
+    Forward, queries are multiplied with the vectors of all distances in the block, and each pair takes its own product.
+    Backward, the gradients of the dots are summed by distance.
+    """
 
     def _products(self, block):
         """Return what gives the products of the queries with vectors."""
@@ -78,7 +82,7 @@ class KeyVectors(ByDistance, LogitTerm):
 
 @term
 class QueryVectors(ByDistance, LogitTerm):
-    """Dots k_j . a_Q[d], by columns what `KeyVectors` is by rows."""
+    """Dots k_j . a_Q[d]: `KeyVectors` with queries and keys exchanged."""
 
     def forward(self, block, ring):
         key = block.k_of(self.part).for_vectors
@@ -96,7 +100,7 @@ class QueryVectors(ByDistance, LogitTerm):
 
 @term
 class Bias(ByDistance, LogitTerm):
-    """Biases b[d]: spread; back, d logits collected."""
+    """Biases b[d]: each pair takes its own; backward, the gradients of the logits are summed by distance."""
 
     reads_tokens = False
 
@@ -110,7 +114,7 @@ class Bias(ByDistance, LogitTerm):
 
 @term
 class PairLogits(LogitTerm):
-    """What an encoding evaluates for each pair, differentiated by JAX: no table holds it."""
+    """`block_bias`, and distance slots without a table: called for each block, differentiated there by JAX."""
 
     state: Any  # of the encoding
     integers: Any  # of the encoding, not differentiated
@@ -122,7 +126,7 @@ class PairLogits(LogitTerm):
     def _logits(self, block, state, q_vector, k_vector, q_features, k_features):
         encoding = nnx.merge(self.graphdef, state, self.integers)
         q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
-        # Of positions alone, XLA would compute all that it can before the loop over heads, and keep arrays of [C, K].
+        # Without the barrier XLA would hoist what depends on positions alone out of the loop over heads, and keep it.
         tokens = lax.optimization_barrier((block.rows.tokens, block.k_tokens, block.k.key))[:2]
         dots_CK = bias_CK = None
         if not self.tabulated:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from relpos.attention import blockwise, reference, together
 from relpos.attention.blocks import Problem
+from relpos.attention.one_head import split_heads
 from relpos.attention.parts import Part, terms_of
 from relpos.attention.per_head import for_heads
 from relpos.attention.plan import Plan
@@ -23,7 +24,7 @@ from relpos.attention.prepared import (
     tokens_of,
 )
 from relpos.attention.regions import offset_of
-from relpos.attention.slots import Slots, split_heads
+from relpos.attention.slots import Slots
 from relpos.attention.transforms import features_of_heads
 
 

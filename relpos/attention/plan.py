@@ -1,4 +1,4 @@
-"""What a call decides: the path, how the attention matrix is cut, and how it gets at what an encoding says."""
+"""What a call decides: the path, how the attention matrix is cut, and how blocks read distance slots."""
 
 import functools
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class PartPlan(NamedTuple):
 
     Attributes:
       filled: the slots that it fills.
-      beyond: its constant_beyond, where a distance is that far.
+      beyond: its constant_beyond; None if no distance reaches it.
       band: `Layout.band`, this part's.
       tabulated: blocks read its distances from a table.
       factored: its distances are factors, beside the queries and keys; neither: they are evaluated for each pair.
@@ -31,7 +31,7 @@ class PartPlan(NamedTuple):
 
     @property
     def evaluated(self) -> bool:
-        """Whether blocks evaluate the encoding: a table says all that it has to say of distances."""
+        """Whether blocks call the encoding itself: for block_bias, walk, or distances without table or factors."""
         by_pair = self.filled.distances and not self.tabulated and not self.factored
         return self.filled.block_bias or self.filled.walks or by_pair
 
@@ -40,11 +40,10 @@ class Known(NamedTuple):
     """What is known of a call's positions before the program runs.
 
     Attributes:
-      consecutive: row i and column j have distance i - j, or the same number more for all, where they see each
-        other.
-      offset: that there may be such a number.
-      whole: they are whole numbers.
-      longest: how long the distances of pairs that see each other may be; None: not known.
+      consecutive: the distance of visible pairs is i - j + one constant.
+      offset: the constant may be other than 0.
+      whole: positions are whole numbers.
+      longest: a bound on |d| of visible pairs; None: not known.
     """
 
     consecutive: bool
@@ -63,7 +62,7 @@ class Plan(NamedTuple):
       graphdef: of the encoding.
       layout: how the attention matrix is cut.
       parts: of a sum on the blockwise path; elsewhere the whole is the one part.
-      padded: keys out of a cache may have zeros in front: heads of another kind are wider.
+      padded: keys out of a cache may have zeros in front, which make them as wide as those of other heads.
     """
 
     path: str
@@ -200,10 +199,10 @@ def _blockwise(
 
 
 def _held(encoding: Slots, filled: Filled, rules: Rules, whole: bool) -> tuple[int | None, bool]:
-    """Return the distance beyond which values are held, and whether factors may stand for them.
+    """Return where distances clamp, and whether factors may replace the slot.
 
-    A band has a place for whole distances alone; factors know of no distance that is held. Those of a bias are scaled
-    with the dot products, and a mix wants it apart from them.
+    A band holds whole distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
+    while `mix` wants the bias by itself.
     """
     beyond = encoding.constant_beyond
     may_factor = bool(filled.factors) and (whole or beyond is None)

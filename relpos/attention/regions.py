@@ -67,12 +67,12 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
     """Return the distances that the table of the near region holds.
 
     Every window a block takes lies inside: the first and last distances of a whole number of blocks are counted,
-    and one reach more than the last distance that makes a block near. A band holds what differs, no more.
+    and rows + columns more than the last distance that makes a block near. A band holds what differs, no more.
     """
     if layout.band is not None:
         return Span(layout.band, layout.band + 1 if rules.past_only else 2 * layout.band + 1)
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
-    reach = layout.rows + layout.columns  # distances in one block, and one
+    reach = layout.rows + layout.columns  # the distances in one block, plus one
     least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols
     if layout.offset:
         return _anywhere(beyond, rules, reach, T, S)
@@ -126,7 +126,7 @@ def regions(
       beyonds: the constant_beyond of each part.
       rules: the static choices.
       layout: how the matrix is cut.
-      row: the index of the first query, counted from the first key's.
+      row: the index of the first query, plus the offset.
       key_blocks: how many there are.
     """
     C, K = layout.rows, layout.columns
@@ -137,7 +137,7 @@ def regions(
         return jnp.clip(block, 0, key_blocks)
 
     def row_less(d):
-        """Return row - d, which int32 must hold; of rows far outside of the columns any that is."""
+        """Return row - d without overflow of int32: rows far outside of the columns are clipped."""
         if not layout.offset:
             return row - d
         low, high = -(C + K), (key_blocks + 2) * K
@@ -161,7 +161,7 @@ def regions(
         end = first_with_most_below(0)
 
     def region(begin, end, side, c):
-        """Tell the parts that are constant from distance c on to read their value of this side."""
+        """Say which parts are constant from distance c on and read their value of this side; the others are near."""
         far = [beyond is not None and beyond <= c for beyond in beyonds]
         return Region(begin, end, tuple(side if yes else "near" for yes in far))
 

@@ -5,54 +5,34 @@
     out[i]      = finish( sum_j p_ij * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
     p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax
 
-An encoding overrides the slots its paper fills and leaves the others. It sees no head axis, no batch axis, no
-mask and no block: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their
-first axis, all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for
-each token (query, key, value, finish) may read the token's features, which `tokens` computes from the layer's input.
+An encoding overrides the slots its paper fills and leaves the others. It sees no batch axis and, but for `mix`, no
+head axis: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their first
+axis, all others are shared by the heads) and evaluates it at the distances a block needs. What is computed for each
+token (query, key, value, finish) may read the token's features, which `tokens` (of `relpos.encodings.base.Encoding`)
+computes from the layer's input.
 
-Every path gives exact gradients to whatever a slot reads. In blocks, `parts.terms_of` turns slots into terms. A slot
-that is evaluated before the loop over blocks gets its gradient from JAX, through its term's arrays; one that is
-evaluated for each pair gets it inside the loop.
+Every path gives exact gradients to the encoding's parameters, to queries, keys, values and features, and none to
+positions. In blocks they come about in these places:
+
+- distance slots (bias, key_vectors, query_vectors, value_vectors) are tables, arrays of a term; the loop over blocks
+  gives the tables' gradients, JAX goes on to the parameters;
+- slots of tokens (query, key, value, vector_query, vector_key, finish, sink) are called outside of the loop, and
+  differentiated there by JAX, as `tokens` is;
+- block_bias, and distance slots without a table, are called for each block, and differentiated by JAX inside the loop;
+- walk and mix have loops of their own (`outward.py`, `together.py`), in which JAX differentiates them.
+
+So a bias that is a table, or one of tokens' features, is written forward only. A factor on the logits of a pair is
+returned by `block_bias`, and multiplied in `mix`.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from relpos.attention.per_head import SPLIT, for_heads
-
-
-def split_heads(encoding: "Slots") -> tuple[Any, Any, Any]:
-    """Return (graphdef, what is split over the heads, what they share).
-
-    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots may be
-    called. That axis is N, and K of a `PerKeyHead`: see `relpos.attention.per_head.for_heads`.
-    """
-    one = nnx.merge(*nnx.split(encoding))
-    for _, module in nnx.iter_graph(one):  # one encoding may hold another
-        if isinstance(module, Slots):
-            module.one_head = True
-    graphdef, per_head, shared = nnx.split(one, SPLIT, ...)  # type: ignore[misc]
-    return graphdef, per_head, shared
-
-
-def each_head(function: Callable[[Any], Any], encoding: "Slots") -> Any:
-    """Return function(encoding of one head) for each head, [N, ...].
-
-    [K, ...] where nothing is split but for key heads, [1, ...] where heads have nothing of their own.
-    """
-    split, per_head, shared = split_heads(encoding)
-
-    def one_head(per_head):
-        return function(nnx.merge(split, per_head, shared))
-
-    if jax.tree.leaves(per_head):
-        return jax.vmap(one_head)(for_heads(per_head))
-    return jax.tree.map(lambda x: x[None], one_head(per_head))
+from relpos.attention.per_head import SPLIT
 
 
 def _of_one_head(slot: Callable) -> Callable:
@@ -84,7 +64,7 @@ class Slots(nnx.Module):
 
     Attributes:
       constant_beyond: c such that every distance slot is constant for d >= c and for d <= -c; None if it never
-        is. Key blocks further away than this cost one number per query row.
+        is. Key blocks further away than this read one row of a table.
       shift_invariant: adding one number to all positions changes nothing. False for schemes that look at the
         positions themselves.
       head_dim: H, where the encoding was made for heads of one size; None: any.
@@ -93,19 +73,18 @@ class Slots(nnx.Module):
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
       logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
       mixes: `mix` is filled: all heads are computed together.
-      walk_rows: how many queries at most walk together: fewer where a block at the diagonal, of which queries see
-        parts, costs much more than others.
+      walk_rows: the largest block of queries that walks together; smaller if blocks on the diagonal are expensive.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
       axes: how many numbers say where a token stands. 1: positions are [T]. Several: [T, axes], row and column of an
         image, or still [T], which the encoding may take as it likes or refuse; it fills no slot of distances. None:
         any, for no slot reads positions.
-      reals: whether positions and distances may be real numbers; a table has a row for whole ones alone.
+      reals: whether positions and distances may be real numbers; tables hold whole distances only.
       unbound: the slots read projections of the layer, which `bind` has yet to bring.
-      one_head: whether this is one head of an encoding, made from `split_heads`; slots with parameters per head are
-        evaluated in no other.
+      one_head: whether this is one head of an encoding, see `relpos.attention.one_head`; slots with parameters per
+        head are evaluated in no other.
       overridden: the names of the methods that fill a slot, or do something else that the empty slots do not.
 
-    With causal=True no slot ever sees a negative distance.
+    With causal=True, and no order of its own, distance slots never see a negative distance.
     """
 
     constant_beyond: int | None = None
@@ -170,7 +149,7 @@ class Slots(nnx.Module):
         """Return the query of the content term, of any width W: a rotation, a bias.
 
         Nothing that grows along the row belongs here. XPos (arXiv:2212.10554) multiplies queries by z^i and keys by
-        z^-j: at position 40,000 the one is 0 and the other infinite, and their product no number. `walk` sees both
+        z^-j: at position 40,000 the one is 0 and the other infinite, and their product NaN. `walk` sees both
         positions of a pair and can say z^(i - j).
         """
         return q_TH
@@ -178,13 +157,13 @@ class Slots(nnx.Module):
     def key(
         self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
-        """Return the key of the content term. It is what a cache stores. See `query` of what does not belong here."""
+        """Return the key of the content term. It is what a cache stores. See `query` for what does not belong here."""
         return k_SH
 
     def vector_query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T W"]:
-        """Return the query that meets the key vectors a_K, of their width."""
+        """Return the query that meets the key vectors a_K, of their width; q_TH is the layer's, not `query`'s."""
         return q_TH
 
     def vector_key(
@@ -202,7 +181,7 @@ class Slots(nnx.Module):
     def finish(
         self, out_TH: Float[Array, "T H"], positions_T: Num[Array, "T *axes"], features_T: Any
     ) -> Float[Array, "T H"]:
-        """Return the output of each query: the rotation of its values back."""
+        """Return the output of each query, from the weighted sum of values: rotated back, say."""
         return out_TH
 
     def bias(self, d: Num[Array, "n"]) -> Float[Array, "n"] | None:
@@ -216,13 +195,13 @@ class Slots(nnx.Module):
     def factored_query(
         self, q_TH: Float[Array, "T H"], positions_T: Num[Array, "T"]
     ) -> Float[Array, "T F"] | None:
-        """Return the query's part of what is said of a distance, where that is a product with the key's place.
+        """Return the query's factor, where what is said of a distance is an inner product of two factors.
 
             factored_query(q_i, i) . factored_key(j) = q_i . a_K[i - j],  or where the encoding has a bias  b[i - j]
 
         It stands beside the query and the key where positions are scattered: there would be a vector for each pair of
         tokens otherwise. An encoding that fills it fills one slot of distances, `key_vectors` or `bias`; it is not
-        asked where `constant_beyond` holds distances, nor for a bias that `mix` wants apart. The product must be right
+        used where `constant_beyond` clamps distances, nor for a bias under `mix`. The product must be right
         for every distance, negative ones too. It is rounded to the type of the queries: in half precision a bias of far
         positions wants several factors.
 
@@ -259,8 +238,7 @@ class Slots(nnx.Module):
 
         Args:
           q_positions: positions of a block of queries.
-          k_positions: positions of a block of keys; with causal=True, where a key lies after a query the result
-            must be finite and is not used.
+          k_positions: positions of a block of keys. The result must be finite at every hidden pair, and is not used.
           q_features: what `tokens` gave for these queries, a tree of arrays [C, ...]; None if it gives none.
           k_features: likewise for the keys.
         """
@@ -307,8 +285,8 @@ class Slots(nnx.Module):
           k_positions: where the keys stand.
           q_features: what `query_block` gave.
           k_features: what `key_block` gave.
-          seen_CK: which pairs are visible; None: all. Hidden keys that a query meets before those it sees must leave
-            no trace in its carry; beyond those that it sees nobody reads it.
+          seen_CK: which pairs are visible; None: all. Keys that a query meets before the first that it sees must leave
+            its carry as it is; after the last that it sees the carry is not used.
           scale: of the dot products.
 
         Returns:
@@ -317,7 +295,7 @@ class Slots(nnx.Module):
         raise NotImplementedError
 
     def come_along(self, k_SH: Float[Array, "S H"], block: Any) -> Float[Array, "S H"]:
-        """Return earlier keys as they are met from behind a block of keys, of which `key_block` gave `block`.
+        """Return earlier keys as a query after this block of keys meets them; `key_block` gave `block`.
 
         An encoding that fills it and `at_end` says that a walk past keys is a product of each with what it is by now,
         linear in the key; and that a key whose features are zeros changes no other. A cache then holds keys as they are
@@ -326,7 +304,7 @@ class Slots(nnx.Module):
         raise NotImplementedError
 
     def at_end(self, block: Any) -> Float[Array, "K H"]:
-        """Return the keys of a block as they are met from behind it, see `come_along`."""
+        """Return the keys of a block as a query after it meets them, see `come_along`."""
         raise NotImplementedError
 
     def mix(

@@ -5,7 +5,7 @@
 
 The terms themselves, each beside its gradient, are in `relpos.attention.logit_terms` and
 `relpos.attention.value_terms`; the loop over blocks (`relpos.attention.blockwise`) treats all alike. A term is
-differentiated with respect to its arrays.
+differentiated with respect to its arrays, and to the block's queries, keys, values and features.
 """
 
 import abc
@@ -98,13 +98,14 @@ def cast_like(tree: Any, like: Any) -> Any:
 class Term:
     """A term, for one head.
 
-    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own. A gradient
+    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own; it is a ring
+    buffer where neighbouring blocks share distances (`spread.Ring`), else None. A gradient
     leaves the backward pass in one of two ways: `sums` are those of the term's own arrays, added up over all blocks;
     `Adds` are those of the tokens' arrays (queries, keys, values, features). A term with arrays defines `zero_sums` and
     `gradient`.
 
     Attributes:
-      reads_tokens: whether queries, keys or values are differentiated through it other than through its own arrays.
+      reads_tokens: of a logit term, whether gradients reach queries, keys, values or features through it.
     """
 
     reads_tokens: ClassVar[bool] = True
@@ -118,7 +119,7 @@ class Term:
         return None
 
     def end_backward(self, block: Block, ring: Any, sums: Any) -> tuple[Adds, Any]:
-        """Return what is left to add behind the last block of a region, and the sums."""
+        """Return what is left to add after the last block of a region, and the sums."""
         return Adds(), sums
 
     def zero_sums(self) -> Any:
@@ -149,11 +150,11 @@ class LogitTerm(Term):
           block: the block.
           d: the gradient of what `forward` returned, always [C, K].
           ring: what the previous block returned, or `begin_backward`.
-          sums: likewise.
+          sums: what the previous block of all, of any queries, returned, or `zero_sums`.
         """
 
     def vjp(self, block: Block, ring: Any) -> tuple[Logits, Any, Any]:
-        """Return what `forward` does, and `backward` for this block."""
+        """Return what `forward` returns, and the way back through this block, a function of (d, ring, sums)."""
         return *self.forward(block, ring), functools.partial(self.backward, block)
 
 
@@ -174,7 +175,7 @@ class ValueTerm(Term):
         """
 
     def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
-        """Return what is left to add to the output behind the last block of a region."""
+        """Return what is left to add to the output after the last block of a region."""
         return None
 
     @abc.abstractmethod
@@ -184,10 +185,10 @@ class ValueTerm(Term):
         """Return what the term adds to the gradients, that of the weights among them, the ring and the sums.
 
         Args:
-          block: the block; its rows know the gradient of the output.
+          block: the block; `block.rows` holds the gradient of the output.
           weights_CK: the softmax's, after dropout.
           ring: what the previous block returned, or `begin_backward`.
-          sums: likewise.
+          sums: what the previous block of all, of any queries, returned, or `zero_sums`.
         """
 
 
@@ -204,7 +205,7 @@ def term(cls):
 
 @dataclasses.dataclass(frozen=True)
 class ByDistance(Term):
-    """A part's slot of distances: a table for each region. Its sums are a term like it, of the tables' transposes."""
+    """A distance slot of one part, a table for each kind of region. Its sums are such a term of transposed tables."""
 
     near: Any
     past: Any

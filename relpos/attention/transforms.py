@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
 from relpos.attention.filled import Filled
+from relpos.attention.one_head import split_heads
 from relpos.attention.per_head import for_heads, repeated, varies
-from relpos.attention.slots import Slots, split_heads
+from relpos.attention.slots import Slots
 
 Slot = Callable[
     [Slots, Array, Array, Any], Array

@@ -33,7 +33,11 @@ class _ValueRings(NamedTuple):
 
 @term
 class ValueVectors(ByDistance, ValueTerm):
-    """Products with a_V[d]: weights, collected by distance, meet them; back, d out's products with them are spread."""
+    """Products with a_V[d].
+
+    Forward, weights are summed by distance and multiplied with the vectors. Backward, each pair takes its product of
+    the output's gradient with them.
+    """
 
     def begin(self, block):
         return self.reach(block).first_sums(block.dtype)

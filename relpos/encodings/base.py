@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int, Num
 
 from relpos.attention import Passed, PerHead, PerHeadConstant, PerKeyHead, Slots, split_heads
 from relpos.attention.by_heads import slices
+from relpos.attention.one_head import each_head
 from relpos.attention.per_head import for_heads, varies
-from relpos.attention.slots import each_head
 from relpos.sharding import left_to_the_compiler
 
 __all__ = [
@@ -103,8 +103,8 @@ class Encoding(Slots, fills_slots=False):
           state: what an earlier call returned for the tokens before these; None at the start.
 
         Returns:
-          The features, a tree of arrays [T, ...] that `block_bias` reads, and the state after these tokens, a tree
-          of arrays that a cache keeps.
+          The features, a tree of arrays [T, ...], which slots of tokens, `block_bias` and `walk` get; and the state
+          after these tokens, a tree of arrays that a cache keeps.
         """
         return None, None
 
