@@ -13,14 +13,13 @@ the kernels read the terms and write the sums by distance. On a CPU they are int
 
 import functools
 import logging
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from relpos.attention import (
     choices,
@@ -31,8 +30,15 @@ from relpos.attention import (
     reference,
 )
 from relpos.attention.mesh_axes import shaped_like, varying_like
-from relpos.attention.pallas_bands import collect, spread
-from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
+from relpos.attention.pallas_bands import LaidOut, collect, lay_out
+from relpos.attention.pallas_blocks import (
+    Backward,
+    Inputs,
+    Places,
+    Problem,
+    Visits,
+    sums_like,
+)
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
@@ -48,9 +54,9 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     by_distance, outputs = shaped_like(
         inputs.q, (by_distance, outputs)
     )  # all vary alike, see `head`
-    # Of sums by distance the first array, which is not written everywhere.
-    first, *_ = jax.tree.leaves(by_distance) or [None]
-    zeros = None if first is None else jnp.zeros(first.shape, first.dtype)
+    # Sums by distance are not written everywhere, but for those of both ends: their array is the first output.
+    near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
+    zeros = None if near is None else jnp.zeros(near.shape, near.dtype)
 
     def run(interpreted: bool):
         return pl.pallas_call(
@@ -67,6 +73,8 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     by_distance, *outputs = jax.lax.platform_dependent(
         *arguments, cpu=run(interpreted=True), default=run(interpreted=False)
     )
+    if by_distance is not None and not isinstance(by_distance, LaidOut):
+        by_distance = by_distance[:, : problem.width]
     return by_distance, *outputs
 
 
@@ -75,18 +83,13 @@ def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool
     dtype = _wide(inputs)
     (T, _), V = inputs.q.shape, inputs.v.shape[1]
     outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
-    by_distance = _sums(problem, T, dtype, axis=1) if with_values else None
+    by_distance = sums_like(problem, T, dtype, axis=1) if with_values else None
     programs = T // problem.layout.rows
     return _call(pallas_kernels.forward, problem, programs, by_distance, outputs, inputs, places)
 
 
 def _wide(inputs: Inputs):
     return jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
-
-
-def _sums(problem: Problem, length: int, dtype, axis: int) -> Any:
-    """Return the shapes of sums by distance."""
-    return pallas_bands.sums_like(problem.layout, problem.width, length, dtype, axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -115,18 +118,18 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
 
     d_rows, d_q, d_q_features, d_state = _call(
         pallas_kernels.query_gradients, problem, programs,
-        None if inputs.row_terms is None else _sums(problem, T, dtype, axis=1),
+        None if inputs.row_terms is None else sums_like(problem, T, dtype, axis=1),
         (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
         inputs, places, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
         pallas_kernels.key_gradients, problem, S // problem.layout.columns,
-        None if inputs.column_terms is None else _sums(problem, S, dtype, axis=0),
+        None if inputs.column_terms is None else sums_like(problem, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, places, backward,
     )  # fmt: skip
-    d_rows = pallas_bands.for_terms(inputs.row_terms, d_rows)
-    d_columns = pallas_bands.for_terms(inputs.column_terms, d_columns)
+    d_rows = pallas_bands.gradient_of_terms(inputs.row_terms, d_rows)
+    d_columns = pallas_bands.gradient_of_terms(inputs.column_terms, d_columns)
     d_state = jax.tree.map(lambda x: x.sum(0), d_state)
     d_inputs = Inputs(d_state, d_q, d_k, d_v, d_rows, d_columns, d_q_features, d_k_features)
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
@@ -138,39 +141,44 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _visits(
     rules: Rules, layout: Layout, q: Tokens, k: Tokens
 ) -> tuple[tuple[str, ...], bool, Visits]:
-    """Find the blocks that must be visited, from both sides, in runs, and say whether far ones hide any pair.
+    """Find the blocks that must be visited, from both sides, in runs, and whether far runs may hide pairs.
 
-    In a run that is far all pairs have one column of the band, so that there is nothing to look up.
+    In a far run all pairs have one column of the band, so that there is nothing to look up.
     """
-    has_band = layout.band is not None
-    hides_far = not layout.consecutive or q.segment is not None or rules.window != Window()
-    has_far = layout.consecutive and (has_band or not hides_far)
-    beyonds = (layout.band if has_band else 0,) if has_far else ()
+    hides_far = q.segment is not None or rules.window != Window()
+    if not layout.consecutive or (layout.band is None and hides_far):
+        beyonds: tuple[int, ...] = ()
+    else:
+        beyonds = (layout.band or 0,)
 
     def cut(tokens, size):
         return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tokens)
 
     q, k = cut(q, layout.rows), cut(k, layout.columns)
     query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]
-    runs: list[str] = []
+    number, block = (jnp.arange(n, dtype=jnp.int32) for n in (query_blocks, key_blocks))
+    found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
+    bounds = [found[0].begin, *(region.end for region in found)]
+    keys = jnp.stack([jnp.broadcast_to(bound, number.shape) for bound in bounds], 1)
+    queries = _seen_from_keys(keys, block)
+    seen = jax.vmap(lambda tokens: may_see(rules, layout, tokens, k))(q)
+    if seen is not None:
+        first, last = _seen_from_keys(jnp.stack(seen, 1), block).T
+        keys = jnp.clip(keys, seen[0][:, None], seen[1][:, None])
+        queries = jnp.clip(queries, first[:, None], last[:, None])
+    runs = tuple(region.tables[0] if beyonds else "near" for region in found)
+    return runs, hides_far, Visits(keys.astype(jnp.int32), queries.astype(jnp.int32))
 
-    def of_queries(number, tokens):
-        found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
-        seen = may_see(rules, layout, tokens, k)
-        found = found if seen is None else [region.within(*seen) for region in found]
-        runs[:] = [region.tables[0] if has_far else "near" for region in found]
-        return jnp.asarray([found[0].begin, *(region.end for region in found)], jnp.int32)
 
-    numbers = jnp.arange(query_blocks, dtype=jnp.int32)
-    keys = jax.vmap(of_queries)(numbers, q)
-    block = jnp.arange(key_blocks, dtype=jnp.int32)
-    # From the other side: which queries visit a block of keys. The further on they are, the longer the distances.
-    inside = (keys[:, :-1, None] <= block) & (block < keys[:, 1:, None])
-    inside = inside[:, ::-1]
+def _seen_from_keys(bounds: Int[Array, "blocks runs1"], block: Array) -> Int[Array, "keys runs1"]:
+    """Return the bounds of queries for each block of keys, of those of keys for each block of queries.
+
+    Later queries have longer distances, so the runs come in reverse.
+    """
+    inside = ((bounds[:, :-1, None] <= block) & (block < bounds[:, 1:, None]))[:, ::-1]
     first = inside.any(1).argmax(0)
-    ends = jnp.where(inside.any(0), query_blocks - inside[::-1].argmax(0), first)
-    queries = jax.lax.cummax(jnp.concatenate([first[None], ends]))
-    return tuple(runs), hides_far, Visits(keys, queries.T.astype(jnp.int32))
+    ends = jnp.where(inside.any(0), bounds.shape[0] - inside[::-1].argmax(0), first)
+    return jax.lax.cummax(jnp.concatenate([first[None], ends])).T
 
 
 def _pad(x: Array, rows: int, columns: int | None = None) -> Array:
@@ -279,7 +287,7 @@ def head(
     state, integers = map(jax.tree.leaves, variables)
     inputs = Inputs(
         state, pad_T(q.content, columns=whole_H), pad_S(k.key, columns=whole_H),
-        pad_S(k.value, columns=whole_V), spread(layout, row_terms, 1), spread(layout, column_terms, 0),
+        pad_S(k.value, columns=whole_V), lay_out(layout, row_terms, 1), lay_out(layout, column_terms, 0),
         q_features, k_features,
     )  # fmt: skip
     runs, hides_far, visits = _visits(rules, layout, q_tokens, k_tokens)

@@ -1,10 +1,11 @@
 """Values and sums by distance in GPU kernels: what `relpos.attention.reach` does for blocks in plain JAX.
 
-A band has W columns, one for each distance. At consecutive positions plain JAX skews it (`spread`), so that a kernel
+A band has W columns, one for each distance. At consecutive positions plain JAX skews it (`lay_out`), so that a kernel
 reads and writes a block's pairs as one tile; at scattered ones kernels look up each pair's column.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,10 @@ from relpos.attention.regions import Layout
 
 
 class Frame(NamedTuple):
-    """Where the tiles of blocks lie that are near, with C rows of one side and K columns of the other in a block.
+    """Where the tiles of near blocks lie in a skewed band.
 
-    Row i of a block has the columns i - first, ... of its band, and the tile of another block begins at
-    `offset` + how much later that block's first token is.
+    Place m of row i of a block holds column first - i + m of the band. The tile with a block of the other side begins
+    at `offset` + how much later that block's first token stands.
     """
 
     rows: int
@@ -34,9 +35,9 @@ class Frame(NamedTuple):
         """Return the frame for terms of queries (axis 1) or keys (axis 0)."""
         assert layout.band is not None
         C, K, past, future = layout.rows, layout.columns, layout.band, W - 1 - layout.band
-        # Where blocks begin differs by multiples of `step`, and if they are near by from -low to high.
-        step = min(C, K)
-        low, high = ((most // step) * step for most in (past + K - 2, future + C - 1))
+        # Block starts differ by multiples of `step`; for near blocks by -low to high.
+        step = math.gcd(C, K)
+        low, high = (max(0, most // step * step) for most in (past + K - 2, future + C - 1))
         if axis == 1:
             return cls(C, past - low, low, low + high + K)
         return cls(K, future - high, high, low + high + C)
@@ -83,7 +84,7 @@ _unskew.defvjp(
 )
 
 
-class Spread(NamedTuple):
+class LaidOut(NamedTuple):
     """A band as kernels have it at consecutive positions; of keys, `near` is turned."""
 
     near: Any  # [T, width of the frame]; of a band that all rows share, the rows of one block
@@ -91,7 +92,7 @@ class Spread(NamedTuple):
     future: Any
 
 
-def spread(layout: Layout, x_TW: Array | None, axis: int) -> Any:
+def lay_out(layout: Layout, x_TW: Array | None, axis: int) -> Any:
     """Lay a band out for kernels, of queries (axis 1) or keys (axis 0), or [1, W] of all of them."""
     if x_TW is None or not layout.consecutive:
         return x_TW
@@ -101,23 +102,19 @@ def spread(layout: Layout, x_TW: Array | None, axis: int) -> Any:
         x_TW = jnp.repeat(x_TW, frame.rows, 0)
     # Seen from the keys distances rise.
     near = _skew(frame, x_TW) if axis == 1 else _skew(frame, x_TW[:, ::-1]).T
-    return Spread(near, *ends)
+    return LaidOut(near, *ends)
 
 
 def collect(layout: Layout, W: int, sums: Any) -> Any:
     """Return sums by distance of each query, [T, W], from what a kernel wrote."""
-    if not isinstance(sums, Spread):
-        return sums if sums is None else sums[:, :W]
+    if not isinstance(sums, LaidOut):
+        return sums
     sums_TW = _unskew(Frame.of(layout, W, 1), W, sums.near)
     return sums_TW.at[:, 0].add(sums.past).at[:, -1].add(sums.future)
 
 
-def for_terms(terms: Any, sums: Any) -> Any:
-    """Return sums by distance as the gradient of what `spread` gave: what all rows share is summed over them."""
-    if terms is None:
-        return None
-    if not isinstance(terms, Spread):
-        sums = sums[:, : terms.shape[1]]
+def gradient_of_terms(terms: Any, sums: Any) -> Any:
+    """Return sums by distance as the gradient of what `lay_out` gave: what all rows share is summed over them."""
     return jax.tree.map(lambda x, d: d.reshape(-1, *x.shape).sum(0), terms, sums)
 
 
@@ -127,7 +124,7 @@ def sums_like(layout: Layout, W: int, length: int, dtype: Any, axis: int) -> Any
     if not layout.consecutive:
         return shape((length, pl.next_power_of_2(W)))
     near = length, Frame.of(layout, W, axis).width
-    return Spread(shape(near[::-1] if axis == 0 else near), shape((length,)), shape((length,)))
+    return LaidOut(shape(near[::-1] if axis == 0 else near), shape((length,)), shape((length,)))
 
 
 class Block(NamedTuple):
@@ -149,34 +146,34 @@ class Block(NamedTuple):
         return pl.ds(self.number * self.size, self.size)
 
     def tile(self, later: Array) -> tuple[Any, Any]:
-        """Return where the pairs with a block of the other side lie, whose keys stand so much later than queries."""
+        """Return the tile of a block of the other side; `later`: its first key less its first query."""
         frame = Frame.of(self.layout, self.W, self.axis)
         if self.axis == 1:
             return self.tokens, pl.ds(frame.offset + later, self.layout.columns)
         return pl.ds(frame.offset - later, self.layout.rows), self.tokens
 
-    def turned(self, x: Array) -> Array:
+    def of_pairs(self, x: Array) -> Array:
         """Give each token's value to all its pairs."""
         return jnp.expand_dims(x, self.axis)
 
 
 def terms_of(block: Block, given: Any) -> Any:
-    """Take a block of what `spread` gave."""
+    """Take a block of what `lay_out` gave."""
     if given is None:
         return None
-    if not isinstance(given, Spread):
-        return Looked.of(block, given)
+    if not isinstance(given, LaidOut):
+        return Lookup.of(block, given)
     if given.past.shape[0] == 1:
         block = block._replace(number=0)
         return Tiles(block, given.near, *(ref[pl.ds(0, 1)][:, None] for ref in given[1:]))
-    return Tiles(block, given.near, *(block.turned(ref[block.tokens]) for ref in given[1:]))
+    return Tiles(block, given.near, *(block.of_pairs(ref[block.tokens]) for ref in given[1:]))
 
 
 def sums_of(block: Block, written: Any) -> Any:
     """Return how a block's sums by distance come about, in what `sums_like` says."""
     if written is None:
         return NoSums()
-    return TileSums(block, written) if isinstance(written, Spread) else LookedSums(block, written)
+    return TileSums(block, written) if isinstance(written, LaidOut) else LookupSums(block, written)
 
 
 class Tiles(NamedTuple):
@@ -198,7 +195,7 @@ class TileSums(NamedTuple):
     """Sums by distance at consecutive positions: near ones are not summed, each has a place of its own."""
 
     block: Block
-    written: Spread  # near: zeros
+    written: LaidOut  # near: zeros
 
     def zeros(self, dtype) -> Any:
         """Return the sums before the first block."""
@@ -217,7 +214,7 @@ class TileSums(NamedTuple):
         self.written.future[self.block.tokens] = sums["future"]
 
 
-class Looked(NamedTuple):
+class Lookup(NamedTuple):
     """Values by distance at scattered positions; `index` has the column of each pair.
 
     The two ends of the band, which all distances beyond it share, are kept; only pairs in between go to memory.
@@ -228,12 +225,12 @@ class Looked(NamedTuple):
     ends: tuple[Array, Array]
 
     @classmethod
-    def of(cls, block: Block, ref: Any) -> "Looked":
+    def of(cls, block: Block, ref: Any) -> "Lookup":
         """Take a block of rows, or the only row."""
         if ref.shape[0] == 1:
             block = block._replace(number=0, layout=block.layout._replace(rows=1, columns=1))
-        at = block.turned(block.number * block.size + jnp.arange(block.size, dtype=jnp.int32))
-        first, last = (block.turned(ref[block.tokens, w]) for w in (0, ref.shape[1] - 1))
+        at = block.of_pairs(block.number * block.size + jnp.arange(block.size, dtype=jnp.int32))
+        first, last = (block.of_pairs(ref[block.tokens, w]) for w in (0, ref.shape[1] - 1))
         return cls(ref, at, (first, last))
 
     def read(self, index_CK: Array) -> Array:
@@ -245,8 +242,8 @@ class Looked(NamedTuple):
         return jnp.where(inside, found_CK, jnp.where(index_CK == 0, first, last))
 
 
-class LookedSums(NamedTuple):
-    """Sums by distance at scattered positions: any pairs may share one, so each is a pass over the block, slow."""
+class LookupSums(NamedTuple):
+    """Sums by distance at scattered positions: any pairs may share one, so each is a pass over the block: slow."""
 
     block: Block
     ref: Any  # [T, W or more]

@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
     q: Array  # [T, H]
     k: Array  # [S, H]
     v: Array  # [S, V]
-    row_terms: Any  # [T, W], or [1, W] for all rows, as `pallas_bands.spread` has them, or None
+    row_terms: Any  # [T, W], or [1, W] for all rows, as `pallas_bands.lay_out` has them, or None
     column_terms: Any  # [S, W], likewise
     q_features: Any
     k_features: Any
@@ -70,7 +70,7 @@ class Backward(NamedTuple):
     log_total: Array  # [T], of the softmax's denominator, to the base 2
     correction: Array  # [T]
     d_out: Array  # [T, V]
-    d_by_distance: Any  # [T, W], as `pallas_bands.spread` has them, or None
+    d_by_distance: Any  # [T, W], as `pallas_bands.lay_out` has them, or None
 
 
 class BlockOfQueries(NamedTuple):
@@ -195,6 +195,11 @@ def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfK
 def band_block(problem: Problem, number, axis: int) -> pallas_bands.Block:
     """Return a block of queries (axis 1) or keys (axis 0) as the band knows it."""
     return pallas_bands.Block(problem.layout, problem.width, axis, number)
+
+
+def sums_like(problem: Problem, length: int, dtype: Any, axis: int) -> Any:
+    """Return the shapes of sums by distance that a kernel writes."""
+    return pallas_bands.sums_like(problem.layout, problem.width, length, dtype, axis)
 
 
 def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:

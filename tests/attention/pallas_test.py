@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from relpos import attention, encodings
+from relpos import attention, encodings, positions
 from relpos.attention import Slots, choices, pallas, tabulate
+from relpos.attention.pallas_bands import Block, Frame
+from relpos.attention.reference import Rules, Tokens, mask
+from relpos.attention.regions import Layout
 from tests.attending import (
     B,
     EverySlot,
@@ -178,13 +181,63 @@ def test_a_step_of_decoding_reads_tables_out_of_a_cache(name):
         np.testing.assert_allclose(other, first, atol=1e-5)
 
 
-def test_blocks_far_beyond_the_band_on_both_sides_hide_nothing():
+@pytest.mark.parametrize("sizes", [(16, 8), pytest.param((24, 16), marks=pytest.mark.long)])
+def test_blocks_far_beyond_the_band_on_both_sides_hide_nothing(sizes):
     """Whole blocks, so that none is masked; larger ones of queries than of keys."""
     with jax.enable_x64(True):
-        encoding, arrays = EverySlot(1), inputs(T=32, S=64, B=1, K=1)
+        encoding, arrays = EverySlot(1), inputs(T=48, S=64, B=1, K=1)
         weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
         found, expected = (
-            value_and_grads(encoding, arrays, weight, implementation=path, block_sizes=(16, 8))
+            value_and_grads(encoding, arrays, weight, implementation=path, block_sizes=sizes)
             for path in ("pallas", "reference")
         )
         assert_trees_close(found, expected, 1e-10)
+
+
+RISING = np.repeat((1, 2, 3, 4), (64, 40, 64, 88))
+NOT_RISING = np.repeat((3, 1, 2, 4), (64, 64, 40, 88))
+
+
+@pytest.mark.parametrize("segments", [None, RISING, NOT_RISING], ids=["one", "rising", "not"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "causal", "band", "window"),
+    [
+        (16, 16, False, 8, None),
+        (32, 16, True, 40, None),
+        (16, 32, False, 0, 50),
+        (16, 64, True, 1, (70, None)),
+        (64, 16, False, 300, None),
+    ],
+)
+def test_runs_visit_what_is_seen_and_near_tiles_lie_inside(
+    rows, columns, causal, band, window, segments
+):
+    n = 256
+    rules = Rules(1.0, causal=causal, window=positions.Window.of(window))
+    layout, W = Layout(rows, columns, True, band), band + 1 + (0 if causal else band)
+    ids = None if segments is None else jnp.asarray(segments)
+    tokens = Tokens(jnp.arange(n), jnp.arange(n), ids)
+    runs, hides_far, visits = pallas._visits(rules, layout, tokens, tokens)
+    shape = n // rows, rows, n // columns, columns
+    seen = np.asarray(mask(rules, tokens, tokens)).reshape(shape).transpose(0, 2, 1, 3)
+    d = (np.arange(n)[:, None] - np.arange(n)).reshape(shape).transpose(0, 2, 1, 3)
+    sides = ((visits.keys, runs, False), (visits.queries, runs[::-1], True))
+    for bounds, names, from_keys in sides:
+        visited = np.zeros(seen.shape[:2], int)
+        for number, row in enumerate(np.asarray(bounds)):
+            for name, begin, end in zip(names, row[:-1], row[1:], strict=True):
+                for other in range(begin, end):
+                    q, k = (other, number) if from_keys else (number, other)
+                    visited[q, k] += 1
+                    visible = d[q, k][seen[q, k]]
+                    if name == "near":
+                        for axis, size in ((1, columns), (0, rows)):
+                            tile = Block(layout, W, axis, 0).tile(k * columns - q * rows)[axis]
+                            assert 0 <= tile.start <= Frame.of(layout, W, axis).width - size
+                    else:
+                        assert (
+                            (visible >= band).all() if name == "past" else (visible <= -band).all()
+                        )
+                        assert hides_far or seen[q, k].all()
+        assert visited.max() == 1
+        assert (visited[seen.any((2, 3))] == 1).all()
