@@ -15,9 +15,9 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention import PerHeadConstant
 from relpos.nn import Decoder, DecoderConfig
 from relpos.positions import Window
+from tests.drawn import drawn
 
 NAMES = encodings.names()
 B, T, V = 2, 13, 31
@@ -41,12 +41,7 @@ def made(name, config):
         config
     )
     sizes = DecoderConfig(vocab_size=V, encodings=layers, **config)
-    model = Decoder(sizes, rngs=nnx.Rngs(0))
-    # Nothing stays zero or alike: a part that is not wired up must show.
-    random = np.random.default_rng(0)
-    graphdef, fixed, state = nnx.split(model, PerHeadConstant, ...)
-    state = jax.tree.map(lambda x: x + 0.2 * random.normal(size=x.shape).astype(x.dtype), state)
-    return graphdef, fixed, state
+    return drawn(lambda: Decoder(sizes, rngs=nnx.Rngs(0)), sizes)
 
 
 def make(name, **config):

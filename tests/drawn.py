@@ -1,0 +1,50 @@
+"""Models whose numbers NumPy draws: where JAX draws them it compiles programs for each shape of a parameter."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos import encodings
+from relpos.attention import PerHeadConstant
+
+
+def drawn(make, config, *, seed=0, size=0.3):
+    """The graph and the state of a model. Nothing is zero or alike: a part that is not wired up must show.
+
+    An encoding's parameters are about what they begin with, a norm's about one, all others about zero.
+
+    Args:
+      make: a function that makes the model.
+      config: a stack's sizes and schemes; the model has no other schemes.
+      seed: of the numbers.
+      size: their standard deviation.
+    """
+    random = np.random.default_rng(seed)
+    middles = {
+        path: variable[...]
+        for name in config.encodings
+        for path, variable in nnx.to_flat_state(nnx.state(_encoding(name, config)))
+    }
+
+    def numbers(path, variable):
+        spread = 0 if isinstance(variable, PerHeadConstant) else size
+        drawn = middle(path) + spread * random.normal(size=variable.shape)
+        return variable.replace(jnp.asarray(drawn, variable.dtype))
+
+    def middle(path):
+        if "encoding" in path:
+            return middles[path[path.index("encoding") + 1 :]]
+        if "input_encodings" in path:  # a list
+            return middles[path[path.index("input_encodings") + 2 :]]
+        return float(path[-1] == "scale")
+
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    flat = [(path, numbers(path, variable)) for path, variable in nnx.to_flat_state(state)]
+    return graphdef, nnx.from_flat_state(flat)
+
+
+def _encoding(name, config):
+    return encodings.create(
+        name, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_size, features=config.features, rngs=nnx.Rngs(0),
+    )  # fmt: skip
