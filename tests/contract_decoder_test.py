@@ -1,12 +1,8 @@
 """The contract of every encoding in a model: one encoding, every situation. Schemes are discovered.
 
 Compiling is what costs time here: all laws of a scheme run one after another, on the same models, and share few
-programs, because what they call has the same shapes. The program of the gradients gives the logits of whole rows too,
-and a ring is always told which tokens are padding. A model has one layer: what several share, and how they are
-scanned, is the stack's own doing and no scheme's.
+programs, because what they call has the same shapes; a ring is always told which tokens are padding.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +11,27 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.nn import Decoder, DecoderConfig
 from relpos.positions import Window
-from tests.drawn import drawn
+from tests.decoder_programs import (
+    B,
+    T,
+    V,
+    dropped,
+    empty,
+    forget,
+    forward,
+    gradients,
+    grow,
+    grow_at,
+    make,
+    ordered,
+    placed,
+    rows_of,
+    tokens,
+    whole,
+)  # fmt: skip
 
 NAMES = encodings.names()
-B, T, V = 2, 13, 31
 PAD = 3
 PADDED = T + PAD
 WINDOW = Window(4, 2)
@@ -30,113 +41,24 @@ WINDOW = Window(4, 2)
 def name(request):
     """A scheme; pytest runs all tests of one before those of the next."""
     yield request.param
-    for kept in (made, caches_of, differentiated):
-        kept.cache_clear()
+    forget()
 
 
-@functools.cache
-def made(name, config):
-    layers = tuple(name.split(","))
-    config = {"num_heads": 6, "num_kv_heads": 3, "num_layers": len(layers), "features": 24} | dict(
-        config
-    )
-    sizes = DecoderConfig(vocab_size=V, encodings=layers, **config)
-    return drawn(lambda: Decoder(sizes, rngs=nnx.Rngs(0)), sizes)
+def long_but_for(*quick):
+    """Mark a test that is quick for some schemes; the others' share in it is another test's too."""
+    params = [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in NAMES]
+    return pytest.mark.parametrize("name", params, indirect=True, scope="module")
 
 
-def make(name, **config):
-    return nnx.merge(*made(name, tuple(config.items())))
-
-
-@functools.cache
-def caches_of(name, window):
-    """Empty caches that T tokens fill, or with a window a ring."""
-    return make(name, window=window).init_caches(B, T)
-
-
-def tokens(batch=B, length=T, seed=1):
-    return np.random.default_rng(seed).integers(0, V, (batch, length), np.int32)
-
-
-@nnx.jit
-def forward(model, tokens_BT, segments=None):
-    return model(tokens_BT, segments=segments)
-
-
-@nnx.jit
-def grow(model, tokens_BT, caches, segments=None):
-    return model(tokens_BT, caches=caches, segments=segments)
-
-
-@nnx.jit
-def placed(model, tokens_BT, positions, segments):
-    return model(tokens_BT, positions=positions, segments=segments)
-
-
-@nnx.jit
-def ordered(model, tokens_BT, positions, order=None):
-    return model(tokens_BT, positions=positions, order=order)
-
-
-@nnx.jit
-def grow_at(model, tokens_BT, caches, positions, order=None):
-    return model(tokens_BT, caches=caches, positions=positions, order=order)
-
-
-@jax.jit
-def rows_of(caches, rows):
-    return tuple(cache.take(rows) for cache in caches)
-
-
-@nnx.jit
-def dropped(model, tokens_BT, key):
-    return model(tokens_BT, key=key)
+# Each slot, walk, kind of positions and of what a cache keeps.
+OF_EACH_KIND = (
+    "cope", "dape", "deberta", "fire", "fox", "inkling", "learned", "path", "rope", "rope_2d", "selective_rope", "shaw",
+    "sink", "t5",
+)  # fmt: skip
 
 
 def close(found, expected, atol=3e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
-
-
-class _Embedded(nnx.Module):
-    """An embedding that has looked its tokens up already."""
-
-    def __init__(self, found, table):
-        self.found, self.embedding = nnx.Variable(found), nnx.Variable(table)
-        self.features = table.shape[1]
-
-    def __call__(self, tokens_BT):
-        return self.found[...]
-
-
-@functools.cache
-def differentiated(name):
-    """A function of tokens and weights: the gradients of the sum of all logits times weights, and the logits.
-
-    The gradients are to the parameters and to the tokens, one-hot.
-    """
-    graphdef, trained, fixed = nnx.split(make(name), nnx.Param, ...)
-
-    @jax.jit
-    @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
-    def gradient(trained, one_hot, x, weights):
-        model = nnx.merge(graphdef, trained, fixed)
-        table = model.embed.table.embedding[...]
-        model.embed.table = _Embedded(one_hot @ table, table)
-        logits = model(x)
-        return (logits * weights).sum(), logits
-
-    return lambda x, weights: gradient(trained, np.eye(V, dtype=np.float32)[x], x, weights)
-
-
-def gradients(name, weights):
-    return differentiated(name)(tokens(), weights)[0]
-
-
-def whole(name, x, window=None):
-    """The logits of whole rows."""
-    if window is not None:
-        return forward(make(name, window=window), x)
-    return differentiated(name)(x, np.zeros((B, T, V), np.float32))[1]
 
 
 def assert_chunks_are_the_whole(expected, grow, caches, chunks):
@@ -149,42 +71,45 @@ def assert_chunks_are_the_whole(expected, grow, caches, chunks):
     close(np.concatenate(logits, 1), expected[:, :at])
 
 
-@pytest.mark.parametrize("window", [None, WINDOW])
-def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window):
+@pytest.mark.parametrize(
+    ("window", "chunks"),
+    [
+        (None, (5, 1, 1, 1, 5)),
+        (None, (1, 1, 1, 5, 5)),
+        (WINDOW, (5, 5)),
+    ],  # long ones run over a ring
+)
+def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, chunks):
     model, x = make(name, window=window), tokens()
-    expected = whole(name, x, window)
 
     def grown(at, caches):
         return grow(model, x[:, at], caches, window and np.ones_like(x[:, at]))
 
-    # With a window the cache is a ring, which the long chunks run over.
-    for chunks in ((5, 1, 1, 1, 5), (1, 1, 1, 5, 5))[: 1 if window else 2]:
-        assert_chunks_are_the_whole(expected, grown, caches_of(name, window), chunks)
+    assert_chunks_are_the_whole(whole(name, x, window), grown, empty(model), chunks)
 
 
-# What has a window, and what takes turns, is seen beside each other.
-SEVERAL = [("rope,none", None), ("fox,t5,fox,t5", WINDOW)]
+@long_but_for(*OF_EACH_KIND)
+def test_a_ring_takes_tokens_one_by_one(name):
+    test_cached_decode_and_chunked_prefill_are_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
 
 
+@pytest.mark.parametrize("window", [None, pytest.param(WINDOW, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
-    ("layers", "window"),
+    "layers",
     [
-        *SEVERAL,
+        "fox,t5,fox,t5",
         *(
-            pytest.param(layers, window, marks=pytest.mark.long)
-            for layers in ("rope,none", "fox,t5,fox,t5", *(f"{name},{name}" for name in NAMES))
-            for window in (None, WINDOW)
-            if (layers, window) not in SEVERAL
+            pytest.param(layers, marks=pytest.mark.long)
+            for layers in ("rope,none", *(f"{name},{name}" for name in NAMES))
         ),
     ],
 )
 def test_cached_decode_of_several_layers_is_the_full_forward(layers, window):
     model, x = make(layers, window=window), tokens()
     expected, caches = forward(model, x), model.init_caches(B, PADDED)
-    for chunks in ((5, 1, 1, 1, 5), (1, 1, 1, 5, 5), (13,)):
-        if chunks[0] != 1 or not window:
-            grown = lambda at, caches: grow(model, x[:, at], caches)  # noqa: E731
-            assert_chunks_are_the_whole(expected, grown, caches, chunks)
+    grown = lambda at, caches: grow(model, x[:, at], caches)  # noqa: E731
+    for chunks in ((5, 1, 1, 1, 5), (1, 1, 1, 5, 5), (13,))[:: 2 if window else 1]:
+        assert_chunks_are_the_whole(expected, grown, caches, chunks)
 
 
 def of_its_kind(name, ids_BT):
@@ -198,6 +123,7 @@ def of_its_kind(name, ids_BT):
 @pytest.mark.parametrize(
     "chunks", [(4, 4, 4), pytest.param((5, 1, 1, 1, 5), marks=pytest.mark.long)]
 )
+@long_but_for(*OF_EACH_KIND)
 def test_decode_with_places_and_an_order_that_are_given_is_the_full_forward(name, chunks):
     """The places repeat and go back and forth, the order does not."""
     model, x = make(name, window=WINDOW), tokens()
@@ -206,26 +132,20 @@ def test_decode_with_places_and_an_order_that_are_given_is_the_full_forward(name
     expected = np.asarray(ordered(model, x, at, order))
     moves = np.abs(expected - whole(name, x, WINDOW)).max() > 1e-2
     assert moves == (encodings.scheme(name).axes is not None)
-    caches = model.init_caches(B, T, positions=at)
-    grown = lambda part, caches: grow_at(model, x[:, part], caches, at[:, part], order[:, part])  # noqa: E731
+    caches = empty(model, at)
+
+    def grown(part, caches):
+        return grow_at(model, x[:, part], caches, at[:, part], order[:, part])
+
     assert_chunks_are_the_whole(expected, grown, caches, chunks)
 
 
-@pytest.mark.parametrize(
-    "scheme",  # reals, axes, integers, and along a walk
-    [
-        "rope",
-        "rope_2d",
-        "t5",
-        "cope",
-        *(pytest.param(name, marks=pytest.mark.long) for name in NAMES),
-    ],
-)
-def test_decode_with_places_that_rise_is_the_full_forward(scheme):
-    model, x = make(scheme, window=WINDOW), tokens()
-    at = of_its_kind(scheme, np.cumsum(np.random.default_rng(3).integers(1, 3, (B, T)), 1))
+@long_but_for("cope", "rope", "rope_2d", "t5")  # a walk, reals, axes, integers
+def test_decode_with_places_that_rise_is_the_full_forward(name):
+    model, x = make(name, window=WINDOW), tokens()
+    at = of_its_kind(name, np.cumsum(np.random.default_rng(3).integers(1, 3, (B, T)), 1))
     expected = np.asarray(ordered(model, x, at))
-    caches = model.init_caches(B, T, positions=at)
+    caches = empty(model, at)
     grown = lambda part, caches: grow_at(model, x[:, part], caches, at[:, part])  # noqa: E731
     assert_chunks_are_the_whole(expected, grown, caches, (5, 1, 1, 1, 5))
 
@@ -267,7 +187,7 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
     segments = (np.arange(PADDED) >= PAD) * np.ones((B, 1), np.int32)
     expected = whole(name, x)
     close(forward(model, padded, segments)[:, PAD:], expected)
-    caches = caches_of(name, None)
+    caches = empty(model)
     cut = PADDED // 2
     first, caches = grow(model, padded[:, :cut], caches, segments[:, :cut])
     second, caches = grow(model, padded[:, cut:], caches, segments[:, cut:])
@@ -277,7 +197,7 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
 @pytest.mark.parametrize("window", [None, WINDOW])
 def test_rows_of_different_lengths_decode_as_if_alone(name, window):
     model, lengths = make(name, window=window), (3, 8)
-    x, caches = tokens(), caches_of(name, window)
+    x, caches = tokens(), empty(model)
     # In one chunk; or in two, of which the second is padding alone in one row.
     size, end = (5, 10) if window else (8, 8)
     segments = (np.arange(end) < np.array(lengths)[:, None]).astype(np.int32)
@@ -357,12 +277,9 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.04
 
 
-@pytest.mark.parametrize(
-    "scheme",  # dense, and along a walk
-    ["rope", "cope", *(pytest.param(name, marks=pytest.mark.long) for name in NAMES)],
-)
-def test_dropout_is_a_function_of_its_key(scheme):
-    model, x = make(scheme, dropout_rate=0.4), tokens()
+@long_but_for("cope", "rope")  # along a walk, and dense
+def test_dropout_is_a_function_of_its_key(name):
+    model, x = make(name, dropout_rate=0.4), tokens()
     one, again = (dropped(model, x, jax.random.key(3)) for _ in range(2))
     other = dropped(model, x, jax.random.key(4))
     np.testing.assert_array_equal(one, again)

@@ -1,5 +1,7 @@
 """Models whose numbers NumPy draws: where JAX draws them it compiles programs for each shape of a parameter."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -20,16 +22,14 @@ def drawn(make, config, *, seed=0, size=0.3):
       size: their standard deviation.
     """
     random = np.random.default_rng(seed)
-    middles = {
-        path: variable[...]
-        for name in config.encodings
-        for path, variable in nnx.to_flat_state(nnx.state(_encoding(name, config)))
-    }
+    sizes = config.num_heads, config.num_kv_heads, config.head_size, config.features
+    middles = {k: x for name in config.encodings for k, x in _begin(name, *sizes).items()}
 
     def numbers(path, variable):
         spread = 0 if isinstance(variable, PerHeadConstant) else size
         drawn = middle(path) + spread * random.normal(size=variable.shape)
-        return variable.replace(jnp.asarray(drawn, variable.dtype))
+        # Of the right type before JAX has them: for it to turn them is a program too.
+        return variable.replace(jnp.asarray(drawn.astype(variable.dtype)))
 
     def middle(path):
         if "encoding" in path:
@@ -43,8 +43,13 @@ def drawn(make, config, *, seed=0, size=0.3):
     return graphdef, nnx.from_flat_state(flat)
 
 
-def _encoding(name, config):
-    return encodings.create(
-        name, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_size, features=config.features, rngs=nnx.Rngs(0),
+@functools.lru_cache(1)
+def _begin(name, heads, key_heads, head_dim, features):
+    """What the parameters of an encoding begin with."""
+    encoding = encodings.create(
+        name, num_heads=heads, num_kv_heads=key_heads, head_dim=head_dim, features=features,
+        rngs=nnx.Rngs(0),
     )  # fmt: skip
+    return {
+        path: np.asarray(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(encoding))
+    }
