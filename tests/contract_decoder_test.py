@@ -71,26 +71,27 @@ def assert_chunks_are_the_whole(expected, grow, caches, chunks):
     close(np.concatenate(logits, 1), expected[:, :at])
 
 
-@pytest.mark.parametrize(
-    ("window", "chunks"),
-    [
-        (None, (5, 1, 1, 1, 5)),
-        (None, (1, 1, 1, 5, 5)),
-        (WINDOW, (5, 5)),
-    ],  # long ones run over a ring
-)
-def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, chunks):
+def assert_cached_decode_is_the_full_forward(name, window, chunks):
     model, x = make(name, window=window), tokens()
 
     def grown(at, caches):
         return grow(model, x[:, at], caches, window and np.ones_like(x[:, at]))
 
-    assert_chunks_are_the_whole(whole(name, x, window), grown, empty(model), chunks)
+    assert_chunks_are_the_whole(whole(name, x, window), grown, empty(name, window), chunks)
+
+
+@pytest.mark.parametrize(
+    ("window", "chunks"),
+    [(None, (5, 1, 1, 1, 5)), (None, (1, 1, 1, 5, 5)), (WINDOW, (5, 5))],
+    ids=["None", "None, one by one first", "a ring that chunks run over"],
+)
+def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, chunks):
+    assert_cached_decode_is_the_full_forward(name, window, chunks)
 
 
 @long_but_for(*OF_EACH_KIND)
 def test_a_ring_takes_tokens_one_by_one(name):
-    test_cached_decode_and_chunked_prefill_are_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
+    assert_cached_decode_is_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
 
 
 @pytest.mark.parametrize("window", [None, pytest.param(WINDOW, marks=pytest.mark.long)])
@@ -132,7 +133,7 @@ def test_decode_with_places_and_an_order_that_are_given_is_the_full_forward(name
     expected = np.asarray(ordered(model, x, at, order))
     moves = np.abs(expected - whole(name, x, WINDOW)).max() > 1e-2
     assert moves == (encodings.scheme(name).axes is not None)
-    caches = empty(model, at)
+    caches = model.init_caches(B, T, positions=at)
 
     def grown(part, caches):
         return grow_at(model, x[:, part], caches, at[:, part], order[:, part])
@@ -145,7 +146,7 @@ def test_decode_with_places_that_rise_is_the_full_forward(name):
     model, x = make(name, window=WINDOW), tokens()
     at = of_its_kind(name, np.cumsum(np.random.default_rng(3).integers(1, 3, (B, T)), 1))
     expected = np.asarray(ordered(model, x, at))
-    caches = empty(model, at)
+    caches = model.init_caches(B, T, positions=at)
     grown = lambda part, caches: grow_at(model, x[:, part], caches, at[:, part])  # noqa: E731
     assert_chunks_are_the_whole(expected, grown, caches, (5, 1, 1, 1, 5))
 
@@ -187,7 +188,7 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
     segments = (np.arange(PADDED) >= PAD) * np.ones((B, 1), np.int32)
     expected = whole(name, x)
     close(forward(model, padded, segments)[:, PAD:], expected)
-    caches = empty(model)
+    caches = empty(name)
     cut = PADDED // 2
     first, caches = grow(model, padded[:, :cut], caches, segments[:, :cut])
     second, caches = grow(model, padded[:, cut:], caches, segments[:, cut:])
@@ -197,7 +198,7 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
 @pytest.mark.parametrize("window", [None, WINDOW])
 def test_rows_of_different_lengths_decode_as_if_alone(name, window):
     model, lengths = make(name, window=window), (3, 8)
-    x, caches = tokens(), empty(model)
+    x, caches = tokens(), empty(name, window)
     # In one chunk; or in two, of which the second is padding alone in one row.
     size, end = (5, 10) if window else (8, 8)
     segments = (np.arange(end) < np.array(lengths)[:, None]).astype(np.int32)

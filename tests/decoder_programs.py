@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from relpos.nn import Decoder, DecoderConfig
+from relpos.positions import Window
 from tests.drawn import drawn
 
 B, T, V = 2, 13, 31
@@ -26,8 +27,18 @@ def made(name, config):
     return drawn(lambda: Decoder(sizes, rngs=nnx.Rngs(0)), sizes)
 
 
-def make(name, **config):
-    return nnx.merge(*made(name, tuple(config.items())))
+def make(name, window=None, **config):
+    model = nnx.merge(*made(name, tuple(config.items())))
+    # As the config would: to make a model takes as long as a program, and a window has no parameters.
+    for block in model.stack.blocks:
+        block.attention.window = Window.of(window)
+    return model
+
+
+@functools.cache
+def empty(name, window=None):
+    """Caches that T tokens fill, or with a window a ring."""
+    return make(name, window=window).init_caches(B, T)
 
 
 def tokens(batch=B, length=T, seed=1):
@@ -37,12 +48,6 @@ def tokens(batch=B, length=T, seed=1):
 @nnx.jit
 def forward(model, tokens_BT, segments=None):
     return model(tokens_BT, segments=segments)
-
-
-@nnx.jit
-def empty(model, positions=None):
-    """Caches that T tokens fill, or with a window a ring."""
-    return model.init_caches(B, T, positions=positions)
 
 
 @nnx.jit
@@ -119,5 +124,5 @@ def whole(name, x, window=None):
 
 def forget():
     """Let go of all models."""
-    made.cache_clear()
-    differentiated.cache_clear()
+    for kept in (made, empty, differentiated):
+        kept.cache_clear()

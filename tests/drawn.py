@@ -2,7 +2,7 @@
 
 import functools
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -28,8 +28,8 @@ def drawn(make, config, *, seed=0, size=0.3):
     def numbers(path, variable):
         spread = 0 if isinstance(variable, PerHeadConstant) else size
         drawn = middle(path) + spread * random.normal(size=variable.shape)
-        # Of the right type before JAX has them: for it to turn them is a program too.
-        return variable.replace(jnp.asarray(drawn.astype(variable.dtype)))
+        # To turn them into another type, or `jnp.asarray`, would be programs too.
+        return variable.replace(jax.device_put(drawn.astype(variable.dtype)))
 
     def middle(path):
         if "encoding" in path:
