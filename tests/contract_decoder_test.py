@@ -29,7 +29,7 @@ from tests.decoder_programs import (
     rows_of,
     tokens,
     whole,
-)  # fmt: skip
+)
 
 NAMES = encodings.names()
 PAD = 3
