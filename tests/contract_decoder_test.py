@@ -1,11 +1,8 @@
 """The contract of every encoding in a model: one encoding, every situation. Schemes are discovered.
 
 Compiling is what costs time here: all laws of a scheme run one after another, on the same models, and share few
-programs, because what they call has the same shapes. A model has one layer: what several share, and how they are
-scanned, is the stack's own doing and no scheme's.
+programs, because what they call has the same shapes; a ring is always told which tokens are padding.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +11,27 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention import PerHeadConstant
-from relpos.nn import Decoder, DecoderConfig
 from relpos.positions import Window
+from tests.decoder_programs import (
+    B,
+    T,
+    V,
+    dropped,
+    empty,
+    forget,
+    forward,
+    gradients,
+    grow,
+    grow_at,
+    make,
+    ordered,
+    placed,
+    rows_of,
+    tokens,
+    whole,
+)
 
 NAMES = encodings.names()
-B, T, V = 2, 13, 31
 PAD = 3
 PADDED = T + PAD
 WINDOW = Window(4, 2)
@@ -29,116 +41,114 @@ WINDOW = Window(4, 2)
 def name(request):
     """A scheme; pytest runs all tests of one before those of the next."""
     yield request.param
-    made.cache_clear()
-    gradients.cache_clear()
+    forget()
 
 
-@functools.cache
-def made(name, seed, config):
-    layers = tuple(name.split(","))
-    config = {"num_heads": 6, "num_kv_heads": 3, "num_layers": len(layers), "features": 24} | dict(
-        config
-    )
-    sizes = DecoderConfig(vocab_size=V, encodings=layers, **config)
-    model = Decoder(sizes, rngs=nnx.Rngs(seed))
-    # Nothing stays zero or alike: a part that is not wired up must show.
-    random = np.random.default_rng(seed)
-    graphdef, fixed, state = nnx.split(model, PerHeadConstant, ...)
-    state = jax.tree.map(lambda x: x + 0.2 * random.normal(size=x.shape).astype(x.dtype), state)
-    return graphdef, fixed, state
+def long_but_for(*quick):
+    """Mark a test that is quick for some schemes; the others' share in it is another test's too."""
+    params = [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in NAMES]
+    return pytest.mark.parametrize("name", params, indirect=True, scope="module")
 
 
-def make(name, seed=0, **config):
-    return nnx.merge(*made(name, seed, tuple(config.items())))
-
-
-def tokens(batch=B, length=T, seed=1):
-    return np.random.default_rng(seed).integers(0, V, (batch, length), np.int32)
-
-
-@nnx.jit
-def forward(model, tokens_BT, segments=None):
-    return model(tokens_BT, segments=segments)
-
-
-@nnx.jit
-def grow(model, tokens_BT, caches, segments=None):
-    return model(tokens_BT, caches=caches, segments=segments)
-
-
-@nnx.jit
-def placed(model, tokens_BT, positions, segments):
-    return model(tokens_BT, positions=positions, segments=segments)
-
-
-@nnx.jit
-def ordered(model, tokens_BT, positions, order):
-    return model(tokens_BT, positions=positions, order=order)
-
-
-@nnx.jit
-def dropped(model, tokens_BT, key):
-    return model(tokens_BT, key=key)
+# Each slot, walk, kind of positions and of what a cache keeps.
+OF_EACH_KIND = (
+    "cope", "dape", "deberta", "fire", "fox", "inkling", "learned", "path", "rope", "rope_2d", "selective_rope", "shaw",
+    "sink", "t5",
+)  # fmt: skip
 
 
 def close(found, expected, atol=3e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
-def cached_decode_is_the_full_forward(name, window):
+def assert_chunks_are_the_whole(expected, grow, caches, chunks):
+    """Grow caches by chunks of these sizes; grow: from a slice of the row and the caches."""
+    logits, at = [], 0
+    for size in chunks:
+        part, caches = grow(slice(at, at + size), caches)
+        logits.append(part)
+        at += size
+    close(np.concatenate(logits, 1), expected[:, :at])
+
+
+def assert_cached_decode_is_the_full_forward(name, window, chunks):
     model, x = make(name, window=window), tokens()
-    expected = forward(model, x)
-    # With a window the cache is a ring, which the long chunks run over.
-    cuts = [(5, 1, 1, 1, 5)] if window else [(5, 1, 1, 1, 5), (1, 1, 1, 5, 5)]
-    cuts += [(13,)] if "," in name else []
-    for chunks in cuts:
-        caches, logits, at = model.init_caches(B, PADDED), [], 0
-        for size in chunks:
-            part, caches = grow(model, x[:, at : at + size], caches)
-            logits.append(part)
-            at += size
-        close(np.concatenate(logits, 1), expected)
+
+    def grown(at, caches):
+        return grow(model, x[:, at], caches, window and np.ones_like(x[:, at]))
+
+    assert_chunks_are_the_whole(whole(name, x, window), grown, empty(name, window), chunks)
 
 
-@pytest.mark.parametrize("window", [None, WINDOW])
-def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window):
-    cached_decode_is_the_full_forward(name, window)
+@pytest.mark.parametrize(
+    ("window", "chunks"),
+    [(None, (5, 1, 1, 1, 5)), (None, (1, 1, 1, 5, 5)), (WINDOW, (5, 5))],
+    ids=["None", "None, one by one first", "a ring that chunks run over"],
+)
+def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, chunks):
+    assert_cached_decode_is_the_full_forward(name, window, chunks)
 
 
-@pytest.mark.parametrize("window", [None, WINDOW])
+@long_but_for(*OF_EACH_KIND)
+def test_a_ring_takes_tokens_one_by_one(name):
+    assert_cached_decode_is_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
+
+
+@pytest.mark.parametrize("window", [None, pytest.param(WINDOW, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "layers",
     [
-        "rope,none",
         "fox,t5,fox,t5",
-        *(pytest.param(f"{name},{name}", marks=pytest.mark.long) for name in NAMES),
+        *(
+            pytest.param(layers, marks=pytest.mark.long)
+            for layers in ("rope,none", *(f"{name},{name}" for name in NAMES))
+        ),
     ],
 )
 def test_cached_decode_of_several_layers_is_the_full_forward(layers, window):
-    cached_decode_is_the_full_forward(layers, window)
+    model, x = make(layers, window=window), tokens()
+    expected, caches = forward(model, x), model.init_caches(B, PADDED)
+    grown = lambda at, caches: grow(model, x[:, at], caches)  # noqa: E731
+    for chunks in ((5, 1, 1, 1, 5), (1, 1, 1, 5, 5), (13,))[:: 2 if window else 1]:
+        assert_chunks_are_the_whole(expected, grown, caches, chunks)
 
 
-def test_decode_with_places_that_are_given_is_the_full_forward(name):
-    """Reals or axes where the scheme takes them; else ids that repeat, and an order that does not."""
-    model, x = make(name, window=6), tokens()
+def of_its_kind(name, ids_BT):
+    """Ids as positions of the kind that a scheme takes: of two axes, reals or integers."""
     scheme = encodings.scheme(name)
-    random, more = np.random.default_rng(3), {}
-    if scheme.axes != 1:
-        at = random.integers(0, 9, (B, T, 2))
-    elif scheme.reals:
-        at = np.sort(random.uniform(0, 2 * T, (B, T)), 1).astype(np.float32)
-    else:
-        at, more = random.integers(0, 5, (B, T)), {"order": np.arange(T) * np.ones((B, 1), int)}
-    placed = nnx.jit(lambda model, x, caches, **places: model(x, caches=caches, **places))
-    expected = placed(model, x, None, positions=at, **more)
-    assert jnp.abs(expected - forward(model, x)).max() > 1e-2 or scheme.axes is None
-    caches, logits, start = model.init_caches(B, T, positions=at), [], 0
-    for size in (5, 1, 1, 1, 5):
-        part = {key: p[:, start : start + size] for key, p in ({"positions": at} | more).items()}
-        found, caches = placed(model, x[:, start : start + size], caches, **part)
-        logits.append(found)
-        start += size
-    close(np.concatenate(logits, 1), expected)
+    if scheme.axes == 2:
+        return np.stack([ids_BT, ids_BT**2 % 7], -1)
+    return (ids_BT * 1.7).astype(np.float32) if scheme.reals else ids_BT
+
+
+@pytest.mark.parametrize(
+    "chunks", [(4, 4, 4), pytest.param((5, 1, 1, 1, 5), marks=pytest.mark.long)]
+)
+@long_but_for(*OF_EACH_KIND)
+def test_decode_with_places_and_an_order_that_are_given_is_the_full_forward(name, chunks):
+    """The places repeat and go back and forth, the order does not."""
+    model, x = make(name, window=WINDOW), tokens()
+    at = of_its_kind(name, np.random.default_rng(3).integers(0, 5, (B, T), np.int32))
+    order = np.arange(T, dtype=np.int32) * np.ones((B, 1), np.int32)
+    expected = np.asarray(ordered(model, x, at, order))
+    moves = np.abs(expected - whole(name, x, WINDOW)).max() > 1e-2
+    assert moves == (encodings.scheme(name).axes is not None)
+    caches = model.init_caches(B, T, positions=at)
+
+    def grown(part, caches):
+        return grow_at(model, x[:, part], caches, at[:, part], order[:, part])
+
+    assert_chunks_are_the_whole(expected, grown, caches, chunks)
+
+
+@long_but_for("cope", "rope", "rope_2d", "t5")  # a walk, reals, axes, integers
+def test_decode_with_places_that_rise_is_the_full_forward(name):
+    model, x = make(name, window=WINDOW), tokens()
+    at = of_its_kind(name, np.cumsum(np.random.default_rng(3).integers(1, 3, (B, T)), 1))
+    expected = np.asarray(ordered(model, x, at))
+    caches = model.init_caches(B, T, positions=at)
+    grown = lambda part, caches: grow_at(model, x[:, part], caches, at[:, part])  # noqa: E731
+    assert_chunks_are_the_whole(expected, grown, caches, (5, 1, 1, 1, 5))
 
 
 def test_a_cache_is_given_positions_or_counts_them():
@@ -165,7 +175,7 @@ def test_packed_documents_are_separate_documents(name):
     # The model is causal: what stands behind a document does not reach it.
     rows = [np.pad(document, ((0, 0), (0, T - document.shape[1]))) for document in documents]
     pairs = [np.concatenate(rows[i : i + B]) for i in range(0, len(rows), B)]
-    apart = np.concatenate([forward(model, pair) for pair in pairs])
+    apart = np.concatenate([whole(name, pair) for pair in pairs])
     for row in range(B):
         alone = zip(apart[3 * row : 3 * row + 3], lengths[row], strict=True)
         close(found[row, :T], np.concatenate([logits[:n] for logits, n in alone]))
@@ -176,9 +186,9 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
     junk = tokens(B, PAD, seed=5)
     padded = np.concatenate([junk, x], 1)
     segments = (np.arange(PADDED) >= PAD) * np.ones((B, 1), np.int32)
-    expected = forward(model, x)
+    expected = whole(name, x)
     close(forward(model, padded, segments)[:, PAD:], expected)
-    caches = model.init_caches(B, T)
+    caches = empty(name)
     cut = PADDED // 2
     first, caches = grow(model, padded[:, :cut], caches, segments[:, :cut])
     second, caches = grow(model, padded[:, cut:], caches, segments[:, cut:])
@@ -188,59 +198,33 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
 @pytest.mark.parametrize("window", [None, WINDOW])
 def test_rows_of_different_lengths_decode_as_if_alone(name, window):
     model, lengths = make(name, window=window), (3, 8)
-    x = tokens()
-    segments = (np.arange(8) < np.array(lengths)[:, None]).astype(np.int32)
-    caches = model.init_caches(B, T)
-    _, caches = grow(model, x[:, :8], caches, segments)
+    x, caches = tokens(), empty(name, window)
+    # In one chunk; or in two, of which the second is padding alone in one row.
+    size, end = (5, 10) if window else (8, 8)
+    segments = (np.arange(end) < np.array(lengths)[:, None]).astype(np.int32)
+    for at in range(0, end, size):
+        _, caches = grow(model, x[:, at : at + size], caches, segments[:, at : at + size])
     # Swapping the rows of a cache swaps what follows.
-    caches = tuple(cache.take(np.array([1, 0])) for cache in caches)
-    found, _ = grow(model, x[::-1, 8:], caches)
+    caches = rows_of(caches, np.array([1, 0]))
+    found, _ = grow(model, x[::-1, 8:], caches, window and np.ones((B, 5), np.int32))
     alone = [np.concatenate([x[row, :n], x[row, 8:], x[row, n:8]]) for row, n in enumerate(lengths)]
-    expected = forward(model, np.stack(alone))
+    expected = whole(name, np.stack(alone), window)
     for row, source in enumerate((1, 0)):
         n = lengths[source]
         close(found[row], expected[source, n : n + 5])
 
 
-class _Embedded(nnx.Module):
-    """An embedding that has looked its tokens up already."""
-
-    def __init__(self, found, table):
-        self.found, self.embedding = nnx.Variable(found), nnx.Variable(table)
-        self.features = table.shape[1]
-
-    def __call__(self, tokens_BT):
-        return self.found[...]
-
-
-@functools.cache
-def gradients(name):
-    """Of the sum of all logits times weights: a function of the weights, to the parameters and the tokens, one-hot."""
-    graphdef, trained, fixed = nnx.split(make(name), nnx.Param, ...)
-
-    def loss(trained, one_hot, x, weights):
-        model = nnx.merge(graphdef, trained, fixed)
-        table = model.embed.table.embedding[...]
-        model.embed.table = _Embedded(one_hot @ table, table)
-        return (model(x) * weights).sum()
-
-    gradient = jax.jit(jax.grad(loss, (0, 1)))
-    x = tokens()
-    one_hot = np.eye(V, dtype=np.float32)[x]
-    return lambda weights: gradient(trained, one_hot, x, weights)
-
-
 def test_no_gradient_flows_from_the_past_to_the_future(name):
     t, weights = 6, np.zeros((B, T, V), np.float32)
     weights[:, t] = 1
-    gradient = np.abs(gradients(name)(weights)[1]).sum((0, 2))
+    gradient = np.abs(gradients(name, weights)[1]).sum((0, 2))
     assert (gradient[t + 1 :] == 0).all()
     assert (gradient[: t + 1] > 0).all()
 
 
 def test_every_parameter_of_the_encoding_gets_a_gradient(name):
     weights = np.random.default_rng(0).normal(size=(B, T, V)).astype(np.float32)
-    trained = nnx.to_flat_state(gradients(name)(weights)[0])
+    trained = nnx.to_flat_state(gradients(name, weights)[0])
     found = [(p, g) for p, g in trained if any("encoding" in str(part) for part in p)]
     alone = encodings.create(name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0))
     assert bool(found) == bool(jax.tree.leaves(nnx.state(alone, nnx.Param)))
@@ -276,7 +260,8 @@ def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
     found = placed(model, x[:, moved], at[:, moved], segments[:, moved])
     close(found, expected[:, moved])
     # Positions that say nothing of the order, and an order that does.
-    ids, rows = (at * 7) % 5, np.arange(T) * ones
+    model = make(name, window=WINDOW)
+    ids, rows = of_its_kind(name, (at * 7) % 5), np.arange(T, dtype=np.int32) * ones
     expected = np.asarray(ordered(model, x, ids, rows))
     close(ordered(model, x[:, moved], ids[:, moved], rows[:, moved]), expected[:, moved])
     other = x.copy()
@@ -287,18 +272,15 @@ def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
 
 def test_bfloat16_is_close_to_float32(name):
     x = tokens()
-    exact = np.asarray(forward(make(name), x))
+    exact = np.asarray(whole(name, x))
     rough = np.asarray(forward(make(name, dtype="bfloat16"), x), np.float32)
     error = np.abs(rough - exact).mean() / np.abs(exact).mean()
     assert 0 < error < 0.04
 
 
-@pytest.mark.parametrize(
-    "scheme",  # dense, and along a walk
-    ["rope", "cope", *(pytest.param(name, marks=pytest.mark.long) for name in NAMES)],
-)
-def test_dropout_is_a_function_of_its_key(scheme):
-    model, x = make(scheme, dropout_rate=0.4), tokens()
+@long_but_for("cope", "rope")  # along a walk, and dense
+def test_dropout_is_a_function_of_its_key(name):
+    model, x = make(name, dropout_rate=0.4), tokens()
     one, again = (dropped(model, x, jax.random.key(3)) for _ in range(2))
     other = dropped(model, x, jax.random.key(4))
     np.testing.assert_array_equal(one, again)
