@@ -54,7 +54,7 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
     paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
-    both_ways(EverySlot(1), inputs(T=T, S=S, B=1, K=1), paths, causal=causal)
+    both_ways(EverySlot(1, heads=1), inputs(T=T, S=S, B=1, N=1, K=1), paths, causal=causal)
 
 
 @pytest.mark.parametrize("sizes", [{"B": 0}, {"T": 0, "S": 9}, {"T": 9, "S": 0}], ids=str)
@@ -79,8 +79,9 @@ def test_a_row_that_sees_nothing_is_zero_and_leaves_no_trace():
     segments[1, :] = 0
     segments = jnp.asarray(segments)
     out, (_, gradients) = both_ways(
-        EverySlot(), inputs(T=T), causal=True, q_segments=segments, k_segments=segments
-    )
+        EverySlot(1, heads=1), inputs(T=T, N=1, K=1),
+        causal=True, q_segments=segments, k_segments=segments,
+    )  # fmt: skip
     hidden = np.asarray(segments) == 0
     assert not np.asarray(out)[hidden].any()
     for gradient in gradients[:3]:
@@ -224,16 +225,17 @@ def test_inside_shard_map(shaw, checked):
         return jax.shard_map(one, mesh=mesh, check_vma=checked, **split)(state, q).sum()
 
     found = jax.jit(jax.grad(sharded, (0, 1)))(state, q)
-    assert_trees_close(found, jax.grad(expected, (0, 1))(state, q), 1e-5)
+    assert_trees_close(found, jax.jit(jax.grad(expected, (0, 1)))(state, q), 1e-5)
 
 
 def test_inside_vmap_remat_and_scan(shaw):
     state, q, expected, loss, _ = shaw
     many = jnp.stack([q, 2 * q, -q])
     gradient = lambda loss: lambda q: jax.grad(loss, (0, 1))(state, q)  # noqa: E731
-    wanted = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(expected)(q) for q in many))
-    assert_trees_close(jax.vmap(gradient(loss))(many), wanted, 1e-5)
-    assert_trees_close(jax.lax.map(gradient(jax.checkpoint(loss)), many), wanted, 1e-5)
+    wanted = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(gradient(expected)), many))
+    assert_trees_close(jax.jit(jax.vmap(gradient(loss)))(many), wanted, 1e-5)
+    in_turn = jax.jit(lambda many: jax.lax.map(gradient(jax.checkpoint(loss)), many))
+    assert_trees_close(in_turn(many), wanted, 1e-5)
 
 
 def squares(name):
@@ -298,7 +300,7 @@ def test_the_reference_has_second_derivatives_in_every_order(name):
 @pytest.mark.parametrize("causal", [True, False])
 def test_gradients_where_the_encoding_is_not_trained(causal):
     """A bias that nobody differentiates is left out of the backward pass, and nothing else."""
-    arrays, encoding = inputs(T=19), EverySlot()
+    arrays, encoding = inputs(T=19, B=1, N=1, K=1), EverySlot(1, heads=1)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
 
     def gradients(path):
