@@ -9,7 +9,7 @@ from flax import nnx
 import relpos
 
 SIZES = {"num_kv_heads": 2, "head_dim": 6}
-CHUNKS = (70, 1, 1, 70)
+CHUNKS = (70, 70, 1)
 
 
 @nnx.jit
