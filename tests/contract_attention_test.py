@@ -75,6 +75,7 @@ SETTINGS = {
     },
     "an order of its own, dropout": {
         "causal": True, "window": 12, "positions": SCATTERED, "order": ORDER, "dropout_rate": 0.3,
+        "K": 1,
     },
     "dropout": {"causal": True, "dropout_rate": 0.3},
     "cross, fewer keys": {"S": S, **ONE},
@@ -254,17 +255,17 @@ def test_paths_agree_at_real_positions_packed_and_windowed(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_positions_have_the_axes_that_a_scheme_says(name):
     """What has others is refused, but where no positions are read."""
-    encoding = make(name)
+    encoding, heads = of_few_heads(name)
     grid = jnp.stack([jnp.asarray(SCATTERED), jnp.asarray(SCATTERED) // 7 + ORDER], -1)
     if encoding.axes == 1 and encoding.reads_positions:
         with pytest.raises(ValueError, match=f"{type(encoding).__name__} takes one number.*have 2"):
             check_places(encoding, grid)
         return
     if encoding.reads_positions:
-        kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED}
-        assert_paths_agree(encoding, kw, [BLOCKS], FAST)
+        kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED, "K": 1}
+        assert_paths_agree(encoding, kw, [BLOCKS], FAST, heads)
         return
-    arrays = inputs(B=1)
+    arrays = inputs(B=1, N=heads, K=1)
     found, expected = (
         attend(encoding, *arrays, causal=True, q_positions=at, k_positions=at)
         for at in (grid[:1], jnp.arange(T))

@@ -12,6 +12,7 @@ from flax import nnx
 import relpos
 from relpos import attention, encodings
 from relpos.attention import Slots, choices, tabulate
+from relpos.attention.slots import SLOTS
 from tests.attending import (
     BLOCKS,
     EverySlot,
@@ -238,9 +239,8 @@ def test_inside_vmap_remat_and_scan(shaw):
     assert_trees_close(in_turn(many), wanted, 1e-5)
 
 
-def squares(name):
+def squares(encoding):
     """A loss by path, and the point where it is differentiated."""
-    encoding = make(name, heads=1)
     graphdef, state = nnx.split(encoding)
     q, k, v, x = inputs(B=1, T=11, N=1, K=1)
 
@@ -261,14 +261,27 @@ def slopes(loss, state, q):
     return jax.jvp(jax.grad(loss, (0, 1)), (state, q), (state, q))
 
 
+# To attention one that adds to the input is none.
+WITHIN = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
+
+
+def marks(name):
+    """What is no table, vector or rotation may have derivatives of its own; of the others EverySlot has one each."""
+    slots = encodings.scheme(name).overridden & SLOTS
+    by_itself = "block_bias" in slots or slots - EverySlot.overridden
+    return () if by_itself else pytest.mark.long
+
+
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 10, 2),
     reason="older JAX cannot differentiate a loop forward whose arguments it has no names for",
 )
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", encodings.names())
+@pytest.mark.parametrize("name", ["every slot", *(pytest.param(n, marks=marks(n)) for n in WITHIN)])
 def test_gradients_and_second_derivatives_under_vmap_are_those_of_each_call(name):
-    loss, (state, q) = squares(name)
+    loss, (state, q) = squares(
+        EverySlot(1, heads=1) if name == "every slot" else make(name, heads=1)
+    )
     many = jnp.stack([q, 0.4 * q[:, ::-1]])
     found = jax.jit(jax.vmap(lambda q: slopes(loss("blockwise"), state, q)))(many)
     each = jax.jit(lambda q: slopes(loss("reference"), state, q))
@@ -280,7 +293,7 @@ def test_gradients_and_second_derivatives_under_vmap_are_those_of_each_call(name
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", encodings.names())
 def test_the_reference_has_second_derivatives_in_every_order(name):
-    loss, point = squares(name)
+    loss, point = squares(make(name, heads=1))
     loss = loss("reference")
     reverse = jax.grad(lambda *p: sum(
         (a * b).sum() for a, b in zip(
@@ -476,7 +489,7 @@ def sizes_in(jaxpr):
                 yield from sizes_in(inner)
 
 
-@pytest.mark.parametrize("name", encodings.names())
+@pytest.mark.parametrize("name", WITHIN)
 @pytest.mark.parametrize("path", ["auto", "pallas"])
 def test_nothing_of_size_t_by_t_is_made(path, name):
     T = 16384
