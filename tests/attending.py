@@ -58,15 +58,26 @@ def carried(encoding, paths):
     return [path for path in paths if path != "pallas" or by_itself]
 
 
-def value_and_grads(encoding, arrays, weight, **kw):
+def differentiated(encoding, weight, **kw):
+    """Return a program of arrays, positions and segments: it gives the output, and its gradients as a pair."""
     graphdef, state = nnx.split(encoding)
 
-    def loss(state, arrays):
-        out = attend(nnx.merge(graphdef, state), *arrays, **kw)
+    def loss(state, arrays, places):
+        places = {f"{side}_{what}": x for what, x in places.items() for side in "qk"}
+        out = attend(nnx.merge(graphdef, state), *arrays, **places, **kw)
         return (out * weight).sum(), out
 
-    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(state, arrays)
-    return out, grads
+    program = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+    def run(arrays, **places):
+        (_, out), grads = program(state, arrays, places)
+        return out, grads
+
+    return run
+
+
+def value_and_grads(encoding, arrays, weight, **kw):
+    return differentiated(encoding, weight, **kw)(arrays)
 
 
 def assert_trees_close(found, expected, tolerance):
@@ -88,14 +99,14 @@ class EverySlot(encodings.Encoding):
     scaled_vectors = False
     logit_scale = 0.5 * H**-0.5
 
-    def __init__(self, key_heads=K):
+    def __init__(self, key_heads=K, heads=N):
         random = np.random.default_rng(5)
         new = lambda *shape: jnp.asarray(random.normal(size=shape))  # noqa: E731
-        self.table = PerHead(new(N, 13))
+        self.table = PerHead(new(heads, 13))
         self.turn = nnx.Param(new(H))
-        self.stretch = PerHead(new(N, H))
+        self.stretch = PerHead(new(heads, H))
         self.shift = PerKeyHead(new(key_heads, H))
-        self.weight = PerHead(new(N, D))
+        self.weight = PerHead(new(heads, D))
         self.of_keys, self.of_queries = nnx.Param(new(13, 7)), nnx.Param(new(13, 5))
         self.of_values = nnx.Param(new(13, H))
 

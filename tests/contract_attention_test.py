@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention import choices, split_heads
+from relpos.attention import choices
 from relpos.attention.checks import check_places
+from relpos.attention.slots import SLOTS
 from relpos.positions import Consecutive, consecutive
 from tests import oracle
 from tests.attending import (
@@ -26,6 +27,7 @@ from tests.attending import (
     assert_trees_close,
     attend,
     carried,
+    differentiated,
     inputs,
     make,
     value_and_grads,
@@ -68,14 +70,18 @@ SETTINGS = {
     "scattered, packed, windowed": {
         "causal": True, "window": 9, "positions": SCATTERED, "segments": PACKED,
     },
-    "scattered, window of two sides": {"window": (14, 5), "positions": SCATTERED, "K": 1},
-    "an order of its own": {
-        "causal": True, "window": 12, "positions": SCATTERED, "order": ORDER, "K": 1,
+    "scattered, packed, window of two sides": {
+        "window": (14, 5), "positions": SCATTERED, "segments": PACKED,
     },
-    "softcap and scale": {"causal": True, "softcap": 2.0, "scale": 0.7, **ONE},
+    "an order of its own, dropout": {
+        "causal": True, "window": 12, "positions": SCATTERED, "order": ORDER, "dropout_rate": 0.3,
+        "K": 1,
+    },
     "dropout": {"causal": True, "dropout_rate": 0.3},
     "cross, fewer keys": {"S": S, **ONE},
-    "cross, fewer queries": {"T": S, "S": T, **ONE},
+    "cross, fewer queries, softcap and scale": {
+        "T": S, "S": T, "softcap": 2.0, "scale": 0.7, **ONE,
+    },
     "cross, causal": {"S": S, "causal": True, **ONE},
     "from anywhere": {
         "S": S, "causal": True, **ONE,
@@ -94,7 +100,7 @@ SETTINGS = {
 def setting(kind):
     """Return the options of a call, and the sizes of its arrays; kind: one of the settings, or what they hold."""
     kw = dict(SETTINGS[kind] if isinstance(kind, str) else kind)
-    sizes = {axis: kw.pop(axis) for axis in ("T", "S", "B", "K") if axis in kw}
+    sizes = {axis: kw.pop(axis) for axis in ("T", "S", "B", "N", "K") if axis in kw}
     for what in ("segments", "positions", "order"):
         if what in kw:
             kw[f"q_{what}"] = kw[f"k_{what}"] = jnp.asarray(kw.pop(what))
@@ -116,13 +122,6 @@ def test_each_scheme_has_an_oracle_and_its_own_name():
         assert name == "none" or "arXiv:" in encodings.scheme(name).__doc__
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_parameter_is_weakly_typed(name):
-    """The update of a weakly typed parameter has a type of its own: a training step would compile twice."""
-    encoding = encodings.create(name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0))
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(nnx.state(encoding)))
-
-
 VARIANTS = [(name, options) for name in NAMES for options in oracle_of(name).VARIANTS]
 
 
@@ -137,15 +136,21 @@ def test_options_are_those_of_the_papers_loop(name, options):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cross_attention_is_that_of_the_papers_loop(name):
-    encoding = make(name, key_heads=1)
+    encoding, heads = of_few_heads(name)
     kw, sizes = setting("cross, fewer keys")
-    arrays = inputs(**sizes)
+    arrays = inputs(**sizes, N=heads)
     if encoding.causal_only:
         with pytest.raises(ValueError, match="causal=True"):
             attend(encoding, *arrays)
         return
     found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
-    assert_as_in_the_paper(found, oracles_of(name, encoding), encoding, arrays, **kw)
+    assert_as_in_the_paper(found, oracles_of(name, encoding, heads), encoding, arrays, **kw)
+
+
+def of_few_heads(name, **kw):
+    """An encoding, and of how many heads it is: JAX traces a program of one head in half the time."""
+    heads = 2 if encodings.scheme(name).mixes else 1
+    return make(name, heads=heads, key_heads=1, **kw), heads
 
 
 def oracles_of(name, encoding, heads=N, **options):
@@ -185,16 +190,23 @@ def assert_as_in_the_paper(
             scale=H**-0.5, x=x[b],
         )  # fmt: skip
         np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
-    # Absolute positions enter with the input.
-    x, q_at = x[0, :T], places(q_positions, T, 0)
-    embedded = encoding.embed(jnp.asarray(x), jnp.asarray(q_at))
-    np.testing.assert_allclose(embedded, oracles[0].embed(x, q_at), atol=1e-10)
+    assert_embedded_as_in_the_paper(encoding, oracles[0], x[0, :T], places(q_positions, T, 0))
+
+
+def assert_embedded_as_in_the_paper(encoding, oracle, x, at):
+    """Absolute positions enter with the input."""
+    embedded = encoding.embed(jnp.asarray(x), jnp.asarray(at))
+    np.testing.assert_allclose(embedded, oracle.embed(np.asarray(x), at), atol=1e-10)
+
+
+def weight_of(arrays):
+    return jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
 
 
 FAST = [name for name in choices.IMPLEMENTATIONS if name not in ("auto", "reference")]
 
 
-def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
+def assert_paths_agree(encoding, kind, layouts, paths=FAST, heads=N, **more_layouts):
     """Fast paths with these block sizes, and more for some, against the reference, in one of the settings.
 
     Returns:
@@ -202,8 +214,8 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
     """
     kw, sizes = setting(kind)
     kw["causal"] = kw.get("causal", False) or encoding.causal_only
-    arrays = inputs(**sizes)
-    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
+    arrays = inputs(**{"N": heads} | sizes)
+    weight = weight_of(arrays)
     expected = value_and_grads(encoding, arrays, weight, implementation="reference", **kw)
     for path in carried(encoding, paths):
         for blocks in layouts + more_layouts.get(path, []):
@@ -216,12 +228,12 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, **more_layouts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_real_positions_are_those_of_the_papers_loop(name):
-    encoding = make(name, key_heads=1)
-    kw, sizes = setting(REALS)
+    encoding, heads = of_few_heads(name)
+    kw, sizes = setting(REALS | {"N": heads})
     if not encoding.reads_positions or (encoding.reals and encoding.axes == 1):
         arrays = inputs(**sizes)
         found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
-        assert_as_in_the_paper(found, oracles_of(name, encoding), encoding, arrays, **kw)
+        assert_as_in_the_paper(found, oracles_of(name, encoding, heads), encoding, arrays, **kw)
         return
     # One that adds to the input is checked by the model; of several axes, where its slots meet the positions.
     check = functools.partial(check_places, encoding, kw["q_positions"][None])
@@ -243,17 +255,17 @@ def test_paths_agree_at_real_positions_packed_and_windowed(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_positions_have_the_axes_that_a_scheme_says(name):
     """What has others is refused, but where no positions are read."""
-    encoding = make(name)
+    encoding, heads = of_few_heads(name)
     grid = jnp.stack([jnp.asarray(SCATTERED), jnp.asarray(SCATTERED) // 7 + ORDER], -1)
     if encoding.axes == 1 and encoding.reads_positions:
         with pytest.raises(ValueError, match=f"{type(encoding).__name__} takes one number.*have 2"):
             check_places(encoding, grid)
         return
     if encoding.reads_positions:
-        kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED}
-        assert_paths_agree(encoding, kw, [BLOCKS], FAST)
+        kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED, "K": 1}
+        assert_paths_agree(encoding, kw, [BLOCKS], FAST, heads)
         return
-    arrays = inputs(B=1)
+    arrays = inputs(B=1, N=heads, K=1)
     found, expected = (
         attend(encoding, *arrays, causal=True, q_positions=at, k_positions=at)
         for at in (grid[:1], jnp.arange(T))
@@ -261,103 +273,86 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
 
 
-# Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
-SEEN_BY_KERNELS = (
-    "causal", "window of two sides", "scattered, packed, windowed", "dropout", "cross, causal",
-    "an order of its own",
-)  # fmt: skip
+# To attention one that adds to the input is none.
+WITHIN = [name for name in NAMES if not encodings.scheme(name).adds_to_input()]
+# What EverySlot is seen in, schemes that fill a slot which it leaves empty are seen in as well.
+OF_OTHER_SLOTS = [
+    name for name in WITHIN if (encodings.scheme(name).overridden & SLOTS) - EverySlot.overridden
+]
 
 
-# What every scheme is seen in, and what another setting has beside other things, is left to the long tests.
-QUICK = (
-    "causal", "window of two sides", "packed, two arrays", "scattered, packed, windowed", "an order of its own",
-    "scattered, window of two sides", "softcap and scale", "dropout", "cross, fewer queries", "cross, causal",
-    "from anywhere, both directions", "from anywhere, packed, windowed",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.long) for kind in SETTINGS],
-)
-def test_paths_agree_with_every_slot_at_once(kind):
-    several = kind in ("causal window", "window of two sides", "packed", "cross, causal")
-    more = [(16, 8), (64, 64)] if several else []
-    paths = [path for path in FAST if path != "pallas" or kind in SEEN_BY_KERNELS]
-    assert_paths_agree(EverySlot(key_heads(kind)), kind, [BLOCKS], paths, blockwise=more)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_kernels_agree_with_every_slot_at_once(kind):
-    assert_paths_agree(EverySlot(key_heads(kind)), kind, [BLOCKS, (4, 8)])
+def marks(name, kind):
+    """What another quick test has of most schemes is for the long tests."""
+    is_quick = kind == "causal" or (kind == "from anywhere" and name in OF_OTHER_SLOTS)
+    return () if is_quick else pytest.mark.long
 
 
 @pytest.mark.parametrize(
-    "kind", ["causal", "packed, both directions", "stretched positions", "from anywhere"]
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=marks(name, kind))
+        for name in WITHIN
+        for kind in ("causal", "packed, both directions", "stretched positions", "from anywhere")
+    ],
 )
-@pytest.mark.parametrize("name", NAMES)
 def test_paths_agree_with_each_other_and_with_the_papers_loop(name, kind):
     encoding = make(name, key_heads=key_heads(kind))
-    paths = FAST if kind == "packed, both directions" else ["blockwise"]
-    arrays, out, kw = assert_paths_agree(encoding, kind, [BLOCKS], paths)
+    arrays, out, kw = assert_paths_agree(encoding, kind, [BLOCKS], ["blockwise"])
     # The loops know of no tokens that stand in another order than their row's, and of one row of features alone.
     rows = (0,) if kind == "stretched positions" else (0, 1)
     rows = () if kind == "from anywhere" and encoding.needs_tokens else rows
     assert_as_in_the_paper(out, oracles_of(name, encoding), encoding, arrays, rows=rows, **kw)
 
 
+TOGETHER = np.ones(T, int)
+PLACED = {  # the first goes beyond the trained tables and bands, to distances of 288
+    "far apart": (STRETCHED[0], TOGETHER),
+    "scattered": (SCATTERED[1], TOGETHER),
+    "scattered and packed": (SCATTERED[0], PACKED[0]),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_agree_wherever_tokens_stand_and_whatever_they_are_packed_with(name):
+    """Positions and segments are data: one program of each path takes them all."""
+    encoding, heads = of_few_heads(name)
+    oracles, arrays = oracles_of(name, encoding, heads), inputs(B=1, N=heads, K=1)
+    if encoding.adds_to_input():
+        assert_embedded_as_in_the_paper(encoding, oracles[0], arrays[-1][0], PLACED["far apart"][0])
+        return
+    kw = {"causal": encoding.causal_only}
+    path = functools.partial(differentiated, encoding, weight_of(arrays), **kw)
+    reference = path(implementation="reference")
+    blockwise = path(implementation="blockwise", block_sizes=BLOCKS)
+    for kind, places in PLACED.items():
+        positions, segments = (jnp.asarray(x)[None] for x in places)
+        expected = reference(arrays, positions=positions, segments=segments)
+        found = blockwise(arrays, positions=positions, segments=segments)
+        assert_trees_close(found, expected, 1e-10)
+        if kind == "far apart":
+            at = {"q_positions": positions, "k_positions": positions}
+            assert_as_in_the_paper(expected[0], oracles, encoding, arrays, **at, **kw)
+    # Positions that are not given are each segment's own: gradients there are another setting's, but for kernels.
+    attended = functools.partial(
+        attend, encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw
+    )
+    blockwise = jax.jit(lambda segments: attended(q_segments=segments, k_segments=segments))
+    kernels = [
+        path(implementation=name, block_sizes=BLOCKS) for name in carried(encoding, ["pallas"])
+    ]
+    for row in PACKED:
+        segments = jnp.asarray(row)[None]
+        positions = np.arange(T) - np.array([np.flatnonzero(row == one)[0] for one in row])
+        expected = reference(arrays, positions=jnp.asarray(positions)[None], segments=segments)
+        np.testing.assert_allclose(blockwise(segments), expected[0], rtol=0, atol=1e-10)
+        for kernel in kernels:
+            assert_trees_close(kernel(arrays, segments=segments), expected, 1e-10)
+        of_both = {"q_segments": segments, "k_segments": segments}
+        assert_as_in_the_paper(expected[0], oracles, encoding, arrays, **of_both, **kw)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITHIN)
 def test_paths_agree_in_every_setting(name, kind):
     assert_paths_agree(make(name, key_heads=key_heads(kind)), kind, [BLOCKS, (16, 8), (64, 64)])
-
-
-FEWER_BITS = [
-    pytest.param("float32", 1e-4, ["blockwise"], id="float32"),
-    pytest.param("float32", 1e-4, ["reference", *FAST], id="float32, all", marks=pytest.mark.long),
-    pytest.param("bfloat16", 3e-2, ["reference", *FAST], id="bfloat16", marks=pytest.mark.long),
-]
-
-
-@pytest.mark.parametrize(("dtype", "tolerance", "paths"), FEWER_BITS)
-@pytest.mark.parametrize("name", NAMES)
-def test_fewer_bits_are_close_to_float64(name, dtype, tolerance, paths):
-    """Of the same numbers: bfloat16 has 8 bits, and the gradients of a bfloat16 array are rounded to them too."""
-    kw = {"causal": True, "block_sizes": BLOCKS}
-    *arrays, weight = (x.astype(dtype) for x in (*inputs(B=1, N=2, K=2), fixed_weight()))
-    encoding = make(name, heads=2, key_heads=2, dtype=jnp.float32)
-    wide = [x.astype(jnp.float64) for x in (*arrays, weight)]
-    exact = value_and_grads(
-        make(name, heads=2, key_heads=2), wide[:-1], wide[-1], implementation="reference", **kw
-    )
-    for implementation in carried(encoding, paths):
-        out, (of_parameters, of_arrays) = value_and_grads(
-            encoding, arrays, weight, implementation=implementation, **kw
-        )
-        assert {x.dtype for x in jax.tree.leaves((out, of_arrays))} == {jnp.dtype(dtype)}
-        assert {x.dtype for x in jax.tree.leaves(of_parameters)} <= {jnp.dtype("float32")}
-        found = (out, (of_parameters, of_arrays))
-        assert_trees_close(jax.tree.map(lambda x: x.astype(jnp.float64), found), exact, tolerance)
-
-
-def fixed_weight():
-    return jnp.asarray(np.random.default_rng(9).normal(size=(1, T, 2, H)))
-
-
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS], ids=str)
-def test_constant_beyond_says_where_a_scheme_becomes_constant(name, options):
-    encoding = make(name, **options)
-    split, per_head, shared = split_heads(encoding)
-    one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
-    beyond = encoding.constant_beyond
-    for slot in (one.bias, one.key_vectors, one.query_vectors, one.value_vectors):
-        if beyond is None:  # then it may not be: a band that is not told of costs time
-            far = slot(jnp.array([10**4, 10**5, 10**6]))
-            assert far is None or (far[0] != far[1]).any()
-            continue
-        for sign in (1, -1):
-            far = slot(sign * (beyond + jnp.array([0, 1, 2, 50, 10**6, 2**31 - 1 - beyond])))
-            if far is not None:
-                np.testing.assert_array_equal(far, jnp.broadcast_to(far[:1], far.shape))

@@ -46,15 +46,18 @@ def arrays(*shapes):
     return [jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-def measure(kind, loss, state, shardings, given, kernels=None):
-    """Compile the gradient of loss(state, *given) with the given arrays cut so, and compare.
+def gradient_of(loss):
+    return jax.jit(jax.value_and_grad(loss, allow_int=True))
+
+
+def measure(kind, gradient, state, shardings, given, kernels=None):
+    """Compile gradient(state, *given) with the given arrays cut so, and compare.
 
     Kernels are cut as `kernels` says by name, what belongs to heads with the heads, other parameters not at all.
     """
     axis_type = AxisType.Explicit if kind == "explicit" else AxisType.Auto
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
-    gradient = jax.jit(jax.value_and_grad(loss, allow_int=True))
     wanted = gradient(state, *given)
     by_heads = kernels is not None or HEADS in shardings
 
@@ -79,11 +82,13 @@ def measure(kind, loss, state, shardings, given, kernels=None):
     return counts | {"error": float(max(errors))}
 
 
-def function(kind, name, spec, implementation="blockwise", **kw):
+@functools.cache
+def attending(name, implementation):
+    """The gradient of a call, its parameters and arrays: the same program, however they are cut."""
     encoding = encodings.create(name, num_heads=N, head_dim=H, features=D, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(encoding)
     q, k, v, x = arrays(*[(B, T, N, H)] * 3, (B, T, D))
-    kw = {"causal": True, "implementation": implementation} | kw
+    kw = {"causal": True, "implementation": implementation}
 
     def loss(state, q, k, v, x):
         encoding = nnx.merge(graphdef, state)
@@ -92,21 +97,26 @@ def function(kind, name, spec, implementation="blockwise", **kw):
         out = attention(q, k, v, encoding=used, q_features=features, k_features=features, **kw)
         return (out**2).sum()
 
+    return gradient_of(loss), state, [q, k, v, x]
+
+
+def function(kind, name, spec, implementation="blockwise"):
+    gradient, state, given = attending(name, implementation)
     of_input = spec if spec != HEADS else P()
-    return measure(kind, loss, state, [spec, spec, spec, of_input], [q, k, v, x])
+    return measure(kind, gradient, state, [spec, spec, spec, of_input], given)
 
 
 def layer(kind, name, spec=ROWS, kernels=None):
     graphdef, state = nnx.split(RelativeAttention(N, D, encoding=name, rngs=nnx.Rngs(0)))
     loss = lambda state, x: (nnx.merge(graphdef, state)(x) ** 2).sum()  # noqa: E731
-    return measure(kind, loss, state, [spec], arrays((B, T, D)), kernels)
+    return measure(kind, gradient_of(loss), state, [spec], arrays((B, T, D)), kernels)
 
 
-SIZES = {"num_layers": 2, "features": D, "num_heads": N, "dropout_rate": 0.1}
+SIZES = {"features": D, "num_heads": N, "dropout_rate": 0.1}
 
 
-def decoder(kind, name):
-    config = DecoderConfig(vocab_size=7, encodings=(name,), **SIZES)
+def decoder(kind, name, layers=2):
+    config = DecoderConfig(vocab_size=7, encodings=(name,), num_layers=layers, **SIZES)
     graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
     segments = jnp.broadcast_to(1 + jnp.arange(T) // 50, (B, T))
@@ -116,16 +126,16 @@ def decoder(kind, name):
         logits = model(tokens, segments=segments, key=jax.random.key(0))
         return jax.nn.logsumexp(logits, -1).mean()
 
-    return measure(kind, loss, state, [ROWS, ROWS], [tokens, segments])
+    return measure(kind, gradient_of(loss), state, [ROWS, ROWS], [tokens, segments])
 
 
-def encoder_decoder(kind, name):
-    sides = StackConfig(encodings=(name,), **SIZES)
+def encoder_decoder(kind, name, layers=2):
+    sides = StackConfig(encodings=(name,), num_layers=layers, **SIZES)
     config = EncoderDecoderConfig(source_vocab=7, target_vocab=7, encoder=sides, decoder=sides)
     graphdef, state = nnx.split(EncoderDecoder(config, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
     loss = lambda state, x, y: jax.nn.logsumexp(nnx.merge(graphdef, state)(x, y), -1).mean()  # noqa: E731
-    return measure(kind, loss, state, [ROWS, ROWS], [tokens, tokens])
+    return measure(kind, gradient_of(loss), state, [ROWS, ROWS], [tokens, tokens])
 
 
 def as_accelerators_do(name, spec):
@@ -139,11 +149,13 @@ QUICK = {
     "function, heads, t5": lambda: function("auto", "t5", HEADS),
     "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
     "function, rows, shaw, dense": lambda: function("auto", "shaw", ROWS, "reference"),
-    "decoder, rows, fox": lambda: decoder("auto", "fox"),
+    "decoder of one layer, rows, fox": lambda: decoder("auto", "fox", 1),
     "explicit function, heads, t5": lambda: function("explicit", "t5", HEADS),
     "explicit function, sequence, alibi": lambda: function("explicit", "alibi", SEQUENCE),
     "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
-    "explicit encoder-decoder, rows, rope": lambda: encoder_decoder("explicit", "rope"),
+    "explicit encoder-decoder of one layer, rows, rope": lambda: encoder_decoder(
+        "explicit", "rope", 1
+    ),
 }
 LONG = {
     **{
@@ -155,6 +167,8 @@ LONG = {
     "function, heads, fox": lambda: function("auto", "fox", HEADS),
     "layer, rows, t5": lambda: layer("auto", "t5"),
     "layer, kernels by heads, t5": lambda: layer("auto", "t5", P(), BY_HEADS),
+    "decoder, rows, fox": lambda: decoder("auto", "fox"),
+    "explicit encoder-decoder, rows, rope": lambda: encoder_decoder("explicit", "rope"),
     "encoder-decoder, rows, rope": lambda: encoder_decoder("auto", "rope"),
     "explicit function, rows, shaw, dense": lambda: function("explicit", "shaw", ROWS, "reference"),
     "explicit decoder, rows, fox": lambda: decoder("explicit", "fox"),

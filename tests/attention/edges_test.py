@@ -12,6 +12,7 @@ from flax import nnx
 import relpos
 from relpos import attention, encodings
 from relpos.attention import Slots, choices, tabulate
+from relpos.attention.slots import SLOTS
 from tests.attending import (
     BLOCKS,
     EverySlot,
@@ -54,7 +55,7 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
     paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
-    both_ways(EverySlot(1), inputs(T=T, S=S, B=1, K=1), paths, causal=causal)
+    both_ways(EverySlot(1, heads=1), inputs(T=T, S=S, B=1, N=1, K=1), paths, causal=causal)
 
 
 @pytest.mark.parametrize("sizes", [{"B": 0}, {"T": 0, "S": 9}, {"T": 9, "S": 0}], ids=str)
@@ -79,8 +80,9 @@ def test_a_row_that_sees_nothing_is_zero_and_leaves_no_trace():
     segments[1, :] = 0
     segments = jnp.asarray(segments)
     out, (_, gradients) = both_ways(
-        EverySlot(), inputs(T=T), causal=True, q_segments=segments, k_segments=segments
-    )
+        EverySlot(1, heads=1), inputs(T=T, N=1, K=1),
+        causal=True, q_segments=segments, k_segments=segments,
+    )  # fmt: skip
     hidden = np.asarray(segments) == 0
     assert not np.asarray(out)[hidden].any()
     for gradient in gradients[:3]:
@@ -224,21 +226,21 @@ def test_inside_shard_map(shaw, checked):
         return jax.shard_map(one, mesh=mesh, check_vma=checked, **split)(state, q).sum()
 
     found = jax.jit(jax.grad(sharded, (0, 1)))(state, q)
-    assert_trees_close(found, jax.grad(expected, (0, 1))(state, q), 1e-5)
+    assert_trees_close(found, jax.jit(jax.grad(expected, (0, 1)))(state, q), 1e-5)
 
 
 def test_inside_vmap_remat_and_scan(shaw):
     state, q, expected, loss, _ = shaw
     many = jnp.stack([q, 2 * q, -q])
     gradient = lambda loss: lambda q: jax.grad(loss, (0, 1))(state, q)  # noqa: E731
-    wanted = jax.tree.map(lambda *x: jnp.stack(x), *(gradient(expected)(q) for q in many))
-    assert_trees_close(jax.vmap(gradient(loss))(many), wanted, 1e-5)
-    assert_trees_close(jax.lax.map(gradient(jax.checkpoint(loss)), many), wanted, 1e-5)
+    wanted = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(gradient(expected)), many))
+    assert_trees_close(jax.jit(jax.vmap(gradient(loss)))(many), wanted, 1e-5)
+    in_turn = jax.jit(lambda many: jax.lax.map(gradient(jax.checkpoint(loss)), many))
+    assert_trees_close(in_turn(many), wanted, 1e-5)
 
 
-def squares(name):
+def squares(encoding):
     """A loss by path, and the point where it is differentiated."""
-    encoding = make(name, heads=1)
     graphdef, state = nnx.split(encoding)
     q, k, v, x = inputs(B=1, T=11, N=1, K=1)
 
@@ -259,14 +261,27 @@ def slopes(loss, state, q):
     return jax.jvp(jax.grad(loss, (0, 1)), (state, q), (state, q))
 
 
+# To attention one that adds to the input is none.
+WITHIN = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
+
+
+def marks(name):
+    """What is no table, vector or rotation may have derivatives of its own; of the others EverySlot has one each."""
+    slots = encodings.scheme(name).overridden & SLOTS
+    by_itself = "block_bias" in slots or slots - EverySlot.overridden
+    return () if by_itself else pytest.mark.long
+
+
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 10, 2),
     reason="older JAX cannot differentiate a loop forward whose arguments it has no names for",
 )
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", encodings.names())
+@pytest.mark.parametrize("name", ["every slot", *(pytest.param(n, marks=marks(n)) for n in WITHIN)])
 def test_gradients_and_second_derivatives_under_vmap_are_those_of_each_call(name):
-    loss, (state, q) = squares(name)
+    loss, (state, q) = squares(
+        EverySlot(1, heads=1) if name == "every slot" else make(name, heads=1)
+    )
     many = jnp.stack([q, 0.4 * q[:, ::-1]])
     found = jax.jit(jax.vmap(lambda q: slopes(loss("blockwise"), state, q)))(many)
     each = jax.jit(lambda q: slopes(loss("reference"), state, q))
@@ -278,7 +293,7 @@ def test_gradients_and_second_derivatives_under_vmap_are_those_of_each_call(name
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", encodings.names())
 def test_the_reference_has_second_derivatives_in_every_order(name):
-    loss, point = squares(name)
+    loss, point = squares(make(name, heads=1))
     loss = loss("reference")
     reverse = jax.grad(lambda *p: sum(
         (a * b).sum() for a, b in zip(
@@ -298,7 +313,7 @@ def test_the_reference_has_second_derivatives_in_every_order(name):
 @pytest.mark.parametrize("causal", [True, False])
 def test_gradients_where_the_encoding_is_not_trained(causal):
     """A bias that nobody differentiates is left out of the backward pass, and nothing else."""
-    arrays, encoding = inputs(T=19), EverySlot()
+    arrays, encoding = inputs(T=19, B=1, N=1, K=1), EverySlot(1, heads=1)
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
 
     def gradients(path):
@@ -474,7 +489,7 @@ def sizes_in(jaxpr):
                 yield from sizes_in(inner)
 
 
-@pytest.mark.parametrize("name", encodings.names())
+@pytest.mark.parametrize("name", WITHIN)
 @pytest.mark.parametrize("path", ["auto", "pallas"])
 def test_nothing_of_size_t_by_t_is_made(path, name):
     T = 16384

@@ -7,15 +7,15 @@ import pytest
 from flax import nnx
 
 from relpos import attention, encodings
+from relpos.positions import consecutive
 from tests import oracle
 from tests.attending import (
     BLOCKS,
-    B,
     H,
-    N,
     T,
     assert_trees_close,
     attend,
+    differentiated,
     inputs,
     make,
     value_and_grads,
@@ -23,6 +23,7 @@ from tests.attending import (
 
 WALKING = [name for name in encodings.names() if encodings.scheme(name).walks]
 PATHS = ["reference", "blockwise"]
+ONE = {"B": 1, "N": 1, "K": 1}
 
 
 @pytest.fixture
@@ -59,60 +60,70 @@ class Linear(encodings.Encoding):
         return -self.rate[...] * d
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kw", [{}, {"window": (9, 2)}, {"softcap": 3.0}], ids=str)
-@pytest.mark.parametrize("path", PATHS)
-def test_a_walk_that_counts_is_a_linear_bias(path, kw):
-    arrays = inputs()
+def assert_as_a_bias(encoding, bias, arrays, **kw):
+    """A walk by every path is what a bias of the distance is by the equation."""
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-    kw = kw | {"causal": True, "implementation": path, "block_sizes": BLOCKS}
-    found, expected = (value_and_grads(kind(), arrays, weight, **kw) for kind in (Discount, Linear))
-    assert_trees_close(found, expected, 1e-10)
+    expected = value_and_grads(bias, arrays, weight, causal=True, implementation="reference", **kw)
+    for path in PATHS:
+        found = value_and_grads(
+            encoding, arrays, weight, causal=True, implementation=path, block_sizes=BLOCKS, **kw
+        )
+        assert_trees_close(found, expected, 1e-10)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("path", PATHS)
+def test_a_walk_that_counts_is_a_linear_bias():
+    assert_as_a_bias(Discount(), Linear(), inputs(**ONE), window=(9, 2))
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_walk_may_start_behind_tokens_that_came_before():
+    """As positions say, of rows and heads mapped."""
+    places = {"q_positions": consecutive(5), "k_positions": consecutive(0)}
+    assert_as_a_bias(Discount(), Linear(), inputs(T=T, S=T + 5), softcap=3.0, **places)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", WALKING)
-def test_rows_in_another_order_are_the_same_rows(name, path):
+def test_rows_in_another_order_are_the_same_rows(name):
     """The walk goes by position, wherever a token stands."""
-    encoding, (q, k, v, x) = make(name), inputs()
-    T = q.shape[1]
+    encoding, arrays = make(name, heads=1), inputs(**ONE)
     order = np.random.default_rng(2).permutation(T)
-    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
-    expected = attend(encoding, q, k, v, x, **kw)
-    moved = [a[:, order] for a in (q, k, v, x)]
-    found = attend(encoding, *moved, q_positions=order, k_positions=order, **kw)
-    np.testing.assert_allclose(found, expected[:, order], atol=1e-12)
+    expected = attend(encoding, *arrays, causal=True, implementation="reference")
+    moved = [a[:, order] for a in arrays]
+    kw = {"causal": True, "q_positions": order, "k_positions": order, "block_sizes": BLOCKS}
+    for path in PATHS:
+        found = attend(encoding, *moved, implementation=path, **kw)
+        np.testing.assert_allclose(found, expected[:, order], atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", WALKING)
-def test_a_segment_in_pieces_is_that_segment_alone(name, path):
-    encoding, (q, k, v, x) = make(name), inputs()
-    T = q.shape[1]
-    segments = np.where(np.arange(T) % 3 == 1, 2, 1)
-    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
-    found = attend(encoding, q, k, v, x, q_segments=segments, k_segments=segments, **kw)
-    for segment in (1, 2):
-        at = np.flatnonzero(segments == segment)
-        alone = attend(encoding, *(a[:, at] for a in (q, k, v, x)), **kw)
-        np.testing.assert_allclose(found[:, at], alone, atol=1e-12)
+def test_a_segment_in_pieces_is_that_segment_alone(name):
+    encoding, arrays = make(name, heads=1), inputs(T=36, **ONE)
+    segments = np.tile([1, 2, 2, 1, 1, 2], 6)
+    places = [np.flatnonzero(segments == segment) for segment in (1, 2)]
+    alone = [
+        attend(encoding, *(a[:, at] for a in arrays), causal=True, implementation="reference")
+        for at in places
+    ]
+    kw = {"causal": True, "q_segments": segments, "k_segments": segments, "block_sizes": BLOCKS}
+    for path in PATHS:
+        found = attend(encoding, *arrays, implementation=path, **kw)
+        for at, expected in zip(places, alone, strict=True):
+            np.testing.assert_allclose(found[:, at], expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", WALKING)
 def test_huge_numbers_in_padding_leave_no_trace(name):
-    encoding, (q, k, v, x) = make(name), inputs(T=24)
-    segments = jnp.asarray(np.repeat([[1, 0, 2]], 2, 0).repeat(8, 1))
-    kw = {"causal": True, "q_segments": segments, "k_segments": segments, "block_sizes": (8, 8)}
-    weight = jnp.ones_like(q)
+    encoding, (q, k, v, x) = make(name, heads=1), inputs(T=24, **ONE)
+    segments = jnp.asarray([[1, 0, 2]]).repeat(8, 1)
     hidden = (segments == 0)[:, :, None]
     loud = [jnp.where(hidden[..., None], 1e6, a) for a in (q, k, v)]
-    expected, found = (
-        value_and_grads(encoding, (*a, x), weight, implementation="blockwise", **kw)
-        for a in ((q, k, v), loud)
-    )
+    kw = {"causal": True, "implementation": "blockwise", "block_sizes": (8, 8)}
+    program = differentiated(encoding, jnp.ones_like(q), **kw)
+    expected, found = (program((*a, x), segments=segments) for a in ((q, k, v), loud))
     assert_trees_close(found[0], expected[0], 1e-12)
     for gradient in jax.tree.leaves(found[1]):
         assert jnp.isfinite(gradient).all()
@@ -184,21 +195,20 @@ FAR = {
 @pytest.mark.parametrize("at", FAR.values(), ids=FAR)
 def test_a_walk_fades_by_distance_at_any_position(at, path):
     """Where z^i and z^-j by themselves are 0 and infinite."""
-    encoding, (q, k, v, x) = XPos(), inputs()
+    encoding, (q, k, v, x) = XPos(), inputs(**ONE)
     places = {"q_positions": jnp.asarray(at), "k_positions": jnp.asarray(at)}
     kw = places | {"causal": True, "implementation": path, "block_sizes": BLOCKS}
     found = attend(encoding, q, k, v, x, **kw)
-    for b in range(B):
-        expected = oracle.attention(
-            [XPosOracle({}, n, N, {}) for n in range(N)], *(np.asarray(a[b]) for a in (q, k, v)),
-            q_positions=at, k_positions=at, visible=lambda t, s: s <= t, scale=H**-0.5,
-        )  # fmt: skip
-        np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
+    expected = oracle.attention(
+        [XPosOracle({}, 0, 1, {})], *(np.asarray(a[0]) for a in (q, k, v)),
+        q_positions=at, k_positions=at, visible=lambda t, s: s <= t, scale=H**-0.5,
+    )  # fmt: skip
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.usefixtures("float64")
 def test_a_walk_by_distance_has_exact_gradients_far_from_the_start():
-    arrays, places = inputs(), jnp.asarray(FAR["1,000,000"])
+    arrays, places = inputs(**ONE), jnp.asarray(FAR["1,000,000"])
     weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
     kw = {"causal": True, "q_positions": places, "k_positions": places, "block_sizes": BLOCKS}
     expected, found = (
@@ -213,15 +223,8 @@ class Both(Discount):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("path", PATHS)
-def test_a_walk_may_stand_beside_a_bias_of_its_own(path):
-    arrays = inputs()
-    weight = jnp.asarray(np.random.default_rng(9).normal(size=arrays[0].shape))
-    kw = {"causal": True, "implementation": path, "block_sizes": BLOCKS}
-    found, expected = (
-        value_and_grads(kind, arrays, weight, **kw) for kind in (Both(0.1), Linear(0.1 + 0.2))
-    )
-    assert_trees_close(found, expected, 1e-10)
+def test_a_walk_may_stand_beside_a_bias_of_its_own():
+    assert_as_a_bias(Both(0.1), Linear(0.1 + 0.2), inputs(**ONE))
 
 
 class WithValues(Discount):

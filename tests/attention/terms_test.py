@@ -1,6 +1,7 @@
 """What one head's attention in blocks can say: the softmax's denominators as an output, sums of encodings."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -149,21 +150,35 @@ def check(parts, rules, *, consecutive, packed):
     assert_trees_close(found, expected, 1e-10)
 
 
-POSITIONS = pytest.mark.parametrize("consecutive", [True, False], ids=["consecutive", "scattered"])
-DIRECTIONS = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+def cases(quick, *choices):
+    """All choices; any two of them meet in one that is quick."""
+    marks = lambda case: () if case in quick else pytest.mark.long  # noqa: E731
+    return [pytest.param(*case, marks=marks(case)) for case in itertools.product(*choices)]
+
+
+CAUSAL, BOTH = ("causal", "bidirectional")
+ROW, SCATTERED = ("consecutive", "scattered")
 ALL = ("bias", "key", "query", "value", "pairs")
 
 
-@POSITIONS
-@DIRECTIONS
-@pytest.mark.parametrize("beyond", [None, 5])
-def test_an_attention_sink_made_of_log_total(beyond, causal, consecutive):
+@pytest.mark.parametrize(
+    ("beyond", "direction", "positions"),
+    cases(
+        [(None, CAUSAL, ROW), (5, BOTH, ROW), (None, BOTH, SCATTERED), (5, CAUSAL, SCATTERED)],
+        (None, 5), (CAUSAL, BOTH), (ROW, SCATTERED),
+    ),
+)  # fmt: skip
+def test_an_attention_sink_made_of_log_total(beyond, direction, positions):
+    causal, consecutive = direction == CAUSAL, positions == ROW
     check([Waves(ALL, beyond)], Rules(0.4, causal), consecutive=consecutive, packed=causal)
 
 
-@POSITIONS
-@DIRECTIONS
-def test_a_sum_of_two_bands_and_an_endless_part(causal, consecutive):
+@pytest.mark.parametrize(
+    ("direction", "positions"),
+    cases([(CAUSAL, ROW), (BOTH, ROW), (BOTH, SCATTERED)], (CAUSAL, BOTH), (ROW, SCATTERED)),
+)
+def test_a_sum_of_two_bands_and_an_endless_part(direction, positions):
+    causal, consecutive = direction == CAUSAL, positions == ROW
     parts = [
         Waves(("key", "query", "value"), 3, seed=1),
         Waves(("bias", "key", "value", "pairs"), 11, seed=2),

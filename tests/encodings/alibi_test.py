@@ -9,18 +9,17 @@ EIGHT = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
 TWELVE = [*EIGHT, 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
 
 
-SIX = [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]
+SLOPES = {1: [2**-8], 6: [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]}
 
 
 class Oracle(oracle.Oracle):
     VARIANTS = ({"literal_slopes": True}, {"learned": True})
 
     def logit(self, q, k, i, j, scale, x, row, column):
-        assert self.heads == 6
-        m = SIX[self.head]
+        m = SLOPES[self.heads][self.head]
         if "literal_slopes" in self.options:
             # As the encoding has them: float32.
-            m = float(np.float32(2 ** (-8 * (self.head + 1) / 6)))
+            m = float(np.float32(2 ** (-8 * (self.head + 1) / self.heads)))
         if "learned" in self.options:
             m = self.p["slopes"][self.head]
         return scale * float(q @ k) - m * abs(i - j)

@@ -23,7 +23,7 @@ SMALL = {
     "sequence_length": 12,
     "search.max_length": 11,
     "search.beams": 2,
-    "model.num_layers": 2,
+    "model.num_layers": 1,
     "model.features": 16,
     "model.num_heads": 2,
     "data.tokenizer": "words",
