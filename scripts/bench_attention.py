@@ -332,38 +332,33 @@ KINDS = {
 }
 
 
-def run_kinds(
-    names: Sequence[str], kinds: Sequence[str], seconds: float, show
-) -> dict[str, list[Result]]:
+def run_kinds(names: Sequence[str], kinds: Sequence[str], seconds: float, show) -> None:
     """Every kind of call, without positions first."""
-    found = {}
     for kind in kinds:
         shape = dataclasses.replace(Shape(T=2048, S=2048), **KINDS[kind])
         causal = dict(shape.rules).get("causal", False)
         chosen = [name for name in names if causal or not _made(name).causal_only]
         contestants = [ours(name, shape) for name in chosen]
-        found[kind] = show(f"{kind}, T=2048", measure(contestants, seconds, kind))
-    return found
+        show("kinds", kind, f"{kind}, T=2048", measure(contestants, seconds, kind))
 
 
 def _made(name: str) -> encodings.Encoding:
     return encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
 
 
-def run_short(names: Sequence[str], seconds: float, show) -> dict[str, list[Result]]:
+def run_short(names: Sequence[str], seconds: float, show) -> None:
     """Each scheme's dense path against its blockwise path, batch 16."""
-    found = {}
     for T in (128, 256, 512):
         shape, contestants = Shape(B=16, T=T, S=T), []
         for name in names:
             for path, called in (("reference", "dense"), ("blockwise", "blockwise")):
                 contestants.append(ours(name, shape, path))
                 contestants[-1].name = f"{name}, {called}"
-        found[str(T)] = show(f"batch 16, T={T}", measure(contestants, seconds, f"batch 16, T={T}"))
-    return found
+        title = f"batch 16, T={T}"
+        show("short", str(T), title, measure(contestants, seconds, title))
 
 
-def run_devices(names: Sequence[str], seconds: float, show) -> dict[str, list[Result]]:
+def run_devices(names: Sequence[str], seconds: float, show) -> None:
     """Each scheme on one device and on two, all of them in one table."""
     names = [name for name in names if not _made(name).needs_tokens]
     contestants = []
@@ -373,20 +368,18 @@ def run_devices(names: Sequence[str], seconds: float, show) -> dict[str, list[Re
             contestant.name += f", {devices} device{'s' * (devices > 1)}"
         contestants += made
     contestants += [Contestant(*m) for m in bench_peers.PEERS["sdpa"](4096, HEADS, HEAD_DIM)]
-    return {"4096": show("heads on devices, T=4096", measure(contestants, seconds, "devices"))}
+    show("devices", "4096", "heads on devices, T=4096", measure(contestants, seconds, "devices"))
 
 
-def run_memory(names: Sequence[str], show) -> dict[str, list[Result]]:
+def run_memory(names: Sequence[str], show) -> None:
     """What compiling tells: temporaries and compile time."""
-    found: dict[str, list[Result]] = {}
     for T in (8192, 16384):
         made = [ours(name, Shape(T=T, S=T)) for name in names]
         results = [
             Result(c.name, None, None, None, None, c.compile_seconds, c.temporary_bytes)
             for c in made
         ]
-        found[str(T)] = show(f"compiled only, T={T}", results)
-    return found
+        show("memory", str(T), f"compiled only, T={T}", results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -428,13 +421,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"float32 matrix products: {told}")
 
-    def show(title, results):
-        console.print(table(title, results))
-        return results
+    found: dict[str, dict[str, list[Any]]] = {}
+    record = {"where": measured_with, "matmul_flops": rates, "results": found}
 
-    found: dict[str, dict[str, list[Result]]] = {}
+    def show(part, key, title, results):
+        """Print a table and keep it: a run cut short has what it measured."""
+        console.print(table(title, results))
+        found.setdefault(part, {})[key] = [dataclasses.asdict(result) for result in results]
+        if options.json is not None:
+            written = options.json.with_name(f".{options.json.name}")
+            written.write_text(json.dumps(record, indent=1) + "\n")
+            written.replace(options.json)
+
     if "lengths" in options.parts:
-        found["lengths"] = {}
         for T in map(int, options.lengths):
             contestants = [ours(name, Shape(T=T, S=T)) for name in names]
             for peer in options.peers:
@@ -454,24 +453,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 contestants += made
             title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
-            found["lengths"][str(T)] = show(title, measure(contestants, options.seconds, f"T={T}"))
+            show("lengths", str(T), title, measure(contestants, options.seconds, f"T={T}"))
     if "short" in options.parts:
-        found["short"] = run_short(names, options.seconds, show)
+        run_short(names, options.seconds, show)
     if "kinds" in options.parts:
-        found["kinds"] = run_kinds(names, options.kinds, options.seconds, show)
+        run_kinds(names, options.kinds, options.seconds, show)
     if "decode" in options.parts:
         steps = [decode_step(name, 4096) for name in names]
         title = "one decode step, cache of 4096"
-        found["decode"] = {"4096": show(title, measure(steps, options.seconds, title))}
+        show("decode", "4096", title, measure(steps, options.seconds, title))
     if "memory" in options.parts:
-        found["memory"] = run_memory(names, show)
+        run_memory(names, show)
     if "devices" in options.parts:
-        found["devices"] = run_devices(names, options.seconds, show)
-    record = {"where": measured_with, "matmul_flops": rates, "results": _plain(found)}
-    if options.json is not None:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        run_devices(names, options.seconds, show)
     if options.picture is not None and "lengths" in found:
-        bench_tables.draw(record["results"]["lengths"]).savefig(options.picture, dpi=110)
+        bench_tables.draw(found["lengths"]).savefig(options.picture, dpi=110)
     return 0
 
 
@@ -480,13 +476,6 @@ def _measured_with() -> dict[str, Any]:
         "commit": where.commit(), "python": platform.python_version(), "jax": jax.__version__,
         "device": jax.devices()[0].device_kind, "machine": where.machine(),
     }  # fmt: skip
-
-
-def _plain(found) -> dict[str, Any]:
-    return {
-        part: {title: [dataclasses.asdict(r) for r in results] for title, results in tables.items()}
-        for part, tables in found.items()
-    }
 
 
 if __name__ == "__main__":

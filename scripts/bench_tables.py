@@ -43,7 +43,19 @@ GOALS = (
     Goal("against no positions", ["rope", "alibi", "kerple", "t5"], "step", "none", 1.10),
     Goal("against no positions", ["shaw"], "step", "none", 1.3),
     Goal("against no positions", ["transformer_xl"], "step", "none", 1.8),
-    Goal("against no positions", ["fire"], "step", "none", 2.5),
+    Goal("against no positions", ["fire", "deberta"], "step", "none", 2.2),
+    Goal("against no positions", ["inkling"], "step", "none", 1.3),
+    Goal("against no positions", ["selective_rope", "pope"], "step", "none", 1.4),
+    Goal("against no positions", ["wall", "cope"], "step", "none", 2.5),
+    Goal("against no positions", ["path"], "step", "none", 4.0),
+    Goal("against no positions", ["dape"], "step", "none", 6.0),
+    Goal("packed", ["shaw"], "step", "none", 1.35, ("kinds", "packed 256")),
+    Goal("with grouped queries", ["shaw"], "step", "none", 1.35, ("kinds", "grouped 8:2")),
+    Goal("packed", ["transformer_xl"], "step", "none", 2.0, ("kinds", "packed 256")),
+    Goal("on other keys", ["transformer_xl"], "step", "none", 2.0, ("kinds", "cross")),
+    Goal("at positions in any order", ["kerple"], "step", "none", 1.3, ("kinds", "positions")),
+    Goal("at positions in any order", ["shaw"], "step", "none", 1.6, ("kinds", "positions")),
+    Goal("at positions in any order", ["transformer_xl"], "step", "none", 2.5, ("kinds", "positions")),
     Goal("against PyTorch SDPA with a bias tensor", ["t5"], "step", SDPA_BIAS, 0.15),
     Goal("against compiled FlexAttention, forward", ["t5"], "forward", FLEX, 0.9),
     Goal(
@@ -52,7 +64,7 @@ GOALS = (
     ),
     Goal("the same, against no positions", (), "temporary_bytes", "none", 1.3, ("memory", "16384")),
     Goal("seconds to compile at T=16384", (), "compile_seconds", "", 3.0, ("memory", "16384")),
-    Goal("a step of decoding against no positions", (), "forward", "none", 1.2, ("decode", "4096")),
+    Goal("a step of decoding against no positions", (), "forward", "none", 1.1, ("decode", "4096")),
 )  # fmt: skip
 
 

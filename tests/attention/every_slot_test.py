@@ -22,7 +22,7 @@ QUICK = {
 }  # fmt: skip
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
 SEEN_BY_KERNELS = (
-    "causal", "window of two sides", "scattered, packed, window of two sides", "cross, causal",
+    "causal", "scattered, packed, window of two sides", "cross, causal",
     "an order of its own, dropout",
 )  # fmt: skip
 MORE_BLOCKS = {"window of two sides": [(16, 8)], "cross, causal": [(64, 64)]}

@@ -119,9 +119,9 @@ def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
 @pytest.mark.parametrize(
     "text",
     [
-        "rope+t5",
+        pytest.param("rope+t5", marks=pytest.mark.long),
         "rope:2/fox+t5:2",
-        "pope:2/alibi:2",
+        pytest.param("pope:2/alibi:2", marks=pytest.mark.long),
         "deberta(share=True)",
         "dape,rope",
         "path+fox",

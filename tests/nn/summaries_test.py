@@ -25,7 +25,14 @@ def summary(module, *args):
     return nnx.tabulate(module, *args, console_kwargs={"force_terminal": False, "width": 200})
 
 
-@pytest.mark.parametrize("name", encodings.names())
+# Nothing, a table, what the layer brings, a walk, what layers share, what is added to the input.
+QUICK = ("none", "t5", "deberta", "path", "transformer_xl", "sinusoidal")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in encodings.names()],
+)
 def test_a_decoder_is_tabulated_and_works_afterwards(name):
     config = DecoderConfig(vocab_size=7, encodings=(name,), **SIZES)
     model = Decoder(config, rngs=nnx.Rngs(0))
