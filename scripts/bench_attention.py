@@ -50,7 +50,7 @@ from relpos import encodings
 from relpos.attention.per_head import SPLIT
 from relpos.positions import consecutive
 
-PARTS = ("lengths", "short", "kinds", "decode", "memory")
+PARTS = ("lengths", "decode", "memory", "short", "kinds")
 ASKED_FOR = ("devices",)
 HEADS, HEAD_DIM = 8, 64
 
@@ -454,16 +454,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 contestants += made
             title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
             show("lengths", str(T), title, measure(contestants, options.seconds, f"T={T}"))
-    if "short" in options.parts:
-        run_short(names, options.seconds, show)
-    if "kinds" in options.parts:
-        run_kinds(names, options.kinds, options.seconds, show)
     if "decode" in options.parts:
         steps = [decode_step(name, 4096) for name in names]
         title = "one decode step, cache of 4096"
         show("decode", "4096", title, measure(steps, options.seconds, title))
     if "memory" in options.parts:
         run_memory(names, show)
+    if "short" in options.parts:
+        run_short(names, options.seconds, show)
+    if "kinds" in options.parts:
+        run_kinds(names, options.kinds, options.seconds, show)
     if "devices" in options.parts:
         run_devices(names, options.seconds, show)
     if options.picture is not None and "lengths" in found:
