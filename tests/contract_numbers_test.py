@@ -39,8 +39,16 @@ FEWER_BITS = [
 ]
 
 
+# Where digits may be lost: sums along the row, logarithms, exponentials, frequencies, vectors; and plain biases.
+MAY_LOSE = (
+    "cope", "deberta", "fire", "fox", "kerple", "path", "selective_rope", "shaw", "t5", "transformer_xl", "wall",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(("dtype", "tolerance", "paths"), FEWER_BITS)
-@pytest.mark.parametrize("name", WITHIN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in MAY_LOSE else pytest.mark.long) for n in WITHIN]
+)
 def test_fewer_bits_are_close_to_float64(name, dtype, tolerance, paths):
     """Of the same numbers: bfloat16 has 8 bits, and the gradients of a bfloat16 array are rounded to them too."""
     kw = {"causal": True, "block_sizes": BLOCKS}

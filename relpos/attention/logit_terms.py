@@ -86,8 +86,7 @@ class QueryVectors(ByDistance, LogitTerm):
 
     def forward(self, block, ring):
         key = block.k_of(self.part).for_vectors
-        with_keys = lambda a_Q: dot_rows(key, a_Q.astype(key.dtype))  # noqa: E731
-        return Logits(dots=self.reach(block).read_columns(with_keys, self.here(block))), ring
+        return Logits(dots=self.reach(block).read_columns(key, self.here(block))), ring
 
     def backward(self, block, d, ring, sums):
         key, reach = block.k_of(self.part).for_vectors, self.reach(block)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from relpos.attention import spread
+from relpos.attention import choices, spread
+from relpos.attention.reference import dot_rows
 from relpos.attention.regions import Layout, Span
 
 Product = Callable[[Array], Array]
@@ -77,8 +78,8 @@ class Reach(abc.ABC):
         """Add what belongs to these distances to a table."""
 
     @abc.abstractmethod
-    def read_columns(self, product: Product, table_PH: Array) -> Array:
-        """Return each key's product with its distances' vectors; `product` gives [K, n]."""
+    def read_columns(self, key_KH: Array, table_PH: Array) -> Array:
+        """Return each key's product with its distances' vectors, [C, K] or what broadcasts to it."""
 
     @abc.abstractmethod
     def write_columns(self, p_CK: Array) -> Array:
@@ -135,14 +136,36 @@ class Window(Reach):
     def add_written(self, sums_HP, x_Hn):
         return _add(sums_HP, x_Hn, self.start)
 
-    def read_columns(self, product, table_PH):
-        return spread.spread_columns(product(self.written_columns(table_PH)))
+    def read_columns(self, key_KH, table_PH):
+        near_PH, C, K = self.written_columns(table_PH), self.rows, self.columns
+        if C < choices.FEW_QUERIES:
+            vectors = lambda i: lax.dynamic_slice_in_dim(near_PH, C - i, K)  # noqa: E731
+            return _of_pairs(key_KH, vectors, C)
+        return spread.spread_columns(_products(key_KH, near_PH))
 
     def write_columns(self, p_CK):
         return spread.collect_columns(p_CK)
 
     def written_columns(self, table_PH):
         return self._slice(table_PH, 0, self.rows + self.columns)
+
+
+def _products(key_KH: Array, vectors_nH: Array) -> Array:
+    """Return each key's product with each vector, [K, n]."""
+    return dot_rows(key_KH, vectors_nH.astype(key_KH.dtype))
+
+
+def _of_pairs(key_KH: Array, vectors: Callable[[Array], Array], C: int) -> Array:
+    """Return each key's products with C vectors of its own, [C, K]; vectors(i): [K, H].
+
+    A step of decoding has one for each key; all products of keys with vectors would be K times as many.
+    """
+    wide = jnp.promote_types(key_KH.dtype, jnp.float32)
+
+    def products(i):
+        return (key_KH.astype(wide) * vectors(i).astype(key_KH.dtype).astype(wide)).sum(-1)
+
+    return jax.vmap(products)(jnp.arange(C))
 
 
 def _add(sums, x, start):
@@ -185,8 +208,8 @@ class Whole(Reach):
     def add_written(self, sums_HW, x_HW):
         return sums_HW + x_HW
 
-    def read_columns(self, product, table_WH):
-        return self.spread_columns(product(table_WH))
+    def read_columns(self, key_KH, table_WH):
+        return self.spread_columns(_products(key_KH, table_WH))
 
     def write_columns(self, p_CK):
         return self.collect_columns(p_CK)
@@ -276,6 +299,12 @@ class Looked(Whole):
         one = lambda x: jnp.broadcast_to(self._column(x), self.index.shape)  # noqa: E731
         each = lambda x: jnp.take_along_axis(x, self.index, 1)  # noqa: E731
         return self._chosen(one, each, x_CW)
+
+    def read_columns(self, key_KH, table_WH):
+        C = self.index.shape[0]
+        if C < choices.FEW_QUERIES:
+            return _of_pairs(key_KH, lambda i: table_WH[self.index[i]], C)
+        return super().read_columns(key_KH, table_WH)
 
     def spread_columns(self, x_KW):
         return self._turned().spread(x_KW).T

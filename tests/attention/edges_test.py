@@ -54,7 +54,7 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 )  # fmt: skip
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
-    paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
+    paths = ("pallas", "blockwise") if (T, S) == (5, 23) else ("blockwise",)
     both_ways(EverySlot(1, heads=1), inputs(T=T, S=S, B=1, N=1, K=1), paths, causal=causal)
 
 
@@ -350,9 +350,10 @@ def test_an_encoding_may_hold_integers(places):
     assert_trees_close(found, expected, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", encodings.names())
-def test_rank_promotion_may_raise_and_float64_be_on(name):
-    def run(dtype):
+def test_rank_promotion_may_raise_and_float64_be_on(name, dtype):
+    def run():
         encoding = encodings.create(name, num_heads=2, head_dim=4, rngs=nnx.Rngs(0))
         q, x = jnp.ones((1, 40, 2, 4), dtype), jnp.ones((1, 40, 8), dtype)
         loss = lambda e, q: attend(  # noqa: E731
@@ -361,9 +362,7 @@ def test_rank_promotion_may_raise_and_float64_be_on(name):
         return nnx.grad(loss, argnums=(0, 1))(encoding, q)[1], encoding.embed(x[0], jnp.arange(40))
 
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            shapes = jax.eval_shape(lambda dtype=dtype: run(dtype))
-            assert [x.dtype for x in shapes] == [dtype, dtype]
+        assert {x.dtype for x in jax.eval_shape(run)} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -153,26 +153,32 @@ def test_a_run_whose_examples_would_be_others_is_refused(trained, monkeypatch):
         task.evaluate_splits(model, split="test", lengths=(), console=Console(quiet=True))
 
 
-@pytest.mark.parametrize("name", algorithmic.names())
-def test_every_task_is_learned_in_both_presentations(name):
-    shortest = max(3, algorithmic.task_class(name).min_length)
-    for presentation in algorithmic.PRESENTATIONS:
-        overrides = {
-            "data.presentation": presentation,
-            "data.shortest": shortest,
-            "data.options.selective_copy.blanks": 2,
-            "data.options.listops.expand": 0.9,
-            "eval_lengths": "7,11",
-        }
-        task = create_task(small(name, **overrides), NOWHERE)
-        model = nnx.eval_shape(lambda: task.init_model(nnx.Rngs(0)))  # noqa: B023
-        assert type(model).__name__ == ("Decoder" if presentation == "causal" else "TokenEncoder")
-        batch = next(task.train_batches())
-        assert batch["inputs"].max() < task.symbols.vocab_size
-        loss, metrics = nnx.eval_shape(lambda *x: task.loss(*x, None), model, batch)  # noqa: B023
-        assert loss.shape == ()
-        assert set(metrics) == {"loss", "accuracy"}
-        assert task.tokens(batch) == batch["scored"].sum()
+# Quick in turns: what a task shows is seen in one presentation, and each presentation with many tasks.
+SHOWN = [
+    pytest.param(name, how, marks=() if (i + j) % 2 else pytest.mark.long)
+    for i, name in enumerate(algorithmic.names())
+    for j, how in enumerate(algorithmic.PRESENTATIONS)
+]
+
+
+@pytest.mark.parametrize(("name", "presentation"), SHOWN)
+def test_every_task_is_learned_in_both_presentations(name, presentation):
+    overrides = {
+        "data.presentation": presentation,
+        "data.shortest": max(3, algorithmic.task_class(name).min_length),
+        "data.options.selective_copy.blanks": 2,
+        "data.options.listops.expand": 0.9,
+        "eval_lengths": "7,11",
+    }
+    task = create_task(small(name, **overrides), NOWHERE)
+    model = nnx.eval_shape(lambda: task.init_model(nnx.Rngs(0)))
+    assert type(model).__name__ == ("Decoder" if presentation == "causal" else "TokenEncoder")
+    batch = next(task.train_batches())
+    assert batch["inputs"].max() < task.symbols.vocab_size
+    loss, metrics = nnx.eval_shape(lambda *x: task.loss(*x, None), model, batch)
+    assert loss.shape == ()
+    assert set(metrics) == {"loss", "accuracy"}
+    assert task.tokens(batch) == batch["scored"].sum()
 
 
 @pytest.mark.parametrize("name", algorithmic.names())
