@@ -228,7 +228,7 @@ def draw(by_length: dict[str, list[Row]]):
     """Time of forward + backward, and temporaries, against the length."""
     import matplotlib.pyplot as plt  # the tables need no extra package
 
-    figure, (times, bytes_) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (times, bytes_) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     lengths = sorted(map(int, by_length))
     names = dict.fromkeys(row["name"] for T in lengths for row in by_length[str(T)])
     for number, name in enumerate(names):
@@ -242,8 +242,9 @@ def draw(by_length: dict[str, list[Row]]):
             ]
             if points:
                 axes.plot(
-                    *zip(*points, strict=True), "-" if ours else "--", marker="o", markersize=3,
-                    color=plt.get_cmap("tab20")(number % 20), label=name,
+                    *zip(*points, strict=True), "-" if ours else "--", markersize=4,
+                    marker="os^"[number // 10 % 3],
+                    color=plt.get_cmap("tab10")(number % 10), label=name if axes is times else None,
                     linewidth=2.5 if name == "none" else 1.2,
                 )  # fmt: skip
     for axes, label in ((times, "forward + backward, ms"), (bytes_, "temporaries, MB")):
@@ -253,7 +254,7 @@ def draw(by_length: dict[str, list[Row]]):
         axes.set_xlabel("T")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    times.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside right center", fontsize=8)
     return figure
 
 
