@@ -54,23 +54,16 @@ class Call:
     dtype: str = "float32"
     window: tuple[int, int] | None = None
     start: int | None = None  # the first position, an array
+    paths: tuple[str, ...] = ("blockwise",)
 
 
 CALLS = {
-    "packed": Call(packed=True),
-    "bfloat16": Call(dtype="bfloat16"),
+    "packed": Call(packed=True, paths=PATHS),
+    "bfloat16": Call(dtype="bfloat16", paths=("pallas",)),
     "cross": Call(S=200, causal=False),
-    "bidirectional": Call(T=320, S=320, causal=False),
+    "bidirectional": Call(T=320, S=320, causal=False, paths=("pallas",)),
     "windowed": Call(causal=False, window=(100, 50)),
     "offset": Call(start=100),
-}
-CALLED = {
-    "packed": PATHS,
-    "bfloat16": ("pallas",),
-    "cross": ("blockwise",),
-    "bidirectional": ("pallas",),
-    "windowed": ("blockwise",),
-    "offset": ("blockwise",),
 }
 # Beside the schemes: a sum, a sum of bands with one of their own each, and heads of two kinds.
 COMPOSED = ("rope+t5", "shaw+kerple+fox", "rope:2/alibi:2")
@@ -209,7 +202,7 @@ def check(
             if not call.causal and (not known or encodings.scheme(name).causal_only):
                 continue
             wanted = pool.submit(on_cpu, name, call)
-            for path in CALLED[kind]:
+            for path in call.paths:
                 jobs.append((kind, name, path, wanted, pool.submit(on_device, name, call, path)))
     for kind, name, path, wanted, found in jobs:
         result: dict[str, Any] = {"call": kind, "scheme": name, "path": path}
@@ -329,13 +322,17 @@ def tables(record: dict[str, Any]) -> str:
     checks = record["checks"]
     wrong = [c for c in checks if not c["ok"]]
     lines += [f"## Correctness: {len(checks) - len(wrong)} of {len(checks)} calls agree", ""]
-    lines += ["| scheme | " + " | ".join(f"{c}, {p}" for c in CALLS for p in CALLED[c]) + " |"]
-    lines += ["|---" * (1 + sum(map(len, CALLED.values()))) + "|"]
+    lines += [
+        "| scheme | "
+        + " | ".join(f"{c}, {p}" for c, call in CALLS.items() for p in call.paths)
+        + " |"
+    ]
+    lines += ["|---" * (1 + sum(len(call.paths) for call in CALLS.values())) + "|"]
     by_place = {(c["scheme"], c["call"], c["path"]): c for c in checks}
     for name in dict.fromkeys(c["scheme"] for c in checks):
         cells = []
-        for kind in CALLS:
-            for path in CALLED[kind]:
+        for kind, call in CALLS.items():
+            for path in call.paths:
                 c = by_place.get((name, kind, path), {})
                 number = f"{c['difference']:.0e}" if "difference" in c else ""
                 mark = "" if c.get("ok", True) else " **wrong**" if number else "**error**"

@@ -8,6 +8,8 @@ from flax import nnx
 from relpos import attention, encodings
 from relpos.attention import PerHead, PerHeadConstant, PerKeyHead
 
+# To attention one that adds to the input is none.
+WITHIN = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
 B, T, S, N, K, H, D = 2, 37, 23, 6, 3, 10, 22
 BLOCKS = (8, 16)
 

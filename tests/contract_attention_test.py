@@ -17,6 +17,7 @@ from relpos.positions import Consecutive, consecutive
 from tests import oracle
 from tests.attending import (
     BLOCKS,
+    WITHIN,
     B,
     EverySlot,
     H,
@@ -273,8 +274,6 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
 
 
-# To attention one that adds to the input is none.
-WITHIN = [name for name in NAMES if not encodings.scheme(name).adds_to_input()]
 # What EverySlot is seen in, schemes that fill a slot which it leaves empty are seen in as well.
 OF_OTHER_SLOTS = [
     name for name in WITHIN if (encodings.scheme(name).overridden & SLOTS) - EverySlot.overridden

@@ -10,13 +10,14 @@ from relpos import encodings
 from relpos.attention import split_heads
 from tests.attending import (
     BLOCKS,
+    WITHIN,
     assert_trees_close,
     carried,
     inputs,
     make,
     value_and_grads,
 )
-from tests.contract_attention_test import FAST, NAMES, VARIANTS, WITHIN, of_few_heads, weight_of
+from tests.contract_attention_test import FAST, NAMES, VARIANTS, of_few_heads, weight_of
 
 
 @pytest.fixture(autouse=True)

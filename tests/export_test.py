@@ -8,11 +8,9 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.nn import Decoder, DecoderConfig
-from tests.attending import D, H, N, attend, make
+from tests.attending import WITHIN, D, H, N, attend, make
 
 K = 3
-# To attention one that adds to the input is none.
-WITHIN = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
 
 
 def shapes(B, T, N=N, K=K):

@@ -16,7 +16,7 @@ from relpos.training.step import init_state, make_train_step
 from relpos.training.task import check_common
 from tests import fuzzing
 
-QUICK = 12
+QUICK = 20
 ALL = 300
 MOST_SECONDS = 20
 MOST_BYTES = 2e9

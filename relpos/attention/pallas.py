@@ -30,15 +30,8 @@ from relpos.attention import (
     reference,
 )
 from relpos.attention.mesh_axes import shaped_like, varying_like
-from relpos.attention.pallas_bands import LaidOut, collect, lay_out
-from relpos.attention.pallas_blocks import (
-    Backward,
-    Inputs,
-    Places,
-    Problem,
-    Visits,
-    sums_like,
-)
+from relpos.attention.pallas_bands import LaidOut, collect, lay_out, sums_like
+from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
@@ -54,7 +47,7 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     by_distance, outputs = shaped_like(
         inputs.q, (by_distance, outputs)
     )  # all vary alike, see `head`
-    # Sums by distance are not written everywhere, but for those of both ends: their array is the first output.
+    # Kernels write parts of the near sums alone; these come first among the outputs, and begin as zeros.
     near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
     zeros = None if near is None else jnp.zeros(near.shape, near.dtype)
 
@@ -83,7 +76,8 @@ def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool
     dtype = _wide(inputs)
     (T, _), V = inputs.q.shape, inputs.v.shape[1]
     outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
-    by_distance = sums_like(problem, T, dtype, axis=1) if with_values else None
+    layout, W = problem.layout, problem.width
+    by_distance = sums_like(layout, W, T, dtype, axis=1) if with_values else None
     programs = T // problem.layout.rows
     return _call(pallas_kernels.forward, problem, programs, by_distance, outputs, inputs, places)
 
@@ -106,7 +100,7 @@ def _attend_forward(problem, with_values, inputs, places):
 def _attend_backward(problem, with_values, residuals, d_outputs):
     inputs, places, outputs, log_total_T = residuals
     (T, _), S = inputs.q.shape, inputs.k.shape[0]
-    dtype = log_total_T.dtype
+    layout, W, dtype = problem.layout, problem.width, log_total_T.dtype
     # sum_j weights[i, j] * d weights[i, j], the softmax's correction.
     of_rows = lambda x, d: (x * d).reshape(T, -1).sum(1)  # noqa: E731
     correction_T = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(of_rows, outputs, d_outputs))), 0)
@@ -118,13 +112,13 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
 
     d_rows, d_q, d_q_features, d_state = _call(
         pallas_kernels.query_gradients, problem, programs,
-        None if inputs.row_terms is None else sums_like(problem, T, dtype, axis=1),
+        None if inputs.row_terms is None else sums_like(layout, W, T, dtype, axis=1),
         (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
         inputs, places, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
         pallas_kernels.key_gradients, problem, S // problem.layout.columns,
-        None if inputs.column_terms is None else sums_like(problem, S, dtype, axis=0),
+        None if inputs.column_terms is None else sums_like(layout, W, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, places, backward,
     )  # fmt: skip

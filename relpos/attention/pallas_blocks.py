@@ -197,11 +197,6 @@ def band_block(problem: Problem, number, axis: int) -> pallas_bands.Block:
     return pallas_bands.Block(problem.layout, problem.width, axis, number)
 
 
-def sums_like(problem: Problem, length: int, dtype: Any, axis: int) -> Any:
-    """Return the shapes of sums by distance that a kernel writes."""
-    return pallas_bands.sums_like(problem.layout, problem.width, length, dtype, axis)
-
-
 def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:
     """What the encoding computes for each pair; None: nothing."""
     variables = jax.tree.unflatten(problem.variables, [*state, *places.state])

@@ -15,6 +15,7 @@ from relpos.attention import Slots, choices, tabulate
 from relpos.attention.slots import SLOTS
 from tests.attending import (
     BLOCKS,
+    WITHIN,
     EverySlot,
     H,
     N,
@@ -259,10 +260,6 @@ def squares(encoding):
 def slopes(loss, state, q):
     """The gradient, and its slope along the point itself: forward over reverse."""
     return jax.jvp(jax.grad(loss, (0, 1)), (state, q), (state, q))
-
-
-# To attention one that adds to the input is none.
-WITHIN = [name for name in encodings.names() if not encodings.scheme(name).adds_to_input()]
 
 
 def marks(name):

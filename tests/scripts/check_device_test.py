@@ -17,7 +17,7 @@ def test_a_rehearsal_checks_measures_and_writes(tmp_path, capsys):
     (written,) = tmp_path.glob("*.json")
     record = json.loads(written.read_text())
     checked = {(c["scheme"], c["call"], c["path"]) for c in record["checks"]}
-    paths = check_device.CALLED
+    paths = {kind: check_device.CALLS[kind].paths for kind in kinds}
     assert set(paths["packed"]) == {"reference", "blockwise", "pallas"}
     causal = [kind for kind in kinds if check_device.CALLS[kind].causal]
     assert checked == {("t5", kind, path) for kind in kinds for path in paths[kind]} | {

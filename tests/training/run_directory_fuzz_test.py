@@ -251,7 +251,7 @@ def test_what_waits_for_ever_is_a_failure():
 
 
 def test_a_few_spoilt_run_directories_are_refused_or_read(finished, tmp_path):
-    _check(finished, range(8), tmp_path)
+    _check(finished, range(15), tmp_path)
 
 
 @pytest.mark.long
