@@ -54,7 +54,7 @@ class Call:
     dtype: str = "float32"
     window: tuple[int, int] | None = None
     start: int | None = None  # the first position, an array
-    paths: tuple[str, ...] = ("blockwise",)
+    paths: tuple[str, ...] = ("auto",)
 
 
 CALLS = {
@@ -66,7 +66,7 @@ CALLS = {
     "offset": Call(start=100),
 }
 # Beside the schemes: a sum, a sum of bands with one of their own each, and heads of two kinds.
-COMPOSED = ("rope+t5", "shaw+kerple+fox", "rope:2/alibi:2")
+COMPOSED = ("rope+t5", "shaw+kerple+fox", "rope/alibi")
 LENGTHS = (2048, 4096, 8192, 16384)
 TOKENS, FEATURES = 16384, 1024  # in a batch; of all heads together
 SMALL = 64
@@ -240,7 +240,7 @@ def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple
     found["cuDNN"] = (cudnn, ())
     found["cuDNN, bias [N, T, T]"] = (cudnn_with_bias, jnp.zeros((N, T)))
     for name in names:
-        for path in ("blockwise", "pallas"):
+        for path in ("blockwise", "auto"):
             call = Call(1, T, T, N, N, H, dtype="bfloat16")
             found[f"{name}, {path}"] = attend_with(name, call, path)
     return found

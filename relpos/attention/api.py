@@ -96,8 +96,9 @@ def attention(
       keys_ready: k and v come from `encodings.transform_keys` and `transform_values`, out of a cache; k_features are
         then wanted only where they meet those of queries.
       tables: from `tabulate`, out of a cache; no distance may be longer than they are.
-      implementation: "auto", "reference" (dense), "blockwise" or "pallas" (GPU kernels; interpreted elsewhere, for
-        tests; O((T + S) constant_beyond) memory).
+      implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted elsewhere, for tests;
+        O((T + S) constant_beyond) memory), or "auto": the kernels where JAX computes on a GPU and they carry the call,
+        dense for few pairs, blockwise otherwise.
       block_sizes: queries and keys in a block; None: chosen by platform and shape.
 
     Returns:
@@ -210,6 +211,12 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
     checks.check_features(
         encoding, arrays.q, arrays.k, arrays.q_features, arrays.k_features, keys_ready=call.keys_ready
     )  # fmt: skip
+    tries_kernels = choices.tries_kernels(call.implementation, arrays.q, arrays.k)
+    if tries_kernels and Filled.of(encoding).factors <= choices.FEW_FACTORS:
+        try:
+            return _of_one_kind(call._replace(implementation="pallas"), encoding, arrays)
+        except choices.NoKernel:
+            pass  # the other paths carry everything
     return _of_one_kind(call, encoding, arrays)
 
 

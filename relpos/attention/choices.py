@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import jax
+from jax import Array
 
 from relpos.attention.regions import Layout, round_up
 
@@ -15,6 +16,11 @@ SHORT = 256 * 256  # up to here eight heads together were measured faster than o
 ALL = 2**31
 TOGETHER = 128  # queries and keys in a block of all heads
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
+FEW_FACTORS = 256  # beside queries and keys in a kernel's memory; 1024 were slower there than in blocks
+
+
+class NoKernel(ValueError):
+    """The GPU kernels cannot carry a call: "auto" then takes another path."""
 
 
 def are_known(*sizes: Any) -> bool:
@@ -28,15 +34,25 @@ def are_within(most: int, *sizes: Any) -> bool:
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for: never the GPU kernels.
+    """Return the path that "auto" stands for where kernels are not tried first (`tries_kernels`).
 
     Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
     each pair.
     """
     if asked != "auto":
         return asked
-    is_small = are_known(T, S) and (T < FEW_QUERIES or T * S <= FEW_PAIRS)
-    return "reference" if is_small and not has_vectors else "blockwise"
+    return "reference" if _are_few(T, S) and not has_vectors else "blockwise"
+
+
+def _are_few(T: int, S: int) -> bool:
+    return are_known(T, S) and (T < FEW_QUERIES or T * S <= FEW_PAIRS)
+
+
+def tries_kernels(asked: str, q: Array, k: Array) -> bool:
+    """Whether "auto" tries the GPU kernels first: on a GPU, with sizes and numbers that they are written for."""
+    if asked != "auto" or interpreted() or not are_known(*q.shape, *k.shape):
+        return False
+    return not _are_few(q.shape[1], k.shape[1]) and q.dtype.itemsize <= 4
 
 
 def layout(
@@ -131,12 +147,12 @@ def kernels():
     """Return the module of the GPU kernels, imported only when they are asked for.
 
     Raises:
-      ValueError: this JAX has no Pallas with a Triton backend.
+      NoKernel: this JAX has no Pallas with a Triton backend.
     """
     try:
         from relpos.attention import pallas
     except ImportError as error:
-        raise ValueError(
+        raise NoKernel(
             f'implementation="pallas" needs Pallas\' Triton backend, which JAX {jax.__version__} here does not have '
             f'({error}): use "auto" or "blockwise"'
         ) from error
@@ -145,7 +161,9 @@ def kernels():
 
 def interpreted() -> bool:
     """Whether kernels, which are written for GPUs, are interpreted on this machine."""
-    return jax.default_backend() not in ("gpu", "cuda", "rocm")
+    chosen = jax.config.jax_default_device  # a device, the name of a platform, or None
+    platform = getattr(chosen, "platform", chosen) or jax.default_backend()
+    return platform not in ("gpu", "cuda", "rocm")
 
 
 def longest_in_a_table(T: int, S: int) -> int | None:

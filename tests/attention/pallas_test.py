@@ -30,7 +30,7 @@ from tests.attending import (
 T, H = 80, 64  # no other test has these: programs of interpreted kernels are cached
 
 
-def lowered(encoding, dtype=jnp.float32, N=2, **kw):
+def lowered(encoding, dtype=jnp.float32, N=2, T=T, implementation="pallas", **kw):
     """The program of a gradient, for CUDA."""
     graphdef, state = nnx.split(encoding)
     q = jax.ShapeDtypeStruct((1, T, N, H), dtype)
@@ -38,7 +38,7 @@ def lowered(encoding, dtype=jnp.float32, N=2, **kw):
 
     def loss(state, q, k, v, x):
         encoding = nnx.merge(graphdef, state)
-        out = attend(encoding, q, k, v, x, causal=True, implementation="pallas", **kw)
+        out = attend(encoding, q, k, v, x, causal=True, implementation=implementation, **kw)
         return out.astype(jnp.float32).sum()
 
     gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3, 4)))
@@ -169,10 +169,51 @@ def test_without_its_triton_backend_pallas_alone_is_refused(monkeypatch):
         attention(q, k, v, implementation="pallas")
 
 
-@pytest.mark.parametrize("sizes", [(1, 9), (128, 128), (1000, 1000)])
-def test_auto_is_never_the_kernels(sizes):
-    for has_vectors in (True, False):
-        assert choices.implementation("auto", *sizes, has_vectors=has_vectors) != "pallas"
+ON_A_GPU = {
+    "t5": True,
+    "rope+t5": True,
+    "rope:1/alibi:1": True,
+    "fire": False,  # refused when it is lowered
+    "sink": False,
+}
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(("name", "in_kernels"), ON_A_GPU.items())
+def test_auto_takes_kernels_on_a_gpu_where_they_carry_a_call(name, in_kernels):
+    text = lowered(created(name), implementation="auto", T=136)
+    assert ("xla.gpu.triton" in text) == in_kernels
+
+
+@pytest.mark.parametrize(
+    ("platform", "kw"),
+    [
+        ("gpu", {"T": 120}),  # few pairs
+        ("gpu", {"T": 136, "block_sizes": (24, 24)}),
+        ("cpu", {"T": 136}),
+    ],
+)
+def test_auto_takes_no_kernels_elsewhere(platform, kw, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert "xla.gpu.triton" not in lowered(created("none"), implementation="auto", **kw)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_auto_takes_no_kernels_where_factors_fill_their_memory(monkeypatch):
+    kernels = {}
+    for limit in (127, 128):
+        monkeypatch.setattr(choices, "FEW_FACTORS", limit)
+        text = lowered(created("transformer_xl"), implementation="auto", T=136 + limit)
+        kernels[limit] = "xla.gpu.triton" in text
+    assert kernels == {127: False, 128: True}
+
+
+def test_where_jax_is_told_to_compute_kernels_are_interpreted_or_not(monkeypatch):
+    assert choices.interpreted()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not choices.interpreted()
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert choices.interpreted()
 
 
 def has_tables(name):
