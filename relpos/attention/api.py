@@ -215,7 +215,7 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
     if tries_kernels and Filled.of(encoding).factors <= choices.FEW_FACTORS:
         try:
             return _of_one_kind(call._replace(implementation="pallas"), encoding, arrays)
-        except choices.NoKernel:
+        except choices.NoKernelError:
             pass  # the other paths carry everything
     return _of_one_kind(call, encoding, arrays)
 

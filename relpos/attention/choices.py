@@ -16,10 +16,12 @@ SHORT = 256 * 256  # up to here eight heads together were measured faster than o
 ALL = 2**31
 TOGETHER = 128  # queries and keys in a block of all heads
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
-FEW_FACTORS = 256  # beside queries and keys in a kernel's memory; 1024 were slower there than in blocks
+FEW_FACTORS = (
+    256  # beside queries and keys in a kernel's memory; 1024 were slower there than in blocks
+)
 
 
-class NoKernel(ValueError):
+class NoKernelError(ValueError):
     """The GPU kernels cannot carry a call: "auto" then takes another path."""
 
 
@@ -147,12 +149,12 @@ def kernels():
     """Return the module of the GPU kernels, imported only when they are asked for.
 
     Raises:
-      NoKernel: this JAX has no Pallas with a Triton backend.
+      NoKernelError: this JAX has no Pallas with a Triton backend.
     """
     try:
         from relpos.attention import pallas
     except ImportError as error:
-        raise NoKernel(
+        raise NoKernelError(
             f'implementation="pallas" needs Pallas\' Triton backend, which JAX {jax.__version__} here does not have '
             f'({error}): use "auto" or "blockwise"'
         ) from error

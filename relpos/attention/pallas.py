@@ -193,7 +193,9 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
     """Refuse what Triton cannot compile, before JAX does it in terms of primitives."""
     sizes = problem.layout.rows, problem.layout.columns
     if any(size < 16 or size & (size - 1) for size in sizes):
-        raise choices.NoKernel(f"on a GPU block_sizes must be powers of two from 16 on, got {sizes}")
+        raise choices.NoKernelError(
+            f"on a GPU block_sizes must be powers of two from 16 on, got {sizes}"
+        )
     if type(encoding) is Slots:
         return  # nothing of an encoding is evaluated in the kernels
 
@@ -205,7 +207,7 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
     try:
         jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",))
     except Exception as error:
-        raise choices.NoKernel(
+        raise choices.NoKernelError(
             f"{type(encoding).__name__} computes for each pair of tokens, or differentiates, what a Triton kernel "
             f'cannot: use implementation="auto" or "blockwise". JAX says: {error}'
         ) from error
@@ -228,7 +230,7 @@ def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: 
 
     found = [x for x in jax.make_jaxpr(first_block)(inputs, places).consts if jnp.ndim(x)]
     if found:
-        raise choices.NoKernel(
+        raise choices.NoKernelError(
             f"{type(encoding).__name__} computes with a constant {found[0].dtype}{list(found[0].shape)} for each pair "
             'of tokens, which a kernel cannot hold: keep it in an nnx.Variable, or use implementation="auto" or '
             '"blockwise"'

@@ -110,7 +110,7 @@ class Plan(NamedTuple):
         made = functools.partial(cls, path, rules, filled, graphdef)
         if filled.walks:
             if path == "pallas":
-                raise choices.NoKernel(checks.no_kernel_walks(encoding))
+                raise choices.NoKernelError(checks.no_kernel_walks(encoding))
             if path == "blockwise":
                 cut = choices.walk_layout(
                     T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
@@ -150,16 +150,16 @@ def _kernels(
     """Plan for GPU kernels, and say how wide queries and keys are there."""
     T, S, H = sizes
     if filled.mixes:
-        raise choices.NoKernel(checks.no_kernel_mixes(encoding))
+        raise choices.NoKernelError(checks.no_kernel_mixes(encoding))
     if filled.sink:
-        raise choices.NoKernel(checks.no_kernel_sink(encoding))
+        raise choices.NoKernelError(checks.no_kernel_sink(encoding))
     band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
     beyond, may_factor = _held(encoding, filled, rules, known.whole)
     if band is None and beyond is not None:
         band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
     factored = band is None and may_factor
     if filled.vectors and band is None and not factored:
-        raise choices.NoKernel(checks.no_kernel(encoding))
+        raise choices.NoKernelError(checks.no_kernel(encoding))
     width = H + (filled.factors if factored else 0)
     return PartPlan(filled, None, band, band is not None, factored), width
 

@@ -17,11 +17,11 @@ from relpos.encodings import Encoding
 from relpos.nn import moving_keys
 from relpos.nn.cache import Cache
 from relpos.nn.earlier import Earlier, check_earlier
+from relpos.nn.linear import Linear, product
 from relpos.nn.of_attention import (
     check_heads,
     check_input,
     dropout_options,
-    linear,
     no_positions,
 )
 
@@ -90,8 +90,8 @@ class RelativeAttention(nnx.Module):
             )
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
-        self.qkv = linear(in_features, heads * self.head_dim, dtype, rngs)
-        self.out = linear(num_heads * self.head_dim, in_features, dtype, rngs)
+        self.qkv = Linear(in_features, heads * self.head_dim, dtype=dtype, rngs=rngs)
+        self.out = Linear(num_heads * self.head_dim, in_features, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -259,7 +259,7 @@ class RelativeAttention(nnx.Module):
         q, k, v = qkv
         M, ids_BS = earlier.length, earlier.ids_with(x_BTD.shape[:2], segments)
         kernel = self.qkv.kernel[...].astype(self.dtype)[:, self.num_heads * self.head_dim :]
-        kv = earlier.inputs.astype(self.dtype) @ kernel
+        kv = product(earlier.inputs.astype(self.dtype), kernel)
         kv = kv.reshape(*earlier.segments.shape, 2 * self.num_kv_heads, self.head_dim)
         before = jnp.split(kv, 2, axis=2)
         k, v = (jnp.concatenate([a, b], 1) for a, b in zip(before, (k, v), strict=True))

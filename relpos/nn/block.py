@@ -13,6 +13,7 @@ from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
 from relpos.nn.cross_attention import CrossAttention
 from relpos.nn.earlier import Earlier
+from relpos.nn.linear import Linear
 from relpos.nn.stack_config import StackConfig
 from relpos.nn.turns import Turn
 
@@ -54,10 +55,9 @@ class Block(nnx.Module):
         self.mlp_norm = nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
         # What a sublayer adds starts small: the sum over all layers keeps the size of the input.
         scale = 0.5 / config.num_layers if config.norm == "pre" else 1.0
-        init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         small = jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
-        self.mlp_in = nnx.Linear(D, M, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.mlp_out = nnx.Linear(M, D, use_bias=False, kernel_init=small, dtype=dtype, rngs=rngs)
+        self.mlp_in = Linear(D, M, dtype=dtype, rngs=rngs)
+        self.mlp_out = Linear(M, D, init=small, dtype=dtype, rngs=rngs)
         self.cross = cross
         self.cross_norm = None if cross is None else nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
         for attention in (self.attention, cross):
@@ -98,9 +98,13 @@ class Block(nnx.Module):
                 dropout_key=keys[2], deterministic=key is None,
             )  # fmt: skip
             x_BTD = self._after(x_BTD, out, self.cross_norm, keys[3])
-        h = self._before(x_BTD, self.mlp_norm)
-        out = self.mlp_out(jax.nn.relu(self.mlp_in(h)) ** 2)
+        out = self._mlp(self._before(x_BTD, self.mlp_norm))
         return self._after(x_BTD, out, self.mlp_norm, keys[4]), grown
+
+    def _mlp(self, h_BTD):
+        """The MLP; for the gradient only what goes into the activation is kept, the wide rest is cheaper anew."""
+        out = jax.checkpoint(lambda h_BTM: self.mlp_out(jax.nn.relu(h_BTM) ** 2), prevent_cse=False)
+        return out(self.mlp_in(h_BTD))
 
     def _before(self, x, norm):
         return x if self.norm == "post" else norm(x)

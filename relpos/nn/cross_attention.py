@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
+from relpos.nn.linear import Linear
 from relpos.nn.of_attention import (
     check_heads,
     check_input,
     dropout_options,
-    linear,
     no_positions,
 )
 from relpos.positions import contiguous, within_segments
@@ -88,9 +88,9 @@ class CrossAttention(nnx.Module):
             )
             self._check(encoding)
         self.encoding = encoding
-        self.query = linear(in_features, num_heads * head_dim, dtype, rngs)
-        self.key_value = linear(in_features, 2 * num_kv_heads * head_dim, dtype, rngs)
-        self.out = linear(num_heads * head_dim, in_features, dtype, rngs)
+        self.query = Linear(in_features, num_heads * head_dim, dtype=dtype, rngs=rngs)
+        self.key_value = Linear(in_features, 2 * num_kv_heads * head_dim, dtype=dtype, rngs=rngs)
+        self.out = Linear(num_heads * head_dim, in_features, dtype=dtype, rngs=rngs)
 
     def _bound(self, encoding: Encoding | None) -> Encoding:
         """Return the encoding of a call, bound to the layer's projections."""

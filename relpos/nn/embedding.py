@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from relpos.nn.linear import product
 from relpos.nn.stack import StackConfig
 from relpos.sharding import left_to_the_compiler
 
@@ -29,7 +30,7 @@ class Embedding(nnx.Module):
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the logits of all tokens, in float32."""
-        return (x_BTD @ self.table.embedding[...].T.astype(x_BTD.dtype)).astype(jnp.float32)
+        return product(x_BTD, self.table.embedding[...].T.astype(x_BTD.dtype)).astype(jnp.float32)
 
 
 def _look_up(graphdef, state, tokens_BT):

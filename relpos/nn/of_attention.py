@@ -4,7 +4,6 @@ import functools
 import logging
 from typing import Any
 
-import jax
 from flax import nnx
 from jaxtyping import Array
 
@@ -68,12 +67,6 @@ def check_heads(
             "num_kv_heads must divide num_heads"
         )
     return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
-
-
-def linear(inputs: int, outputs: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Return a projection without bias."""
-    init = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def no_positions() -> Encoding:

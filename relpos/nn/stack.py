@@ -20,9 +20,11 @@ from relpos.nn.stack_config import StackConfig as StackConfig
 from relpos.nn.turns import Turn
 from relpos.sharding import left_to_the_compiler
 
+FEW_LAYERS = 8  # as quick to compile without a loop over them, whose turns copy what they hand on
+
 
 class Stack(nnx.Module):
-    """Layers whose parameters are stacked and scanned: compile time hardly grows with depth.
+    """Layers whose parameters are stacked, and scanned where they are many: compile time hardly grows with depth.
 
     Each layer has an encoding of its own, but for the parameters that are marked as shared by layers; what adds to the
     input stands before the layers.
@@ -183,7 +185,8 @@ class Stack(nnx.Module):
                 grown.append(cache)
             return x, None if caches is None and earlier is None else tuple(grown)
 
-        return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=2)
+        unroll = groups if groups <= FEW_LAYERS else 2
+        return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=unroll)
 
     @staticmethod
     def _embedded(encoding: Encoding, x_BTD, places_BT):

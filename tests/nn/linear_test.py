@@ -1,0 +1,62 @@
+"""A projection is a product, whatever way its gradient goes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from relpos.nn.linear import Linear, product
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def drawn(*shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(len(shape)).standard_normal(shape), dtype)
+
+
+def weighted(multiply):
+    """A loss whose gradient by the product differs by token and column."""
+    return lambda x, kernel: (jnp.sin(multiply(x, kernel)) * 0.5).sum()
+
+
+@pytest.mark.parametrize(("D", "M"), [(3, 8), (8, 3)])
+@pytest.mark.parametrize("rows", [(), (5,), (2, 5)])
+def test_product_and_gradients_are_those_of_matmul(rows, D, M):
+    x, kernel = drawn(*rows, D), drawn(D, M)
+    np.testing.assert_allclose(product(x, kernel), x @ kernel, rtol=1e-12)
+    found, wanted = (
+        jax.grad(weighted(f), (0, 1))(x, kernel) for f in (product, lambda x, w: x @ w)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found, wanted)
+
+
+def test_gradients_of_each_example_are_those_of_matmul():
+    x, kernel = drawn(4, 5, 3), drawn(3, 8)
+    found, wanted = (
+        jax.vmap(jax.grad(weighted(f), 1), (0, None))(x, kernel)
+        for f in (product, lambda x, w: x @ w)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+def test_accelerators_get_the_plain_product():
+    x, kernel = drawn(2, 5, 3, dtype=np.float32), drawn(3, 8, dtype=np.float32)
+    traced = jax.jit(jax.grad(weighted(product), 1)).trace(x, kernel)
+    turned = {
+        platform: "optimization_barrier"
+        in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert turned == {"cpu": True, "cuda": False, "tpu": False}
+
+
+def test_a_layer_computes_in_its_type():
+    layer = Linear(3, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    out = layer(drawn(2, 5, 3, dtype=np.float32))
+    assert (out.dtype, out.shape) == (jnp.bfloat16, (2, 5, 8))
+    assert layer.kernel[...].dtype == jnp.float32
