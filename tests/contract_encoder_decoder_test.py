@@ -71,7 +71,7 @@ def sees_the_past_alone(name):
 PLACES = list(places())
 # What sees the past alone stands in the decoder alone, where the contract of decoders sees it too. Of those that fill
 # the same slots, or add to the input, one is quick.
-ALIKE = ("alibi", "kerple", "learned", "rope_2d", "sink")
+ALIKE = ("alibi", "fire", "kerple", "learned", "rope_2d", "sink", "tupe")
 FEW = [
     place
     for place in PLACES
@@ -333,6 +333,9 @@ def test_targets_of_a_given_length_have_it():
 
 class Sure(nnx.Module):
     """Writes as many 2 as the source's first token says, then the end, which is always the second choice."""
+
+    def apart(self):
+        return self
 
     def start(self, source, segments, *, max_length, beams):
         cache = Count(jnp.repeat(source[:, 0], beams))

@@ -126,7 +126,10 @@ def _with_gradients(problem: Problem, inputs: Inputs, places: Places, done: Resu
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Residuals:
-    """What the backward pass needs of the forward pass; `trained`, static: which logit terms need a gradient."""
+    """Made and used inside of the backward pass: what the forward pass keeps is `heads._Kept`.
+
+    `trained`, static: which logit terms need a gradient.
+    """
 
     inputs: Inputs
     places: Places
@@ -168,10 +171,10 @@ class Sums(NamedTuple):
 
 
 class Rings(NamedTuple):
-    """What the terms hand on from block to block in the backward pass."""
+    """What each term carries from one block of keys to the next in the backward pass."""
 
-    logits: tuple[Any, ...]  # of the forward pass, once more
-    back: Terms
+    logits: tuple[Any, ...]  # of the logits, computed once more
+    back: Terms  # of their gradients
 
 
 def pull_back(pulls, d_summand, rings, sums, d: Adds):

@@ -163,7 +163,8 @@ def kernels():
 
 def interpreted() -> bool:
     """Whether kernels, which are written for GPUs, are interpreted on this machine."""
-    chosen = jax.config.jax_default_device  # a device, the name of a platform, or None
+    # A device, the name of a platform, or None.
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     platform = getattr(chosen, "platform", chosen) or jax.default_backend()
     return platform not in ("gpu", "cuda", "rocm")
 

@@ -202,10 +202,10 @@ def _held(encoding: Slots, filled: Filled, rules: Rules, whole: bool) -> tuple[i
     """Return where distances clamp, and whether factors may replace the slot.
 
     A band holds whole distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
-    while `mix` wants the bias by itself.
+    while `mix` wants the bias by itself. Where blocks call the encoding for its block_bias they ask for distances too.
     """
     beyond = encoding.constant_beyond
-    may_factor = bool(filled.factors) and (whole or beyond is None)
+    may_factor = bool(filled.factors) and not filled.block_bias and (whole or beyond is None)
     if filled.bias:
         may_factor = may_factor and rules.scale != 0 and not filled.mixes
     return (beyond if whole else None), may_factor

@@ -12,17 +12,19 @@ token (query, key, value, finish) may read the token's features, which `tokens` 
 computes from the layer's input.
 
 Every path gives exact gradients to the encoding's parameters, to queries, keys, values and features, and none to
-positions. In blocks they come about in these places:
+positions. An encoding never writes a backward pass: for a function of the distance fill `bias`, for anything else of a
+pair `block_bias`; a factor on the logits of a pair is returned by `block_bias` and multiplied in `mix`. In blocks the
+logits and the output are sums of terms (`terms.py`), and gradients come about in these places:
 
-- distance slots (bias, key_vectors, query_vectors, value_vectors) are tables, arrays of a term; the loop over blocks
-  gives the tables' gradients, JAX goes on to the parameters;
+- distance slots (bias, key_vectors, query_vectors, value_vectors) are evaluated once for each distance, where positions
+  are consecutive or distances have a bound: a table, which a term holds. The loop over blocks gives the table's
+  gradient, and JAX goes on from there to the parameters;
+- distance slots without a table, and block_bias, are called for each block, and differentiated by JAX inside the loop;
+- where factored_query and factored_key stand for a distance slot, they are columns of queries and keys, whose gradients
+  the products give;
 - slots of tokens (query, key, value, vector_query, vector_key, finish, sink) are called outside of the loop, and
   differentiated there by JAX, as `tokens` is;
-- block_bias, and distance slots without a table, are called for each block, and differentiated by JAX inside the loop;
 - walk and mix have loops of their own (`outward.py`, `together.py`), in which JAX differentiates them.
-
-So a bias that is a table, or one of tokens' features, is written forward only. A factor on the logits of a pair is
-returned by `block_bias`, and multiplied in `mix`.
 """
 
 import functools

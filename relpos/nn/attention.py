@@ -1,6 +1,5 @@
 """Multi-head attention with any position encoding."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -15,7 +14,7 @@ from relpos.attention import attention, match_heads, tabulate, transform_keys, t
 from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
 from relpos.nn import moving_keys
-from relpos.nn.cache import Cache
+from relpos.nn.cache import Cache, by_head
 from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.linear import Linear, product
 from relpos.nn.of_attention import (
@@ -220,8 +219,8 @@ class RelativeAttention(nnx.Module):
             return jnp.zeros((batch, capacity, *x.shape[2:]), x.dtype)
 
         return Cache(
-            key=slots(k),
-            value=slots(v),
+            keys=by_head(slots(k)),
+            values=by_head(slots(v)),
             positions=slots(at),
             written=jnp.zeros((batch, capacity), bool),
             features=jax.tree.map(slots, features),
@@ -288,7 +287,7 @@ class RelativeAttention(nnx.Module):
         if not moving_keys.come_along(encoding):
             return attend(encoding, features, k, cache)
         past, now = moving_keys.moved(encoding, cache.key, k, features)
-        behind = dataclasses.replace(cache, key=past)
+        behind = cache.with_key(past)
         if x_BTD.shape[1] == 1:
             return attend(*moving_keys.standing(encoding, features), k, behind)
         out, _ = attend(encoding, features, k, moving_keys.walked_past(encoding, cache, features))

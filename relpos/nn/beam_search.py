@@ -115,7 +115,7 @@ def beam_search(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS, lengths_B):
-    model: EncoderDecoder = nnx.merge(graphdef, state)
+    model: EncoderDecoder = nnx.merge(graphdef, state).apart()
     B, E = source_BS.shape[0], beams.size
     each_B1 = jnp.arange(B)[:, None]
     # Rows of padding have nothing to wait for.

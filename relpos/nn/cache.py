@@ -19,9 +19,9 @@ class Cache:
     as its past: the slots are then a ring.
 
     Attributes:
-      key: as the encoding's `key` leaves them (rotated), [B, C, K, H]; C is the capacity. Where they `come_along`, as
-        they are met from behind the last token.
-      value: [B, C, K, H].
+      keys: as the encoding's `key` leaves them (rotated), [K, B, C, H], as products with queries read them; C is the
+        capacity. Where they `come_along`, as they are met from behind the last token.
+      values: [K, B, C, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
       features: the encoding's features of each token, a tree of [B, C, heads, ...]: of N heads, K, or one for all.
@@ -31,8 +31,8 @@ class Cache:
       tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None where it needs none.
     """
 
-    key: Float[Array, "B C K H"]
-    value: Float[Array, "B C K H"]
+    keys: Float[Array, "K B C H"]
+    values: Float[Array, "K B C H"]
     positions: Num[Array, "B C *axes"]
     written: Bool[Array, "B C"]
     features: Any
@@ -40,6 +40,20 @@ class Cache:
     length: Int[Array, "B"]
     order: Any = None
     tables: Any = None
+
+    @property
+    def key(self) -> Float[Array, "B C K H"]:
+        """Return the keys by token."""
+        return _by_token(self.keys)
+
+    @property
+    def value(self) -> Float[Array, "B C K H"]:
+        """Return the values by token."""
+        return _by_token(self.values)
+
+    def with_key(self, key: Float[Array, "B C K H"]) -> "Cache":
+        """Return the cache with other keys."""
+        return dataclasses.replace(self, keys=by_head(key))
 
     @property
     def capacity(self) -> int:
@@ -114,9 +128,12 @@ class Cache:
         def write(old, new):
             return jax.vmap(lambda o, n, s: o.at[s].set(n, mode="drop"))(old, new, slots_BT)
 
+        def write_by_head(old, new):
+            return jax.vmap(write)(old, by_head(new).astype(old.dtype))
+
         return Cache(
-            key=write(self.key, key.astype(self.key.dtype)),
-            value=write(self.value, value.astype(self.value.dtype)),
+            keys=write_by_head(self.keys, key),
+            values=write_by_head(self.values, value),
             positions=write(self.positions, positions),
             written=write(self.written, jnp.ones_like(valid_BT)),
             features=jax.tree.map(write, self.features, features),
@@ -131,6 +148,21 @@ class Cache:
 
         Caches of scanned layers have a layer axis before the batch, which stays as it is.
         """
-        of_rows = dataclasses.replace(self, tables=None)
-        taken = jax.tree.map(lambda x: jnp.take(x, rows, axis=self.length.ndim - 1), of_rows)
-        return dataclasses.replace(taken, tables=self.tables)
+        axis = self.length.ndim - 1
+
+        def of_rows(tree, axis):
+            return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), tree)
+
+        by_row = ("positions", "written", "features", "state", "length", "order")
+        taken = {name: of_rows(getattr(self, name), axis) for name in by_row}
+        keys, values = of_rows((self.keys, self.values), axis + 1)  # behind the heads
+        return dataclasses.replace(self, keys=keys, values=values, **taken)
+
+
+def by_head(x: Float[Array, "B C K H"]) -> Float[Array, "K B C H"]:
+    """Return keys or values as a cache holds them."""
+    return x.transpose(2, 0, 1, 3)
+
+
+def _by_token(x: Float[Array, "K B C H"]) -> Float[Array, "B C K H"]:
+    return x.transpose(1, 2, 0, 3)

@@ -98,6 +98,12 @@ class Decoder(nnx.Module):
         logits = self.embed.logits(self.norm(x))
         return logits if before is None else (logits, grown)
 
+    def apart(self) -> "Decoder":
+        """Return the same model as loops of decoding want it, see `Stack.apart`."""
+        alike = nnx.merge(*nnx.split(self))
+        alike.stack = self.stack.apart()
+        return alike
+
     def init_caches(
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:

@@ -106,7 +106,7 @@ _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengths_B, keys_B):
-    model = nnx.merge(graphdef, state)
+    model = nnx.merge(graphdef, state).apart()
     B, T = prompts_BT.shape
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
     placed, places = model.places.begin(prompts_BT, segments, more=max_new_tokens)

@@ -19,7 +19,7 @@ class Linear(nnx.Linear):
             inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs
         )  # fmt: skip
 
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:  # type: ignore[override]
         """Return x W in the layer's type."""
         return product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
@@ -34,7 +34,7 @@ def product(x: Float[Array, "... D"], kernel: Float[Array, "D M"]) -> Float[Arra
         return (
             x @ kernel
         )  # there a sum over tokens must say how it is cut, which JAX's own gradient does
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     flat = _product(precision, x.reshape(-1, x.shape[-1]), kernel)
     return flat.reshape(*x.shape[:-1], kernel.shape[1])
 
@@ -51,17 +51,17 @@ def _forward(precision, x, kernel):
 def _backward(precision, factors, d):
     x, kernel = factors
     dot = functools.partial(lax.dot, precision=precision)
-
-    def turned(x):
-        return lax.optimization_barrier(x.T)  # else XLA joins it with the product again
-
-    def on_cpu(x, d):
-        if x.shape[1] <= d.shape[1]:
-            return dot(turned(x), d)
-        return turned(dot(turned(d), x))
-
-    d_kernel = lax.platform_dependent(x, d, cpu=on_cpu, default=lambda x, d: dot(x.T, d))
+    if jax.default_backend() != "cpu":
+        d_kernel = dot(x.T, d)
+    elif x.shape[1] <= d.shape[1]:
+        d_kernel = dot(_turned(x), d)
+    else:
+        d_kernel = _turned(dot(_turned(d), x))
     return dot(d, kernel.T), d_kernel
+
+
+def _turned(x):
+    return lax.optimization_barrier(x.T)  # else XLA joins it with the product again
 
 
 _product.defvjp(_forward, _backward)

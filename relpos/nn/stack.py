@@ -185,6 +185,14 @@ class Stack(nnx.Module):
                 grown.append(cache)
             return x, None if caches is None and earlier is None else tuple(grown)
 
+        if caches is not None and not _is_stacked(caches):
+            grown: tuple[Cache, ...] = ()
+            for number in range(groups):
+                own, key, memory = jax.tree.map(lambda x, n=number: x[n], (states, keys, memories))
+                of_group = caches[number * len(graphs) : (number + 1) * len(graphs)]
+                x, more = group(x, (own, key, of_group, None, memory))
+                grown += more
+            return x, grown
         unroll = groups if groups <= FEW_LAYERS else 2
         return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=unroll)
 
@@ -217,8 +225,9 @@ class Stack(nnx.Module):
             return checked_number("positions", positions, shape, with_axes=True)
         if caches is not None:
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
-            first_layer: Cache = jax.tree.map(lambda x: x[0], caches[0])
-            return jnp.maximum(first_layer.next_positions(valid), 0)
+            first = caches[0]
+            first = jax.tree.map(lambda x: x[0], first) if _is_stacked(caches) else first
+            return jnp.maximum(first.next_positions(valid), 0)
         if earlier is not None:
             ids_BS = earlier[0].of_layer(0).ids_with(shape, segments)
             return positions_lib.within_segments(ids_BS)[:, earlier[0].length :]
@@ -230,6 +239,8 @@ class Stack(nnx.Module):
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:
         """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
+
+        Of few layers there is one for each, of many one for each stack of layers, which are scanned.
 
         Args:
           batch: B.
@@ -251,7 +262,34 @@ class Stack(nnx.Module):
 
             return jax.vmap(one)(state)
 
-        return tuple(map(stack, self.blocks))
+        stacked = tuple(map(stack, self.blocks))
+        groups = self.config.num_layers // len(self.blocks)
+        if groups > FEW_LAYERS:
+            return stacked
+        # Each layer by itself is written in place, where a stack of them would be taken apart and put together.
+        return tuple(
+            jax.tree.map(lambda x, n=number: x[n], cache)
+            for number in range(groups)
+            for cache in stacked
+        )
+
+    def apart(self) -> "Stack":
+        """Return the same layers, if they are few, each as a block of its own.
+
+        For loops of decoding: what is taken out of the stacked parameters is taken out before the loop, once.
+        """
+        groups = self.config.num_layers // len(self.blocks)
+        if groups > FEW_LAYERS:
+            return self
+        blocks = []
+        for number in range(groups):
+            for block in self.blocks:
+                graph, shared, own = _split(block)
+                one = jax.tree.map(lambda x, n=number: x[n : n + 1], own)
+                blocks.append(nnx.merge(graph, shared, one))
+        alike = nnx.merge(*nnx.split(self))
+        alike.blocks = nnx.List(blocks)
+        return alike
 
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
         """Return what all layers remember before the first segment of a text: nothing.
@@ -287,6 +325,10 @@ class Stack(nnx.Module):
             return jax.vmap(one)(state)
 
         return {str(i): stack(block) for i, block in enumerate(self.blocks)}
+
+
+def _is_stacked(caches: tuple[Cache, ...]) -> bool:
+    return caches[0].length.ndim > 1
 
 
 def _embed(graphdef, state, x_BTD, places_BT):

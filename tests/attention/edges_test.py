@@ -51,7 +51,7 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("T", "S", "causal"),
-    [(1, 1, True), (7, 16, True), (17, 17, False), (5, 23, False), (9, 1, True)], ids=str,
+    [(1, 1, True), (17, 17, False), (5, 23, False)], ids=str,
 )  # fmt: skip
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
@@ -266,7 +266,8 @@ def marks(name):
     """What is no table, vector or rotation may have derivatives of its own; of the others EverySlot has one each."""
     slots = encodings.scheme(name).overridden & SLOTS
     by_itself = "block_bias" in slots or slots - EverySlot.overridden
-    return () if by_itself else pytest.mark.long
+    alike = name in ("cope", "fire", "wall")  # path walks too, fox has a bias of pairs
+    return () if by_itself and not alike else pytest.mark.long
 
 
 @pytest.mark.skipif(
@@ -439,7 +440,7 @@ def test_a_segment_in_pieces_is_the_same_by_every_way():
     np.testing.assert_allclose(placed, same, atol=1e-6)
 
 
-@pytest.mark.parametrize(("at_once", "K"), [(2, 6), (2**31, 3)])
+@pytest.mark.parametrize(("at_once", "K"), [pytest.param(2, 6, marks=pytest.mark.long), (2**31, 3)])
 def test_heads_together_as_on_accelerators(monkeypatch, at_once, K):
     """How many heads and rows are computed together is chosen by platform and shape: other choices, here."""
     with jax.enable_x64(True):

@@ -16,9 +16,9 @@ def float64():
 # What every scheme is seen in, and what another setting has beside other things, is left to the long tests. Of one head
 # where that is all a setting needs.
 QUICK = {
-    "causal": N, "window of two sides": 1, "packed, two arrays": N, "an order of its own, dropout": N,
+    "causal": N, "window of two sides": 1, "an order of its own, dropout": N,
     "scattered, packed, window of two sides": N, "cross, fewer queries, softcap and scale": 1, "cross, causal": 1,
-    "from anywhere, both directions": 1, "from anywhere, packed, windowed": N,
+    "from anywhere, packed, windowed": N,
 }  # fmt: skip
 # Interpreted kernels take long to compile: of them the quick tests see these settings, the long ones all.
 SEEN_BY_KERNELS = (

@@ -171,7 +171,6 @@ def test_without_its_triton_backend_pallas_alone_is_refused(monkeypatch):
 
 ON_A_GPU = {
     "t5": True,
-    "rope+t5": True,
     "rope:1/alibi:1": True,
     "fire": False,  # refused when it is lowered
     "sink": False,

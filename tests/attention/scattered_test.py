@@ -92,6 +92,20 @@ class Linear(encodings.Encoding):
         return jnp.stack([jnp.ones_like(positions_S), positions_S], -1)
 
 
+class LinearBeside(Linear):
+    """The same beside a bias of pairs, which blocks evaluate."""
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        return jnp.cos(q_positions[:, None] - k_positions[None])
+
+
+def test_factors_stand_beside_a_bias_of_pairs():
+    """What the factors say is not said again where blocks call the encoding."""
+    kw = {"causal": True, "positions": POSITIONS["far"]}
+    with jax.enable_x64(True):
+        assert_paths_agree(LinearBeside(), kw, [BLOCKS], ["blockwise"])
+
+
 @pytest.mark.parametrize("scale", [None, 0.0])
 def test_a_bias_may_be_given_as_factors(scale):
     """In a sum with rotations too; where a scale of 0 leaves no way to it the bias itself is evaluated."""

@@ -46,4 +46,4 @@ def test_a_cache_keeps_moved_keys_in_float32_and_no_features_of_the_walk(name, h
     assert shapes == ([(1, 5, 4)] if name == "path+fox" else [])
     x = jax.ShapeDtypeStruct((1, 1, 10), jnp.bfloat16)
     out, cache = nnx.eval_shape(run, layer, x, cache)
-    assert out.dtype == cache.value.dtype == jnp.bfloat16
+    assert out.dtype == cache.values.dtype == jnp.bfloat16

@@ -122,8 +122,8 @@ def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
         pytest.param("rope+t5", marks=pytest.mark.long),
         "rope:2/fox+t5:2",
         pytest.param("pope:2/alibi:2", marks=pytest.mark.long),
-        "deberta(share=True)",
-        "dape,rope",
+        pytest.param("deberta(share=True)", marks=pytest.mark.long),
+        pytest.param("dape,rope", marks=pytest.mark.long),
         "path+fox",
     ],
 )
@@ -154,3 +154,29 @@ def test_a_class_of_ones_own_stands_in_turn_and_decodes():
     out, caches = model(x[:, :4], caches=model.init_caches(1, 7))
     rest, _ = model(x[:, 4:], caches=caches)
     np.testing.assert_allclose(jnp.concatenate([out, rest], 1), model(x), atol=1e-5)
+
+
+def test_layers_apart_run_as_they_do_in_a_loop(monkeypatch):
+    """Few layers, whose caches stand one by one, and the same as if they were many."""
+    config = DecoderConfig(
+        vocab_size=11, num_layers=4, features=12, num_heads=2, encodings=("t5", "rope")
+    )
+    model = Decoder(config, rngs=nnx.Rngs(0))
+    tokens = jnp.arange(10).reshape(2, 5)
+    whole = model(tokens)
+
+    def decoded(model):
+        caches, found = model.init_caches(2, 5), []
+        for t in range(5):
+            logits, caches = model(tokens[:, t : t + 1], caches=caches)
+            found.append(logits)
+        return jnp.concatenate(found, 1), len(caches)
+
+    found, count = decoded(model.apart())
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert count == len(model.apart().stack.blocks) == 4
+    assert len(model.stack.blocks) == 2  # the model itself stays as it was
+    monkeypatch.setattr("relpos.nn.stack.FEW_LAYERS", 1)
+    found, count = decoded(model.apart())
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert count == 2

@@ -1,6 +1,7 @@
 """Every way to place tokens in every task that takes it: trained, scored, asked."""
 
 import io
+import itertools
 import json
 
 import jax
@@ -34,6 +35,9 @@ TASKS = {
 }  # fmt: skip
 
 
+QUICK = (("lm", "randomized"), ("lm", "abacus"), ("algorithmic", "abacus"))
+
+
 def small(task, name, tmp_path, **overrides):
     chosen = SMALL | TASKS[task] | {"positions": name} | overrides
     if task == "lm":
@@ -42,8 +46,14 @@ def small(task, name, tmp_path, **overrides):
     return config_lib.load(f"configs/{task}.py", [(key, str(x)) for key, x in chosen.items()])
 
 
-@pytest.mark.parametrize("name", places.names())
-@pytest.mark.parametrize("task", ["lm", "algorithmic"])
+# Runs of other tests have no places.
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.long)
+        for case in itertools.product(("lm", "algorithmic"), places.names())
+    ],
+)
 def test_a_run_trains_and_is_scored_and_goes_on(tmp_path, task, name):
     workdir = tmp_path / "run"
     config = small(task, name, tmp_path)

@@ -75,7 +75,7 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     workdir = tmp_path / "run"
     config = small(
         tmp_path,
-        **{"steps": 400, "batch_size": 16, "model.features": 32, "model.dropout_rate": 0},
+        **{"steps": 300, "batch_size": 16, "model.features": 32, "model.dropout_rate": 0},
         **{"search.oracle_length": "true"},
     )
     assert train(config, workdir, Console(width=60)) == 0

@@ -1,0 +1,272 @@
+"""Whole models for bench_train.py, ours and other libraries': each makes a training step or a generation of a size.
+
+A maker returns a call without arguments that returns when its work is done. What cannot be imported raises ImportError.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+Call = Callable[[], Any]
+RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model and its batch.
+
+    Attributes:
+      L, D, N, V: layers (of encoder and decoder each), features, heads, vocabulary.
+      B, T: rows and tokens of a batch.
+      pairs: an encoder-decoder.
+    """
+
+    L: int
+    D: int
+    N: int
+    V: int
+    B: int
+    T: int
+    pairs: bool = False
+
+    def tokens(self) -> np.ndarray:
+        """Return a batch of random tokens, one more than T, none of them 0."""
+        drawn = np.random.default_rng(0).integers(1, self.V, (self.B, self.T + 1))
+        return drawn.astype(np.int32)
+
+
+SIZES = {
+    "4 x 256": Size(4, 256, 4, 256, B=8, T=512),
+    "8 x 512": Size(8, 512, 8, 256, B=2, T=1024),
+    "2 + 2 x 256": Size(2, 256, 4, 4096, B=32, T=64, pairs=True),
+}
+PROMPT, NEW = 128, 256
+
+
+def _cross_entropy(logits, targets):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def relpos_model(size: Size, encoding: str) -> nnx.Module:
+    """Return a decoder, or an encoder-decoder, as its defaults are."""
+    from relpos.nn import Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, StackConfig
+
+    sizes: dict[str, Any] = {
+        "num_layers": size.L, "features": size.D, "num_heads": size.N, "encodings": (encoding,)
+    }  # fmt: skip
+    if not size.pairs:
+        return Decoder(DecoderConfig(vocab_size=size.V, **sizes), rngs=nnx.Rngs(0))
+    stack = StackConfig(**sizes)
+    config = EncoderDecoderConfig(size.V, size.V, stack, stack, share_embeddings=True)
+    return EncoderDecoder(config, rngs=nnx.Rngs(0))
+
+
+class PlainDecoder(nnx.Module):
+    """What one writes first: nnx.Linear, dense attention by jax.nn, no positions."""
+
+    def __init__(self, size: Size, rngs: nnx.Rngs):
+        D, self.N = size.D, size.N
+        linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.embed = nnx.Embed(size.V, D, rngs=rngs)
+        self.norms = nnx.List([nnx.RMSNorm(D, rngs=rngs) for _ in range(2 * size.L + 1)])
+        self.qkv = nnx.List([linear(D, 3 * D) for _ in range(size.L)])
+        self.out = nnx.List([linear(D, D) for _ in range(size.L)])
+        self.mlp_in = nnx.List([linear(D, 4 * D) for _ in range(size.L)])
+        self.mlp_out = nnx.List([linear(4 * D, D) for _ in range(size.L)])
+
+    def __call__(self, tokens_BT):
+        x = self.embed(tokens_BT)
+        for i in range(len(self.qkv)):
+            q, k, v = jnp.split(self.qkv[i](self.norms[2 * i](x)), 3, -1)
+            q, k, v = (y.reshape(*y.shape[:2], self.N, -1) for y in (q, k, v))
+            attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+            x += self.out[i](attended.reshape(x.shape))
+            x += self.mlp_out[i](jax.nn.gelu(self.mlp_in[i](self.norms[2 * i + 1](x))))
+        return self.embed.attend(self.norms[-1](x))
+
+
+def _flax_step(model: nnx.Module, loss: Callable) -> Call:
+    """Return a step of AdamW, the state donated."""
+    graphdef, state = nnx.split((model, nnx.Optimizer(model, optax.adamw(RATE), wrt=nnx.Param)))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state):
+        model, optimizer = nnx.merge(graphdef, state)
+        value, gradients = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, gradients)
+        return nnx.state((model, optimizer)), value
+
+    def run():
+        nonlocal state
+        state, value = step(state)
+        return float(value)
+
+    return run
+
+
+def relpos_step(size: Size, encoding: str) -> Call:
+    """Return a step of our model."""
+    tokens = jnp.asarray(size.tokens())
+    model = relpos_model(size, encoding)
+    before, after = tokens[:, :-1], tokens[:, 1:]
+    if size.pairs:
+        return _flax_step(model, lambda model: _cross_entropy(model(before, before), after))
+    return _flax_step(model, lambda model: _cross_entropy(model(before), after))
+
+
+def plain_step(size: Size) -> Call:
+    """Return a step of the plain Flax decoder."""
+    tokens = jnp.asarray(size.tokens())
+    model = PlainDecoder(size, nnx.Rngs(0))
+    return _flax_step(model, lambda model: _cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]))
+
+
+def _torch_step(size: Size, model: Any, logits: Callable) -> Call:
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), RATE)
+    tokens = torch.tensor(size.tokens(), dtype=torch.long)
+
+    def run():
+        optimizer.zero_grad()
+        out = logits(model, tokens[:, :-1])
+        loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def x_transformers_step(size: Size, **positions: Any) -> Call:
+    """Return a step of x-transformers' decoder, with its flash attention where positions allow it."""
+    from x_transformers import Decoder, TransformerWrapper
+
+    flash = "rel_pos_bias" not in positions
+    layers = Decoder(dim=size.D, depth=size.L, heads=size.N, attn_flash=flash, **positions)
+    model = TransformerWrapper(
+        num_tokens=size.V, max_seq_len=size.T, use_abs_pos_emb=False, attn_layers=layers
+    )
+    return _torch_step(size, model, lambda model, tokens: model(tokens))
+
+
+def _neox(size: Size, attention: str) -> Any:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=size.V, hidden_size=size.D, num_hidden_layers=size.L, num_attention_heads=size.N,
+        intermediate_size=4 * size.D, max_position_embeddings=2048, attn_implementation=attention,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return GPTNeoXForCausalLM(config)
+
+
+def neox_step(size: Size, attention: str, compiled: bool = False) -> Call:
+    """Return a step of Hugging Face's GPT-NeoX."""
+    import torch
+
+    model = _neox(size, attention)
+    call = torch.compile(model) if compiled else model
+    return _torch_step(size, model, lambda _, tokens: call(tokens).logits)
+
+
+def t5_step(size: Size) -> Call:
+    """Return a step of Hugging Face's T5: its decoder stack, or for pairs the whole model."""
+    from transformers import T5Config, T5ForConditionalGeneration
+    from transformers.models.t5.modeling_t5 import T5Stack
+
+    config = T5Config(
+        vocab_size=size.V, d_model=size.D, d_kv=size.D // size.N, d_ff=4 * size.D,
+        num_layers=size.L, num_heads=size.N, dropout_rate=0.0, use_cache=False,
+        is_decoder=not size.pairs, decoder_start_token_id=0,
+    )  # fmt: skip
+    if size.pairs:
+        model: Any = T5ForConditionalGeneration(config)
+        return _torch_step(
+            size, model, lambda m, tokens: m(input_ids=tokens, decoder_input_ids=tokens).logits
+        )
+    import torch
+
+    model = T5Stack(config)
+    model.set_input_embeddings(torch.nn.Embedding(size.V, size.D))
+
+    def logits(model, tokens):
+        return model(input_ids=tokens).last_hidden_state @ model.get_input_embeddings().weight.T
+
+    return _torch_step(size, model, logits)
+
+
+def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
+    """Return a greedy continuation by our decoder."""
+    from relpos.nn import generate
+    from relpos.nn.generate import Sampling
+
+    model = relpos_model(size, encoding)
+    prompts = jnp.asarray(np.resize(size.tokens(), (batch, PROMPT)))
+    lengths = jnp.full((batch,), PROMPT)
+
+    def run():
+        tokens, _ = generate(
+            model, prompts, lengths, max_new_tokens=NEW, stop=-1,
+            sampling=Sampling(temperature=0.0), key=jax.random.key(0),
+        )  # fmt: skip
+        return jax.block_until_ready(tokens)
+
+    return run
+
+
+def neox_generation(size: Size, batch: int) -> Call:
+    """Return a greedy continuation by Hugging Face's GPT-NeoX."""
+    import torch
+
+    model = _neox(size, "sdpa").eval()
+    prompts = torch.tensor(np.resize(size.tokens(), (batch, PROMPT)), dtype=torch.long)
+
+    def run():
+        with torch.no_grad():
+            return model.generate(
+                prompts, attention_mask=torch.ones_like(prompts), do_sample=False,
+                min_new_tokens=NEW, max_new_tokens=NEW, pad_token_id=0,
+            )  # fmt: skip
+
+    return run
+
+
+OURS = ("none", "rope", "alibi", "t5", "kerple", "shaw", "fire", "fox", "transformer_xl")
+
+
+def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[], Call]]:
+    """Return what makes each contestant's training step, by name."""
+    found: dict[str, Callable[[], Call]] = {
+        f"relpos {name}": functools.partial(relpos_step, size, name)
+        for name in encodings
+        if not (size.pairs and name == "fox")  # it looks back only
+    }
+    if size.pairs:
+        return found | {"Hugging Face T5": functools.partial(t5_step, size)}
+    return found | {
+        "plain Flax": functools.partial(plain_step, size),
+        "x-transformers rotary": functools.partial(x_transformers_step, size, rotary_pos_emb=True),
+        "x-transformers ALiBi": functools.partial(x_transformers_step, size, alibi_pos_bias=True),
+        "x-transformers T5 bias": functools.partial(x_transformers_step, size, rel_pos_bias=True),
+        "GPT-NeoX eager": functools.partial(neox_step, size, "eager"),
+        "GPT-NeoX sdpa": functools.partial(neox_step, size, "sdpa"),
+        "GPT-NeoX compiled": functools.partial(neox_step, size, "sdpa", compiled=True),
+        "Hugging Face T5 stack": functools.partial(t5_step, size),
+    }
+
+
+def generations(size: Size, batch: int) -> dict[str, Callable[[], Call]]:
+    """Return what makes each contestant's generation, by name."""
+    return {
+        "relpos rope": functools.partial(relpos_generation, size, "rope", batch),
+        "relpos t5": functools.partial(relpos_generation, size, "t5", batch),
+        "GPT-NeoX sdpa": functools.partial(neox_generation, size, batch),
+    }

@@ -1,0 +1,239 @@
+"""Measures what a user waits for: a whole training step, and a whole generation, ours and other libraries'.
+
+    python scripts/bench_train.py [--sizes '4 x 256,8 x 512'] [--only 'relpos rope,x-transformers'] [--rounds 6]
+                                  [--parts step,generation,profile] [--json FILE]
+
+Parts:
+
+- step: AdamW, float32, forward, backward and update;
+- generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
+- profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
+
+Each contestant is a process of its own, and all take turns: one works while the others wait for their turn, so that
+what else the machine does falls on all of them. The figures are medians with the distance between the quartiles;
+ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers are in the
+extra `bench`; what is not installed is left out with a line.
+"""
+
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import bench_models
+import where
+from bench_models import NEW, SIZES
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PARTS = ("step", "generation")
+ASKED_FOR = ("profile",)
+BATCHES = (1, 16)
+
+
+def makers(part: str, title: str) -> dict[str, Callable[[], bench_models.Call]]:
+    """Return the contestants of one table."""
+    if part == "step":
+        return bench_models.steps(SIZES[title])
+    return bench_models.generations(SIZES["4 x 256"], int(title))
+
+
+def tokens_of(part: str, title: str) -> int:
+    """Return the tokens of one call."""
+    if part == "generation":
+        return int(title) * NEW
+    return SIZES[title].B * SIZES[title].T
+
+
+def work(part: str, title: str, name: str) -> None:
+    """Be one contestant: a line on standard input asks for a call, one on standard output says the seconds it took."""
+
+    def held() -> int:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    try:
+        before = held()
+        call = makers(part, title)[name]()
+        began = time.perf_counter()
+        call()
+        facts = {"first_seconds": time.perf_counter() - began}
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), flush=True)
+        return
+    call()
+    print(json.dumps(facts | {"bytes": held() - before}), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        call()
+        print(time.perf_counter() - began, flush=True)
+
+
+class Contestant:
+    """A process that makes one call when it is asked to."""
+
+    def __init__(self, part: str, title: str, name: str):
+        command = [sys.executable, __file__, "--worker", part, title, name]
+        self.name, self.seconds = name, list[float]()
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the process
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+        self.facts: dict[str, Any] = json.loads(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            if not line:
+                self._log.seek(0)
+                raise RuntimeError(f"{self.name} ended: {self._log.read()[-2000:]}")
+            if line.startswith("{") or re.fullmatch(r"[\d.e+-]+\n", line):
+                return line  # others are a library's talk
+
+    def turn(self) -> None:
+        """Work once."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        self.seconds.append(float(self._read()))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+
+def measure(
+    part: str, title: str, only: Sequence[str], rounds: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Let all contestants of a table take turns; return a row for each."""
+    contestants = []
+    try:
+        for name in makers(part, title):
+            if only and not any(name.startswith(wanted) for wanted in only):
+                continue
+            contestant = Contestant(part, title, name)
+            if "missing" in contestant.facts:
+                say(f"{name} is left out: {contestant.facts['missing']}")
+                contestant.close()
+            else:
+                contestants.append(contestant)
+        for _ in track(range(rounds), description=f"{part}, {title}", transient=True):
+            for contestant in contestants:
+                contestant.turn()
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    rows = []
+    for c in contestants:
+        low, median, high = statistics.quantiles(c.seconds, n=4)
+        rate = tokens_of(part, title) / median
+        rows.append(
+            {"name": c.name, "tokens_per_second": rate, "seconds": median, "spread": high - low}
+            | c.facts
+        )
+    return rows
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Ratios to the fastest peer, then figures."""
+    peers = [row for row in rows if not row["name"].startswith("relpos")]
+    best = max(peers or rows[:1], key=lambda row: row["tokens_per_second"])
+    shown = Table(title=title)
+    shown.add_column(f"of {best['name']}")
+    for column in ("", "tokens/s", "ms", "first call s", "memory MB"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(
+            row["name"], f"{row['tokens_per_second'] / best['tokens_per_second']:.2f}x",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{1e3 * row['seconds']:.0f} ±{1e3 * row['spread']:.0f}",
+            f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:.0f}",
+        )  # fmt: skip
+    return shown
+
+
+def profile(size: str, name: str) -> list[tuple[str, float]]:
+    """Return (operation, milliseconds in a step) of what XLA runs, the longest first.
+
+    Loops hold other operations, so that the sum is more than the step.
+    """
+    import gzip
+
+    import jax
+
+    call = bench_models.steps(SIZES[size])[name]()
+    call()
+    calls = 3
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(calls):
+                call()
+        (found,) = Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(found.read_bytes()))["traceEvents"]
+    spent: Counter[str] = Counter()
+    for event in events:
+        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
+            kind = re.sub(r"[.\d]+$", "", event["name"])
+            spent[kind] += event["dur"] / 1e3 / calls
+    return spent.most_common(20)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["--worker"]:
+        work(*arguments[1:])
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
+    parser.add_argument("--sizes", type=listed, default=list(SIZES), help=", ".join(SIZES))
+    parser.add_argument(
+        "--parts", type=listed, default=list(PARTS), help=", ".join(PARTS + ASKED_FOR)
+    )
+    parser.add_argument("--only", type=listed, default=[], help="names, or how they begin")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    for given, known in ((options.sizes, SIZES), (options.parts, PARTS + ASKED_FOR)):
+        if wrong := [name for name in given if name not in known]:
+            parser.error(f"unknown {', '.join(wrong)}; known: {', '.join(known)}")
+    if options.rounds < 2:
+        parser.error("--rounds must be at least 2: quartiles are taken of them")
+    console = Console()
+    record: dict[str, Any] = {"commit": where.commit(), "machine": where.machine(), "tables": {}}
+    if "profile" in options.parts:
+        for operation, milliseconds in profile(
+            options.sizes[0], (options.only or ["relpos rope"])[0]
+        ):
+            console.print(f"{milliseconds:9.1f} ms  {operation}")
+    for part in (part for part in PARTS if part in options.parts):
+        for title in options.sizes if part == "step" else map(str, BATCHES):
+            rows = measure(part, title, options.only, options.rounds, console.print)
+            if not rows:
+                continue
+            console.print(table(f"{part}, {title}", rows))
+            record["tables"].setdefault(part, {})[title] = rows
+            if options.json:
+                written = options.json.with_name(f".{options.json.name}")
+                written.write_text(json.dumps(record, indent=1) + "\n")
+                written.replace(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
