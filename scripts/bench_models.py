@@ -5,6 +5,7 @@ A maker returns a call without arguments that returns when its work is done. Wha
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,19 @@ SIZES = {
     "2 + 2 x 256": Size(2, 256, 4, 4096, B=32, T=64, pairs=True),
 }
 PROMPT, NEW = 128, 256
+
+
+def import_for(name: str) -> None:
+    """Import what a contestant wants."""
+    if name.startswith("relpos"):
+        wanted = ["relpos.nn"]
+    elif name == "plain Flax":
+        wanted = []
+    else:
+        library = "x_transformers" if name.startswith("x-") else "transformers"
+        wanted = ["torch", library]
+    for module in wanted:
+        importlib.import_module(module)
 
 
 def _cross_entropy(logits, targets):

@@ -186,6 +186,7 @@ def test_packed_documents_are_separate_documents(name):
         close(found[row, :T], np.concatenate([logits[:n] for logits, n in alone]))
 
 
+@long_but_for(*OF_EACH_KIND)
 def test_left_padded_is_unpadded_in_forward_and_decode(name):
     model, x = make(name), tokens()
     junk = tokens(B, PAD, seed=5)
@@ -275,6 +276,7 @@ def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
     np.testing.assert_array_equal(changed[:, :8], expected[:, :8])
 
 
+@long_but_for(*OF_EACH_KIND)
 def test_bfloat16_is_close_to_float32(name):
     x = tokens()
     exact = np.asarray(whole(name, x))

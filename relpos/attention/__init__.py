@@ -11,6 +11,7 @@ from typing import Any
 
 from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
+from relpos.attention.choices import NoKernelError as NoKernelError
 from relpos.attention.distances import Tables as Tables
 from relpos.attention.one_head import split_heads as split_heads
 from relpos.attention.per_head import PerHead as PerHead

@@ -1,6 +1,7 @@
 """`attention`: one function for every position encoding, path and platform."""
 
 import functools
+import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,8 @@ from relpos.attention.seen import are_within
 from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
+
+_log = logging.getLogger(__name__)
 
 
 def attention(
@@ -63,8 +66,8 @@ def attention(
 
     `relpos.encodings.Slots` has the whole equation.
 
-    Memory is O(T + S) except for implementation="reference". Gradients are exact to q, k, v and every parameter of
-    the encoding. A query that sees no key gets zeros.
+    Memory is O(T + S), but for implementation="reference" and, by what is said there, "pallas". Gradients are exact to
+    q, k, v and every parameter of the encoding. A query that sees no key gets zeros.
 
     Args:
       q: queries; N is a multiple of K (grouped-query attention: query head n reads key head n // (N / K)).
@@ -97,7 +100,7 @@ def attention(
         then wanted only where they meet those of queries.
       tables: from `tabulate`, out of a cache; no distance may be longer than they are.
       implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted elsewhere, for tests;
-        O((T + S) constant_beyond) memory), or "auto": the kernels where JAX computes on a GPU and they carry the call,
+        O((T + S) constant_beyond) memory), or "auto": the kernels on a GPU that has run them where they carry the call,
         dense for few pairs, blockwise otherwise.
       block_sizes: queries and keys in a block; None: chosen by platform and shape.
 
@@ -215,8 +218,8 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
     if tries_kernels and Filled.of(encoding).factors <= choices.FEW_FACTORS:
         try:
             return _of_one_kind(call._replace(implementation="pallas"), encoding, arrays)
-        except choices.NoKernelError:
-            pass  # the other paths carry everything
+        except choices.NoKernelError as error:  # the other paths carry everything
+            _log.info("no GPU kernels here: %s", error)
     return _of_one_kind(call, encoding, arrays)
 
 

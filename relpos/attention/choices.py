@@ -16,6 +16,7 @@ SHORT = 256 * 256  # up to here eight heads together were measured faster than o
 ALL = 2**31
 TOGETHER = 128  # queries and keys in a block of all heads
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
+HAVE_RUN = ("9.0",)  # compute capabilities on which "auto" takes the kernels: that of the H200
 FEW_FACTORS = (
     256  # beside queries and keys in a kernel's memory; 1024 were slower there than in blocks
 )
@@ -51,10 +52,20 @@ def _are_few(T: int, S: int) -> bool:
 
 
 def tries_kernels(asked: str, q: Array, k: Array) -> bool:
-    """Whether "auto" tries the GPU kernels first: on a GPU, with sizes and numbers that they are written for."""
+    """Whether "auto" tries the GPU kernels first: on a GPU that has run them, with sizes they are written for.
+
+    The compiler cannot cut a kernel among devices: with several there are none outside of `jax.shard_map`.
+    """
     if asked != "auto" or interpreted() or not are_known(*q.shape, *k.shape):
         return False
+    if devices() > 1 or _capability() not in HAVE_RUN:
+        return False
     return not _are_few(q.shape[1], k.shape[1]) and q.dtype.itemsize <= 4
+
+
+def _capability() -> str:
+    """Return the compute capability of NVIDIA's GPU here; "" of other devices."""
+    return getattr(jax.local_devices()[0], "compute_capability", "")
 
 
 def layout(

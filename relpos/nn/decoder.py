@@ -99,7 +99,7 @@ class Decoder(nnx.Module):
         return logits if before is None else (logits, grown)
 
     def apart(self) -> "Decoder":
-        """Return the same model as loops of decoding want it, see `Stack.apart`."""
+        """Return a copy as loops of decoding want it, see `Stack.apart`."""
         alike = nnx.merge(*nnx.split(self))
         alike.stack = self.stack.apart()
         return alike

@@ -136,7 +136,7 @@ class EncoderDecoder(nnx.Module):
         return self.target.logits(self.decoder_norm(x))
 
     def apart(self) -> "EncoderDecoder":
-        """Return the same model as loops of decoding want it, see `Stack.apart`."""
+        """Return a copy as loops of decoding want it, see `Stack.apart`."""
         alike = nnx.merge(*nnx.split(self))
         alike.decoder = self.decoder.apart()
         return alike

@@ -186,6 +186,10 @@ class Stack(nnx.Module):
             return x, None if caches is None and earlier is None else tuple(grown)
 
         if caches is not None and not _is_stacked(caches):
+            if len(caches) != self.config.num_layers:
+                raise ValueError(
+                    f"got {len(caches)} caches for {self.config.num_layers} layers: make them by init_caches"
+                )
             grown: tuple[Cache, ...] = ()
             for number in range(groups):
                 own, key, memory = jax.tree.map(lambda x, n=number: x[n], (states, keys, memories))
@@ -193,7 +197,7 @@ class Stack(nnx.Module):
                 x, more = group(x, (own, key, of_group, None, memory))
                 grown += more
             return x, grown
-        unroll = groups if groups <= FEW_LAYERS else 2
+        unroll = groups if self.config.num_layers <= FEW_LAYERS else 2
         return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=unroll)
 
     @staticmethod
@@ -263,9 +267,9 @@ class Stack(nnx.Module):
             return jax.vmap(one)(state)
 
         stacked = tuple(map(stack, self.blocks))
-        groups = self.config.num_layers // len(self.blocks)
-        if groups > FEW_LAYERS:
+        if self.config.num_layers > FEW_LAYERS:
             return stacked
+        groups = self.config.num_layers // len(self.blocks)
         # Each layer by itself is written in place, where a stack of them would be taken apart and put together.
         return tuple(
             jax.tree.map(lambda x, n=number: x[n], cache)
@@ -274,13 +278,14 @@ class Stack(nnx.Module):
         )
 
     def apart(self) -> "Stack":
-        """Return the same layers, if they are few, each as a block of its own.
+        """Return a copy whose layers, if they are few, are blocks of their own; of many the stack itself.
 
-        For loops of decoding: what is taken out of the stacked parameters is taken out before the loop, once.
+        For loops of decoding: what is taken out of the stacked parameters is taken out before the loop, once. It takes
+        as much memory as they do.
         """
-        groups = self.config.num_layers // len(self.blocks)
-        if groups > FEW_LAYERS:
+        if self.config.num_layers > FEW_LAYERS:
             return self
+        groups = self.config.num_layers // len(self.blocks)
         blocks = []
         for number in range(groups):
             for block in self.blocks:

@@ -47,6 +47,7 @@ def lowered(encoding, dtype=jnp.float32, N=2, T=T, implementation="pallas", **kw
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(choices, "_capability", lambda: "9.0")
     monkeypatch.setattr(choices, "interpreted", lambda: False)
 
 
@@ -185,15 +186,19 @@ def test_auto_takes_kernels_on_a_gpu_where_they_carry_a_call(name, in_kernels):
 
 
 @pytest.mark.parametrize(
-    ("platform", "kw"),
+    ("platform", "capability", "count", "kw"),
     [
-        ("gpu", {"T": 120}),  # few pairs
-        ("gpu", {"T": 136, "block_sizes": (24, 24)}),
-        ("cpu", {"T": 136}),
+        ("gpu", "9.0", 1, {"T": 120}),  # few pairs
+        ("gpu", "9.0", 1, {"T": 136, "block_sizes": (24, 24)}),
+        ("gpu", "9.0", 2, {"T": 136}),
+        ("gpu", "7.5", 1, {"T": 136}),
+        ("cpu", "", 1, {"T": 136}),
     ],
 )
-def test_auto_takes_no_kernels_elsewhere(platform, kw, monkeypatch):
+def test_auto_takes_no_kernels_elsewhere(platform, capability, count, kw, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: count)
+    monkeypatch.setattr(choices, "_capability", lambda: capability)
     assert "xla.gpu.triton" not in lowered(created("none"), implementation="auto", **kw)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from relpos.nn.linear import Linear, product
 
@@ -32,6 +33,28 @@ def test_product_and_gradients_are_those_of_matmul(rows, D, M):
     found, wanted = (
         jax.grad(weighted(f), (0, 1))(x, kernel) for f in (product, lambda x, w: x @ w)
     )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found, wanted)
+
+
+def test_forward_over_reverse_is_that_of_matmul():
+    x, kernel = drawn(2, 5, 3), drawn(3, 8)
+    found, wanted = (
+        jax.jvp(jax.grad(weighted(f), (0, 1)), (x, kernel), (x + 1, kernel - 1))
+        for f in (product, lambda x, w: x @ w)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found, wanted)
+
+
+def test_inside_shard_map_gradients_of_a_shared_kernel_are_summed():
+    x, kernel = drawn(4, 5, 3), drawn(3, 8)
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, shared = P("rows"), P()
+
+    def gradient(f):
+        grad = jax.grad(weighted(f), (0, 1))
+        return jax.shard_map(grad, mesh=mesh, in_specs=(rows, shared), out_specs=(rows, shared))
+
+    found, wanted = (jax.jit(gradient(f))(x, kernel) for f in (product, lambda x, w: x @ w))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), found, wanted)
 
 

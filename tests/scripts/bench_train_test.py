@@ -10,6 +10,7 @@ bench = script("bench_train")
 TINY = models.Size(2, 8, 2, 11, B=2, T=6)
 
 
+@pytest.mark.long
 def test_contestants_take_turns_and_are_written(tmp_path, monkeypatch, capsys):
     """Processes of their own, of the smallest size that the script knows."""
     file = tmp_path / "figures.json"
@@ -24,7 +25,7 @@ def test_contestants_take_turns_and_are_written(tmp_path, monkeypatch, capsys):
     assert "tokens/s" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["relpos t5", "plain Flax"])
+@pytest.mark.parametrize("name", [pytest.param("relpos t5", marks=pytest.mark.long), "plain Flax"])
 def test_steps_lower_the_loss(name):
     step = models.steps(TINY)[name]()
     first, *_, last = (step() for _ in range(8))

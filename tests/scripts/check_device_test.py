@@ -10,7 +10,7 @@ check_device = script("check_device")
 
 
 def test_a_rehearsal_checks_measures_and_writes(tmp_path, capsys):
-    kinds = ["packed", "bidirectional", "offset"]
+    kinds = ["packed", "bidirectional"]
     arguments = ["--small", "--encodings", "t5,fox", "--out", str(tmp_path)]
     arguments += ["--calls", ",".join(kinds)]
     assert check_device.main(arguments) == 0
@@ -26,7 +26,7 @@ def test_a_rehearsal_checks_measures_and_writes(tmp_path, capsys):
     timed = {s["name"]: s for s in record["speeds"] if s["pass"] == "step"}
     assert timed["t5, blockwise"]["ms"] > 0
     assert "cuDNN" in timed["cuDNN"]["error"]  # not on a CPU, and the others went on
-    assert "9 of 9 calls agree" in capsys.readouterr().out
+    assert "7 of 7 calls agree" in capsys.readouterr().out
 
 
 def test_a_path_that_is_off_is_told(tmp_path, capsys, monkeypatch):
