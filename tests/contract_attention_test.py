@@ -188,7 +188,7 @@ def assert_as_in_the_paper(
 
         expected = oracle.attention(
             oracles, q[b], k[b], v[b], q_positions=q_at, k_positions=k_at, visible=visible,
-            scale=H**-0.5, x=x[b],
+            scale=encoding.logit_scale or H**-0.5, x=x[b],
         )  # fmt: skip
         np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-10)
     assert_embedded_as_in_the_paper(encoding, oracles[0], x[0, :T], places(q_positions, T, 0))

@@ -94,7 +94,8 @@ CASES += [pytest.param(*case, marks=pytest.mark.long) for case in OTHERS if case
 def test_paths_agree_with_each_other_and_with_the_parts_loops(text, kind):
     encoding = make(text)
     arrays, out, kw = assert_paths_agree(encoding, KINDS[kind], [BLOCKS], ["blockwise"])
-    if kind == "stretched":
+    # cope and dape see products that rope has rotated, which is no sum of the parts' loops.
+    if kind == "stretched" and text not in ("rope+cope", "rope+dape"):
         assert_as_in_the_paper(out, oracles_of_parts(text, encoding), encoding, arrays, **kw)
 
 
