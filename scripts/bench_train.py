@@ -16,6 +16,7 @@ extra `bench`; what is not installed is left out with a line.
 """
 
 import argparse
+import gzip
 import json
 import re
 import statistics
@@ -34,6 +35,8 @@ from bench_models import NEW, SIZES
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from relpos.files import write_atomically
 
 PARTS = ("step", "generation")
 ASKED_FOR = ("profile",)
@@ -56,7 +59,6 @@ def tokens_of(part: str, title: str) -> int:
 
 def work(part: str, title: str, name: str) -> None:
     """Be one contestant: a line on standard input asks for a call, one on standard output says the seconds it took."""
-
     try:
         bench_models.import_for(name)
         before = held()
@@ -92,7 +94,11 @@ class Contestant:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
-        self.facts: dict[str, Any] = json.loads(self._read())
+        try:
+            self.facts: dict[str, Any] = json.loads(self._read())
+        except RuntimeError:
+            self.close()
+            raise
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -175,9 +181,7 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
 
     Loops hold other operations, so that the sum is more than the step.
     """
-    import gzip
-
-    import jax
+    import jax  # which processes of other libraries do without
 
     call = bench_models.steps(SIZES[size])[name]()
     call()
@@ -234,9 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(table(f"{part}, {title}", rows))
             record["tables"].setdefault(part, {})[title] = rows
             if options.json:
-                written = options.json.with_name(f".{options.json.name}")
-                written.write_text(json.dumps(record, indent=1) + "\n")
-                written.replace(options.json)
+                write_atomically(options.json, json.dumps(record, indent=1) + "\n")
     return 0
 
 

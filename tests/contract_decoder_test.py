@@ -53,7 +53,7 @@ def long_but_for(*quick):
 # Each slot, walk, kind of positions and of what a cache keeps.
 OF_EACH_KIND = (
     "cope", "dape", "deberta", "fire", "fox", "inkling", "learned", "path", "rope", "rope_2d", "selective_rope", "shaw",
-    "sink", "t5",
+    "sink", "t5", "transformer_xl",
 )  # fmt: skip
 
 

@@ -25,17 +25,8 @@ def arrays(*sizes):
 
 # One of those that fill the same slots.
 OF_EACH_KIND = (
-    "cope",
-    "dape",
-    "fox",
-    "inkling",
-    "kerple",
-    "pope",
-    "shaw",
-    "t5",
-    "transformer_xl",
-    "wall",
-)
+    "cope", "dape", "fox", "inkling", "kerple", "pope", "rope", "shaw", "t5", "transformer_xl", "wall",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

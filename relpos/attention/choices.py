@@ -18,7 +18,7 @@ TOGETHER = 128  # queries and keys in a block of all heads
 ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
 HAVE_RUN = ("9.0",)  # compute capabilities on which "auto" takes the kernels: that of the H200
 FEW_FACTORS = (
-    256  # beside queries and keys in a kernel's memory; 1024 were slower there than in blocks
+    256  # with more of them beside queries and keys, kernels were measured slower than blocks
 )
 
 

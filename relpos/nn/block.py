@@ -102,7 +102,7 @@ class Block(nnx.Module):
         return self._after(x_BTD, out, self.mlp_norm, keys[4]), grown
 
     def _mlp(self, h_BTD):
-        """The MLP; for the gradient only what goes into the activation is kept, the wide rest is cheaper anew."""
+        """The MLP; a loop over layers keeps of it what goes into the activation, the wide rest is cheaper anew."""
         out = jax.checkpoint(lambda h_BTM: self.mlp_out(jax.nn.relu(h_BTM) ** 2), prevent_cse=False)
         return out(self.mlp_in(h_BTD))
 

@@ -148,15 +148,15 @@ class Cache:
 
         Caches of scanned layers have a layer axis before the batch, which stays as it is.
         """
-        axis = self.length.ndim - 1
+        of_rows = self.length.ndim - 1
+        axes = {"keys": of_rows + 1, "values": of_rows + 1}  # behind the heads
 
-        def of_rows(tree, axis):
-            return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), tree)
+        def take(name: str) -> Any:
+            axis = axes.get(name, of_rows)
+            return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
 
-        by_row = ("positions", "written", "features", "state", "length", "order")
-        taken = {name: of_rows(getattr(self, name), axis) for name in by_row}
-        keys, values = of_rows((self.keys, self.values), axis + 1)  # behind the heads
-        return dataclasses.replace(self, keys=keys, values=values, **taken)
+        names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]
+        return dataclasses.replace(self, **{name: take(name) for name in names})
 
 
 def by_head(x: Float[Array, "B C K H"]) -> Float[Array, "K B C H"]:

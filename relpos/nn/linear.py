@@ -31,7 +31,7 @@ def product(x: Float[Array, "... D"], kernel: Float[Array, "D M"]) -> Float[Arra
     """Return x W.
 
     The gradient of W sums over tokens, the first axis of both factors, for which XLA's CPU backend has no fast product:
-    on two cores it ran at a quarter of the rate of the others. The narrower factor is therefore turned first.
+    on one core it ran at a third to a half of the rate of the others. The narrower factor is therefore turned first.
     """
     # On an explicit mesh a sum over tokens must say how it is cut, which JAX's own gradient does.
     if jax.typeof(x).sharding.mesh.explicit_axes:

@@ -51,11 +51,14 @@ def both_ways(encoding, arrays, paths=("pallas", "blockwise"), **kw):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("T", "S", "causal"),
-    [(1, 1, True), (17, 17, False), (5, 23, False)], ids=str,
+    [
+        (1, 1, True), (17, 17, False), (5, 23, False),
+        *(pytest.param(*sizes, True, marks=pytest.mark.long) for sizes in ((7, 16), (9, 1))),
+    ], ids=str,
 )  # fmt: skip
 def test_sizes_about_one_block(T, S, causal):
     # Interpreted kernels take long to compile.
-    paths = ("pallas", "blockwise") if (T, S) == (5, 23) else ("blockwise",)
+    paths = ("pallas", "blockwise") if T > 1 and T != S and S > 1 else ("blockwise",)
     both_ways(EverySlot(1, heads=1), inputs(T=T, S=S, B=1, N=1, K=1), paths, causal=causal)
 
 

@@ -171,6 +171,7 @@ def test_without_its_triton_backend_pallas_alone_is_refused(monkeypatch):
 
 
 ON_A_GPU = {
+    "none": True,
     "t5": True,
     "rope:1/alibi:1": True,
     "fire": False,  # refused when it is lowered
@@ -189,13 +190,14 @@ def test_auto_takes_kernels_on_a_gpu_where_they_carry_a_call(name, in_kernels):
     ("platform", "capability", "count", "kw"),
     [
         ("gpu", "9.0", 1, {"T": 120}),  # few pairs
-        ("gpu", "9.0", 1, {"T": 136, "block_sizes": (24, 24)}),
-        ("gpu", "9.0", 2, {"T": 136}),
-        ("gpu", "7.5", 1, {"T": 136}),
-        ("cpu", "", 1, {"T": 136}),
+        ("gpu", "9.0", 1, {"T": 137, "block_sizes": (24, 24)}),
+        ("gpu", "9.0", 2, {"T": 138}),
+        ("gpu", "7.5", 1, {"T": 139}),
+        ("cpu", "9.0", 1, {"T": 140}),  # told to compute there
     ],
 )
 def test_auto_takes_no_kernels_elsewhere(platform, capability, count, kw, monkeypatch):
+    """Each length is its own: what was traced once is not asked again."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "device_count", lambda: count)
     monkeypatch.setattr(choices, "_capability", lambda: capability)

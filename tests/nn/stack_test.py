@@ -176,6 +176,8 @@ def test_layers_apart_run_as_they_do_in_a_loop(monkeypatch):
     np.testing.assert_allclose(found, whole, atol=1e-5)
     assert count == len(model.apart().stack.blocks) == 4
     assert len(model.stack.blocks) == 2  # the model itself stays as it was
+    with pytest.raises(ValueError, match="got 3 caches for 4 layers"):
+        model(tokens, caches=model.init_caches(2, 5)[:3])
     monkeypatch.setattr("relpos.nn.stack.FEW_LAYERS", 1)
     found, count = decoded(model.apart())
     np.testing.assert_allclose(found, whole, atol=1e-5)
