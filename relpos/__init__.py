@@ -1,26 +1,32 @@
 """Relative position encodings for JAX and Flax."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from relpos import encodings as encodings
+from relpos.errors import what_is_missing as _what_is_missing
 
 if TYPE_CHECKING:
+    from relpos import encodings as encodings
     from relpos.attention import attention as attention
-    from relpos.training.loaded_run import load_run  # noqa: F401
-else:
-    from relpos import attention as attention  # which may be called
-from relpos.errors import what_is_missing as _what_is_missing
-from relpos.nn import RelativeAttention as RelativeAttention
+    from relpos.nn import RelativeAttention as RelativeAttention
+    from relpos.training.loaded_run import load_run
 
 __version__ = "0.1.0"
+__all__ = ["RelativeAttention", "attention", "encodings", "load_run"]
+_MODULES = {"RelativeAttention": "relpos.nn", "load_run": "relpos.training.loaded_run"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_run` where it is asked for: it wants the packages of relpos[train]."""
-    if name != "load_run":
+    """Import what is asked for: the commands prepare their process before JAX is imported."""
+    if name in ("attention", "encodings"):
+        return importlib.import_module(f"relpos.{name}")  # `relpos.attention` may be called
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from relpos.training.loaded_run import load_run
+        return getattr(importlib.import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"relpos.load_run: {_what_is_missing(error)}") from error
-    return load_run
+        raise ImportError(f"relpos.{name}: {_what_is_missing(error)}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

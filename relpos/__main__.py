@@ -41,7 +41,7 @@ def _module(command: str):
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    cli.run(run_command)
+    cli.command(run_command)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from relpos import process
 from relpos.errors import UserError, did_you_mean, what_is_missing
 from relpos.terminal import printable
 
@@ -107,6 +108,12 @@ class Parser(argparse.ArgumentParser):
 
     def _long_flags(self) -> list[str]:
         return [f for f in self._option_string_actions if f.startswith("--") and f != "--help"]
+
+
+def command(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run a command as all of this process, which is prepared for it."""
+    process.prepare()
+    run(main)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:

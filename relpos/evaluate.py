@@ -71,4 +71,4 @@ def _length(text: str) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.command(main)

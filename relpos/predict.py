@@ -159,4 +159,4 @@ def _raw(argument: str) -> bytes:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.command(main)

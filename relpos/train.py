@@ -42,4 +42,4 @@ def _configs() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.command(main)

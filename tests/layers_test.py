@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
+    "process": 0,
     "sharding": 0,
     "terminal": 0,
     "files": 1,

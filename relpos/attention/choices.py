@@ -82,7 +82,8 @@ def layout(
 ) -> Layout:
     """Return block sizes and whether the distances short of `beyond` are few enough for a band.
 
-    Blocks of 512 keep logits and weights of one head in a core's cache; short sequences and windows are cut finer,
+    Blocks of 512 keep logits and weights of one head in a core's cache, and are large enough to be cut for two cores;
+    where a core works alone, blocks of 256 skip more of what is hidden. Short sequences and windows are cut finer,
     so that there are hidden blocks to skip; few queries have all keys in one block. Where the encoding is evaluated for
     each pair, vectors for all distances or a bias that is a network, a block holds `width` numbers for every pair:
     smaller blocks. So they are where a block is of several heads together.
@@ -95,7 +96,7 @@ def layout(
         rows, columns = T, min(S, max(16, ONE_BLOCK // FEW_QUERIES // max(1, width)))
     else:
         reach = max(T, S) if window is None else min(max(T, S), window)
-        largest = 128 if reach <= 256 else 512
+        largest = 128 if reach <= 256 else 256 if _has_one_thread() else 512
         if width > 1:
             largest = max(16, min(largest, 512 // round(width**0.5)))
         if together > 1:
@@ -107,6 +108,11 @@ def layout(
     if has_vectors and consecutive and band is None:
         rows = min(rows, columns)  # a ring hands on no more than a block of keys
     return Layout(rows, columns, consecutive, band)
+
+
+def _has_one_thread() -> bool:
+    """Whether this is a CPU device beside others, in `jax.shard_map`: they are made to have a core each."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes) and jax.default_backend() == "cpu"
 
 
 def walk_layout(

@@ -22,8 +22,8 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.terminal import printable
-from relpos.training import memory, model_section
-from relpos.training.masking import Masking, Pose, jitted_sums, next_tokens, sums
+from relpos.training import cores, memory, model_section
+from relpos.training.masking import Masking, Pose, evaluated_sums, next_tokens, sums
 from relpos.training.progress import say, track
 from relpos.training.prompts import continuations
 from relpos.training.stored_run import made_once, refuse_other_facts
@@ -178,7 +178,8 @@ class LanguageModelling(abc.ABC):
         graphdef, state = nnx.split(model)
         nats, targets, text_bytes = 0.0, 0.0, 0
         for batch in batches:
-            total, count = jitted_sums(self.pose, graphdef, state, jax.device_put(batch))
+            found = cores.by_rows(evaluated_sums, (self.pose, graphdef), state, batch)
+            total, count = jax.tree.map(np.sum, jax.device_get(found))
             nats += float(total)
             targets += float(count)
             text_bytes += data.text_bytes(batch, self.tokenizer)

@@ -29,7 +29,7 @@ from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
-from relpos.training import memory, model_section
+from relpos.training import cores, memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, read_run, refuse_other_facts
 from relpos.training.task import one_by_one
@@ -203,8 +203,8 @@ class QuestionAnswering:
         answers: dict[str, Answer] = {}
         unanswered = collections.deque(read)
         for batch, filled in batches.eval_batches(read, layout, batch_size=size):
-            logits_B2T, *sums = _evaluate(graphdef, state, jax.device_put(batch))
-            nats, count = nats + float(sums[0]), count + float(sums[1])
+            logits_B2T, *sums = cores.by_rows(_evaluate, (graphdef,), state, batch)
+            nats, count = nats + np.asarray(sums[0]).sum(), count + np.asarray(sums[1]).sum()
             waiting += list(np.asarray(logits_B2T)[:filled])
             while unanswered and len(waiting) >= len(unanswered[0][1].windows):
                 question, prepared = unanswered.popleft()
@@ -305,7 +305,7 @@ class QuestionAnswering:
                 some = rows[start : start + MOST_WINDOWS]
                 # Whole powers of two: a program is compiled for each size, not for each line.
                 batch = batches.padded(some, 1 << (len(some) - 1).bit_length())
-                logits_W2T, *_ = _evaluate(graphdef, state, jax.device_put(batch))
+                logits_W2T, *_ = cores.by_rows(_evaluate, (graphdef,), state, batch)
                 found.append(np.asarray(logits_W2T)[: len(some)])
             best = self._best(context, prepared, np.concatenate(found))
             return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
@@ -358,7 +358,6 @@ def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
     return (loss_B2 * weight_B2).sum(), weight_B2.sum()
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _evaluate(graphdef, state, batch):
     logits_B2T = _logits(nnx.merge(graphdef, state), batch, None)
     return logits_B2T, *_losses(logits_B2T, batch)

@@ -24,7 +24,8 @@ from relpos.data.pair_batches import Sentences, Tokenized
 from relpos.data.translation_scores import exact_matches, scores
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
-from relpos.training import memory, model_section
+from relpos.nn.beam_search import Found
+from relpos.training import cores, memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, refuse_other_facts
 
@@ -207,7 +208,7 @@ class Translation:
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0
         for _, batch in self._batches(usable, self.config.batch_size):
-            nats += float(_sum_of_losses(graphdef, state, jax.device_put(batch)))
+            nats += np.asarray(cores.by_rows(_sum_of_losses, (graphdef,), state, batch)).sum()
             count += self.tokens(batch)
         record: Record = {"loss": nats / count if count else np.nan}
         if len(usable) < len(pairs):
@@ -240,6 +241,8 @@ class Translation:
         Returns:
           The translations, in order, and how many tokens there are of them.
         """
+        graphdef, state = nnx.split(model)
+        static = graphdef, beams, _most_tokens(self.config), self.target.separator
         nothing = np.zeros(0, np.int32)
         tokens = [self.source.encode(source) for source in sources]
         longest = self.config.sequence_length
@@ -249,20 +252,11 @@ class Translation:
         for numbers, batch in self._batches(shown, TRANSLATED_AT_ONCE):
             # Rows of padding would be decoded too: no more of them than the next power of two takes.
             rows = min(len(batch["source"]), 1 << (len(numbers) - 1).bit_length())
-            forced = None
+            asked = {name: batch[name][:rows] for name in ("source", "source_segments")}
             if lengths is not None:
                 wanted = [lengths[usable[n]] for n in numbers]
-                forced = jnp.asarray(wanted + [0] * (rows - len(wanted)), jnp.int32)
-            best = beam_search(
-                model,
-                jnp.asarray(batch["source"][:rows]),
-                jnp.asarray(batch["source_segments"][:rows]),
-                beams=beams,
-                max_length=_most_tokens(self.config),
-                begin=self.target.separator,
-                end=self.target.separator,
-                lengths_B=forced,
-            )
+                asked["lengths"] = np.array(wanted + [0] * (rows - len(wanted)), np.int32)
+            best = cores.by_rows(_search, static, state, asked)
             ids, sizes = np.asarray(best.tokens[:, 0]), np.asarray(best.lengths[:, 0])
             for row, number in enumerate(numbers):
                 found[usable[number]] = self.target.decode(ids[row, : sizes[row]])
@@ -447,7 +441,13 @@ def _token_losses(model: EncoderDecoder, batch, key):
     return nats_BT, log_total_BT - logits_BTV.mean(-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+def _search(graphdef, beams: Beams, most: int, separator: int, state, batch) -> Found:
+    return beam_search(
+        nnx.merge(graphdef, state), batch["source"], batch["source_segments"], beams=beams,
+        max_length=most, begin=separator, end=separator, lengths_B=batch.get("lengths"),
+    )  # fmt: skip
+
+
 def _sum_of_losses(graphdef, state, batch):
     nats_BT, _ = _token_losses(nnx.merge(graphdef, state), batch, None)
     return (nats_BT * batch["segments"]).sum()

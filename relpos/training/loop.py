@@ -294,7 +294,7 @@ class _Run:
         except StopIteration:
             raise UserError(f"the data end after {self.step} batches, before the run") from None
         tokens = self._task.tokens(batch)
-        self._state, metrics = self._train_step(self._state, jax.device_put(batch), self._key)
+        self._state, metrics = self._train_step(self._state, batch, self._key)
         self.step += 1
         # Fetch what the step before this one left, so that the device is never waited for idle.
         ready, self._pending = self._pending, (self.step, metrics, tokens)

@@ -1,7 +1,6 @@
 """What a language model is shown and what it has to say: the next tokens, or some that are masked."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -99,7 +98,6 @@ def sums(
     return (loss_BT * weight_BT).sum(), weight_BT.sum()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def jitted_sums(pose: Pose, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]) -> Any:
-    """Return `sums` without dropout, compiled."""
+def evaluated_sums(pose: Pose, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]) -> Any:
+    """Return `sums` without dropout, for `relpos.training.cores.by_rows`."""
     return sums(pose, nnx.merge(graphdef, state), batch, None)

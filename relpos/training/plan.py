@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from relpos.training import memory
+from relpos.training import cores, memory
 
 
 def plan(
@@ -31,7 +31,7 @@ def plan(
     state = memory.show(memory.tree_bytes((model, optimizer)))
     found = {
         "model": f"{parameters:,} parameters, {state} with the optimizer",
-        "device": _device(),
+        "device": _device(config.batch_size, model),
         "corpus": _corpus(facts.get("corpus", {})),
         "steps": f"{config.steps:,} of {config.batch_size:,} x {config.sequence_length:,} tokens at most",
         "writes to": str(workdir),
@@ -39,10 +39,16 @@ def plan(
     return [f"{name:<11}{text}" for name, text in found.items() if text]
 
 
-def _device() -> str:
-    devices = jax.local_devices()
-    used = devices[0].device_kind
-    return used if len(devices) == 1 else f"{used}, one of {len(devices)}: the others are idle"
+def _device(rows: int, model: nnx.State) -> str:
+    there_are = len(jax.local_devices())
+    used = cores.sharing(rows, model)
+    kind = used[0].device_kind
+    if len(used) > 1:
+        kind = f"{kind}, {len(used)} cores with {rows // len(used)} rows of each batch"
+    idle = there_are - len(used)
+    if idle and len(used) == 1:
+        return f"{kind}, one of {there_are}: the others are idle"
+    return f"{kind}; {idle} more are idle" if idle else kind
 
 
 def _corpus(facts: Mapping[str, Any]) -> str:

@@ -1,18 +1,19 @@
 """The training state and the one step that moves it."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from relpos.training import cores
 from relpos.training.task import Task
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
-TrainStep = Callable[[nnx.State, Mapping[str, jax.Array], jax.Array], tuple[nnx.State, Metrics]]
+TrainStep = Callable[[nnx.State, Mapping[str, Any], jax.Array], tuple[nnx.State, Metrics]]
 
 
 def init_state(
@@ -26,7 +27,9 @@ def init_state(
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
     """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
 
-    It is two jitted programs, gradients and update: a batch of another shape compiles the first one alone.
+    It is two programs, gradients and update: a batch of another shape compiles the first one alone. Where the cores
+    of a CPU are devices, each has some rows of the batch (`relpos.training.cores`), and the loss is the mean over
+    what its metric counts.
 
     Randomness comes from the key folded with the optimizer's step count, so that it is the same
     whether or not the run was interrupted. The metrics are the task's (sum, count) pairs, and
@@ -38,10 +41,10 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
     - ``learning_rate``: of this update.
     """
 
-    @jax.jit
-    def differentiate(state, batch, key):
-        model, optimizer = nnx.merge(graphdef, state)
-        key = jax.random.fold_in(key, optimizer.step[...])
+    def differentiate(graphdef, state, batch):
+        model_state, step, key = state
+        model = nnx.merge(graphdef, model_state)
+        key = cores.own_key(jax.random.fold_in(key, step))
 
         def loss_fn(model):
             return task.loss(model, batch, key)
@@ -49,11 +52,16 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
         (loss, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
         # What a model keeps beside its parameters, running means for example, the loss may have changed.
         kept = nnx.state(model, nnx.Not(nnx.Param))
-        return gradients, kept, {"loss": (loss, 1.0), **metrics}
+        _, count = metrics.get("loss", (loss, 1.0))
+        return jax.tree.map(
+            lambda x: jnp.asarray(x)[None],
+            _Share(gradients, kept, {"loss": (loss, jnp.ones(())), **metrics}, count),
+        )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, gradients, kept):
+    def update(state, shares):
         model, optimizer = nnx.merge(graphdef, state)
+        gradients, kept, of_task = _put_together(shares)
         nnx.update(model, kept)
         done = optimizer.step[...]
         optimizer.update(model, gradients)
@@ -64,14 +72,44 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
             "optimizer_maximum": (_maximum(optimizer.opt_state), 1.0),
             "learning_rate": (learning_rate(done), 1.0),
         }
-        return nnx.state((model, optimizer)), metrics
+        return nnx.state((model, optimizer)), of_task | metrics
+
+    of_model = None
 
     def train_step(state, batch, key):
-        gradients, kept, metrics = differentiate(state, batch, key)
-        state, more = update(state, gradients, kept)
-        return state, metrics | more
+        nonlocal of_model
+        if of_model is None:
+            of_model, _ = nnx.split(model_of(graphdef, state))
+        shared = (state[0], state[1]["step"], key)
+        return update(state, cores.parts(cores.by_rows(differentiate, (of_model,), shared, batch)))
 
     return train_step
+
+
+class _Share(NamedTuple):
+    """What the rows of one device give, each array with an axis of 1 in front."""
+
+    gradients: nnx.State
+    kept: nnx.State
+    metrics: Metrics
+    weight: jax.Array  # of its mean loss
+
+
+def _put_together(shares: Sequence[_Share]) -> tuple[nnx.State, nnx.State, Metrics]:
+    """Return the gradients of the mean over all rows, what the model keeps, and the metrics.
+
+    What it keeps is that of the first device's rows: fixed numbers are the same on all, and running means of a part of
+    the rows are running means.
+    """
+    if len(shares) == 1:
+        return jax.tree.map(lambda x: x[0], shares[0])[:3]
+    counts = jnp.stack([share.weight[0] for share in shares]).astype(jnp.float32)
+    weights = counts / jnp.maximum(counts.sum(), 1)
+    mean = lambda *xs: sum(x[0] * weight for x, weight in zip(xs, weights, strict=True))  # noqa: E731
+    total = lambda *xs: sum(x[0] for x in xs)  # noqa: E731
+    gradients = jax.tree.map(mean, *(share.gradients for share in shares))
+    metrics = jax.tree.map(total, *(share.metrics for share in shares))
+    return gradients, jax.tree.map(lambda x: x[0], shares[0].kept), metrics
 
 
 def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:

@@ -1,0 +1,92 @@
+"""Cores as devices: the rows of a batch are cut among CPU devices, of which there is one for each core.
+
+XLA cuts an operation among the threads of a CPU device and waits for the slowest of them, each time. Here devices
+compute what rows give on their own, and wait for one another once, at the end. No program sends anything to another:
+XLA's collectives on CPUs were seen to block each other for good.
+
+How many devices there are is decided before JAX starts, by ``jax_num_cpu_devices``: the commands set it
+(`relpos.process`), and where nobody does there is one, which takes all rows. Other platforms are left alone.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from relpos.training import memory
+
+_ROWS = "rows"
+_MOST_OF_MEMORY = 4  # all copies of a model take at most one part in so many
+Batch = Mapping[str, Any]
+
+
+def sharing(rows: int, model: Any) -> list[jax.Device]:
+    """Return the devices that share the rows of a batch evenly, as many as memory has room for a model on each.
+
+    Args:
+      rows: of a batch.
+      model: arrays or their shapes, of which each device has a copy.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return devices[:1]
+    room = (memory.available() or 0) // _MOST_OF_MEMORY // max(1, memory.tree_bytes(model))
+    most = max(1, min(len(devices), room))
+    return devices[: max(n for n in range(1, most + 1) if rows % n == 0)]
+
+
+def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
+    """Return function(*static, state, batch) where each device had some rows of the batch.
+
+    Args:
+      function: pure, and the same object in each call. What it returns for some rows does not depend on others.
+      static: its first arguments, hashable.
+      state: a tree of arrays, on one device.
+      batch: arrays whose first axis counts rows, not on a device yet.
+
+    Returns:
+      Its results, put together along their first axis; scalars become an array with one for each device.
+    """
+    devices = sharing(len(next(iter(batch.values()))), state)
+    if len(devices) == 1:
+        return _alone(function, static, state, jax.device_put(batch))
+    mesh = jax.make_mesh((len(devices),), (_ROWS,), (AxisType.Auto,), devices=devices)
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(_ROWS)))
+    return _together(function, static, mesh, state, batch)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _alone(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
+    return jax.tree.map(jnp.atleast_1d, function(*static, state, batch))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _together(function: Callable, static: tuple, mesh: Mesh, state: Any, batch: Batch) -> Any:
+    def one(state, batch):
+        return jax.tree.map(jnp.atleast_1d, function(*static, state, batch))
+
+    specs = (PartitionSpec(), PartitionSpec(_ROWS))
+    return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)(
+        state, batch
+    )
+
+
+def own_key(key: jax.Array) -> jax.Array:
+    """Return a random key of a device's own, inside of a function of `by_rows`."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return key
+    return jax.random.fold_in(key, jax.lax.axis_index(_ROWS))
+
+
+def parts(result: Any) -> list[Any]:
+    """Return what each device gave to a result of `by_rows`, all on the first device."""
+    leaves, structure = jax.tree.flatten(result)
+    shares = zip(
+        *([shard.data for shard in leaf.addressable_shards] for leaf in leaves), strict=True
+    )
+    first = min(leaves[0].devices(), key=lambda device: device.id)
+    return [jax.tree.unflatten(structure, jax.device_put(share, first)) for share in shares]
