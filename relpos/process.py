@@ -18,26 +18,34 @@ _PAGES = "glibc.malloc.hugetlb=1"
 def prepare() -> None:
     """Set it, at the very start: JAX is not imported yet.
 
-    On Linux the command starts itself again, once, for pages of memory that it asks for to be large ones. A training
-    step takes and gives back some hundred megabytes; small pages, each of them cleared and entered, were a fifth of
-    its time on a CPU (docs/performance.md).
+    On Linux the command starts itself again, once, for the C library to read the environment.
     """
-    for name, value in _settings().items():
-        os.environ.setdefault(name, value)
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _PAGES)))
+    found = settings()
+    for name, value in found.items():
+        if name != "GLIBC_TUNABLES":
+            os.environ.setdefault(name, value)
+    if "GLIBC_TUNABLES" in found:
+        os.environ["GLIBC_TUNABLES"] = found["GLIBC_TUNABLES"]
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _settings() -> dict[str, str]:
-    """Return variables of JAX's environment and their values."""
+def settings() -> dict[str, str]:
+    """Return variables of the environment and what a command sets them to.
+
+    - JAX has a CPU device for each core, see `relpos.training.cores`.
+    - It keeps compiled programs on disk, where it can, in the user's cache folder.
+    - Memory comes in large pages. A training step takes and gives back some hundred megabytes; small pages, each of
+      them cleared and entered, were a fifth of its time on a CPU (docs/performance.md).
+    """
     found = {}
     with contextlib.suppress(OSError, RuntimeError):  # no home, or none that may be written to
         found["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
-        found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         found["JAX_NUM_CPU_DEVICES"] = str(min(_cores(), MOST_DEVICES))
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
+        found["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _PAGES)))
     return found
 
 

@@ -54,7 +54,7 @@ PROMPT, NEW = 128, 256
 def import_for(name: str) -> None:
     """Import what a contestant wants."""
     if name.startswith("relpos"):
-        wanted = ["relpos.nn"]
+        wanted = ["relpos.training.step"]
     elif name == "plain Flax":
         wanted = []
     else:
@@ -68,7 +68,7 @@ def _cross_entropy(logits, targets):
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 
-def relpos_model(size: Size, encoding: str) -> nnx.Module:
+def relpos_model(size: Size, encoding: str, rngs: nnx.Rngs) -> nnx.Module:
     """Return a decoder, or an encoder-decoder, as its defaults are."""
     from relpos.nn import Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, StackConfig
 
@@ -76,10 +76,10 @@ def relpos_model(size: Size, encoding: str) -> nnx.Module:
         "num_layers": size.L, "features": size.D, "num_heads": size.N, "encodings": (encoding,)
     }  # fmt: skip
     if not size.pairs:
-        return Decoder(DecoderConfig(vocab_size=size.V, **sizes), rngs=nnx.Rngs(0))
+        return Decoder(DecoderConfig(vocab_size=size.V, **sizes), rngs=rngs)
     stack = StackConfig(**sizes)
     config = EncoderDecoderConfig(size.V, size.V, stack, stack, share_embeddings=True)
-    return EncoderDecoder(config, rngs=nnx.Rngs(0))
+    return EncoderDecoder(config, rngs=rngs)
 
 
 class PlainDecoder(nnx.Module):
@@ -125,14 +125,38 @@ def _flax_step(model: nnx.Module, loss: Callable) -> Call:
     return run
 
 
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What the training loop asks of a task, as much as a step needs."""
+
+    size: Size
+    encoding: str
+
+    def init_model(self, rngs: nnx.Rngs) -> nnx.Module:
+        return relpos_model(self.size, self.encoding, rngs)
+
+    def loss(self, model, batch, key):
+        before, after = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+        logits = model(before, before) if self.size.pairs else model(before)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, after)
+        return nats.mean(), {"loss": (nats.sum(), jnp.float32(nats.size))}
+
+
 def relpos_step(size: Size, encoding: str) -> Call:
-    """Return a step of our model."""
-    tokens = jnp.asarray(size.tokens())
-    model = relpos_model(size, encoding)
-    before, after = tokens[:, :-1], tokens[:, 1:]
-    if size.pairs:
-        return _flax_step(model, lambda model: _cross_entropy(model(before, before), after))
-    return _flax_step(model, lambda model: _cross_entropy(model(before), after))
+    """Return a step of our training loop, with all that it computes besides."""
+    from relpos.training.step import init_state, make_train_step
+
+    task: Any = _Task(size, encoding)
+    graphdef, state = init_state(task, optax.adamw(RATE), jax.random.key(0))
+    step = make_train_step(task, graphdef, lambda done: RATE)
+    batch, key = {"tokens": size.tokens()}, jax.random.key(1)
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch, key)
+        return float(metrics["loss"][0])
+
+    return run
 
 
 def plain_step(size: Size) -> Call:
@@ -222,7 +246,7 @@ def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
     from relpos.nn import generate
     from relpos.nn.generate import Sampling
 
-    model = relpos_model(size, encoding)
+    model = relpos_model(size, encoding, nnx.Rngs(0))
     prompts = jnp.asarray(np.resize(size.tokens(), (batch, PROMPT)))
     lengths = jnp.full((batch,), PROMPT)
 

@@ -9,7 +9,8 @@ Parts:
 - generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
 - profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
 
-Each contestant is a process of its own, and all take turns: one works while the others wait for their turn, so that
+Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
+large pages, which the others get too), and all take turns: one works while the others wait for their turn, so that
 what else the machine does falls on all of them. The figures are medians with the distance between the quartiles;
 ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers are in the
 extra `bench`; what is not installed is left out with a line.
@@ -18,6 +19,7 @@ extra `bench`; what is not installed is left out with a line.
 import argparse
 import gzip
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -36,6 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from relpos import process
 from relpos.files import write_atomically
 
 PARTS = ("step", "generation")
@@ -91,9 +94,13 @@ class Contestant:
         command = [sys.executable, __file__, "--worker", part, title, name]
         self.name, self.seconds = name, list[float]()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the process
+        settings = process.settings()
+        # A program that is compiled already would hide what compiling takes.
+        settings.pop("JAX_COMPILATION_CACHE_DIR", None)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=os.environ | settings,
+        )  # fmt: skip
         try:
             self.facts: dict[str, Any] = json.loads(self._read())
         except RuntimeError:

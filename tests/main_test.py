@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import relpos
-from relpos import config, encodings
+from relpos import config, encodings, process
 from relpos.__main__ import COMMANDS, main, run_command
 from relpos.errors import UserError
 
@@ -29,6 +29,7 @@ def printed(capsys, *arguments):
 @pytest.fixture(autouse=True)
 def _arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(process, "prepare", lambda: None)  # it starts the command's process anew
     monkeypatch.setenv("COLUMNS", "80")
 
 

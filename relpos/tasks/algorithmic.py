@@ -165,7 +165,7 @@ class Algorithmic:
         symbols = 0
         for batch in self._examples(split, length, examples):
             found = cores.by_rows(_sums, (graphdef,), state, batch)
-            sums += [np.asarray(x).sum() for x in found]
+            sums += [cores.total(x) for x in found]
             symbols += self.tokens(batch)
         nats, right, exact = sums.tolist()
         return {

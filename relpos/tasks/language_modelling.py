@@ -178,10 +178,9 @@ class LanguageModelling(abc.ABC):
         graphdef, state = nnx.split(model)
         nats, targets, text_bytes = 0.0, 0.0, 0
         for batch in batches:
-            found = cores.by_rows(evaluated_sums, (self.pose, graphdef), state, batch)
-            total, count = jax.tree.map(np.sum, jax.device_get(found))
-            nats += float(total)
-            targets += float(count)
+            total, count = cores.by_rows(evaluated_sums, (self.pose, graphdef), state, batch)
+            nats += cores.total(total)
+            targets += cores.total(count)
             text_bytes += data.text_bytes(batch, self.tokenizer)
         record = {"length": length, "loss": nats / targets if targets else np.nan}
         return record | self.figures(nats, targets, text_bytes)

@@ -204,7 +204,7 @@ class QuestionAnswering:
         unanswered = collections.deque(read)
         for batch, filled in batches.eval_batches(read, layout, batch_size=size):
             logits_B2T, *sums = cores.by_rows(_evaluate, (graphdef,), state, batch)
-            nats, count = nats + np.asarray(sums[0]).sum(), count + np.asarray(sums[1]).sum()
+            nats, count = nats + cores.total(sums[0]), count + cores.total(sums[1])
             waiting += list(np.asarray(logits_B2T)[:filled])
             while unanswered and len(waiting) >= len(unanswered[0][1].windows):
                 question, prepared = unanswered.popleft()

@@ -208,7 +208,7 @@ class Translation:
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0
         for _, batch in self._batches(usable, self.config.batch_size):
-            nats += np.asarray(cores.by_rows(_sum_of_losses, (graphdef,), state, batch)).sum()
+            nats += cores.total(cores.by_rows(_sum_of_losses, (graphdef,), state, batch))
             count += self.tokens(batch)
         record: Record = {"loss": nats / count if count else np.nan}
         if len(usable) < len(pairs):

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from relpos.training import memory
@@ -73,6 +74,11 @@ def _together(function: Callable, static: tuple, mesh: Mesh, state: Any, batch: 
     return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)(
         state, batch
     )
+
+
+def total(sums: jax.Array) -> float:
+    """Return the sum of a scalar that each device gave, in float64."""
+    return float(np.asarray(sums, np.float64).sum())
 
 
 def own_key(key: jax.Array) -> jax.Array:

@@ -62,7 +62,7 @@ def load_run(
     task = create_task(config, workdir)
     for note in notes_on_environment(run):
         _log.warning("%s: %s", workdir, printable(note, keep=""))
-    graphdef, state = nnx.split(task.init_model(nnx.Rngs(config.seed)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(config.seed))))
     tried: int | None = None
     while True:
         checkpoints = Checkpoints(workdir, read_only=True)

@@ -19,9 +19,22 @@ TrainStep = Callable[[nnx.State, Mapping[str, Any], jax.Array], tuple[nnx.State,
 def init_state(
     task: Task, tx: optax.GradientTransformation, key: jax.Array
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Return ``nnx.split((model, optimizer))``, untrained; the state is what checkpoints hold."""
-    model = task.init_model(nnx.Rngs(key))
-    return nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
+    """Return ``nnx.split((model, optimizer))``, untrained; the state is what checkpoints hold.
+
+    One program makes all of it: compiled one by one, the draws of every parameter took most of a run's start.
+    """
+    graphdefs: list[nnx.GraphDef] = []
+
+    @jax.jit
+    def make(key):
+        model = task.init_model(nnx.Rngs(key))
+        graphdef, state = nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
+        graphdefs.append(graphdef)
+        return state
+
+    # Put there by name, as an update leaves it: else the second step would compile all anew.
+    state = jax.device_put(make(key), jax.local_devices()[0])
+    return graphdefs[0], state
 
 
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:

@@ -297,7 +297,7 @@ def test_another_corpus_is_refused_on_resuming(toy_config, toy_moments, tmp_path
 
 
 def test_the_loop_moves_nothing_to_the_device_by_accident(toy_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.jax, "device_put", lambda batch: batch)
+    monkeypatch.setattr(loop.jax, "device_put", lambda batch, *_: batch)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(toy_config(), tmp_path)
 

@@ -107,8 +107,8 @@ class _CountingTask:
         return _Counting()
 
     def loss(self, model, batch, key):
-        model.seen[...] += batch.size
-        return model.weight[...] * batch.sum(), {}
+        model.seen[...] += batch["x"].size
+        return model.weight[...] * batch["x"].sum(), {}
 
 
 def test_another_shape_compiles_no_update_and_what_a_model_counts_is_kept():
@@ -122,7 +122,7 @@ def test_another_shape_compiles_no_update_and_what_a_model_counts_is_kept():
     graphdef, state = init_state(_CountingTask(), tx, jax.random.key(0))
     step = make_train_step(_CountingTask(), graphdef, lambda done: 0.0)
     for length in (3, 5):
-        state, _ = step(state, jnp.ones(length), jax.random.key(1))
+        state, _ = step(state, {"x": jnp.ones(length)}, jax.random.key(1))
     model = model_of(graphdef, state)
     assert model.seen[...] == 8
     assert model.weight[...] == 1 - 8

@@ -1,0 +1,130 @@
+"""Run by cores_test.py where a process has four CPU devices: what rows give on all of them, against one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from relpos.attention import choices
+from relpos.training import cores, memory
+from relpos.training.step import init_state, make_train_step, model_of
+
+SEEN = {}
+
+
+def shares_are_even_and_fit_memory():
+    small = jnp.zeros(10)
+    found = [len(cores.sharing(rows, small)) for rows in (1, 2, 3, 4, 5, 6, 8, 9)]
+    assert found == [1, 2, 3, 4, 1, 3, 4, 3], found
+    available = memory.available
+    try:
+        for room, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
+            memory.available = lambda room=room: room * 4 * 40 + 39
+            assert len(cores.sharing(4, small)) == most
+        memory.available = lambda: None  # it does not say
+        assert len(cores.sharing(4, small)) == 1
+    finally:
+        memory.available = available
+
+
+def look(scale, state, batch):
+    """What rows give: an array of rows, and a sum."""
+    SEEN["layout"] = choices.layout(
+        2048, 2048, consecutive=True, beyond=None, has_vectors=False
+    ).rows
+    return state["w"] * batch["x"] * scale, (batch["x"] ** 2).sum()
+
+
+def rows_stay_in_order_and_sums_are_one_for_each_device():
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    for rows, devices in ((8, 4), (6, 3), (5, 1)):
+        y, squares = cores.by_rows(look, (2.0,), {"w": jnp.float32(3.0)}, {"x": x[:rows]})
+        np.testing.assert_array_equal(y, 6 * x[:rows])
+        assert squares.shape == (devices,)
+        assert cores.total(squares) == (x[:rows] ** 2).sum()
+        assert SEEN["layout"] == (512 if devices == 1 else 256)
+        parts = cores.parts((y, squares))
+        assert len(parts) == devices
+        assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(parts))
+        np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), y)
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(5, 3, rngs=rngs)
+        self.fixed = nnx.Variable(jnp.full(2, 0.1))
+
+
+class Task:
+    """Rows with numbers of targets of their own, some with none."""
+
+    drops = False
+
+    def init_model(self, rngs):
+        return Model(rngs)
+
+    def loss(self, model, batch, key):
+        logits = model.linear(batch["x"])
+        if self.drops:
+            logits *= jax.random.bernoulli(key, 0.5, logits.shape)
+            SEEN["draws"] = True
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        total, count = (nats * batch["weight"]).sum(), batch["weight"].sum()
+        return total / jnp.maximum(count, 1), {"loss": (total, count)}
+
+
+def a_step_is_that_of_one_device():
+    rng = np.random.default_rng(0)
+    batch = {
+        "x": rng.normal(size=(8, 6, 5)).astype(np.float32),
+        "y": rng.integers(0, 3, (8, 6)),
+        "weight": (np.arange(6) < np.array([6, 1, 2, 0, 0, 0, 3, 5])[:, None]).astype(np.float32),
+    }
+    steps = {}
+    every, sharing = jax.local_devices(), cores.sharing
+    for devices in (1, 2, 4):
+        cores.sharing = lambda rows, model, n=devices: every[:n]
+        graphdef, state = init_state(Task(), optax.adam(0.1), jax.random.key(0))
+        step = make_train_step(Task(), graphdef, lambda done: 0.0)
+        for _ in range(3):
+            state, metrics = step(state, batch, jax.random.key(1))
+        steps[devices] = jax.device_get((nnx.to_pure_dict(state), metrics))
+        assert all(x.devices() == {every[0]} for x in jax.tree.leaves(state))
+        model = model_of(graphdef, state)
+        np.testing.assert_array_equal(model.fixed[...], np.float32(0.1))
+    cores.sharing = sharing
+    for devices in (2, 4):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            steps[devices], steps[1],
+        )  # fmt: skip
+
+
+def draw(state, batch):
+    return jax.random.normal(cores.own_key(state), batch["x"].shape)
+
+
+def devices_draw_their_own():
+    drawn = cores.by_rows(draw, (), jax.random.key(0), {"x": np.zeros((8, 3))})
+    assert len(np.unique(drawn)) == 24
+
+
+def nothing_is_sent_between_devices():
+    """A program that waits for another device can wait for good."""
+    mesh = jax.make_mesh((4,), (cores._ROWS,), (jax.sharding.AxisType.Auto,))
+    program = cores._together.lower(
+        look, (2.0,), mesh, {"w": jnp.ones(())}, {"x": jnp.ones((8, 3))}
+    )
+    text = program.compile().as_text()
+    for sent in ("all-reduce", "all-gather", "collective", "all-to-all"):
+        assert sent not in text, text
+
+
+if __name__ == "__main__":
+    assert jax.device_count() == 4
+    shares_are_even_and_fit_memory()
+    rows_stay_in_order_and_sums_are_one_for_each_device()
+    a_step_is_that_of_one_device()
+    devices_draw_their_own()
+    nothing_is_sent_between_devices()
