@@ -89,7 +89,8 @@ class Task(Protocol):
 
         Returns:
           The scalar to differentiate, and name -> (sum, count): over many steps the mean of each is
-          the sum of the sums over the sum of the counts. ``loss`` belongs among them.
+          the sum of the sums over the sum of the counts. ``loss`` belongs among them: the scalar is the
+          mean over what it counts, by which the parts of a batch on several devices are weighed.
         """
 
     def tokens(self, batch: Batch) -> int:
