@@ -91,6 +91,8 @@ def own_key(key: jax.Array) -> jax.Array:
 def parts(result: Any) -> list[Any]:
     """Return what each device gave to a result of `by_rows`, all on the first device."""
     leaves, structure = jax.tree.flatten(result)
+    if isinstance(leaves[0], jax.core.Tracer):  # in a program of the caller's, on one device
+        return [result]
     shares = zip(
         *([shard.data for shard in leaf.addressable_shards] for leaf in leaves), strict=True
     )
