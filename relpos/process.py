@@ -21,28 +21,30 @@ def prepare() -> None:
     On Linux the command starts itself again, once, for the C library to read the environment.
     """
     found = settings()
-    for name, value in found.items():
-        if name != "GLIBC_TUNABLES":
-            os.environ.setdefault(name, value)
+    if "JAX_COMPILATION_CACHE_DIR" in found:
+        try:
+            _make_room(Path(found["JAX_COMPILATION_CACHE_DIR"]))
+        except OSError:  # it may not be written to
+            del found["JAX_COMPILATION_CACHE_DIR"]
+    os.environ.update(found)
     if "GLIBC_TUNABLES" in found:
-        os.environ["GLIBC_TUNABLES"] = found["GLIBC_TUNABLES"]
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def settings() -> dict[str, str]:
-    """Return variables of the environment and what a command sets them to.
+    """Return the variables of the environment that a command sets, and to what: none that says it already.
 
     - JAX has a CPU device for each core, see `relpos.training.cores`.
-    - It keeps compiled programs on disk, where it can, in the user's cache folder.
-    - Memory comes in large pages. A training step takes and gives back some hundred megabytes; small pages, each of
-      them cleared and entered, were a fifth of its time on a CPU (docs/performance.md).
+    - It keeps compiled programs on disk, in the user's cache folder.
+    - Memory comes in large pages. A training step takes and gives back some hundred megabytes, of which small pages
+      are cleared and entered one by one (docs/performance.md).
     """
-    found = {}
-    with contextlib.suppress(OSError, RuntimeError):  # no home, or none that may be written to
+    found = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with contextlib.suppress(RuntimeError):  # no home
         found["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
-        found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         found["JAX_NUM_CPU_DEVICES"] = str(min(_cores(), MOST_DEVICES))
+    found = {name: value for name, value in found.items() if name not in os.environ}
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
         found["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _PAGES)))
@@ -57,19 +59,19 @@ def _cores() -> int:
 
 
 def _programs() -> Path:
-    """Return the folder of compiled programs: one for each kind of machine, whose instructions they use.
-
-    The oldest that are beyond a gigabyte are removed.
-    """
+    """Return the folder of compiled programs: one for each kind of machine, whose instructions they use."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
     kind = "".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))
-    folder = Path(cache) / "relpos" / f"programs-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
+    return Path(cache) / "relpos" / f"programs-{hashlib.sha256(kind.encode()).hexdigest()[:8]}"
+
+
+def _make_room(folder: Path) -> None:
+    """Make the folder, and remove the oldest programs that are beyond a gigabyte."""
     folder.mkdir(parents=True, exist_ok=True)
     room = MOST_BYTES
-    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
-        room -= path.stat().st_size
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.stat().st_mtime, reverse=True):
+        room -= entry.stat().st_size
         if room < 0:
-            path.unlink(missing_ok=True)
-    return folder
+            Path(entry).unlink(missing_ok=True)

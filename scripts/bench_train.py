@@ -10,16 +10,17 @@ Parts:
 - profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
-large pages, which the others get too), and all take turns: one works while the others wait for their turn, so that
-what else the machine does falls on all of them. The figures are medians with the distance between the quartiles;
-ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers are in the
-extra `bench`; what is not installed is left out with a line.
+large pages, which the others get too; what the environment says stays). All take turns: one works while the others
+wait, so that what else the machine does falls on all of them. The figures are medians with the distance between the
+quartiles; ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers
+are in the extra `bench`; what is not installed is left out with a line.
 """
 
 import argparse
 import gzip
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -148,8 +149,10 @@ def measure(
                 contestant.close()
             else:
                 contestants.append(contestant)
+        shuffle = random.Random(0).sample
         for _ in track(range(rounds), description=f"{part}, {title}", transient=True):
-            for contestant in contestants:
+            # In another order each time: a turn feels what the one before it has left of caches and clock rates.
+            for contestant in shuffle(contestants, len(contestants)):
                 contestant.turn()
     finally:
         for contestant in contestants:

@@ -43,6 +43,7 @@ def test_what_the_user_has_set_stays(started):
     os.environ.update(own)
     process.prepare()
     assert os.environ.items() >= own.items()
+    assert not Path("/elsewhere").exists()
     assert not started
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.perturb=1"
     process.prepare()

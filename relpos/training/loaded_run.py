@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -63,6 +64,9 @@ def load_run(
     for note in notes_on_environment(run):
         _log.warning("%s: %s", workdir, printable(note, keep=""))
     graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(config.seed))))
+    # On a device of this machine, whatever the run was trained on.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
     tried: int | None = None
     while True:
         checkpoints = Checkpoints(workdir, read_only=True)

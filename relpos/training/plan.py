@@ -48,7 +48,7 @@ def _device(rows: int, model: nnx.State) -> str:
     idle = there_are - len(used)
     if idle and len(used) == 1:
         return f"{kind}, one of {there_are}: the others are idle"
-    return f"{kind}; {idle} more are idle" if idle else kind
+    return f"{kind}; idle: {idle}" if idle else kind
 
 
 def _corpus(facts: Mapping[str, Any]) -> str:

@@ -118,10 +118,11 @@ def _put_together(shares: Sequence[_Share]) -> tuple[nnx.State, nnx.State, Metri
         return jax.tree.map(lambda x: x[0], shares[0])[:3]
     counts = jnp.stack([share.weight[0] for share in shares]).astype(jnp.float32)
     weights = counts / jnp.maximum(counts.sum(), 1)
-    mean = lambda *xs: sum(x[0] * weight for x, weight in zip(xs, weights, strict=True))  # noqa: E731
-    total = lambda *xs: sum(x[0] for x in xs)  # noqa: E731
-    gradients = jax.tree.map(mean, *(share.gradients for share in shares))
-    metrics = jax.tree.map(total, *(share.metrics for share in shares))
+    gradients = jax.tree.map(
+        lambda *xs: sum(x[0] * weight for x, weight in zip(xs, weights, strict=True)),
+        *(share.gradients for share in shares),
+    )
+    metrics = jax.tree.map(lambda *xs: sum(x[0] for x in xs), *(share.metrics for share in shares))
     return gradients, jax.tree.map(lambda x: x[0], shares[0].kept), metrics
 
 

@@ -21,11 +21,14 @@ def shares_are_even_and_fit_memory():
     try:
         for room, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
             memory.available = lambda room=room: room * 4 * 40 + 39
+            cores._room.cache_clear()
             assert len(cores.sharing(4, small)) == most
         memory.available = lambda: None  # it does not say
+        cores._room.cache_clear()
         assert len(cores.sharing(4, small)) == 1
     finally:
         memory.available = available
+        cores._room.cache_clear()
 
 
 def look(scale, state, batch):
@@ -57,9 +60,10 @@ class Model(nnx.Module):
 
 
 class Task:
-    """Rows with numbers of targets of their own, some with none."""
+    """Rows with numbers of targets of their own, some with none; it may drop logits."""
 
-    drops = False
+    def __init__(self, drops=False):
+        self.drops = drops
 
     def init_model(self, rngs):
         return Model(rngs)
@@ -68,7 +72,6 @@ class Task:
         logits = model.linear(batch["x"])
         if self.drops:
             logits *= jax.random.bernoulli(key, 0.5, logits.shape)
-            SEEN["draws"] = True
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
         total, count = (nats * batch["weight"]).sum(), batch["weight"].sum()
         return total / jnp.maximum(count, 1), {"loss": (total, count)}
@@ -101,13 +104,21 @@ def a_step_is_that_of_one_device():
         )  # fmt: skip
 
 
-def draw(state, batch):
-    return jax.random.normal(cores.own_key(state), batch["x"].shape)
-
-
 def devices_draw_their_own():
-    drawn = cores.by_rows(draw, (), jax.random.key(0), {"x": np.zeros((8, 3))})
-    assert len(np.unique(drawn)) == 24
+    """The same rows on each of them give other losses where logits are dropped, and else the same."""
+    ones = {
+        "x": np.ones((4, 6, 5), np.float32),
+        "y": np.zeros((4, 6), int),
+        "weight": np.ones((4, 6)),
+    }
+    of_devices, parts = [], cores.parts
+    cores.parts = lambda result: of_devices.append(parts(result)) or of_devices[-1]
+    for drops, differ in ((False, 1), (True, 4)):
+        graphdef, state = init_state(Task(drops), optax.sgd(0.1), jax.random.key(0))
+        make_train_step(Task(drops), graphdef, lambda done: 0.0)(state, ones, jax.random.key(1))
+        losses = {float(share.metrics["loss"][0][0]) for share in of_devices[-1]}
+        assert len(losses) == differ, losses
+    cores.parts = parts
 
 
 def nothing_is_sent_between_devices():

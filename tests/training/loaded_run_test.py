@@ -3,11 +3,14 @@ import logging
 import sys
 import warnings
 
+import jax
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.training import checksums
 from relpos.training.checkpoints import CheckpointError
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
@@ -29,6 +32,20 @@ def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     (tmp_path / "checkpoints" / "20" / "optimizer" / "_METADATA").write_text("{}")
     with pytest.raises(CheckpointError, match="'optimizer/_METADATA' is damaged"):
         load_run(tmp_path, trust_code=True)  # whatever it would need
+
+
+def test_a_run_that_was_trained_on_a_gpu_is_loaded_here(toy_config, tmp_path):
+    train(toy_config(steps=1), tmp_path, Console(quiet=True))
+    checkpoint = tmp_path / "checkpoints" / "1"
+    kept = checkpoint / "model" / "_sharding"
+    there = kept.read_text().replace("cpu:0", "cuda:0").replace("TFRT_CPU_0", "cuda:0")
+    assert there != kept.read_text()
+    kept.write_text(there)
+    (checkpoint / checksums.NAME).unlink()
+    checksums.write(checkpoint)
+    model = load_run(tmp_path, trust_code=True).model
+    devices = {device for x in jax.tree.leaves(nnx.state(model)) for device in x.devices()}
+    assert devices == {jax.local_devices()[0]}
 
 
 def test_a_run_directory_runs_no_code(toy_config, tmp_path, monkeypatch):

@@ -49,12 +49,13 @@ def test_a_task_without_a_corpus_has_no_line_of_it():
     assert [line.split()[0] for line in lines({})] == ["model", "device", "steps", "writes"]
 
 
-def test_of_several_devices_one_is_used_and_it_says_so():
+def test_it_says_which_of_several_devices_have_rows():
     program = """
         from ml_collections import ConfigDict
         from relpos.training.plan import plan
-        config = ConfigDict({"steps": 1, "batch_size": 1, "sequence_length": 1})
-        print("\\n".join(plan(config, {}, {}, {}, "x")))
+        for rows in (1, 4, 6):
+            config = ConfigDict({"steps": 1, "batch_size": rows, "sequence_length": 1})
+            print("\\n".join(plan(config, {}, {}, {}, "x")))
     """
     printed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -62,4 +63,8 @@ def test_of_several_devices_one_is_used_and_it_says_so():
              "XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout  # fmt: skip
-    assert "device     cpu, one of 3: the others are idle\n" in printed
+    assert [line for line in printed.splitlines() if line.startswith("device")] == [
+        "device     cpu, one of 3: the others are idle",
+        "device     cpu, 2 cores with 2 rows of each batch; idle: 1",
+        "device     cpu, 3 cores with 2 rows of each batch",
+    ]
