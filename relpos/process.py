@@ -34,7 +34,7 @@ def prepare() -> None:
 def settings() -> dict[str, str]:
     """Return the variables of the environment that a command sets, and to what: none that says it already.
 
-    - JAX has a CPU device for each core, see `relpos.training.cores`.
+    - JAX has a CPU device for each core, see `relpos.cores`.
     - It keeps compiled programs on disk, in the user's cache folder.
     - Memory comes in large pages. A training step takes and gives back some hundred megabytes, of which small pages
       are cleared and entered one by one (docs/performance.md).

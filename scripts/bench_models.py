@@ -243,19 +243,16 @@ def t5_step(size: Size) -> Call:
 
 def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
     """Return a greedy continuation by our decoder."""
-    from relpos.nn import generate
-    from relpos.nn.generate import Sampling
+    from relpos.nn import Sampling, continue_rows
 
     model = relpos_model(size, encoding, nnx.Rngs(0))
-    prompts = jnp.asarray(np.resize(size.tokens(), (batch, PROMPT)))
-    lengths = jnp.full((batch,), PROMPT)
+    prompts = list(np.resize(size.tokens(), (batch, PROMPT)))
 
     def run():
-        tokens, _ = generate(
-            model, prompts, lengths, max_new_tokens=NEW, stop=-1,
+        return continue_rows(
+            model, prompts, max_new_tokens=NEW, stop=-1,
             sampling=Sampling(temperature=0.0), key=jax.random.key(0),
         )  # fmt: skip
-        return jax.block_until_ready(tokens)
 
     return run
 

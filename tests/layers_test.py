@@ -13,8 +13,10 @@ ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
     "process": 0,
+    "room": 0,
     "sharding": 0,
     "terminal": 0,
+    "cores": 1,
     "files": 1,
     "positions": 1,
     "registry": 1,
@@ -38,6 +40,8 @@ LAYERS = {
 # What `import relpos` reads: it works where `pip install relpos` brought no more than pyproject's dependencies.
 CORE = {
     "errors",
+    "room",
+    "cores",
     "registry",
     "sharding",
     "positions",

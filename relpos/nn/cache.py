@@ -125,7 +125,13 @@ class Cache:
         kept_BT = valid_BT & (count_BT >= length[:, None] - self.capacity)
         slots_BT = jnp.where(kept_BT, count_BT % self.capacity, self.capacity)
 
+        # XLA writes several slots in place, but reads a single one before it writes it, which copies the cache: a
+        # second one, which is none of the cache's, makes it several.
+        alone = slots_BT.size == 1
+        slots_BT = jnp.pad(slots_BT, ((0, 0), (0, alone)), constant_values=self.capacity)
+
         def write(old, new):
+            new = jnp.pad(new, ((0, 0), (0, alone), *[(0, 0)] * (new.ndim - 2)))
             return jax.vmap(lambda o, n, s: o.at[s].set(n, mode="drop"))(old, new, slots_BT)
 
         def write_by_head(old, new):

@@ -1,7 +1,8 @@
 """Continue token sequences with a decoder and its cache."""
 
 import dataclasses
-import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,15 +98,18 @@ def generate(
     check_new_tokens(max_new_tokens)
     keys_B = key if key.ndim else jax.random.split(key, len(prompts_BT))
     graphdef, state = nnx.split(model)
-    run = functools.partial(_generate, graphdef, max_new_tokens, stop, sampling)
-    return run(state, prompts_BT, lengths_B, keys_B)
+    asked = {"prompts": prompts_BT, "lengths": lengths_B, "keys": keys_B}
+    return _generate(graphdef, max_new_tokens, stop, sampling, state, asked)
 
 
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengths_B, keys_B):
+def continued(
+    graphdef: Any, max_new_tokens: int, stop: int, sampling: Sampling, state: Any, asked: Mapping
+) -> tuple[Int[Array, "B M"], Int[Array, "B"]]:
+    """Continue rows as `generate` does, to be compiled: a model in two parts, and prompts, lengths and keys."""
+    prompts_BT, lengths_B, keys_B = (asked[name] for name in ("prompts", "lengths", "keys"))
     model = nnx.merge(graphdef, state).apart()
     B, T = prompts_BT.shape
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
@@ -133,3 +137,6 @@ def _generate(graphdef, max_new_tokens, stop, sampling, state, prompts_BT, lengt
     carry = (jnp.int32(0), logits_BV, caches, places, nobody, tokens_BM, none_yet)
     *_, tokens_BM, counts_B = jax.lax.while_loop(unfinished, one_token, carry)
     return tokens_BM, counts_B
+
+
+_generate = jax.jit(continued, static_argnums=(0, 1, 2, 3))

@@ -1,10 +1,9 @@
 """What a model makes of rows of tokens, each of its own length, in batches of one padded length.
 
-Lengths are powers of two and numbers of rows one of three, so that few programs are compiled. A row's padded length
+Lengths are powers of two and numbers of rows one of four, so that few programs are compiled. A row's padded length
 depends on the row alone: what the model makes of it does not depend on the others.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,13 +13,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool
 
+from relpos import cores
 from relpos.nn.decoder import Decoder
 from relpos.nn.encoder import TokenEncoder
-from relpos.nn.generate import Sampling, generate
+from relpos.nn.generate import Sampling, check_new_tokens, continued
 
 Row = Sequence[int] | np.ndarray
 
-_ROWS = (1, 8, 64)
+_ROWS = (1, 4, 16, 64)
 _LEAST_TOKENS = 64
 _MOST_READ = 1 << 13  # tokens of a batch, unless one row has more: each has its logits
 _MOST_CACHED = 1 << 15  # with those to come
@@ -93,17 +93,14 @@ def continue_rows(
       key: a random key; a row's draws depend on it and on the row's number only.
       first: the number of the first row.
     """
+    check_new_tokens(max_new_tokens)
+    graphdef, state = nnx.split(model)
+    static = (graphdef, max_new_tokens, stop, sampling)
     found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
     for batch in row_batches(rows, max_length=model.max_length, more=max_new_tokens):
-        tokens, counts = generate(
-            model,
-            jnp.asarray(batch.tokens),
-            jnp.asarray(batch.lengths),
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            sampling=sampling,
-            key=_keys(key, jnp.asarray(first + batch.numbers, jnp.uint32)),
-        )
+        keys = _keys(key, jnp.asarray(first + batch.numbers, jnp.uint32))
+        asked = {"prompts": batch.tokens, "lengths": batch.lengths, "keys": keys}
+        tokens, counts = cores.by_rows(continued, static, state, asked)
         for number, ids, count in zip(
             batch.numbers, np.asarray(tokens), np.asarray(counts), strict=True
         ):
@@ -124,9 +121,8 @@ def most_probable(
     graphdef, state = nnx.split(model)
     found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
     for batch in row_batches(rows, max_length=model.max_length):
-        best_BT = _best(
-            graphdef, state, jnp.asarray(batch.tokens), jnp.asarray(batch.lengths), allowed_V
-        )
+        asked = {"tokens": batch.tokens, "lengths": batch.lengths}
+        best_BT = cores.by_rows(_best, (graphdef,), (state, allowed_V), asked)
         for number, best_T in zip(batch.numbers, np.asarray(best_BT), strict=True):
             found[number] = best_T[: len(rows[number])]
     return found
@@ -135,8 +131,9 @@ def most_probable(
 _keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _best(graphdef, state, tokens_BT, lengths_B, allowed_V):
+def _best(graphdef, state, asked):
+    tokens_BT, lengths_B = asked["tokens"], asked["lengths"]
+    state, allowed_V = state
     segments_BT = (jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
     logits_BTV = nnx.merge(graphdef, state)(tokens_BT, segments=segments_BT)
     if allowed_V is not None:

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from relpos import cores
 from relpos.config import require_at_least
 from relpos.data import algorithmic
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
-from relpos.training import cores, memory, model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import track
 from relpos.training.stored_run import refuse_other_facts
 from relpos.training.task import together

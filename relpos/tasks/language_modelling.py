@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relpos import data
+from relpos import cores, data
 from relpos.config import require_at_least
 from relpos.data import tokenizers
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.terminal import printable
-from relpos.training import cores, memory, model_section
+from relpos.training import memory, model_section
 from relpos.training.masking import Masking, Pose, evaluated_sums, next_tokens, sums
 from relpos.training.progress import say, track
 from relpos.training.prompts import continuations

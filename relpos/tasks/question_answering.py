@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from relpos import data
+from relpos import cores, data
 from relpos.config import require_at_least
 from relpos.data import answers as answers_lib
 from relpos.data import placed_tokens
@@ -29,7 +29,7 @@ from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
-from relpos.training import cores, memory, model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, read_run, refuse_other_facts
 from relpos.training.task import one_by_one

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from relpos import cores
 from relpos.config import require_at_least
 from relpos.data import pair_batches, parallel, tokenizers, words
 from relpos.data import pairs as pairs_lib
@@ -25,7 +26,7 @@ from relpos.data.translation_scores import exact_matches, scores
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.nn.beam_search import Found
-from relpos.training import cores, memory, model_section
+from relpos.training import memory, model_section
 from relpos.training.progress import say, track
 from relpos.training.stored_run import made_once, refuse_other_facts
 

@@ -99,5 +99,5 @@ def sums(
 
 
 def evaluated_sums(pose: Pose, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]) -> Any:
-    """Return `sums` without dropout, for `relpos.training.cores.by_rows`."""
+    """Return `sums` without dropout, for `relpos.cores.by_rows`."""
     return sums(pose, nnx.merge(graphdef, state), batch, None)

@@ -1,9 +1,6 @@
 """Whether a run fits the memory there is, told from shapes before anything is made."""
 
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,54 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from relpos import room
 from relpos.config import flatten
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
-
-
-def available() -> int | None:
-    """Return the bytes of memory of the device that JAX uses, None where it does not say.
-
-    On the CPU these are the machine's, or those that the process' control group may have.
-    """
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *cgroup_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
-
-
-def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
-    """Yield the memory limits of a process' control group and of those around it, versions 1 and 2.
-
-    Args:
-      mounted: where control groups are mounted.
-      own: the file that says which are the process' own, lines of ``ID:CONTROLLERS:/PATH``.
-    """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:  # another system than Linux
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, name = mounted, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = mounted / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = root / path.lstrip("/")
-        # In a container the path may be the host's: what is mounted is then the container's own group.
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(root) and (folder / name).is_file():
-                limit = (folder / name).read_text().strip()
-                if limit.isdigit():  # not "max"
-                    yield int(limit)
-
-
-def tree_bytes(shapes: Any) -> int:
-    """Return the bytes of a tree of arrays or of their shapes."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
 def show(size: int) -> str:
@@ -77,9 +30,9 @@ def check(parts: Mapping[str, int], cause: str) -> None:
       cause: what asks for so much, and what to change.
 
     Raises:
-      UserError: the sum is greater than `available()`; it names the parts.
+      UserError: the sum is greater than `relpos.room.available()`; it names the parts.
     """
-    there_is, needed = available(), sum(parts.values())
+    there_is, needed = room.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
         listed = ", ".join(f"{name} {show(size)}" for name, size in parts.items() if size)
         raise UserError(
@@ -101,16 +54,16 @@ def check_model(
     Raises:
       UserError: it does not; the sizes, the biggest parameter and the keys that make it so are named.
     """
-    parts = {"parameters": tree_bytes(model)}
+    parts = {"parameters": room.tree_bytes(model)}
     if optimizer is not None:
-        parts |= {"gradients": tree_bytes(model), "optimizer": tree_bytes(optimizer)}
+        parts |= {"gradients": room.tree_bytes(model), "optimizer": room.tree_bytes(optimizer)}
     parts["activations of a batch"] = activations
     if activations > sum(parts.values()) - activations:
         keys = {key: config[key] for key in ("batch_size", "sequence_length")}
         keys = dict(sorted(keys.items(), key=lambda item: -item[1]))
         check(parts, f"make {_listed(keys)} smaller")
         return
-    path, biggest = max(nnx.to_flat_state(model), key=lambda item: tree_bytes(item[1]))
+    path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
     name = ".".join(map(str, path))
     check(
         parts,
@@ -168,7 +121,7 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
     """
     if length >= 2**31:
         raise UserError(f"a row of {length} tokens is more than int32 counts: make {cause} smaller")
-    check({"cache": tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
+    check({"cache": room.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
 def _keys_behind(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, int]:

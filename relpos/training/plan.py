@@ -8,7 +8,8 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from relpos.training import cores, memory
+from relpos import cores, room
+from relpos.training import memory
 
 
 def plan(
@@ -28,7 +29,7 @@ def plan(
       workdir: the run directory.
     """
     parameters = sum(x.size for x in jax.tree.leaves(model))
-    state = memory.show(memory.tree_bytes((model, optimizer)))
+    state = memory.show(room.tree_bytes((model, optimizer)))
     found = {
         "model": f"{parameters:,} parameters, {state} with the optimizer",
         "device": _device(config.batch_size, model),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from relpos.training import cores
+from relpos import cores
 from relpos.training.task import Task
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
@@ -41,7 +41,7 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
     """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
 
     It is two programs, gradients and update: a batch of another shape compiles the first one alone. Where the cores
-    of a CPU are devices, each has some rows of the batch (`relpos.training.cores`), and the loss is the mean over
+    of a CPU are devices, each has some rows of the batch (`relpos.cores`), and the loss is the mean over
     what its metric counts.
 
     Randomness comes from the key folded with the optimizer's step count, so that it is the same

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from relpos.training import memory
+from relpos import room
 
 _ROWS = "rows"
 _MOST_OF_MEMORY = 4  # all copies of a model take at most one part in so many
@@ -34,7 +34,7 @@ def sharing(rows: int, model: Any) -> list[jax.Device]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices[:1]
-    copies = _room() // max(1, memory.tree_bytes(model))
+    copies = _room() // max(1, room.tree_bytes(model))
     most = max(1, min(len(devices), copies))
     return devices[: max(n for n in range(1, most + 1) if rows % n == 0)]
 
@@ -42,7 +42,7 @@ def sharing(rows: int, model: Any) -> list[jax.Device]:
 @functools.cache
 def _room() -> int:
     """Return the bytes for copies of a model, asked of the system once, and not for each batch."""
-    return (memory.available() or 0) // _MOST_OF_MEMORY
+    return (room.available() or 0) // _MOST_OF_MEMORY
 
 
 def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
@@ -51,14 +51,17 @@ def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
     Args:
       function: pure, and the same object in each call. What it returns for some rows does not depend on others.
       static: its first arguments, hashable.
-      state: a tree of arrays, on one device.
+      state: a tree of arrays. Where it lies on several devices, these compute together, as its layout says.
       batch: arrays whose first axis counts rows, not on a device yet.
 
     Returns:
       Its results, put together along their first axis; scalars become an array with one for each device.
     """
     devices = sharing(len(next(iter(batch.values()))), state)
-    if len(devices) == 1:
+    lies_on_many = any(
+        isinstance(x, jax.Array) and len(x.devices()) > 1 for x in jax.tree.leaves(state)
+    )
+    if len(devices) == 1 or lies_on_many:
         return _alone(function, static, state, jax.device_put(batch))
     mesh = jax.make_mesh((len(devices),), (_ROWS,), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))

@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from relpos import cores, room
 from relpos.attention import choices
-from relpos.training import cores, memory
+from relpos.nn import (
+    Decoder,
+    DecoderConfig,
+    Sampling,
+    TokenEncoder,
+    continue_rows,
+    most_probable,
+)
 from relpos.training.step import init_state, make_train_step, model_of
 
 SEEN = {}
@@ -17,17 +26,17 @@ def shares_are_even_and_fit_memory():
     small = jnp.zeros(10)
     found = [len(cores.sharing(rows, small)) for rows in (1, 2, 3, 4, 5, 6, 8, 9)]
     assert found == [1, 2, 3, 4, 1, 3, 4, 3], found
-    available = memory.available
+    available = room.available
     try:
-        for room, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
-            memory.available = lambda room=room: room * 4 * 40 + 39
+        for copies, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
+            room.available = lambda copies=copies: copies * 4 * 40 + 39
             cores._room.cache_clear()
             assert len(cores.sharing(4, small)) == most
-        memory.available = lambda: None  # it does not say
+        room.available = lambda: None  # it does not say
         cores._room.cache_clear()
         assert len(cores.sharing(4, small)) == 1
     finally:
-        memory.available = available
+        room.available = available
         cores._room.cache_clear()
 
 
@@ -121,6 +130,32 @@ def devices_draw_their_own():
     cores.parts = parts
 
 
+def rows_are_continued_and_read_as_on_one_device():
+    random, seen = np.random.default_rng(0), []
+    rows = [random.integers(1, 11, n).tolist() for n in random.integers(1, 40, 16)]
+    how = {"max_new_tokens": 6, "stop": 0, "sampling": Sampling(), "key": jax.random.key(1)}
+    cut = NamedSharding(jax.make_mesh((4,), ("x",), (AxisType.Auto,)), PartitionSpec("x"))
+    every, sharing, together = jax.local_devices(), cores.sharing, cores._together
+    cores._together = lambda *arguments: seen.append(1) or together(*arguments)
+    for kind, read in ((Decoder, continue_rows), (TokenEncoder, most_probable)):
+        sizes = DecoderConfig(vocab_size=11, num_layers=1, features=16, num_heads=2)
+        graphdef, state = nnx.split(kind(sizes, rngs=nnx.Rngs(0)))
+        state = jax.tree.map(lambda x: x + jnp.sin(jnp.arange(x.size)).reshape(x.shape), state)
+        model, options, found = nnx.merge(graphdef, state), how if read is continue_rows else {}, []
+        for devices in (1, 4):
+            cores.sharing = lambda rows, model, n=devices: every[:n]
+            found.append([row.tolist() for row in read(model, rows, **options)])
+        assert found[0] == found[1]
+        assert len({tuple(row) for row in found[0]}) > 8
+        calls = len(seen)
+        spread = jax.tree.map(lambda x: jax.device_put(x, cut) if x.shape[0] % 4 == 0 else x, state)
+        found.append([r.tolist() for r in read(nnx.merge(graphdef, spread), rows, **options)])
+        assert found[2] == found[0]
+        assert len(seen) == calls  # as the layout of the parameters says
+    assert seen
+    cores.sharing, cores._together = sharing, together
+
+
 def nothing_is_sent_between_devices():
     """A program that waits for another device can wait for good."""
     mesh = jax.make_mesh((4,), (cores._ROWS,), (jax.sharding.AxisType.Auto,))
@@ -138,4 +173,5 @@ if __name__ == "__main__":
     rows_stay_in_order_and_sums_are_one_for_each_device()
     a_step_is_that_of_one_device()
     devices_draw_their_own()
+    rows_are_continued_and_read_as_on_one_device()
     nothing_is_sent_between_devices()
