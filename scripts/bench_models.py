@@ -48,6 +48,7 @@ SIZES = {
     "8 x 512": Size(8, 512, 8, 256, B=2, T=1024),
     "2 + 2 x 256": Size(2, 256, 4, 4096, B=32, T=64, pairs=True),
 }
+DEPTHS = {f"{L} layers": Size(L, 64, 2, 256, B=2, T=128) for L in (2, 8, 16, 32, 64)}
 PROMPT, NEW = 128, 256
 
 
@@ -249,10 +250,11 @@ def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
     prompts = list(np.resize(size.tokens(), (batch, PROMPT)))
 
     def run():
-        return continue_rows(
+        tokens = continue_rows(
             model, prompts, max_new_tokens=NEW, stop=-1,
             sampling=Sampling(temperature=0.0), key=jax.random.key(0),
         )  # fmt: skip
+        return np.stack(tokens)
 
     return run
 
@@ -295,6 +297,14 @@ def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[
         "GPT-NeoX sdpa": functools.partial(neox_step, size, "sdpa"),
         "GPT-NeoX compiled": functools.partial(neox_step, size, "sdpa", compiled=True),
         "Hugging Face T5 stack": functools.partial(t5_step, size),
+    }
+
+
+def depths() -> dict[str, Callable[[], Call]]:
+    """Return what makes a small training step of each depth, by name."""
+    return {
+        f"relpos rope, {name}": functools.partial(relpos_step, size, "rope")
+        for name, size in DEPTHS.items()
     }
 
 

@@ -1,17 +1,19 @@
 """Measures what a user waits for: a whole training step, and a whole generation, ours and other libraries'.
 
     python scripts/bench_train.py [--sizes '4 x 256,8 x 512'] [--only 'relpos rope,x-transformers'] [--rounds 6]
-                                  [--parts step,generation,profile] [--json FILE]
+                                  [--parts step,generation,depth,profile] [--json FILE]
 
 Parts:
 
 - step: AdamW, float32, forward, backward and update;
 - generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
+- depth: the first step of small models of 2 to 64 layers, most of which is compiling;
 - profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
 large pages, which the others get too; what the environment says stays). All take turns: one works while the others
-wait, so that what else the machine does falls on all of them. The figures are medians with the distance between the
+wait, so that what else the machine does falls on all of them. A turn is two calls, of which the second is timed: threads
+that have slept are slow to come to the cores, which in a loop of steps they never do. The figures are medians with the distance between the
 quartiles; ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers
 are in the extra `bench`; what is not installed is left out with a line.
 """
@@ -42,15 +44,17 @@ from rich.table import Table
 from relpos import process
 from relpos.files import write_atomically
 
-PARTS = ("step", "generation")
+PARTS = ("step", "generation", "depth")
+TITLES = {"step": tuple(SIZES), "generation": ("1", "16"), "depth": ("width 64",)}
 ASKED_FOR = ("profile",)
-BATCHES = (1, 16)
 
 
 def makers(part: str, title: str) -> dict[str, Callable[[], bench_models.Call]]:
     """Return the contestants of one table."""
     if part == "step":
         return bench_models.steps(SIZES[title])
+    if part == "depth":
+        return bench_models.depths()
     return bench_models.generations(SIZES["4 x 256"], int(title))
 
 
@@ -58,7 +62,8 @@ def tokens_of(part: str, title: str) -> int:
     """Return the tokens of one call."""
     if part == "generation":
         return int(title) * NEW
-    return SIZES[title].B * SIZES[title].T
+    size = SIZES[title] if part == "step" else next(iter(bench_models.DEPTHS.values()))
+    return size.B * size.T
 
 
 def work(part: str, title: str, name: str) -> None:
@@ -76,6 +81,7 @@ def work(part: str, title: str, name: str) -> None:
     call()
     print(json.dumps(facts | {"bytes": held() - before}), flush=True)
     for _ in sys.stdin:
+        call()
         began = time.perf_counter()
         call()
         print(time.perf_counter() - began, flush=True)
@@ -168,10 +174,15 @@ def measure(
     return rows
 
 
+def fastest_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of the fastest of other libraries; where there is none, the first."""
+    peers = [row for row in rows if not row["name"].startswith("relpos")]
+    return max(peers or rows[:1], key=lambda row: row["tokens_per_second"])
+
+
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Ratios to the fastest peer, then figures."""
-    peers = [row for row in rows if not row["name"].startswith("relpos")]
-    best = max(peers or rows[:1], key=lambda row: row["tokens_per_second"])
+    best = fastest_peer(rows)
     shown = Table(title=title)
     shown.add_column(f"of {best['name']}")
     for column in ("", "tokens/s", "ms", "first call s", "memory MB"):
@@ -241,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             console.print(f"{milliseconds:9.1f} ms  {operation}")
     for part in (part for part in PARTS if part in options.parts):
-        for title in options.sizes if part == "step" else map(str, BATCHES):
+        for title in options.sizes if part == "step" else TITLES[part]:
             rows = measure(part, title, options.only, options.rounds, console.print)
             if not rows:
                 continue

@@ -1,0 +1,109 @@
+"""What scripts/bench_train.py has measured, as a picture and as the Markdown tables of docs/performance.md.
+
+python scripts/bench_train_tables.py docs/steps.json [--picture docs/steps.png]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_tables import markdown
+from bench_train import fastest_peer
+
+Row = dict[str, Any]  # of a contestant
+OURS, TWIN = "relpos ", "relpos none"
+TITLES = {
+    "step": "a training step, {}",
+    "generation": "a generation, batch {}",
+    "depth": "a small step, {}",
+}
+
+
+def of(rows: Sequence[Row], name: str) -> Row | None:
+    """Return the row of a name."""
+    return next((row for row in rows if row["name"] == name), None)
+
+
+def table(title: str, rows: Sequence[Row]) -> list[list[str]]:
+    """Return ratios to the fastest peer and to our own without positions, then figures."""
+    best, twin = fastest_peer(rows)["tokens_per_second"], of(rows, TWIN)
+    found = [[title, "of the fastest peer", "of none", "tokens/s", "ms", "first call, s", "MB"]]
+    for row in rows:
+        rate = row["tokens_per_second"]
+        is_ours = twin is not None and row["name"].startswith(OURS)
+        found.append(
+            [
+                row["name"], f"{rate / best:.2f}x",
+                f"{twin['tokens_per_second'] / rate:.2f}x" if twin and is_ours else "",
+                f"{rate:,.0f}", f"{1e3 * row['seconds']:,.0f} ±{1e3 * row['spread']:.0f}",
+                f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:,.0f}",
+            ]
+        )  # fmt: skip
+    if twin is None:
+        found = [[cell for i, cell in enumerate(line) if i != 2] for line in found]
+    return found
+
+
+def pages(record: dict[str, Any]) -> str:
+    """Return every table of a record; the column "of none" is of the times, so that more is slower."""
+    parts = [f"{record['machine']}, commit {record['commit']}."]
+    for part, tables in record["tables"].items():
+        for title, rows in tables.items():
+            parts.append(markdown(table(TITLES[part].format(title), rows)))
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(tables: dict[str, dict[str, list[Row]]]):
+    """Draw the tokens per second of each contestant, a panel for each table, the fastest peer at 1."""
+    import matplotlib.pyplot as plt  # the tables need no extra package
+
+    panels = [
+        (TITLES[part].format(title), rows)
+        for part, of_part in tables.items()
+        if part != "depth"  # what counts there is the first call
+        for title, rows in of_part.items()
+    ]
+    columns = [panels[i::2] for i in range(2)]
+    tall = max(sum(len(rows) + 2 for _, rows in column) for column in columns)
+    figure = plt.figure(figsize=(12, 0.24 * tall), layout="constrained")
+    for part, column in zip(figure.subfigures(1, 2), columns, strict=True):
+        heights = [len(rows) + 2 for _, rows in column]
+        drawn = part.subplots(len(column), height_ratios=heights, squeeze=False)[:, 0]
+        for axes, (title, rows) in zip(drawn, column, strict=True):
+            best = fastest_peer(rows)["tokens_per_second"]
+            names = [row["name"] for row in rows]
+            rates = [row["tokens_per_second"] / best for row in rows]
+            errors = [
+                row["spread"] / row["seconds"] / 2 * x for row, x in zip(rows, rates, strict=True)
+            ]
+            colors = ["#2a6fbb" if name.startswith(OURS) else "#b5b5b5" for name in names]
+            axes.barh(names, rates, xerr=errors, color=colors, height=0.75, ecolor="#444444")
+            axes.axvline(1, color="black", linewidth=0.8)
+            axes.invert_yaxis()
+            axes.set_title(title, fontsize=9, loc="left")
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("tokens/s, the fastest other library at 1", fontsize=9)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables and draws; returns the process's exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--picture", type=Path, help="bars of tokens/s: .png, .svg or .pdf")
+    options = parser.parse_args(arguments)
+    record = json.loads(options.record.read_text())
+    if options.picture is not None:
+        draw(record["tables"]).savefig(options.picture, dpi=110)
+    print(pages(record), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
