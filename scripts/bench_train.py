@@ -12,10 +12,10 @@ Parts:
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
 large pages, which the others get too; what the environment says stays). All take turns: one works while the others
-wait, so that what else the machine does falls on all of them. A turn is two calls, of which the second is timed: threads
-that have slept are slow to come to the cores, which in a loop of steps they never do. The figures are medians with the distance between the
-quartiles; ratios come first. Memory is the most that the process has held, less what it held after its imports. Peers
-are in the extra `bench`; what is not installed is left out with a line.
+wait, so that what else the machine does falls on all of them. A turn is two calls, of which the second is timed:
+threads that have slept are slow to come to the cores, which in a loop of steps they never do. The figures are medians
+with the distance between the quartiles; ratios come first. Memory is the most that the process has held, less what it
+held after its imports. Peers are in the extra `bench`; what is not installed is left out with a line.
 """
 
 import argparse

@@ -42,9 +42,8 @@ def table(title: str, rows: Sequence[Row]) -> list[list[str]]:
                 f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:,.0f}",
             ]
         )  # fmt: skip
-    if twin is None:
-        found = [[cell for i, cell in enumerate(line) if i != 2] for line in found]
-    return found
+    told = {1: any(not row["name"].startswith(OURS) for row in rows), 2: twin is not None}
+    return [[cell for i, cell in enumerate(line) if told.get(i, True)] for line in found]
 
 
 def pages(record: dict[str, Any]) -> str:

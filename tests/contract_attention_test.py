@@ -33,8 +33,7 @@ from tests.attending import (
     make,
     value_and_grads,
 )
-
-NAMES = encodings.names()
+from tests.kinds import NAMES, OF_EACH_KIND, quick_for
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +134,7 @@ def test_options_are_those_of_the_papers_loop(name, options):
     assert_as_in_the_paper(found, oracles_of(name, encoding, **options), encoding, arrays, **kw)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_for(OF_EACH_KIND))
 def test_cross_attention_is_that_of_the_papers_loop(name):
     encoding, heads = of_few_heads(name)
     kw, sizes = setting("cross, fewer keys")
@@ -320,7 +319,7 @@ PLACED = {  # the first goes beyond the trained tables and bands, to distances o
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_for(OF_EACH_KIND))
 def test_paths_agree_wherever_tokens_stand_and_whatever_they_are_packed_with(name):
     """Positions and segments are data: one program of each path takes them all."""
     encoding, heads = of_few_heads(name)

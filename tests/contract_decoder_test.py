@@ -30,14 +30,14 @@ from tests.decoder_programs import (
     tokens,
     whole,
 )
+from tests.kinds import NAMES, OF_EACH_KIND, READ_TOKENS, quick_for
 
-NAMES = encodings.names()
 PAD = 3
 PADDED = T + PAD
 WINDOW = Window(4, 2)
 
 
-@pytest.fixture(params=NAMES, scope="module")
+@pytest.fixture(params=quick_for(OF_EACH_KIND), scope="module")
 def name(request):
     """A scheme; pytest runs all tests of one before those of the next."""
     yield request.param
@@ -46,15 +46,7 @@ def name(request):
 
 def long_but_for(*quick):
     """Mark a test that is quick for some schemes; the others' share in it is another test's too."""
-    params = [pytest.param(n, marks=() if n in quick else pytest.mark.long) for n in NAMES]
-    return pytest.mark.parametrize("name", params, indirect=True, scope="module")
-
-
-# Each slot, walk, kind of positions and of what a cache keeps.
-OF_EACH_KIND = (
-    "cope", "dape", "deberta", "fire", "fox", "inkling", "learned", "path", "rope", "rope_2d", "selective_rope", "shaw",
-    "sink", "t5", "transformer_xl",
-)  # fmt: skip
+    return pytest.mark.parametrize("name", quick_for(quick), indirect=True, scope="module")
 
 
 def close(found, expected, atol=3e-5):
@@ -80,6 +72,7 @@ def assert_cached_decode_is_the_full_forward(name, window, chunks):
     assert_chunks_are_the_whole(whole(name, x, window), grown, empty(name, window), chunks)
 
 
+@long_but_for(*OF_EACH_KIND, *READ_TOKENS)  # whose sums go on from token to token
 @pytest.mark.parametrize(
     ("window", "chunks"),
     [(None, (5, 1, 1, 1, 5)), (WINDOW, (5, 5))],
@@ -89,12 +82,10 @@ def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, ch
     assert_cached_decode_is_the_full_forward(name, window, chunks)
 
 
-@long_but_for(*OF_EACH_KIND)
 def test_tokens_one_by_one_before_chunks_are_the_full_forward(name):
     assert_cached_decode_is_the_full_forward(name, None, (1, 1, 1, 5, 5))
 
 
-@long_but_for(*OF_EACH_KIND)
 def test_a_ring_takes_tokens_one_by_one(name):
     assert_cached_decode_is_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
 
@@ -129,7 +120,6 @@ def of_its_kind(name, ids_BT):
 @pytest.mark.parametrize(
     "chunks", [(4, 4, 4), pytest.param((5, 1, 1, 1, 5), marks=pytest.mark.long)]
 )
-@long_but_for(*OF_EACH_KIND)
 def test_decode_with_places_and_an_order_that_are_given_is_the_full_forward(name, chunks):
     """The places repeat and go back and forth, the order does not."""
     model, x = make(name, window=WINDOW), tokens()
@@ -169,6 +159,7 @@ def test_a_cache_is_given_positions_or_counts_them():
         model(x, caches=placed, positions=jnp.zeros((B, T, 2), jnp.int32))
 
 
+@long_but_for(*OF_EACH_KIND, *READ_TOKENS)  # whose sums go on from token to token
 def test_packed_documents_are_separate_documents(name):
     model, lengths = make(name), ((5, 1, 7), (7, 4, 2))
     documents = [tokens(1, n, seed=n + 20 * row) for row in range(B) for n in lengths[row]]
@@ -186,7 +177,6 @@ def test_packed_documents_are_separate_documents(name):
         close(found[row, :T], np.concatenate([logits[:n] for logits, n in alone]))
 
 
-@long_but_for(*OF_EACH_KIND)
 def test_left_padded_is_unpadded_in_forward_and_decode(name):
     model, x = make(name), tokens()
     junk = tokens(B, PAD, seed=5)
@@ -228,6 +218,7 @@ def test_no_gradient_flows_from_the_past_to_the_future(name):
     assert (gradient[: t + 1] > 0).all()
 
 
+@long_but_for(*NAMES)
 def test_every_parameter_of_the_encoding_gets_a_gradient(name):
     weights = np.random.default_rng(0).normal(size=(B, T, V)).astype(np.float32)
     trained = nnx.to_flat_state(gradients(name, weights)[0])
@@ -276,7 +267,6 @@ def test_tokens_follow_each_other_by_their_positions_not_by_their_rows(name):
     np.testing.assert_array_equal(changed[:, :8], expected[:, :8])
 
 
-@long_but_for(*OF_EACH_KIND)
 def test_bfloat16_is_close_to_float32(name):
     x = tokens()
     exact = np.asarray(whole(name, x))

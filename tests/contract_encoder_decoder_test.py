@@ -21,8 +21,8 @@ from relpos.nn import (
 )
 from relpos.nn.encoder_decoder import Decoding
 from tests.drawn import drawn
+from tests.kinds import NAMES, OF_EACH_KIND
 
-NAMES = encodings.names()
 B, S, T, V = 2, 11, 7, 13
 BEGIN, END = 0, 1
 
@@ -75,7 +75,8 @@ ALIKE = ("alibi", "kerple", "learned", "rope_2d", "sink", "tupe")
 FEW = [
     place
     for place in PLACES
-    if place[1] in ("fox", "path") or (place[0] == place[1] and place[1] not in ALIKE)
+    if place[1] in ("fox", "path")
+    or (place[0] == place[1] and place[1] in OF_EACH_KIND and place[1] not in ALIKE)
 ]
 
 

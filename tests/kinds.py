@@ -1,0 +1,37 @@
+"""Schemes of one kind: those that attention, layers and caches cannot tell apart but by their numbers.
+
+What every scheme must hold is quick for one scheme of each kind, and long for the others; each scheme's own numbers
+are quick for all of them, against the loop of its paper.
+"""
+
+import functools
+
+import pytest
+
+from relpos import encodings
+from relpos.attention.slots import SLOTS
+
+NAMES = encodings.names()
+
+
+@functools.cache
+def kind(name):
+    """What tells the scheme apart: the slots it fills and what it says of positions; itself, if it walks or mixes."""
+    scheme = encodings.scheme(name)
+    if scheme.walks or scheme.mixes:
+        return name
+    slots = scheme.overridden & (SLOTS | {"embed"})
+    facts = (scheme.axes, scheme.reals, scheme.causal_only, scheme.shift_invariant, scheme.unbound)
+    return tuple(sorted(slots)), *facts
+
+
+# The last of a kind, as an alphabet has them, stands for it.
+OF_EACH_KIND = tuple(
+    name for i, name in enumerate(NAMES) if kind(name) not in map(kind, NAMES[i + 1 :])
+)
+READ_TOKENS = tuple(name for name in NAMES if encodings.scheme(name).needs_tokens)
+
+
+def quick_for(some, names=NAMES):
+    """Return the names as parameters: quick for some of them, long for the others."""
+    return [pytest.param(n, marks=() if n in some else pytest.mark.long) for n in names]
