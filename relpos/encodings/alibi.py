@@ -69,5 +69,6 @@ def _check(key: str, given: tuple, heads: int) -> None:
     if given and len(given) != heads:
         raise ValueError(f"{key} must be one for each of the {heads} heads, got {len(given)}")
     for slope in given:
-        if not isinstance(slope, numbers.Real) or not abs(slope) <= jnp.finfo(jnp.float32).max:
+        is_number = isinstance(slope, numbers.Real)
+        if not is_number or not abs(float(slope)) <= float(jnp.finfo(jnp.float32).max):
             raise ValueError(f"{key} must be numbers that are finite in float32, got {slope!r}")
