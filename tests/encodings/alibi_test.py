@@ -44,14 +44,14 @@ def make(**options):
 
 
 @pytest.mark.parametrize(
-    ("options", "right"),
-    [({}, (2**-4, 2**-8)), ({"right_slopes": (3.0, 0.5)}, (3.0, 0.5)),
-     ({"learned": True, "asymmetric": True}, (2**-4, 2**-8))],
+    ("options", "past", "future"),
+    [({}, (2**-4, 2**-8), (2**-4, 2**-8)), ({"right_slopes": (3.0, 0.5)}, (2**-4, 2**-8), (3.0, 0.5)),
+     ({"slopes": (2.0, 1.0), "learned": True, "asymmetric": True}, (2.0, 1.0), (2.0, 1.0))],
 )  # fmt: skip
-def test_the_future_has_slopes_of_its_own_where_they_are_asked_for(options, right):
+def test_the_future_has_slopes_of_its_own_where_they_are_asked_for(options, past, future):
     d = jnp.array([3, 0, -3])
     found = encodings.biases(make(**options), d)
-    expected = [[-3 * m, 0, -3 * r] for m, r in zip((2**-4, 2**-8), right, strict=True)]
+    expected = [[-3 * m, 0, -3 * r] for m, r in zip(past, future, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

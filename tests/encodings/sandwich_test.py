@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
+from relpos.attention.one_head import each_head
 from tests import oracle
 
 
@@ -42,6 +43,16 @@ def test_from_one_is_zero_at_distance_zero_and_lacks_the_fastest_wave():
     np.testing.assert_allclose(found, [0, expected], atol=1e-7)
     found = encodings.biases(make(1, width=4), d)[0]
     np.testing.assert_allclose(found, [0.25, (math.cos(1) + math.cos(0.01)) / 8], rtol=1e-6)
+
+
+def test_factors_give_the_bias_and_its_constant():
+    """A softmax would not tell the constant."""
+    sandwich, i, j = make(3, width=6, from_one=True), jnp.array([9, -4]), jnp.array([2, 70, 9])
+    products = each_head(
+        lambda one: one.factored_query(jnp.zeros((2, 4)), i) @ one.factored_key(j).T, sandwich
+    )
+    d = (i[:, None] - j[None]).reshape(-1)
+    np.testing.assert_allclose(products.reshape(3, -1), encodings.biases(sandwich, d), atol=1e-6)
 
 
 @pytest.mark.parametrize("width", [0, 7, 10**6])
