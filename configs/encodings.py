@@ -1,8 +1,24 @@
 """Every scheme's options with the paper's values; `--config.encodings.NAME.OPTION=VALUE` overrides one."""
 
 ENCODINGS = {
-    "alibi": {"learned": False, "literal_slopes": False},
+    "alibi": {
+        "learned": False,
+        "literal_slopes": False,
+        "slopes": (),
+        "right_slopes": (),
+        "asymmetric": False,
+    },
+    "bam": {"location": False, "scale_inside": False, "per_layer": True},
     "cope": {"positions": 64},
+    "cpb": {"hidden": 512, "window": 128, "spacing": "log", "bound": 16.0},
+    "cpb_2d": {
+        "height": 8,
+        "width": 8,
+        "hidden": 512,
+        "window": 8,
+        "spacing": "log",
+        "bound": 16.0,
+    },
     "dape": {"bias": "kerple", "hidden": 32},
     "deberta": {
         "span": 512,
@@ -14,6 +30,15 @@ ENCODINGS = {
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
+    "irpe": {
+        "method": "product",
+        "alpha": 1.9,
+        "beta": 3.8,
+        "gamma": 15.2,
+        "width": 14,
+        "shared": False,
+        "outside": False,
+    },
     "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},
     "none": {},
@@ -30,11 +55,14 @@ ENCODINGS = {
         "long_factors": (),
     },
     "rope_2d": {"mixed": False, "width": 14, "base": 0.0, "layout": "interleaved"},
+    "sandwich": {"width": 128, "base": 10000.0, "from_one": False},
     "selective_rope": {"rank": 4},
     "shaw": {"k": 16, "keys": True, "values": True},
     "sink": {"initial": 0.0},
     "sinusoidal": {"base": 10000.0},
     "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False, "per_layer": False},
+    "table_2d": {"height": 14, "width": 14, "outside": False, "per_layer": True},
+    "tisa": {"kernels": 5, "max_distance": 512},
     "transformer_xl": {"base": 10000.0, "clamp": 0, "untied": False},
     "tupe": {
         "max_length": 512,

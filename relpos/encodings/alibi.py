@@ -1,6 +1,7 @@
 """A bias that falls linearly with distance."""
 
 import math
+import numbers
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,10 +18,13 @@ def paper_slopes(num_heads: int) -> list[float]:
 
 
 class ALiBi(Encoding):
-    """b[d] = -m |d|, m fixed for each head.
+    """b[d] = -m |d|, m fixed for each head;  with `right_slopes` -m' |d| where d < 0, the key in the future.
 
     Press, Smith, Lewis 2022, "Train Short, Test Long", arXiv:2108.12409, sec. 3; slopes for any number of heads as
-    in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `learned`: the slopes are trained.
+    in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `slopes`, `right_slopes`: given, one for each head;
+    a slope of 1e9 shuts a side. `learned`: the slopes are trained. `asymmetric`: m' is a number of its own, which
+    starts as m. The paper is causal; the two-sided forms are those of issue 5 of the authors' repository, which draws
+    the slopes that are learned.
     """
 
     reals = True
@@ -30,14 +34,41 @@ class ALiBi(Encoding):
         *,
         learned: bool = False,
         literal_slopes: bool = False,
+        slopes: tuple = (),
+        right_slopes: tuple = (),
+        asymmetric: bool = False,
         dims: Dims,
         rngs: nnx.Rngs,
     ):
         N = dims.num_heads
+        if slopes and literal_slopes:
+            raise ValueError("alibi.slopes are given and alibi.literal_slopes asks for others")
+        if asymmetric and not learned and not right_slopes:
+            raise ValueError(
+                "alibi.asymmetric wants slopes that differ: learn them (alibi.learned) or give alibi.right_slopes"
+            )
+        for key, given in (("slopes", slopes), ("right_slopes", right_slopes)):
+            _check(f"alibi.{key}", given, N)
         literal = [2 ** (-8 * h / N) for h in range(1, N + 1)]
-        slopes = jnp.array(literal if literal_slopes else paper_slopes(N), jnp.float32)
-        self.slopes = (PerHead if learned else PerHeadConstant)(slopes)
+        past = slopes or (literal if literal_slopes else paper_slopes(N))
+        future = right_slopes or (past if asymmetric else None)
+        kind = PerHead if learned else PerHeadConstant
+        self.slopes = kind(jnp.array(past, jnp.float32))
+        self.right_slopes = None if future is None else kind(jnp.array(future, jnp.float32))
 
     def bias(self, d):
         """Return -m |d|."""
-        return -self.slopes[...] * jnp.abs(d)
+        slope = self.slopes[...]
+        if self.right_slopes is not None:
+            slope = jnp.where(d < 0, self.right_slopes[...], slope)
+        return -slope * jnp.abs(d)
+
+
+def _check(key: str, given: tuple, heads: int) -> None:
+    """Check slopes that are given: none, or a finite number for each head."""
+    if given and len(given) != heads:
+        raise ValueError(f"{key} must be one for each of the {heads} heads, got {len(given)}")
+    for slope in given:
+        is_number = isinstance(slope, numbers.Real)
+        if not is_number or not abs(float(slope)) <= float(jnp.finfo(jnp.float32).max):
+            raise ValueError(f"{key} must be numbers that are finite in float32, got {slope!r}")

@@ -1,0 +1,55 @@
+"""A small network of the offset between two places of an image, in rows and columns."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims
+from relpos.encodings.cpb import CPB
+from relpos.encodings.table_2d import apart, check_size, places
+
+MOST_SIDE = 128
+
+
+class CPB2D(CPB):
+    """b[i, j] = 16 sigmoid(f(u(y_i - y_j), u(x_i - x_j))),  u and its options as in `cpb`,  f an MLP 2 -> hidden -> 1.
+
+    Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3. Positions
+    are [T, 2], row and column; one whole number p is row p // width and column p mod width. Each block evaluates the
+    network once for every offset of a grid of height x width; what lies beyond its largest offset counts as that.
+    `window` stays what the model was trained with where the grid grows. That queries and keys are of length one, as in
+    the paper, is the layer's doing.
+    """
+
+    shift_invariant = False  # one number: the next row begins elsewhere
+    axes = 2
+    reals = False
+
+    def __init__(
+        self,
+        *,
+        height: int = 8,
+        width: int = 8,
+        hidden: int = 512,
+        window: int = 8,
+        spacing: str = "log",
+        bound: float = 16.0,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        check_size("cpb_2d", height, width, MOST_SIDE)
+        self.height, self.width = height, width
+        super().__init__(
+            hidden=hidden, window=window, spacing=spacing, bound=bound, dims=dims, rngs=rngs
+        )
+
+    def bias(self, d):
+        """Return nothing: no one distance says where two tokens of an image stand."""
+        return None
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Look up the network's value for every pair."""
+        rows, columns = (jnp.arange(1 - size, size) for size in (self.height, self.width))
+        dy, dx = (x.reshape(-1) for x in jnp.meshgrid(rows, columns, indexing="ij"))
+        table = self._network(dy, dx)
+        q, k = (places(x, self.width) for x in (q_positions, k_positions))
+        return table[apart(q, k, self.height, self.width)]

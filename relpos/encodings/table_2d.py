@@ -1,0 +1,85 @@
+"""A learned bias for each offset between two places of an image."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.positions import distances
+
+MOST_SIDE = 1024
+
+
+def check_size(name: str, height: int, width: int, most: int) -> None:
+    """Check the sides of a grid.
+
+    Raises:
+      ValueError: names the option, such as "table_2d.width".
+    """
+    for key, side in (("height", height), ("width", width)):
+        if not 1 <= side <= most:
+            raise ValueError(f"{name}.{key} must be from 1 to {most}, got {side}")
+
+
+def places(
+    positions_T: Int[Array, "T *axes"], width: int
+) -> tuple[Int[Array, "T"], Int[Array, "T"]]:
+    """Return rows and columns, of positions [T, 2] or of places of a grid that is read row by row."""
+    if positions_T.ndim == 2:
+        return positions_T[:, 0], positions_T[:, 1]
+    return positions_T // width, positions_T % width
+
+
+def apart(q: tuple[Array, Array], k: tuple[Array, Array], height: int, width: int) -> Array:
+    """Return each pair's place [C, K] in a table [(2 height - 1) (2 width - 1)] of offsets, query less key."""
+    dy, dx = (
+        jnp.clip(distances(a, b), 1 - side, side - 1) + side - 1
+        for a, b, side in zip(q, k, (height, width), strict=True)
+    )
+    return dy * (2 * width - 1) + dx
+
+
+class Table2D(Encoding):
+    """b[i, j] = table[y_i - y_j, x_i - x_j],  offsets held within a grid of height x width.
+
+    Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv:2103.14030, sec.
+    3.2; Bao et al. 2022, "BEiT: BERT Pre-Training of Image Transformers", arXiv:2106.08254, code. Each head has its own
+    table [(2 height - 1) (2 width - 1)]; each layer too, unless `per_layer=False`, as in BEiT's pre-training. Positions
+    are [T, 2], row and column; one whole number p is row p // width and column p mod width. `outside`: a token in a row
+    below 0, such as [CLS] at position -1, stands outside of the image, and three more numbers say what it gives to
+    places, what places give to it, and what it gives to others outside. The papers' images fill the grid: what lies
+    beyond its largest offset counts as that. Tables start with standard deviation 0.02.
+    """
+
+    shift_invariant = False  # one number: the next row begins elsewhere
+    axes = 2
+
+    def __init__(
+        self,
+        *,
+        height: int = 14,
+        width: int = 14,
+        outside: bool = False,
+        per_layer: bool = True,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        check_size("table_2d", height, width, MOST_SIDE)
+        self.height, self.width, self.outside = height, width, outside
+        size = (2 * height - 1) * (2 * width - 1) + (3 if outside else 0)
+        self.table = PerHead(
+            0.02 * jax.random.normal(rngs.params(), (dims.num_heads, size)),
+            shared_by_layers=not per_layer,
+        )
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Look up every pair."""
+        q, k = (places(x, self.width) for x in (q_positions, k_positions))
+        index = apart(q, k, self.height, self.width)
+        if self.outside:
+            first = self.table.shape[-1] - 3
+            q_out, k_out = (q[0] < 0)[:, None], (k[0] < 0)[None]
+            index = jnp.where(q_out, first, index)
+            index = jnp.where(k_out, jnp.where(q_out, first + 2, first + 1), index)
+        return self.table[...][index]

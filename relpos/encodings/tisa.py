@@ -1,0 +1,42 @@
+"""A bias of a few bumps, each with a height, a width and a place that a head learns."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+MOST_KERNELS = 256
+MOST_DISTANCE = 2**24  # whole numbers up to it are exact in float32
+
+
+class TISA(Encoding):
+    """b[d] = sum_s a_s exp(-|b_s| (j - i - c_s)^2),  j - i = -d,  s = 1 ... kernels.
+
+    Wennberg, Henter 2021, "The Case for Translation-Invariant Self-Attention in Transformer-Based Language Models",
+    arXiv:2106.01950, sec. 4. Each head of each layer has its own a, b and c. They start as in the authors' code: a and
+    b from N(0.1, 0.01^2), c from N(0, 5^2). That code evaluates the kernels at i - j - 1, which other c make up for.
+    Departure: distances beyond max_distance count as it; the paper's models have 512 positions.
+    """
+
+    reals = True
+
+    def __init__(self, *, kernels: int = 5, max_distance: int = 512, dims: Dims, rngs: nnx.Rngs):
+        if not 1 <= kernels <= MOST_KERNELS:
+            raise ValueError(f"tisa.kernels must be from 1 to {MOST_KERNELS}, got {kernels}")
+        if not 1 <= max_distance <= MOST_DISTANCE:
+            raise ValueError(
+                f"tisa.max_distance must be from 1 to {MOST_DISTANCE}, got {max_distance}"
+            )
+        self.max_distance = self.constant_beyond = max_distance
+        normal = lambda: jax.random.normal(rngs.params(), (dims.num_heads, kernels))  # noqa: E731
+        self.amplitudes = PerHead(0.1 + 0.01 * normal())
+        self.sharpness = PerHead(0.1 + 0.01 * normal())
+        self.offsets = PerHead(5.0 * normal())
+
+    def bias(self, d):
+        """Return the sum of the kernels at -d."""
+        x = -jnp.clip(d, -self.max_distance, self.max_distance).astype(float)
+        from_middle = x[:, None] - self.offsets[...][None]
+        kernels = jnp.exp(-jnp.abs(self.sharpness[...])[None] * from_middle**2)
+        return (self.amplitudes[...][None] * kernels).sum(-1)
