@@ -71,9 +71,7 @@ def sees_the_past_alone(name):
 PLACES = list(places())
 # What sees the past alone stands in the decoder alone, where the contract of decoders sees it too. Of those that fill
 # the same slots, or add to the input, one is quick.
-ALIKE = (
-    "alibi", "bam", "cpb", "cpb_2d", "irpe", "kerple", "learned", "rope_2d", "sandwich", "sink", "tisa", "tupe",
-)  # fmt: skip
+ALIKE = ("cpb_2d", "learned", "rope_2d", "sandwich", "sink", "table_2d", "tisa", "tupe")
 FEW = [
     place
     for place in PLACES
