@@ -23,9 +23,17 @@ ENCODINGS = {
         "base": 10000.0,
         "layout": "half",
         "fraction": 1.0,
-        "scaling": "none",  # or longrope
+        "part": "first",  # or last
+        "values": "still",  # or turned, relative
+        "scaling": "none",  # or linear, ntk, dynamic, yarn, llama3, longrope, p_rope
+        "factor": 1.0,
         "trained_length": 4096,
         "target_length": 0,
+        "beta_fast": 0.0,
+        "beta_slow": 1.0,
+        "truncate": True,
+        "attention_factor": 0.0,
+        "kept": 1.0,
         "short_factors": (),
         "long_factors": (),
     },
