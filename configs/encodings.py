@@ -58,6 +58,7 @@ ENCODINGS = {
     "sink": {"initial": 0.0},
     "sinusoidal": {"base": 10000.0},
     "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False, "per_layer": False},
+    "tapa": {"alpha": 0.1, "amplitude": 0.5},
     "transformer_xl": {"base": 10000.0, "clamp": 0, "untied": False},
     "tupe": {
         "max_length": 512,
@@ -67,4 +68,5 @@ ENCODINGS = {
         "bidirectional": True,
     },
     "wall": {"initial_offset": 8.0},
+    "xpos": {"base": 10000.0, "scale_base": 512.0, "gamma": 0.4, "layout": "interleaved"},
 }
