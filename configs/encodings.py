@@ -2,6 +2,7 @@
 
 ENCODINGS = {
     "alibi": {"learned": False, "literal_slopes": False},
+    "carope": {"base": 10000.0, "layout": "half"},
     "cope": {"positions": 64},
     "dape": {"bias": "kerple", "hidden": 32},
     "deberta": {
