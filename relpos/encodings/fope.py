@@ -16,7 +16,8 @@ class FoPE(Encoding):
     base^(-2m/H) that are at least 2 pi / L, L the trained length, 512 in the paper; the other pairs, which have not
     been trained through one turn, are left as they are. C and S are [F, F] for F pairs that turn: 1 on the diagonal,
     and on everything a draw of variance `gain`^2 / F (0.3 in the smallest of the paper's models, 0.6 in the largest).
-    They are each layer's and each key head's, for its queries and its keys; fixed, unless `learned`.
+    They are each key head's, for its queries and its keys; fixed and the same in every layer, as in Intern-S1-Pro, or
+    `learned`, and each layer's.
 
     Not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 where a pair is to be
     left as it is, which turns it and doubles its product: here sin is 0 there, as the paper has it.
@@ -51,12 +52,13 @@ class FoPE(Encoding):
         self.head_dim = H
         self.turning = F = turning_often(base, H, trained_length)
 
-        def mixed():
-            noise_KFF = jax.random.normal(rngs.params(), (dims.num_kv_heads, F, F))
-            return jnp.eye(F)[None] + gain * F**-0.5 * noise_KFF
-
+        # What is fixed is not drawn anew with each model: parameters alone are to say what it does.
+        keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
         kind = PerKeyHead if learned else PerKeyHeadConstant
-        self.sin, self.cos = kind(mixed()), kind(mixed())
+        self.sin, self.cos = (
+            kind(jnp.eye(F)[None] + gain * F**-0.5 * _drawn(key, (dims.num_kv_heads, F, F)))
+            for key in keys
+        )
 
     def _turn(self, x_TH, positions_T):
         F, H = self.turning, x_TH.shape[-1]
@@ -74,3 +76,8 @@ class FoPE(Encoding):
     def key(self, k_SH, positions_S, features_S):
         """Turn and stretch the key."""
         return self._turn(k_SH, positions_S)
+
+
+def _drawn(key, shape):
+    """Return normal numbers, the same ones in float64."""
+    return jax.random.normal(key, shape, jnp.float32).astype(float)

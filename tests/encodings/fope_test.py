@@ -48,6 +48,11 @@ def test_coefficients_start_about_one_and_are_fixed_unless_learned(learned):
         assert noise.std() == pytest.approx(0.6 / 31**0.5, rel=0.05)
         assert noise.mean() == pytest.approx(0, abs=0.01)
     assert (encoding.sin[...] != encoding.cos[...]).all()
+    other = encodings.create(
+        "fope", num_heads=20, num_kv_heads=10, head_dim=128, rngs=nnx.Rngs(1), gain=0.6,
+        learned=learned,
+    )  # fmt: skip
+    assert (other.sin[...] == encoding.sin[...]).all() != learned
 
 
 def test_what_was_not_trained_is_left_as_it_is():
