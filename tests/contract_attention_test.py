@@ -236,7 +236,9 @@ def assert_paths_agree(encoding, kind, layouts, paths=FAST, heads=N, **more_layo
 def test_real_positions_are_those_of_the_papers_loop(name):
     encoding, heads = of_few_heads(name)
     kw, sizes = setting(REALS | {"N": heads})
-    if not encoding.reads_positions or (encoding.reals and encoding.axes == 1):
+    # To one of several axes that is no place of a grid, whose next row begins elsewhere, one number is that of all.
+    one_number = encoding.axes == 1 or encoding.shift_invariant
+    if not encoding.reads_positions or (encoding.reals and one_number):
         arrays = inputs(**sizes)
         found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
         assert_as_in_the_paper(found, oracles_of(name, encoding, heads), encoding, arrays, **kw)
@@ -262,7 +264,8 @@ def test_paths_agree_at_real_positions_packed_and_windowed(name):
 def test_positions_have_the_axes_that_a_scheme_says(name):
     """What has others is refused, but where no positions are read."""
     encoding, heads = of_few_heads(name)
-    grid = jnp.stack([jnp.asarray(SCATTERED), jnp.asarray(SCATTERED) // 7 + ORDER], -1)
+    columns = [SCATTERED, SCATTERED // 7 + ORDER, SCATTERED % 11 - ORDER]
+    grid = jnp.stack([jnp.asarray(x) for x in columns[: max(2, encoding.axes or 2)]], -1)
     if encoding.axes == 1 and encoding.reads_positions:
         with pytest.raises(ValueError, match=f"{type(encoding).__name__} takes one number.*have 2"):
             check_places(encoding, grid)

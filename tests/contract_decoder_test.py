@@ -110,10 +110,11 @@ def test_cached_decode_of_several_layers_is_the_full_forward(layers, window):
 
 
 def of_its_kind(name, ids_BT):
-    """Ids as positions of the kind that a scheme takes: of two axes, reals or integers."""
+    """Ids as positions of the kind that a scheme takes: of several axes, reals or integers."""
     scheme = encodings.scheme(name)
-    if scheme.axes == 2:
-        return np.stack([ids_BT, ids_BT**2 % 7], -1)
+    if scheme.axes not in (1, None):
+        more = [ids_BT**n % (5 + n) for n in range(2, scheme.axes + 1)]
+        return np.stack([ids_BT, *more], -1)
     return (ids_BT * 1.7).astype(np.float32) if scheme.reals else ids_BT
 
 

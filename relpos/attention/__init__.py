@@ -17,6 +17,7 @@ from relpos.attention.one_head import split_heads as split_heads
 from relpos.attention.per_head import PerHead as PerHead
 from relpos.attention.per_head import PerHeadConstant as PerHeadConstant
 from relpos.attention.per_head import PerKeyHead as PerKeyHead
+from relpos.attention.per_head import PerKeyHeadConstant as PerKeyHeadConstant
 from relpos.attention.slots import Passed as Passed
 from relpos.attention.slots import Slots as Slots
 from relpos.attention.transforms import keys as transform_keys  # noqa: F401

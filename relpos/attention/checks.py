@@ -10,7 +10,7 @@ from flax import nnx
 
 from relpos.attention import by_heads, choices
 from relpos.attention.one_head import split_heads
-from relpos.attention.per_head import PerKeyHead
+from relpos.attention.per_head import OF_KEY_HEADS
 from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
 
@@ -74,11 +74,11 @@ def check_encoding(
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
         told, heads = ".".join(map(str, path)), leaf[...].shape[0]
-        if not isinstance(leaf, PerKeyHead) and heads != num_heads:
+        if not isinstance(leaf, OF_KEY_HEADS) and heads != num_heads:
             raise ValueError(
                 f"{name} was made for {heads} heads ({told}), the queries have {num_heads}"
             )
-        if isinstance(leaf, PerKeyHead) and (
+        if isinstance(leaf, OF_KEY_HEADS) and (
             num_heads % heads if key_heads is None else heads != key_heads
         ):
             raise ValueError(
@@ -300,7 +300,8 @@ def check_places(encoding: Slots, positions: Any) -> None:
         wanted = "one number" if encoding.axes == 1 else f"{encoding.axes} numbers"
         raise ValueError(
             f"{name} takes {wanted} for each token's position, and positions {list(positions.shape)} have {axes[0]}: "
-            "choose a scheme for as many axes, such as rope_2d for two, or say in one number where a token stands"
+            "choose a scheme for as many axes, such as rope_2d for two or mrope for any, or say in one number where a "
+            "token stands"
         )
     if jnp.issubdtype(positions.dtype, jnp.floating) and not encoding.reals:
         raise ValueError(

@@ -23,6 +23,11 @@ class PerHeadConstant(nnx.Variable):
     """A fixed number per head (ALiBi's slopes): split like `PerHead`, never trained."""
 
 
+class PerKeyHeadConstant(PerHeadConstant):
+    """A fixed number per key head: to `PerKeyHead` what `PerHeadConstant` is to `PerHead`."""
+
+
+OF_KEY_HEADS = (PerKeyHead, PerKeyHeadConstant)
 SPLIT = (PerHead, PerKeyHead, PerHeadConstant)
 
 

@@ -152,7 +152,7 @@ class Slots(nnx.Module):
 
         Nothing that grows along the row belongs here. XPos (arXiv:2212.10554) multiplies queries by z^i and keys by
         z^-j: at position 40,000 the one is 0 and the other infinite, and their product NaN. `walk` sees both
-        positions of a pair and can say z^(i - j).
+        positions of a pair and can say z^(i - j), as `xpos` does.
         """
         return q_TH
 

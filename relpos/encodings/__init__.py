@@ -17,6 +17,7 @@ from relpos.attention import Passed as Passed
 from relpos.attention import PerHead as PerHead
 from relpos.attention import PerHeadConstant as PerHeadConstant
 from relpos.attention import PerKeyHead as PerKeyHead
+from relpos.attention import PerKeyHeadConstant as PerKeyHeadConstant
 from relpos.attention import Slots as Slots
 from relpos.attention import by_heads
 from relpos.attention import transform_keys as transform_keys

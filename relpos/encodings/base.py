@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from relpos.attention import Passed, PerHead, PerHeadConstant, PerKeyHead, Slots, split_heads
+from relpos.attention import (
+    Passed,
+    PerHead,
+    PerHeadConstant,
+    PerKeyHead,
+    PerKeyHeadConstant,
+    Slots,
+    split_heads,
+)
 from relpos.attention.by_heads import slices
 from relpos.attention.one_head import each_head
 from relpos.attention.per_head import for_heads, varies
@@ -21,6 +29,7 @@ __all__ = [
     "PerHead",
     "PerHeadConstant",
     "PerKeyHead",
+    "PerKeyHeadConstant",
     "biases",
     "bind",
     "tokens",

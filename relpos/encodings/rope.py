@@ -1,95 +1,46 @@
 """Rotations of queries and keys by their positions."""
 
-import math
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, check_base
+from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.rotations.scalings import Pairs, Stretch, scaled
 
-LAYOUTS = ("half", "interleaved")
-
-
-def check_layout(key: str, layout: str) -> None:
-    """Check which pairs of dimensions turn together; names the option `key`."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
-
-
-def rotated(
-    x_TR: Float[Array, "T R"], sin_TM: Float[Array, "T M"], cos_TM: Float[Array, "T M"], layout: str
-) -> Float[Array, "T R"]:
-    """Turn the M = R/2 pairs of dimensions, (m, m + M) in layout "half" and (2m, 2m + 1) in "interleaved"."""
-    sin, cos = sin_TM.astype(x_TR.dtype), cos_TM.astype(x_TR.dtype)
-    if layout == "half":
-        a, b = jnp.split(x_TR, 2, -1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    a, b = x_TR[:, ::2], x_TR[:, 1::2]
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
-
-
-class Scaled(NamedTuple):
-    """How a model is stretched beyond the length it was trained at.
-
-    Attributes:
-      slower: what each theta_m is divided by, M numbers; (): nothing.
-      attention: what turned queries and keys are multiplied by, each.
-    """
-
-    slower: tuple[float, ...] = ()
-    attention: float = 1.0
-
-
-def longrope(
-    trained_length: int,
-    target_length: int,
-    short_factors: tuple[float, ...],
-    long_factors: tuple[float, ...],
-) -> Scaled:
-    """Return the factors of the length that the model is to serve, and sqrt(1 + ln s / ln L0),  s = target / L0.
-
-    Which set of factors it is depends on nothing that changes from call to call: keys in a cache, turned by one set,
-    would not fit queries turned by the other.
-    """
-    if trained_length < 2:
-        raise ValueError(f"rope.trained_length must be at least 2, got {trained_length}")
-    is_longer = target_length > trained_length
-    stretch = max(1.0, target_length / trained_length)
-    attention = math.sqrt(1 + math.log(stretch) / math.log(trained_length))
-    return Scaled(long_factors if is_longer else short_factors, attention)
-
-
-def unscaled(
-    trained_length: int,
-    target_length: int,
-    short_factors: tuple[float, ...],
-    long_factors: tuple[float, ...],
-) -> Scaled:
-    """Return theta_m as trained."""
-    if short_factors or long_factors:
-        raise ValueError("rope.short_factors and rope.long_factors want rope.scaling=longrope")
-    return Scaled()
-
-
-SCALINGS = {"none": unscaled, "longrope": longrope}
+PARTS = ("first", "last")
+VALUES = {  # each with the slots that it leaves empty
+    "still": {"value", "finish"},
+    "turned": {"finish"},
+    "relative": set(),
+}
 
 
 class RoPE(Encoding):
     """q_i R(i theta) . k_j R(j theta), which depends on i - j;  theta_m = base^(-2m/R).
 
     Su et al. 2021, "RoFormer", arXiv:2104.09864, sec. 3.2. The pairs that turn together are (m, m + H/2) in layout
-    "half" (GPT-NeoX, LLaMA) and (2m, 2m + 1) in "interleaved" (the paper). `fraction` < 1 turns only the first
-    R = fraction * H dimensions of a head (R = H in the paper). Angles are float32 whatever the compute type.
+    "half" (GPT-NeoX, LLaMA) and (2m, 2m + 1) in "interleaved" (the paper). `fraction` < 1 turns only R = fraction * H
+    dimensions of a head (R = H in the paper): the first ones, or with `part` "last" the last ones (DeepSeek has 64,
+    interleaved). Angles are float32 whatever the compute type.
 
-    `scaling` "longrope" (Ding et al. 2024, arXiv:2402.13753, and the released models that have it): theta_m is divided
-    by the m-th of R/2 factors that were searched for, `long_factors` where `target_length`, the longest that the model
-    is to serve, is above the `trained_length` L0, else `short_factors`; () are ones. Turned queries and keys are
-    multiplied by sqrt(1 + ln s / ln L0), s = target_length / L0 >= 1, each. The set goes by the target, never by the
-    length at hand (the released code turns over at L0, and with it all keys): a cache stays right past L0. Left out:
-    the paper's first tokens, which keep the trained theta_m.
+    `values` "turned": values turn as keys do, by R(j theta) (RoFormer's rotary_value). "relative": outputs turn back,
+    sum_j p_ij R((j - i) theta) v_j  (García-Castellanos et al. 2026, "RoVE", arXiv:2606.11275; DeepSeek-V4).
+
+    `scaling` stretches a trained model: each theta_m is divided by a number, and the dimensions of queries and keys
+    that turn, not those of values, are multiplied by one. `relpos.encodings.rotations.scalings` has the equations.
+
+        linear    all by `factor`                                                                 arXiv:2306.15595
+        ntk       the slowest by `factor`, the fastest by 1: another base                         arXiv:2309.00071
+        dynamic   ntk by a factor that grows with target_length / trained_length
+        yarn      by `factor` what turns seldom in trained_length: beta_slow, beta_fast, truncate arXiv:2309.00071
+        llama3    likewise, as Llama 3.1 does                                                     arXiv:2407.21783
+        longrope  by factors that were searched for, short_factors or long_factors                arXiv:2402.13753
+        p_rope    the slowest stand still, the fraction `kept` of all pairs turns                 arXiv:2410.06205
+
+    `beta_fast` 0: 32, of llama3 4. `attention_factor` 0: what the scaling says. `target_length` is the longest that the
+    model is to serve. Others go by the length at hand, and turn all keys anew when it grows: here a cache stays right.
+    Left out of longrope: the paper's first tokens, which keep the trained theta_m.
     """
 
     reals = True
@@ -100,20 +51,30 @@ class RoPE(Encoding):
         base: float = 10000.0,
         layout: str = "half",
         fraction: float = 1.0,
+        part: str = "first",
+        values: str = "still",
         scaling: str = "none",
+        factor: float = 1.0,
         trained_length: int = 4096,
         target_length: int = 0,
+        beta_fast: float = 0.0,
+        beta_slow: float = 1.0,
+        truncate: bool = True,
+        attention_factor: float = 0.0,
+        kept: float = 1.0,
         short_factors: tuple[float, ...] = (),
         long_factors: tuple[float, ...] = (),
         dims: Dims,
         rngs: nnx.Rngs,
     ):
         check_layout("rope.layout", layout)
+        for key, value, known in (("part", part, PARTS), ("values", values, VALUES)):
+            if value not in known:
+                raise ValueError(f"unknown rope.{key} {value!r}: known: {', '.join(known)}")
         if not 0 < fraction <= 1:
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
         check_base("rope.base", base)
-        self.base = base
-        self.layout = layout
+        self.base, self.layout, self.part, self.values = base, layout, part, values
         self.head_dim = dims.head_dim
         self.turned = round(dims.head_dim * fraction)
         if self.turned < 2 or self.turned % 2:
@@ -121,33 +82,39 @@ class RoPE(Encoding):
                 f"rope turns pairs of dimensions: head_dim * fraction must be even and at least 2, got "
                 f"{dims.head_dim} * {fraction} = {self.turned}"
             )
-        if scaling not in SCALINGS:
-            raise ValueError(f"unknown rope.scaling {scaling!r}: known: {', '.join(SCALINGS)}")
-        for name, factors in (("short_factors", short_factors), ("long_factors", long_factors)):
-            self._check_factors(f"rope.{name}", factors)
-        short, long = (tuple(map(float, chosen)) for chosen in (short_factors, long_factors))
-        self.scaled = SCALINGS[scaling](trained_length, target_length, short, long)
+        stretch = Stretch(
+            factor, trained_length, target_length, beta_fast, beta_slow, truncate, attention_factor,
+            kept, tuple(short_factors), tuple(long_factors),
+        )  # fmt: skip
+        self.scaled = scaled(scaling, Pairs(base, self.turned), stretch)
+        self.shift_invariant = values != "turned"
+        self.overridden = type(self).overridden - VALUES[values]
 
-    def _check_factors(self, key: str, factors: tuple[float, ...]) -> None:
-        if len(factors) not in (0, self.turned // 2):
-            raise ValueError(
-                f"{key} must be {self.turned // 2} numbers, one for each pair that turns, or none; got {len(factors)}"
-            )
-        for factor in factors:
-            if isinstance(factor, str | bool) or not 1e-3 <= factor <= 1e9:
-                raise ValueError(f"{key} must be numbers from 0.001 to 1e9, got {factor!r}")
-
-    def _rotate(self, x_TH, positions_T):
-        R = self.turned
-        waves = positions.waves(positions_T, self.base, R, self.scaled.slower)
-        sin, cos = (wave * self.scaled.attention for wave in waves)
-        turned = rotated(x_TH[:, :R], sin, cos, self.layout)
-        return jnp.concatenate([turned, x_TH[:, R:]], -1)
+    def _rotate(self, x_TH, positions_T, *, times=1.0, back=False):
+        R, H = self.turned, x_TH.shape[-1]
+        sin, cos = positions.waves(positions_T, self.base, R, self.scaled.slower)
+        sin, cos = -times * sin if back else times * sin, times * cos
+        if self.part == "last":
+            turned = rotated(x_TH[:, H - R :], sin, cos, self.layout)
+            return jnp.concatenate([x_TH[:, : H - R], turned], -1)
+        return jnp.concatenate([rotated(x_TH[:, :R], sin, cos, self.layout), x_TH[:, R:]], -1)
 
     def query(self, q_TH, positions_T, features_T):
         """Turn the query."""
-        return self._rotate(q_TH, positions_T)
+        return self._rotate(q_TH, positions_T, times=self.scaled.attention)
 
     def key(self, k_SH, positions_S, features_S):
         """Turn the key."""
-        return self._rotate(k_SH, positions_S)
+        return self._rotate(k_SH, positions_S, times=self.scaled.attention)
+
+    def value(self, v_SH, positions_S, features_S):
+        """Turn the value as a key."""
+        if v_SH.shape[-1] < self.turned:
+            raise ValueError(
+                f"rope.values={self.values} turns {self.turned} dimensions, and values have {v_SH.shape[-1]}"
+            )
+        return self._rotate(v_SH, positions_S)
+
+    def finish(self, out_TH, positions_T, features_T):
+        """Turn the output back."""
+        return self._rotate(out_TH, positions_T, back=True)

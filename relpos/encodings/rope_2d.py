@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, PerHead, check_base
-from relpos.encodings.rope import check_layout, rotated
+from relpos.encodings.rotations import check_layout, rotated
 
 
 class RoPE2D(Encoding):

@@ -103,10 +103,14 @@ def test_a_segment_in_pieces_is_that_segment_alone(name):
     encoding, arrays = make(name, heads=1), inputs(T=36, **ONE)
     segments = np.tile([1, 2, 2, 1, 1, 2], 6)
     places = [np.flatnonzero(segments == segment) for segment in (1, 2)]
+    # What lies between its tokens counts in the distances of those that read them.
     alone = [
-        attend(encoding, *(a[:, at] for a in arrays), causal=True, implementation="reference")
+        attend(
+            encoding, *(a[:, at] for a in arrays), causal=True, implementation="reference",
+            q_positions=at, k_positions=at,
+        )
         for at in places
-    ]
+    ]  # fmt: skip
     kw = {"causal": True, "q_segments": segments, "k_segments": segments, "block_sizes": BLOCKS}
     for path in PATHS:
         found = attend(encoding, *arrays, implementation=path, **kw)

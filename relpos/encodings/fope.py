@@ -1,0 +1,83 @@
+"""Rotations by sums of many waves."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos import positions
+from relpos.encodings.base import Dims, Encoding, PerKeyHead, PerKeyHeadConstant, check_base
+from relpos.encodings.rotations import check_layout, rotated, turning_often
+
+
+class FoPE(Encoding):
+    """F(i) q_i . F(j) k_j,  where F turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
+
+    Hua et al. 2024, "Fourier Position Embedding", arXiv:2412.17739, sec. 4 and the authors' code. theta are those of
+    base^(-2m/H) that are at least 2 pi / L, L the trained length, 512 in the paper; the other pairs, which have not
+    been trained through one turn, are left as they are. C and S are [F, F] for F pairs that turn: 1 on the diagonal,
+    and on everything a draw of variance `gain`^2 / F (0.3 in the smallest of the paper's models, 0.6 in the largest).
+    They are each key head's, for its queries and its keys; fixed and the same in every layer, as in Intern-S1-Pro, or
+    `learned`, and each layer's.
+
+    Not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 where a pair is to be
+    left as it is, which turns it and doubles its product: here sin is 0 there, as the paper has it.
+    """
+
+    reals = True
+    shift_invariant = False
+
+    def __init__(
+        self,
+        *,
+        trained_length: int = 512,
+        gain: float = 0.3,
+        learned: bool = False,
+        base: float = 10000.0,
+        layout: str = "half",
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        check_base("fope.base", base)
+        check_layout("fope.layout", layout)
+        if trained_length < 7:
+            raise ValueError(
+                f"fope.trained_length must be at least 7, a turn of the fastest pair, got {trained_length}"
+            )
+        if gain < 0:
+            raise ValueError(f"fope.gain must not be negative, got {gain}")
+        H = dims.head_dim
+        if H % 2:
+            raise ValueError(f"fope turns pairs of dimensions: head_dim must be even, got {H}")
+        self.base, self.layout = base, layout
+        self.head_dim = H
+        self.turning = F = turning_often(base, H, trained_length)
+
+        # What is fixed is not drawn anew with each model: parameters alone are to say what it does.
+        keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
+        kind = PerKeyHead if learned else PerKeyHeadConstant
+        self.sin, self.cos = (
+            kind(jnp.eye(F)[None] + gain * F**-0.5 * _drawn(key, (dims.num_kv_heads, F, F)))
+            for key in keys
+        )
+
+    def _turn(self, x_TH, positions_T):
+        F, H = self.turning, x_TH.shape[-1]
+        sin_TM, cos_TM = positions.waves(positions_T, self.base, H)
+        with jax.default_matmul_precision("highest"):
+            sin_TF, cos_TF = sin_TM[:, :F] @ self.sin[...], cos_TM[:, :F] @ self.cos[...]
+        still = ((0, 0), (0, H // 2 - F))
+        sin_TM, cos_TM = jnp.pad(sin_TF, still), jnp.pad(cos_TF, still, constant_values=1)
+        return rotated(x_TH, sin_TM, cos_TM, self.layout)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn and stretch the query."""
+        return self._turn(q_TH, positions_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn and stretch the key."""
+        return self._turn(k_SH, positions_S)
+
+
+def _drawn(key, shape):
+    """Return normal numbers, the same ones in float64."""
+    return jax.random.normal(key, shape, jnp.float32).astype(float)

@@ -1,0 +1,96 @@
+"""Rotations by several numbers that say where a token stands, such as time, row and column."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos import positions
+from relpos.encodings.base import Dims, Encoding, check_base
+from relpos.encodings.rotations import check_layout, rotated
+
+MOST_AXES = 16
+
+
+class MRoPE(Encoding):
+    """q_i R(phi_i) . k_j R(phi_j),  phi_m = p[a(m)] theta_m,  theta_m = base^(-2m/H): pair m turns by axis a(m).
+
+        interleaved:  a = 0, 1, 2, 0, 1, 2, ...      Huang et al. 2025, "Revisiting Multimodal Positional Encoding in
+                                                     Vision-Language Models", arXiv:2510.23095, sec. 4; Qwen3-VL
+        else:         a = 0, 0, ..., 1, 1, ..., 2    Wang et al. 2024, "Qwen2-VL", arXiv:2409.12191, sec. 2.1
+
+    Positions are [T, axes], integers or reals: time, row and column in the papers. One number is that of all axes, as
+    text has it: this is then `rope`. `sections` are the pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in
+    Qwen2-VL; (): even shares, those left over for the first axes. Interleaved, those that axis 0 has more than the
+    others are the slowest. The pairs that turn together are those of `rope`. How images are given positions, and that
+    these start anew for each, is the caller's.
+    """
+
+    axes = 3
+    reals = True
+
+    def __init__(
+        self,
+        *,
+        axes: int = 3,
+        sections: tuple[int, ...] = (),
+        interleaved: bool = True,
+        base: float = 10000.0,
+        layout: str = "half",
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        check_base("mrope.base", base)
+        check_layout("mrope.layout", layout)
+        if not 2 <= axes <= MOST_AXES:
+            raise ValueError(
+                f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; of one axis it is rope"
+            )
+        M = dims.head_dim // 2
+        if dims.head_dim % 2 or not M:
+            raise ValueError(
+                f"mrope turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
+            )
+        counts = tuple(sections) or tuple((M + axes - 1 - a) // axes for a in range(axes))
+        _check_sections(counts, axes, M)
+        self.axes, self.base, self.layout = axes, base, layout
+        self.head_dim = dims.head_dim
+        of_pairs = np.repeat(np.arange(axes), counts)
+        if interleaved:
+            if max(counts) > counts[0]:
+                raise ValueError(
+                    f"interleaved mrope.sections leave the first axis what the others do not take, so none may be "
+                    f"larger: got {counts}"
+                )
+            of_pairs = np.zeros(M, int)
+            for axis in range(1, axes):
+                of_pairs[axis::axes][: counts[axis]] = axis
+        self.axis_of_pairs = tuple(of_pairs.tolist())
+
+    def _rotate(self, x_TH, positions_T):
+        if positions_T.ndim == 1:
+            sin, cos = positions.waves(positions_T, self.base, x_TH.shape[-1])
+            return rotated(x_TH, sin, cos, self.layout)
+        axis_M = np.array(self.axis_of_pairs)
+        angles_TM = jnp.zeros((), float)
+        for axis, place_T in enumerate(positions_T.T):
+            of_axis_TM = positions.angles(place_T, self.base, x_TH.shape[-1])
+            angles_TM = jnp.where(axis_M[None] == axis, of_axis_TM, angles_TM)
+        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn the query."""
+        return self._rotate(q_TH, positions_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn the key."""
+        return self._rotate(k_SH, positions_S)
+
+
+def _check_sections(counts: tuple[int, ...], axes: int, pairs: int) -> None:
+    """Check that the axes share the pairs."""
+    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+    if not whole or len(counts) != axes or sum(counts) != pairs or min(counts) < 0:
+        raise ValueError(
+            f"mrope.sections must be {axes} whole numbers, one for each axis, that add up to the {pairs} pairs of a "
+            f"head, or none; got {counts}"
+        )

@@ -1,0 +1,34 @@
+"""Pairs of dimensions that turn together."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+LAYOUTS = ("half", "interleaved")
+
+
+def check_layout(key: str, layout: str) -> None:
+    """Check which pairs of dimensions turn together; names the option `key`."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
+
+
+def rotated(
+    x_TR: Float[Array, "T R"], sin_TM: Float[Array, "T M"], cos_TM: Float[Array, "T M"], layout: str
+) -> Float[Array, "T R"]:
+    """Turn the M = R/2 pairs of dimensions, (m, m + M) in layout "half" and (2m, 2m + 1) in "interleaved"."""
+    sin, cos = sin_TM.astype(x_TR.dtype), cos_TM.astype(x_TR.dtype)
+    if layout == "half":
+        a, b = jnp.split(x_TR, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x_TR[:, ::2], x_TR[:, 1::2]
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
+
+
+def turning_often(base: float, width: int, length: int) -> int:
+    """Return how many of the pairs turn at least once in `length` positions,  base^(-2m/width) >= 2 pi / length.
+
+    They are the first ones: the m-th turns faster than the next.
+    """
+    theta_M = base ** (-np.arange(0, width, 2) / width)
+    return int((theta_M >= 2 * np.pi / length).sum())

@@ -1,0 +1,246 @@
+"""How `rope` is stretched beyond the length that a model was trained at: what each theta_m is divided by."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pairs(NamedTuple):
+    """The R/2 pairs of dimensions that turn, by theta_m = base^(-2m/R) where nothing is stretched.
+
+    Attributes:
+      base: of theta_m.
+      width: R, the dimensions that turn.
+    """
+
+    base: float
+    width: int
+
+    @property
+    def m(self) -> np.ndarray:
+        """Return their numbers, from the fastest on."""
+        return np.arange(self.width // 2)
+
+    def turns(self, length: int) -> np.ndarray:
+        """Return how often each turns in so many positions."""
+        return length * self.base ** (-2 * self.m / self.width) / (2 * math.pi)
+
+
+class Scaled(NamedTuple):
+    """How a model is stretched.
+
+    Attributes:
+      slower: what each theta_m is divided by, R/2 numbers, infinity where the pair stands still; (): nothing.
+      attention: what turned queries and keys are multiplied by, each.
+    """
+
+    slower: tuple[float, ...] = ()
+    attention: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """The options of `rope` that scalings read, s = factor, L0 = trained_length."""
+
+    factor: float = 1.0
+    trained_length: int = 4096
+    target_length: int = 0
+    beta_fast: float = 0.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 0.0
+    kept: float = 1.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+
+def unscaled(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return theta_m as trained."""
+    return Scaled()
+
+
+def linear(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return position interpolation: all turn s times as slowly. Chen et al. 2023, arXiv:2306.15595."""
+    _check_stretched(stretch, "linear")
+    return Scaled(len(pairs.m) * (stretch.factor,))
+
+
+def ntk(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return NTK-aware interpolation, base s^(R/(R-2)): the fastest turns as trained, the slowest s times as slowly.
+
+    Peng et al. 2023, arXiv:2309.00071, sec. 3.1, who have it from a post by bloc97.
+    """
+    _check_stretched(stretch, "ntk")
+    return _of_another_base(pairs, stretch.factor)
+
+
+def dynamic(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return NTK-aware interpolation by s L / L0 - (s - 1), L the longest length that the model is to serve.
+
+    Transformers' "dynamic", and with s = 1 that of arXiv:2309.00071, sec. 3.3. There L is the length at hand: keys in a
+    cache, turned while it was shorter, would not fit queries turned later. Here L is `target_length`.
+    """
+    L0, L = stretch.trained_length, stretch.target_length
+    if L <= L0:
+        raise ValueError(
+            f"rope.scaling=dynamic wants rope.target_length, the longest length to serve, above rope.trained_length, "
+            f"{L0}; got {L}"
+        )
+    return _of_another_base(pairs, stretch.factor * L / L0 - (stretch.factor - 1))
+
+
+def yarn(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return YaRN: what turns beta_fast times in L0 or more stays, beta_slow or less turns s times as slowly.
+
+    Peng et al. 2023, arXiv:2309.00071, sec. 3.2 and 3.4; queries and keys times 0.1 ln s + 1. Between them there is a
+    straight line over the pairs' numbers m, as in the authors' code and so in every model that has it (the paper's
+    own is one over how often they turn: `llama3`). `truncate`: its ends are moved outward to whole m.
+    """
+    _check_stretched(stretch, "yarn")
+    if pairs.base <= 1:
+        raise ValueError(f"rope.scaling=yarn wants a rope.base above 1, got {pairs.base}")
+    first, last = (
+        pairs.width
+        * math.log(stretch.trained_length / (2 * math.pi * often))
+        / (2 * math.log(pairs.base))
+        for often in _fast_and_slow(stretch, 32.0)
+    )
+    if stretch.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first = max(first, 0)
+    last = max(min(last, pairs.width - 1), first + 0.001)
+    kept = 1 - np.clip((pairs.m - first) / (last - first), 0, 1)
+    attention = stretch.attention_factor or 0.1 * math.log(stretch.factor) + 1
+    return Scaled(_partly(kept, stretch.factor), attention)
+
+
+def llama3(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return the scaling of Llama 3.1: that of YaRN's paper, with beta_fast = 4, and nothing for the attention.
+
+    Grattafiori et al. 2024, arXiv:2407.21783, and the released models. Their high_freq_factor is `beta_fast`, their
+    low_freq_factor `beta_slow`; the straight line between them is one over how often a pair turns in L0.
+    """
+    _check_stretched(stretch, "llama3")
+    fast, slow = _fast_and_slow(stretch, 4.0)
+    kept = np.clip((pairs.turns(stretch.trained_length) - slow) / (fast - slow), 0, 1)
+    return Scaled(_partly(kept, stretch.factor))
+
+
+def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return the factors of the length that the model is to serve, and sqrt(1 + ln s / ln L0),  s = target / L0.
+
+    Ding et al. 2024, arXiv:2402.13753, and the released models that have it. Which set of factors it is depends on
+    nothing that changes from call to call: keys in a cache, turned by one set, would not fit queries turned by the
+    other.
+    """
+    L0, L = stretch.trained_length, stretch.target_length
+    if L0 < 2:
+        raise ValueError(f"rope.trained_length must be at least 2, got {L0}")
+    attention = math.sqrt(1 + math.log(max(1.0, L / L0)) / math.log(L0))
+    factors = stretch.long_factors if L > L0 else stretch.short_factors
+    return Scaled(tuple(map(float, factors)), stretch.attention_factor or attention)
+
+
+def p_rope(pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return the fastest `kept` of the pairs, the others still; theta_m has the width R of all in its exponent.
+
+    Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose full layers keep 0.25. All that turn do so s times
+    as slowly.
+    """
+    kept = int(stretch.kept * pairs.width // 2)
+    if not 0 < kept < len(pairs.m):
+        raise ValueError(
+            f"rope.scaling=p_rope wants rope.kept to leave some pairs turning, not all {len(pairs.m)}: "
+            f"{stretch.kept} leaves {kept}"
+        )
+    return Scaled((*kept * (stretch.factor,), *(len(pairs.m) - kept) * (math.inf,)))
+
+
+SCALINGS = {  # each with the options that it reads
+    "none": (unscaled, ()),
+    "linear": (linear, ("factor",)),
+    "ntk": (ntk, ("factor",)),
+    "dynamic": (dynamic, ("factor", "trained_length", "target_length")),
+    "yarn": (
+        yarn,
+        ("factor", "trained_length", "beta_fast", "beta_slow", "truncate", "attention_factor"),
+    ),
+    "llama3": (llama3, ("factor", "trained_length", "beta_fast", "beta_slow")),
+    "longrope": (
+        longrope,
+        ("trained_length", "target_length", "attention_factor", "short_factors", "long_factors"),
+    ),
+    "p_rope": (p_rope, ("factor", "kept")),
+}
+
+
+def scaled(scaling: str, pairs: Pairs, stretch: Stretch) -> Scaled:
+    """Return what a scaling makes of the pairs.
+
+    Raises:
+      ValueError: an unknown scaling, a value that makes no sense, or an option that the scaling does not read.
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"unknown rope.scaling {scaling!r}: known: {', '.join(SCALINGS)}")
+    for key, factors in (("short", stretch.short_factors), ("long", stretch.long_factors)):
+        _check_factors(f"rope.{key}_factors", factors, len(pairs.m))
+    function, reads = SCALINGS[scaling]
+    for field in dataclasses.fields(Stretch):
+        if getattr(stretch, field.name) != field.default and field.name not in reads:
+            known = [name for name, (_, read) in SCALINGS.items() if field.name in read]
+            raise ValueError(
+                f"rope.{field.name} wants rope.scaling={' or '.join(known)}, which is {scaling}"
+            )
+    _check_numbers(stretch)
+    return function(pairs, stretch)
+
+
+def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
+    if len(factors) not in (0, count):
+        raise ValueError(
+            f"{key} must be {count} numbers, one for each pair that turns, or none; got {len(factors)}"
+        )
+    for factor in factors:
+        if isinstance(factor, str | bool) or not 1e-3 <= factor <= 1e9:
+            raise ValueError(f"{key} must be numbers from 0.001 to 1e9, got {factor!r}")
+
+
+def _check_numbers(stretch: Stretch) -> None:
+    """Check what says of its own that it makes no sense."""
+    for key, least in (("factor", 1), ("trained_length", 1), ("attention_factor", 0)):
+        value = getattr(stretch, key)
+        if value < least:
+            raise ValueError(f"rope.{key} must be at least {least}, got {value}")
+
+
+def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
+    """Return how often the pairs turn in L0 that stay as they are, and those that are slowed by all of s."""
+    fast, slow = stretch.beta_fast or default, stretch.beta_slow
+    if not 0 < slow < fast:
+        raise ValueError(
+            f"rope.beta_slow must be above 0 and below rope.beta_fast, got {slow} and {fast}"
+        )
+    return fast, slow
+
+
+def _check_stretched(stretch: Stretch, scaling: str) -> None:
+    if stretch.factor == 1:
+        raise ValueError(
+            f"rope.scaling={scaling} wants a rope.factor above 1, by which it stretches"
+        )
+
+
+def _of_another_base(pairs: Pairs, s: float) -> Scaled:
+    """Return theta_m of the base times s^(R/(R-2))."""
+    if pairs.width < 4:
+        raise ValueError(
+            f"rope.scaling=ntk and dynamic want at least 4 dimensions that turn, got {pairs.width}"
+        )
+    return Scaled(tuple((s ** (2 * pairs.m / (pairs.width - 2))).tolist()))
+
+
+def _partly(kept: np.ndarray, s: float) -> tuple[float, ...]:
+    """Return what theta_m is divided by where it becomes  kept theta_m + (1 - kept) theta_m / s."""
+    return tuple((1 / (kept + (1 - kept) / s)).tolist())
