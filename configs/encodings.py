@@ -31,7 +31,7 @@ ENCODINGS = {
     },
     "rope_2d": {"mixed": False, "width": 14, "base": 0.0, "layout": "interleaved"},
     "selective_rope": {"rank": 4},
-    "shaw": {"k": 16, "keys": True, "values": True},
+    "shaw": {"k": 16, "right": -1, "per_head": False, "keys": True, "values": True},
     "sink": {"initial": 0.0},
     "sinusoidal": {"base": 10000.0},
     "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False, "per_layer": False},
