@@ -16,6 +16,7 @@ ENCODINGS = {
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
     "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},
+    "music": {"max_distance": 1024, "beyond": "zero", "bidirectional": False},
     "none": {},
     "path": {"rank": 32},
     "pope": {"base": 10000.0},
