@@ -13,6 +13,7 @@ ENCODINGS = {
     },
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
+    "huang": {"k": 511},
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
     "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},

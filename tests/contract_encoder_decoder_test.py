@@ -71,7 +71,7 @@ def sees_the_past_alone(name):
 PLACES = list(places())
 # What sees the past alone stands in the decoder alone, where the contract of decoders sees it too. Of those that fill
 # the same slots, or add to the input, one is quick.
-ALIKE = ("alibi", "kerple", "learned", "music", "rope_2d", "sink", "tupe")
+ALIKE = ("alibi", "huang", "kerple", "learned", "music", "rope_2d", "sink", "tupe")
 FEW = [
     place
     for place in PLACES
