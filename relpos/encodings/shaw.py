@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, PerHead
 
 MOST = 2**30  # of which 2k + 1 rows int32 can number
 
@@ -14,27 +14,48 @@ class Shaw(Encoding):
 
     Shaw, Uszkoreit, Vaswani 2018, "Self-Attention with Relative Position Representations", arXiv:1803.02155,
     sec. 3.1-3.2. Two tables [2k+1, H], shared by the heads; each layer has its own. `keys` and `values` switch
-    one of them off (the paper's table 3).
+    one of them off (the paper's table 3). As released models have it: `right` is the clipping distance of keys in the
+    future where it is not k (-1: it is), tables [k + right + 1, H]; with `per_head` each head has tables of its own.
     """
 
     def __init__(
-        self, *, k: int = 16, keys: bool = True, values: bool = True, dims: Dims, rngs: nnx.Rngs
+        self,
+        *,
+        k: int = 16,
+        right: int = -1,
+        per_head: bool = False,
+        keys: bool = True,
+        values: bool = True,
+        dims: Dims,
+        rngs: nnx.Rngs,
     ):
         if not 0 <= k < MOST:
             raise ValueError(
                 f"shaw.k, the clipping distance, must be from 0 to {MOST - 1}, got {k}"
             )
+        if not -1 <= right < MOST:
+            raise ValueError(
+                f"shaw.right, the clipping distance of keys in the future, must be from 0 to {MOST - 1}, "
+                f"or -1 for shaw.k, got {right}"
+            )
         if not (keys or values):
             raise ValueError("shaw without keys and without values is none")
-        self.k = self.constant_beyond = k
+        self.k, self.right = k, k if right == -1 else right
+        self.constant_beyond = max(self.k, self.right)
         self.head_dim = dims.head_dim
-        init = jax.nn.initializers.glorot_uniform()
-        shape = (2 * k + 1, dims.head_dim)
-        self.keys = nnx.Param(init(rngs.params(), shape)) if keys else None
-        self.values = nnx.Param(init(rngs.params(), shape)) if values else None
+
+        def table():
+            shape = (self.k + self.right + 1, dims.head_dim)
+            init = jax.nn.initializers.glorot_uniform(batch_axis=(0,) if per_head else ())
+            if per_head:
+                return PerHead(init(rngs.params(), (dims.num_heads, *shape)))
+            return nnx.Param(init(rngs.params(), shape))
+
+        self.keys = table() if keys else None
+        self.values = table() if values else None
 
     def _row(self, d):
-        return jnp.clip(-d, -self.k, self.k) + self.k  # the paper counts j - i = -d
+        return jnp.clip(-d, -self.k, self.right) + self.k  # the paper counts j - i = -d
 
     def key_vectors(self, d):
         """Return a_K[clip(-d)]."""

@@ -1,0 +1,50 @@
+"""A vector for each distance and head, which queries meet."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+BEYOND = ("zero", "clip")
+MOST = 2**30  # of which int32 can number the rows of both directions
+
+
+class Music(Encoding):
+    """logit = q_i . (k_j + E[M - 1 - d]) / sqrt(H),  0 <= d = i - j < M.
+
+    Huang et al. 2018, "Music Transformer", arXiv:1809.04281, sec. 3.3-3.4. E [M, H] is each head's and each layer's
+    own, its last row that of distance 0, as the paper orders them; it starts with standard deviation 1 / sqrt(H), as in
+    the public code. M is `max_distance`, half of the trained length of 2048. From M on distances have no vector
+    (`beyond` "zero", the public code), or that of M - 1 ("clip"). `bidirectional`: E [2 M - 1, H], the first M rows as
+    before, the others for keys in the future. The paper's skewing is how blocks spread any scheme's distances. Left
+    out: its relative times and pitches.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_distance: int = 1024,
+        beyond: str = "zero",
+        bidirectional: bool = False,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        if not 1 <= max_distance < MOST:
+            raise ValueError(f"music.max_distance must be from 1 to {MOST - 1}, got {max_distance}")
+        if beyond not in BEYOND:
+            raise ValueError(f"unknown music.beyond {beyond!r}: known: {', '.join(BEYOND)}")
+        self.max_distance, self.beyond, self.bidirectional = max_distance, beyond, bidirectional
+        self.constant_beyond = max_distance if beyond == "zero" else max_distance - 1
+        self.causal_only = not bidirectional
+        self.head_dim = dims.head_dim
+        rows = 2 * max_distance - 1 if bidirectional else max_distance
+        shape = (dims.num_heads, rows, dims.head_dim)
+        self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.head_dim**-0.5)
+
+    def key_vectors(self, d):
+        """Return E[M - 1 - d]."""
+        last = self.max_distance - 1
+        near = jnp.clip(d, -last if self.bidirectional else 0, last)
+        vectors = self.table[last - near]
+        return vectors if self.beyond == "clip" else jnp.where((d == near)[:, None], vectors, 0)
