@@ -2,6 +2,7 @@
 
 ENCODINGS = {
     "alibi": {"learned": False, "literal_slopes": False},
+    "cable": {"gate": "relu", "weights": True, "kernel": "linear"},  # or softplus; or log
     "cope": {"positions": 64},
     "dape": {"bias": "kerple", "hidden": 32},
     "deberta": {
@@ -13,12 +14,21 @@ ENCODINGS = {
     },
     "fire": {"hidden": 32, "initial_c": 0.1, "initial_threshold": 512.0, "epsilon": 1e-6},
     "fox": {"initial_offset": 0.0},
+    "grape_a": {"queries": True, "keys": True},
+    "grape_ap": {"width": 8},
+    "grape_m": {
+        "generator": "coordinates",  # or plane
+        "base": 10000.0,
+        "per_head": False,
+        "slowness": 16.0,
+    },
     "inkling": {"rank": 16, "extent": 1024, "log_floor": 0, "log_alpha": 0.1},
     "kerple": {"kernel": "log"},
     "learned": {"max_length": 4096, "stddev": 0.02},
     "none": {},
     "path": {"rank": 32},
     "pope": {"base": 10000.0},
+    "repo": {"width": 0, "base": 500000.0, "layout": "half"},
     "rope": {
         "base": 10000.0,
         "layout": "half",
