@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "rope",
             "encodings": ENCODINGS,
-            "positions": "",  # each token's place; or one of configs/places.py: randomized, abacus
+            "positions": "",  # each token's place; or one of configs/places.py: randomized, shape, ...
             "places": PLACES,
             "model": {
                 "num_layers": 2,

@@ -54,7 +54,8 @@ def places():
         if sees_the_past_alone(name):
             yield "none", name, "none"
         else:
-            yield name, name, "none" if scheme.adds_to_input() else name
+            within = scheme.adds_to_input() or scheme.needs_tokens
+            yield name, name, "none" if within else name
 
 
 @functools.cache
@@ -231,7 +232,7 @@ def test_what_cross_attention_cannot_have_is_refused(name):
         return
     with pytest.raises(ValueError, match=r"adds positions to the input|along one sequence|causal"):
         make("none", "none", name)
-    assert scheme.adds_to_input() or scheme.causal_only
+    assert scheme.adds_to_input() or scheme.causal_only or scheme.needs_tokens
 
 
 def next_log_probabilities(model, sources, prefixes, length):

@@ -72,6 +72,71 @@ def test_abacus_counts_the_digits_of_each_number(seed):
     assert placed.positions is None
 
 
+def place_in_segment(segments):
+    """Each token's place behind its segment's first."""
+    return [
+        [t - list(row).index(segment) for t, segment in enumerate(row)]
+        for row in np.asarray(segments)
+    ]
+
+
+def test_shape_shifts_each_row_as_a_whole():
+    index = np.array(place_in_segment(PACKED))
+    placed, _ = make("shape", max_shift=3).begin(TOKENS, PACKED)
+    np.testing.assert_array_equal(placed.embed_positions, index + 3)
+    draw = jax.jit(
+        jax.vmap(lambda key: make("shape", max_shift=3).begin(TOKENS, PACKED, key=key)[0])
+    )
+    shifts = np.asarray(draw(jax.random.split(jax.random.key(0), 500)).embed_positions) - index
+    assert (shifts == shifts[..., :1]).all()
+    counts = [np.bincount(of_row, minlength=4) for of_row in shifts[..., 0].T]
+    np.testing.assert_allclose(counts, np.full((B, 4), 125), atol=45)
+    assert (np.asarray(counts[0]) != counts[1]).any()  # each row has its own
+
+
+def test_cape_shifts_jitters_and_stretches():
+    """s (t + k + e_t): two draws tell s and k, up to the jitter."""
+    way = make("cape", max_shift=7.0, max_jitter=0.25, max_scale=2.0)
+    index = np.array(place_in_segment(PACKED))
+    np.testing.assert_array_equal(way.begin(TOKENS, PACKED)[0].embed_positions, index)
+    draw = jax.jit(jax.vmap(lambda key: way.begin(TOKENS, PACKED, key=key)[0].embed_positions))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)), np.float64)
+    first, last = drawn[:, 2, 0], drawn[:, 2, -1]  # a row of one document
+    slope = (last - first) / (T - 1)
+    assert np.abs(np.log(slope)).max() < np.log(2) + 0.5 / (T - 1)
+    assert np.abs(np.quantile(np.log(slope), [0.25, 0.5, 0.75]) / np.log(2) - [-0.5, 0, 0.5]).max() < 0.1  # fmt: skip
+    assert 6.5 < np.abs(first / slope).max() < 7.25 * 1.1
+    assert abs(np.mean(first / slope)) < 0.5
+    # Without the others only the jitter is left: each token's own, uniform.
+    still = make("cape", max_shift=0.0, max_scale=1.0)
+    jitter = np.asarray(still.begin(TOKENS, PACKED, key=jax.random.key(1))[0].embed_positions) - index  # fmt: skip
+    assert len(set(jitter.ravel().tolist())) == B * T
+    assert 0.4 < np.abs(jitter).max() <= 0.5
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_coupling_is_where_a_digit_is_worth_as_much(seed):
+    key = None if seed is None else jax.random.key(seed)
+    ids, _ = make("coupling", max_position=9).begin(TOKENS, PACKED, key=key)
+    counts = abacus_by_hand(np.asarray(TOKENS), np.asarray(PACKED), 0)
+    start = np.ones(B, int)
+    if key is not None:
+        start = np.asarray(jax.random.randint(key, (B,), 1, 10 - counts.max(1)))
+        assert (start > 1).any()
+    expected = np.where(np.asarray(PACKED) != 0, start[:, None] + counts, 0)
+    np.testing.assert_array_equal(ids.embed_positions, expected)
+    assert ids.embed_positions.max() <= 9
+    assert ids.positions is None
+
+
+def test_coupled_digits_of_a_sum_are_those_of_the_authors():
+    """653+49=702 from the lowest digits on: their code has 1 for + and =, then 2, 3, 4 in each number."""
+    digits, plus, equals = {"digits": tuple(range(10))}, 10, 11
+    tokens = jnp.array([[3, 5, 6, plus, 9, 4, equals, 2, 0, 7]])
+    placed, _ = places.create("coupling", **digits).begin(tokens)
+    np.testing.assert_array_equal(placed.embed_positions[0], [2, 3, 4, 1, 2, 3, 1, 2, 3, 4])
+
+
 @pytest.mark.parametrize("name", places.names())
 def test_token_by_token_is_all_at_once(name):
     way, at = make(name), 4
@@ -157,7 +222,10 @@ def test_what_does_not_go_together_is_refused():
         places.create("randomised")
     with pytest.raises(ValueError, match="did you mean 'max_length'"):
         places.create("randomized", max_lenght=3)
-    for name, options in (("randomized", {"max_length": 0}), ("abacus", {"max_offset": -1})):
+    for name, options in (
+        ("randomized", {"max_length": 0}), ("abacus", {"max_offset": -1}), ("shape", {"max_shift": -1}),
+        ("cape", {"max_scale": 0.9}), ("cape", {"max_jitter": -0.1}), ("coupling", {"max_position": 0}),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name}.{next(iter(options))} must be from"):
             places.create(name, **options)
     assert decoder(Decoder, "randomized").max_length == 2048

@@ -104,7 +104,7 @@ class CrossAttention(nnx.Module):
     def _check(encoding: Encoding):
         if encoding.needs_tokens:
             raise ValueError(
-                f"{type(encoding).__name__} adds its gates up along one sequence: it has no meaning from one to another"
+                f"{type(encoding).__name__} reads the tokens along one sequence: it has no meaning from one to another"
             )
 
     def remember(

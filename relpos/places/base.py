@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
+
+from relpos.positions import contiguous, within_segments
 
 
 class Placed(NamedTuple):
@@ -80,3 +83,53 @@ class Places:
 def are_tokens(tokens_BT: Array, segments_BT: Array | None) -> Bool[Array, "B T"]:
     """Tell tokens from padding."""
     return jnp.ones(tokens_BT.shape, bool) if segments_BT is None else segments_BT != 0
+
+
+def numbered(
+    tokens_BT: Array, segments_BT: Array | None
+) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
+    """Return each token's place in its segment, and that of the token after each row's last."""
+    if segments_BT is None:
+        index_BT = jnp.broadcast_to(contiguous(tokens_BT.shape[1]), tokens_BT.shape)
+    else:
+        index_BT = within_segments(segments_BT)
+    return index_BT, of_last(index_BT + 1, are_tokens(tokens_BT, segments_BT), 0)
+
+
+def of_last(x_BT: Array, valid_BT: Bool[Array, "B T"], otherwise: Any) -> Array:
+    """Return what belongs to each row's last token, [B]; `otherwise` in a row without tokens."""
+    last_B = jnp.where(valid_BT, contiguous(x_BT.shape[1])[None], -1).max(1)
+    found_B = jnp.take_along_axis(x_BT, jnp.maximum(last_B, 0)[:, None], 1)[:, 0]
+    return jnp.where(last_B < 0, otherwise, found_B)
+
+
+def count_digits(
+    digits: tuple[int, ...],
+    tokens_BT: Int[Array, "B T"],
+    segments_BT: Int[Array, "B T"] | None = None,
+    run_B: Int[Array, "B"] | int = 0,
+) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
+    """Count each number's digits from its first on, from 1; other tokens are 0.
+
+    Args:
+      digits: the ids of the tokens that are digits.
+      tokens_BT: token ids.
+      segments_BT: ids of packed documents, 0 is padding; None: one segment.
+      run_B: how many digits stand right before each row.
+
+    Returns:
+      The counts, and how many digits each row ends with.
+    """
+    if segments_BT is None:
+        segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)
+    run_B = jnp.broadcast_to(run_B, tokens_BT.shape[:1]).astype(jnp.int32)
+    index_1T = contiguous(tokens_BT.shape[1])[None]
+    valid_BT = are_tokens(tokens_BT, segments_BT)
+    digit_BT = valid_BT & jnp.isin(tokens_BT, jnp.array(digits, tokens_BT.dtype))
+    beside_BT = digit_BT[:, :-1] & (segments_BT[:, 1:] == segments_BT[:, :-1])
+    goes_on_BT = digit_BT & jnp.concatenate([run_B[:, None] > 0, beside_BT], 1)
+    # Where the number began; -1: before the row.
+    start_BT = jax.lax.cummax(jnp.where(goes_on_BT, -1, index_1T), axis=1)
+    counts_BT = index_1T - start_BT + jnp.where(start_BT < 0, run_B[:, None], 1)
+    counts_BT = jnp.where(digit_BT, counts_BT, 0)
+    return counts_BT, of_last(counts_BT, valid_BT, run_B)

@@ -100,14 +100,14 @@ def test_rows_in_another_order_are_the_same_rows(name):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", WALKING)
 def test_a_segment_in_pieces_is_that_segment_alone(name):
+    """Where what lies between counts in the distances."""
     encoding, arrays = make(name, heads=1), inputs(T=36, **ONE)
     segments = np.tile([1, 2, 2, 1, 1, 2], 6)
     places = [np.flatnonzero(segments == segment) for segment in (1, 2)]
-    # What lies between its tokens counts in the distances of those that read them.
     alone = [
         attend(
             encoding, *(a[:, at] for a in arrays), causal=True, implementation="reference",
-            q_positions=at, k_positions=at,
+            q_positions=at - at[0], k_positions=at - at[0],
         )
         for at in places
     ]  # fmt: skip

@@ -15,6 +15,9 @@ def starts_at_zero(name):
     return bool(trained) and not any(x.any() for x in trained)
 
 
+ALIKE = {"repo"}  # tokens that say the same stand at one place
+
+
 @pytest.mark.parametrize("name", encodings.names())
 def test_every_scheme_has_a_picture(name):
     weights = gallery.weights(name, 16)
@@ -25,7 +28,7 @@ def test_every_scheme_has_a_picture(name):
     else:
         np.testing.assert_allclose(weights.sum(1), 1.0, atol=1e-5)
     if not starts_at_zero(name):
-        assert (np.ptp(weights) > 1e-4) == bool(says - {"sink"})
+        assert (np.ptp(weights) > 1e-4) == bool(says - {"sink"} and name not in ALIKE)
 
 
 def test_the_last_query_sees_distance_zero_first():

@@ -1,0 +1,57 @@
+"""Distance measured in the gates of the tokens between, to either side, and weighed by the query."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerHead
+
+GATES = {"relu": jax.nn.relu, "softplus": jax.nn.softplus}
+KERNELS = ("linear", "log")
+
+
+class CABLE(Encoding):
+    """b[i, j] = -g_i s_ij,  s_ij = sum of f_t over j < t <= i, or over i < t <= j where the key comes later,
+
+        f_t = relu(w . x_t + c),  g_i = softplus(w' . x_i + c'),  each head's own: columns 0 and 1 of `weight`
+
+    Veisi, Amirzadeh, Mansourian 2025, "Context-aware Biases for Length Extrapolation", arXiv:2503.08067, sec. 3; for
+    both directions as in sec. 5.5 and the authors' code. Weights start with standard deviation 0.02, offsets at 0.
+    `gate` "softplus" without `weights`, g = 1, is the paper as it first was on arXiv: f_t = -log(1 - sigmoid(w . x_t +
+    c)), which is `fox` with w and c negated, and a form of it for encoders. `kernel` "log": b = -g_i log(1 + s_ij^2),
+    the paper's K-CABLE, sec. 5.6. The running sums of f are each token's features and, at the end, the cache's state.
+    """
+
+    needs_tokens = True
+    axes = None
+
+    def __init__(
+        self,
+        *,
+        gate: str = "relu",
+        weights: bool = True,
+        kernel: str = "linear",
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        for name, value, known in (("gate", gate, GATES), ("kernel", kernel, KERNELS)):
+            if value not in known:
+                raise ValueError(f"unknown cable.{name} {value!r}: known: {', '.join(known)}")
+        self.gate, self.kernel = gate, kernel
+        shape = (dims.num_heads, dims.features, 1 + weights)
+        self.weight = PerHead(0.02 * jax.random.normal(rngs.params(), shape))
+        self.offset = PerHead(jnp.zeros((dims.num_heads, 1 + weights)))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return the running sums of f_t and, where there are weights, g_t; and the last sum."""
+        read_TG = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
+        steps_T = jnp.where(valid_T, GATES[self.gate](read_TG[:, 0]), 0)
+        sums_T = jnp.cumsum(steps_T) + (0 if state is None else state)
+        return (sums_T, *jax.nn.softplus(read_TG[:, 1:].T)), sums_T[-1]
+
+    def block_bias(self, q_positions, k_positions, q_features, k_features):
+        """Return -g_i |S_i - S_j|, of the running sums S, or -g_i log(1 + (S_i - S_j)^2)."""
+        gap = q_features[0][:, None] - k_features[0][None, :]
+        gap = jnp.abs(gap) if self.kernel == "linear" else jnp.log1p(gap**2)
+        weights = q_features[1:]
+        return -weights[0][:, None] * gap if weights else -gap

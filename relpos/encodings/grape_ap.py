@@ -1,0 +1,64 @@
+"""A forget gate for each pair of a query and a token on the way to the key."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from relpos.encodings.alibi import paper_slopes
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead, PerHeadConstant
+from relpos.encodings.cope import sums_from_the_end
+
+EPSILON = 2.0**-23  # of float32, as PyTorch's rms_norm adds it
+
+
+class GrapeAP(Encoding):
+    """b[i, j] = s sum_{t = j+1..i} log sigmoid(p_i . R_t n(p_t) / P),  p_t = W x_t of P numbers,  n(p) = p / rms(p).
+
+    Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 5: path-integral additive
+    GRAPE. What the authors' code says and the paper leaves open: only the token on the way is normalised, R_t turns all
+    of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, W [features, P] is each head's own. As R_t
+    turns by the position itself, not by the distance, a shift of all positions changes the bias. Causal.
+    """
+
+    needs_tokens = True
+    causal_only = True
+    shift_invariant = False
+    reals = True
+
+    def __init__(self, *, width: int = 8, dims: Dims, rngs: nnx.Rngs):
+        if width < 2 or width % 2:
+            raise ValueError(
+                f"grape_ap turns pairs of numbers: width must be even and at least 2, got {width}"
+            )
+        N, D = dims.num_heads, dims.features
+        self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))
+        self.probe = PerHead(0.5 * jax.random.normal(rngs.params(), (N, D, width)) * D**-0.5)
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return p_t; nothing goes from token to token."""
+        return x_TD.astype(float) @ self.probe[...], jnp.zeros(())
+
+    def begin(self, q_TH, q_features):
+        """Return the sum of what each query has passed so far."""
+        return jnp.zeros(q_features.shape[:1], q_features.dtype)
+
+    def key_block(self, k_KH, k_features):
+        """Return n(p_t)."""
+        squares_K1 = (k_features**2).mean(-1, keepdims=True)
+        return k_features * jax.lax.rsqrt(squares_K1 + EPSILON)
+
+    def walk(
+        self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
+    ):
+        """Sum on from the last key to the first; a key is not among what lies before it."""
+        at_K1 = k_positions[:, None].astype(k_features.dtype)
+        sin, cos = jnp.sin(at_K1), jnp.cos(at_K1)
+        a, b = jnp.split(k_features, 2, -1)
+        turned_KP = jnp.concatenate([a * cos + b * sin, b * cos - a * sin], -1)
+        with jax.default_matmul_precision("highest"):
+            dots_CK = q_features @ turned_KP.T / q_features.shape[-1]
+        steps_CK = self.slopes[...] * jax.nn.log_sigmoid(dots_CK)
+        if seen_CK is not None:
+            steps_CK = jnp.where(seen_CK, steps_CK, 0)
+        sums_CK = carry[:, None] + sums_from_the_end(steps_CK)
+        return Passed(None, sums_CK - steps_CK, sums_CK[:, 0])

@@ -1,0 +1,68 @@
+"""Rotations by positions that a small network reads from each token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos.encodings.base import Dims, Encoding, PerKeyHead, check_base
+from relpos.encodings.rotations import check_layout, rotated
+
+
+class RePo(Encoding):
+    """q_i R(z_i theta) . k_j R(z_j theta),  z_t = w . (silu(x_t W_g) * (x_t W_c)),  theta_m = base^(-2m/H).
+
+    Li, Zhao, Sproat 2025, "RePo: Language Models with Context Re-Positioning", arXiv:2512.14391, sec. 3, and the
+    authors' code. W_g and W_c [features, width] are shared by the heads, w [width] is each key head's. `width` 0: an
+    eighth of the features, as there; base 500000 and layout "half" are those of the model that they train on, OLMo-2.
+    All start normal with standard deviation 0.02, cut at three of them: near no positions. Where a token stands is not
+    read at all; the paper keeps `rope` in the lowest five of 16 layers, "rope(base=500000.0)*5,repo*11".
+    """
+
+    needs_tokens = True
+    axes = None
+
+    def __init__(
+        self,
+        *,
+        width: int = 0,
+        base: float = 500000.0,
+        layout: str = "half",
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        if width < 0:
+            raise ValueError(f"repo.width must not be negative, got {width}")
+        check_base("repo.base", base)
+        check_layout("repo.layout", layout)
+        D, H = dims.features, dims.head_dim
+        if H % 2:
+            raise ValueError(f"repo turns pairs of dimensions: head_dim must be even, got {H}")
+        width = width or max(1, D // 8)
+        self.base, self.layout, self.head_dim = base, layout, H
+
+        def drawn(*shape):
+            return 0.02 * jax.random.truncated_normal(rngs.params(), -3.0, 3.0, shape)
+
+        self.gate, self.content = nnx.Param(drawn(D, width)), nnx.Param(drawn(D, width))
+        self.position = PerKeyHead(drawn(dims.num_kv_heads, width))
+
+    def tokens(self, x_TD, valid_T, state=None):
+        """Return the positions z_t; nothing goes from token to token."""
+        x_TD = x_TD.astype(float)
+        read_TW = jax.nn.silu(x_TD @ self.gate[...]) * (x_TD @ self.content[...])
+        return read_TW @ self.position[...], jnp.zeros(())
+
+    def _turned(self, x_TH, z_T):
+        H = x_TH.shape[-1]
+        theta_M = jnp.asarray(self.base ** (-np.arange(0, H, 2) / H), z_T.dtype)
+        angles_TM = z_T[:, None] * theta_M[None]
+        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn the query by its token's position."""
+        return self._turned(q_TH, features_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn the key by its token's position."""
+        return self._turned(k_SH, features_S)

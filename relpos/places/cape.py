@@ -1,0 +1,69 @@
+"""Absolute positions that are shifted, jittered and stretched in training."""
+
+import dataclasses
+import math
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from relpos.places.base import Placed, Places, numbered
+
+
+class _Drawn(NamedTuple):
+    next: Array  # [B], place of the next token
+    shift: Array  # [B, 1]
+    scale: Array  # [B, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cape(Places):
+    """x_t + PE(s (t + k + e_t)),  k, e_t, log s uniform within +-max_shift, +-max_jitter and +-log(max_scale).
+
+    Likhomanenko et al. 2021, "CAPE: Encoding Relative Positions with Continuous Augmented Positional Embeddings",
+    arXiv:2106.03143, sec. 3, for sequences, with the numbers for text. In training k and s are drawn for each row,
+    whose packed documents share them, e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`, added to
+    the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. Left out: positions
+    less their mean, and in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
+    """
+
+    max_shift: float = 5.0
+    max_jitter: float = 0.5
+    max_scale: float = 1.03
+
+    embeds: ClassVar[str] = "sinusoidal"
+
+    def __post_init__(self):
+        for name, least in (("max_shift", 0), ("max_jitter", 0), ("max_scale", 1)):
+            value = getattr(self, name)
+            if not least <= value <= 2**20:
+                raise ValueError(f"cape.{name} must be from {least} to {2**20}, got {value}")
+
+    def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
+        index_BT, next_B = numbered(tokens_BT, segments_BT)
+        shift_B1, jitter_BT = jnp.zeros((len(tokens_BT), 1)), jnp.zeros(tokens_BT.shape)
+        scale_B1 = jnp.ones_like(shift_B1)
+        if key is not None:
+            keys = jax.random.split(key, 3)
+            shift_B1, jitter_BT, log_B1 = (
+                jax.random.uniform(key, x.shape, minval=-most, maxval=most)
+                for key, x, most in zip(
+                    keys,
+                    (shift_B1, jitter_BT, scale_B1),
+                    (self.max_shift, self.max_jitter, math.log(self.max_scale)),
+                    strict=True,
+                )
+            )
+            scale_B1 = jnp.exp(log_B1)
+        drawn = _Drawn(next_B, shift_B1, scale_B1)
+        return self._placed(drawn, index_BT + jitter_BT), drawn
+
+    def follow(self, state, tokens_BT):  # noqa: D102
+        index_BT, next_B = numbered(tokens_BT, None)
+        placed = self._placed(state, index_BT + state.next[:, None])
+        return placed, state._replace(next=state.next + next_B)
+
+    @staticmethod
+    def _placed(drawn: _Drawn, at_BT: Array) -> Placed:
+        return Placed(embed_positions=(at_BT + drawn.shift) * drawn.scale)

@@ -1,0 +1,51 @@
+"""Digits of the same worth stand at the same place, in every number of a row."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from relpos.places.base import Placed, Places, are_tokens, count_digits
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupling(Places):
+    """x_t + P[k + c_t],  c_t = 1, 2, ... for the digits of each number from its lowest on, 0 for other tokens.
+
+    Cho et al. 2024, "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
+    Structure", arXiv:2405.20671, sec. 3, addition as in the authors' code. P is the table of the scheme `learned`,
+    added to the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. In training
+    k is drawn for each row, from 1 to where its longest number ends at max_position; at test it is 1. Numbers must be
+    written from their lowest digit on, all of them, the code's "reverse_input": one that is written from its highest
+    has no worth before it ends. Other than `abacus`, tokens between the numbers stand at k, and each row has its own.
+
+    Attributes:
+      max_position: the greatest k + c_t in training; 132 in the authors' configuration.
+      digits: the ids of the tokens that are digits.
+    """
+
+    max_position: int = 132
+    digits: tuple[int, ...] = ()
+
+    embeds: ClassVar[str] = "learned"
+
+    def __post_init__(self):
+        if not 1 <= self.max_position <= 2**20:
+            raise ValueError(
+                f"coupling.max_position must be from 1 to {2**20}, got {self.max_position}"
+            )
+
+    def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
+        counts_BT, run_B = count_digits(self.digits, tokens_BT, segments_BT)
+        start_B = jnp.ones_like(run_B)
+        if key is not None:
+            last_B = jnp.maximum(self.max_position - counts_BT.max(1), 1)
+            start_B = jax.random.randint(key, run_B.shape, 1, last_B + 1)
+        ids_BT = jnp.where(are_tokens(tokens_BT, segments_BT), start_B[:, None] + counts_BT, 0)
+        return Placed(embed_positions=ids_BT), (run_B, start_B)
+
+    def follow(self, state, tokens_BT):  # noqa: D102
+        run_B, start_B = state
+        counts_BT, run_B = count_digits(self.digits, tokens_BT, run_B=run_B)
+        return Placed(embed_positions=start_B[:, None] + counts_BT), (run_B, start_B)

@@ -1,0 +1,41 @@
+"""Absolute positions that begin anywhere: what is learned of them is how far apart they are."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from relpos.places.base import Placed, Places, numbered
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape(Places):
+    """x_t + PE(t + k),  k drawn from 0 ... max_shift for each row.
+
+    Kiyono et al. 2021, "SHAPE: Shifted Absolute Position Embedding for Transformers", arXiv:2109.05644, sec. 3. PE is
+    the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and a scheme of its own, in the
+    paper `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
+
+    Attributes:
+      max_shift: the greatest k; 500 in the paper.
+    """
+
+    max_shift: int = 500
+
+    embeds: ClassVar[str] = "sinusoidal"
+
+    def __post_init__(self):
+        if not 0 <= self.max_shift <= 2**20:
+            raise ValueError(f"shape.max_shift must be from 0 to {2**20}, got {self.max_shift}")
+
+    def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
+        index_BT, next_B = numbered(tokens_BT, segments_BT)
+        shift_B = jnp.full_like(next_B, self.max_shift)
+        if key is not None:
+            shift_B = jax.random.randint(key, next_B.shape, 0, self.max_shift + 1)
+        return Placed(embed_positions=index_BT + shift_B[:, None]), next_B + shift_B
+
+    def follow(self, state, tokens_BT):  # noqa: D102
+        index_BT, next_B = numbered(tokens_BT, None)
+        return Placed(embed_positions=index_BT + state[:, None]), next_B + state
