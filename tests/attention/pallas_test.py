@@ -26,6 +26,7 @@ from tests.attending import (
     make,
     value_and_grads,
 )
+from tests.kinds import OF_EACH_KIND
 
 T, H = 80, 64  # no other test has these: programs of interpreted kernels are cached
 
@@ -57,7 +58,7 @@ def created(name):
 
 PLACES = jnp.arange(T)[::-1] ** 2 % 60
 DOCUMENTS = jnp.arange(T)[None] // 30
-REFUSED = {"fire"}  # a network of pairs
+REFUSED = {"fire", "cpb", "cpb_2d", "irpe", "table_2d"}  # a network, or a table, of pairs
 REFUSED |= {name for name in encodings.names() if not carried(created(name), ["pallas"])}
 CALLS = {
     "plain": {},
@@ -77,7 +78,7 @@ EVERYWHERE = ("t5", "shaw", "deberta", "fox", "kerple", "fire")
         pytest.param(name, call, dtype, marks=() if is_quick else pytest.mark.long)
         for name in encodings.names()
         for call, dtype, is_quick in (
-            ("plain", "bfloat16", True),
+            ("plain", "bfloat16", name in OF_EACH_KIND or name in EVERYWHERE),
             ("scattered", "bfloat16", name in EVERYWHERE),
             ("packed", "float32", name in EVERYWHERE),
             ("plain", "float32", False),
