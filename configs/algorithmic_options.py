@@ -21,6 +21,7 @@ OPTIONS = {
     "missing_duplicate": {},
     "modular_arithmetic": {"modulus": 5},
     "modular_arithmetic_brackets": {"modulus": 5},
+    "mqar": {"pairs": 8, "keys": 4095, "values": 4096, "power": 0.01},
     "odds_first": {},
     "parity": {},
     "polynomial": {"modulus": 10},

@@ -45,7 +45,7 @@ from relpos import process
 from relpos.files import write_atomically
 
 PARTS = ("step", "generation", "depth")
-TITLES = {"step": tuple(SIZES), "generation": ("1", "16"), "depth": ("width 64",)}
+TITLES = {"generation": ("1", "16"), "depth": ("width 64",)}
 ASKED_FOR = ("profile",)
 
 
@@ -251,8 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.sizes[0], (options.only or ["relpos rope"])[0]
         ):
             console.print(f"{milliseconds:9.1f} ms  {operation}")
+    titles = TITLES | {"step": options.sizes}
     for part in (part for part in PARTS if part in options.parts):
-        for title in options.sizes if part == "step" else TITLES[part]:
+        for title in titles[part]:
             rows = measure(part, title, options.only, options.rounds, console.print)
             if not rows:
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_tables import markdown
+from bench_tables import markdown, of
 from bench_train import fastest_peer
 
 Row = dict[str, Any]  # of a contestant
@@ -20,11 +20,6 @@ TITLES = {
     "generation": "a generation, batch {}",
     "depth": "a small step, {}",
 }
-
-
-def of(rows: Sequence[Row], name: str) -> Row | None:
-    """Return the row of a name."""
-    return next((row for row in rows if row["name"] == name), None)
 
 
 def table(title: str, rows: Sequence[Row]) -> list[list[str]]:

@@ -28,14 +28,18 @@ Row = dict[str, Any]
 BETTER = {"higher": max, "lower": min}
 
 
-def figure(records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> float | None:
+def figure(
+    records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any], x: Any = None
+) -> float | None:
     """Return the value that a section of [report] asks for, of the newest record that has it.
 
     What the section has besides `name`, `value`, `least`, `most` and `times` (a factor) is what the record must have:
-    `split = "test"`, `length = 40`.
+    `split = "test"`, `length = 40`. `multiple = 8` asks for a `length` of 8 times the run's `x`.
     """
-    told = {"name", "value", "least", "most", "times"}
+    told = {"name", "value", "least", "most", "times", "multiple"}
     asked = {key: value for key, value in wanted.items() if key not in told}
+    if "multiple" in wanted:
+        asked["length"] = wanted["multiple"] * x
     found = [
         record[wanted["value"]]
         for record in records
@@ -61,7 +65,8 @@ def rows(report: Mapping[str, Any], results: Mapping[str, Any]) -> list[Row]:
     found = []
     for run in results["runs"]:
         records = run.get("records", [])
-        figures = {name: figure(records, wanted) for name, wanted in columns(report).items()}
+        x = run["point"][report["x"]]
+        figures = {name: figure(records, wanted, x) for name, wanted in columns(report).items()}
         inside = figures[report["in_distribution"]["name"]]
         learned = inside is not None and has_learned(report["in_distribution"], inside)
         found.append(

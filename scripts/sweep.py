@@ -2,6 +2,9 @@
 
     python scripts/sweep.py experiments/scan_cutoffs --scale smoke|cpu|full [--workers N] [--runs DIR] [--retry]
 
+An experiment of several jobs, such as experiments/every_scheme, has a folder with a sweep.toml for each; their runs
+take turns.
+
 Finished runs are skipped, also where only their figures are left, not their directories. Interrupted ones go on where
 they stopped; those that failed are kept with their traceback and left alone until --retry. Each of the runs at once has
 cores of its own. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
@@ -10,10 +13,12 @@ each saves, and the same line goes on.
 """
 
 import argparse
+import itertools
 import json
 import os
 import queue
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -59,8 +64,8 @@ def workers() -> int:
 class Pool:
     """Runs processes, some at once, until it is stopped."""
 
-    def __init__(self, config: str, size: int):
-        self._config, self._size = config, size
+    def __init__(self, size: int):
+        self._size = size
         mine = sorted(cores())
         shares = [set(mine[number::size]) or set(mine) for number in range(size)]
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
@@ -103,7 +108,7 @@ class Pool:
         if run.in_use:
             done(run, "in use by another process, left alone")
             return
-        command = [*TRAIN, "--config", self._config, "--workdir", str(run.workdir)]
+        command = [*TRAIN, "--config", run.config, "--workdir", str(run.workdir)]
         command += [f"--config.{key}={text(value)}" for key, value in run.overrides.items()]
         with self._lock:
             if self._stopped:
@@ -155,6 +160,8 @@ def results(sweep: sweeps.Sweep) -> dict[str, Any]:
             found.append(dict(run.kept))
             continue
         record: dict[str, Any] = {"point": dict(run.point), "state": run.state, "step": run.step}
+        if speeds := [r["tokens_per_second"] for r in run.records() if r.get("split") == "train"]:
+            record["tokens_per_second"] = round(statistics.median(speeds), 1)
         if run.about.exists():
             record["about"] = json.loads(run.about.read_text())
         if run.state == sweeps.FINISHED:
@@ -185,8 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.workers < 1:
             raise UserError(f"--workers must be positive, got {options.workers}")
-        sweep = sweeps.read(options.experiment, options.scale, options.runs)
-        others = [f"{run.workdir}: {why}" for run in sweep.runs for why in run.other_settings()]
+        jobs = sweeps.read_all(options.experiment, options.scale, options.runs)
+        runs = in_turn(jobs)
+        others = [f"{run.workdir}: {why}" for run in runs for why in run.other_settings()]
     except UserError as error:
         say(console, str(error))
         return 2
@@ -194,20 +202,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, "\n".join([*others, "Remove these run directories, or give another --runs."]))
         return 2
     skipped = {sweeps.FINISHED} if options.retry else {sweeps.FINISHED, sweeps.FAILED}
-    waiting = [run for run in sweep.runs if run.state not in skipped]
-    states = [run.state for run in sweep.runs]
+    waiting = [run for run in runs if run.state not in skipped]
+    states = [run.state for run in runs]
     at_once = max(1, min(options.workers, len(waiting)))  # more would leave cores idle
     say(
         console,
-        f"{len(sweep.runs)} runs: {states.count(sweeps.FINISHED)} finished, "
+        f"{len(runs)} runs: {states.count(sweeps.FINISHED)} finished, "
         f"{states.count(sweeps.FAILED)} failed, {len(waiting)} to do, {at_once} at once",
     )
-    if gone := sum(not run.workdir.exists() for run in sweep.runs if run.kept):
-        say(
-            console,
-            f"{gone} finished runs are known from {sweep.results} alone; remove it to run them again",
-        )
-    pool = Pool(sweep.config, at_once)
+    for job in jobs:
+        if gone := sum(not run.workdir.exists() for run in job.runs if run.kept):
+            say(
+                console,
+                f"{gone} finished runs are known from {job.results} alone; remove it to run them again",
+            )
+    pool = Pool(at_once)
+
+    def name(run):
+        return run.name if len(jobs) == 1 else f"{run.job} {run.name}"
 
     def stop(*_):
         say(console, "stopping: runs save; the same line goes on")
@@ -225,24 +237,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task(f"{sweep.experiment.name} {sweep.scale}", total=len(waiting))
+            title = f"{options.experiment.name} {options.scale}"
+            task = progress.add_task(title, total=len(waiting))
 
             def done(run, what):
                 progress.advance(task)
-                say(console, f"{run.name}: {what} after {_seconds(run) / 60:.1f} min")
-                _write(sweep)
+                say(console, f"{name(run)}: {what} after {_seconds(run) / 60:.1f} min")
+                _write(next(job for job in jobs if run in job.runs))
 
             pool.run(waiting, done)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    _write(sweep)
-    say(console, f"figures in {sweep.results}; now: python scripts/report.py {sweep.experiment}")
-    failed = [run for run in sweep.runs if run.state == sweeps.FAILED]
+    for job in jobs:
+        _write(job)
+        say(console, f"figures in {job.results}")
+    say(console, f"now: python scripts/report.py {options.experiment}")
+    failed = [run for run in runs if run.state == sweeps.FAILED]
     for run in failed:
-        say(console, f"failed: {run.name}, see {run.failure}")
-    unfinished = any(run.state != sweeps.FINISHED for run in sweep.runs)
+        say(console, f"failed: {name(run)}, see {run.failure}")
+    unfinished = any(run.state != sweeps.FINISHED for run in runs)
     return 1 if failed else INTERRUPTED[0] if unfinished else 0
+
+
+def in_turn(jobs: Sequence[sweeps.Sweep]) -> list[sweeps.Run]:
+    """Return the first run of each job, the second of each, and so on: what is stopped has some of all."""
+    rounds = itertools.zip_longest(*(job.runs for job in jobs))
+    return [run for each in rounds for run in each if run is not None]
 
 
 def _write(sweep: sweeps.Sweep) -> None:

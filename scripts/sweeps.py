@@ -1,18 +1,30 @@
-"""A sweep of runs as plain data: what sweep.toml says, and what its runs have come to."""
+"""A sweep of runs as plain data: what sweep.toml says, and what its runs have come to.
+
+An experiment is a folder with a sweep.toml, or a folder of such folders, each of which is one of its jobs.
+"""
 
 import dataclasses
 import fcntl
 import itertools
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from relpos import config as config_lib
+from relpos import encodings
 from relpos.errors import UserError, did_you_mean
 from relpos.files import open_regular, read_json, read_records
 from relpos.training.stored_run import read_run
+
+# What an axis of sweep.toml may say instead of a list: schemes for tokens in a line, those for encoders among them.
+EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
+    "every scheme": lambda scheme: scheme.axes in (None, 1),
+    "every scheme of both sides": lambda scheme: (
+        scheme.axes in (None, 1) and not scheme.causal_only
+    ),
+}
 
 FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
 
@@ -22,12 +34,16 @@ class Run:
     """One run of a sweep.
 
     Attributes:
+      job: the folder of its sweep.toml, by name.
+      config: the config file.
       point: its place in the sweep, axis -> value.
       overrides: all keys of the config that it sets, the axes' too.
       workdir: its run directory.
       kept: what the sweep's results say of it if it was finished, perhaps elsewhere: its directory may be gone.
     """
 
+    job: str
+    config: str
     point: Mapping[str, Any]
     overrides: Mapping[str, Any]
     workdir: Path
@@ -114,19 +130,37 @@ class Sweep:
         return self.experiment / "results" / f"{self.scale}.json"
 
 
-def sweep_file(experiment: Path) -> Path:
-    """Return where an experiment's sweep.toml is.
+def jobs(experiment: Path) -> list[Path]:
+    """Return the folders of an experiment that have a sweep.toml: itself, or some in it.
 
     Raises:
       UserError: there is none; names the nearest experiment beside it.
     """
-    path = experiment / "sweep.toml"
-    if not path.is_file():
-        beside = [str(other.parent) for other in experiment.parent.glob("*/sweep.toml")]
-        raise UserError(
-            f"{str(experiment)!r} is no experiment: it has no sweep.toml{did_you_mean(str(experiment), beside)}"
-        )
-    return path
+    if (experiment / "sweep.toml").is_file():
+        return [experiment]
+    if found := sorted(path.parent for path in experiment.glob("*/sweep.toml")):
+        return found
+    beside = {path.parent for path in experiment.parent.glob("*/sweep.toml")}
+    beside |= {path.parent.parent for path in experiment.parent.glob("*/*/sweep.toml")}
+    raise UserError(
+        f"{str(experiment)!r} is no experiment: it has no sweep.toml{did_you_mean(str(experiment), map(str, beside))}"
+    )
+
+
+def read_all(experiment: Path, scale: str, runs: Path) -> list[Sweep]:
+    """Read the sweeps of an experiment's jobs, see `read`."""
+    folders = jobs(experiment)
+    runs = runs if folders == [experiment] else runs / experiment.name
+    return [read(folder, scale, runs) for folder in folders]
+
+
+def _values(axis: str, values: Any) -> Sequence[Any]:
+    """Return the values of an axis, those of a word in EVERY spelt out."""
+    if isinstance(values, list):
+        return values
+    if values not in EVERY:
+        raise UserError(f"{axis} = {values!r}: it is a list{did_you_mean(str(values), EVERY)}")
+    return [name for name in encodings.names() if EVERY[values](encodings.scheme(name))]
 
 
 def read(experiment: Path, scale: str, runs: Path) -> Sweep:
@@ -140,7 +174,7 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
     Raises:
       UserError: there is no such file or scale, or something is missing.
     """
-    path = sweep_file(experiment)
+    path = experiment / "sweep.toml"
     try:
         plain = tomllib.loads(path.read_text())
     except OSError as error:
@@ -152,8 +186,11 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
         raise UserError(f"{path} has no scale {scale!r}{did_you_mean(scale, scales)}")
     try:
         config, axes = plain["config"], scales[scale]["axes"]
+        axes = {axis: _values(axis, values) for axis, values in axes.items()}
     except KeyError as error:
         raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     common = plain.get("set", {}) | scales[scale].get("set", {})
     sweep = Sweep(experiment, scale, config, common, plain.get("report", {}), ())
     kept = _kept(sweep)
@@ -162,7 +199,8 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
         point = dict(zip(axes, values, strict=True))
         name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())
         before = next((run for run in kept if run["point"] == point), None)
-        found.append(Run(point, common | point, runs / experiment.name / scale / name, before))
+        workdir = runs / experiment.name / scale / name
+        found.append(Run(experiment.name, config, point, common | point, workdir, before))
     return dataclasses.replace(sweep, runs=tuple(found))
 
 

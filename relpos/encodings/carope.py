@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerKeyHead
-from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 
 
 class CARoPE(Encoding):
@@ -29,8 +29,7 @@ class CARoPE(Encoding):
             raise ValueError(f"carope.base must be above 1, got {base}")
         check_layout("carope.layout", layout)
         K, D, H = dims.num_kv_heads, dims.features, dims.head_dim
-        if H % 2:
-            raise ValueError(f"carope turns pairs of dimensions: head_dim must be even, got {H}")
+        check_head_dim("carope", H)
         self.layout, self.pairs = layout, H // 2
         self.head_dim = H
         self.weight = PerKeyHead(jnp.zeros((K, D)))

@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, PerKeyHead, PerKeyHeadConstant, check_base
-from relpos.encodings.rotations import check_layout, rotated, turning_often
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated, turning_often
 
 
 class FoPE(Encoding):
@@ -39,18 +39,13 @@ class FoPE(Encoding):
     ):
         check_base("fope.base", base)
         check_layout("fope.layout", layout)
-        if trained_length < 7:
-            raise ValueError(
-                f"fope.trained_length must be at least 7, a turn of the fastest pair, got {trained_length}"
-            )
         if gain < 0:
             raise ValueError(f"fope.gain must not be negative, got {gain}")
         H = dims.head_dim
-        if H % 2:
-            raise ValueError(f"fope turns pairs of dimensions: head_dim must be even, got {H}")
+        check_head_dim("fope", H)
         self.base, self.layout = base, layout
         self.head_dim = H
-        self.turning = F = turning_often(base, H, trained_length)
+        self.turning = F = turning_often("fope.trained_length", trained_length, base, H)
 
         # What is fixed is not drawn anew with each model: parameters alone are to say what it does.
         keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))

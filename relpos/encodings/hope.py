@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, check_base
-from relpos.encodings.rotations import check_layout, rotated, turning_often
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated, turning_often
 
 
 class HoPE(Encoding):
@@ -30,16 +30,11 @@ class HoPE(Encoding):
     ):
         check_base("hope.base", base)
         check_layout("hope.layout", layout)
-        if trained_length < 7:
-            raise ValueError(
-                f"hope.trained_length must be at least 7, a turn of the fastest pair, got {trained_length}"
-            )
         H = dims.head_dim
-        if H % 2:
-            raise ValueError(f"hope turns pairs of dimensions: head_dim must be even, got {H}")
+        check_head_dim("hope", H)
         self.base, self.layout = base, layout
         self.head_dim = H
-        often = turning_often(base, H, trained_length)
+        often = turning_often("hope.trained_length", trained_length, base, H)
         self.slower = (*often * (1.0,), *(H // 2 - often) * (math.inf,))
 
     def _rotate(self, x_TH, positions_T):

@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims, Encoding, check_base
-from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 
 MOST_AXES = 16
 
@@ -45,11 +45,8 @@ class MRoPE(Encoding):
             raise ValueError(
                 f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; of one axis it is rope"
             )
+        check_head_dim("mrope", dims.head_dim)
         M = dims.head_dim // 2
-        if dims.head_dim % 2 or not M:
-            raise ValueError(
-                f"mrope turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
-            )
         counts = tuple(sections) or tuple((M + axes - 1 - a) // axes for a in range(axes))
         _check_sections(counts, axes, M)
         self.axes, self.base, self.layout = axes, base, layout

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerKeyHead, check_base
-from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 
 
 class RePo(Encoding):
@@ -36,8 +36,7 @@ class RePo(Encoding):
         check_base("repo.base", base)
         check_layout("repo.layout", layout)
         D, H = dims.features, dims.head_dim
-        if H % 2:
-            raise ValueError(f"repo turns pairs of dimensions: head_dim must be even, got {H}")
+        check_head_dim("repo", H)
         width = width or max(1, D // 8)
         self.base, self.layout, self.head_dim = base, layout, H
 

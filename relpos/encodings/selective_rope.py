@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerKeyHead
+from relpos.encodings.rotations import check_head_dim, rotated
 
 
 class SelectiveRoPE(Encoding):
@@ -23,10 +24,7 @@ class SelectiveRoPE(Encoding):
     def __init__(self, *, rank: int = 4, dims: Dims, rngs: nnx.Rngs):
         if rank < 1:
             raise ValueError(f"selective_rope.rank must be at least 1, got {rank}")
-        if dims.head_dim % 2:
-            raise ValueError(
-                f"selective_rope turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
-            )
+        check_head_dim("selective_rope", dims.head_dim)
         self.head_dim = dims.head_dim
         normal = jax.random.normal
         self.down = nnx.Param(normal(rngs.params(), (dims.features, rank)) * dims.features**-0.5)
@@ -40,16 +38,10 @@ class SelectiveRoPE(Encoding):
         angles_TM += 0 if state is None else state
         return angles_TM, angles_TM[-1]
 
-    @staticmethod
-    def _turned(x_TH, angles_TM):
-        sin, cos = (wave.astype(x_TH.dtype) for wave in (jnp.sin(angles_TM), jnp.cos(angles_TM)))
-        a, b = jnp.split(x_TH, 2, -1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
     def query(self, q_TH, positions_T, features_T):
         """Turn the query by the sum up to it."""
-        return self._turned(q_TH, features_T)
+        return rotated(q_TH, jnp.sin(features_T), jnp.cos(features_T), "half")
 
     def key(self, k_SH, positions_S, features_S):
         """Turn the key by the sum up to it."""
-        return self._turned(k_SH, features_S)
+        return rotated(k_SH, jnp.sin(features_S), jnp.cos(features_S), "half")

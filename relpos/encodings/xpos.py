@@ -8,7 +8,7 @@ from flax import nnx
 from relpos import positions
 from relpos.attention.reference import dot_rows
 from relpos.encodings.base import Dims, Encoding, Passed, check_base
-from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 
 MOST = 8.0  # the exponent of the largest power that is formed: float16 ends at e^11
 
@@ -44,10 +44,7 @@ class XPos(Encoding):
             raise ValueError(f"xpos.scale_base must be at least 1, got {scale_base}")
         if gamma <= 0:
             raise ValueError(f"xpos.gamma must be above 0, got {gamma}")
-        if dims.head_dim % 2:
-            raise ValueError(
-                f"xpos turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
-            )
+        check_head_dim("xpos", dims.head_dim)
         self.base, self.scale_base, self.gamma, self.layout = base, scale_base, gamma, layout
         self.head_dim = dims.head_dim
 

@@ -128,10 +128,11 @@ class Cache:
         # XLA writes several slots in place, but reads a single one before it writes it, which copies the cache: a
         # second one, which is none of the cache's, makes it several.
         alone = slots_BT.size == 1
-        slots_BT = jnp.pad(slots_BT, ((0, 0), (0, alone)), constant_values=self.capacity)
+        if alone:
+            slots_BT = jnp.append(slots_BT, jnp.full_like(slots_BT, self.capacity), axis=1)
 
         def write(old, new):
-            new = jnp.pad(new, ((0, 0), (0, alone), *[(0, 0)] * (new.ndim - 2)))
+            new = jnp.append(new, new, axis=1) if alone else new
             return jax.vmap(lambda o, n, s: o.at[s].set(n, mode="drop"))(old, new, slots_BT)
 
         def write_by_head(old, new):

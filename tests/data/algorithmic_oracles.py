@@ -309,3 +309,19 @@ def listops(shown, task):
             waiting[-1].append(int(symbol))
     ((value,),) = waiting
     return [str(value)], len(word)
+
+
+@oracle
+def mqar(shown, task):
+    said, answers = {}, []
+    slots = list(zip(shown[::2], shown[1::2], strict=True))
+    for key, value in slots[: task.pairs]:
+        assert (key[0], value[0]) == ("k", "v")
+        assert key not in said
+        said[key] = value
+    for key, value in slots[task.pairs :]:
+        assert value == ("." if key == "." else None)
+        if key != ".":
+            answers.append(said.pop(key))
+    assert not said
+    return answers, len(slots)

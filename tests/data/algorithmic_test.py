@@ -24,6 +24,10 @@ OPTIONS = {
     "listops": [{"expand": 0.5}, {"expand": 0.7, "max_depth": 4, "max_arguments": 6}],
     "modular_arithmetic": [{}, {"modulus": 7}],
     "modular_arithmetic_brackets": [{}, {"modulus": 10}],
+    "mqar": [
+        {"pairs": 3, "keys": 5, "values": 4},
+        {"pairs": 1, "keys": 1, "values": 1, "power": 2},
+    ],
     "polynomial": [{}, {"modulus": 7}],
     "selective_copy": [{"blanks": 11}, {"blanks": 0}],
     "solve_equation": [{}, {"modulus": 7}],
@@ -343,6 +347,37 @@ def test_flip_flops_ignore_as_often_as_said(ignore):
     assert_uniform(bits, "01")
 
 
+def test_keys_are_asked_for_after_gaps_of_a_power_law():
+    """One pair: the g-th of 24 slots with g^(power - 1), as multiquery_ar of the authors' code draws it."""
+    for power in (0.01, 1.0):
+        task = algorithmic.create("mqar", pairs=1, keys=3, values=7, power=power)
+        examples = task.examples(rng(), [25] * 4000)
+        gaps = np.array([int(example.hidden.argmax()) // 2 for example in examples])
+        share = power * np.arange(1, 25) ** (power - 1)
+        share /= share.sum()
+        found = np.bincount(gaps - 1, minlength=24) / 4000
+        assert (abs(found - share) < 5 * np.sqrt(share * (1 - share) / 4000)).all()
+        assert_uniform((e.tokens[0] for e in examples), range(3))
+        assert_uniform((e.tokens[1] for e in examples), range(3, 10))
+
+
+def test_of_two_gaps_the_second_is_drawn_from_the_others():
+    """p_a p_b / (1 - p_a): the authors draw without replacement."""
+    task = algorithmic.create("mqar", pairs=2, keys=2, values=2, power=0.01)
+    drawn = collections.Counter()
+    for tokens, hidden, _ in task.examples(rng(), [5] * 6000):
+        by_key = dict(
+            zip(tokens[np.flatnonzero(hidden) - 1], np.flatnonzero(hidden) // 2 - 2, strict=True)
+        )
+        drawn[by_key[tokens[0]], by_key[tokens[2]]] += 1
+    share = np.arange(1, 4) ** -0.99
+    share /= share.sum()
+    assert len(drawn) == 6
+    for (first, second), n in drawn.items():
+        p = share[first] * share[second] / (1 - share[first])
+        assert n / 6000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 6000))
+
+
 def counting_by_hand(rand, steps, variables):
     """count_data_gen.py in words: draw a step, and again while it cannot be; None if nothing is set."""
     held, sets, adds = {}, 0, 0
@@ -656,6 +691,8 @@ def test_options_are_the_constructors_with_defaults(name):
         ("listops", {"expand": 0.0}, "above 0"),
         ("modular_arithmetic", {"modulus": 11}, "at most 10"),
         ("modular_arithmetic_brackets", {"modulus": 1}, "at least 2"),
+        ("mqar", {"pairs": 5, "keys": 4}, "at most mqar.keys, 4"),
+        ("mqar", {"power": 0.0}, "above 0"),
         ("polynomial", {"modulus": 11}, "at most 10"),
         ("solve_equation", {"modulus": 12}, "at most 10"),
         ("sum", {"modulus": 11}, "at most 10"),

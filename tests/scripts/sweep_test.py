@@ -287,7 +287,7 @@ def test_mistakes_are_named(experiment, capsys, arguments, message):
 
 def test_what_is_no_experiment(tmp_path, capsys):
     with pytest.raises(UserError, match="is no experiment"):
-        sweeps.read(tmp_path, "cpu", tmp_path)
+        sweeps.jobs(tmp_path)
     (tmp_path / "sweep.toml").write_text("a = [")
     with pytest.raises(UserError, match=r"sweep\.toml"):
         sweeps.read(tmp_path, "cpu", tmp_path)
@@ -304,10 +304,14 @@ def test_what_is_no_experiment(tmp_path, capsys):
 def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
     from relpos import config as config_lib
 
-    folders = sorted(path.parent for path in (script_root() / "experiments").glob("*/sweep.toml"))
-    assert folders
+    experiments = sorted(
+        path.parent for path in (script_root() / "experiments").glob("*/README.md")
+    )
+    folders = [job for experiment in experiments for job in sweeps.jobs(experiment)]
+    assert {path.parent for path in (script_root() / "experiments").rglob("sweep.toml")} == set(
+        folders
+    )
     for folder in folders:
-        assert (folder / "README.md").exists()
         read = [sweeps.read(folder, scale, tmp_path) for scale in ("smoke", "cpu", "full")]
         asked = set()  # runs of one setting differ by their seeds
         for found in read:

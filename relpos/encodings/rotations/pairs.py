@@ -13,6 +13,12 @@ def check_layout(key: str, layout: str) -> None:
         raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
 
 
+def check_head_dim(name: str, head_dim: int) -> None:
+    """Check that the dimensions of a head are pairs; names the scheme."""
+    if head_dim % 2:
+        raise ValueError(f"{name} turns pairs of dimensions: head_dim must be even, got {head_dim}")
+
+
 def rotated(
     x_TR: Float[Array, "T R"], sin_TM: Float[Array, "T M"], cos_TM: Float[Array, "T M"], layout: str
 ) -> Float[Array, "T R"]:
@@ -25,10 +31,15 @@ def rotated(
     return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
 
 
-def turning_often(base: float, width: int, length: int) -> int:
+def turning_often(key: str, length: int, base: float, width: int) -> int:
     """Return how many of the pairs turn at least once in `length` positions,  base^(-2m/width) >= 2 pi / length.
 
     They are the first ones: the m-th turns faster than the next.
+
+    Raises:
+      ValueError: none does; names the option `key` that the length is.
     """
+    if length < 7:
+        raise ValueError(f"{key} must be at least 7, a turn of the fastest pair, got {length}")
     theta_M = base ** (-np.arange(0, width, 2) / width)
     return int((theta_M >= 2 * np.pi / length).sum())

@@ -1,0 +1,63 @@
+"""Recalling what was said: values by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from relpos.data.algorithmic.base import Example, Task, require_whole
+from relpos.data.errors import DataError
+
+
+class MQAR(Task):
+    """Multi-query associative recall: pairs of a key and a value, then each key once more, whose value is asked.
+
+    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots,
+    of two symbols each. The first `pairs` slots hold a key and its value; keys are distinct, values are not. Each key
+    then stands in a slot of its own, the g-th after the pairs with a probability in proportion to g^(power - 1), and
+    its value after it: only that is hidden and counts. The other slots are empty. Theirs have 32 to 256 slots with 4
+    to 64 pairs; after a query they have an empty place or a random symbol where this task has the value.
+    """
+
+    name = "mqar"
+    presentation = "causal"
+    answer_mark = False
+
+    def __init__(
+        self, *, pairs: int = 8, keys: int = 4095, values: int = 4096, power: float = 0.01
+    ):
+        self.pairs = require_whole(self, "pairs", pairs, 1)
+        self.keys = require_whole(self, "keys", keys, 1)
+        self.values = require_whole(self, "values", values, 1)
+        if self.pairs > self.keys:
+            raise DataError(
+                f"mqar.pairs is at most mqar.keys, {keys}, as keys are distinct; not {pairs}."
+            )
+        if not isinstance(power, int | float) or not 0 < power < float("inf"):
+            raise DataError(f"mqar.power must be a number above 0, not {power!r}.")
+        self.power = float(power)
+        self.min_length = 2 * self.pairs
+        self.alphabet = (*(f"k{i}" for i in range(keys)), *(f"v{i}" for i in range(values)), ".")
+
+    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
+        return 1
+
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        pairs, later = self.pairs, length - self.pairs
+        keys = _distinct(rng, np.zeros(self.keys), count, pairs)
+        values = self.keys + rng.integers(self.values, size=(count, pairs))
+        said = np.stack([keys, values], axis=2, dtype=np.int32)
+        places = _distinct(rng, (self.power - 1) * np.log(np.arange(1, later + 1)), count, pairs)
+        asked = np.full((count, later, 2), self._ids["."], np.int32)
+        np.put_along_axis(asked, places[:, :, None], said, axis=1)
+        tokens = np.concatenate([said, asked], axis=1).reshape(count, 2 * length)
+        hidden = np.zeros((count, length, 2), bool)
+        np.put_along_axis(hidden[:, pairs:, 1], places, True, axis=1)
+        return [Example(t, h, h) for t, h in zip(tokens, hidden.reshape(tokens.shape), strict=True)]
+
+
+def _distinct(rng: np.random.Generator, logits: np.ndarray, count: int, some: int) -> np.ndarray:
+    """Returns `some` of n numbers [B, some], one after another by softmax(logits [n]) of those not yet drawn."""
+    noisy = logits + rng.gumbel(size=(count, len(logits)))
+    return np.argsort(-noisy, axis=1)[:, :some]
