@@ -1,6 +1,7 @@
-"""One table of an experiment of several jobs: a row for each scheme, a column for each job."""
+"""The table and the picture of an experiment of several jobs: a row for each scheme, a column for each job."""
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import report as reports
+import reports
 from flax import nnx
 from sweep import text
 
 import relpos.config
 from relpos.training.task import create_task
+
+TWIN = "none"  # what the speed of a step is compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,131 +25,150 @@ class Job:
 
     Attributes:
       name: the job's.
-      report: the section of its sweep.toml.
-      config: its config file.
-      set: the config's keys that all its runs set.
-      rows: one for each run, see `report.rows`.
-      runs: what scripts/sweep.py has kept of each run.
+      report: the section [report] of its sweep.toml.
+      results: what scripts/sweep.py has kept.
     """
 
     name: str
     report: Mapping[str, Any]
-    config: str
-    set: Mapping[str, Any]
-    rows: Sequence[reports.Row]
-    runs: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Any]
 
-    @property
-    def schemes(self) -> list[str]:
-        return list(dict.fromkeys(row["point"][self.report["series"]] for row in self.rows))
+    @functools.cached_property
+    def runs(self) -> dict[str, list[reports.Row]]:
+        """The runs of each scheme."""
+        found: dict[str, list[reports.Row]] = {}
+        for row, run in zip(
+            reports.rows(self.report, self.results), self.results["runs"], strict=True
+        ):
+            found.setdefault(row["point"][self.report["series"]], []).append(run | row)
+        return found
 
-    def of(self, scheme: str) -> list[reports.Row]:
-        """Return the rows of a scheme's runs."""
-        return [row for row in self.rows if row["point"][self.report["series"]] == scheme]
-
-    def figures(self, scheme: str, column: str, *, learned: bool) -> list[float]:
-        """Return a column of a scheme's runs, of those that have learned the job alone where that is asked."""
-        rows = [row for row in self.of(scheme) if row["learned"] or not learned]
-        found = (row["figures"][self.report[column]["name"]] for row in rows)
-        return [value for value in found if value is not None]
+    def figures(self, scheme: str, column: str) -> list[float]:
+        """Return "in_distribution" of all runs of a scheme, or "result" of those that have learned the job."""
+        name = self.report[column]["name"]
+        rows = [run for run in self.runs[scheme] if run["learned"] or column != "result"]
+        return [run["figures"][name] for run in rows if run["figures"][name] is not None]
 
     def mean(self, scheme: str) -> float | None:
-        """Return the mean result of the runs that have learned the job; None: there are none."""
-        values = self.figures(scheme, "result", learned=True)
+        """Return the mean result; None: there is none."""
+        values = self.figures(scheme, "result") if scheme in self.runs else []
         return statistics.mean(values) if values else None
 
+    def merit(self, scheme: str) -> float:
+        """Return the mean result, negative where lower is better; minus infinity: there is none."""
+        sign = 1 if self.report["better"] == "higher" else -1
+        return -math.inf if (mean := self.mean(scheme)) is None else sign * mean
 
-def beaten(jobs: Sequence[Job], scheme: str) -> float | None:
-    """Return which share of the other schemes has a worse mean, or none, averaged over the scheme's jobs.
+    def speed(self, scheme: str) -> float | None:
+        """Return the median of the runs' tokens/s while training."""
+        found = [
+            run["tokens_per_second"] for run in self.runs[scheme] if "tokens_per_second" in run
+        ]
+        return statistics.median(found) if found else None
 
-    A tie counts half. None: the scheme has run no job.
-    """
+    def parameters(self, scheme: str) -> int:
+        """Return the number of parameters of the scheme's model."""
+        keys = {**self.results["set"], **self.runs[scheme][0]["point"]}
+        items = [(key, text(value)) for key, value in keys.items()]
+        task = create_task(relpos.config.load(self.results["config"], items), Path("nowhere"))
+        shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def beaten(jobs: Sequence[Job], scheme: str) -> float:
+    """Return which share of the other schemes have a worse mean, averaged over the scheme's jobs; a tie is a half."""
     shares = []
     for job in jobs:
-        others = [other for other in job.schemes if other != scheme]
-        if scheme not in job.schemes or not others:
-            continue
-        sign = 1 if job.report["better"] == "higher" else -1
-        worst = -math.inf
-        mine, *theirs = (
-            worst if (mean := job.mean(name)) is None else sign * mean for name in [scheme, *others]
-        )
-        shares.append(statistics.mean((mine > them) + 0.5 * (mine == them) for them in theirs))
-    return statistics.mean(shares) if shares else None
+        theirs = [job.merit(other) for other in job.runs if other != scheme]
+        if scheme in job.runs and theirs:
+            mine = job.merit(scheme)
+            shares.append(statistics.mean((mine > it) + 0.5 * (mine == it) for it in theirs))
+    return statistics.mean(shares) if shares else 0.0
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return "mean ± deviation" of runs that differ in their seed; of one run there is no deviation."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+def ranking(jobs: Sequence[Job]) -> dict[str, float]:
+    """Return every scheme with the share that it beats, the greatest first."""
+    schemes = dict.fromkeys(scheme for job in jobs for scheme in job.runs)
+    found = {scheme: beaten(jobs, scheme) for scheme in schemes}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def cell(job: Job, scheme: str) -> str:
-    """Return the result, the figure in distribution in brackets, and how many runs have learned the job if not all."""
-    if scheme not in job.schemes:
+    """Return a scheme's result in a job as text."""
+    if scheme not in job.runs:
         return "cannot"
-    rows = job.of(scheme)
-    if any(row["state"] != "finished" for row in rows) and not any(r["learned"] for r in rows):
+    runs, digits = job.runs[scheme], job.report.get("digits", 1)
+    finished = [run for run in runs if run["state"] == "finished"]
+    if not finished:
         return "not finished"
-    digits = job.report.get("digits", 1)
-    values = job.figures(scheme, "result", learned=True)
-    inside = job.figures(scheme, "in_distribution", learned=False)
-    told = spread(values, digits) if values else "-"
+    values, inside = job.figures(scheme, "result"), job.figures(scheme, "in_distribution")
+    told = "-"
+    if values:
+        told = f"{statistics.mean(values):.{digits}f}"
+        told = f"**{told}**" if job.merit(scheme) == max(map(job.merit, job.runs)) else told
+        told += f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     if inside:
         told += f" ({statistics.mean(inside):.{digits}f})"
-    learned = sum(row["learned"] for row in rows)
-    return told if learned == len(rows) else f"{told}, {learned} of {len(rows)}"
+    learned = sum(run["learned"] for run in finished)
+    return told if learned == len(runs) else f"{told}, {learned} of {len(finished)} learned"
 
 
-def parameters(job: Job, scheme: str) -> int:
-    """Return the number of parameters of the scheme's model in a job."""
-    keys = {**job.set, **job.of(scheme)[0]["point"]}
-    config = relpos.config.load(job.config, [(key, text(value)) for key, value in keys.items()])
-    task = create_task(config, Path("nowhere"))
-    shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def speed(job: Job, scheme: str) -> float | None:
-    """Return the median over a scheme's runs of the tokens/s of a training step."""
-    found = [
-        run["tokens_per_second"]
-        for run, row in zip(job.runs, job.rows, strict=True)
-        if row["point"][job.report["series"]] == scheme and "tokens_per_second" in run
-    ]
-    return statistics.median(found) if found else None
-
-
-def markdown(jobs: Sequence[Job], title: str) -> str:
+def markdown(jobs: Sequence[Job]) -> str:
     """Return the table, the schemes that beat most of the others first."""
-    sized = min(jobs, key=lambda job: job.report.get("costs", False) is False)
-    schemes = list(dict.fromkeys(scheme for job in jobs for scheme in job.schemes))
-    score = {scheme: beaten(jobs, scheme) or 0.0 for scheme in schemes}
-    schemes.sort(key=lambda scheme: (-score[scheme], scheme))
-    best = {
-        job.name: (max if job.report["better"] == "higher" else min)(
-            (mean for scheme in job.schemes if (mean := job.mean(scheme)) is not None), default=None
-        )
-        for job in jobs
-    }
-    plain = {scheme: parameters(sized, scheme) for scheme in sized.schemes}
-    least, twin = min(plain.values()), speed(sized, "none")
-    heads = [f"{job.name}: {job.report['result']['name']}" for job in jobs]
+    measured = next((job for job in jobs if job.report.get("costs")), jobs[0])
+    sizes = {scheme: measured.parameters(scheme) for scheme in measured.runs}
+    twin = measured.speed(TWIN) if TWIN in measured.runs else None
+    made = "; ".join(dict.fromkeys(reports.made_with(job.results) for job in jobs))
     lines = [
-        title,
+        f"Scale {jobs[0].results['scale']}; {made}.",
         "",
-        f"| scheme | beats | {' | '.join(heads)} | step of {sized.name} | parameters added |",
+        "Means of the runs that have learned the job, ± the standard deviation of runs that differ in their seed; in "
+        "brackets the mean within what was trained on. `beats`: which share of the other schemes have a worse mean, "
+        "averaged over the scheme's jobs. `speed`: tokens/s of a training step, the median of the runs of "
+        f"{measured.name}, of those of `{TWIN}`. `adds`: parameters beyond those of the smallest model.",
+        "",
+    ]
+    heads = [f"{job.name}: {job.report['result']['name']}" for job in jobs]
+    lines += [
+        f"| scheme | beats | {' | '.join(heads)} | speed | adds |",
         "|---" * (len(jobs) + 4) + "|",
     ]
-    for scheme in schemes:
-        cells = []
-        for job in jobs:
-            told = cell(job, scheme)
-            cells.append(f"**{told}**" if job.mean(scheme) == best[job.name] is not None else told)
-        mine = speed(sized, scheme)
-        cost = f"{mine / twin:.2f}x" if mine and twin else "-"
-        added = f"{plain[scheme] - least:,}" if scheme in plain else "-"
-        lines.append(
-            f"| `{scheme}` | {score[scheme]:.0%} | {' | '.join(cells)} | {cost} | {added} |"
-        )
+    for scheme, share in ranking(jobs).items():
+        cells = " | ".join(cell(job, scheme) for job in jobs)
+        speed = measured.speed(scheme) if scheme in measured.runs else None
+        cost = f"{speed / twin:.2f}x" if speed and twin else "-"
+        adds = f"{sizes[scheme] - min(sizes.values()):,}" if scheme in sizes else "-"
+        lines.append(f"| `{scheme}` | {share:.0%} | {cells} | {cost} | {adds} |")
     return "\n".join(lines) + "\n"
+
+
+def draw(jobs: Sequence[Job]):
+    """A panel for each job, a row for each scheme: the mean a bar, its runs points, not learned ones crosses."""
+    import matplotlib.pyplot as plt  # the tables need no extra package
+
+    schemes = list(ranking(jobs))
+    drawn, panels = plt.subplots(
+        1,
+        len(jobs),
+        figsize=(2.4 * len(jobs) + 1, 0.19 * len(schemes) + 1.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for number, (job, panel) in enumerate(zip(jobs, panels.flat, strict=True)):
+        color = plt.get_cmap("tab10")(number)
+        result = job.report["result"]["name"]
+        for row, scheme in enumerate(schemes):
+            for run in job.runs.get(scheme, ()):
+                if (value := run["figures"][result]) is not None:
+                    mark = "o" if run["learned"] else "x"
+                    panel.plot(value, row, marker=mark, color=color, markersize=4, alpha=0.8)
+            if (mean := job.mean(scheme)) is not None:
+                panel.plot([mean] * 2, [row - 0.4, row + 0.4], color=color, linewidth=2)
+        panel.set_title(f"{job.name}\n{job.report['better']} is better", fontsize=9)
+        panel.set_xlabel(result, fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+    panels[0, 0].set_yticks(range(len(schemes)), schemes)
+    panels[0, 0].set_ylim(len(schemes) - 0.5, -0.5)
+    return drawn

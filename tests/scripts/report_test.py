@@ -6,7 +6,7 @@ from tests.scripts.load import script
 
 script("where")
 script("sweeps")
-report = script("report")
+report = script("reports")
 
 REPORT = {
     "x": "seed",

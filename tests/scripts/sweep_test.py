@@ -14,6 +14,8 @@ from tests.scripts.load import script
 script("where")
 sweeps = script("sweeps")
 sweep = script("sweep")
+script("reports")
+script("leaderboard")
 report = script("report")
 
 SWEEP = """

@@ -1,0 +1,97 @@
+"""The table of several jobs: who comes first, and what is told of runs that have not learned."""
+
+import pytest
+
+from tests.scripts.load import script
+
+for name in ("where", "sweeps", "sweep", "reports"):
+    script(name)
+leaderboard = script("leaderboard")
+
+REPORT = {
+    "x": "sequence_length",
+    "series": "encoding",
+    "title": "a job",
+    "better": "higher",
+    "result": {"name": "right, %", "split": "test", "value": "accuracy", "multiple": 4},
+    "in_distribution": {
+        "name": "inside", "split": "test", "value": "accuracy", "multiple": 1, "least": 90,
+    },
+}  # fmt: skip
+
+
+def job(name, figures, **changed):
+    """Runs of schemes: each (inside, beyond), or None where it has not finished."""
+    runs = [
+        {
+            "point": {"sequence_length": 8, "seed": seed, "encoding": scheme},
+            "state": "finished" if run else "begun",
+            "tokens_per_second": 100.0 + 10 * len(scheme),
+            "records": [
+                {"split": "test", "length": 8 * multiple, "accuracy": value}
+                for multiple, value in zip((1, 4), run or (), strict=False)
+            ],
+        }
+        for scheme, seeds in figures.items()
+        for seed, run in enumerate(seeds)
+    ]
+    results = {"scale": "cpu", "config": "configs/algorithmic.py", "set": {}, "runs": runs}
+    return leaderboard.Job(name, REPORT | changed, results)
+
+
+A = {"none": [(99, 50), (98, 54)], "rope": [(99, 40), (60, 10)], "t5": [(99, 70), (97, 90)]}
+LOWER = {"better": "lower", "in_distribution": REPORT["in_distribution"] | {"most": 3, "least": 0}}
+LOWER["in_distribution"].pop("least")
+B = {"none": [(2, 5.0)], "rope": [(2, 4.0)], "alibi": [(9, 1.0)]}
+
+
+def test_the_scheme_that_beats_most_of_the_others_comes_first():
+    jobs = [job("a", A), job("b", B, **LOWER)]
+    # a: t5 80, none 52, rope 40 of its one run that has learned; b: rope 4, none 5, alibi has not learned.
+    assert leaderboard.ranking(jobs) == {"t5": 1.0, "none": 0.5, "rope": 0.5, "alibi": 0.0}
+    assert [jobs[0].mean(scheme) for scheme in ("t5", "none", "rope")] == [80, 52, 40]
+    tie = job("a", {"none": [(99, 7)], "rope": [(99, 7)], "t5": [(99, 9)]})
+    assert leaderboard.ranking([tie]) == {"t5": 1.0, "none": 0.25, "rope": 0.25}
+
+
+def test_a_cell_tells_mean_deviation_and_who_has_not_learned():
+    jobs = [job("a", A), job("b", B, **LOWER)]
+    assert leaderboard.cell(jobs[0], "t5") == "**80.0** ± 14.1 (98.0)"
+    assert leaderboard.cell(jobs[0], "none") == "52.0 ± 2.8 (98.5)"
+    assert leaderboard.cell(jobs[0], "rope") == "40.0 (79.5), 1 of 2 learned"
+    assert leaderboard.cell(jobs[0], "alibi") == "cannot"
+    assert leaderboard.cell(jobs[1], "alibi") == "- (9.0), 0 of 1 learned"
+    assert leaderboard.cell(jobs[1], "rope") == "**4.0** (2.0)"
+    assert leaderboard.cell(job("a", {"none": [None]}), "none") == "not finished"
+    assert leaderboard.cell(job("a", {"none": [(99, 7), None]}), "none").endswith("1 of 1 learned")
+
+
+def test_the_page_has_a_row_for_each_scheme_with_its_costs():
+    page = leaderboard.markdown([job("a", A), job("b", B, **LOWER)])
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["t5", "none", "rope", "alibi"]
+    # t5 has a table of 32 buckets for each of 4 heads in the one encoding that the layers share.
+    assert rows[0].endswith("| 0.86x | 128 |")
+    assert rows[1].endswith("| 1.00x | 0 |")
+    assert rows[3].endswith("| - | - |")
+
+
+@pytest.mark.parametrize("costs", [False, True])
+def test_costs_are_of_the_job_that_says_so(costs):
+    second = job("b", B, **LOWER, costs=costs)
+    page = leaderboard.markdown([job("a", A), second])
+    assert f"the median of the runs of {'b' if costs else 'a'}," in page
+
+
+def test_the_picture_has_a_panel_for_each_job():
+    drawn = leaderboard.draw([job("a", A), job("b", B, **LOWER)])
+    first, second = drawn.axes
+    crosses = [line.get_xdata()[0] for line in first.lines if line.get_marker() == "x"]
+    assert crosses == [10]
+    assert "lower is better" in second.get_title()
+    assert [label.get_text() for label in first.get_yticklabels()] == [
+        "t5",
+        "none",
+        "rope",
+        "alibi",
+    ]
