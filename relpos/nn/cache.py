@@ -44,12 +44,12 @@ class Cache:
     @property
     def key(self) -> Float[Array, "B C K H"]:
         """Return the keys by token."""
-        return _by_token(self.keys)
+        return by_token(self.keys)
 
     @property
     def value(self) -> Float[Array, "B C K H"]:
         """Return the values by token."""
-        return _by_token(self.values)
+        return by_token(self.values)
 
     def with_key(self, key: Float[Array, "B C K H"]) -> "Cache":
         """Return the cache with other keys."""
@@ -160,16 +160,17 @@ class Cache:
 
         def take(name: str) -> Any:
             axis = axes.get(name, of_rows)
-            return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
+            return jax.tree.map(lambda x: jnp.take(x, rows, axis, mode="clip"), getattr(self, name))
 
         names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]
         return dataclasses.replace(self, **{name: take(name) for name in names})
 
 
 def by_head(x: Float[Array, "B C K H"]) -> Float[Array, "K B C H"]:
-    """Return keys or values as a cache holds them."""
-    return x.transpose(2, 0, 1, 3)
+    """Return keys or values as a cache holds them; a layer axis before B stays as it is."""
+    return jnp.moveaxis(x, -2, -4)
 
 
-def _by_token(x: Float[Array, "K B C H"]) -> Float[Array, "B C K H"]:
-    return x.transpose(1, 2, 0, 3)
+def by_token(x: Float[Array, "K B C H"]) -> Float[Array, "B C K H"]:
+    """Return its inverse."""
+    return jnp.moveaxis(x, -4, -2)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
+from relpos.nn.cache import by_head, by_token
 from relpos.nn.linear import Linear
 from relpos.nn.of_attention import (
     check_heads,
@@ -27,21 +28,26 @@ class Memory:
     """What one layer reads: keys and values of the other sequence, computed once.
 
     Attributes:
-      key: as the encoding's `key` leaves them, [B, S, K, H].
-      value: [B, S, K, H].
+      keys: as the encoding's `key` leaves them, [K, B, S, H], as products with queries read them.
+      values: [K, B, S, H].
       positions: [B, S].
       segments: ids, 0 is padding, [B, S].
     """
 
-    key: Float[Array, "B S K H"]
-    value: Float[Array, "B S K H"]
+    keys: Float[Array, "K B S H"]
+    values: Float[Array, "K B S H"]
     positions: Int[Array, "B S"]
     segments: Int[Array, "B S"]
 
-    def repeat(self, times: int) -> "Memory":
-        """Return every row `times` times, side by side: one for each beam. A layer axis before B stays as it is."""
-        axis = self.segments.ndim - 2
-        return jax.tree.map(lambda x: jnp.repeat(x, times, axis), self)
+    @property
+    def key(self) -> Float[Array, "B S K H"]:
+        """Return the keys by token."""
+        return by_token(self.keys)
+
+    @property
+    def value(self) -> Float[Array, "B S K H"]:
+        """Return the values by token."""
+        return by_token(self.values)
 
 
 class CrossAttention(nnx.Module):
@@ -135,23 +141,24 @@ class CrossAttention(nnx.Module):
         k = transform_keys(encoding, kv[:, :, :K], positions, self.num_heads)
         v = transform_values(encoding, kv[:, :, K:], positions, self.num_heads)
         k, v = match_heads(k, v)
-        return Memory(k, v, positions, segments)
+        return Memory(by_head(k), by_head(v), positions, segments)
 
     def __call__(
         self,
-        x_BTD: Float[Array, "B T D"],
+        x_RTD: Float[Array, "R T D"],
         memory: Memory,
         *,
-        positions: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "R T"],
+        segments: Int[Array, "R T"] | None = None,
         encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "R T D"]:
         """Attend.
 
         Args:
-          x_BTD: the queries' sequence.
+          x_RTD: the queries' sequence; of B rows of memory each serves R / B rows of it, which lie side by side, as
+            beams do.
           memory: from `remember`.
           positions: of the queries.
           segments: a query sees the memory of its own segment; 0 is padding; None: all are of segment 1.
@@ -159,15 +166,17 @@ class CrossAttention(nnx.Module):
           dropout_key: switches dropout on.
           deterministic: as in `RelativeAttention`.
         """
-        check_input(x_BTD)
+        check_input(x_RTD)
         encoding = self._bound(encoding)
-        B, T = x_BTD.shape[:2]
-        q = self.query(x_BTD.astype(self.dtype)).reshape(B, T, self.num_heads, self.head_dim)
+        (R, T), B = x_RTD.shape[:2], len(memory.segments)
+        rows = R // B * T  # queries that read the same row of memory
+        q = self.query(x_RTD.astype(self.dtype)).reshape(B, rows, self.num_heads, self.head_dim)
         options = dropout_options(self.dropout_rate, dropout_key, deterministic)
+        segments = jnp.ones((R, T), jnp.int32) if segments is None else segments
         out = attention(
             q, memory.key, memory.value, encoding=encoding, keys_ready=True,
-            q_positions=positions, k_positions=memory.positions,
-            q_segments=jnp.ones((B, T), jnp.int32) if segments is None else segments,
-            k_segments=memory.segments, scale=self.scale, softcap=self.softcap, **options,
+            q_positions=positions.reshape(B, rows), k_positions=memory.positions,
+            q_segments=segments.reshape(B, rows), k_segments=memory.segments,
+            scale=self.scale, softcap=self.softcap, **options,
         )  # fmt: skip
-        return self.out(out.reshape(B, T, self.num_heads * self.head_dim))
+        return self.out(out.reshape(R, T, self.num_heads * self.head_dim))

@@ -52,7 +52,7 @@ class Decoding:
 
     Attributes:
       caches: of what it wrote.
-      memories: of the source.
+      memories: of the source, one row for all of its beams.
     """
 
     caches: tuple[Cache, ...]
@@ -150,10 +150,9 @@ class EncoderDecoder(nnx.Module):
         beams: int = 1,
     ) -> Decoding:
         """Encode a source, for up to max_length tokens of target in each of `beams` rows a source."""
-        memories = self.decoder.memories(self.encode(source_BS, segments), segments)
         return Decoding(
             self.decoder.init_caches(source_BS.shape[0] * beams, max_length),
-            {name: memory.repeat(beams) for name, memory in memories.items()},
+            self.decoder.memories(self.encode(source_BS, segments), segments),
         )
 
     def step(
