@@ -1,13 +1,14 @@
 """Measures what a user waits for: a whole training step, and a whole generation, ours and other libraries'.
 
     python scripts/bench_train.py [--sizes '4 x 256,8 x 512'] [--only 'relpos rope,x-transformers'] [--rounds 6]
-                                  [--parts step,generation,depth,profile] [--json FILE]
+                                  [--parts step,generation,depth,rates,profile] [--json FILE]
 
 Parts:
 
 - step: AdamW, float32, forward, backward and update;
 - generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
 - depth: the first step of small models of 2 to 64 layers, most of which is compiling;
+- rates (asked for by name): what the machine can do at most, products of large matrices and reading of memory;
 - profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
@@ -31,10 +32,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import bench_models
+import numpy as np
 import where
 from bench_models import NEW, SIZES
 from rich.console import Console
@@ -46,7 +49,7 @@ from relpos.files import write_atomically
 
 PARTS = ("step", "generation", "depth")
 TITLES = {"generation": ("1", "16"), "depth": ("width 64",)}
-ASKED_FOR = ("profile",)
+ASKED_FOR = ("rates", "profile")
 
 
 def makers(part: str, title: str) -> dict[str, Callable[[], bench_models.Call]]:
@@ -197,6 +200,30 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
+def rates(rounds: int) -> dict[str, float]:
+    """Return medians: FLOP/s of a product of 1024 x 1024, and bytes/s that one thread and all cores' threads read."""
+    import jax  # which processes of other libraries do without
+
+    matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
+    product = jax.jit(jax.numpy.matmul)
+    many = np.ones(1 << 26)  # 512 MB, beyond any cache
+    shares = np.array_split(many, os.cpu_count() or 1)
+    with ThreadPoolExecutor(len(shares)) as threads:
+        calls = {
+            "FLOP/s": (2 * 1024**3, lambda: product(matrix, matrix).block_until_ready()),
+            "bytes/s, a thread": (many.nbytes, many.sum),
+            "bytes/s, all": (many.nbytes, lambda: list(threads.map(np.sum, shares))),
+        }
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, (size, call) in calls.items():
+                call()
+                began = time.perf_counter()
+                call()
+                found[name].append(size / (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def profile(size: str, name: str) -> list[tuple[str, float]]:
     """Return (operation, milliseconds in a step) of what XLA runs, the longest first.
 
@@ -246,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--rounds must be at least 2: quartiles are taken of them")
     console = Console()
     record: dict[str, Any] = {"commit": where.commit(), "machine": where.machine(), "tables": {}}
+    if "rates" in options.parts:
+        for name, rate in rates(options.rounds).items():
+            console.print(f"{rate / 1e9:9.1f} G{name}")
     if "profile" in options.parts:
         for operation, milliseconds in profile(
             options.sizes[0], (options.only or ["relpos rope"])[0]

@@ -6,7 +6,9 @@ are quick for all of them, against the loop of its paper.
 
 import functools
 
+import jax
 import pytest
+from flax import nnx
 
 from relpos import encodings
 from relpos.attention.slots import SLOTS
@@ -16,13 +18,18 @@ NAMES = encodings.names()
 
 @functools.cache
 def kind(name):
-    """What tells the scheme apart: the slots it fills and what it says of positions; itself, if it walks or mixes."""
+    """What tells the scheme apart: its slots, its facts, whether it is trained; itself, if it walks or mixes."""
     scheme = encodings.scheme(name)
     if scheme.walks or scheme.mixes:
         return name
     slots = scheme.overridden & (SLOTS | {"embed"})
     facts = (scheme.axes, scheme.reals, scheme.causal_only, scheme.shift_invariant, scheme.unbound)
-    return tuple(sorted(slots)), *facts
+    one = nnx.eval_shape(
+        lambda: encodings.create(name, num_heads=2, head_dim=4, features=8, rngs=nnx.Rngs(0))
+    )
+    of_one = (one.logit_scale is None, one.scaled_vectors, one.constant_beyond is None)
+    trained = bool(jax.tree.leaves(nnx.state(one, nnx.Param)))
+    return tuple(sorted(slots)), *facts, *of_one, trained
 
 
 # The last of a kind, as an alphabet has them, stands for it.
