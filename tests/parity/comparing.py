@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from flax import nnx
 
+import relpos
 from relpos import encodings
 
 torch.set_num_threads(1)
 
 # Of the largest number of an array. FLOAT32 where the other module computes in it, whatever it is given.
-FLOAT64, FLOAT32 = 1e-9, 2e-5
+FLOAT64, FLOAT32 = 1e-9, 1e-5
+ROUNDING = 1e-5
 
 
 def random(*shape, seed=0, std=1.0):
@@ -32,7 +34,7 @@ def randomised(module, *, std=0.3, dtype=torch.float64):
     return module
 
 
-def assert_agree(theirs, ours, inputs, *, module=None, tolerance=FLOAT64, case):
+def assert_agree(theirs, ours, inputs, *, module=None, rows=None, tolerance=FLOAT64, case):
     """Compare outputs, and gradients of inputs and parameters.
 
     Args:
@@ -40,6 +42,7 @@ def assert_agree(theirs, ours, inputs, *, module=None, tolerance=FLOAT64, case):
       ours: called with the module's parameters, a dict of arrays, and the inputs as arrays; returns an array.
       inputs: NumPy arrays by name.
       module: whose parameters are compared; None: there are none.
+      rows: [B, T], those of the output [B, T, D] that count: what padding sees is not defined; None: all.
       tolerance: of each array, times its largest number, or 1 where that is less.
       case: what a failure is called.
 
@@ -49,7 +52,8 @@ def assert_agree(theirs, ours, inputs, *, module=None, tolerance=FLOAT64, case):
     parameters = {} if module is None else dict(module.named_parameters())
     dtype = next(iter(parameters.values())).dtype if parameters else torch.float64
     tensors = {name: torch.tensor(x, dtype=dtype, requires_grad=True) for name, x in inputs.items()}
-    out = theirs(**tensors)
+    counted = 1.0 if rows is None else np.asarray(rows, float)[..., None]
+    out = theirs(**tensors) * torch.tensor(counted, dtype=dtype)
     weight = random(*out.shape, seed=9)
     grads = torch.autograd.grad(
         (out * torch.tensor(weight, dtype=out.dtype)).sum(),
@@ -60,7 +64,7 @@ def assert_agree(theirs, ours, inputs, *, module=None, tolerance=FLOAT64, case):
     expected = {"output": out, **dict(zip([*tensors, *parameters], grads, strict=True))}
 
     def loss(p, arrays):
-        out = ours(p, **arrays)
+        out = ours(p, **arrays) * counted
         return (out * weight).sum(), out
 
     arrays = {name: jnp.asarray(x.detach().numpy()) for name, x in tensors.items()}
@@ -82,13 +86,18 @@ def _difference(found, expected, tolerance, name):
         found, expected, rtol=0, atol=tolerance * max(1.0, largest), err_msg=name
     )
     absolute = float(np.abs(np.asarray(found) - expected).max(initial=0))
-    return absolute, absolute / largest if largest else absolute
+    # What all keys share has no gradient: of such an array nothing but rounding is left.
+    return absolute, absolute / largest if largest > ROUNDING else absolute
 
 
 def linear(p, name, x):
     """torch.nn.Linear: the kernel is [out, in]."""
     y = x @ p[f"{name}.weight"].T
     return y + p[f"{name}.bias"] if f"{name}.bias" in p else y
+
+
+def rms_norm(x, weight, epsilon):
+    return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight
 
 
 def heads(x_BTD, num_heads):
@@ -108,13 +117,27 @@ def encoding_of(
         rngs=nnx.Rngs(0), **options,
     )  # fmt: skip
     parameters = parameters or {}
-    own = {path[0] for path in nnx.to_flat_state(nnx.state(encoding, nnx.Param)).paths}
-    assert own == set(parameters), f"{name} has {own}, given were {set(parameters)}"
+    own = {
+        key: variable
+        for part in encoding.parts
+        for key, variable in vars(part).items()
+        if isinstance(variable, nnx.Param)
+    }
+    assert own.keys() == parameters.keys(), f"{name} has {[*own]}, given were {[*parameters]}"
     for key, value in parameters.items():
-        variable = getattr(encoding, key)
-        assert variable.shape == value.shape, f"{name}.{key}: {variable.shape}, {value.shape}"
-        variable[...] = value
+        assert own[key].shape == value.shape, f"{name}.{key}: {own[key].shape}, {value.shape}"
+        own[key][...] = value
     return encoding
+
+
+def attend(p, x, encoding, num_heads, names, *, key_heads=None, **options):
+    """Return a layer of projections by these names of queries, keys, values and, unless it is None, the output."""
+    counts = (num_heads, key_heads or num_heads, key_heads or num_heads)
+    q, k, v = (
+        heads(linear(p, name, x), count) for name, count in zip(names[:3], counts, strict=True)
+    )
+    out = joined(relpos.attention(q, k, v, encoding=encoding, **options))
+    return out if names[3] is None else linear(p, names[3], out)
 
 
 def hidden(visible):
@@ -124,14 +147,18 @@ def hidden(visible):
     ).double()
 
 
-def causal_mask(T, segments=None):
-    """Return [B or 1, 1, T, T], True where a query sees a key; segments [B, T], 0 is padding."""
-    seen = np.tril(np.ones((T, T), bool))[None, None]
-    return seen if segments is None else seen & padding_mask(segments)
+def left_padded(length, padding):
+    """Return segments [2, length] of a whole row and one that begins later; 0 is padding."""
+    return np.array([[1] * length, [0] * padding + [1] * (length - padding)])
 
 
-def padding_mask(segments):
-    """Return [B, 1, T, T], True where query and key are of one segment that is no padding."""
+def seen_by(segments, *, causal, window=None):
+    """Return [B, 1, T, T], True where a query sees a key; window: only |distance| below it."""
     segments = np.asarray(segments)
-    same = segments[:, :, None] == segments[:, None]
-    return (same & (segments != 0)[:, None])[:, None]
+    seen = (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
+    d = np.subtract.outer(np.arange(seen.shape[-1]), np.arange(seen.shape[-1]))
+    if causal:
+        seen = seen & (d >= 0)
+    if window is not None:
+        seen = seen & (abs(d) < window)
+    return seen[:, None]
