@@ -132,7 +132,7 @@ def paper_slopes(num_heads):
 
 
 def test_slopes_are_those_of_bloom():
-    for num_heads in range(1, 70):
+    for num_heads in (*range(1, 17), 20, 25, 32, 40, 64, 112):
         theirs = bloom._get_alibi_slopes(num_heads, torch.device("cpu"))
         np.testing.assert_allclose(
             paper_slopes(num_heads), theirs, rtol=1e-6, err_msg=f"{num_heads} heads"
