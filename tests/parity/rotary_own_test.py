@@ -10,6 +10,7 @@ import transformers
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek_v3
 from transformers.models.falcon import modeling_falcon as falcon
 from transformers.models.gemma3 import modeling_gemma3 as gemma3
+from transformers.models.gemma4 import modeling_gemma4 as gemma4
 from transformers.models.gpt_neox import modeling_gpt_neox as gpt_neox
 from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss
 from transformers.models.gptj import modeling_gptj as gptj
@@ -187,6 +188,41 @@ def test_gemma_3(agree, layer_type):
         functools.partial(grouped, epsilon=config.rms_norm_eps, shift=1.0),
         lambda p: encoding_of("rope", N, H, key_heads=K, base=bases[layer_type]), out="o_proj",
         scale=11**-0.5, window=window, q_order=ORDER, k_order=ORDER,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layer_type", ["full_attention", "sliding_attention"])
+def test_gemma_4(agree, layer_type):
+    """Layers that see all have larger heads, of whose pairs a quarter turns: p-RoPE."""
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {
+            "rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25,
+        },
+    }  # fmt: skip
+    config = transformers.Gemma4TextConfig(
+        hidden_size=D, num_attention_heads=N, num_key_value_heads=K, head_dim=H, global_head_dim=16,
+        num_hidden_layers=2, layer_types=list(rope), sliding_window=6, vocab_size=32,
+        rope_parameters=rope, hidden_size_per_layer_input=0,
+    )  # fmt: skip
+    module = randomised(gemma4.Gemma4TextAttention(config, list(rope).index(layer_type)))
+    angles = gemma4.Gemma4TextRotaryEmbedding(config)
+    is_full = layer_type == "full_attention"
+    options = {"base": 1000000.0, "scaling": "p_rope", "kept": 0.25} if is_full else {}
+    window = None if is_full else 6
+
+    def theirs(x):
+        turns = angles(x, torch.tensor(POSITIONS), layer_type)
+        return module(x, turns, hidden(seen_by(WHOLE, causal=True, window=window)), {})[0]
+
+    def split(p, x):
+        q, k, v = grouped(p, x, epsilon=config.rms_norm_eps)
+        return q, k, rms_norm(v, 1.0, config.rms_norm_eps)
+
+    assert_layers_agree(
+        agree, module, theirs, split,
+        lambda p: encoding_of("rope", N, 16 if is_full else H, key_heads=K, **options),
+        out="o_proj", scale=1.0, window=window, q_order=ORDER, k_order=ORDER,
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
-"""T5's layers in Hugging Face's transformers."""
+"""T5's layers in Hugging Face's transformers, and others with its bias."""
 
 import pytest
-from transformers import MT5Config, T5Config, UMT5Config
+import torch
+from transformers import MPNetConfig, MT5Config, T5Config, UMT5Config
+from transformers.models.mpnet import modeling_mpnet as mpnet
 from transformers.models.mt5.modeling_mt5 import MT5Attention
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.umt5.modeling_umt5 import UMT5Attention
@@ -69,3 +71,32 @@ def test_layers_of_transformers(
         return t5_layer(p, x, num_heads=num_heads, segments=segments, **options)
 
     agree(theirs, ours, {"x": random(B, length, D)}, module=module, rows=segments != 0)
+
+
+@pytest.mark.parametrize("padding", [0, 11], ids=["whole rows", "left padding"])
+def test_mpnet(agree, padding):
+    """T5's bias beside products that are scaled."""
+    length, num_heads = 150, 3
+    config = MPNetConfig(
+        hidden_size=num_heads * H, num_attention_heads=num_heads, num_hidden_layers=0,
+        relative_attention_num_buckets=16,
+    )  # fmt: skip
+    parts = {"layer": mpnet.MPNetSelfAttention(config), "encoder": mpnet.MPNetEncoder(config)}
+    module = randomised(torch.nn.ModuleDict(parts))
+    segments = left_padded(length, padding)
+    mask = hidden(seen_by(segments, causal=False))
+
+    def theirs(x):
+        bias = module["encoder"].compute_position_bias(x, num_buckets=16)
+        return module["layer"](x, mask, position_bias=bias)[0]
+
+    def ours(p, x):
+        table = p["encoder.relative_attention_bias.weight"].T
+        t5 = encoding_of(
+            "t5", num_heads, H, parameters={"table": table}, num_buckets=16, bidirectional=True
+        )
+        names = [f"layer.{name}" for name in "qkvo"]
+        return attend(p, x, t5, num_heads, names, q_segments=segments, k_segments=segments)
+
+    inputs = {"x": random(B, length, num_heads * H)}
+    agree(theirs, ours, inputs, module=module, rows=segments != 0)
