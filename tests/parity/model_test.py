@@ -1,4 +1,6 @@
-"""Arcee of Hugging Face's transformers, whose MLP is that of ours: logits, all gradients, greedy tokens."""
+"""Whole models of Hugging Face's transformers with an MLP as ours: Arcee and T5, logits, gradients, greedy tokens."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import ArceeConfig, ArceeForCausalLM
+from transformers import ArceeConfig, ArceeForCausalLM, T5Config, T5ForConditionalGeneration
 
-from relpos.nn import Decoder, DecoderConfig, Sampling, generate
+from relpos.nn import (
+    Decoder,
+    DecoderConfig,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    Sampling,
+    StackConfig,
+    generate,
+)
 from tests.parity.comparing import FLOAT32, hidden, left_padded, randomised, seen_by
 
 LAYERS, D, N, K, M, V = 3, 12, 6, 2, 20, 61
@@ -30,21 +40,26 @@ def arcee(**how):
     return randomised(ArceeForCausalLM(config), **how)
 
 
+def stacked(p, stack, *names):
+    """Return the kernels of all layers, those by several names side by side, as our stacks hold them."""
+    kernels = [[p[f"{stack}.{n}.{name}.weight"].T for name in names] for n in range(LAYERS)]
+    return jnp.stack([jnp.concatenate(each, -1) for each in kernels])
+
+
+def in_float64(parts):
+    """Return the model of two parts, to be filled."""
+    graphdef, state = parts
+    return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(float), state))
+
+
 def filled(parts, p):
     """Put Arcee's parameters into ours, which multiplies embeddings by sqrt(D): they are divided by it here.
 
     The last norm makes up for the output, which is tied.
     """
 
-    def of_layers(*names):
-        kernels = [
-            [p[f"model.layers.{layer}.{name}.weight"].T for name in names]
-            for layer in range(LAYERS)
-        ]
-        return jnp.stack([jnp.concatenate(each, -1) for each in kernels])
-
-    graphdef, state = parts
-    model = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(float), state))
+    of_layers = functools.partial(stacked, p, "model.layers")
+    model = in_float64(parts)
     (block,) = model.stack.blocks
     block.attention.qkv.kernel[...] = of_layers(*(f"self_attn.{of}_proj" for of in "qkv"))
     block.attention.out.kernel[...] = of_layers("self_attn.o_proj")
@@ -71,7 +86,7 @@ def decoder():
     [left_padded(T, 0), left_padded(T, 8), PACKED],
     ids=["whole rows", "left padding", "packed"],
 )
-def test_logits(agree, segments):
+def test_arcee(agree, segments):
     module = arcee()
     starts = np.array([[np.flatnonzero(row == id)[0] for id in row] for row in segments])
     parts = decoder()
@@ -88,7 +103,7 @@ def test_logits(agree, segments):
     agree(theirs, ours, {}, module=module, rows=segments != 0, tolerance=FLOAT32)
 
 
-def test_greedy_tokens():
+def test_greedy_tokens_of_arcee():
     """Of prompts of two lengths, the shorter one padded on the left there."""
     # In float64 its mask, made infinite by its softmax in float32, leaves nothing but NaN of padding.
     module, lengths, more = arcee(std=1.0, dtype=torch.float32), np.array([6, 11]), 20
@@ -108,3 +123,62 @@ def test_greedy_tokens():
     np.testing.assert_array_equal(ours, theirs)
     assert counts.tolist() == [more, more]
     assert len(np.unique(ours)) > 5, "tokens that repeat say little"
+
+
+def t5_filled(parts, p):
+    """Put T5's parameters into ours, embeddings divided as Arcee's are; the output is divided by sqrt(D) there too."""
+    model = in_float64(parts)
+    for name in ("encoder", "decoder"):
+        of_layers = functools.partial(stacked, p, f"{name}.block")
+        attention, mlp = "layer.0.SelfAttention", "layer.1" if name == "encoder" else "layer.2"
+        (block,) = getattr(model, name).blocks
+        block.attention.qkv.kernel[...] = of_layers(*(f"{attention}.{of}" for of in "qkv"))
+        block.attention.out.kernel[...] = of_layers(f"{attention}.o")
+        block.attention_norm.scale[...] = of_layers("layer.0.layer_norm")
+        block.mlp_in.kernel[...] = of_layers(f"{mlp}.DenseReluDense.wi")
+        block.mlp_out.kernel[...] = of_layers(f"{mlp}.DenseReluDense.wo")
+        block.mlp_norm.scale[...] = of_layers(f"{mlp}.layer_norm")
+        table = p[f"{name}.block.0.{attention}.relative_attention_bias.weight"].T
+        block.attention.encoding.table[...] = table
+        getattr(model, f"{name}_norm").scale[...] = p[f"{name}.final_layer_norm.weight"]
+        if name == "decoder":
+            cross = "layer.1.EncDecAttention"
+            block.cross.query.kernel[...] = of_layers(f"{cross}.q")
+            block.cross.key_value.kernel[...] = of_layers(f"{cross}.k", f"{cross}.v")
+            block.cross.out.kernel[...] = of_layers(f"{cross}.o")
+            block.cross_norm.scale[...] = of_layers("layer.1.layer_norm")
+    model.target.table.embedding[...] = p["shared.weight"] / D**0.5
+    return model
+
+
+@pytest.mark.parametrize("padding", [0, 8], ids=["whole rows", "padding"])
+def test_t5(agree, padding):
+    config = T5Config(
+        vocab_size=V, d_model=D, d_kv=3, d_ff=M, num_layers=LAYERS, num_heads=N,
+        relative_attention_num_buckets=12, relative_attention_max_distance=18,
+        feed_forward_proj="relu2", dropout_rate=0.0, layer_norm_epsilon=1e-6,
+    )  # fmt: skip
+    module = randomised(T5ForConditionalGeneration(config))
+    stack = StackConfig(
+        num_layers=LAYERS, features=D, num_heads=N, head_dim=3, mlp_features=M, encodings="t5",
+        scale=1.0, dtype="float64",
+    )  # fmt: skip
+    config = EncoderDecoderConfig(V, V, stack, stack, share_embeddings=True)
+    options = {"t5": {"num_buckets": 12, "max_distance": 18}}
+    parts = nnx.split(EncoderDecoder(config, encoding_options=options, rngs=nnx.Rngs(0)))
+    segments = left_padded(T, padding)[:, ::-1]
+    target = np.random.default_rng(1).integers(0, V, (B, 13))
+
+    def theirs():
+        return module(
+            torch.tensor(TOKENS), attention_mask=torch.tensor(segments.copy()),
+            decoder_input_ids=torch.tensor(target), use_cache=False,
+        ).logits  # fmt: skip
+
+    def ours(p):
+        return t5_filled(parts, p)(
+            jnp.asarray(TOKENS), jnp.asarray(target), source_segments=segments,
+            target_segments=np.ones((B, 13), int),
+        )  # fmt: skip
+
+    agree(theirs, ours, {}, module=module, tolerance=FLOAT32)
