@@ -107,25 +107,25 @@ def test_layers(agree, model, causal, padding):
 
 LENGTH = 1 + int(POSITIONS.max())
 LONG, SHORT = tuple(np.linspace(1.0, 9.0, 8).tolist()), tuple(np.linspace(1.0, 2.0, 8).tolist())
-SCALINGS = [
-    ("linear", {"factor": 4.0}, {"factor": 4.0}),
-    (
+SCALINGS = {
+    "linear": ("linear", {"factor": 4.0}, {"factor": 4.0}),
+    "dynamic": (
         "dynamic", {"factor": 2.0, "max_position_embeddings": 16},
         {"factor": 2.0, "trained_length": 16, "target_length": LENGTH},
     ),
-    (
+    "dynamic by the length alone": (
         "dynamic", {"factor": 1.0, "max_position_embeddings": 50},
         {"factor": 1.0, "trained_length": 50, "target_length": LENGTH},
     ),
-    (
+    "yarn": (
         "yarn", {"factor": 8.0, "original_max_position_embeddings": 64},
         {"factor": 8.0, "trained_length": 64},
     ),
-    (
+    "yarn not truncated": (
         "yarn", {"factor": 8.0, "original_max_position_embeddings": 4096, "truncate": False},
         {"factor": 8.0, "trained_length": 4096, "truncate": False},
     ),
-    (
+    "yarn of given numbers": (
         "yarn",
         {
             "factor": 16.0, "original_max_position_embeddings": 300, "beta_fast": 16.0,
@@ -136,7 +136,7 @@ SCALINGS = [
             "attention_factor": 1.3,
         },
     ),
-    (
+    "llama3": (
         "llama3",
         {
             "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -144,7 +144,7 @@ SCALINGS = [
         },
         {"factor": 8.0, "trained_length": 64},
     ),
-    (
+    "llama3 of given numbers": (
         "llama3",
         {
             "factor": 32.0, "low_freq_factor": 0.5, "high_freq_factor": 6.0,
@@ -152,7 +152,7 @@ SCALINGS = [
         },
         {"factor": 32.0, "beta_slow": 0.5, "beta_fast": 6.0, "trained_length": 900},
     ),
-    (
+    "longrope": (
         "longrope",
         {
             "factor": 8.0, "long_factor": LONG, "short_factor": SHORT,
@@ -163,7 +163,8 @@ SCALINGS = [
             "short_factors": SHORT,
         },
     ),
-    (  # shorter than what it was trained with: the short factors, and the attention's factor of the whole model
+    # There the short factors serve, and the attention's factor is still that of the longest text.
+    "longrope within the trained length": (
         "longrope",
         {
             "factor": 8.0, "long_factor": LONG, "short_factor": SHORT,
@@ -174,23 +175,25 @@ SCALINGS = [
             "attention_factor": (1 + np.log(8) / np.log(200)) ** 0.5,
         },
     ),
-    ("proportional", {"partial_rotary_factor": 0.25}, {"scaling": "p_rope", "kept": 0.25}),
-    (
+    "proportional": ("proportional", {"partial_rotary_factor": 0.25}, {"scaling": "p_rope", "kept": 0.25}),
+    "proportional and slower": (
         "proportional", {"partial_rotary_factor": 0.5, "factor": 3.0},
         {"scaling": "p_rope", "kept": 0.5, "factor": 3.0},
     ),
-]  # fmt: skip
+}  # fmt: skip
 
 
 # Of part of a head as well, but where the part is what is kept, or the factors are of all pairs.
-OF_HALVES = [case for case in SCALINGS if case[0] not in ("proportional", "longrope")]
+CASES = [
+    pytest.param(*case, fraction, id=f"{name}, {fraction} of a head")
+    for name, case in SCALINGS.items()
+    for fraction in (1.0, 0.5)
+    if fraction == 1 or case[0] not in ("proportional", "longrope")
+]
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
-@pytest.mark.parametrize(
-    ("scaling", "theirs", "ours", "fraction"),
-    [(*case, 1.0) for case in SCALINGS] + [(*case, 0.5) for case in OF_HALVES],
-)
+@pytest.mark.parametrize(("scaling", "theirs", "ours", "fraction"), CASES)
 def test_scalings(agree, scaling, theirs, ours, fraction, causal):
     """Of Llama, whose head has 8 pairs here, and of StableLM, which turns part of a head."""
     longest = theirs.get("max_position_embeddings", 4096)

@@ -157,6 +157,7 @@ def test_alibi_of_some_heads(agree, causal):
         (H, {"interpolation_factor": 3.0}, {"scaling": "linear", "factor": 3.0}),
         (H, {"base_rescale_factor": 4.0}, {"scaling": "ntk", "factor": 4.0}),
     ],
+    ids=str,
 )  # fmt: skip
 @CAUSAL
 def test_rotary(agree, causal, dim, theirs, ours):
