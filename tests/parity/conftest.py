@@ -6,7 +6,7 @@ import jax
 import pytest
 
 WANTED = ("torch", "transformers", "x_transformers")
-REASON = "is compared with modules written elsewhere: pip install -e '.[dev,parity]' brings them"
+REASON = "pip install -e '.[dev,parity]' brings the modules that these tests compare with"
 DIFFERENCES = "differences"  # what a report carries, from a worker's process too
 
 
@@ -52,13 +52,13 @@ def pytest_terminal_summary(terminalreporter):
     if not families:
         return
     terminalreporter.section("parity: the largest difference of outputs and gradients")
-    for family, modules in sorted(families.items()):
-        arrays = [array for module in modules for array in module]
+    for family, found in sorted(families.items()):
+        arrays = [array for each in found for array in each]
         terminalreporter.write_line(
-            f"{family:20} {len(modules):4} modules, {len(arrays):5} arrays: absolute "
+            f"{family:20} {len(found):4} comparisons, {len(arrays):5} arrays: absolute "
             f"{max(absolute for absolute, _ in arrays):.1e}, relative {max(relative for _, relative in arrays):.1e}"
         )
-    of_all = [module for modules in families.values() for module in modules]
+    of_all = [each for found in families.values() for each in found]
     terminalreporter.write_line(
-        f"{'all':20} {len(of_all):4} modules, {sum(map(len, of_all)):5} arrays"
+        f"{'all':20} {len(of_all):4} comparisons, {sum(map(len, of_all)):5} arrays"
     )

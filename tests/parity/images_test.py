@@ -11,6 +11,7 @@ from transformers.models.swin import modeling_swin as swin
 from transformers.models.swinv2 import modeling_swinv2 as swinv2
 
 import relpos
+from relpos.attention.one_head import each_head
 from tests.parity.comparing import (
     FLOAT32,
     attend,
@@ -127,6 +128,26 @@ def test_beit(agree, size):
         return attend(p, x, beit, N, names, q_positions=places, k_positions=places)
 
     agree(theirs, ours, {"x": random(B, 1 + size**2, D)}, module=module, tolerance=FLOAT32)
+
+
+def test_beit_resamples_its_table_where_an_image_is_not_square():
+    """It takes height for width on the way; ours is what its own indices look up."""
+    height, width = 3, 5
+    config = BeitConfig(
+        hidden_size=D, num_attention_heads=N, image_size=(8 * height, 8 * width), patch_size=8
+    )
+    module = randomised(beit.BeitRelativePositionBias(config))
+    table = module.relative_position_bias_table.detach().numpy().T
+    looked_up = table[:, module.generate_relative_position_index((height, width)).numpy()]
+    encoding = encoding_of(
+        "table_2d", N, H, parameters={"table": jnp.asarray(table)}, height=height, width=width,
+        outside=True,
+    )  # fmt: skip
+    rows, columns = (x.reshape(-1) for x in np.indices((height, width)))
+    places = jnp.asarray(np.concatenate([[[-1, -1]], np.stack([rows, columns], -1)]))
+    ours = each_head(lambda one: one.block_bias(places, places, None, None), encoding)
+    np.testing.assert_array_equal(ours, looked_up)
+    assert abs(module((height, width))[0].detach().numpy() - looked_up).max() > 0.5
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)], ids=str)

@@ -1,10 +1,11 @@
-"""Speech models of Hugging Face's transformers: clipped distances of two sides, and Transformer-XL's to both sides."""
+"""Speech models of Hugging Face's transformers: vectors of clipped distances, and Transformer-XL's sinusoids."""
 
 import jax.numpy as jnp
 import pytest
 import torch
-from transformers import Wav2Vec2BertConfig, Wav2Vec2ConformerConfig
+from transformers import VitsConfig, Wav2Vec2BertConfig, Wav2Vec2ConformerConfig
 from transformers.models.speecht5 import modeling_speecht5 as speecht5
+from transformers.models.vits import modeling_vits as vits
 from transformers.models.wav2vec2_bert import modeling_wav2vec2_bert as bert
 from transformers.models.wav2vec2_conformer import modeling_wav2vec2_conformer as conformer
 
@@ -70,6 +71,28 @@ def test_speecht5(agree, longest, padding):
         return attend(p, x, shaw, N, names, q_segments=segments, k_segments=segments)
 
     agree(theirs, ours, {"x": random(B, T, D)}, module=both, rows=segments != 0)
+
+
+@PADDING
+@pytest.mark.parametrize("window", [4, 40])
+def test_vits(agree, window, padding):
+    """Vectors on keys and values, none beyond the window: there ours, which clips, has zeros."""
+    config = VitsConfig(hidden_size=D, num_attention_heads=N, window_size=window)
+    module = randomised(vits.VitsAttention(config))
+    segments = left_padded(T, padding)
+
+    def theirs(x):
+        return module(x, attention_mask=hidden(seen_by(segments, causal=False)))[0]
+
+    def ours(p, x):
+        tables = {
+            name: jnp.pad(p[f"emb_rel_{name[0]}"][0], ((1, 1), (0, 0))) for name in ("keys", "values")
+        }  # fmt: skip
+        shaw = encoding_of("shaw", N, H, parameters=tables, k=window + 1)
+        names = tuple(f"{of}_proj" for of in ("q", "k", "v", "out"))
+        return attend(p, x, shaw, N, names, q_segments=segments, k_segments=segments)
+
+    agree(theirs, ours, {"x": random(B, T, D)}, module=module, rows=segments != 0)
 
 
 @PADDING
