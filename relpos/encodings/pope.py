@@ -10,7 +10,7 @@ from relpos.encodings.base import Dims, Encoding, PerHead, check_base
 
 
 class PoPE(Encoding):
-    """q_i . k_j becomes  sum_c softplus(q_ic) softplus(k_jc) cos(d theta_c + delta_c),  theta_c = base^(-c/H).
+    """q_i . k_j becomes  sum_c softplus(q_ic) softplus(k_jc) cos((j - i) theta_c + delta_c),  theta_c = base^(-c/H).
 
     Gopalakrishnan et al. 2025, "Decoupling the What and Where With Polar Coordinate Positional Embeddings",
     arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own; delta, held in [-2 pi, 0], is each
@@ -31,8 +31,8 @@ class PoPE(Encoding):
         return jnp.concatenate([length_TH * jnp.cos(angles_TH), length_TH * jnp.sin(angles_TH)], -1)
 
     def query(self, q_TH, positions_T, features_T):
-        """Return softplus(q) at the angles i theta + delta."""
-        return self._polar(q_TH, positions_T, jnp.clip(self.delta[...], -2 * np.pi, 0))
+        """Return softplus(q) at the angles i theta - delta: delta is each query head's, keys may be fewer."""
+        return self._polar(q_TH, positions_T, -jnp.clip(self.delta[...], -2 * np.pi, 0))
 
     def key(self, k_SH, positions_S, features_S):
         """Return softplus(k) at the angles j theta."""

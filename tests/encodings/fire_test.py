@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from relpos import encodings
+from relpos.attention.one_head import each_head
 from relpos.encodings.fire import _network
 from tests import oracle
 
@@ -29,6 +31,21 @@ def test_where_it_starts():
     assert float(fire.multiplier[...]) == 1
     assert np.abs(fire.hidden_kernel[...]).max() <= 1
     assert 0.9 * 32**-0.5 < np.abs(fire.output[...]).max() <= 32**-0.5
+
+
+def test_a_distance_counts_by_how_far_it_is_to_the_first_token():
+    """Versions without the normaliser have a function of the distance alone, which grows with the text."""
+    fire = encodings.create("fire", num_heads=1, head_dim=2, rngs=nnx.Rngs(0), initial_threshold=20)
+    fire.hidden_kernel[...] = jnp.ones(32)  # the network is the sum of its 32 units: 32 x
+    fire.hidden_bias[...] = fire.offset[...] = jnp.zeros(())
+    fire.output[...] = jnp.ones((1, 32))
+    at = jnp.array([50, 400, 3000])
+    of = functools.partial(each_head, encoding=fire)
+    first = of(lambda one: one.block_bias(at, jnp.zeros(1, int), None, None))[0, :, 0]
+    ten_before = of(lambda one: jnp.diag(one.block_bias(at, at - 10, None, None)))[0]
+    np.testing.assert_allclose(first, 32, rtol=1e-4)
+    expected = 32 * np.log(0.1 * 10 + 1) / np.log(0.1 * np.asarray(at) + 1)
+    np.testing.assert_allclose(ten_before, expected, rtol=1e-4)
 
 
 def test_units_that_hardly_bend_or_not_at_all():

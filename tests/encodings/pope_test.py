@@ -15,7 +15,7 @@ class Oracle(oracle.Oracle):
         total = 0.0
         for c in range(H):
             lengths = np.log1p(np.exp(q[c])) * np.log1p(np.exp(k[c]))
-            total += lengths * np.cos((i - j) * base ** (-c / H) + delta[c])
+            total += lengths * np.cos((j - i) * base ** (-c / H) + delta[c])
         return scale * total
 
 

@@ -37,6 +37,7 @@ def created(**options):
 
 @pytest.mark.parametrize("k", [0, 3, 16])
 def test_the_paper_has_two_tables_of_2k_plus_1_rows_shared_by_the_heads(k):
+    """OpenNMT has one for keys and values."""
     encoding = created(k=k)
     assert encoding.keys.shape == encoding.values.shape == (2 * k + 1, 7)
     assert (encoding.keys[...] != encoding.values[...]).any()

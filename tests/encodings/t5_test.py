@@ -1,6 +1,8 @@
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -39,6 +41,16 @@ def test_the_future_wants_buckets_of_its_own():
     with pytest.raises(ValueError, match=r"causal=True.*bidirectional=True"):
         attention(q, q, q, encoding=make())
     attention(q, q, q, encoding=make(bidirectional=True))
+
+
+@pytest.mark.parametrize("head_dim", [4, 64])
+def test_the_bias_is_what_the_table_says_for_heads_of_any_size(head_dim):
+    """x-transformers multiplies it by the square root of the size."""
+    t5 = encodings.create("t5", num_heads=1, head_dim=head_dim, rngs=nnx.Rngs(0))
+    zeros, one_each = jnp.zeros((1, 4, 1, head_dim)), jnp.eye(4, head_dim)[None, :, None]
+    weights = attention(zeros, zeros, one_each, encoding=t5, causal=True)[0, 3, 0, :4]
+    of_distances = t5.table[0, jnp.array([3, 2, 1, 0])]
+    np.testing.assert_allclose(weights, jax.nn.softmax(of_distances), rtol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
