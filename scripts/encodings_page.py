@@ -31,6 +31,7 @@ from relpos import encodings, places
 from relpos.attention.filled import Filled
 from relpos.attention.slots import SLOTS
 from relpos.encodings import Encoding, PerHead, PerKeyHead
+from relpos.nn import Cache
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "encodings.md", ROOT / "README.md"
@@ -39,6 +40,7 @@ PERFORMANCE, STEPS = ROOT / "docs" / "performance.json", ROOT / "docs" / "steps.
 
 N, K, H = 4, 2, 32  # query heads, key heads and their size: of which parameters and caches are told
 D = N * H
+CAPACITY = 64  # tokens of a cache
 LONG = 4096  # tokens of the row in which arrays are looked for that grow with its square
 
 # A scheme is of the first family of which it fills a slot.
@@ -51,6 +53,7 @@ FAMILIES: dict[str, tuple[str, set[str]]] = {
     "Rotations": ("queries and keys are turned by where they stand", {"query", "key"}),
     "Baselines": ("attention does not see where tokens stand", {"embed", "sink"}),
 }  # fmt: skip
+TURNED = {"query", "key", "value", "finish", "tokens", "walk"}
 ORDER = ("Baselines", "Vectors", "Biases", "Gates", "Rotations")
 
 FORM = (
@@ -86,7 +89,7 @@ def prose(cls: type) -> Prose:
     """
     where = f"{cls.__module__}.{cls.__name__}"
     module = inspect.getdoc(sys.modules[cls.__module__]) or ""
-    found = (cls.__doc__ and inspect.getdoc(cls) or "").split("\n\n")
+    found = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
     found = [part for part in found if not part.startswith("Attributes:")]
     first = next((i for i, part in enumerate(found) if i and not part.startswith(" ")), len(found))
     rest = found[first:]
@@ -106,14 +109,7 @@ def prose(cls: type) -> Prose:
 def family(name: str) -> str:
     """Return the family of a scheme, by the slots that it fills."""
     filled = encodings.scheme(name).overridden & (SLOTS | {"embed"})
-    if {"query", "key"} <= filled and filled <= {
-        "query",
-        "key",
-        "tokens",
-        "walk",
-        "value",
-        "finish",
-    }:
+    if {"query", "key"} <= filled <= TURNED:
         return "Rotations"  # whoever says how far they turn, and whether they fade
     return next((title for title, (_, slots) in FAMILIES.items() if slots & filled), "Baselines")
 
@@ -147,18 +143,26 @@ def number(n: int, what: str) -> str:
 
 def parameters(name: str) -> str:
     """Say what is trained, and what of it heads or layers share."""
-    told, total = [], 0
+    told, fixed, total = [], [], 0
     encoding, _ = without_numbers(name)
-    for path, variable in nnx.to_flat_state(nnx.state(encoding, nnx.Param)):
+    for path, variable in nnx.to_flat_state(nnx.state(encoding)):
+        key = ".".join(map(str, path))
+        if not isinstance(variable, nnx.Param):
+            fixed.append(f"`{key}`")
+            continue
         total += variable.size
-        of = {PerHead: "each head's", PerKeyHead: "each key head's"}.get(
-            type(variable), "one for all heads"
-        )
+        of = {PerHead: "each head's", PerKeyHead: "each key head's"}
+        of_what = [
+            of.get(
+                type(variable), "of the input" if encoding.adds_to_input() else "one for all heads"
+            )
+        ]
         if variable.get_metadata().get("shared_by_layers"):
-            of += ", one for all layers"
+            of_what.append("one for all layers")
         shape = " x ".join(map(str, variable.shape)) or "1"
-        told.append(f"`{'.'.join(map(str, path))}` {shape} ({of})")
-    return f"{number(total, 'number')}: {'; '.join(told)}" if told else "none"
+        told.append(f"`{key}` {shape} ({', '.join(of_what)})")
+    trained = f"{number(total, 'number')}: {'; '.join(told)}" if told else "none"
+    return trained + (f"; fixed: {', '.join(fixed)}" if fixed else "")
 
 
 def cost(name: str) -> str:
@@ -171,10 +175,19 @@ def cost(name: str) -> str:
     reach = f"up to {end}, beyond which all are alike" if end else "without an end"
     if "tokens" in slots:
         says.append("a projection of the layer's input for each token")
-    if slots & {"query", "key"}:
-        says.append("queries and keys changed once for each token")
-    if filled.vectors:
-        says.append(f"vectors for distances {reach}")
+    changed = [word for slot, word in (("query", "queries"), ("key", "keys")) if slot in slots]
+    if changed:
+        says.append(f"{' and '.join(changed)} changed once for each token")
+    width = empty_cache(name).keys.shape[-1]
+    if width != H:
+        says.append(f"queries and keys of {width} numbers instead of {H}")
+    meet = [
+        who for who, met in (("queries", filled.key_vectors), ("keys", filled.query_vectors)) if met
+    ]
+    vectors = [f"vectors that {' and '.join(meet)} meet"] if meet else []
+    vectors += ["vectors beside the values"] if filled.value_vectors else []
+    if vectors:
+        says.append(f"{' and '.join(vectors)}, for distances {reach}")
     if filled.bias and not filled.mixes:
         says.append(f"a bias for each distance, {reach}")
     if filled.block_bias and not filled.mixes:
@@ -186,6 +199,17 @@ def cost(name: str) -> str:
     if filled.sink:
         says.append("one more term in each softmax, which GPU kernels do not carry")
     return "; ".join(says) or "nothing beside attention"
+
+
+@functools.cache
+def empty_cache(name: str) -> Cache:
+    """Return the cache of a layer with a scheme, of which only shapes are known."""
+
+    def of_layer():
+        layer = relpos.RelativeAttention(N, D, num_kv_heads=K, encoding=name, rngs=nnx.Rngs(0))
+        return layer.init_cache(1, CAPACITY)
+
+    return jax.eval_shape(of_layer)
 
 
 def largest(program: Any) -> int:
@@ -223,26 +247,20 @@ def has_square(name: str) -> bool:
 def memory(name: str) -> str:
     """Say what a cache holds beside keys and values, and whether anything grows with the square of the row."""
     adds = encodings.scheme(name).adds_to_input()
-    capacity, of_layer = 64, "none" if adds else name
-
-    def layer():
-        made = relpos.RelativeAttention(N, D, num_kv_heads=K, encoding=of_layer, rngs=nnx.Rngs(0))
-        return made.init_cache(1, capacity)
-
-    cache = jax.eval_shape(layer)
+    cache = empty_cache("none" if adds else name)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-    plain, kept = 2 * K * H, count((cache.keys, cache.values)) // capacity
-    more = kept - plain + count(cache.features) // capacity
+    plain = 2 * K * H
+    more = count((cache.keys, cache.values, cache.features)) // CAPACITY - plain
     says = [f"{number(more, 'number')} more than the {plain} of keys and values for each token" if more
             else "a cache holds keys and values alone"]  # fmt: skip
     if count(cache.state):
         says.append(f"{number(count(cache.state), 'number')} for each row, however long")
     if count(cache.tables):
         says.append(
-            f"{number(count(cache.tables) // capacity, 'number')} for each slot, once for all rows"
+            f"{number(count(cache.tables) // CAPACITY, 'number')} for each slot, once for all rows"
         )
     square = False if adds else has_square(name)
-    says.append("arrays of T x T in blocks" if square else "nothing of T x T, forward or backward")
+    says.append("an array of T x T" if square else "nothing of T x T, forward or backward")
     return "; ".join(says)
 
 
@@ -253,7 +271,7 @@ def reach(name: str) -> str:
         return f"no: there are positions 0 to {encoding.max_length - 1}, and NaN beyond"
     if encoding.constant_beyond is not None:
         end = encoding.constant_beyond
-        return f"defined at any length, and all distances from {end} on are alike: once trained up to {end}, nothing is new"
+        return f"defined at any length: from {end} on all distances are alike, so rows that long train all there is"
     if encoding.adds_to_input() or encoding.reads_positions:
         return "defined at any length; nothing proves that it holds where it was not trained"
     return "reads no positions, so none is new; nothing proves that it holds"
@@ -267,13 +285,14 @@ def situations(name: str) -> str:
     optional = "bidirectional" in encodings.options(name)
     says = ["both directions" if both else
             "looks back only" + (", unless `bidirectional`" if optional else "")]  # fmt: skip
-    if not adds and (both or optional):
+    if not adds and not (both or optional):
+        says.append("no cross-attention")
+    elif not adds:
         says.append(
             "no cross-attention layers: it reads tokens"
             if encoding.needs_tokens
             else "cross-attention"
         )
-    says.append("decodes with a cache")
     kinds = "integers or reals" if encoding.reals else "integers"
     if encoding.axes is None or not (adds or encoding.reads_positions):
         says.append("reads no positions")
@@ -301,24 +320,37 @@ class Measured:
         self.attention = _read(performance).get("results", {})
         self.steps = _read(steps).get("tables", {})
 
-    def ratio(self, part: str, title: str, name: str, field: str) -> float | None:
-        """Return a figure of attention against that of `none`."""
-        return _against_none(self.attention.get(part, {}).get(title, []), name, field)
+    def attention_of(self, part: str, title: str, name: str, field: str) -> str:
+        """Return a figure of attention against that of `none`; "" where there is none."""
+        return _against_none(self.attention.get(part, {}).get(title, []), name, "none", field)
 
-    def whole_step(self, name: str) -> float | None:
+    def whole_step(self, name: str) -> str:
         """Return the time of a training step against that of `none`."""
         rows = self.steps.get("step", {}).get("4 x 256", [])
-        return _against_none(rows, f"relpos {name}", "seconds", "relpos none")
+        return _against_none(rows, f"relpos {name}", "relpos none", "seconds", "spread")
 
     def told(self, name: str) -> str:
+        """Return all figures of a scheme; where attention was not measured, those of its kind."""
         figures = {
-            "attention, forward and backward": self.ratio("lengths", "4096", name, "step"),
-            "a step of decoding": self.ratio("decode", "4096", name, "forward"),
-            "temporary memory": self.ratio("memory", "16384", name, "temporary_bytes"),
+            "attention, forward and backward": self.attention_of("lengths", "4096", name, "step"),
+            "a step of decoding": self.attention_of("decode", "4096", name, "forward"),
+            "temporary memory": self.attention_of("memory", "16384", name, "temporary_bytes"),
             "a whole training step": self.whole_step(name),
         }
-        found = [f"{what} {x:.2f}x" for what, x in figures.items() if x is not None]
-        return ", ".join(found) or "not measured"
+        found = [f"{what} {x}" for what, x in figures.items() if x]
+        if not figures["attention, forward and backward"]:
+            found.append("not measured" + self._of_its_kind(name))
+        return ", ".join(found)
+
+    def _of_its_kind(self, name: str) -> str:
+        """Return the figures of attention of schemes that compute the same, but for sizes."""
+        kind = lambda other: re.sub(r"\d+", "", cost(other))  # noqa: E731
+        alike = [
+            other for other in encodings.names() if other != name and kind(other) == kind(name)
+        ]
+        each = {other: self.attention_of("lengths", "4096", other, "step") for other in alike}
+        told = [f"`{other}` {x}" for other, x in each.items() if x]
+        return f"; attention of its kind: {', '.join(told)}" if told else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -326,11 +358,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _against_none(
-    rows: Sequence[Mapping[str, Any]], name: str, field: str, none: str = "none"
-) -> float | None:
-    found = {row["name"]: row.get(field) for row in rows}
-    ours, base = found.get(name), found.get(none)
-    return ours / base if ours and base else None
+    rows: Sequence[Mapping[str, Any]], name: str, none: str, field: str, spread: str = ""
+) -> str:
+    """Return a ratio, with the distance between its quartiles where that is more than a tenth; "" without figures."""
+    found = {row["name"]: row for row in rows}
+    ours, base = found.get(name, {}), found.get(none, {})
+    if not (ours.get(field) and base.get(field)):
+        return ""
+    ratio = ours[field] / base[field]
+    of_itself = (ours.get(spread or f"{field}_spread") or 0.0) / ours[field]
+    return f"{ratio:.2f}x" + (f" ±{ratio * of_itself:.2f}" if of_itself > 0.1 else "")
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
@@ -384,8 +421,13 @@ def section(title: str, said: Prose, facts: Mapping[str, str], picture: str = ""
     return "\n\n".join(parts)
 
 
+def defaults(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}={value!r}`" for key, value in options.items()) or "none"
+
+
 def scheme_section(name: str, measured: Measured, runs: Mapping[str, str]) -> str:
     facts = {
+        "Options": defaults(encodings.options(name)),
         "Parameters": parameters(name),
         "Computes": cost(name),
         "Measured": measured.told(name),
@@ -400,7 +442,7 @@ def places_section(name: str) -> str:
     kind = places.kind(name)
     made = places.create(name)
     facts = {
-        "Options": ", ".join(f"`{key}` {value}" for key, value in places.options(name).items()),
+        "Options": defaults(places.options(name)),
         "Adds to the input": f"`{kind.embeds}`" if kind.embeds else "nothing",
         "Longer rows": f"no more than {made.most} tokens" if made.most else "any number of tokens",
         "Reads": "the digits among the tokens"
@@ -417,15 +459,18 @@ def table(names: Sequence[str], find: Callable[[str], type]) -> str:
 
 INTRO = f"""# Schemes
 
-Written by `python scripts/encodings_page.py` from the schemes themselves. Parameters and caches are those of {N} query
-heads and {K} key heads of {H} dimensions, in a layer of width {D}, with default options. What was measured is told
-against `none`, on two CPU cores: attention at T=4096, temporary memory at T=16384, a step of decoding with 4,096 tokens
-in the cache, a training step of 4 layers of 256 ([how](performance.md)).
+Written by `python scripts/encodings_page.py` from the schemes themselves. All of them decode with a cache and take
+packed documents, left padding and grouped queries: the tests ask it of each. Parameters and caches are those of {N}
+query heads and {K} key heads of {H} dimensions, in a layer of width {D}, with default options. What was measured is
+told against `none`, on two CPU cores: attention at T=4096, temporary memory at T=16384, a step of decoding with 4,096
+tokens in the cache, a training step of 4 layers of 256 ([how](performance.md)); ± where the quartiles lie more than a
+tenth apart.
 
-A picture is drawn of a decoder's first layer: the weight that the last of 256 equal tokens gives to each distance, for
-each of 4 heads. On the left the decoder is untrained, on the right it was trained shortly, on rows of 64 (the vertical
-line), to tell the token 5 places before each (`python scripts/gallery.py --schemes`). That says what a scheme can point
-at with a few steps, and what it does with distances that it never saw; it is no contest."""
+Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, a
+line for each of the 4 heads of a layer. On the left it is untrained. On the right it was trained shortly, on rows of
+64 random tokens, to tell at each token the one 5 places before it; the title says how many answers are right within
+64 tokens, and beyond, where it is grey (`python scripts/gallery.py --schemes`). That shows what a scheme can point at
+after a few steps, and what it makes of distances that it never saw. It is no contest."""
 
 
 def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None) -> str:

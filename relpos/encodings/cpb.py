@@ -25,8 +25,7 @@ class CPB(Encoding):
     Choose it for a smooth bias that is carried to longer rows: a network of the distance's logarithm, where a table
     would have numbers that were never trained.
 
-    Choose another where time counts: the network is evaluated for every distance of a row, and nothing bounds it but
-    the sigmoid.
+    Choose another where time counts: the network is evaluated for every distance of a row, where a table is looked up.
     """
 
     reals = True

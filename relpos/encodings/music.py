@@ -20,7 +20,7 @@ class Music(Encoding):
     before, the others for keys in the future. The paper's skewing is how blocks spread any scheme's distances. Left
     out: its relative times and pitches.
 
-    Choose it where exact and long distances recur, as in music: each head has a vector for every distance up to M.
+    Choose it where exact and long distances recur, as in music: each head has a vector for every distance below M.
 
     Choose another for little data or long rows: a head learns M vectors, each distance by itself, and "zero" knows
     nothing of distances from M on.

@@ -45,8 +45,8 @@ class RoPE(Encoding):
     Choose it for decoders and encoders at the trained length: nothing to train, hardly any time, and what most models
     of today have, so their weights can be continued.
 
-    Choose another scheme, or a `scaling`, beyond the trained length: README's language model goes from 1.85 to 4.06
-    bits per byte at 8 times the length, where biases hold.
+    Choose another scheme, or a `scaling`, beyond the trained length: README's language model loses two bits per byte at
+    8 times the length, where biases hold.
     """
 
     reals = True

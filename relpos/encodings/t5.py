@@ -24,7 +24,7 @@ class T5(Encoding):
     bits per byte with it at 8 times the trained length.
 
     Choose another where training rows are shorter than `max_distance`: buckets that they do not reach stay as they were
-    drawn (README's flip-flop falls from 99.6% to 45.8%). Far distances are not told apart.
+    drawn, which README's flip-flop suffers from. Far distances are not told apart.
     """
 
     def __init__(

@@ -38,6 +38,17 @@ def test_each_scheme_and_each_way_to_place_tokens_has_one_section_and_a_link(wri
     assert sorted(re.findall(r"^\| \[`(\w+)`\]\(#\1\)", written, re.MULTILINE)) == sorted(names)
 
 
+def test_its_links_lead_somewhere(written):
+    headings = {
+        re.sub(r"[^\w -]", "", h).replace(" ", "-").lower()
+        for h in re.findall(r"^#+ (.*)$", written, re.MULTILINE)
+    }
+    links = set(re.findall(r"\]\((?!http)([^)]+)\)", written))
+    assert links
+    for link in links:
+        assert link[1:] in headings if link[0] == "#" else (page.PAGE.parent / link).is_file(), link
+
+
 @pytest.mark.parametrize("name", encodings.names())
 def test_every_docstring_says_what_the_page_needs(name):
     said = page.prose(encodings.scheme(name))
@@ -93,7 +104,7 @@ def test_facts_are_those_of_the_class(written):
     # T5: 32 buckets for each of 4 heads, one table for all layers, the last bucket from 128 on.
     t5 = section(written, "t5")
     assert "128 numbers: `table` 4 x 32 (each head's, one for all layers)" in t5
-    assert "all distances from 128 on are alike" in t5
+    assert "from 128 on all distances are alike" in t5
     assert "looks back only, unless `bidirectional`" in t5
     # PoPE's keys are twice as wide: 2 key heads of 32 more.
     assert "64 numbers more than the 128" in section(written, "pope")
@@ -117,20 +128,32 @@ def test_families_are_those_of_the_slots():
     assert sorted(n for f in page.ORDER for n in page.of_family(f)) == list(encodings.names())
 
 
-def test_an_array_of_pairs_would_be_found(monkeypatch):
+def test_an_array_of_pairs_is_found(monkeypatch):
     assert not page.has_square("t5")
-    monkeypatch.setattr(page, "LONG", 64)  # one block
-    page.has_square.cache_clear() if hasattr(page.has_square, "cache_clear") else None
+    blocks = page.relpos.attention
+
+    def dense(*arrays, implementation, **options):
+        return blocks(*arrays, implementation="reference", **options)
+
+    monkeypatch.setattr(page.relpos, "attention", dense)
     assert page.has_square("t5")
 
 
 def test_what_was_measured_is_read_from_the_files(tmp_path):
-    rows = [{"name": "none", "step": 2.0}, {"name": "t5", "step": 3.0}]
+    rows = [
+        {"name": "none", "step": 2.0},
+        {"name": "t5", "step": 3.0, "step_spread": 0.2},
+        {"name": "rope", "step": 2.0, "step_spread": 1.0},
+    ]
     path = tmp_path / "performance.json"
     path.write_text(json.dumps({"results": {"lengths": {"4096": rows}}}))
     measured = page.Measured(path, tmp_path / "absent.json")
     assert measured.told("t5") == "attention, forward and backward 1.50x"
+    assert measured.told("rope") == "attention, forward and backward 1.00x ±0.50"
     assert measured.told("fox") == "not measured"
+    # A rotation by position alone, as rope is; and a bias without an end, of which none is in this file.
+    assert measured.told("hope") == "not measured; attention of its kind: `rope` 1.00x ±0.50"
+    assert measured.told("bam") == "not measured"
 
 
 def test_experiments_are_read_by_scheme(tmp_path):
