@@ -1,27 +1,45 @@
 """Draws what every encoding does: where a query looks when all tokens are the same.
 
     python scripts/gallery.py [--output docs/gallery.png] [--length 128]
+    python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings] [--steps 300]
 
-One panel for each scheme that is found, with its default options, untrained; one line for each of four heads: the
-attention weight of the last query over the keys, by distance. What is not flat comes from positions alone.
+The first line draws one panel for each scheme that is found, with its default options, untrained; one line for each of
+four heads: the attention weight of the last query over the keys, by distance. What is not flat comes from positions
+alone.
+
+With `--schemes` each of them, or those that are named, gets a picture of its own: the heads of a small decoder's two
+layers, untrained and after a short training, at distances up to four times the trained length.
 """
 
 import argparse
+import dataclasses
+import functools
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import optax
 from flax import nnx
+from jax import Array
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
+from rich.progress import track
 
 from relpos import attention, encodings
+from relpos.encodings import Encoding
+from relpos.nn import Decoder, DecoderConfig
+from relpos.nn.layer_encodings import is_shared_by_layers
 
 HEADS, COLUMNS = 4, 4
+SHADES = "Blues", "Oranges"  # of the heads of each layer
+LEAST = 1e-5  # of the weights that a scheme's own picture shows
 
 
 def weights(name: str, length: int) -> np.ndarray:
@@ -33,17 +51,28 @@ def weights(name: str, length: int) -> np.ndarray:
     token = jax.random.normal(jax.random.key(0), (features,))
     x = encoding.embed(jnp.tile(token, (length, 1)), jnp.arange(length))
     heads = x.reshape(1, length, HEADS, length)
-    # Unit vectors as values: the output is then the weights, and with them what a scheme adds to values.
-    units = jnp.broadcast_to(jnp.eye(length)[None, :, None], heads.shape)
-    token_features, _ = encodings.tokens(encoding, x[None])
+    of_attention = None if encoding.adds_to_input() else encoding
+    return np.asarray(of_last(of_attention, x[None], heads, heads))
 
-    def attend(values):
-        return attention(
-            heads, heads, values, encoding=None if encoding.adds_to_input() else encoding, causal=True,
-            q_features=token_features, k_features=token_features,
-        )[0, -1]  # fmt: skip
 
-    return np.asarray(attend(units) - attend(jnp.zeros_like(units)))[:, ::-1]
+def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Array) -> Array:
+    """The last query's attention weights [N, distance], causal; H must divide T."""
+    _, T, N, H = q_1TNH.shape
+    # Unit vectors as values, H in a row: the output is then the weights, and with them what a scheme adds to values,
+    # which a row without values has alone.
+    units = jnp.eye(T).reshape(T, T // H, H).swapaxes(0, 1)
+    values = jnp.concatenate([units, jnp.zeros((1, T, H))])
+    values = jnp.broadcast_to(values[:, :, None], (len(values), T, N, H))
+    tokens: Any = None
+    if encoding is not None:
+        tokens, _ = encodings.tokens(encoding, x_1TD)
+    rows = lambda x: jnp.broadcast_to(x, (len(values), *x.shape[1:]))  # noqa: E731
+    features = jax.tree.map(rows, tokens)
+    out = attention(
+        rows(q_1TNH), rows(k_1TNH), values, encoding=encoding, causal=True,
+        q_features=features, k_features=features,
+    )[:, -1]  # fmt: skip
+    return jnp.moveaxis(out[:-1] - out[-1:], 1, 0).reshape(N, T)[:, ::-1]
 
 
 def draw(names: Sequence[str], length: int) -> Figure:
@@ -59,12 +88,7 @@ def draw(names: Sequence[str], length: int) -> Figure:
     )
     for panel, name in zip(panels.flat, names, strict=False):
         for head, line in enumerate(weights(name, length)):
-            panel.plot(
-                line,
-                color=plt.get_cmap("viridis")(head / HEADS),
-                linewidth=1.2,
-                label=f"head {head}",
-            )
+            panel.plot(line, color=color(head), linewidth=1.2, label=f"head {head}")
         panel.set_title(name, fontsize=10)
         panel.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in panel.lines))
         panel.tick_params(labelsize=7)
@@ -77,16 +101,175 @@ def draw(names: Sequence[str], length: int) -> Figure:
     return figure
 
 
+def color(head: int) -> Any:
+    return plt.get_cmap("viridis")(head / HEADS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A short training: to tell, at each token, the one that stands `lag` before it.
+
+    Attributes:
+      length: tokens of a row.
+      lag: how far back the answer stands.
+      steps: of AdamW, with rows that are drawn anew.
+      batch: rows of a step.
+      vocabulary: how many tokens there are; rows are random.
+      times: up to how many times the length is drawn and tested.
+    """
+
+    length: int = 64
+    lag: int = 5
+    steps: int = 300
+    batch: int = 16
+    vocabulary: int = 16
+    learning_rate: float = 0.003
+    times: int = 4
+
+    def decoder(self, name: str) -> Decoder:
+        """Make the model, of two layers, untrained."""
+        config = DecoderConfig(
+            vocab_size=self.vocabulary, num_layers=2, features=16 * HEADS, num_heads=HEADS,
+            encodings=(name,),
+        )  # fmt: skip
+        return Decoder(config, rngs=nnx.Rngs(0))
+
+    def rows(self, key: Array, count: int, length: int) -> Array:
+        return jax.random.randint(key, (count, length), 0, self.vocabulary)
+
+    def trained(self, model: Decoder) -> Decoder:
+        """Return the model after the training; the one that is given stays as it is."""
+        model = nnx.merge(*nnx.split(model))
+        rate = optax.schedules.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, self.steps // 10, self.steps
+        )
+        tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+        graphdef, state = nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
+
+        def step(state, key):
+            model, optimizer = nnx.merge(graphdef, state)
+            tokens = self.rows(key, self.batch, self.length)
+            optimizer.update(model, nnx.grad(self.loss)(model, tokens))
+            return nnx.state((model, optimizer)), None
+
+        keys = jax.random.split(jax.random.key(1), self.steps)
+        state, _ = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys))(state, keys)
+        return nnx.merge(graphdef, state)[0]
+
+    def loss(self, model: Decoder, tokens: Array) -> Array:
+        logits = model(tokens)[:, self.lag :]
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, tokens[:, : -self.lag]
+        ).mean()
+
+    def right(self, model: Decoder) -> tuple[float, float]:
+        """Return the share of right answers within the trained length, and beyond it."""
+        tokens = self.rows(jax.random.key(2), 8, self.times * self.length)
+        graphdef, state = nnx.split(model)
+        logits = jax.jit(lambda state, tokens: nnx.merge(graphdef, state)(tokens))(state, tokens)
+        right = logits[:, self.lag :].argmax(-1) == tokens[:, : -self.lag]
+        within = self.length - self.lag
+        return float(right[:, :within].mean()), float(right[:, within:].mean())
+
+
+def of_layers(model: Decoder, length: int) -> list[np.ndarray]:
+    """The attention weights [N, distance] of a decoder's layers, of the last of `length` equal tokens."""
+    return [np.asarray(x) for x in _of_layers(*nnx.split(model), length)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _of_layers(graphdef: Any, state: Any, length: int) -> list[Array]:
+    model = nnx.merge(graphdef, state)
+    x_1TD = model.embed(jnp.zeros((1, length), jnp.int32))
+    for encoding in model.stack.input_encodings:
+        x_1TD = encoding.embed(x_1TD[0], jnp.arange(length))[None]
+    stacked, shared, own = nnx.split(model.stack.blocks[0], is_shared_by_layers, ...)
+    weights = []
+    for number in range(model.config.num_layers):
+        block = nnx.merge(stacked, shared, jax.tree.map(lambda x, n=number: x[n], own))
+        h_1TD = block.attention_norm(x_1TD)
+        q, k, _ = jnp.split(block.attention.qkv(h_1TD).reshape(1, length, 3 * HEADS, -1), 3, 2)
+        weights.append(of_last(block.attention.encoding, h_1TD, q, k))
+        x_1TD, _ = block(x_1TD)
+    return weights
+
+
+def draw_scheme(name: str, training: Training) -> Figure:
+    """The picture of one scheme: untrained on the left, trained on the right."""
+    untrained = training.decoder(name)
+    trained = training.trained(untrained)
+    within, beyond = training.right(trained)
+    titles = [
+        f"{name}, untrained",
+        f"after {training.steps} steps: {within:.0%} right, {beyond:.0%} beyond",
+    ]
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2), sharey=True, layout="constrained")
+    for panel, model, title in zip(panels, (untrained, trained), titles, strict=True):
+        longest = training.times * training.length
+        for number, (layer, shades) in enumerate(
+            zip(of_layers(model, longest), SHADES, strict=True)
+        ):
+            for head, line in enumerate(layer):
+                panel.plot(
+                    np.maximum(line, LEAST),
+                    color=plt.get_cmap(shades)(0.45 + 0.5 * head / HEADS),
+                    linewidth=0.9,
+                    label=f"layer {number + 1}" if head == HEADS - 1 else None,
+                )
+        panel.axvline(training.length, color="black", linewidth=0.8, linestyle="--")
+        panel.axvspan(training.length, longest, color="0.93")
+        panel.set_title(title, fontsize=8)
+        panel.set_xscale("function", functions=(np.sqrt, np.square))
+        panel.set_xlim(0, longest)
+        panel.set_xticks([0, training.lag, training.length // 4, training.length, longest])
+        panel.set_yscale("log")
+        panel.set_ylim(LEAST, 1.5)
+        panel.tick_params(labelsize=7)
+    panels[0].legend(loc="upper right", fontsize=6, frameon=False)
+    figure.supxlabel("distance", fontsize=8)
+    figure.supylabel("weight", fontsize=8)
+    return figure
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """Write a picture of few colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    plt.close(figure)
+    Image.open(buffer).convert("RGB").quantize(32).save(path, optimize=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the picture; returns the process's exit status."""
+    """Draws the pictures; returns the process's exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
     parser.add_argument("--length", default=128, type=int, help="tokens")
+    parser.add_argument(
+        "--schemes", nargs="*", metavar="NAME", help="one picture for each of these; none: all"
+    )
+    parser.add_argument("--folder", default="docs/encodings", type=Path, help="of these pictures")
+    parser.add_argument("--steps", default=Training.steps, type=int, help="of their training")
     options = parser.parse_args(arguments)
     if options.length < 2 or options.length % 2:
         parser.error(f"--length must be even and at least 2, got {options.length}")
+    if options.steps < 10:
+        parser.error(f"--steps must be at least 10, got {options.steps}")
+    if options.schemes is not None:
+        names = options.schemes or encodings.names()
+        try:
+            for name in names:
+                encodings.scheme(name)  # an unknown one is refused before the first is drawn
+        except ValueError as error:
+            parser.error(str(error))
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for name in track(names, "schemes", console=Console(stderr=True)):
+            save_small(
+                draw_scheme(name, Training(steps=options.steps)), options.folder / f"{name}.png"
+            )
+        Console().print(f"{options.folder}: {len(names)} schemes")
+        return 0
     figure = draw(encodings.names(), options.length)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=110)

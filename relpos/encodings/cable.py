@@ -20,6 +20,12 @@ class CABLE(Encoding):
     `gate` "softplus" without `weights`, g = 1, is the paper as it first was on arXiv: f_t = -log(1 - sigmoid(w . x_t +
     c)), which is `fox` with w and c negated, and a form of it for encoders. `kernel` "log": b = -g_i log(1 + s_ij^2),
     the paper's K-CABLE, sec. 5.6. The running sums of f are each token's features and, at the end, the cache's state.
+
+    Choose it for forget gates in encoders as well as decoders. The paper reads rows longer than those of training
+    better than with fixed biases.
+
+    Choose another where positions are given, which it does not read, and for cross-attention layers, where it has no
+    tokens between. `fox` is cheaper where weights are not needed.
     """
 
     needs_tokens = True

@@ -18,6 +18,12 @@ class CARoPE(Encoding):
     and its keys are to turn by the same angles. The paper starts as RoPE and does not say how: here w starts at 0, and
     c, of which the paper knows nothing, where f = base^(-2/H). The sums are each token's features and, at the end, the
     cache's state. The pairs that turn together are those of `rope`. Causal.
+
+    Choose it in place of `rope` in decoders: the paper has lower perplexity than with RoPE, on longer rows too, and it
+    starts as RoPE.
+
+    Choose another for encoders and cross-attention layers, and where positions are given: it reads tokens, not
+    positions.
     """
 
     needs_tokens = True

@@ -15,6 +15,12 @@ class CoPE(Encoding):
     Golovneva et al. 2024, "Contextual Position Encoding", arXiv:2405.18719, sec. 4. Between whole numbers it is
     interpolated: (ceil p - p) q . e[floor p] + (1 - ceil p + p) q . e[ceil p]. e holds P = `positions` vectors, 64 in
     the paper's code, shared by the heads, each layer's own, and zero at the start. Causal.
+
+    Choose it where a position is a count of something, such as the k-th noun or sentence: the paper solves counting and
+    selective copying that fixed positions fail.
+
+    Choose another for encoders and where time counts: it walks along the row, and counts anew at each step of decoding.
+    Counts end at P - 1.
     """
 
     causal_only = True

@@ -18,6 +18,11 @@ class CPB2D(CPB):
     network once for every offset of a grid of height x width; what lies beyond its largest offset counts as that.
     `window` stays what the model was trained with where the grid grows. That queries and keys are of length one, as in
     the paper, is the layer's doing.
+
+    Choose it for images whose size changes after training, as in Swin v2, which is carried to larger windows.
+
+    Choose another for text, and `table_2d` for images of one size: the network is evaluated anew for every offset of
+    the grid.
     """
 
     shift_invariant = False  # one number: the next row begins elsewhere

@@ -19,6 +19,12 @@ class DAPE(Encoding):
     [N] are all heads' scaled products of query and key, B [N] their biases, those of the scheme `bias`: any that adds a
     bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is a network 2N ->
     hidden -> N, each layer's own, with the initial numbers of PyTorch's layers.
+
+    Choose it for rows longer than those of training where time does not count: the paper trains on 128 tokens and is
+    ahead of its static biases at 8192.
+
+    Choose another otherwise: all heads of a block are computed together, one of the slowest steps in
+    docs/performance.md, and GPU kernels do not carry it.
     """
 
     def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):

@@ -21,6 +21,12 @@ class FoPE(Encoding):
 
     Not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 where a pair is to be
     left as it is, which turns it and doubles its product: here sin is 0 there, as the paper has it.
+
+    Choose it in place of `rope` for rows longer than those of training: pairs that never turned once in training are
+    left alone, and waves are mixed. The paper finds perplexity more stable there.
+
+    Choose another where rows may begin at any position, since it is no function of i - j, and where the trained length
+    is not known beforehand.
     """
 
     reals = True

@@ -13,6 +13,12 @@ class FoX(Encoding):
     Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The
     sum is a difference of running sums F_i - F_j, which are each token's features and, at the end, the cache's
     state. Causal.
+
+    Choose it for decoders of text: a gate for each head, hardly any time, no other positions needed. The paper is ahead
+    of the Transformer in long-context language modelling and beyond the trained length.
+
+    Choose another for encoders, and where a token far back must be found whatever stands between: a shut gate hides all
+    before it.
     """
 
     needs_tokens = True

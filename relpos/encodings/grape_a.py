@@ -20,6 +20,11 @@ class GrapeA(Encoding):
     are learned for each head, u for each key head; s are ALiBi's slopes, as in the authors' code. Equal gates are
     ALiBi; the sum grape_a+fox has a step of its own for each token as well. In a sum with a rotation the gates read
     turned queries and keys. Causal.
+
+    Choose it as an ALiBi whose slope query and key choose: it contains ALiBi, and as a group action leaves a function
+    of i - j and the two tokens.
+
+    Choose another for encoders: it looks back only. It walks along the row, which GPU kernels do not carry.
     """
 
     causal_only = True

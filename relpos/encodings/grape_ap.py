@@ -18,6 +18,11 @@ class GrapeAP(Encoding):
     GRAPE. What the authors' code says and the paper leaves open: only the token on the way is normalised, R_t turns all
     of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, W [features, P] is each head's own. As R_t
     turns by the position itself, not by the distance, a shift of all positions changes the bias. Causal.
+
+    Choose it as `fox` whose gates the query has a say in: each query forgets along a path of its own.
+
+    Choose another for encoders, and where time counts: each pair has a gate. A shift of all positions changes the bias,
+    so rows should begin where they did in training.
     """
 
     needs_tokens = True

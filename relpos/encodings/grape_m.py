@@ -25,6 +25,12 @@ class GrapeM(Encoding):
     or, `per_head`, each key head's. They learn `slowness` * log theta_m, so that speeds move slowly. In "plane" a and
     b [H] are each key head's, and what is at right angles to both stays. Left out: phases of the content, planes that
     do not commute. Angles are float32 products of a position and a speed.
+
+    Choose it as `rope` that learns how fast each pair turns, or which plane does: at the start it is `rope`, and it
+    stays a function of i - j.
+
+    Choose another beyond the trained length, where it has no more to say than `rope`, and where angles at far positions
+    must be exact: speeds are float32 parameters.
     """
 
     reals = True

@@ -15,6 +15,11 @@ class HoPE(Encoding):
     Chen et al. 2024, "HoPE: A Novel Positional Encoding Without Long-Term Decay", arXiv:2410.21216, sec. 4. What does
     not turn once within the trained length L is left as it is: a part of queries and keys without positions. L is 512,
     as the paper trains. The pairs that turn together are those of `rope`.
+
+    Choose it in place of `rope` where far tokens are to count: pairs too slow to turn once in training carry no
+    positions, which the paper finds to read longer rows better.
+
+    Choose another where the trained length is not known beforehand: which pairs turn depends on it.
     """
 
     reals = True

@@ -17,6 +17,11 @@ class Huang(Encoding):
     heads; each layer has its own. k = 511 and a start with standard deviation 0.02 are those of the authors' BERT for
     512 tokens, "relative_key_query" in Hugging Face's transformers, whose table counts i - j: it stands the other way
     round. Left out: methods 1 to 3, which multiply q . k.
+
+    Choose it where keys are to ask for distances as queries do, or to continue BERT models of that kind.
+
+    Choose another where time counts: every distance meets queries and keys, in two products. Distances beyond k are
+    alike.
     """
 
     def __init__(self, *, k: int = 511, dims: Dims, rngs: nnx.Rngs):

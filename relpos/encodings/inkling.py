@@ -15,6 +15,12 @@ class Inkling(Encoding):
     `log_floor` > 0 query and bias are multiplied by 1 + log_alpha log(max(1, (i + 1) / log_floor)), as in the model's
     layers without a window; those with one have extent 512, the window. All weights start with standard deviation
     0.02.
+
+    Choose it where each token is to choose the distances at which it looks: a profile for each query, cheaper than a
+    vector for each distance of the whole head size.
+
+    Choose another for encoders: it looks back only. It has no paper that compares it, and from `extent` on there is no
+    bias.
     """
 
     needs_tokens = True

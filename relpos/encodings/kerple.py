@@ -21,6 +21,11 @@ class KERPLE(Encoding):
 
     Chi et al. 2022, "KERPLE: Kernelized Relative Positional Embedding for Length Extrapolation",
     arXiv:2205.09921, sec. 4. Each head has its own p, from U(0, 2), and a, from U(0, 1).
+
+    Choose it as an ALiBi that learns how fast it falls: two numbers for each head. The logarithmic kernel falls slowly,
+    and is the one that the paper recommends for longer rows.
+
+    Choose another where exact offsets or the order of both sides matter: the bias only falls with |d|.
     """
 
     reals = True

@@ -14,15 +14,20 @@ MOST_AXES = 16
 class MRoPE(Encoding):
     """q_i R(phi_i) . k_j R(phi_j),  phi_m = p[a(m)] theta_m,  theta_m = base^(-2m/H): pair m turns by axis a(m).
 
-        interleaved:  a = 0, 1, 2, 0, 1, 2, ...      Huang et al. 2025, "Revisiting Multimodal Positional Encoding in
-                                                     Vision-Language Models", arXiv:2510.23095, sec. 4; Qwen3-VL
-        else:         a = 0, 0, ..., 1, 1, ..., 2    Wang et al. 2024, "Qwen2-VL", arXiv:2409.12191, sec. 2.1
+        interleaved:  a = 0, 1, 2, 0, 1, 2, ...
+        else:         a = 0, 0, ..., 1, 1, ..., 2
 
-    Positions are [T, axes], integers or reals: time, row and column in the papers. One number is that of all axes, as
-    text has it: this is then `rope`. `sections` are the pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in
-    Qwen2-VL; (): even shares, those left over for the first axes. Interleaved, those that axis 0 has more than the
-    others are the slowest. The pairs that turn together are those of `rope`. How images are given positions, and that
-    these start anew for each, is the caller's.
+    Huang et al. 2025, "Revisiting Multimodal Positional Encoding in Vision-Language Models", arXiv:2510.23095, sec. 4,
+    as in Qwen3-VL; in sections: Wang et al. 2024, "Qwen2-VL", arXiv:2409.12191, sec. 2.1. Positions are [T, axes],
+    integers or reals: time, row and column in the papers. One number is that of all axes, as text has it: this is then
+    `rope`. `sections` are the pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in Qwen2-VL; (): even shares,
+    those left over for the first axes. Interleaved, those that axis 0 has more than the others are the slowest. The
+    pairs that turn together are those of `rope`. How images are given positions, and that these start anew for each, is
+    the caller's.
+
+    Choose it for images, video and text in one row, as Qwen's models have it: text gets one number, and is then `rope`.
+
+    Choose another for text alone. Each axis has only a share of the pairs to turn.
     """
 
     axes = 3

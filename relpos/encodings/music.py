@@ -19,6 +19,11 @@ class Music(Encoding):
     (`beyond` "zero", the public code), or that of M - 1 ("clip"). `bidirectional`: E [2 M - 1, H], the first M rows as
     before, the others for keys in the future. The paper's skewing is how blocks spread any scheme's distances. Left
     out: its relative times and pitches.
+
+    Choose it where exact and long distances recur, as in music: each head has a vector for every distance below M.
+
+    Choose another for little data or long rows: a head learns M vectors, each distance by itself, and "zero" knows
+    nothing of distances from M on.
     """
 
     def __init__(

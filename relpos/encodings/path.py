@@ -16,6 +16,12 @@ class PaTH(Encoding):
     one full [D, H] for each key head, as that code has it where query heads share them). Left out: the paper's
     convolution of three tokens before the norm, which would have to know where documents begin. With forget
     gates, the paper's PaTH-FoX, it is the sum path+fox. Causal.
+
+    Choose it for state tracking: the paper shows that reflections by the tokens between follow states which rotations
+    by position cannot. The sum path+fox also forgets.
+
+    Choose another for encoders, for positions that are given (it reads none), and where time counts: it is among the
+    slowest in docs/performance.md, and GPU kernels do not carry it.
     """
 
     needs_tokens = True

@@ -15,6 +15,11 @@ class PoPE(Encoding):
     Gopalakrishnan et al. 2025, "Decoupling the What and Where With Polar Coordinate Positional Embeddings",
     arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own; delta, held in [-2 pi, 0], is each
     head's and starts at 0. As products of queries and keys of width 2H.
+
+    Choose it where a task is to find by place alone or by content alone: the paper is far ahead of RoPE there, and on
+    longer rows without fine-tuning.
+
+    Choose another where time or memory counts: queries and keys are twice as wide, in the cache too.
     """
 
     reals = True

@@ -21,6 +21,11 @@ class RoPE2D(Encoding):
     pairs. Positions are [T, 2], row and column, integers or reals. One whole number p is the place p of a grid that is
     read row by row, row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base`
     0: the authors', 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
+
+    Choose it for images, also of sizes that were not trained: the paper gains at higher resolution, mixed more than
+    axial.
+
+    Choose another for text: one number is read as a place of a grid.
     """
 
     shift_invariant = False  # one number: the next row begins elsewhere

@@ -15,6 +15,11 @@ class Sandwich(Encoding):
     Chi, Fan, Rudnicky, Ramadge 2023, "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field
     Analysis", arXiv:2212.10356, and the Python code in its appendix: D = 128 whatever the size of a head. Nothing
     is trained. `from_one`: m = 1 ... D/2 and the sum less D/2, as NVIDIA NeMo has it, there with D the size of a head.
+
+    Choose it as a bias with nothing to train that falls more slowly than ALiBi's: the paper finds that it makes use of
+    tokens beyond the nearest on longer rows.
+
+    Choose another where heads are to learn at which distances they look: only its size differs from head to head.
     """
 
     reals = True

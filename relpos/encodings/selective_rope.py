@@ -15,6 +15,12 @@ class SelectiveRoPE(Encoding):
     sums of a low-rank projection of the layer's input; A [features, rank] is shared by the heads, B is each key head's,
     for its queries and its keys are to turn by the same angles. The pairs that turn together are (m, m + H/2). The sums
     are each token's features and, at the end, the cache's state. Causal.
+
+    Choose it for copying, state tracking and retrieval with `fox`'s gates in a sum: the paper gains on these with gates
+    and rotations that the tokens choose.
+
+    Choose another for encoders and cross-attention layers, and where positions are given: it reads tokens, not
+    positions.
     """
 
     needs_tokens = True

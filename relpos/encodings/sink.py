@@ -11,6 +11,10 @@ class Sink(Encoding):
     Miller 2023, "Attention is off by one", has s = 0, as `initial` has it; learned in OpenAI 2025, "gpt-oss-120b &
     gpt-oss-20b Model Card", arXiv:2508.10925, sec. 2.2. It says nothing of positions: rope+sink is what that model has
     in every layer.
+
+    Choose it beside another scheme where a head is to be able to look at nothing: one number for each head.
+
+    Choose another for positions: it says nothing of them. GPU kernels do not carry it.
     """
 
     axes = None

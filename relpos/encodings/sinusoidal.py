@@ -11,6 +11,12 @@ class Sinusoidal(Encoding):
     """x_i + PE[i],  PE[i, 2m] = sin(i / base^(2m/D)),  PE[i, 2m+1] = cos(i / base^(2m/D)).
 
     Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, sec. 3.5.
+
+    Choose it as the absolute baseline, or where attention itself must stay as it is: it costs one addition before the
+    first layer.
+
+    Choose another for rows longer than those of training: of SCAN's longer commands hardly any is right, where relative
+    schemes keep most (experiments/scan_cutoffs).
     """
 
     shift_invariant = False

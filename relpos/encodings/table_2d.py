@@ -50,6 +50,11 @@ class Table2D(Encoding):
     below 0, such as [CLS] at position -1, stands outside of the image, and three more numbers say what it gives to
     places, what places give to it, and what it gives to others outside. The papers' images fill the grid: what lies
     beyond its largest offset counts as that. Tables start with standard deviation 0.02.
+
+    Choose it for images or windows of one size, as in Swin and BEiT: one number for each offset, looked up.
+
+    Choose another where sizes change: offsets beyond the grid count as its largest. `cpb_2d` is a function of the
+    offset.
     """
 
     shift_invariant = False  # one number: the next row begins elsewhere

@@ -15,6 +15,12 @@ class TAPA(Encoding):
     A = amplitude * H dimensions of a head say how large, the others how fast; alpha is 0.1, and A half of them, as in
     the paper's experiments. It has no parameters. The scale of the logits is 1 / sqrt(A); one that a caller gives takes
     its place, and leaves the phase.
+
+    Choose it for long contexts with nothing to train: the paper shows that with RoPE the distance itself weighs on the
+    products, and has lower perplexity and better retrieval on longer rows.
+
+    Choose another where time counts: the phase is of each pair, which GPU kernels do not carry. Half of a head says
+    nothing but how fast the rest swings.
     """
 
     reals = True

@@ -17,6 +17,12 @@ class TISA(Encoding):
     arXiv:2106.01950, sec. 4. Each head of each layer has its own a, b and c. They start as in the authors' code: a and
     b from N(0.1, 0.01^2), c from N(0, 5^2). That code evaluates the kernels at i - j - 1, which other c make up for.
     Departure: distances beyond max_distance count as it; the paper's models have 512 positions.
+
+    Choose it where a head is to learn a few offsets at which it looks, before or behind: three numbers for each bump.
+    The paper puts it in place of the learned positions of ALBERT.
+
+    Choose another for far distances: bumps start within a few tokens and must travel, and distances beyond
+    `max_distance` are alike.
     """
 
     reals = True

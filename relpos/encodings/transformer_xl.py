@@ -15,6 +15,13 @@ class TransformerXL(Encoding):
     [D, H] and each layer's own. u and v are [H] per head, shared by the layers unless `untied`, as in the public code's
     large models. `clamp` > 0 holds d at +-clamp ("clamp_len"). The paper's other half, the memory of earlier segments,
     is `relpos.nn.Earlier`, for any scheme.
+
+    Choose it for texts that are read segment by segment, or to continue Transformer-XL and XLNet models. A vector is
+    projected from waves of the distance, so there is one for any distance; on SCAN's longer commands it is nearly as
+    good as `rope`.
+
+    Choose another where time counts: a vector for every distance, with no end, is dear, and dearer still at positions
+    in any order. `clamp` gives it an end.
     """
 
     reals = True

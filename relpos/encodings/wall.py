@@ -21,6 +21,12 @@ class Wall(Encoding):
 
     With P the sums of log f the factor is exp(P_i) exp(-P_j), and the second overflows. Here a query fades as it walks
     past the keys: every factor is a product of gates, at most 1, and one that underflows is too small to count.
+
+    Choose it for decoders that read far beyond the trained length: the authors train on 4,096 tokens, read on to
+    200,000, and are ahead of RoPE and FoX.
+
+    Choose another for encoders, and where time or memory counts: it walks along the row, and a cache holds a key for
+    each query head.
     """
 
     needs_tokens = True

@@ -23,6 +23,12 @@ class XPos(Encoding):
     The paper multiplies queries by zeta^(i/512) and keys by zeta^(-j/512): at position 40,000 the one is 0 and the
     other infinite. Here powers are of distances from the last key of a block that is seen, and where a block reaches
     too far for that, of each pair's own.
+
+    Choose it for decoders that read on beyond the trained length with a window, as the paper does: far tokens fade,
+    fast pairs first.
+
+    Choose another for encoders, since nothing bounds it ahead of a query, and where time counts: it walks along the
+    row, which GPU kernels do not carry.
     """
 
     reals = True

@@ -19,6 +19,10 @@ class Abacus(Places):
     are trained too; at test it is 0. Digits of one significance meet only where numbers are written from their lowest
     digit on, as in the paper.
 
+    Choose it for sums of long numbers: the paper trains on numbers of 20 digits and adds those of 100.
+
+    Choose another for text without numbers, and for numbers that are written from their highest digit on.
+
     Attributes:
       max_offset: the greatest k; 99 in the authors' code.
       digits: the ids of the tokens that are digits.

@@ -26,6 +26,12 @@ class Cape(Places):
     whose packed documents share them, e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`, added to
     the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. Left out: positions
     less their mean, and in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
+
+    Choose it to make absolute positions hold for other lengths at no cost in attention: the paper gains on images,
+    speech and translation.
+
+    Choose another beside a relative scheme, and where exact offsets matter: places are jittered and stretched in
+    training.
     """
 
     max_shift: float = 5.0

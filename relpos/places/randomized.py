@@ -24,6 +24,11 @@ class Randomized(Places):
     a row share its draw. In training each batch is drawn anew, once for all its rows (the paper's code draws again in
     each layer where the encoding is relative); at test there is one draw for each n, so that a score does not change
     from call to call. Causality and windows go by the tokens' order.
+
+    Choose it to train on short rows and read long ones, with a relative scheme: the paper gains on algorithmic tasks.
+
+    Choose another where exact offsets matter, for two neighbours stand any number of places apart, and for rows longer
+    than `max_length`.
     """
 
     max_length: int = 2048

@@ -1,0 +1,516 @@
+"""Writes docs/encodings.md, a section for each scheme and each way to place tokens, and the table of README.
+
+    python scripts/encodings_page.py
+
+Prose stands in the docstring of a scheme's class: the equation first, then whose it is, then a paragraph that begins
+with "Choose it" and one that begins with "Choose another"; the line over all is that of the scheme's file. All else is
+computed from the class, or read from the figures of benchmarks and experiments, where there are any.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import re
+import statistics
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import report
+from flax import nnx
+from rich.console import Console
+
+import relpos
+from relpos import encodings, places
+from relpos.attention.filled import Filled
+from relpos.attention.slots import SLOTS
+from relpos.encodings import Encoding, PerHead, PerKeyHead
+from relpos.nn import Cache
+
+ROOT = Path(__file__).parent.parent
+PAGE, README = ROOT / "docs" / "encodings.md", ROOT / "README.md"
+EXPERIMENT = ROOT / "experiments" / "every_scheme"
+PERFORMANCE, STEPS = ROOT / "docs" / "performance.json", ROOT / "docs" / "steps.json"
+
+N, K, H = 4, 2, 32  # query heads, key heads and their size: of which parameters and caches are told
+D = N * H
+CAPACITY = 64  # tokens of a cache
+LONG = 4096  # tokens of the row in which arrays are looked for that grow with its square
+
+# A scheme is of the first family of which it fills a slot.
+FAMILIES: dict[str, tuple[str, set[str]]] = {
+    "Vectors": ("vectors of distances, which queries, keys or values meet",
+                {"key_vectors", "query_vectors", "value_vectors"}),
+    "Gates": ("what the tokens are, and what stands between them, says how far apart they are",
+              {"walk", "mix", "tokens"}),
+    "Biases": ("a number for each distance, added to the logits", {"bias", "block_bias"}),
+    "Rotations": ("queries and keys are turned by where they stand", {"query", "key"}),
+    "Baselines": ("attention does not see where tokens stand", {"embed", "sink"}),
+}  # fmt: skip
+TURNED = {"query", "key", "value", "finish", "tokens", "walk"}
+ORDER = ("Baselines", "Vectors", "Biases", "Gates", "Rotations")
+
+FORM = (
+    '{where}: its docstring must be the equation, then who found it (arXiv:NNNN.NNNNN, or "no arXiv: number"), then a '
+    'paragraph that begins with "Choose it" and one that begins with "Choose another"; {what}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prose:
+    """What a docstring says.
+
+    Attributes:
+      purpose: the first line of the file.
+      equation: the first paragraph, and the indented ones behind it.
+      source: the paragraphs that follow, whose it is and what its options are.
+      choose: when to choose it.
+      another: when not.
+    """
+
+    purpose: str
+    equation: str
+    source: tuple[str, ...]
+    choose: str
+    another: str
+
+
+def prose(cls: type) -> Prose:
+    """Take a class' docstring apart.
+
+    Raises:
+      ValueError: it is not in the form that this page wants.
+    """
+    where = f"{cls.__module__}.{cls.__name__}"
+    module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+    found = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    found = [part for part in found if not part.startswith("Attributes:")]
+    first = next((i for i, part in enumerate(found) if i and not part.startswith(" ")), len(found))
+    rest = found[first:]
+    chosen = {}
+    for begin in ("Choose it ", "Choose another "):
+        told = [part for part in rest if part.startswith(begin)]
+        if len(told) != 1:
+            raise ValueError(FORM.format(where=where, what=f'{len(told)} begin with "{begin}"'))
+        rest.remove(told[0])
+        chosen[begin] = " ".join(told[0].split())
+    if not any(re.search(r"arXiv:\d{4}\.\d{5}|no arXiv: number", part) for part in rest):
+        raise ValueError(FORM.format(where=where, what="it names no paper"))
+    equation = "\n\n".join(found[:first])
+    return Prose(module.partition("\n")[0], equation, tuple(rest), *chosen.values())
+
+
+def family(name: str) -> str:
+    """Return the family of a scheme, by the slots that it fills."""
+    filled = encodings.scheme(name).overridden & (SLOTS | {"embed"})
+    if {"query", "key"} <= filled <= TURNED:
+        return "Rotations"  # whoever says how far they turn, and whether they fade
+    return next((title for title, (_, slots) in FAMILIES.items() if slots & filled), "Baselines")
+
+
+def of_family(title: str) -> list[str]:
+    return [name for name in encodings.names() if family(name) == title]
+
+
+def make(name: str, **sizes: int) -> Encoding:
+    """Make a scheme with its default options."""
+    sizes = {"num_heads": N, "num_kv_heads": K, "head_dim": H, "features": D, **sizes}
+    return encodings.create(name, rngs=nnx.Rngs(0), **sizes)
+
+
+@functools.cache
+def without_numbers(name: str) -> tuple[Encoding, Filled | None]:
+    """Return a scheme whose parameters are shapes, and the slots of attention that it fills; nothing is computed."""
+    filled: list[Filled | None] = []
+
+    def of_scheme():
+        encoding = make(name)
+        filled.append(None if encoding.adds_to_input() else Filled.of(encoding))
+        return encoding
+
+    return nnx.eval_shape(of_scheme), filled[0]
+
+
+def number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def parameters(name: str) -> str:
+    """Say what is trained, and what of it heads or layers share."""
+    told, fixed, total = [], [], 0
+    encoding, _ = without_numbers(name)
+    for path, variable in nnx.to_flat_state(nnx.state(encoding)):
+        key = ".".join(map(str, path))
+        if not isinstance(variable, nnx.Param):
+            fixed.append(f"`{key}`")
+            continue
+        total += variable.size
+        of = {PerHead: "each head's", PerKeyHead: "each key head's"}
+        of_what = [
+            of.get(
+                type(variable), "of the input" if encoding.adds_to_input() else "one for all heads"
+            )
+        ]
+        if variable.get_metadata().get("shared_by_layers"):
+            of_what.append("one for all layers")
+        shape = " x ".join(map(str, variable.shape)) or "1"
+        told.append(f"`{key}` {shape} ({', '.join(of_what)})")
+    trained = f"{number(total, 'number')}: {'; '.join(told)}" if told else "none"
+    return trained + (f"; fixed: {', '.join(fixed)}" if fixed else "")
+
+
+def cost(name: str) -> str:
+    """Say what is computed, by the slots that are filled."""
+    encoding, filled = without_numbers(name)
+    if filled is None:
+        return "one addition before the first layer; attention is that of `none`"
+    says, slots = [], encoding.overridden & SLOTS
+    end = encoding.constant_beyond
+    reach = f"up to {end}, beyond which all are alike" if end else "without an end"
+    if "tokens" in slots:
+        says.append("a projection of the layer's input for each token")
+    changed = [word for slot, word in (("query", "queries"), ("key", "keys")) if slot in slots]
+    if changed:
+        says.append(f"{' and '.join(changed)} changed once for each token")
+    width = empty_cache(name).keys.shape[-1]
+    if width != H:
+        says.append(f"queries and keys of {width} numbers instead of {H}")
+    meet = [
+        who for who, met in (("queries", filled.key_vectors), ("keys", filled.query_vectors)) if met
+    ]
+    vectors = [f"vectors that {' and '.join(meet)} meet"] if meet else []
+    vectors += ["vectors beside the values"] if filled.value_vectors else []
+    if vectors:
+        says.append(f"{' and '.join(vectors)}, for distances {reach}")
+    if filled.bias and not filled.mixes:
+        says.append(f"a bias for each distance, {reach}")
+    if filled.block_bias and not filled.mixes:
+        says.append("a bias for each pair, in blocks")
+    if filled.walks:
+        says.append("a walk along the row, from block to block, which GPU kernels do not carry")
+    if filled.mixes:
+        says.append("all heads' logits of a block at once, which GPU kernels do not carry")
+    if filled.sink:
+        says.append("one more term in each softmax, which GPU kernels do not carry")
+    return "; ".join(says) or "nothing beside attention"
+
+
+@functools.cache
+def empty_cache(name: str) -> Cache:
+    """Return the cache of a layer with a scheme, of which only shapes are known."""
+
+    def of_layer():
+        layer = relpos.RelativeAttention(N, D, num_kv_heads=K, encoding=name, rngs=nnx.Rngs(0))
+        return layer.init_cache(1, CAPACITY)
+
+    return jax.eval_shape(of_layer)
+
+
+def largest(program: Any) -> int:
+    """Return the size of the largest array that a program makes, those inside of its operations too."""
+    sizes = [0]
+    for operation in program.eqns:
+        sizes += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
+        for inner in jax.tree.leaves(tuple(operation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            sizes += [largest(inner)] if hasattr(inner, "eqns") else []
+    return max(sizes)
+
+
+def has_square(name: str) -> bool:
+    """Whether attention and its gradients, in blocks, make an array of a number for each pair of tokens."""
+    encoding = nnx.eval_shape(
+        lambda: make(name, num_heads=1, num_kv_heads=1, head_dim=8, features=8)
+    )
+    graphdef, state = nnx.split(encoding)
+    row = jax.ShapeDtypeStruct((1, LONG, 1, 8), jnp.float32)
+
+    def loss(state, q, k, v):
+        encoding = nnx.merge(graphdef, state)
+        features, _ = encodings.tokens(encoding, q[:, :, 0])
+        out = relpos.attention(
+            q, k, v, encoding=encoding, causal=True, q_features=features, k_features=features,
+            implementation="blockwise",
+        )  # fmt: skip
+        return out.sum()
+
+    gradients = jax.value_and_grad(loss, (0, 1, 2, 3), allow_int=True)
+    return largest(jax.make_jaxpr(gradients)(state, row, row, row).jaxpr) >= LONG * LONG
+
+
+def memory(name: str) -> str:
+    """Say what a cache holds beside keys and values, and whether anything grows with the square of the row."""
+    adds = encodings.scheme(name).adds_to_input()
+    cache = empty_cache("none" if adds else name)
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+    plain = 2 * K * H
+    more = count((cache.keys, cache.values, cache.features)) // CAPACITY - plain
+    says = [f"{number(more, 'number')} more than the {plain} of keys and values for each token" if more
+            else "a cache holds keys and values alone"]  # fmt: skip
+    if count(cache.state):
+        says.append(f"{number(count(cache.state), 'number')} for each row, however long")
+    if count(cache.tables):
+        says.append(
+            f"{number(count(cache.tables) // CAPACITY, 'number')} for each slot, once for all rows"
+        )
+    square = False if adds else has_square(name)
+    says.append("an array of T x T" if square else "nothing of T x T, forward or backward")
+    return "; ".join(says)
+
+
+def reach(name: str) -> str:
+    """Say what is certain of rows longer than those of training."""
+    encoding, _ = without_numbers(name)
+    if encoding.max_length is not None:
+        return f"no: there are positions 0 to {encoding.max_length - 1}, and NaN beyond"
+    if encoding.constant_beyond is not None:
+        end = encoding.constant_beyond
+        return f"defined at any length: from {end} on all distances are alike, so rows that long train all there is"
+    if encoding.adds_to_input() or encoding.reads_positions:
+        return "defined at any length; nothing proves that it holds where it was not trained"
+    return "reads no positions, so none is new; nothing proves that it holds"
+
+
+def situations(name: str) -> str:
+    """Say where it may be used."""
+    encoding, _ = without_numbers(name)
+    adds = encoding.adds_to_input()
+    both = not encoding.causal_only
+    optional = "bidirectional" in encodings.options(name)
+    says = ["both directions" if both else
+            "looks back only" + (", unless `bidirectional`" if optional else "")]  # fmt: skip
+    if not adds and not (both or optional):
+        says.append("no cross-attention")
+    elif not adds:
+        says.append(
+            "no cross-attention layers: it reads tokens"
+            if encoding.needs_tokens
+            else "cross-attention"
+        )
+    kinds = "integers or reals" if encoding.reals else "integers"
+    if encoding.axes is None or not (adds or encoding.reads_positions):
+        says.append("reads no positions")
+    else:
+        many = "" if encoding.axes == 1 else f" of {encoding.axes} axes, or one number"
+        says.append(f"positions: {kinds}{many}")
+        if encoding.axes == 1:
+            anywhere = (
+                "may begin anywhere"
+                if encoding.shift_invariant
+                else "begin where they did in training"
+            )
+            says.append(anywhere)
+    if encoding.needs_tokens:
+        says.append("reads the layer's input")
+    if encoding.mixes:
+        says.append("mixes heads")
+    return "; ".join(says)
+
+
+class Measured:
+    """The figures of the benchmarks that lie in docs/."""
+
+    def __init__(self, performance: Path = PERFORMANCE, steps: Path = STEPS):
+        self.attention = _read(performance).get("results", {})
+        self.steps = _read(steps).get("tables", {})
+
+    def attention_of(self, part: str, title: str, name: str, field: str) -> str:
+        """Return a figure of attention against that of `none`; "" where there is none."""
+        return _against_none(self.attention.get(part, {}).get(title, []), name, "none", field)
+
+    def whole_step(self, name: str) -> str:
+        """Return the time of a training step against that of `none`."""
+        rows = self.steps.get("step", {}).get("4 x 256", [])
+        return _against_none(rows, f"relpos {name}", "relpos none", "seconds", "spread")
+
+    def told(self, name: str) -> str:
+        """Return all figures of a scheme; where attention was not measured, those of its kind."""
+        figures = {
+            "attention, forward and backward": self.attention_of("lengths", "4096", name, "step"),
+            "a step of decoding": self.attention_of("decode", "4096", name, "forward"),
+            "temporary memory": self.attention_of("memory", "16384", name, "temporary_bytes"),
+            "a whole training step": self.whole_step(name),
+        }
+        found = [f"{what} {x}" for what, x in figures.items() if x]
+        if not figures["attention, forward and backward"]:
+            found.append("not measured" + self._of_its_kind(name))
+        return ", ".join(found)
+
+    def _of_its_kind(self, name: str) -> str:
+        """Return the figures of attention of schemes that compute the same, but for sizes."""
+        kind = lambda other: re.sub(r"\d+", "", cost(other))  # noqa: E731
+        alike = [
+            other for other in encodings.names() if other != name and kind(other) == kind(name)
+        ]
+        each = {other: self.attention_of("lengths", "4096", other, "step") for other in alike}
+        told = [f"`{other}` {x}" for other, x in each.items() if x]
+        return f"; attention of its kind: {', '.join(told)}" if told else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _against_none(
+    rows: Sequence[Mapping[str, Any]], name: str, none: str, field: str, spread: str = ""
+) -> str:
+    """Return a ratio, with the distance between its quartiles where that is more than a tenth; "" without figures."""
+    found = {row["name"]: row for row in rows}
+    ours, base = found.get(name, {}), found.get(none, {})
+    if not (ours.get(field) and base.get(field)):
+        return ""
+    ratio = ours[field] / base[field]
+    of_itself = (ours.get(spread or f"{field}_spread") or 0.0) / ours[field]
+    return f"{ratio:.2f}x" + (f" ±{ratio * of_itself:.2f}" if of_itself > 0.1 else "")
+
+
+def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
+    """Return what runs of a sweep on this machine have come to, by scheme: the means of the figures of its report."""
+    results, spec = folder / "results" / "cpu.json", folder / "sweep.toml"
+    if not results.exists():
+        return {}
+    wanted = tomllib.loads(spec.read_text())["report"]
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in report.rows(wanted, _read(results)):
+        for what, value in row["figures"].items():
+            if value is not None:
+                figures[row["point"]["encoding"]][what].append(value)
+    return {
+        name: "; ".join(
+            f"{what} {statistics.mean(values):.4g} ({number(len(values), 'run')})"
+            for what, values in of_scheme.items()
+        )
+        for name, of_scheme in figures.items()
+    }
+
+
+def linked(text: str) -> str:
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def paragraph(text: str) -> str:
+    """Return a docstring's paragraph as Markdown."""
+    if text.startswith(" "):
+        return code(text)
+    pieces = linked(" ".join(text.split())).split("`")
+    pieces[::2] = (
+        piece.replace("*", r"\*") for piece in pieces[::2]
+    )  # what stands between backticks is code
+    return "`".join(pieces)
+
+
+def code(text: str) -> str:
+    return f"```text\n{inspect.cleandoc(text)}\n```"
+
+
+def section(title: str, said: Prose, facts: Mapping[str, str], picture: str = "") -> str:
+    """Return the section of a scheme, or of a way to place tokens."""
+    parts = [f"### `{title}`", said.purpose, code(said.equation), *map(paragraph, said.source)]
+    if picture:
+        parts.append(
+            f"![attention of equal tokens by distance, untrained and after a short training]({picture})"
+        )
+    parts.append("\n".join(f"- **{what}**: {told}." for what, told in facts.items()))
+    parts += [paragraph(said.choose), paragraph(said.another)]
+    return "\n\n".join(parts)
+
+
+def defaults(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}={value!r}`" for key, value in options.items()) or "none"
+
+
+def scheme_section(name: str, measured: Measured, runs: Mapping[str, str]) -> str:
+    facts = {
+        "Options": defaults(encodings.options(name)),
+        "Parameters": parameters(name),
+        "Computes": cost(name),
+        "Measured": measured.told(name),
+        "Memory": memory(name),
+        "Longer rows": f"{reach(name)}; by experiment: {runs.get(name, 'not measured')}",
+        "Situations": situations(name),
+    }
+    return section(name, prose(encodings.scheme(name)), facts, f"encodings/{name}.png")
+
+
+def places_section(name: str) -> str:
+    kind = places.kind(name)
+    made = places.create(name)
+    facts = {
+        "Options": defaults(places.options(name)),
+        "Adds to the input": f"`{kind.embeds}`" if kind.embeds else "nothing",
+        "Longer rows": f"no more than {made.most} tokens" if made.most else "any number of tokens",
+        "Reads": "the digits among the tokens"
+        if "digits" in kind.__dataclass_fields__
+        else "no tokens",
+    }
+    return section(name, prose(kind), facts)
+
+
+def table(names: Sequence[str], find: Callable[[str], type]) -> str:
+    rows = [f"| [`{name}`](#{name}) | {prose(find(name)).purpose} |" for name in names]
+    return "\n".join(["| name | what it is |", "|---|---|", *rows])
+
+
+INTRO = f"""# Schemes
+
+Written by `python scripts/encodings_page.py` from the schemes themselves. All of them decode with a cache and take
+packed documents, left padding and grouped queries: the tests ask it of each. Parameters and caches are those of {N}
+query heads and {K} key heads of {H} dimensions, in a layer of width {D}, with default options. What was measured is
+told against `none`, on two CPU cores: attention at T=4096, temporary memory at T=16384, a step of decoding with 4,096
+tokens in the cache, a training step of 4 layers of 256 ([how](performance.md)); ± where the quartiles lie more than a
+tenth apart.
+
+Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, a
+line for each of the 4 heads of a layer. On the left it is untrained. On the right it was trained shortly, on rows of
+64 random tokens, to tell at each token the one 5 places before it; the title says how many answers are right within
+64 tokens, and beyond, where it is grey (`python scripts/gallery.py --schemes`). That shows what a scheme can point at
+after a few steps, and what it makes of distances that it never saw. It is no contest."""
+
+
+def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None) -> str:
+    """Return the whole page."""
+    measured = measured or Measured()
+    runs = experiment() if runs is None else runs
+    parts = [INTRO]
+    for title in ORDER:
+        parts.append(f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}.")
+        parts.append(table(of_family(title), encodings.scheme))
+    parts.append(
+        "**[Position transforms](#position-transforms)**: where tokens stand, beside any scheme."
+    )
+    parts.append(table(places.names(), places.kind))
+    for title in ORDER:
+        parts.append(f"## {title}")
+        parts += [scheme_section(name, measured, runs) for name in of_family(title)]
+    parts.append("## Position transforms")
+    parts += [places_section(name) for name in places.names()]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_table(readme: str) -> str:
+    """Return README with its table of schemes as it is now."""
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in of_family(title))} | {FAMILIES[title][0]} |"
+        for title in ORDER
+    ]
+    before, rest = readme.split("| schemes |", 1)
+    _, after = rest.split("\n\n", 1)
+    return before + "\n".join(["| schemes | what they are |", "|---|---|", *rows]) + "\n\n" + after
+
+
+def main() -> int:
+    """Writes both; returns the process's exit status."""
+    PAGE.write_text(page())
+    README.write_text(with_table(README.read_text()))
+    Console().print(f"{PAGE.relative_to(ROOT)}: {len(encodings.names())} schemes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
