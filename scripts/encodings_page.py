@@ -12,9 +12,7 @@ import functools
 import inspect
 import json
 import re
-import statistics
 import sys
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import report
+import leaderboard
 from flax import nnx
 from rich.console import Console
 
@@ -371,23 +369,19 @@ def _against_none(
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
-    """Return what runs of a sweep on this machine have come to, by scheme: the means of the figures of its report."""
-    results, spec = folder / "results" / "cpu.json", folder / "sweep.toml"
-    if not results.exists():
-        return {}
-    wanted = tomllib.loads(spec.read_text())["report"]
-    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in report.rows(wanted, _read(results)):
-        for what, value in row["figures"].items():
-            if value is not None:
-                figures[row["point"]["encoding"]][what].append(value)
-    return {
-        name: "; ".join(
-            f"{what} {statistics.mean(values):.4g} ({number(len(values), 'run')})"
-            for what, values in of_scheme.items()
-        )
-        for name, of_scheme in figures.items()
-    }
+    """Return what the runs of a leaderboard have come to, by scheme."""
+    jobs = [
+        leaderboard.read(job, "cpu")
+        for job in sorted(path.parent for path in folder.glob("*/sweep.toml"))
+        if (job / "results" / "cpu.json").exists()
+    ]
+    found: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        for scheme in job.runs:
+            if any(run["state"] == "finished" for run in job.runs[scheme]):
+                what = job.report["result"]["name"]
+                found[scheme].append(f"{job.name}, {what}: {leaderboard.cell(job, scheme)}")
+    return {scheme: "; ".join(told) for scheme, told in found.items()}
 
 
 def linked(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import reports
+import sweeps
 from flax import nnx
 from sweep import text
 
@@ -73,6 +74,18 @@ class Job:
         task = create_task(relpos.config.load(self.results["config"], items), Path("nowhere"))
         shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def read(folder: Path, scale: str) -> Job:
+    """Return a job's figures with what its sweep.toml says of them.
+
+    Raises:
+      UserError: one of them is missing, or is not what it should be.
+    """
+    results = sweeps.read_results(folder / "results" / f"{scale}.json")
+    report = sweeps.read(folder, scale, Path("runs")).report
+    reports.check(report, folder / "sweep.toml")
+    return Job(folder.name, report, results)
 
 
 def beaten(jobs: Sequence[Job], scheme: str) -> float:

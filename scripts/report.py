@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folders = sweeps.jobs(options.experiment)
         found = {
-            path: _read(folder, path)
+            path: leaderboard.read(folder, path.stem)
             for folder in folders
             for path in sorted((folder / "results").glob(f"{options.scale or '*'}.json"))
         }
@@ -58,14 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(exist_ok=True)
         _write(console, path, leaderboard.markdown(jobs), lambda jobs=jobs: leaderboard.draw(jobs))
     return 0
-
-
-def _read(folder: Path, path: Path) -> leaderboard.Job:
-    """Return the figures of a job, at `path`, with what its sweep.toml says of them."""
-    results = sweeps.read_results(path)
-    report = sweeps.read(folder, results["scale"], Path("runs")).report
-    reports.check(report, folder / "sweep.toml")
-    return leaderboard.Job(folder.name, report, results)
 
 
 def _write(console: Console, path: Path, page: str, draw: Callable[[], Any]) -> None:

@@ -8,7 +8,8 @@ from relpos.encodings import Encoding
 from tests.scripts.load import script
 
 script("sweeps")
-script("report")
+for name in ("where", "sweeps", "sweep", "reports", "leaderboard"):
+    script(name)
 page = script("encodings_page")
 
 WRITE = "run python scripts/encodings_page.py"
@@ -158,9 +159,11 @@ def test_what_was_measured_is_read_from_the_files(tmp_path):
 
 def test_experiments_are_read_by_scheme(tmp_path):
     assert page.experiment(tmp_path) == {}
-    (tmp_path / "results").mkdir()
-    (tmp_path / "sweep.toml").write_text(
-        '[report]\nseries = "encoding"\n[report.result]\nname = "longer, %"\nsplit = "longer"\nvalue = "exact"\n'
+    (tmp_path / "longer" / "results").mkdir(parents=True)
+    (tmp_path / "longer" / "sweep.toml").write_text(
+        'config = "a"\n[scales.cpu.axes]\nseed = [0, 1]\n'
+        '[report]\nx = "seed"\nseries = "encoding"\ntitle = "a"\nbetter = "higher"\n'
+        '[report.result]\nname = "longer, %"\nsplit = "longer"\nvalue = "exact"\n'
         '[report.in_distribution]\nname = "test, %"\nsplit = "test"\nvalue = "exact"\nleast = 95.0\n'
     )
     runs = [
@@ -168,8 +171,10 @@ def test_experiments_are_read_by_scheme(tmp_path):
          "records": [{"split": "longer", "exact": exact}, {"split": "test", "exact": 99.0}]}
         for seed, exact in enumerate([40.0, 50.0])
     ]  # fmt: skip
-    (tmp_path / "results" / "cpu.json").write_text(json.dumps({"runs": runs}))
+    runs.append({"point": {"encoding": "rope", "seed": 0}, "state": "begun"})
+    plain = {"scale": "cpu", "config": "a", "set": {}, "runs": runs}
+    (tmp_path / "longer" / "results" / "cpu.json").write_text(json.dumps(plain))
     found = page.experiment(tmp_path)
-    assert found == {"t5": "test, % 99 (2 runs); longer, % 45 (2 runs)"}
+    assert found == {"t5": "longer, longer, %: **45.0** ± 7.1 (99.0)"}
     facts = page.scheme_section("t5", page.Measured(), found)
-    assert "by experiment: test, % 99 (2 runs)" in facts
+    assert "by experiment: longer, longer, %: **45.0**" in facts
