@@ -12,7 +12,53 @@ SPACINGS = ("log", "linear")
 MOST_HIDDEN = 4096
 
 
-class CPB(Encoding):
+class OffsetNetwork:
+    """An MLP of an offset along one axis or several, with ReLU and one hidden layer; see `CPB`."""
+
+    def _make(
+        self,
+        name: str,
+        axes: int,
+        *,
+        hidden: int,
+        window: int,
+        spacing: str,
+        bound: float,
+        dims: Dims,
+        rngs: nnx.Rngs,
+    ):
+        """Check the options of the scheme of that name, and make the network."""
+        if not 1 <= hidden <= MOST_HIDDEN:
+            raise ValueError(f"{name}.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
+        if window < 0 or window == 1:
+            raise ValueError(f"{name}.window must be 0, for none, or at least 2, got {window}")
+        if spacing not in SPACINGS:
+            raise ValueError(f"unknown {name}.spacing {spacing!r}: known: {', '.join(SPACINGS)}")
+        if bound < 0:
+            raise ValueError(f"{name}.bound must not be negative, got {bound}")
+        self.window, self.spacing, self.bound = window, spacing, bound
+        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)  # noqa: E731
+        self.kernel = nnx.Param(normal(axes, hidden))
+        self.offset = nnx.Param(jnp.zeros(hidden))
+        self.output = PerHead(normal(dims.num_heads, hidden))
+
+    def _coordinate(self, d):
+        """Return u."""
+        d = d.astype(float) * (8 / (self.window - 1) if self.window else 1.0)
+        if self.spacing == "linear":
+            return d / 8 if self.window else d
+        u = jnp.sign(d) * jnp.log1p(jnp.abs(d))
+        return u / math.log(8) if self.window else u
+
+    def _network(self, *d):
+        """Return the bias of distances [n], one array for each axis."""
+        each = zip(d, self.kernel[...], strict=True)
+        hidden = sum(self._coordinate(x)[:, None] * kernel[None] for x, kernel in each)
+        y = jax.nn.relu(hidden + self.offset[...][None]) @ self.output[...]
+        return self.bound * jax.nn.sigmoid(y) if self.bound else y
+
+
+class CPB(OffsetNetwork, Encoding):
     """b[d] = 16 sigmoid(f(u)),  u = sign(d) ln(1 + 8 |d| / (window - 1)) / ln 8,  f an MLP with ReLU and hidden units.
 
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3, continuous
@@ -40,35 +86,16 @@ class CPB(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        name = "cpb" if self.axes == 1 else "cpb_2d"
-        if not 1 <= hidden <= MOST_HIDDEN:
-            raise ValueError(f"{name}.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
-        if window < 0 or window == 1:
-            raise ValueError(f"{name}.window must be 0, for none, or at least 2, got {window}")
-        if spacing not in SPACINGS:
-            raise ValueError(f"unknown {name}.spacing {spacing!r}: known: {', '.join(SPACINGS)}")
-        if bound < 0:
-            raise ValueError(f"{name}.bound must not be negative, got {bound}")
-        self.window, self.spacing, self.bound = window, spacing, bound
-        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)  # noqa: E731
-        self.kernel = nnx.Param(normal(self.axes, hidden))
-        self.offset = nnx.Param(jnp.zeros(hidden))
-        self.output = PerHead(normal(dims.num_heads, hidden))
-
-    def _coordinate(self, d):
-        """Return u."""
-        d = d.astype(float) * (8 / (self.window - 1) if self.window else 1.0)
-        if self.spacing == "linear":
-            return d / 8 if self.window else d
-        u = jnp.sign(d) * jnp.log1p(jnp.abs(d))
-        return u / math.log(8) if self.window else u
-
-    def _network(self, *d):
-        """Return the bias of distances [n], one array for each axis."""
-        each = zip(d, self.kernel[...], strict=True)
-        hidden = sum(self._coordinate(x)[:, None] * kernel[None] for x, kernel in each)
-        y = jax.nn.relu(hidden + self.offset[...][None]) @ self.output[...]
-        return self.bound * jax.nn.sigmoid(y) if self.bound else y
+        self._make(
+            "cpb",
+            1,
+            hidden=hidden,
+            window=window,
+            spacing=spacing,
+            bound=bound,
+            dims=dims,
+            rngs=rngs,
+        )
 
     def bias(self, d):
         """Return the network's value."""

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims
-from relpos.encodings.cpb import CPB
+from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.cpb import OffsetNetwork
 from relpos.encodings.table_2d import apart, check_size, places
 
 MOST_SIDE = 128
 
 
-class CPB2D(CPB):
+class CPB2D(OffsetNetwork, Encoding):
     """b[i, j] = 16 sigmoid(f(u(y_i - y_j), u(x_i - x_j))),  u and its options as in `cpb`,  f an MLP 2 -> hidden -> 1.
 
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3. Positions
@@ -27,7 +27,6 @@ class CPB2D(CPB):
 
     shift_invariant = False  # one number: the next row begins elsewhere
     axes = 2
-    reals = False
 
     def __init__(
         self,
@@ -43,13 +42,16 @@ class CPB2D(CPB):
     ):
         check_size("cpb_2d", height, width, MOST_SIDE)
         self.height, self.width = height, width
-        super().__init__(
-            hidden=hidden, window=window, spacing=spacing, bound=bound, dims=dims, rngs=rngs
+        self._make(
+            "cpb_2d",
+            2,
+            hidden=hidden,
+            window=window,
+            spacing=spacing,
+            bound=bound,
+            dims=dims,
+            rngs=rngs,
         )
-
-    def bias(self, d):
-        """Return nothing: no one distance says where two tokens of an image stand."""
-        return None
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Look up the network's value for every pair."""
