@@ -83,6 +83,26 @@ def test_rotations_turn_what_breaks_the_stick():
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_biases_beside_it_weigh_what_is_broken_off():
+    q, k, _, x = inputs(T=20, N=1, K=1, B=1, dtype=np.float32)
+    units = jnp.eye(20)[None, :, None]
+    kw = {"causal": True, "block_sizes": BLOCKS}
+    alone, both = (
+        [
+            attend(
+                make(text, heads=1, dtype=jnp.float32), q, k, units, x, implementation=path, **kw
+            )
+            for path in ("reference", "blockwise")
+        ]
+        for text in ("stick_breaking", "alibi+stick_breaking")
+    )
+    at = np.arange(20)
+    slope = 2.0**-8  # of one head
+    expected = alone[0][0, :, 0] * np.exp(-slope * np.maximum(at[:, None] - at, 0))
+    for found in both:
+        np.testing.assert_allclose(found[0, :, 0], expected, atol=1e-6)
+
+
 def test_blocks_that_end_at_a_query_hide_it():
     """Wherever rows and columns of blocks meet: the query's own key is the last of its block for one row in four."""
     arrays = inputs(T=24, N=1, K=1, B=1, dtype=np.float32)

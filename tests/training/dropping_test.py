@@ -152,7 +152,7 @@ def test_what_is_left_goes_on_with_its_numbers_and_moments(text, tmp_path, optim
     assert gone == {path for path in before if is_of_encoding(path)}
     assert {path[0] for path in gone} == {0, 1}  # of the model and of the optimizer
     for path, x in after.items():
-        np.testing.assert_array_equal(x[...], before[path][...])
+        jax.tree.map(np.testing.assert_array_equal, x, before[path])  # Muon's masks have no array
     model, _ = nnx.merge(graphdef, nnx.from_flat_state(after.items()))
     assert not any(isinstance(m, scheme("t5")) for _, m in nnx.iter_graph(model))
 
