@@ -85,6 +85,7 @@ ENCODINGS = {
     "shaw": {"k": 16, "right": -1, "per_head": False, "keys": True, "values": True},
     "sink": {"initial": 0.0},
     "sinusoidal": {"base": 10000.0},
+    "stick_breaking": {"attend_current": False},
     "t5": {"num_buckets": 32, "max_distance": 128, "bidirectional": False, "per_layer": False},
     "table_2d": {"height": 14, "width": 14, "outside": False, "per_layer": True},
     "tapa": {"alpha": 0.1, "amplitude": 0.5},

@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "rope",
             "encodings": ENCODINGS,
+            # DroPE: from this step on the layers have no encoding, see configs/drope.py; 0: never.
+            "drop_encoding_at": 0,
             "positions": "",  # each token's place; or one of configs/places.py: randomized, shape, ...
             "places": PLACES,
             "model": {

@@ -206,6 +206,7 @@ def visible(
     *,
     causal: bool = False,
     window: int | tuple[int | None, int | None] | None = None,
+    itself: bool = True,
 ) -> Bool[Array, "T S"]:
     """Say which keys each query may attend to.
 
@@ -216,9 +217,10 @@ def visible(
       k_segments_S: key segment ids, likewise.
       causal: only keys with d >= 0.
       window: only keys with |d| < window, window=1 leaves the token itself; or a pair, see `Window`.
+      itself: whether those with d = 0 are among them.
     """
     d_TS = distances(q_positions_T, k_positions_S)
-    mask_TS = jnp.ones(d_TS.shape, bool)
+    mask_TS = jnp.ones(d_TS.shape, bool) if itself else d_TS != 0
     if causal:
         mask_TS &= d_TS >= 0
     past, future = Window.of(window)

@@ -51,6 +51,8 @@ def read_run(workdir: Path) -> Run:
         encoding, trained_length = config["encoding"], config["sequence_length"]
         if not isinstance(encoding, str) or not isinstance(trained_length, int):
             raise UserError("its encoding or its length is not of the right kind")
+        if dropped := config.get("drop_encoding_at"):
+            encoding = f"{encoding}, dropped at {dropped}"
     except (UserError, OSError, KeyError) as error:
         raise DataError(
             f"{workdir} is not a language model's run directory: {printable(str(error))}"

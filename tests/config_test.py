@@ -226,7 +226,7 @@ def test_a_file_stands_before_a_name(tmp_path, monkeypatch):
 
 def test_the_configs_that_come_with_relpos_are_known_by_name():
     found = config_lib.shipped()
-    assert {"lm", "translation", "scan", "qa", "algorithmic"} == set(found)
+    assert {"lm", "drope", "translation", "scan", "qa", "algorithmic"} == set(found)
     for name, path in found.items():
         assert config_lib.load(name).to_dict() == config_lib.load(path).to_dict()
 

@@ -43,7 +43,7 @@ FEWER_BITS = [
 # Where digits may be lost: sums along the row, logarithms, exponentials, frequencies, vectors; and plain biases.
 MAY_LOSE = (
     "bam", "cable", "carope", "cope", "deberta", "fire", "fope", "fox", "grape_ap", "kerple", "path", "sandwich",
-    "selective_rope", "shaw", "t5", "tapa", "transformer_xl", "wall", "xpos",
+    "selective_rope", "shaw", "stick_breaking", "t5", "tapa", "transformer_xl", "wall", "xpos",
 )  # fmt: skip
 
 

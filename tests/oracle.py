@@ -48,6 +48,12 @@ class Oracle:
         """The logit of a key without a value, or None."""
         return None
 
+    def weights(self, logits):
+        """What a query gives each key that it sees: the softmax, but for the sink's share."""
+        sink = self.sink()
+        weights = np.exp(np.array([*logits, -np.inf if sink is None else sink]) - max(logits))
+        return (weights / weights.sum())[:-1]
+
 
 def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=None):
     """q [T, N, H], k and v [S, K, H]; visible(row, column) -> bool; returns [T, N, H]."""
@@ -69,9 +75,6 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
                 ]
             else:
                 logits = oracles[n].logits(q[t, n], k[seen, m], i, js, scale, x, t, seen)
-            sink = oracles[n].sink()
-            weights = np.exp(np.array([*logits, -np.inf if sink is None else sink]) - max(logits))
-            weights = (weights / weights.sum())[:-1]
-            for weight, s in zip(weights, seen, strict=True):
+            for weight, s in zip(oracles[n].weights(logits), seen, strict=True):
                 out[t, n] += weight * oracles[n].value(v[s, m], i, k_positions[s].item())
     return out

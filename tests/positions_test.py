@@ -14,7 +14,8 @@ def test_positions_count_from_the_first_token_of_a_segment():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3, 100, (1, 4), (None, 3), (5, None)])
 @pytest.mark.parametrize("packed", [False, True])
-def test_visible_is_the_rule_written_out(causal, window, packed):
+@pytest.mark.parametrize("itself", [True, False])
+def test_visible_is_the_rule_written_out(causal, window, packed, itself):
     random = np.random.default_rng(0)
     q, k = random.integers(-9, 9, 11), random.integers(-9, 9, 13)
     qs, ks = random.integers(0, 3, 11), random.integers(0, 3, 13)
@@ -27,12 +28,14 @@ def test_visible_is_the_rule_written_out(causal, window, packed):
             (not causal or d >= 0)
             and (past is None or d < past)
             and (future is None or -d < future)
+            and (itself or d != 0)
             and (not packed or (qs[i] == ks[j] and ks[j] != 0))
         )
 
     expected = [[rule(i, j) for j in range(13)] for i in range(11)]
     segments = (jnp.array(qs), jnp.array(ks)) if packed else (None, None)
-    found = positions.visible(jnp.array(q), jnp.array(k), *segments, causal=causal, window=window)
+    kw = {"causal": causal, "window": window, "itself": itself}
+    found = positions.visible(jnp.array(q), jnp.array(k), *segments, **kw)
     assert found.tolist() == expected
 
 

@@ -191,13 +191,15 @@ class _Call(NamedTuple):
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
         checks.check_unscaled(encoding, scale)
+        checks.check_softcap(encoding, self.rules.softcap)
         # A query has at most T - 1 tokens before it and S - 1 behind it.
         in_row = known.consecutive and not known.offset
         past, future = (
             None if in_row and most is not None and choices.are_within(most, size) else most
             for most, size in zip(self.rules.window, (T, S), strict=True)
         )
-        return self.rules._replace(scale=scale, window=positions.Window(past, future))
+        window = positions.Window(past, future)
+        return self.rules._replace(scale=scale, window=window, itself=encoding.sees_itself)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -136,6 +136,14 @@ def no_kernel_sink(encoding: Slots) -> str:
     )
 
 
+def no_kernel_unnormalized(encoding: Slots) -> str:
+    """Say why no GPU kernel takes an encoding whose weights are not divided by their sum."""
+    return (
+        f'{type(encoding).__name__}\'s weights are not divided by their sum, as those of implementation="pallas" are: '
+        'use implementation="auto" or "blockwise"'
+    )
+
+
 def no_kernel_walks(encoding: Slots) -> str:
     """Say why no GPU kernel takes an encoding that walks along the row."""
     return (
@@ -176,6 +184,15 @@ def checked_scale(scale: Any, head_dim: int) -> float:
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     return float(scale)
+
+
+def check_softcap(encoding: Slots, softcap: float | None) -> None:
+    """Check that a softcap stands before a softmax: exp(logit) of capped logits would be no weight at all."""
+    if softcap is not None and not encoding.normalized:
+        raise ValueError(
+            f"softcap={softcap} caps the logits of a softmax, and {type(encoding).__name__}'s weights are none: "
+            "leave it out"
+        )
 
 
 def check_unscaled(encoding: Slots, scale: float) -> None:

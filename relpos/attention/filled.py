@@ -21,6 +21,7 @@ class Filled(NamedTuple):
       factors: F, 0 without them.
       walks: along the row.
       mixes: the logits of all heads.
+      normalized: weights are divided by their sum.
       width: how many numbers at once the bias wants for each distance, where it has no end; or 0.
       trained: whether anything is.
     """
@@ -36,6 +37,7 @@ class Filled(NamedTuple):
     walks: bool
     sink: bool
     mixes: bool
+    normalized: bool
     width: int
     trained: bool
 
@@ -75,6 +77,7 @@ class Filled(NamedTuple):
             walks=encoding.walks,
             sink="sink" in encoding.overridden,
             mixes=encoding.mixes,
+            normalized=encoding.normalized,
             width=_width(ask_bias) if bias and encoding.constant_beyond is None else 0,
             trained=bool(nnx.to_flat_state(nnx.state(encoding, nnx.Param))),
         )  # fmt: skip
@@ -93,6 +96,10 @@ class Filled(NamedTuple):
             )
         if self.walks and (self.value_vectors or self.mixes):
             raise ValueError(f"{name} fills walk: it may then fill neither value_vectors nor mix")
+        if self.sink and not self.normalized:
+            raise ValueError(
+                f"{name} has an attention sink, and weights that nothing divides by their sum: it may have one of both"
+            )
         if encoding.axes not in (1, None) and self.distances:
             raise ValueError(
                 f"{name} takes positions of {encoding.axes} axes, between which there is no one distance: it may "

@@ -42,6 +42,8 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
         out = blockwise.joined(done, T)
         if plan.filled.sink:
             out *= _left_by_sinks(plan, arrays, blockwise.joined_log_total(done, T))
+        if not plan.filled.normalized:
+            out *= jnp.exp(blockwise.joined_log_total(done, T))[..., None]
     else:
         # The dense path saves memory on every platform; a GPU's kernels are given all heads.
         dense = plan.path == "reference"

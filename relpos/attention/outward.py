@@ -110,9 +110,8 @@ def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
         or places.k.segment is not None
     ):
         return [_Run(begin, end, False)]
-    past = jnp.clip(
-        (row + 1) // layout.columns, begin, end
-    )  # blocks that even the first query sees whole
+    # Blocks that even the first query sees whole.
+    past = jnp.clip((row + rules.itself) // layout.columns, begin, end)
     return [_Run(past, end, False), _Run(begin, past, True)]
 
 

@@ -153,6 +153,8 @@ def _kernels(
         raise choices.NoKernelError(checks.no_kernel_mixes(encoding))
     if filled.sink:
         raise choices.NoKernelError(checks.no_kernel_sink(encoding))
+    if not filled.normalized:
+        raise choices.NoKernelError(checks.no_kernel_unnormalized(encoding))
     band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
     beyond, may_factor = _held(encoding, filled, rules, known.whole)
     if band is None and beyond is not None:

@@ -69,6 +69,7 @@ class Rules(NamedTuple):
     softcap: float | None = None
     dropout_rate: float = 0.0
     ordered: bool = False  # causality and windows go by an order of its own, not by positions
+    itself: bool = True  # a query may see keys at its own place
 
     @property
     def widest(self) -> int | None:
@@ -87,8 +88,9 @@ class Rules(NamedTuple):
 def mask(rules: Rules, q: Tokens, k: Tokens) -> Bool[Array, "T S"]:
     """Say which keys each query may attend to."""
     return positions.visible(
-        q.rank, k.rank, q.segment, k.segment, causal=rules.causal, window=rules.window
-    )
+        q.rank, k.rank, q.segment, k.segment,
+        causal=rules.causal, window=rules.window, itself=rules.itself,
+    )  # fmt: skip
 
 
 def keep_weights(
@@ -262,8 +264,21 @@ def weighted(
     mask_TS = mask(rules, q_tokens, k_tokens)
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)
+    if encoding.normalized:
+        weights_TS = _softmax(logits_TS, mask_TS, encoding.sink())
+    else:
+        weights_TS = jnp.where(mask_TS, jnp.exp(logits_TS), 0)
+    weights_TS = keep_weights(rules, seed, q_tokens, k_tokens, weights_TS)
+    out_TH = dot(weights_TS.astype(k.value.dtype), k.value)
+    from_positions_TH = position_values(encoding, rules, weights_TS, q_tokens, k_tokens)
+    if from_positions_TH is not None:
+        out_TH += from_positions_TH
+    return out_TH.astype(k.value.dtype)
+
+
+def _softmax(logits_TS: Array, mask_TS: Array, sink: Array | None) -> Float[Array, "T S"]:
+    """Return the softmax of what is visible, with a sink's logit beside it; zeros where nothing is."""
     peak_T1 = jax.lax.stop_gradient(logits_TS.max(-1, keepdims=True, initial=-jnp.inf))
-    sink = encoding.sink()
     if sink is not None:
         sink = sink.astype(logits_TS.dtype)
         peak_T1 = jnp.maximum(peak_T1, jax.lax.stop_gradient(sink))
@@ -271,10 +286,4 @@ def weighted(
     total_T1 = weights_TS.sum(-1, keepdims=True)
     if sink is not None:
         total_T1 += jnp.exp(sink - peak_T1)
-    weights_TS = weights_TS / jnp.where(total_T1 == 0, 1, total_T1)
-    weights_TS = keep_weights(rules, seed, q_tokens, k_tokens, weights_TS)
-    out_TH = dot(weights_TS.astype(k.value.dtype), k.value)
-    from_positions_TH = position_values(encoding, rules, weights_TS, q_tokens, k_tokens)
-    if from_positions_TH is not None:
-        out_TH += from_positions_TH
-    return out_TH.astype(k.value.dtype)
+    return weights_TS / jnp.where(total_T1 == 0, 1, total_T1)

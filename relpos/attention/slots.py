@@ -3,7 +3,8 @@
     logit[i, j] = scale * ( query(q_i) . key(k_j)  +  vector_query(q_i) . a_K[d]  +  vector_key(k_j) . a_Q[d] )
                   +  b[d]  +  block_bias[i, j],        or what `mix` makes of all heads' products and biases
     out[i]      = finish( sum_j p_ij * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
-    p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax
+    p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax,
+                  and where it is not `normalized` exp(logit[i, j]) alone
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no batch axis and, but for `mix`, no
 head axis: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their first
@@ -74,6 +75,8 @@ class Slots(nnx.Module):
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
       logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
+      normalized: whether weights are divided by their sum; if not they are exp(logit), as a `walk` may make them.
+      sees_itself: whether a query may see keys at its own place; if not only those before it, or behind.
       mixes: `mix` is filled: all heads are computed together.
       walk_rows: the largest block of queries that walks together; smaller if blocks on the diagonal are expensive.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.
@@ -96,6 +99,8 @@ class Slots(nnx.Module):
     needs_tokens: bool = False
     scaled_vectors: bool = True
     logit_scale: float | None = None
+    normalized: bool = True
+    sees_itself: bool = True
     axes: int | None = 1
     reals: bool = False
     one_head: bool = False

@@ -1,6 +1,7 @@
 """Language modelling: predict the next token of a text, measured in bits per byte, or masked ones."""
 
 import abc
+import copy
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.terminal import printable
-from relpos.training import memory, model_section
+from relpos.training import dropping, memory, model_section
 from relpos.training.masking import Masking, Pose, evaluated_sums, next_tokens, sums
 from relpos.training.progress import say, track
 from relpos.training.prompts import continuations
@@ -62,7 +63,14 @@ class LanguageModelling(abc.ABC):
         self._check(config)
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
+        dropping.check(config)
         self.tokenizer = self._tokenizer()
+
+    def without_encoding(self) -> "LanguageModelling":
+        """Return the task with models that have lost their encoding."""
+        alike = copy.copy(self)
+        alike.config = dropping.without_encoding(self.config)
+        return alike
 
     @functools.cached_property
     def corpus(self) -> data.Corpus:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from relpos.defaults import is_own_code
 from relpos.errors import UserError
 from relpos.terminal import printable
+from relpos.training import dropping
 from relpos.training.checkpoints import CheckpointError, Checkpoints
 from relpos.training.stored_run import notes_on_environment, read_config, read_run
 from relpos.training.task import Task, check_common, create_task
@@ -23,7 +24,7 @@ class LoadedRun(NamedTuple):
 
     Attributes:
       config: of the run, locked.
-      task: its data, loss and evaluation.
+      task: its data, loss and evaluation; without the encoding where the run has dropped it by that step.
       model: a Flax NNX module.
       step: of the checkpoint.
     """
@@ -63,10 +64,6 @@ def load_run(
     task = create_task(config, workdir)
     for note in notes_on_environment(run):
         _log.warning("%s: %s", workdir, printable(note, keep=""))
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(config.seed))))
-    # On a device of this machine, whatever the run was trained on.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
     tried: int | None = None
     while True:
         checkpoints = Checkpoints(workdir, read_only=True)
@@ -74,8 +71,10 @@ def load_run(
             chosen = checkpoints.latest_step() if step is None else step
             if chosen is None:
                 raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
+            of_step = dropping.task_at(chosen, config, task)
+            graphdef, state = _shapes(of_step, config.seed)
             model = nnx.merge(graphdef, checkpoints.restore_model(chosen, state))
-            return LoadedRun(config, task, model, chosen)
+            return LoadedRun(config, of_step, model, chosen)
         except CheckpointError:
             # A run under way removes its older checkpoints, perhaps while this one is read.
             if step is not None or chosen == tried:
@@ -83,3 +82,12 @@ def load_run(
             tried = chosen
         finally:
             checkpoints.close()
+
+
+def _shapes(task: Task, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """Return a model's structure and shapes, on a device of this machine, whatever the run was trained on."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(seed))))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return graphdef, jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state
+    )

@@ -13,7 +13,7 @@ from rich.console import Console
 from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, write_atomically
-from relpos.training import memory
+from relpos.training import dropping, memory
 from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.interrupts import Interrupted, Interrupts
@@ -21,7 +21,7 @@ from relpos.training.metrics import MetricsLog, Window
 from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
 from relpos.training.plan import plan
 from relpos.training.run_directory import RunDirectory
-from relpos.training.step import init_state, make_train_step, model_of
+from relpos.training.step import continued, init_state, make_train_step, model_of
 from relpos.training.task import Task, check_common, create_task
 
 # Metrics which show that the whole state is finite, and what they are called where it is not.
@@ -120,6 +120,7 @@ def prepare(
       UserError: the data are not fit, the run would not fit into memory, or the directory is of other data.
     """
     task = create_task(config, directory.path)
+    dropping.check_task(config, task)
     shapes = shapes_that_fit(config, task, optimizer)
     facts = task.describe()
     directory.describe(facts)
@@ -169,11 +170,8 @@ class _Run:
         self._interrupts = interrupts
         self._console = console
         init_key, self._key = jax.random.split(jax.random.key(config.seed))
-        tx = create_optimizer(optimizer, config.steps)
-        self._graphdef, self._state = init_state(task, tx, init_key)
-        self._train_step = make_train_step(
-            task, self._graphdef, learning_rate(optimizer, config.steps)
-        )
+        self._tx = create_optimizer(optimizer, config.steps)
+        self._rate = learning_rate(optimizer, config.steps)
         self._batches = task.train_batches()
         self.step = 0
         self._saved: int | None = None
@@ -183,7 +181,12 @@ class _Run:
         with contextlib.ExitStack() as opened:
             self._checkpoints = Checkpoints(workdir)
             opened.callback(self._checkpoints.close)
-            if (latest := self._checkpoints.latest_step()) is not None:
+            latest = self._checkpoints.latest_step()
+            self._dropped = dropping.is_dropped(config, latest or 0)
+            self._task = dropping.task_at(latest or 0, config, task)
+            self._graphdef, self._state = init_state(self._task, self._tx, init_key)
+            self._train_step = make_train_step(self._task, self._graphdef, self._rate)
+            if latest is not None:
                 self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
                 self.step = self._saved = latest
                 self._evaluated = meta.get("evaluated")
@@ -207,6 +210,9 @@ class _Run:
         compiled = False
         self._progress.start()
         while True:
+            if not self._dropped and dropping.is_dropped(config, self.step):
+                self._drop_encoding()
+                compiled = False
             last = self.step == config.steps
             if last or (self.step > 0 and self.step % config.eval_every == 0):
                 self._evaluate()
@@ -278,6 +284,17 @@ class _Run:
             progress_lib.say(self._console, f"step {self.step}  {progress_lib.show_record(record)}")
         self._evaluated = self.step
         self._speed.resume()
+
+    def _drop_encoding(self) -> None:
+        """Go on with a model that has all parameters but the encoding's, and what the optimizer keeps of them."""
+        self._drain()
+        self._dropped = True
+        self._task = dropping.task_at(self.step, self._config, self._task)
+        self._graphdef, self._state = continued(self._task, self._tx, self._state)
+        self._train_step = make_train_step(self._task, self._graphdef, self._rate)
+        progress_lib.say(
+            self._console, f"step {self.step}: from here on without {self._config.encoding}"
+        )
 
     def _take_first_step(self) -> None:
         progress_lib.say(self._console, "compiling the training step ...")

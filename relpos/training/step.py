@@ -37,6 +37,25 @@ def init_state(
     return graphdefs[0], state
 
 
+def continued(
+    task: Task, tx: optax.GradientTransformation, state: nnx.State
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """Return what `init_state` does, with the numbers of another state, of a model that has these parameters and more.
+
+    The optimizer goes on where it was; what it kept of the parameters that are gone is gone with them.
+    """
+    graphdefs: list[nnx.GraphDef] = []
+
+    def make():
+        graphdef, made = init_state(task, tx, jax.random.key(0))
+        graphdefs.append(graphdef)
+        return made
+
+    found = dict(nnx.to_flat_state(state))
+    kept = [(path, found[path]) for path, _ in nnx.to_flat_state(jax.eval_shape(make))]
+    return graphdefs[0], nnx.from_flat_state(kept)
+
+
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
     """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
 

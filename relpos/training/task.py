@@ -52,7 +52,9 @@ class Task(Protocol):
     config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
 
     A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start, and
-    ``activation_bytes() -> int``, the least memory that the activations of a training batch take.
+    ``activation_bytes() -> int``, the least memory that the activations of a training batch take. One whose config
+    has ``drop_encoding_at`` has ``without_encoding() -> Task``: itself, of the same data, with models whose parameters
+    are those of its own but for the encoding's.
 
     For `relpos.evaluate` and `relpos.predict` a task may have these as well:
 

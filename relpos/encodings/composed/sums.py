@@ -45,6 +45,8 @@ class Sum(Encoding, fills_slots=False):
         self.walks = any(part.walks for part in parts)
         self.walk_rows = min(part.walk_rows for part in parts)
         self.mixes = any(part.mixes for part in parts)
+        self.normalized = all(part.normalized for part in parts)
+        self.sees_itself = all(part.sees_itself for part in parts)
         beyonds = [
             part.constant_beyond for part, f in zip(parts, filled, strict=True) if f.distances
         ]
@@ -222,6 +224,11 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
             "(a stack takes its part before the layers), for a layer leave it out"
         )
     for other in parts:
+        if not part.normalized and "sink" in other.overridden:
+            raise ValueError(
+                f"{told}: {name}'s weights are no softmax, of which {type(other).__name__} could take a share; they "
+                "cannot be summed up"
+            )
         if part.mixes and other.mixes and other is not part:
             raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
         if not part.walks or other is part:

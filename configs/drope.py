@@ -1,0 +1,29 @@
+"""DroPE: a language model is trained with rotary positions, loses them, and learns to do without.
+
+    relpos train --config drope --workdir runs/drope
+
+Gelberg et al. 2025, arXiv:2512.12167, small: `--config.drop_encoding_at=0` is the same run with its positions kept.
+Measured on 2 busy CPU cores, one seed: 12 minutes. The validation text costs 1.825 bits per byte at step 1,200, 4.692
+just after the switch, 2.129 at step 1,800 and 1.906 at the end (kept: 1.658); the test text 2.118 (kept: 1.912).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import lm
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults of lm with more layers, shorter sequences and a step at which the encoding is dropped."""
+    config = lm.get_config()
+    config.update(
+        {
+            "encoding": "rope",
+            "drop_encoding_at": 1200,
+            "steps": 2400,
+            "batch_size": 32,
+            "sequence_length": 64,
+            "eval_every": 600,
+            "model": {"num_layers": 6, "features": 64, "num_heads": 4},
+        }
+    )
+    return config

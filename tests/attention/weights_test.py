@@ -1,0 +1,84 @@
+"""What an encoding says of its weights as a whole: not divided by their sum, none for the query's own place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relpos.attention import NoKernelError
+from tests.attending import BLOCKS, EverySlot, N, attend, inputs
+from tests.contract_attention_test import SCATTERED, assert_paths_agree
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+class Whole(EverySlot):
+    normalized = False
+
+
+class Others(EverySlot):
+    sees_itself = False
+
+
+class Mixing(Whole):
+    sees_itself = False
+    constant_beyond = None
+
+    def value_vectors(self, d):
+        return None
+
+    def mix(self, logits_NCK, bias_NCK):
+        return 0.5 * logits_NCK + bias_NCK - 0.3 * jnp.roll(logits_NCK, 1, 0)
+
+
+class Drained(Whole):
+    def sink(self):
+        return jnp.zeros(())
+
+
+KINDS = {
+    "rows": {"causal": True, "B": 1},
+    "both sides": {"window": (6, 3), "B": 1},
+    "scattered": {"causal": True, "positions": SCATTERED[:1], "B": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+@pytest.mark.parametrize("scheme", [Whole, Others, Mixing])
+def test_paths_agree(scheme, kind):
+    assert_paths_agree(scheme(), kind, [BLOCKS], ["blockwise"])
+
+
+def test_weights_are_the_exponentials_of_logits():
+    """Beside those of a softmax: as many times as much as the sum of all exponentials."""
+    arrays = inputs()
+    ones = (*arrays[:2], jnp.ones_like(arrays[2]), arrays[3])
+    kw = {"causal": True, "implementation": "reference"}
+
+    def summed(encoding, arrays):  # without what turns values and outputs
+        encoding.value = lambda v, *_: v
+        encoding.finish = lambda out, *_: out
+        encoding.value_vectors = lambda d: None
+        return attend(encoding, *arrays, **kw)
+
+    totals = summed(Whole(), ones)
+    np.testing.assert_allclose(
+        summed(Whole(), arrays), totals * summed(EverySlot(), arrays), rtol=1e-10
+    )
+
+
+def test_kernels_hide_a_query_from_itself_and_refuse_weights_without_a_sum():
+    assert_paths_agree(Others(), KINDS["rows"], [BLOCKS], ["pallas"])
+    with pytest.raises(
+        NoKernelError, match=r"Whole's weights are not divided by their sum.*\"auto\""
+    ):
+        attend(Whole(), *inputs(), causal=True, implementation="pallas")
+
+
+def test_a_sink_takes_no_share_of_what_has_no_sum():
+    with pytest.raises(ValueError, match=r"Drained has an attention sink.*one of both"):
+        attend(Drained(), *inputs(N=N), causal=True)
