@@ -1,5 +1,6 @@
 """A bias without parameters: what sinusoidal positions say of each other."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -46,14 +47,19 @@ class Sandwich(Encoding):
         slower = (self.base ** (1 / M),) * M if self.from_one else ()
         return positions.waves(positions_T, self.base, self.width, slower)
 
+    @property
+    def _fixed(self):
+        """The head's size. The gradient of a factor has the few bits of the queries, too few to sum up for a size."""
+        return jax.lax.stop_gradient(self.size[...])
+
     def bias(self, d):
         """Return the sum of cosines, scaled."""
         total = self._waves(d)[1].sum(-1)
-        return self.size[...] * (total - self.width / 2 if self.from_one else total)
+        return self._fixed * (total - self.width / 2 if self.from_one else total)
 
     def factored_query(self, q_TH, positions_T):
         """Return the sines and cosines of the query's position, scaled."""
-        return self.size[...] * self._factors(positions_T, -self.width / 2)
+        return self._fixed * self._factors(positions_T, -self.width / 2)
 
     def factored_key(self, positions_S):
         """Return the sines and cosines of the key's position: cos(x - y) = cos x cos y + sin x sin y."""
