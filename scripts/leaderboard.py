@@ -12,7 +12,6 @@ import jax
 import reports
 import sweeps
 from flax import nnx
-from sweep import text
 
 import relpos.config
 from relpos.training.task import create_task
@@ -70,7 +69,7 @@ class Job:
     def parameters(self, scheme: str) -> int:
         """Return the number of parameters of the scheme's model."""
         keys = {**self.results["set"], **self.runs[scheme][0]["point"]}
-        items = [(key, text(value)) for key, value in keys.items()]
+        items = [(key, sweeps.spelled(value)) for key, value in keys.items()]
         task = create_task(relpos.config.load(self.results["config"], items), Path("nowhere"))
         shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))

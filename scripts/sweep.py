@@ -109,7 +109,9 @@ class Pool:
             done(run, "in use by another process, left alone")
             return
         command = [*TRAIN, "--config", run.config, "--workdir", str(run.workdir)]
-        command += [f"--config.{key}={text(value)}" for key, value in run.overrides.items()]
+        command += [
+            f"--config.{key}={sweeps.spelled(value)}" for key, value in run.overrides.items()
+        ]
         with self._lock:
             if self._stopped:
                 return
@@ -145,11 +147,6 @@ def _tell_about(run: sweeps.Run, commit: str, seconds: float) -> None:
 
 def _seconds(run: sweeps.Run) -> float:
     return json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
-
-
-def text(value: Any) -> str:
-    """Return a value as the command line spells it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def results(sweep: sweeps.Sweep) -> dict[str, Any]:

@@ -29,6 +29,11 @@ EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
 FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
 
 
+def spelled(value: Any) -> str:
+    """Return a value of a config as the command line spells it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of a sweep.

@@ -165,7 +165,6 @@ class _Run:
         console: Console,
     ):
         self._config = config
-        self._task = task
         self._workdir = workdir
         self._interrupts = interrupts
         self._console = console

@@ -15,10 +15,10 @@ ORDER = np.broadcast_to(np.arange(T), (B, T))
 CAUSAL = seen_by(WHOLE, causal=True)
 
 
-def config_of(prefix, *, key_heads=K, rope=None, **options):
+def config_of(prefix, *, rope=None, **options):
     """Return a small config of its class."""
     defaults = {
-        "hidden_size": D, "num_attention_heads": N, "num_key_value_heads": key_heads,
+        "hidden_size": D, "num_attention_heads": N, "num_key_value_heads": K,
         "head_dim": H, "num_hidden_layers": 2, "vocab_size": 32,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0} | (rope or {}),
     }  # fmt: skip

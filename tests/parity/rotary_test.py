@@ -33,7 +33,6 @@ class Model:
       config: its own options.
       rope: ours.
       names: of its projections of queries, keys, values and the output.
-      key_heads: K.
       options: of attention.
     """
 
@@ -42,13 +41,12 @@ class Model:
     config: dict = dataclasses.field(default_factory=dict)
     rope: dict = dataclasses.field(default_factory=dict)
     names: tuple = QKVO
-    key_heads: int = K
     options: dict = dataclasses.field(default_factory=dict)
 
     def parts(self) -> tuple[Any, Any]:
         """Return its layer and what computes its angles."""
         module = importlib.import_module(f"transformers.models.{self.name}.modeling_{self.name}")
-        config = config_of(self.prefix, key_heads=self.key_heads, **self.config)
+        config = config_of(self.prefix, **self.config)
         layer = getattr(module, f"{self.prefix}Attention")(config, layer_idx=0)
         return randomised(layer), getattr(module, f"{self.prefix}RotaryEmbedding")(config)
 
@@ -94,9 +92,9 @@ def test_layers(agree, model, causal, padding):
         return module(x, position_embeddings=turns, attention_mask=mask)[0]
 
     def ours(p, x):
-        rope = encoding_of("rope", N, x.shape[-1] // N, key_heads=model.key_heads, **model.rope)
+        rope = encoding_of("rope", N, x.shape[-1] // N, key_heads=K, **model.rope)
         return attend(
-            p, x, rope, N, model.names, key_heads=model.key_heads, causal=causal,
+            p, x, rope, N, model.names, key_heads=K, causal=causal,
             q_positions=POSITIONS, k_positions=POSITIONS, q_segments=segments, k_segments=segments,
             **model.options,
         )  # fmt: skip

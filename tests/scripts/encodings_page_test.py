@@ -7,8 +7,7 @@ from relpos import encodings, places
 from relpos.encodings import Encoding
 from tests.scripts.load import script
 
-script("sweeps")
-for name in ("where", "sweeps", "sweep", "reports", "leaderboard"):
+for name in ("sweeps", "reports", "leaderboard"):
     script(name)
 page = script("encodings_page")
 

@@ -130,7 +130,7 @@ def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp
 
 
 def test_up_to_the_switch_it_is_the_run_that_keeps_its_encoding(reference, text, tmp_path):
-    run(small(text, drop_encoding_at=0, steps=5), tmp_path)
+    run(small(text, drop_encoding_at=0), tmp_path)
     kept, dropped = (
         [r["loss"] for r in records(where) if r["split"] == "train"]
         for where in (tmp_path, reference[0])
