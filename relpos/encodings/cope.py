@@ -1,4 +1,4 @@
-"""Counting what the query asks to count: positions are sums of gates."""
+"""Positions that count the tokens a query cares about: sums of gates."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ class CoPE(Encoding):
     the paper's code, shared by the heads, each layer's own, and zero at the start. Causal.
 
     Choose it where a position is a count of something, such as the k-th noun or sentence: the paper solves counting and
-    selective copying that fixed positions fail.
+    selective copying, where fixed positions fail.
 
-    Choose another for encoders and where time counts: it walks along the row, and counts anew at each step of decoding.
-    Counts end at P - 1.
+    Choose another for encoders and where time matters: it walks along the row, and counts again at each step of
+    decoding. Counts end at P - 1.
     """
 
     causal_only = True

@@ -1,4 +1,4 @@
-"""A bias that changes with the logits: heads tell each other what they see, and where."""
+"""A bias that depends on the logits of all heads."""
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ class DAPE(Encoding):
     bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is a network 2N ->
     hidden -> N, each layer's own, with the initial numbers of PyTorch's layers.
 
-    Choose it for rows longer than those of training where time does not count: the paper trains on 128 tokens and is
-    ahead of its static biases at 8192.
+    Choose it for rows longer than those of training where time does not matter: the paper trains on 128 tokens and
+    beats the static biases at 8192.
 
     Choose another otherwise: all heads of a block are computed together, one of the slowest steps in
-    docs/performance.md, and GPU kernels do not carry it.
+    docs/performance.md, and GPU kernels do not support it.
     """
 
     def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Content meets positions, both ways: queries meet projected distances, and so do keys."""
+"""Products of content and position: both queries and keys are multiplied with a vector for each distance."""
 
 import math
 
@@ -21,11 +21,11 @@ class DeBERTa(Encoding):
     span / 2 share rows that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet
     delta(i, j), as the public code has it, not the paper's delta(j, i).
 
-    Choose it for encoders, and to continue DeBERTa models: words ask for distances, and distances for words. The paper
-    is ahead of RoBERTa on language understanding.
+    Choose it for encoders, and to continue DeBERTa models: queries and keys both look at distances. The paper does
+    better than RoBERTa on language understanding.
 
-    Choose another for decoding and for short rows, where most pairs lie within `span`: keys meet vectors too, which
-    made its step of decoding the slowest in docs/performance.md.
+    Choose another for decoding and for short rows, where most pairs lie within `span`: keys are multiplied with vectors
+    too, which made its step of decoding the slowest in docs/performance.md.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A profile of distances for each query, mixed out of a few that all heads share."""
+"""A bias over distances for each query, mixed from a few profiles that all heads share."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ class Inkling(Encoding):
     layers without a window; those with one have extent 512, the window. All weights start with standard deviation
     0.02.
 
-    Choose it where each token is to choose the distances at which it looks: a profile for each query, cheaper than a
-    vector for each distance of the whole head size.
+    Choose it where each token is to choose the distances it looks at: a profile for each query is cheaper than a vector
+    of the head size for each distance.
 
-    Choose another for encoders: it looks back only. It has no paper that compares it, and from `extent` on there is no
-    bias.
+    Choose another for encoders: it is causal. No paper compares it with others, and from `extent` on there is no bias.
     """
 
     needs_tokens = True

@@ -1,4 +1,4 @@
-"""Queries and keys in polar coordinates: what is sought and where it is sought do not mix."""
+"""Queries and keys in polar coordinates, which separate content from position."""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ class PoPE(Encoding):
     arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own; delta, held in [-2 pi, 0], is each
     head's and starts at 0. As products of queries and keys of width 2H.
 
-    Choose it where a task is to find by place alone or by content alone: the paper is far ahead of RoPE there, and on
-    longer rows without fine-tuning.
+    Choose it where a task looks tokens up by position alone or by content alone: the paper does far better than RoPE
+    there, and on longer rows without fine-tuning.
 
-    Choose another where time or memory counts: queries and keys are twice as wide, in the cache too.
+    Choose another where time or memory matters: queries and keys are twice as wide, also in the cache.
     """
 
     reals = True

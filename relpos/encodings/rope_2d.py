@@ -22,10 +22,10 @@ class RoPE2D(Encoding):
     read row by row, row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base`
     0: the authors', 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
 
-    Choose it for images, also of sizes that were not trained: the paper gains at higher resolution, mixed more than
-    axial.
+    Choose it for images, also of sizes not seen in training: the paper improves at higher resolution, with "mixed" more
+    than with "axial".
 
-    Choose another for text: one number is read as a place of a grid.
+    Choose another for text: a single number is read as an index into a grid.
     """
 
     shift_invariant = False  # one number: the next row begins elsewhere

@@ -1,4 +1,4 @@
-"""A key without a value, for the weight that no token should have."""
+"""A key without a value, which takes the weight that no token should have."""
 
 import jax.numpy as jnp
 
@@ -12,9 +12,9 @@ class Sink(Encoding):
     gpt-oss-20b Model Card", arXiv:2508.10925, sec. 2.2. It says nothing of positions: rope+sink is what that model has
     in every layer.
 
-    Choose it beside another scheme where a head is to be able to look at nothing: one number for each head.
+    Choose it in a sum with another scheme where a head is to be able to look at nothing: one number for each head.
 
-    Choose another for positions: it says nothing of them. GPU kernels do not carry it.
+    Choose another for positions: it says nothing about them. GPU kernels do not support it.
     """
 
     axes = None

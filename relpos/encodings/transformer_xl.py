@@ -20,8 +20,8 @@ class TransformerXL(Encoding):
     projected from waves of the distance, so there is one for any distance; on SCAN's longer commands it is nearly as
     good as `rope`.
 
-    Choose another where time counts: a vector for every distance, with no end, is dear, and dearer still at positions
-    in any order. `clamp` gives it an end.
+    Choose another where time matters: a vector for every distance, without limit, is expensive, and more so where
+    positions are in any order. `clamp` sets a limit.
     """
 
     reals = True

@@ -1,4 +1,4 @@
-"""Positions meet positions and words meet words, each by projections of their own."""
+"""Products of words with words plus products of positions with positions, each with its own projections."""
 
 import jax
 import jax.numpy as jnp
