@@ -254,7 +254,7 @@ def memory(name: str) -> str:
     plain = 2 * K * H
     more = count((cache.keys, cache.values, cache.features)) // CAPACITY - plain
     says = [f"{number(more, 'number')} more than the {plain} of keys and values for each token" if more
-            else "a cache holds only keys and values"]  # fmt: skip
+            else "a cache holds only keys and values for each token"]  # fmt: skip
     if count(cache.state):
         says.append(f"{number(count(cache.state), 'number')} for each row, however long")
     if count(cache.tables):
