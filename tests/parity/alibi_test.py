@@ -60,7 +60,7 @@ def test_bloom(agree, num_heads, padding):
 
 @pytest.mark.parametrize("num_heads", HEADS)
 def test_mpt(agree, num_heads):
-    """It orders the slopes of 2c heads otherwise where the number is no power of two, and they are the same."""
+    """If the number of heads is no power of two, the same slopes come in another order."""
     D = num_heads * H
     module = randomised(mpt.MptAttention(MptConfig(d_model=D, n_heads=num_heads), 0))
     alibi = mpt.build_mpt_alibi_tensor(num_heads, T)
@@ -86,7 +86,7 @@ def mpt_slopes(num_heads):
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 8])
 def test_falcon(agree, num_heads):
-    """Its bias is scaled with the products."""
+    """Its bias is scaled like the products."""
     D = num_heads * H
     config = FalconConfig(
         hidden_size=D, num_attention_heads=num_heads, num_hidden_layers=1, alibi=True, bias=True,

@@ -8,7 +8,7 @@ from tests.parity.comparing import FLOAT32, heads, joined, linear, random, rms_n
 
 B, T, N, K, H = 2, 23, 6, 3, 8
 D = N * H
-# Angles are float32 there: positions are small, and rise, so that causality by them is that of the rows.
+# Angles are float32 there, so positions are small. They rise, so that they order tokens as the rows do.
 POSITIONS = np.stack([np.arange(T), np.sort(np.random.default_rng(3).permutation(100)[:T])])
 WHOLE = np.ones((B, T), int)
 ORDER = np.broadcast_to(np.arange(T), (B, T))
@@ -26,7 +26,7 @@ def config_of(prefix, *, rope=None, **options):
 
 
 def grouped(p, x, *, epsilon=None, shift=0.0):
-    """Return queries, keys and values of three projections; with an epsilon the former two of length one."""
+    """Return queries, keys and values of three projections; with an epsilon, queries and keys are normalised."""
     counts = (("q", N), ("k", K), ("v", K))
     q, k, v = (heads(linear(p, f"{of}_proj", x), count) for of, count in counts)
     if epsilon is not None:
@@ -36,7 +36,7 @@ def grouped(p, x, *, epsilon=None, shift=0.0):
 
 
 def assert_layers_agree(agree, module, theirs, split, encoding, *, out, width=D, **options):
-    """Compare layers: `split` makes queries, keys and values of parameters and input, `out` names what comes last."""
+    """Compare layers: `split` makes queries, keys and values from parameters and input; `out` is the output's name."""
     options = {"causal": True, "q_positions": POSITIONS, "k_positions": POSITIONS} | options
 
     def ours(p, x):

@@ -161,7 +161,7 @@ SCALINGS = {
             "short_factors": SHORT,
         },
     ),
-    # There the short factors serve, and the attention's factor is still that of the longest text.
+    # The other model then uses the short factors, but still the attention factor of its longest text.
     "longrope within the trained length": (
         "longrope",
         {
@@ -181,7 +181,7 @@ SCALINGS = {
 }  # fmt: skip
 
 
-# Of part of a head as well, but where the part is what is kept, or the factors are of all pairs.
+# Each also on part of a head, unless the scaling itself chooses the part, or has a factor for every pair.
 CASES = [
     pytest.param(*case, fraction, id=f"{name}, {fraction} of a head")
     for name, case in SCALINGS.items()
@@ -193,7 +193,7 @@ CASES = [
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize(("scaling", "theirs", "ours", "fraction"), CASES)
 def test_scalings(agree, scaling, theirs, ours, fraction, causal):
-    """Of Llama, whose head has 8 pairs here, and of StableLM, which turns part of a head."""
+    """In Llama, whose head has 8 pairs here, and in StableLM, which turns part of a head."""
     longest = theirs.get("max_position_embeddings", 4096)
     rope = {"rope_type": scaling, "rope_theta": 10000.0, "partial_rotary_factor": fraction}
     rope |= {key: value for key, value in theirs.items() if key != "max_position_embeddings"}

@@ -1,4 +1,4 @@
-"""The table of several jobs: who comes first, and what is told of runs that have not learned."""
+"""The table of several jobs: the ranking, and what it says about runs that have not learned."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_the_scheme_that_beats_most_of_the_others_comes_first():
     assert leaderboard.ranking([tie]) == {"t5": 1.0, "none": 0.25, "rope": 0.25}
 
 
-def test_a_cell_tells_mean_deviation_and_who_has_not_learned():
+def test_a_cell_has_mean_and_deviation_and_counts_those_that_have_learned():
     jobs = [job("a", A), job("b", B, **LOWER)]
     assert leaderboard.cell(jobs[0], "t5") == "**80.0** ± 14.1 (98.0)"
     assert leaderboard.cell(jobs[0], "none") == "52.0 ± 2.8 (98.5)"
@@ -78,7 +78,7 @@ def test_the_page_has_a_row_for_each_scheme_with_its_costs():
 def test_costs_are_of_the_job_that_says_so(costs):
     second = job("b", B, **LOWER, costs=costs)
     page = leaderboard.markdown([job("a", A), second])
-    assert f"the median of the runs of {'b' if costs else 'a'}," in page
+    assert f"the median of the runs of {'b' if costs else 'a'}." in page
 
 
 def test_the_picture_has_a_panel_for_each_job():
