@@ -264,24 +264,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--length must be even and at least 2, got {options.length}")
     if options.steps < 10:
         parser.error(f"--steps must be at least 10, got {options.steps}")
-    if options.schemes is not None:
-        names = options.schemes or encodings.names()
-        try:
-            for name in names:
-                encodings.scheme(name)  # an unknown one is refused before the first is drawn
-        except ValueError as error:
-            parser.error(str(error))
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for name in track(names, "schemes", console=Console(stderr=True)):
-            save_small(
-                draw_scheme(name, Training(steps=options.steps)), options.folder / f"{name}.png"
-            )
-        Console().print(f"{options.folder}: {len(names)} schemes")
+    if options.schemes is None:
+        figure = draw(encodings.names(), options.length)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(options.output, dpi=110)
+        Console().print(f"{options.output}: {len(encodings.names())} schemes")
         return 0
-    figure = draw(encodings.names(), options.length)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=110)
-    Console().print(f"{options.output}: {len(encodings.names())} schemes")
+    names = options.schemes or encodings.names()
+    try:
+        for name in names:
+            encodings.scheme(name)  # an unknown one is refused before the first is drawn
+    except ValueError as error:
+        parser.error(str(error))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    training = Training(steps=options.steps)
+    for name in track(names, "schemes", console=Console(stderr=True)):
+        save_small(draw_scheme(name, training), options.folder / f"{name}.png")
+    Console().print(f"{options.folder}: {len(names)} schemes")
     return 0
 
 

@@ -137,14 +137,3 @@ def test_slopes_are_those_of_bloom():
         np.testing.assert_allclose(
             paper_slopes(num_heads), theirs, rtol=1e-6, err_msg=f"{num_heads} heads"
         )
-
-
-def test_slopes_of_12_heads_are_not_the_formula_for_8():
-    """2^(-8h/N) for every N, as some have it, is `literal_slopes`."""
-    of_authors = [2**-h for h in range(1, 9)] + [2 ** -(h / 2) for h in (1, 3, 5, 7)]
-    literal = [2 ** (-8 * h / 12) for h in range(1, 13)]
-    d = jnp.array([1])
-    biases = lambda **options: relpos.encodings.biases(encoding_of("alibi", 12, H, **options), d)  # noqa: E731
-    np.testing.assert_allclose(-biases()[:, 0], of_authors, rtol=1e-6)
-    np.testing.assert_allclose(-biases(literal_slopes=True)[:, 0], literal, rtol=1e-6)
-    assert abs(np.array(of_authors) - literal).max() > 0.1
