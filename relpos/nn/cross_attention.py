@@ -165,10 +165,15 @@ class CrossAttention(nnx.Module):
           encoding: used instead of the layer's own.
           dropout_key: switches dropout on.
           deterministic: as in `RelativeAttention`.
+
+        Raises:
+          ValueError: R is not a multiple of B, or the input does not have three axes.
         """
         check_input(x_RTD)
         encoding = self._bound(encoding)
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
+        if R % B:
+            raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")
         rows = R // B * T  # queries that read the same row of memory
         q = self.query(x_RTD.astype(self.dtype)).reshape(B, rows, self.num_heads, self.head_dim)
         options = dropout_options(self.dropout_rate, dropout_key, deterministic)
