@@ -10,9 +10,9 @@ from relpos.encodings.base import Dims, Encoding, PerHead
 class FoX(Encoding):
     """b[i, j] = sum_{t = j+1..i} log f_t,  f_t = sigmoid(w . x_t + c), for each head.
 
-    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The
-    sum is a difference of running sums F_i - F_j, which are each token's features and, at the end, the cache's
-    state. Causal.
+    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The sum
+    is a difference of running sums F_i - F_j. The running sums are the features of each token and, at the end, the
+    state of the cache. Causal.
 
     Choose it for decoders of text: a gate for each head at hardly any cost, with no other positions needed. The paper
     reports better results than the Transformer's in long-context language modelling and beyond the trained length.

@@ -54,11 +54,11 @@ class TransformerXL(Encoding):
         )
 
     def query(self, q_TH, positions_T, features_T):
-        """Return q + u, which meets the keys."""
+        """Return q + u, for the products with keys."""
         return q_TH + self.u[...][None]
 
     def vector_query(self, q_TH, positions_T, features_T):
-        """Return q + v, which meets the distances."""
+        """Return q + v, for the products with vectors of distances."""
         return (q_TH + self.v[...][None]).astype(q_TH.dtype)
 
     def key_vectors(self, d):
