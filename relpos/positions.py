@@ -217,7 +217,7 @@ def visible(
       k_segments_S: key segment ids, likewise.
       causal: only keys with d >= 0.
       window: only keys with |d| < window, window=1 leaves the token itself; or a pair, see `Window`.
-      itself: whether those with d = 0 are among them.
+      itself: whether keys with d = 0 are visible.
     """
     d_TS = distances(q_positions_T, k_positions_S)
     mask_TS = jnp.ones(d_TS.shape, bool) if itself else d_TS != 0

@@ -1,4 +1,4 @@
-"""Measures what a user waits for: a whole training step, and a whole generation, ours and other libraries'.
+"""Measures what a user waits for, a training step and a generation, here and in other libraries.
 
     python scripts/bench_train.py [--sizes '4 x 256,8 x 512'] [--only 'relpos rope,x-transformers'] [--rounds 6]
                                   [--parts step,generation,depth,rates,profile] [--json FILE]
@@ -7,16 +7,16 @@ Parts:
 
 - step: AdamW, float32, forward, backward and update;
 - generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
-- depth: the first step of small models of 2 to 64 layers, most of which is compiling;
-- rates (asked for by name): what the machine can do at most, products of large matrices and reading of memory;
-- profile (asked for by name): where the time of a step goes, by operation of XLA; of the first of --only.
+- depth: the first step of small models of 2 to 64 layers, which is mostly compilation;
+- rates (only if named): the most that the machine can do, in products of large matrices and in reading memory;
+- profile (only if named): where the time of a step goes, by XLA operation; of the first name in --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
-large pages, which the others get too; what the environment says stays). All take turns: one works while the others
-wait, so that what else the machine does falls on all of them. A turn is two calls, of which the second is timed:
-threads that have slept are slow to come to the cores, which in a loop of steps they never do. The figures are medians
-with the distance between the quartiles; ratios come first. Memory is the most that the process has held, less what it
-held after its imports. Peers are in the extra `bench`; what is not installed is left out with a line.
+large pages, which the others get too; settings of the environment win). They take turns: one works while the others
+wait, so that other load on the machine affects all of them. A turn is two calls, of which the second is timed: threads
+that have slept are slow to get back to the cores, and in a training loop they never sleep. The figures are medians
+with the interquartile range; ratios come first. Memory is the peak of the process minus what it held after its imports.
+Other libraries are in the extra `bench`; one that is not installed is skipped, and a line says so.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def tokens_of(part: str, title: str) -> int:
 
 
 def work(part: str, title: str, name: str) -> None:
-    """Be one contestant: a line on standard input asks for a call, one on standard output says the seconds it took."""
+    """Be one contestant: time a call for each line on standard input, and write its seconds to standard output."""
     try:
         bench_models.import_for(name)
         before = held()
@@ -91,21 +91,21 @@ def work(part: str, title: str, name: str) -> None:
 
 
 def held() -> int:
-    """Return the most bytes that this process has held; 0 where the system does not say."""
+    """Return the peak memory of this process in bytes; 0 if the system does not tell."""
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return 1024 * int(found[1]) if found else 0
 
 
 class Contestant:
-    """A process that makes one call when it is asked to."""
+    """A process that makes one timed call on request."""
 
     def __init__(self, part: str, title: str, name: str):
         command = [sys.executable, __file__, "--worker", part, title, name]
         self.name, self.seconds = name, list[float]()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the process
         settings = process.settings()
-        # A program that is compiled already would hide what compiling takes.
+        # Programs from the cache would hide the time of compilation.
         settings.pop("JAX_COMPILATION_CACHE_DIR", None)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
@@ -125,7 +125,7 @@ class Contestant:
                 self._log.seek(0)
                 raise RuntimeError(f"{self.name} ended: {self._log.read()[-2000:]}")
             if line.startswith("{") or re.fullmatch(r"[\d.e+-]+\n", line):
-                return line  # others are a library's talk
+                return line  # other lines are messages of a library
 
     def turn(self) -> None:
         """Work once."""
@@ -154,13 +154,13 @@ def measure(
                 continue
             contestant = Contestant(part, title, name)
             if "missing" in contestant.facts:
-                say(f"{name} is left out: {contestant.facts['missing']}")
+                say(f"{name} is skipped: {contestant.facts['missing']}")
                 contestant.close()
             else:
                 contestants.append(contestant)
         shuffle = random.Random(0).sample
         for _ in track(range(rounds), description=f"{part}, {title}", transient=True):
-            # In another order each time: a turn feels what the one before it has left of caches and clock rates.
+            # In random order: each turn is affected by the caches and clock rates that the previous one left.
             for contestant in shuffle(contestants, len(contestants)):
                 contestant.turn()
     finally:
@@ -178,13 +178,13 @@ def measure(
 
 
 def fastest_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of the fastest of other libraries; where there is none, the first."""
+    """Return the fastest row of another library, or the first row if there is none."""
     peers = [row for row in rows if not row["name"].startswith("relpos")]
     return max(peers or rows[:1], key=lambda row: row["tokens_per_second"])
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Ratios to the fastest peer, then figures."""
+    """Return a table of ratios to the fastest peer, then figures."""
     best = fastest_peer(rows)
     shown = Table(title=title)
     shown.add_column(f"of {best['name']}")
@@ -201,7 +201,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def rates(rounds: int) -> dict[str, float]:
-    """Return medians: FLOP/s of a product of 1024 x 1024, and bytes/s that one thread and all cores' threads read."""
+    """Return medians: FLOP/s of a product of 1024 x 1024, and bytes/s read by one thread and by one for each core."""
     import jax  # which processes of other libraries do without
 
     matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
@@ -225,9 +225,9 @@ def rates(rounds: int) -> dict[str, float]:
 
 
 def profile(size: str, name: str) -> list[tuple[str, float]]:
-    """Return (operation, milliseconds in a step) of what XLA runs, the longest first.
+    """Return (operation, milliseconds per step) for the operations of XLA, the longest first.
 
-    Loops hold other operations, so that the sum is more than the step.
+    Loops contain other operations, so the sum exceeds the step.
     """
     import jax  # which processes of other libraries do without
 

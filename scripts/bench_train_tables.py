@@ -1,4 +1,4 @@
-"""What scripts/bench_train.py has measured, as a picture and as the Markdown tables of docs/performance.md.
+"""The figures of scripts/bench_train.py, as a picture and as the Markdown tables of docs/performance.md.
 
 python scripts/bench_train_tables.py docs/steps.json [--picture docs/steps.png]
 """

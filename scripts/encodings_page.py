@@ -1,10 +1,10 @@
-"""Writes docs/encodings.md, a section for each scheme and each way to place tokens, and the table of README.
+"""Writes docs/encodings.md, a section for each scheme and each position transform, and README's table of schemes.
 
     python scripts/encodings_page.py
 
-Prose stands in the docstring of a scheme's class: the equation first, then whose it is, then a paragraph that begins
-with "Choose it" and one that begins with "Choose another"; the line over all is that of the scheme's file. All else is
-computed from the class, or read from the figures of benchmarks and experiments, where there are any.
+The prose is the docstring of the scheme's class: the equation, then the source, then a paragraph that begins with
+"Choose it" and one that begins with "Choose another". The summary is the first line of the scheme's file. Everything
+else is computed from the class, or read from the figures of benchmarks and experiments where there are any.
 """
 
 import dataclasses
@@ -36,26 +36,30 @@ PAGE, README = ROOT / "docs" / "encodings.md", ROOT / "README.md"
 EXPERIMENT = ROOT / "experiments" / "every_scheme"
 PERFORMANCE, STEPS = ROOT / "docs" / "performance.json", ROOT / "docs" / "steps.json"
 
-N, K, H = 4, 2, 32  # query heads, key heads and their size: of which parameters and caches are told
+N, K, H = (
+    4,
+    2,
+    32,
+)  # query heads, key heads and their size, in what is said of parameters and caches
 D = N * H
 CAPACITY = 64  # tokens of a cache
-LONG = 4096  # tokens of the row in which arrays are looked for that grow with its square
+LONG = 4096  # tokens of the row that is searched for arrays of T x T
 
 # A scheme is of the first family of which it fills a slot.
 FAMILIES: dict[str, tuple[str, set[str]]] = {
-    "Vectors": ("vectors of distances, which queries, keys or values meet",
+    "Vectors": ("a vector for each distance, multiplied with queries or keys or added to values",
                 {"key_vectors", "query_vectors", "value_vectors"}),
-    "Gates": ("what the tokens are, and what stands between them, says how far apart they are",
+    "Gates": ("how far apart two tokens are depends on their content and on the tokens between",
               {"walk", "mix", "tokens"}),
     "Biases": ("a number for each distance, added to the logits", {"bias", "block_bias"}),
-    "Rotations": ("queries and keys are turned by where they stand", {"query", "key"}),
-    "Baselines": ("attention does not see where tokens stand", {"embed", "sink"}),
+    "Rotations": ("queries and keys are rotated by their positions", {"query", "key"}),
+    "Baselines": ("attention itself does not see positions", {"embed", "sink"}),
 }  # fmt: skip
 TURNED = {"query", "key", "value", "finish", "tokens", "walk"}
 ORDER = ("Baselines", "Vectors", "Biases", "Gates", "Rotations")
 
 FORM = (
-    '{where}: its docstring must be the equation, then who found it (arXiv:NNNN.NNNNN, or "no arXiv: number"), then a '
+    '{where}: its docstring must be the equation, then its source (arXiv:NNNN.NNNNN, or "no arXiv: number"), then a '
     'paragraph that begins with "Choose it" and one that begins with "Choose another"; {what}'
 )
 
@@ -67,7 +71,7 @@ class Prose:
     Attributes:
       purpose: the first line of the file.
       equation: the first paragraph, and the indented ones behind it.
-      source: the paragraphs that follow, whose it is and what its options are.
+      source: the paragraphs that follow: the paper and the options.
       choose: when to choose it.
       another: when not.
     """
@@ -108,7 +112,7 @@ def family(name: str) -> str:
     """Return the family of a scheme, by the slots that it fills."""
     filled = encodings.scheme(name).overridden & (SLOTS | {"embed"})
     if {"query", "key"} <= filled <= TURNED:
-        return "Rotations"  # whoever says how far they turn, and whether they fade
+        return "Rotations"  # whatever determines the angles, and whether products decay
     return next((title for title, (_, slots) in FAMILIES.items() if slots & filled), "Baselines")
 
 
@@ -124,7 +128,7 @@ def make(name: str, **sizes: int) -> Encoding:
 
 @functools.cache
 def without_numbers(name: str) -> tuple[Encoding, Filled | None]:
-    """Return a scheme whose parameters are shapes, and the slots of attention that it fills; nothing is computed."""
+    """Return a scheme whose parameters are only shapes, and the slots of attention that it fills."""
     filled: list[Filled | None] = []
 
     def of_scheme():
@@ -140,7 +144,7 @@ def number(n: int, what: str) -> str:
 
 
 def parameters(name: str) -> str:
-    """Say what is trained, and what of it heads or layers share."""
+    """Say which parameters there are, and which of them heads or layers share."""
     told, fixed, total = [], [], 0
     encoding, _ = without_numbers(name)
     for path, variable in nnx.to_flat_state(nnx.state(encoding)):
@@ -170,20 +174,20 @@ def cost(name: str) -> str:
         return "one addition before the first layer; attention is that of `none`"
     says, slots = [], encoding.overridden & SLOTS
     end = encoding.constant_beyond
-    reach = f"up to {end}, beyond which all are alike" if end else "without an end"
+    reach = f"up to {end}; all beyond share one" if end else "without limit"
     if "tokens" in slots:
         says.append("a projection of the layer's input for each token")
     changed = [word for slot, word in (("query", "queries"), ("key", "keys")) if slot in slots]
     if changed:
-        says.append(f"{' and '.join(changed)} changed once for each token")
+        says.append(f"{' and '.join(changed)} transformed once for each token")
     width = empty_cache(name).keys.shape[-1]
     if width != H:
         says.append(f"queries and keys of {width} numbers instead of {H}")
-    meet = [
+    factors = [
         who for who, met in (("queries", filled.key_vectors), ("keys", filled.query_vectors)) if met
     ]
-    vectors = [f"vectors that {' and '.join(meet)} meet"] if meet else []
-    vectors += ["vectors beside the values"] if filled.value_vectors else []
+    vectors = [f"vectors multiplied with {' and '.join(factors)}"] if factors else []
+    vectors += ["vectors added to values"] if filled.value_vectors else []
     if vectors:
         says.append(f"{' and '.join(vectors)}, for distances {reach}")
     if filled.bias and not filled.mixes:
@@ -191,17 +195,17 @@ def cost(name: str) -> str:
     if filled.block_bias and not filled.mixes:
         says.append("a bias for each pair, in blocks")
     if filled.walks:
-        says.append("a walk along the row, from block to block, which GPU kernels do not carry")
+        says.append("a walk along the row, from block to block, which GPU kernels do not support")
     if filled.mixes:
-        says.append("all heads' logits of a block at once, which GPU kernels do not carry")
+        says.append("all heads' logits of a block at once, which GPU kernels do not support")
     if filled.sink:
-        says.append("one more term in each softmax, which GPU kernels do not carry")
-    return "; ".join(says) or "nothing beside attention"
+        says.append("one more term in each softmax, which GPU kernels do not support")
+    return "; ".join(says) or "nothing besides attention"
 
 
 @functools.cache
 def empty_cache(name: str) -> Cache:
-    """Return the cache of a layer with a scheme, of which only shapes are known."""
+    """Return the shapes of the cache of a layer with a scheme."""
 
     def of_layer():
         layer = relpos.RelativeAttention(N, D, num_kv_heads=K, encoding=name, rngs=nnx.Rngs(0))
@@ -211,7 +215,7 @@ def empty_cache(name: str) -> Cache:
 
 
 def largest(program: Any) -> int:
-    """Return the size of the largest array that a program makes, those inside of its operations too."""
+    """Return the size of the largest array that a program makes, inside its operations too."""
     sizes = [0]
     for operation in program.eqns:
         sizes += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
@@ -222,7 +226,7 @@ def largest(program: Any) -> int:
 
 
 def has_square(name: str) -> bool:
-    """Whether attention and its gradients, in blocks, make an array of a number for each pair of tokens."""
+    """Whether blockwise attention or its gradients make an array with a number for each pair of tokens."""
     encoding = nnx.eval_shape(
         lambda: make(name, num_heads=1, num_kv_heads=1, head_dim=8, features=8)
     )
@@ -243,14 +247,14 @@ def has_square(name: str) -> bool:
 
 
 def memory(name: str) -> str:
-    """Say what a cache holds beside keys and values, and whether anything grows with the square of the row."""
+    """Say what a cache holds besides keys and values, and whether anything grows with the square of the length."""
     adds = encodings.scheme(name).adds_to_input()
     cache = empty_cache("none" if adds else name)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
     plain = 2 * K * H
     more = count((cache.keys, cache.values, cache.features)) // CAPACITY - plain
     says = [f"{number(more, 'number')} more than the {plain} of keys and values for each token" if more
-            else "a cache holds keys and values alone"]  # fmt: skip
+            else "a cache holds only keys and values for each token"]  # fmt: skip
     if count(cache.state):
         says.append(f"{number(count(cache.state), 'number')} for each row, however long")
     if count(cache.tables):
@@ -263,20 +267,20 @@ def memory(name: str) -> str:
 
 
 def reach(name: str) -> str:
-    """Say what is certain of rows longer than those of training."""
+    """Say what is certain about rows longer than those of training."""
     encoding, _ = without_numbers(name)
     if encoding.max_length is not None:
-        return f"no: there are positions 0 to {encoding.max_length - 1}, and NaN beyond"
+        return f"not possible: positions are 0 to {encoding.max_length - 1}, and the output is NaN beyond"
     if encoding.constant_beyond is not None:
         end = encoding.constant_beyond
-        return f"defined at any length: from {end} on all distances are alike, so rows that long train all there is"
+        return f"defined at any length: from {end} on all distances are alike, so rows that long train all cases"
     if encoding.adds_to_input() or encoding.reads_positions:
-        return "defined at any length; nothing proves that it holds where it was not trained"
-    return "reads no positions, so none is new; nothing proves that it holds"
+        return "defined at any length, with no guarantee beyond the trained one"
+    return "reads no positions, so none is new; no guarantee beyond the trained length"
 
 
 def situations(name: str) -> str:
-    """Say where it may be used."""
+    """Say where the scheme may be used."""
     encoding, _ = without_numbers(name)
     adds = encoding.adds_to_input()
     both = not encoding.causal_only
@@ -299,9 +303,9 @@ def situations(name: str) -> str:
         says.append(f"positions: {kinds}{many}")
         if encoding.axes == 1:
             anywhere = (
-                "may begin anywhere"
+                "may start anywhere"
                 if encoding.shift_invariant
-                else "begin where they did in training"
+                else "should start where they did in training"
             )
             says.append(anywhere)
     if encoding.needs_tokens:
@@ -312,23 +316,23 @@ def situations(name: str) -> str:
 
 
 class Measured:
-    """The figures of the benchmarks that lie in docs/."""
+    """The benchmark figures in docs/."""
 
     def __init__(self, performance: Path = PERFORMANCE, steps: Path = STEPS):
         self.attention = _read(performance).get("results", {})
         self.steps = _read(steps).get("tables", {})
 
     def attention_of(self, part: str, title: str, name: str, field: str) -> str:
-        """Return a figure of attention against that of `none`; "" where there is none."""
+        """Return a figure of attention relative to `none`; "" where there is no figure."""
         return _against_none(self.attention.get(part, {}).get(title, []), name, "none", field)
 
     def whole_step(self, name: str) -> str:
-        """Return the time of a training step against that of `none`."""
+        """Return the time of a training step relative to `none`."""
         rows = self.steps.get("step", {}).get("4 x 256", [])
         return _against_none(rows, f"relpos {name}", "relpos none", "seconds", "spread")
 
     def told(self, name: str) -> str:
-        """Return all figures of a scheme; where attention was not measured, those of its kind."""
+        """Return all figures of a scheme; where attention was not measured, those of similar schemes too."""
         figures = {
             "attention, forward and backward": self.attention_of("lengths", "4096", name, "step"),
             "a step of decoding": self.attention_of("decode", "4096", name, "forward"),
@@ -337,18 +341,18 @@ class Measured:
         }
         found = [f"{what} {x}" for what, x in figures.items() if x]
         if not figures["attention, forward and backward"]:
-            found.append("not measured" + self._of_its_kind(name))
+            found.append("attention not measured" + self._of_its_kind(name))
         return ", ".join(found)
 
     def _of_its_kind(self, name: str) -> str:
-        """Return the figures of attention of schemes that compute the same, but for sizes."""
+        """Return the figures of schemes whose attention computes the same, sizes aside."""
         kind = lambda other: re.sub(r"\d+", "", cost(other))  # noqa: E731
         alike = [
             other for other in encodings.names() if other != name and kind(other) == kind(name)
         ]
         each = {other: self.attention_of("lengths", "4096", other, "step") for other in alike}
         told = [f"`{other}` {x}" for other, x in each.items() if x]
-        return f"; attention of its kind: {', '.join(told)}" if told else ""
+        return f"; schemes of its kind: {', '.join(told)}" if told else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -358,7 +362,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _against_none(
     rows: Sequence[Mapping[str, Any]], name: str, none: str, field: str, spread: str = ""
 ) -> str:
-    """Return a ratio, with the distance between its quartiles where that is more than a tenth; "" without figures."""
+    """Return a ratio, with its interquartile range where that is more than a tenth; "" without figures."""
     found = {row["name"]: row for row in rows}
     ours, base = found.get(name, {}), found.get(none, {})
     if not (ours.get(field) and base.get(field)):
@@ -369,7 +373,7 @@ def _against_none(
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
-    """Return what the runs of a leaderboard have come to, by scheme."""
+    """Return the results of an experiment, by scheme."""
     jobs = [
         leaderboard.read(job, "cpu")
         for job in sorted(path.parent for path in folder.glob("*/sweep.toml"))
@@ -404,11 +408,11 @@ def code(text: str) -> str:
 
 
 def section(title: str, said: Prose, facts: Mapping[str, str], picture: str = "") -> str:
-    """Return the section of a scheme, or of a way to place tokens."""
+    """Return the section of a scheme or of a position transform."""
     parts = [f"### `{title}`", said.purpose, code(said.equation), *map(paragraph, said.source)]
     if picture:
         parts.append(
-            f"![attention of equal tokens by distance, untrained and after a short training]({picture})"
+            f"![attention weight of equal tokens by distance, untrained and after a short training]({picture})"
         )
     parts.append("\n".join(f"- **{what}**: {told}." for what, told in facts.items()))
     parts += [paragraph(said.choose), paragraph(said.another)]
@@ -453,18 +457,18 @@ def table(names: Sequence[str], find: Callable[[str], type]) -> str:
 
 INTRO = f"""# Schemes
 
-Written by `python scripts/encodings_page.py` from the schemes themselves. All of them decode with a cache and take
-packed documents, left padding and grouped queries: the tests ask it of each. Parameters and caches are those of {N}
-query heads and {K} key heads of {H} dimensions, in a layer of width {D}, with default options. What was measured is
-told against `none`, on two CPU cores: attention at T=4096, temporary memory at T=16384, a step of decoding with 4,096
-tokens in the cache, a training step of 4 layers of 256 ([how](performance.md)); ± where the quartiles lie more than a
-tenth apart.
+`python scripts/encodings_page.py` writes this page from the schemes themselves. All of them decode with a cache and
+support packed documents, left padding and grouped queries, each of which is tested. The numbers of parameters and
+cache entries are for {N} query heads and {K} key heads of size {H}, in a layer of width {D}, with default options.
+"Measured" gives ratios to `none` on two CPU cores: attention at T=4096, temporary memory at T=16384, a step of
+decoding with 4,096 tokens in the cache, and a training step of 4 layers of width 256 ([how](performance.md)). The
+interquartile range (±) is given where it exceeds a tenth.
 
-Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, a
-line for each of the 4 heads of a layer. On the left it is untrained. On the right it was trained shortly, on rows of
-64 random tokens, to tell at each token the one 5 places before it; the title says how many answers are right within
-64 tokens, and beyond, where it is grey (`python scripts/gallery.py --schemes`). That shows what a scheme can point at
-after a few steps, and what it makes of distances that it never saw. It is no contest."""
+Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, with
+a line for each of the 4 heads of a layer. The model on the left is untrained. The one on the right was briefly trained
+on rows of 64 random tokens, to name at each token the one 5 positions before it. The title gives the share of correct
+answers within 64 tokens and beyond, where the picture is grey (`python scripts/gallery.py --schemes`). This shows what
+a scheme can point at after a few steps, and what it does at distances that it never saw. It is not a ranking."""
 
 
 def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None) -> str:
@@ -476,7 +480,7 @@ def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None
         parts.append(f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}.")
         parts.append(table(of_family(title), encodings.scheme))
     parts.append(
-        "**[Position transforms](#position-transforms)**: where tokens stand, beside any scheme."
+        "**[Position transforms](#position-transforms)**: other positions than consecutive ones, for any scheme."
     )
     parts.append(table(places.names(), places.kind))
     for title in ORDER:
@@ -488,7 +492,7 @@ def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None
 
 
 def with_table(readme: str) -> str:
-    """Return README with its table of schemes as it is now."""
+    """Return README with its table of schemes brought up to date."""
     rows = [
         f"| {', '.join(f'`{name}`' for name in of_family(title))} | {FAMILIES[title][0]} |"
         for title in ORDER

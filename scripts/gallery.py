@@ -1,13 +1,13 @@
-"""Draws what every encoding does: where a query looks when all tokens are the same.
+"""Draws where a query looks when all tokens are the same, for every scheme.
 
     python scripts/gallery.py [--output docs/gallery.png] [--length 128]
     python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings] [--steps 300]
 
-The first line draws one panel for each scheme that is found, with its default options, untrained; one line for each of
-four heads: the attention weight of the last query over the keys, by distance. What is not flat comes from positions
-alone.
+The first command draws a panel for each scheme, untrained and with default options. Each panel has a line for each of
+four heads: the attention weight that the last query gives to the keys, by distance. Only positions can make it differ
+from a flat line.
 
-With `--schemes` each of them, or those that are named, gets a picture of its own: the heads of a small decoder's two
+With `--schemes` each scheme, or each that is named, gets a picture of its own: the heads of a small decoder's two
 layers, untrained and after a short training, at distances up to four times the trained length.
 """
 
@@ -38,12 +38,12 @@ from relpos.nn import Decoder, DecoderConfig
 from relpos.nn.layer_encodings import is_shared_by_layers
 
 HEADS, COLUMNS = 4, 4
-SHADES = "Blues", "Oranges"  # of the heads of each layer
-LEAST = 1e-5  # of the weights that a scheme's own picture shows
+SHADES = "Blues", "Oranges"  # for the heads of each layer
+LEAST = 1e-5  # the smallest weight that a scheme's own picture shows
 
 
 def weights(name: str, length: int) -> np.ndarray:
-    """The last query's attention weights [N, distance] over `length` tokens that are all the same."""
+    """Return the last query's attention weights [N, distance] over `length` equal tokens."""
     features = HEADS * length
     encoding = encodings.create(
         name, num_heads=HEADS, head_dim=length, features=features, rngs=nnx.Rngs(0)
@@ -56,10 +56,10 @@ def weights(name: str, length: int) -> np.ndarray:
 
 
 def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Array) -> Array:
-    """The last query's attention weights [N, distance], causal; H must divide T."""
+    """Return the last query's attention weights [N, distance], causal; H must divide T."""
     _, T, N, H = q_1TNH.shape
-    # Unit vectors as values, H in a row: the output is then the weights, and with them what a scheme adds to values,
-    # which a row without values has alone.
+    # Unit vectors as values, H of them in each row, make the output the weights, plus what a scheme adds to values. A
+    # last row, whose values are zero, has only the latter, which is then subtracted.
     units = jnp.eye(T).reshape(T, T // H, H).swapaxes(0, 1)
     values = jnp.concatenate([units, jnp.zeros((1, T, H))])
     values = jnp.broadcast_to(values[:, :, None], (len(values), T, N, H))
@@ -76,7 +76,7 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
 
 
 def draw(names: Sequence[str], length: int) -> Figure:
-    """The panels of these schemes."""
+    """Draw a panel for each of these schemes."""
     rows = -(-len(names) // COLUMNS)
     figure, panels = plt.subplots(
         rows,
@@ -107,15 +107,16 @@ def color(head: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A short training: to tell, at each token, the one that stands `lag` before it.
+    """A short training: to name, at each token, the one that is `lag` before it.
 
     Attributes:
       length: tokens of a row.
-      lag: how far back the answer stands.
-      steps: of AdamW, with rows that are drawn anew.
+      lag: how far back the answer is.
+      steps: of Adam, each on new rows.
       batch: rows of a step.
-      vocabulary: how many tokens there are; rows are random.
-      times: up to how many times the length is drawn and tested.
+      vocabulary: the number of different tokens; rows are random.
+      learning_rate: the peak, after a warm-up and before a cosine decay.
+      times: the longest distance drawn and tested, in trained lengths.
     """
 
     length: int = 64
@@ -127,7 +128,7 @@ class Training:
     times: int = 4
 
     def decoder(self, name: str) -> Decoder:
-        """Make the model, of two layers, untrained."""
+        """Return the untrained model of two layers."""
         config = DecoderConfig(
             vocab_size=self.vocabulary, num_layers=2, features=16 * HEADS, num_heads=HEADS,
             encodings=(name,),
@@ -138,7 +139,7 @@ class Training:
         return jax.random.randint(key, (count, length), 0, self.vocabulary)
 
     def trained(self, model: Decoder) -> Decoder:
-        """Return the model after the training; the one that is given stays as it is."""
+        """Return a trained copy of the model."""
         model = nnx.merge(*nnx.split(model))
         rate = optax.schedules.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, self.steps // 10, self.steps
@@ -163,7 +164,7 @@ class Training:
         ).mean()
 
     def right(self, model: Decoder) -> tuple[float, float]:
-        """Return the share of right answers within the trained length, and beyond it."""
+        """Return the share of right answers within the trained length and beyond it."""
         tokens = self.rows(jax.random.key(2), 8, self.times * self.length)
         graphdef, state = nnx.split(model)
         logits = jax.jit(lambda state, tokens: nnx.merge(graphdef, state)(tokens))(state, tokens)
@@ -173,7 +174,7 @@ class Training:
 
 
 def of_layers(model: Decoder, length: int) -> list[np.ndarray]:
-    """The attention weights [N, distance] of a decoder's layers, of the last of `length` equal tokens."""
+    """Return the attention weights [N, distance] of each layer for the last of `length` equal tokens."""
     return [np.asarray(x) for x in _of_layers(*nnx.split(model), length)]
 
 
@@ -195,7 +196,7 @@ def _of_layers(graphdef: Any, state: Any, length: int) -> list[Array]:
 
 
 def draw_scheme(name: str, training: Training) -> Figure:
-    """The picture of one scheme: untrained on the left, trained on the right."""
+    """Draw one scheme: untrained on the left, trained on the right."""
     untrained = training.decoder(name)
     trained = training.trained(untrained)
     within, beyond = training.right(trained)
@@ -232,7 +233,7 @@ def draw_scheme(name: str, training: Training) -> Figure:
 
 
 def save_small(figure: Figure, path: Path) -> None:
-    """Write a picture of few colours."""
+    """Write a picture with a palette of few colours."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
@@ -247,33 +248,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
     parser.add_argument("--length", default=128, type=int, help="tokens")
     parser.add_argument(
-        "--schemes", nargs="*", metavar="NAME", help="one picture for each of these; none: all"
+        "--schemes",
+        nargs="*",
+        metavar="NAME",
+        help="draw one picture for each of these, or for all",
     )
-    parser.add_argument("--folder", default="docs/encodings", type=Path, help="of these pictures")
-    parser.add_argument("--steps", default=Training.steps, type=int, help="of their training")
+    parser.add_argument(
+        "--folder", default="docs/encodings", type=Path, help="where these pictures go"
+    )
+    parser.add_argument(
+        "--steps", default=Training.steps, type=int, help="of training for these pictures"
+    )
     options = parser.parse_args(arguments)
     if options.length < 2 or options.length % 2:
         parser.error(f"--length must be even and at least 2, got {options.length}")
     if options.steps < 10:
         parser.error(f"--steps must be at least 10, got {options.steps}")
-    if options.schemes is not None:
-        names = options.schemes or encodings.names()
-        try:
-            for name in names:
-                encodings.scheme(name)  # an unknown one is refused before the first is drawn
-        except ValueError as error:
-            parser.error(str(error))
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for name in track(names, "schemes", console=Console(stderr=True)):
-            save_small(
-                draw_scheme(name, Training(steps=options.steps)), options.folder / f"{name}.png"
-            )
-        Console().print(f"{options.folder}: {len(names)} schemes")
+    if options.schemes is None:
+        figure = draw(encodings.names(), options.length)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(options.output, dpi=110)
+        Console().print(f"{options.output}: {len(encodings.names())} schemes")
         return 0
-    figure = draw(encodings.names(), options.length)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=110)
-    Console().print(f"{options.output}: {len(encodings.names())} schemes")
+    names = options.schemes or encodings.names()
+    try:
+        for name in names:
+            encodings.scheme(name)  # an unknown one is refused before the first is drawn
+    except ValueError as error:
+        parser.error(str(error))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    training = Training(steps=options.steps)
+    for name in track(names, "schemes", console=Console(stderr=True)):
+        save_small(draw_scheme(name, training), options.folder / f"{name}.png")
+    Console().print(f"{options.folder}: {len(names)} schemes")
     return 0
 
 

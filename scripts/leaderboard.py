@@ -12,22 +12,21 @@ import jax
 import reports
 import sweeps
 from flax import nnx
-from sweep import text
 
 import relpos.config
 from relpos.training.task import create_task
 
-TWIN = "none"  # what the speed of a step is compared with
+BASELINE = "none"  # the scheme that speeds are compared with
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the runs of a job have come to.
+    """The results of a job.
 
     Attributes:
       name: the job's.
       report: the section [report] of its sweep.toml.
-      results: what scripts/sweep.py has kept.
+      results: what scripts/sweep.py has written.
     """
 
     name: str
@@ -45,18 +44,18 @@ class Job:
         return found
 
     def figures(self, scheme: str, column: str) -> list[float]:
-        """Return "in_distribution" of all runs of a scheme, or "result" of those that have learned the job."""
+        """Return "in_distribution" of all runs of a scheme, or "result" of the runs that have learned the job."""
         name = self.report[column]["name"]
         rows = [run for run in self.runs[scheme] if run["learned"] or column != "result"]
         return [run["figures"][name] for run in rows if run["figures"][name] is not None]
 
     def mean(self, scheme: str) -> float | None:
-        """Return the mean result; None: there is none."""
+        """Return the mean result, or None if there is none."""
         values = self.figures(scheme, "result") if scheme in self.runs else []
         return statistics.mean(values) if values else None
 
     def merit(self, scheme: str) -> float:
-        """Return the mean result, negative where lower is better; minus infinity: there is none."""
+        """Return the mean result, negated where lower is better; minus infinity if there is none."""
         sign = 1 if self.report["better"] == "higher" else -1
         return -math.inf if (mean := self.mean(scheme)) is None else sign * mean
 
@@ -70,17 +69,17 @@ class Job:
     def parameters(self, scheme: str) -> int:
         """Return the number of parameters of the scheme's model."""
         keys = {**self.results["set"], **self.runs[scheme][0]["point"]}
-        items = [(key, text(value)) for key, value in keys.items()]
+        items = [(key, sweeps.spelled(value)) for key, value in keys.items()]
         task = create_task(relpos.config.load(self.results["config"], items), Path("nowhere"))
         shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def read(folder: Path, scale: str) -> Job:
-    """Return a job's figures with what its sweep.toml says of them.
+    """Return a job's results with what its sweep.toml says about them.
 
     Raises:
-      UserError: one of them is missing, or is not what it should be.
+      UserError: one of them is missing or invalid.
     """
     results = sweeps.read_results(folder / "results" / f"{scale}.json")
     report = sweeps.read(folder, scale, Path("runs")).report
@@ -89,7 +88,7 @@ def read(folder: Path, scale: str) -> Job:
 
 
 def beaten(jobs: Sequence[Job], scheme: str) -> float:
-    """Return which share of the other schemes have a worse mean, averaged over the scheme's jobs; a tie is a half."""
+    """Return the share of the other schemes with a worse mean, averaged over the scheme's jobs; a tie counts half."""
     shares = []
     for job in jobs:
         theirs = [job.merit(other) for other in job.runs if other != scheme]
@@ -100,7 +99,7 @@ def beaten(jobs: Sequence[Job], scheme: str) -> float:
 
 
 def ranking(jobs: Sequence[Job]) -> dict[str, float]:
-    """Return every scheme with the share that it beats, the greatest first."""
+    """Return every scheme with the share that it beats, the largest first."""
     schemes = dict.fromkeys(scheme for job in jobs for scheme in job.runs)
     found = {scheme: beaten(jobs, scheme) for scheme in schemes}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
@@ -127,18 +126,18 @@ def cell(job: Job, scheme: str) -> str:
 
 
 def markdown(jobs: Sequence[Job]) -> str:
-    """Return the table, the schemes that beat most of the others first."""
+    """Return the table, the schemes that beat the most others first."""
     measured = next((job for job in jobs if job.report.get("costs")), jobs[0])
     sizes = {scheme: measured.parameters(scheme) for scheme in measured.runs}
-    twin = measured.speed(TWIN) if TWIN in measured.runs else None
+    base = measured.speed(BASELINE) if BASELINE in measured.runs else None
     made = "; ".join(dict.fromkeys(reports.made_with(job.results) for job in jobs))
     lines = [
         f"Scale {jobs[0].results['scale']}; {made}.",
         "",
-        "Means of the runs that have learned the job, ± the standard deviation of runs that differ in their seed; in "
-        "brackets the mean within what was trained on. `beats`: which share of the other schemes have a worse mean, "
-        "averaged over the scheme's jobs. `speed`: tokens/s of a training step, the median of the runs of "
-        f"{measured.name}, of those of `{TWIN}`. `adds`: parameters beyond those of the smallest model.",
+        "Means over the runs that have learned the job, ± their standard deviation over seeds; in brackets the mean in "
+        "distribution. `beats`: the share of the other schemes with a worse mean, averaged over the scheme's jobs. "
+        f"`speed`: tokens/s of a training step relative to `{BASELINE}`, the median of the runs of {measured.name}. "
+        "`adds`: parameters beyond those of the smallest model.",
         "",
     ]
     heads = [f"{job.name}: {job.report['result']['name']}" for job in jobs]
@@ -149,14 +148,14 @@ def markdown(jobs: Sequence[Job]) -> str:
     for scheme, share in ranking(jobs).items():
         cells = " | ".join(cell(job, scheme) for job in jobs)
         speed = measured.speed(scheme) if scheme in measured.runs else None
-        cost = f"{speed / twin:.2f}x" if speed and twin else "-"
+        cost = f"{speed / base:.2f}x" if speed and base else "-"
         adds = f"{sizes[scheme] - min(sizes.values()):,}" if scheme in sizes else "-"
         lines.append(f"| `{scheme}` | {share:.0%} | {cells} | {cost} | {adds} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(jobs: Sequence[Job]):
-    """A panel for each job, a row for each scheme: the mean a bar, its runs points, not learned ones crosses."""
+    """Draw a panel for each job, a row for each scheme: the mean as a bar, runs as dots, or crosses if not learned."""
     import matplotlib.pyplot as plt  # the tables need no extra package
 
     schemes = list(ranking(jobs))

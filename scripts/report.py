@@ -2,11 +2,11 @@
 
     python scripts/report.py experiments/scan_cutoffs [--scale cpu]
 
-Writes results/SCALE.md and results/SCALE.png. Every run has its row, failed ones too, with its in-distribution figure
-beside its result. Means are told with the standard deviation of the runs (of the sample, n - 1) and its two leading
-digits; they leave out runs that have not learned the task itself, and say how many those are.
+Writes results/SCALE.md and results/SCALE.png. Every run has a row, failed ones too, with its in-distribution figure
+beside its result. Means have the standard deviation of the runs (of the sample, n - 1), to two significant digits. They
+leave out runs that have not learned the task itself, and the table says how many those are.
 
-An experiment of several jobs has such a table and picture for each of them, and one of all jobs beside its README.
+An experiment of several jobs has such a table and picture for each job, and one for all jobs in its own results/.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(console: Console, path: Path, page: str, draw: Callable[[], Any]) -> None:
-    """Write a page and its picture, `path` with their endings."""
+    """Write a page and its picture to `path` with the suffixes .md and .png."""
     path = path.with_suffix(".md")
     path.write_text(page)
     say(console, page)

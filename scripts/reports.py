@@ -1,7 +1,7 @@
 """The table and the picture of one job of an experiment, from the figures that scripts/sweep.py has kept.
 
-[report] in sweep.toml says of the result what is better ("higher" or "lower"), and of the figure in distribution the
-"least" or the "most" with which a run has learned the task.
+[report] in sweep.toml says whether "higher" or "lower" results are better, and bounds the figure in distribution from
+which a run counts as having learned the task: "least" or "most".
 """
 
 import math
@@ -21,13 +21,13 @@ BETTER = {"higher": max, "lower": min}
 def figure(
     records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any], x: Any = None
 ) -> float | None:
-    """Return the value that a section of [report] asks for, of the newest record that has it.
+    """Return the value that a section of [report] asks for, from the newest record that has it.
 
-    What the section has besides `name`, `value`, `least`, `most` and `times` (a factor) is what the record must have:
+    All keys of the section except `name`, `value`, `least`, `most` and `times` (a factor) must match the record:
     `split = "test"`, `length = 40`. `multiple = 8` asks for a `length` of 8 times the run's `x`.
     """
-    told = {"name", "value", "least", "most", "times", "multiple"}
-    asked = {key: value for key, value in wanted.items() if key not in told}
+    own = {"name", "value", "least", "most", "times", "multiple"}
+    asked = {key: value for key, value in wanted.items() if key not in own}
     if "multiple" in wanted:
         asked["length"] = wanted["multiple"] * x
     found = [
@@ -51,7 +51,7 @@ def columns(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def rows(report: Mapping[str, Any], results: Mapping[str, Any]) -> list[Row]:
-    """One for each run: its point, its state, its figures, and whether it has learned the task."""
+    """Return a row for each run: its point, its state, its figures, and whether it has learned the task."""
     found = []
     for run in results["runs"]:
         records = run.get("records", [])
@@ -85,9 +85,9 @@ def check(report: Mapping[str, Any], path: Path) -> None:
 
 
 def means(report: Mapping[str, Any], found: Sequence[Row]) -> dict[tuple[Any, Any], dict[str, Any]]:
-    """Return (series, x) -> mean and deviation of the result, the number of runs, of those left out too, if it is best.
+    """Return (series, x) -> mean, deviation and range of the result, how many runs count or not, and if it is best.
 
-    One run has no deviation. The best is that of the best mean at its x.
+    One run has no deviation. The best has the best mean at its x.
     """
     result = report["result"]["name"]
     groups: dict[tuple[Any, Any], list[Row]] = {}
@@ -124,9 +124,9 @@ def decimals(deviation: float) -> int:
 
 
 def decimals_of(report: Mapping[str, Any], found: Sequence[Row], name: str) -> int:
-    """Return the decimals of a column: those of the pooled deviation of runs that differ in their seed alone.
+    """Return the decimals of a column: those of the pooled deviation of runs that differ only in their seed.
 
-    Where there are none, those of the deviation of all runs.
+    Without such runs: those of the deviation of all runs.
     """
     groups: dict[tuple[Any, Any], list[float]] = {}
     for row in found:
@@ -141,20 +141,20 @@ def decimals_of(report: Mapping[str, Any], found: Sequence[Row], name: str) -> i
 
 
 def made_with(results: Mapping[str, Any]) -> str:
-    """Return the commits and machines of the runs, as a rule one of each."""
+    """Return the commits and machines of the runs, usually one of each."""
     told = [run["about"] for run in results["runs"] if "about" in run]
     each = lambda key: ", ".join(sorted({about[key] for about in told})) or "unknown"  # noqa: E731
     return f"commit {each('commit')}; {each('machine')}"
 
 
 def markdown(report: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Both tables."""
+    """Return both tables."""
     found = rows(report, results)
     result = report["result"]["name"]
     inside = report["in_distribution"]
     bound = f"at least {inside['least']:g}" if "least" in inside else f"at most {inside['most']:g}"
     lines = [
-        f"Scale {results['scale']}; {made_with(results)}. Means are of runs with {inside['name']} of {bound}, "
+        f"Scale {results['scale']}; {made_with(results)}. Means are over runs with {inside['name']} of {bound}, "
         f"± the standard deviation of the n runs; one run has none. The best mean is bold: {report['better']} is "
         "better.",
         "",
@@ -197,9 +197,9 @@ def markdown(report: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def draw(report: Mapping[str, Any], results: Mapping[str, Any]):
-    """The mean of each series a line with a band of the deviation, its runs thin lines, one for each seed.
+    """Draw the mean of each series as a line with a band of the deviation, and each seed as a thin line.
 
-    Where there is one x: a bar, its runs dots. Runs that have not learned the task are crosses.
+    With a single x: bars for means, dots for runs. Runs that have not learned the task are crosses.
     """
     import matplotlib.pyplot as plt  # the tables need no extra package
 

@@ -2,14 +2,14 @@
 
     python scripts/sweep.py experiments/scan_cutoffs --scale smoke|cpu|full [--workers N] [--runs DIR] [--retry]
 
-An experiment of several jobs, such as experiments/every_scheme, has a folder with a sweep.toml for each; their runs
-take turns.
+An experiment of several jobs, such as experiments/every_scheme, has a folder with a sweep.toml for each; it runs them
+in alternation.
 
-Finished runs are skipped, also where only their figures are left, not their directories. Interrupted ones go on where
-they stopped; those that failed are kept with their traceback and left alone until --retry. Each of the runs at once has
-cores of its own. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
-scripts/report.py makes the table and the picture. Ctrl-C stops all runs (so do kill and a terminal that is closed);
-each saves, and the same line goes on.
+Finished runs are skipped, even if only their figures are left and not their directories. Interrupted runs continue
+where they stopped. Failed runs are kept with their traceback and left alone until --retry. Runs at the same time have
+separate cores. The figures of all runs are written to experiments/NAME/results/SCALE.json, from which
+scripts/report.py makes the table and the picture. Ctrl-C stops all runs, as do kill and closing the terminal; each run
+saves, and the same command continues.
 """
 
 import argparse
@@ -38,11 +38,8 @@ from relpos.files import write_atomically
 from relpos.training.progress import say
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
-ACCELERATORS = (
-    "/dev/nvidia0",
-    "/dev/accel0",
-    "/dev/vfio/0",
-)  # a process of JAX takes all of one's memory
+# One run at a time where there is an accelerator: a JAX process takes all of its memory.
+ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")
 INTERRUPTED = (130, 143)  # exit statuses of a run that has saved
 
 
@@ -62,7 +59,7 @@ def workers() -> int:
 
 
 class Pool:
-    """Runs processes, some at once, until it is stopped."""
+    """Runs several processes at a time, until it is stopped."""
 
     def __init__(self, size: int):
         self._size = size
@@ -71,20 +68,20 @@ class Pool:
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         for share in shares:
             self._shares.put(share)
-        self._commit = where.commit()  # now: the figures that are written make the tree differ
+        self._commit = where.commit()  # now, because writing figures will change the tree
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
     def run(self, runs: Sequence[sweeps.Run], done) -> None:
-        """Run all; done(run, what became of it) is called after each."""
+        """Run all; call done(run, its outcome) after each."""
         with ThreadPoolExecutor(self._size, initializer=self._keep_to_a_share) as pool:
             for future in [pool.submit(self._one, run, done) for run in runs]:
                 future.result()
 
     @staticmethod
     def _flags() -> dict[str, str]:
-        """Return the environment of a run: on one core XLA had better not split its products for threads."""
+        """Return the environment of a run. On one core XLA is faster without splitting products between threads."""
         if len(cores()) > 1:
             return {}
         flags = os.environ.get("XLA_FLAGS", "")
@@ -98,7 +95,7 @@ class Pool:
                 process.send_signal(signal.SIGINT)
 
     def _keep_to_a_share(self) -> None:
-        """Give this thread cores of its own: the processes that it starts inherit them."""
+        """Give this thread cores of its own, which the processes that it starts inherit."""
         share = self._shares.get()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, share)  # of the calling thread
@@ -109,7 +106,9 @@ class Pool:
             done(run, "in use by another process, left alone")
             return
         command = [*TRAIN, "--config", run.config, "--workdir", str(run.workdir)]
-        command += [f"--config.{key}={text(value)}" for key, value in run.overrides.items()]
+        command += [
+            f"--config.{key}={sweeps.spelled(value)}" for key, value in run.overrides.items()
+        ]
         with self._lock:
             if self._stopped:
                 return
@@ -128,7 +127,7 @@ class Pool:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        _tell_about(run, self._commit, time.perf_counter() - began)
+        _record_about(run, self._commit, time.perf_counter() - began)
         if code not in (0, *INTERRUPTED) and not self._stopped:
             lines = run.log.read_text(errors="replace").splitlines()
             ending = "\n".join([f"exit status {code}", " ".join(command), *lines[-60:]])
@@ -136,8 +135,8 @@ class Pool:
         done(run, run.state)
 
 
-def _tell_about(run: sweeps.Run, commit: str, seconds: float) -> None:
-    """Note what a run was made with; the time of all its attempts is added up."""
+def _record_about(run: sweeps.Run, commit: str, seconds: float) -> None:
+    """Record the commit, the machine and the total time of all attempts of a run."""
     seconds = round(_seconds(run) + seconds, 1)
     about = {"commit": commit, "machine": where.machine(), "seconds": seconds}
     write_atomically(run.about, json.dumps(about) + "\n")
@@ -147,13 +146,8 @@ def _seconds(run: sweeps.Run) -> float:
     return json.loads(run.about.read_text())["seconds"] if run.about.exists() else 0.0
 
 
-def text(value: Any) -> str:
-    """Return a value as the command line spells it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def results(sweep: sweeps.Sweep) -> dict[str, Any]:
-    """Return the figures of all runs, failed ones with the end of what they wrote."""
+    """Return the figures of all runs, and the end of the log of those that failed."""
     found = []
     for run in sweep.runs:
         if run.kept:
@@ -214,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if gone := sum(not run.workdir.exists() for run in job.runs if run.kept):
             say(
                 console,
-                f"{gone} finished runs are known from {job.results} alone; remove it to run them again",
+                f"{gone} finished runs are known only from {job.results}; remove it to run them again",
             )
     pool = Pool(at_once)
 
@@ -222,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run.name if len(jobs) == 1 else f"{run.job} {run.name}"
 
     def stop(*_):
-        say(console, "stopping: runs save; the same line goes on")
+        say(console, "stopping: runs save; the same command continues")
         pool.stop()
 
     before = {
@@ -261,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def in_turn(jobs: Sequence[sweeps.Sweep]) -> list[sweeps.Run]:
-    """Return the first run of each job, the second of each, and so on: what is stopped has some of all."""
+    """Return the first run of each job, then the second of each, and so on, so that a stopped sweep has some of all."""
     rounds = itertools.zip_longest(*(job.runs for job in jobs))
     return [run for each in rounds for run in each if run is not None]
 

@@ -1,4 +1,4 @@
-"""A sweep of runs as plain data: what sweep.toml says, and what its runs have come to.
+"""A sweep of runs as plain data: what sweep.toml says, and the state of its runs.
 
 An experiment is a folder with a sweep.toml, or a folder of such folders, each of which is one of its jobs.
 """
@@ -18,7 +18,8 @@ from relpos.errors import UserError, did_you_mean
 from relpos.files import open_regular, read_json, read_records
 from relpos.training.stored_run import read_run
 
-# What an axis of sweep.toml may say instead of a list: schemes for tokens in a line, those for encoders among them.
+# What an axis of sweep.toml may be instead of a list: all schemes for one-dimensional positions, or those of them that
+# an encoder can use.
 EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
     "every scheme": lambda scheme: scheme.axes in (None, 1),
     "every scheme of both sides": lambda scheme: (
@@ -29,6 +30,11 @@ EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
 FINISHED, FAILED, BEGUN, WAITING = "finished", "failed", "begun", "waiting"
 
 
+def spelled(value: Any) -> str:
+    """Return a value of a config as the command line spells it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of a sweep.
@@ -37,9 +43,9 @@ class Run:
       job: the folder of its sweep.toml, by name.
       config: the config file.
       point: its place in the sweep, axis -> value.
-      overrides: all keys of the config that it sets, the axes' too.
+      overrides: all keys of the config that it sets, including the axes.
       workdir: its run directory.
-      kept: what the sweep's results say of it if it was finished, perhaps elsewhere: its directory may be gone.
+      kept: its record in the sweep's results, if it is finished there; its directory may be gone, or elsewhere.
     """
 
     job: str
@@ -55,17 +61,17 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What the last attempt wrote, beside the run directory."""
+        """The output of the last attempt, beside the run directory."""
         return self.workdir.with_suffix(self.workdir.suffix + ".log")
 
     @property
     def failure(self) -> Path:
-        """The end of the log of an attempt that failed; there until the run is tried again."""
+        """The end of the log of a failed attempt, kept until the run is tried again."""
         return self.workdir.with_suffix(self.workdir.suffix + ".failed")
 
     @property
     def about(self) -> Path:
-        """With which commit, on which machine and for how long it was run, beside the run directory."""
+        """The commit, machine and running time, beside the run directory."""
         return self.workdir.with_suffix(self.workdir.suffix + ".about.json")
 
     @property
@@ -77,7 +83,7 @@ class Run:
         return BEGUN if (self.workdir / "config.json").exists() else WAITING
 
     def other_settings(self) -> list[str]:
-        """Return what the run directory was made with where sweep.toml says something else."""
+        """Return the settings of the run directory that differ from sweep.toml, as text."""
         if not (self.workdir / "config.json").exists():
             return []
         there = config_lib.flatten(read_run(self.workdir)["config"])
@@ -89,7 +95,7 @@ class Run:
 
     @property
     def in_use(self) -> bool:
-        """Whether a process, of an earlier sweep say, trains it now."""
+        """Whether a process is training it now, perhaps of an earlier sweep."""
         lock = self.workdir / ".lock"
         if not lock.exists():
             return False
@@ -126,12 +132,12 @@ class Sweep:
 
     @property
     def results(self) -> Path:
-        """Where the figures of the runs are kept, for the repository."""
+        """The file with the figures of the runs, which the repository keeps."""
         return self.experiment / "results" / f"{self.scale}.json"
 
 
 def jobs(experiment: Path) -> list[Path]:
-    """Return the folders of an experiment that have a sweep.toml: itself, or some in it.
+    """Return the folders of an experiment that have a sweep.toml: itself, or folders in it.
 
     Raises:
       UserError: there is none; names the nearest experiment beside it.
@@ -155,11 +161,14 @@ def read_all(experiment: Path, scale: str, runs: Path) -> list[Sweep]:
 
 
 def _values(axis: str, values: Any) -> Sequence[Any]:
-    """Return the values of an axis, those of a word in EVERY spelt out."""
+    """Return the values of an axis; a word of EVERY becomes the names of its schemes."""
     if isinstance(values, list):
         return values
     if values not in EVERY:
-        raise UserError(f"{axis} = {values!r}: it is a list{did_you_mean(str(values), EVERY)}")
+        raise UserError(
+            f"{axis} = {values!r} must be a list or one of {', '.join(map(repr, EVERY))}"
+            f"{did_you_mean(str(values), EVERY)}"
+        )
     return [name for name in encodings.names() if EVERY[values](encodings.scheme(name))]
 
 
@@ -205,10 +214,10 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Return what a sweep has written.
+    """Return the results that a sweep has written.
 
     Raises:
-      UserError: it is damaged, or something else.
+      UserError: the file is damaged, or is not a sweep's results.
     """
     results = read_json(path)
     kinds = {"scale": str, "config": str, "set": dict, "runs": list}
@@ -237,7 +246,7 @@ def _has(value: Any, kinds: Mapping[str, Any]) -> bool:
 
 
 def _kept(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return the finished runs in the sweep's results, which must have been made with what sweep.toml says now."""
+    """Return the finished runs in the sweep's results, which must have the settings that sweep.toml has now."""
     if not sweep.results.exists():
         return []
     results = read_results(sweep.results)

@@ -152,7 +152,7 @@ def test_a_cache_is_given_positions_or_counts_them():
     counting, placed = (model.init_caches(B, T, positions=at) for at in (None, jnp.zeros((B, T))))
     with pytest.raises(ValueError, match="this cache counts positions"):
         model(x, caches=counting, positions=jnp.arange(T))
-    with pytest.raises(ValueError, match="give those of the new tokens too"):
+    with pytest.raises(ValueError, match="pass those of the new tokens too"):
         model(x, caches=placed)
     with pytest.raises(
         ValueError, match=r"made for positions float32\[2, 13\], got int32\[2, 13, 2\]"

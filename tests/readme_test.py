@@ -64,7 +64,7 @@ def test_the_table_has_every_scheme():
 
 
 def test_the_table_of_places_has_each():
-    table = README.split("## Where tokens stand")[1].split("\n## ")[0]
+    table = README.split("## Position transforms")[1].split("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == list(places.names())
 
 

@@ -137,9 +137,9 @@ def no_kernel_sink(encoding: Slots) -> str:
 
 
 def no_kernel_unnormalized(encoding: Slots) -> str:
-    """Say why no GPU kernel takes an encoding whose weights are not divided by their sum."""
+    """Say why no GPU kernel supports an encoding whose weights are not divided by their sum."""
     return (
-        f'{type(encoding).__name__}\'s weights are not divided by their sum, as those of implementation="pallas" are: '
+        f'{type(encoding).__name__}\'s weights are not divided by their sum, as implementation="pallas" does: '
         'use implementation="auto" or "blockwise"'
     )
 
@@ -187,10 +187,10 @@ def checked_scale(scale: Any, head_dim: int) -> float:
 
 
 def check_softcap(encoding: Slots, softcap: float | None) -> None:
-    """Check that a softcap stands before a softmax: exp(logit) of capped logits would be no weight at all."""
+    """Check that a softcap comes before a softmax: without one, exp of a capped logit would not be a weight."""
     if softcap is not None and not encoding.normalized:
         raise ValueError(
-            f"softcap={softcap} caps the logits of a softmax, and {type(encoding).__name__}'s weights are none: "
+            f"softcap={softcap} caps the logits of a softmax, which {type(encoding).__name__} does not have: "
             "leave it out"
         )
 

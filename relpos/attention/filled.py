@@ -98,7 +98,8 @@ class Filled(NamedTuple):
             raise ValueError(f"{name} fills walk: it may then fill neither value_vectors nor mix")
         if self.sink and not self.normalized:
             raise ValueError(
-                f"{name} has an attention sink, and weights that nothing divides by their sum: it may have one of both"
+                f"{name} has an attention sink, and weights that are not divided by their sum (normalized = False): "
+                "it may have only one of the two"
             )
         if encoding.axes not in (1, None) and self.distances:
             raise ValueError(

@@ -110,7 +110,7 @@ def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
         or places.k.segment is not None
     ):
         return [_Run(begin, end, False)]
-    # Blocks that even the first query sees whole.
+    # The blocks that even the first query sees completely.
     past = jnp.clip((row + rules.itself) // layout.columns, begin, end)
     return [_Run(past, end, False), _Run(begin, past, True)]
 

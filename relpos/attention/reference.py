@@ -68,8 +68,8 @@ class Rules(NamedTuple):
     window: Window = Window()
     softcap: float | None = None
     dropout_rate: float = 0.0
-    ordered: bool = False  # causality and windows go by an order of its own, not by positions
-    itself: bool = True  # a query may see keys at its own place
+    ordered: bool = False  # causality and windows use a separate order, not positions
+    itself: bool = True  # a query may see keys at its own place in the order
 
     @property
     def widest(self) -> int | None:
@@ -277,7 +277,7 @@ def weighted(
 
 
 def _softmax(logits_TS: Array, mask_TS: Array, sink: Array | None) -> Float[Array, "T S"]:
-    """Return the softmax of what is visible, with a sink's logit beside it; zeros where nothing is."""
+    """Return the softmax over visible keys and, if there is one, a sink; zeros where no key is visible."""
     peak_T1 = jax.lax.stop_gradient(logits_TS.max(-1, keepdims=True, initial=-jnp.inf))
     if sink is not None:
         sink = sink.astype(logits_TS.dtype)

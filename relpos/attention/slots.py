@@ -4,7 +4,7 @@
                   +  b[d]  +  block_bias[i, j],        or what `mix` makes of all heads' products and biases
     out[i]      = finish( sum_j p_ij * ( value(v_j) + a_V[d] ) ),   d = position of i - position of j
     p_ij        = exp(logit[i, j]) / ( exp(sink) + sum_k exp(logit[i, k]) );   without a sink the softmax,
-                  and where it is not `normalized` exp(logit[i, j]) alone
+                  and only exp(logit[i, j]) where `normalized` is False
 
 An encoding overrides the slots its paper fills and leaves the others. It sees no batch axis and, but for `mix`, no
 head axis: attention vmaps it over heads (parameters of type `PerHead` and `PerKeyHead` are split along their first
@@ -75,8 +75,8 @@ class Slots(nnx.Module):
       needs_tokens: slots read features computed from the layer's input by `tokens`.
       scaled_vectors: whether the products with key vectors are scaled as the content's are.
       logit_scale: the scale of the dot products where the caller gives none; None: 1 / sqrt(H).
-      normalized: whether weights are divided by their sum; if not they are exp(logit), as a `walk` may make them.
-      sees_itself: whether a query may see keys at its own place; if not only those before it, or behind.
+      normalized: whether weights are divided by their sum; if not, they are exp(logit), which a `walk` may provide.
+      sees_itself: whether a query may see keys at its own place in the order.
       mixes: `mix` is filled: all heads are computed together.
       walk_rows: the largest block of queries that walks together; smaller if blocks on the diagonal are expensive.
       walks: `walk` is filled: keys are visited one block after another, the nearest first.

@@ -22,12 +22,12 @@ class ALiBi(Encoding):
 
     Press, Smith, Lewis 2022, "Train Short, Test Long", arXiv:2108.12409, sec. 3; slopes for any number of heads as
     in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `slopes`, `right_slopes`: given, one for each head;
-    a slope of 1e9 shuts a side. `learned`: the slopes are trained. `asymmetric`: m' is a number of its own, which
+    a slope of 1e9 hides a side. `learned`: the slopes are trained. `asymmetric`: m' is a number of its own, which
     starts as m. The paper is causal; the two-sided forms are those of issue 5 of the authors' repository, which draws
     the slopes that are learned.
 
-    Choose it to read rows longer than those of training, with nothing to train and hardly any time: README's language
-    model gets better with length, and its flip-flop hardly worse.
+    Choose it to read rows longer than those of training, with nothing to train and at hardly any cost: in README's
+    results its language model gets better with length, and its flip-flop hardly worse.
 
     Choose another where far tokens matter as much as near ones: the bias only ever falls. At the trained length
     README's language model is better with `rope` and `t5`.

@@ -14,16 +14,17 @@ class BAM(Encoding):
 
     Bianchessi, Aguirre, Barros, Kupssinskü 2026, "Bayesian Attention Mechanism: A Probabilistic Framework for
     Positional Encoding and Context Length Extrapolation", arXiv:2505.22842: the generalized Gaussian prior, GGD-BAM, as
-    in the authors' code. Each head has its own alpha and beta, which start as ALiBi: its slope and 1. mu is 0, as in
-    the paper's experiments; `location`: l is learned, from 0. `scale_inside`: -(|j - i - mu| e^alpha + 1e-5)^beta, as
-    the code's model with scalable softmax has it. Each layer has its own, as the paper counts parameters, or, as the
-    code has by default, all share one set (`per_layer=False`). Scalable softmax is no part of it.
+    in the authors' code. Each head has its own alpha and beta, which start as ALiBi: alpha as the logarithm of its
+    slope, beta as 1. mu is 0, as in the paper's experiments; with `location` l is learned, starting at 0. With
+    `scale_inside` the bias is -(|j - i - mu| e^alpha + 1e-5)^beta, as in the code's model with scalable softmax. Each
+    layer has its own parameters, which is how the paper counts them; with `per_layer=False` all layers share one set,
+    the default of the code. Scalable softmax itself is left out.
 
-    Choose it as an ALiBi whose shape is learned: a head may look far, or away from what is near. The paper finds
+    Choose it as an ALiBi whose shape is learned: a head may look far back, or away from near tokens. The paper finds
     passkeys at 500 times the trained length.
 
-    Choose another to repeat models of the paper that have scalable softmax, which is not here. Without `location` both
-    sides are alike.
+    Choose another to reproduce the paper's models with scalable softmax, which is left out. Without `location` the past
+    and the future are treated alike.
     """
 
     reals = True

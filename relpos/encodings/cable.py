@@ -1,4 +1,4 @@
-"""Distance measured in the gates of the tokens between, to either side, and weighed by the query."""
+"""Distance measured as the sum of the gates of the tokens between, in both directions, weighted by the query."""
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +17,16 @@ class CABLE(Encoding):
 
     Veisi, Amirzadeh, Mansourian 2025, "Context-aware Biases for Length Extrapolation", arXiv:2503.08067, sec. 3; for
     both directions as in sec. 5.5 and the authors' code. Weights start with standard deviation 0.02, offsets at 0.
-    `gate` "softplus" without `weights`, g = 1, is the paper as it first was on arXiv: f_t = -log(1 - sigmoid(w . x_t +
-    c)), which is `fox` with w and c negated, and a form of it for encoders. `kernel` "log": b = -g_i log(1 + s_ij^2),
-    the paper's K-CABLE, sec. 5.6. The running sums of f are each token's features and, at the end, the cache's state.
+    `gate` "softplus" without `weights`, so that g = 1, is the first arXiv version of the paper: f_t = -log(1 -
+    sigmoid(w . x_t + c)), which is `fox` with w and c negated, also for encoders. With `kernel` "log" b = -g_i log(1 +
+    s_ij^2), the paper's K-CABLE, sec. 5.6. The running sums of f are the features of each token and, at the end, the
+    state of the cache.
 
-    Choose it for forget gates in encoders as well as decoders. The paper reads rows longer than those of training
-    better than with fixed biases.
+    Choose it for forget gates in encoders as well as decoders. The paper finds it better than fixed biases on rows
+    longer than those of training.
 
-    Choose another where positions are given, which it does not read, and for cross-attention layers, where it has no
-    tokens between. `fox` is cheaper where weights are not needed.
+    Choose another where the caller gives positions, which it does not read, and for cross-attention layers, where there
+    are no tokens between query and key. `fox` is cheaper where weights are not needed.
     """
 
     needs_tokens = True

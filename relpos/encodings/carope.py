@@ -1,4 +1,4 @@
-"""Rotations whose base the tokens choose: one number of each token and head, and its powers."""
+"""Rotations whose base depends on the tokens: one number per token and head, and its powers."""
 
 import math
 
@@ -13,16 +13,16 @@ from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 class CARoPE(Encoding):
     """q_i R(phi_i) . k_j R(phi_j),  phi_tm = sum_{s <= t} f_s^m,  f_s = 1 / (softplus(w . x_s + c) + 1),  m < H/2.
 
-    Veisi, Fartoot, Amirzadeh 2025, "Context-aware Rotary Position Embedding", arXiv:2507.23083, sec. 2: RoPE, whose
-    angles are i theta_1^m, with another theta_1 for each token. w is each layer's and each key head's, for its queries
-    and its keys are to turn by the same angles. The paper starts as RoPE and does not say how: here w starts at 0, and
-    c, of which the paper knows nothing, where f = base^(-2/H). The sums are each token's features and, at the end, the
-    cache's state. The pairs that turn together are those of `rope`. Causal.
+    Veisi, Fartoot, Amirzadeh 2025, "Context-aware Rotary Position Embedding", arXiv:2507.23083, sec. 2: RoPE turns by i
+    theta_1^m; here each token has its own theta_1. Each key head of each layer has its own w, because its queries and
+    its keys must turn by the same angles. The paper says that it starts as RoPE, but not how: here w starts at 0, and
+    c, which the paper does not have, where f = base^(-2/H). The running sums are the features of each token and, at the
+    end, the state of the cache. The pairs are those of `rope`. Causal.
 
-    Choose it in place of `rope` in decoders: the paper has lower perplexity than with RoPE, on longer rows too, and it
-    starts as RoPE.
+    Choose it in place of `rope` in decoders: the paper reports lower perplexity than with RoPE, also on longer rows,
+    and it starts as RoPE.
 
-    Choose another for encoders and cross-attention layers, and where positions are given: it reads tokens, not
+    Choose another for encoders and cross-attention layers, and where the caller gives positions: it reads tokens, not
     positions.
     """
 
@@ -39,7 +39,7 @@ class CARoPE(Encoding):
         self.layout, self.pairs = layout, H // 2
         self.head_dim = H
         self.weight = PerKeyHead(jnp.zeros((K, D)))
-        opened = math.expm1(2 / H * math.log(base))  # what softplus is to be
+        opened = math.expm1(2 / H * math.log(base))  # the initial value of the softplus
         self.offset = PerKeyHead(jnp.full((K,), opened + math.log(-math.expm1(-opened)), float))
 
     def tokens(self, x_TD, valid_T, state=None):

@@ -1,4 +1,4 @@
-"""Counting what the query asks to count: positions are sums of gates."""
+"""Positions that count the tokens a query cares about: sums of gates."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from relpos.encodings.base import Dims, Encoding, Passed
 class CoPE(Encoding):
     """logit += q_i . e[p_ij],  p_ij = min(sum_{t = j..i} g_it, P - 1),  g_it = sigmoid(scale q_i . k_t).
 
-    Golovneva et al. 2024, "Contextual Position Encoding", arXiv:2405.18719, sec. 4. Between whole numbers it is
-    interpolated: (ceil p - p) q . e[floor p] + (1 - ceil p + p) q . e[ceil p]. e holds P = `positions` vectors, 64 in
-    the paper's code, shared by the heads, each layer's own, and zero at the start. Causal.
+    Golovneva et al. 2024, "Contextual Position Encoding", arXiv:2405.18719, sec. 4. Between whole numbers the vectors
+    are interpolated: (ceil p - p) q . e[floor p] + (1 - ceil p + p) q . e[ceil p]. e holds P = `positions` vectors, 64
+    in the paper's code. The heads share them, each layer has its own, and they start at zero. Causal.
 
     Choose it where a position is a count of something, such as the k-th noun or sentence: the paper solves counting and
-    selective copying that fixed positions fail.
+    selective copying, where fixed positions fail.
 
-    Choose another for encoders and where time counts: it walks along the row, and counts anew at each step of decoding.
-    Counts end at P - 1.
+    Choose another for encoders and where time matters: it walks along the row, and counts again at each step of
+    decoding. Counts end at P - 1.
     """
 
     causal_only = True

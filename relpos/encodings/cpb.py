@@ -27,7 +27,7 @@ class OffsetNetwork:
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        """Check the options of the scheme of that name, and make the network."""
+        """Check the options, which errors name as those of the scheme `name`, and make the network."""
         if not 1 <= hidden <= MOST_HIDDEN:
             raise ValueError(f"{name}.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
         if window < 0 or window == 1:
@@ -61,17 +61,18 @@ class OffsetNetwork:
 class CPB(OffsetNetwork, Encoding):
     """b[d] = 16 sigmoid(f(u)),  u = sign(d) ln(1 + 8 |d| / (window - 1)) / ln 8,  f an MLP with ReLU and hidden units.
 
-    Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3, continuous
-    position bias, here of the distance in a row; `cpb_2d` has the paper's images. u and the sigmoid as in the authors'
-    code, where the model was trained with this window. `bound`: in place of 16; 0: no sigmoid, as the paper's text has
-    it. `window` 0: u = sign(d) ln(1 + |d|), the text's too. `spacing` "linear": u = d / (window - 1), or d. The hidden
-    layer is shared by the heads, the output layer is each head's and has no offset; each layer has its own. Weights
-    start with standard deviation 0.02.
+    Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3: continuous
+    position bias, here of the distance in a row; `cpb_2d` is for images, as in the paper. u and the sigmoid are those
+    of the authors' code, and `window` is the one that the model was trained with. `bound` replaces 16; with 0 there is
+    no sigmoid, as in the paper's text. With `window` 0, u = sign(d) ln(1 + |d|), also as in the text. With `spacing`
+    "linear", u = d / (window - 1), or d without a window. The hidden layer is shared by the heads; the output layer is
+    per head and has no offset. Each layer has its own network. Weights start with standard deviation 0.02.
 
-    Choose it for a smooth bias that is carried to longer rows: a network of the distance's logarithm, where a table
-    would have numbers that were never trained.
+    Choose it for a smooth bias on longer rows: it is a network of the distance's logarithm, where a table would have
+    entries that were never trained.
 
-    Choose another where time counts: the network is evaluated for every distance of a row, where a table is looked up.
+    Choose another where time matters: the network is evaluated for every distance of a row, where a table needs only a
+    look-up.
     """
 
     reals = True

@@ -14,18 +14,18 @@ class CPB2D(OffsetNetwork, Encoding):
     """b[i, j] = 16 sigmoid(f(u(y_i - y_j), u(x_i - x_j))),  u and its options as in `cpb`,  f an MLP 2 -> hidden -> 1.
 
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3. Positions
-    are [T, 2], row and column; one whole number p is row p // width and column p mod width. Each block evaluates the
-    network once for every offset of a grid of height x width; what lies beyond its largest offset counts as that.
-    `window` stays what the model was trained with where the grid grows. That queries and keys are of length one, as in
-    the paper, is the layer's doing.
+    are [T, 2], row and column; a single whole number p stands for row p // width and column p mod width. Each block
+    evaluates the network once for every offset of a grid of height x width; larger offsets are clipped to the grid's
+    largest. `window` stays what the model was trained with when the grid grows. The paper also normalises queries and
+    keys; that is left to the layer.
 
-    Choose it for images whose size changes after training, as in Swin v2, which is carried to larger windows.
+    Choose it for images whose size changes after training, as in Swin v2, which moves to larger windows.
 
-    Choose another for text, and `table_2d` for images of one size: the network is evaluated anew for every offset of
+    Choose another for text, and `table_2d` for images of one size: each block evaluates the network for every offset of
     the grid.
     """
 
-    shift_invariant = False  # one number: the next row begins elsewhere
+    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
     axes = 2
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A bias that changes with the logits: heads tell each other what they see, and where."""
+"""A bias that depends on the logits of all heads."""
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ class DAPE(Encoding):
     """logits = A + B + f([A; B]),  f = W_2 leaky_relu(W_1 [A; B] + c_1) + c_2, for each pair of tokens, over the heads.
 
     Zheng et al. 2024, "DAPE: Data-Adaptive Positional Encoding for Length Extrapolation", arXiv:2405.14722, sec. 3. A
-    [N] are all heads' scaled products of query and key, B [N] their biases, those of the scheme `bias`: any that adds a
-    bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is a network 2N ->
-    hidden -> N, each layer's own, with the initial numbers of PyTorch's layers.
+    [N] are all heads' scaled products of query and key, and B [N] their biases from the scheme `bias`. That may be any
+    scheme that adds a bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is
+    a network 2N -> hidden -> N; each layer has its own, initialised like PyTorch's layers.
 
-    Choose it for rows longer than those of training where time does not count: the paper trains on 128 tokens and is
-    ahead of its static biases at 8192.
+    Choose it for rows longer than those of training where time does not matter: the paper trains on 128 tokens and
+    beats the static biases at 8192.
 
     Choose another otherwise: all heads of a block are computed together, one of the slowest steps in
-    docs/performance.md, and GPU kernels do not carry it.
+    docs/performance.md, and GPU kernels do not support it.
     """
 
     def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Content meets positions, both ways: queries meet projected distances, and so do keys."""
+"""Products of content and position: both queries and keys are multiplied with a vector for each distance."""
 
 import math
 
@@ -14,18 +14,18 @@ MOST = 2**20  # distances with a row of their own
 class DeBERTa(Encoding):
     """logit = [q_i . k_j + q_i . (P W_K)[delta(i, j)] + k_j . (P W_Q)[delta(j, i)]] / sqrt(3 H).
 
-    He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1.
-    delta(i, j) = clip(i - j + span, 0, 2 span - 1); P [2 span, features] is learned, one table for all layers; W_K and
-    W_Q are each head's and each layer's. `share`: they are the layer's own projections of keys and queries, as in
-    version 2 (its public code's share_att_key), which `relpos.encodings.bind` brings. `log_buckets`: distances above
-    span / 2 share rows that grow with the logarithm up to `max_distance`, as in version 2. `keys_by_query`: keys meet
-    delta(i, j), as the public code has it, not the paper's delta(j, i).
+    He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1. delta(i,
+    j) = clip(i - j + span, 0, 2 span - 1). P [2 span, features] is learned, one table for all layers; each head of each
+    layer has its own W_K and W_Q. With `share` they are the layer's own projections of keys and queries, as in version
+    2 (share_att_key in its public code); `relpos.encodings.bind` passes them in. With `log_buckets` distances above
+    span / 2 share rows that grow with the logarithm up to `max_distance`, as in version 2. With `keys_by_query` keys
+    are multiplied with row delta(i, j), as in the public code, not with the paper's delta(j, i).
 
-    Choose it for encoders, and to continue DeBERTa models: words ask for distances, and distances for words. The paper
-    is ahead of RoBERTa on language understanding.
+    Choose it for encoders, and to continue DeBERTa models: queries and keys both look at distances. The paper does
+    better than RoBERTa on language understanding.
 
-    Choose another for decoding and for short rows, where most pairs lie within `span`: keys meet vectors too, which
-    made its step of decoding the slowest in docs/performance.md.
+    Choose another for decoding and for short rows, where most pairs lie within `span`: keys are multiplied with vectors
+    too, which made its step of decoding the slowest in docs/performance.md.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class DeBERTa(Encoding):
         return jnp.clip(d, -self.span, self.span - 1) + self.span
 
     def key_vectors(self, d):
-        """Return (P W_K)[delta(i, j)], which meet the queries."""
+        """Return (P W_K)[delta(i, j)], for the products with queries."""
         return (self.table[...] @ self.of_keys[...])[self._row(d)]
 
     def query_vectors(self, d):
-        """Return (P W_Q)[delta(j, i)], which meet the keys."""
+        """Return (P W_Q)[delta(j, i)], for the products with keys."""
         return (self.table[...] @ self.of_queries[...])[self._row(d if self.keys_by_query else -d)]

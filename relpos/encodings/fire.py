@@ -21,7 +21,7 @@ class FIRE(Encoding):
     Choose it to read longer rows with a learned bias: distances are divided by the query's position, so the network's
     argument stays between 0 and 1 at any length. The paper finds it ahead of ALiBi, T5 and KERPLE there.
 
-    Choose another where time counts, since the network is evaluated for every pair, and where rows may begin at any
+    Choose another where time matters, since the network is evaluated for every pair, and where rows may begin at any
     position: a shift changes the bias.
     """
 

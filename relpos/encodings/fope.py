@@ -1,4 +1,4 @@
-"""Rotations by sums of many waves."""
+"""Rotations by mixtures of many frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,22 @@ from relpos.encodings.rotations import check_head_dim, check_layout, rotated, tu
 class FoPE(Encoding):
     """F(i) q_i . F(j) k_j,  where F turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
 
-    Hua et al. 2024, "Fourier Position Embedding", arXiv:2412.17739, sec. 4 and the authors' code. theta are those of
-    base^(-2m/H) that are at least 2 pi / L, L the trained length, 512 in the paper; the other pairs, which have not
-    been trained through one turn, are left as they are. C and S are [F, F] for F pairs that turn: 1 on the diagonal,
-    and on everything a draw of variance `gain`^2 / F (0.3 in the smallest of the paper's models, 0.6 in the largest).
-    They are each key head's, for its queries and its keys; fixed and the same in every layer, as in Intern-S1-Pro, or
-    `learned`, and each layer's.
+    Hua et al. 2024, "Fourier Position Embedding", arXiv:2412.17739, sec. 4 and the authors' code. The frequencies theta
+    are those of base^(-2m/H) that are at least 2 pi / L, where L is the trained length, 512 in the paper. The other
+    pairs, which do not complete a turn in training, stay as they are. C and S are [F, F] for the F pairs that turn: the
+    identity plus random numbers of variance `gain`^2 / F (0.3 in the smallest of the paper's models, 0.6 in the
+    largest). Each key head has its own C and S, for its queries and its keys. They are fixed and the same in every
+    layer, as in Intern-S1-Pro, or `learned` and each layer's own.
 
-    Not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 where a pair is to be
-    left as it is, which turns it and doubles its product: here sin is 0 there, as the paper has it.
+    The logit is not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 for the
+    pairs that should stay as they are, which turns them and doubles their product. Here sin is 0 there, as in the
+    paper.
 
-    Choose it in place of `rope` for rows longer than those of training: pairs that never turned once in training are
-    left alone, and waves are mixed. The paper finds perplexity more stable there.
+    Choose it in place of `rope` for rows longer than those of training: pairs that never completed a turn in training
+    stay as they are, and frequencies are mixed. The paper finds perplexity more stable there.
 
-    Choose another where rows may begin at any position, since it is no function of i - j, and where the trained length
-    is not known beforehand.
+    Choose another where rows may begin at any position, since it is not a function of i - j, and where the trained
+    length is not known beforehand.
     """
 
     reals = True
@@ -53,7 +54,7 @@ class FoPE(Encoding):
         self.head_dim = H
         self.turning = F = turning_often("fope.trained_length", trained_length, base, H)
 
-        # What is fixed is not drawn anew with each model: parameters alone are to say what it does.
+        # Fixed matrices are the same in every model: its parameters alone determine what it computes.
         keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
         kind = PerKeyHead if learned else PerKeyHeadConstant
         self.sin, self.cos = (
@@ -80,5 +81,5 @@ class FoPE(Encoding):
 
 
 def _drawn(key, shape):
-    """Return normal numbers, the same ones in float64."""
+    """Return normal numbers, the same ones whether or not float64 is on."""
     return jax.random.normal(key, shape, jnp.float32).astype(float)

@@ -1,4 +1,4 @@
-"""A forget gate: distance measured in what was forgotten on the way."""
+"""A forget gate: the distance to a key is what was forgotten since."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,15 @@ from relpos.encodings.base import Dims, Encoding, PerHead
 class FoX(Encoding):
     """b[i, j] = sum_{t = j+1..i} log f_t,  f_t = sigmoid(w . x_t + c), for each head.
 
-    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The
-    sum is a difference of running sums F_i - F_j, which are each token's features and, at the end, the cache's
-    state. Causal.
+    Lin et al. 2025, "Forgetting Transformer: Softmax Attention with a Forget Gate", arXiv:2503.02130, sec. 3. The sum
+    is a difference of running sums F_i - F_j. The running sums are the features of each token and, at the end, the
+    state of the cache. Causal.
 
-    Choose it for decoders of text: a gate for each head, hardly any time, no other positions needed. The paper is ahead
-    of the Transformer in long-context language modelling and beyond the trained length.
+    Choose it for decoders of text: a gate for each head at hardly any cost, with no other positions needed. The paper
+    reports better results than the Transformer's in long-context language modelling and beyond the trained length.
 
-    Choose another for encoders, and where a token far back must be found whatever stands between: a shut gate hides all
-    before it.
+    Choose another for encoders, and where a token far back must be found whatever comes after it: a closed gate hides
+    everything before it.
     """
 
     needs_tokens = True

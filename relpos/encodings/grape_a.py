@@ -1,4 +1,4 @@
-"""A linear bias whose slope the query and the key choose."""
+"""A linear bias whose slope depends on the query and the key."""
 
 import math
 
@@ -15,16 +15,16 @@ class GrapeA(Encoding):
     """b[i, j] = -(i - j) s r (softplus(v . q_i / sqrt(H)) + softplus(u . k_j / sqrt(H))),  |u| = |v| = 1.
 
     Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 4: GRAPE-A-QK; `queries` and
-    `keys` switch one of the gates off, GRAPE-A-K and GRAPE-A-Q. It is a group action, exp(n A) = I + n A on [q; 1; 0]
-    and the inverse transpose on [k; 0; 1], A of rank 1 with A^2 = 0. v and the rate r = softplus(rho), 1 at the start,
-    are learned for each head, u for each key head; s are ALiBi's slopes, as in the authors' code. Equal gates are
-    ALiBi; the sum grape_a+fox has a step of its own for each token as well. In a sum with a rotation the gates read
-    turned queries and keys. Causal.
+    `keys` switch one of the gates off, which gives GRAPE-A-K and GRAPE-A-Q. It is a group action: exp(n A) = I + n A on
+    [q; 1; 0] and the inverse transpose on [k; 0; 1], with A of rank 1 and A^2 = 0. v and the rate r = softplus(rho),
+    initially 1, are learned for each head, u for each key head; s are ALiBi's slopes, as in the authors' code. With
+    equal gates it is ALiBi. In the sum grape_a+fox each token also has a step of its own. In a sum with a rotation the
+    gates read the rotated queries and keys. Causal.
 
-    Choose it as an ALiBi whose slope query and key choose: it contains ALiBi, and as a group action leaves a function
-    of i - j and the two tokens.
+    Choose it as an ALiBi whose slope depends on query and key: it contains ALiBi, and, being a group action, it is a
+    function of i - j and the two tokens.
 
-    Choose another for encoders: it looks back only. It walks along the row, which GPU kernels do not carry.
+    Choose another for encoders: it is causal. It walks along the row, which GPU kernels do not support.
     """
 
     causal_only = True
@@ -52,7 +52,7 @@ class GrapeA(Encoding):
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Return the bias of each pair; nothing is carried on."""
+        """Return the bias of each pair; nothing is carried."""
         q_gate = 0.0 if q_features is None else q_features[:, None]
         k_gate = 0.0 if k_features is None else k_features[None, :]
         rate = self.slopes[...] * jax.nn.softplus(self.rate[...])
@@ -61,7 +61,7 @@ class GrapeA(Encoding):
 
 
 def opened(x_TH: Float[Array, "T H"], along_H: Float[Array, "H"]) -> Float[Array, "T"]:
-    """Return softplus(a . x / sqrt(H)), a the unit vector of a direction."""
+    """Return softplus(a . x / sqrt(H)), where a is the unit vector along `along_H`."""
     unit_H = along_H * jax.lax.rsqrt((along_H**2).sum() + 1e-12)
     x_TH = x_TH.astype(jnp.promote_types(x_TH.dtype, unit_H.dtype))
     return jax.nn.softplus(x_TH @ unit_H * x_TH.shape[-1] ** -0.5)

@@ -1,4 +1,4 @@
-"""A forget gate for each pair of a query and a token on the way to the key."""
+"""A forget gate for each pair of a query and a token between it and the key."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ class GrapeAP(Encoding):
     """b[i, j] = s sum_{t = j+1..i} log sigmoid(p_i . R_t n(p_t) / P),  p_t = W x_t of P numbers,  n(p) = p / rms(p).
 
     Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 5: path-integral additive
-    GRAPE. What the authors' code says and the paper leaves open: only the token on the way is normalised, R_t turns all
-    of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, W [features, P] is each head's own. As R_t
-    turns by the position itself, not by the distance, a shift of all positions changes the bias. Causal.
+    GRAPE. The paper leaves some choices open, which follow the authors' code: only the token between is normalised, R_t
+    turns all of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, and each head has its own W
+    [features, P]. R_t turns by the position, not by the distance, so a shift of all positions changes the bias. Causal.
 
-    Choose it as `fox` whose gates the query has a say in: each query forgets along a path of its own.
+    Choose it as a `fox` whose gates also depend on the query: each query forgets at a rate of its own.
 
-    Choose another for encoders, and where time counts: each pair has a gate. A shift of all positions changes the bias,
-    so rows should begin where they did in training.
+    Choose another for encoders, and where time matters: each pair has a gate. A shift of all positions changes the
+    bias, so rows should begin where they did in training.
     """
 
     needs_tokens = True
@@ -40,11 +40,11 @@ class GrapeAP(Encoding):
         self.probe = PerHead(0.5 * jax.random.normal(rngs.params(), (N, D, width)) * D**-0.5)
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return p_t; nothing goes from token to token."""
+        """Return p_t; there is no state."""
         return x_TD.astype(float) @ self.probe[...], jnp.zeros(())
 
     def begin(self, q_TH, q_features):
-        """Return the sum of what each query has passed so far."""
+        """Return the sum over the tokens that each query has passed: none yet."""
         return jnp.zeros(q_features.shape[:1], q_features.dtype)
 
     def key_block(self, k_KH, k_features):
@@ -55,7 +55,7 @@ class GrapeAP(Encoding):
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Sum on from the last key to the first; a key is not among what lies before it."""
+        """Continue the sums from the last key to the first; a key's own step does not count for it."""
         at_K1 = k_positions[:, None].astype(k_features.dtype)
         sin, cos = jnp.sin(at_K1), jnp.cos(at_K1)
         a, b = jnp.split(k_features, 2, -1)

@@ -1,4 +1,4 @@
-"""Rotations that are learned: how fast each pair of dimensions turns, or the plane that turns."""
+"""Learned rotations: either how fast each pair of dimensions turns, or the plane that turns."""
 
 import math
 
@@ -20,17 +20,18 @@ class GrapeM(Encoding):
         plane:        L = a b^T - b a^T,  exp(n L) = I + sin(n s) / s L + (1 - cos(n s)) / s^2 L^2,
                       s^2 = |a|^2 |b|^2 - (a . b)^2
 
-    Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 2 and 3. "coordinates" is
-    what the authors train, GRAPE-M-nonctx: RoPE, of layout "half", with speeds that are learned, shared by the heads
-    or, `per_head`, each key head's. They learn `slowness` * log theta_m, so that speeds move slowly. In "plane" a and
-    b [H] are each key head's, and what is at right angles to both stays. Left out: phases of the content, planes that
-    do not commute. Angles are float32 products of a position and a speed.
+    Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 2 and 3. "coordinates" is what
+    the authors train, GRAPE-M-nonctx: RoPE in layout "half" with learned speeds, shared by the heads or, with
+    `per_head`, one set for each key head. The parameter is `slowness` * log theta_m, so that speeds change slowly. In
+    "plane" each key head has its own a and b [H], and the component at right angles to both stays as it is. Left out:
+    phases that depend on the content, and planes that do not commute. Angles are float32 products of a position and a
+    speed.
 
-    Choose it as `rope` that learns how fast each pair turns, or which plane does: at the start it is `rope`, and it
-    stays a function of i - j.
+    Choose it as a `rope` that learns how fast each pair turns, or which plane turns: "coordinates" starts as `rope`,
+    and both remain functions of i - j.
 
-    Choose another beyond the trained length, where it has no more to say than `rope`, and where angles at far positions
-    must be exact: speeds are float32 parameters.
+    Choose another beyond the trained length, where it offers nothing that `rope` does not, and where angles at far
+    positions must be exact: speeds are float32 parameters.
     """
 
     reals = True

@@ -12,14 +12,14 @@ from relpos.encodings.rotations import check_head_dim, check_layout, rotated, tu
 class HoPE(Encoding):
     """q_i R(i theta) . k_j R(j theta),  theta_m = base^(-2m/H) where that is at least 2 pi / L,  else 0.
 
-    Chen et al. 2024, "HoPE: A Novel Positional Encoding Without Long-Term Decay", arXiv:2410.21216, sec. 4. What does
-    not turn once within the trained length L is left as it is: a part of queries and keys without positions. L is 512,
-    as the paper trains. The pairs that turn together are those of `rope`.
+    Chen et al. 2024, "HoPE: A Novel Positional Encoding Without Long-Term Decay", arXiv:2410.21216, sec. 4. Pairs that
+    do not complete a turn within the trained length L do not turn at all: that part of queries and keys has no
+    positions. L is 512, as in the paper's training. The pairs are those of `rope`.
 
-    Choose it in place of `rope` where far tokens are to count: pairs too slow to turn once in training carry no
-    positions, which the paper finds to read longer rows better.
+    Choose it in place of `rope` where far tokens matter: pairs too slow to complete a turn in training carry no
+    positions, with which the paper reads longer rows better.
 
-    Choose another where the trained length is not known beforehand: which pairs turn depends on it.
+    Choose another where the trained length is not known beforehand: it decides which pairs turn.
     """
 
     reals = True

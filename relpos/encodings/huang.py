@@ -1,4 +1,4 @@
-"""A vector for each clipped distance, which queries and keys meet alike."""
+"""A vector for each clipped distance, multiplied with both query and key."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ class Huang(Encoding):
     """logit = (q_i . k_j + q_i . a[c] + k_j . a[c]) / sqrt(H),  c = clip(j - i, -k, k).
 
     Huang, Liang, Xu, Xiang 2020, "Improve Transformer Models with Better Relative Position Embeddings",
-    arXiv:2009.13658, method 4: (q + a) . (k + a) without a . a. One table [2k+1, H] for queries and keys, shared by the
-    heads; each layer has its own. k = 511 and a start with standard deviation 0.02 are those of the authors' BERT for
-    512 tokens, "relative_key_query" in Hugging Face's transformers, whose table counts i - j: it stands the other way
-    round. Left out: methods 1 to 3, which multiply q . k.
+    arXiv:2009.13658, method 4: (q + a) . (k + a) without the term a . a. One table [2k+1, H] serves queries and keys
+    and is shared by the heads; each layer has its own. The defaults, k = 511 and an initial standard deviation of 0.02,
+    are those of the authors' BERT for 512 tokens. This is "relative_key_query" in Hugging Face's transformers, whose
+    table is indexed by i - j and so stands in reverse order. Left out: methods 1 to 3, which multiply q . k.
 
-    Choose it where keys are to ask for distances as queries do, or to continue BERT models of that kind.
+    Choose it where keys as well as queries are to look at distances, or to continue BERT models of that kind.
 
-    Choose another where time counts: every distance meets queries and keys, in two products. Distances beyond k are
-    alike.
+    Choose another where time matters: every distance is multiplied with queries and with keys. Distances beyond k are
+    not told apart.
     """
 
     def __init__(self, *, k: int = 511, dims: Dims, rngs: nnx.Rngs):
@@ -35,9 +35,9 @@ class Huang(Encoding):
         self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
     def key_vectors(self, d):
-        """Return a[clip(-d)], which meet the queries."""
+        """Return a[clip(-d)], for the products with queries."""
         return self.table[jnp.clip(-d, -self.k, self.k) + self.k]  # the paper counts j - i = -d
 
     def query_vectors(self, d):
-        """Return the same, which meet the keys."""
+        """Return the same vectors, for the products with keys."""
         return self.key_vectors(d)

@@ -1,4 +1,4 @@
-"""A profile of distances for each query, mixed out of a few that all heads share."""
+"""A bias over distances for each query, mixed from a few profiles that all heads share."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,16 @@ from relpos.encodings.base import Dims, Encoding, PerHead
 class Inkling(Encoding):
     """b[i, j] = (W_r x_i) . D[d] for 0 <= d < extent, 0 beyond; not scaled.
 
-    Thinking Machines 2026, the model Inkling as in Hugging Face's transformers (no paper, so no arXiv: number). W_r
-    is each head's own [features, rank], the profiles D [extent, rank] are shared by the heads. Causal. With
+    Thinking Machines 2026, the model Inkling as in Hugging Face's transformers (no paper, so no arXiv: number). Each
+    head has its own W_r [features, rank]; the profiles D [extent, rank] are shared by the heads. Causal. With
     `log_floor` > 0 query and bias are multiplied by 1 + log_alpha log(max(1, (i + 1) / log_floor)), as in the model's
-    layers without a window; those with one have extent 512, the window. All weights start with standard deviation
+    layers without a window; the extent of those with one is the window, 512. All weights start with standard deviation
     0.02.
 
-    Choose it where each token is to choose the distances at which it looks: a profile for each query, cheaper than a
-    vector for each distance of the whole head size.
+    Choose it where each token is to choose the distances it looks at: a profile for each query is cheaper than a vector
+    of the head size for each distance.
 
-    Choose another for encoders: it looks back only. It has no paper that compares it, and from `extent` on there is no
-    bias.
+    Choose another for encoders: it is causal. No paper compares it with others, and from `extent` on there is no bias.
     """
 
     needs_tokens = True
@@ -67,7 +66,7 @@ class Inkling(Encoding):
         return self._sharpened(q_TH, positions_T)
 
     def vector_query(self, q_TH, positions_T, features_T):
-        """Return W_r x, which meets the profiles."""
+        """Return W_r x, for the products with the profiles."""
         return self._sharpened(features_T, positions_T)
 
     def key_vectors(self, d):

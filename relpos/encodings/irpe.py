@@ -12,8 +12,8 @@ from relpos.positions import distances
 
 METHODS = ("product", "cross", "euclidean", "quantization", "squares")
 MOST_GAMMA = 1024
-MOST_BUCKETS = 64  # each is a comparison for each pair
-FAR = 2**14  # its square fits into int32, and is beyond all buckets
+MOST_BUCKETS = 64  # each costs a comparison per pair
+FAR = 2**14  # beyond all buckets; twice its square fits into int32
 
 
 class IRPE(Encoding):
@@ -25,20 +25,20 @@ class IRPE(Encoding):
         g(n)           n for |n| <= alpha,  else sign(n) min(floor(beta), round(h)),
                        h = alpha + (beta - alpha) ln(|n| / alpha) / ln(gamma / alpha)
 
-    Wu et al. 2021, "Rethinking and Improving Relative Position Encoding for Vision Transformer", arXiv:2107.14222,
-    sec. 3. Numbers and rounding as in the authors' code, whose "quant" is g(dy^2 + dx^2) without the rank: "squares"
-    here. Ranks are those of an image without edges. Each head has its own table, or all share one (`shared`); each
-    layer has its own; all start at 0. b is not scaled, as in the code; the text divides it by sqrt(H), which a learned
-    table takes up. Positions are those of `table_2d`; `outside`: one more bucket, of pairs with a token in a row below
-    0.
+    Wu et al. 2021, "Rethinking and Improving Relative Position Encoding for Vision Transformer", arXiv:2107.14222, sec.
+    3. Defaults and rounding are those of the authors' code, whose "quant" is g(dy^2 + dx^2) without the rank: "squares"
+    here. Ranks are those of an unbounded image. Each head has its own table, or all share one (`shared`); each layer
+    has its own; all start at 0. b is not scaled, as in the code; the text divides it by sqrt(H), a factor that a
+    learned table absorbs. Positions are those of `table_2d`. `outside` adds one bucket, for pairs with a token in a row
+    below 0.
 
-    Choose it for images with fewer numbers than `table_2d`: buckets grow with the offset. The paper gains with it on
-    DeiT and DETR without other changes.
+    Choose it for images, with fewer numbers than `table_2d`: buckets grow with the offset. The paper improves DeiT and
+    DETR with it and changes nothing else.
 
-    Choose another where far offsets must be told apart, or for the paper's contextual mode, which is not here.
+    Choose another where long offsets must be told apart, or for the paper's contextual mode, which is left out.
     """
 
-    shift_invariant = False  # one number: the next row begins elsewhere
+    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
     axes = 2
 
     def __init__(

@@ -15,8 +15,8 @@ class Learned(Encoding):
 
     Choose it as the absolute baseline, or to continue models that have it, where no row is longer than the table.
 
-    Choose another for longer rows: there is no vector beyond the table, and those beyond the trained length stay as
-    they were drawn.
+    Choose another for longer rows: there is no vector beyond the table, and vectors beyond the trained length keep
+    their initial values.
     """
 
     shift_invariant = False

@@ -1,4 +1,4 @@
-"""Rotations by several numbers that say where a token stands, such as time, row and column."""
+"""Rotations by several coordinates of a token, such as time, row and column."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,15 +19,16 @@ class MRoPE(Encoding):
 
     Huang et al. 2025, "Revisiting Multimodal Positional Encoding in Vision-Language Models", arXiv:2510.23095, sec. 4,
     as in Qwen3-VL; in sections: Wang et al. 2024, "Qwen2-VL", arXiv:2409.12191, sec. 2.1. Positions are [T, axes],
-    integers or reals: time, row and column in the papers. One number is that of all axes, as text has it: this is then
-    `rope`. `sections` are the pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in Qwen2-VL; (): even shares,
-    those left over for the first axes. Interleaved, those that axis 0 has more than the others are the slowest. The
-    pairs that turn together are those of `rope`. How images are given positions, and that these start anew for each, is
-    the caller's.
+    integers or reals: time, row and column in the papers. A single number stands for all axes, as for text, and the
+    scheme is then `rope`. `sections` gives the number of pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in
+    Qwen2-VL; with () the shares are even and the first axes get what is left over. When interleaved, the pairs that
+    axis 0 has beyond the others are the slowest. The pairs are those of `rope`. The caller decides which positions an
+    image gets and where they start.
 
-    Choose it for images, video and text in one row, as Qwen's models have it: text gets one number, and is then `rope`.
+    Choose it for images, video and text in one row, as in Qwen's models: text has one number per token, and the scheme
+    is then `rope`.
 
-    Choose another for text alone. Each axis has only a share of the pairs to turn.
+    Choose another for text alone. Each axis turns only a share of the pairs.
     """
 
     axes = 3

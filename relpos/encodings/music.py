@@ -1,4 +1,4 @@
-"""A vector for each distance and head, which queries meet."""
+"""A vector for each distance and head, multiplied with the query."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,18 @@ MOST = 2**30  # of which int32 can number the rows of both directions
 class Music(Encoding):
     """logit = q_i . (k_j + E[M - 1 - d]) / sqrt(H),  0 <= d = i - j < M.
 
-    Huang et al. 2018, "Music Transformer", arXiv:1809.04281, sec. 3.3-3.4. E [M, H] is each head's and each layer's
-    own, its last row that of distance 0, as the paper orders them; it starts with standard deviation 1 / sqrt(H), as in
-    the public code. M is `max_distance`, half of the trained length of 2048. From M on distances have no vector
-    (`beyond` "zero", the public code), or that of M - 1 ("clip"). `bidirectional`: E [2 M - 1, H], the first M rows as
-    before, the others for keys in the future. The paper's skewing is how blocks spread any scheme's distances. Left
-    out: its relative times and pitches.
+    Huang et al. 2018, "Music Transformer", arXiv:1809.04281, sec. 3.3-3.4. Each head of each layer has its own E [M,
+    H], whose last row belongs to distance 0, as in the paper. E starts with standard deviation 1 / sqrt(H), as in the
+    public code. M is `max_distance`: half of the trained length, which is 2048. Distances from M on have no vector
+    (`beyond` "zero", as in the public code) or that of M - 1 ("clip"). With `bidirectional` E is [2 M - 1, H]: the
+    first M rows are as before, the others belong to keys in the future. The paper's skewing is how the blockwise path
+    handles distances of any scheme. Left out: the paper's relative times and pitches.
 
-    Choose it where exact and long distances recur, as in music: each head has a vector for every distance below M.
+    Choose it where exact distances matter over a long range, as in music: each head has a vector for every distance
+    below M.
 
-    Choose another for little data or long rows: a head learns M vectors, each distance by itself, and "zero" knows
-    nothing of distances from M on.
+    Choose another for little data or long rows: a head learns M vectors, one distance at a time, and with "zero"
+    distances from M on are not told apart.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ class NoPositions(Encoding):
     Choose it as the baseline that a scheme has to beat, or for some of the layers beside another scheme
     ("rope*3,none"). The paper finds decoders without positions ahead on longer examples of algorithmic tasks.
 
-    Choose another for encoders, to which a row without positions is a bag of tokens, and for small models: in README's
-    language model it is far behind at the trained length.
+    Choose another for encoders, for which a row without positions is a bag of tokens, and for small models: README's
+    language model is far worse with it at the trained length.
     """
 
     axes = None

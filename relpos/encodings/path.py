@@ -1,4 +1,4 @@
-"""Reflections on the way: a key turns by the Householder matrices of all tokens between it and the query."""
+"""Reflections: a key is multiplied by the Householder matrices of all tokens between it and the query."""
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,11 @@ class PaTH(Encoding):
     convolution of three tokens before the norm, which would have to know where documents begin. With forget
     gates, the paper's PaTH-FoX, it is the sum path+fox. Causal.
 
-    Choose it for state tracking: the paper shows that reflections by the tokens between follow states which rotations
+    Choose it for state tracking: the paper shows that reflections by the tokens between can track states that rotations
     by position cannot. The sum path+fox also forgets.
 
-    Choose another for encoders, for positions that are given (it reads none), and where time counts: it is among the
-    slowest in docs/performance.md, and GPU kernels do not carry it.
+    Choose another for encoders, where the caller gives positions (it reads none), and where time matters: it is among
+    the slowest in docs/performance.md, and GPU kernels do not support it.
     """
 
     needs_tokens = True

@@ -1,4 +1,4 @@
-"""Queries and keys in polar coordinates: what is sought and where it is sought do not mix."""
+"""Queries and keys in polar coordinates, which separate content from position."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ class PoPE(Encoding):
     """q_i . k_j becomes  sum_c softplus(q_ic) softplus(k_jc) cos((j - i) theta_c + delta_c),  theta_c = base^(-c/H).
 
     Gopalakrishnan et al. 2025, "Decoupling the What and Where With Polar Coordinate Positional Embeddings",
-    arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own; delta, held in [-2 pi, 0], is each
-    head's and starts at 0. As products of queries and keys of width 2H.
+    arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own. Each head has its own delta, clipped to
+    [-2 pi, 0], which starts at 0. It is computed as products of queries and keys of width 2H.
 
-    Choose it where a task is to find by place alone or by content alone: the paper is far ahead of RoPE there, and on
-    longer rows without fine-tuning.
+    Choose it where a task looks tokens up by position alone or by content alone: the paper does far better than RoPE
+    there, and on longer rows without fine-tuning.
 
-    Choose another where time or memory counts: queries and keys are twice as wide, in the cache too.
+    Choose another where time or memory matters: queries and keys are twice as wide, also in the cache.
     """
 
     reals = True

@@ -13,15 +13,16 @@ class RePo(Encoding):
     """q_i R(z_i theta) . k_j R(z_j theta),  z_t = w . (silu(x_t W_g) * (x_t W_c)),  theta_m = base^(-2m/H).
 
     Li, Zhao, Sproat 2025, "RePo: Language Models with Context Re-Positioning", arXiv:2512.14391, sec. 3, and the
-    authors' code. W_g and W_c [features, width] are shared by the heads, w [width] is each key head's. `width` 0: an
-    eighth of the features, as there; base 500000 and layout "half" are those of the model that they train on, OLMo-2.
-    All start normal with standard deviation 0.02, cut at three of them: near no positions. Where a token stands is not
-    read at all; the paper keeps `rope` in the lowest five of 16 layers, "rope(base=500000.0)*5,repo*11".
+    authors' code. W_g and W_c [features, width] are shared by the heads; each key head has its own w [width]. With
+    `width` 0 it is an eighth of the features, as there. Base 500000 and layout "half" are those of the model that the
+    authors train further, OLMo-2. All weights start normal with standard deviation 0.02, truncated at three of them, so
+    that positions start near 0. The scheme does not read the positions of tokens. The paper keeps `rope` in the lowest
+    five of 16 layers: "rope(base=500000.0)*5,repo*11".
 
-    Choose it where the order of a context says little, such as documents that were retrieved: the paper gains on noisy
-    and structured contexts and on longer rows.
+    Choose it where the order of a context says little, as with retrieved documents: the paper improves on noisy and
+    structured contexts and on longer rows.
 
-    Choose another for all layers: it reads no positions, and tokens that say the same stand at one place. The paper
+    Choose another for use in all layers: it does not read positions, so equal tokens get equal positions. The paper
     keeps `rope` in the lowest layers.
     """
 
@@ -53,7 +54,7 @@ class RePo(Encoding):
         self.position = PerKeyHead(drawn(dims.num_kv_heads, width))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return the positions z_t; nothing goes from token to token."""
+        """Return the positions z_t; there is no state."""
         x_TD = x_TD.astype(float)
         read_TW = jax.nn.silu(x_TD @ self.gate[...]) * (x_TD @ self.content[...])
         return read_TW @ self.position[...], jnp.zeros(())
@@ -65,9 +66,9 @@ class RePo(Encoding):
         return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
 
     def query(self, q_TH, positions_T, features_T):
-        """Turn the query by its token's position."""
+        """Turn the query by the position of its token."""
         return self._turned(q_TH, features_T)
 
     def key(self, k_SH, positions_S, features_S):
-        """Turn the key by its token's position."""
+        """Turn the key by the position of its token."""
         return self._turned(k_SH, features_S)

@@ -42,11 +42,11 @@ class RoPE(Encoding):
     model is to serve. Others go by the length at hand, and turn all keys anew when it grows: here a cache stays right.
     Left out of longrope: the paper's first tokens, which keep the trained theta_m.
 
-    Choose it for decoders and encoders at the trained length: nothing to train, hardly any time, and what most models
-    of today have, so their weights can be continued.
+    Choose it for decoders and encoders at the trained length: nothing to train, hardly any cost, and the scheme of most
+    models of today, whose weights can be trained further.
 
     Choose another scheme, or a `scaling`, beyond the trained length: README's language model loses two bits per byte at
-    8 times the length, where biases hold.
+    8 times the length, where biases hold up.
     """
 
     reals = True

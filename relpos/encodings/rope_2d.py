@@ -18,14 +18,14 @@ class RoPE2D(Encoding):
 
     Heo et al. 2024, "Rotary Position Embedding for Vision Transformer", arXiv:2403.13298, sec. 3.2 and 3.3. Mixed
     frequencies start as theta_m in a direction drawn for each head, and at right angles to it in the second half of the
-    pairs. Positions are [T, 2], row and column, integers or reals. One whole number p is the place p of a grid that is
-    read row by row, row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base`
-    0: the authors', 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
+    pairs. Positions are [T, 2], row and column, integers or reals. A single whole number p is an index into a grid that
+    is read row by row: row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base` 0
+    means the authors' base: 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
 
-    Choose it for images, also of sizes that were not trained: the paper gains at higher resolution, mixed more than
-    axial.
+    Choose it for images, also of sizes not seen in training: the paper improves at higher resolution, with "mixed" more
+    than with "axial".
 
-    Choose another for text: one number is read as a place of a grid.
+    Choose another for text: a single number is read as an index into a grid.
     """
 
     shift_invariant = False  # one number: the next row begins elsewhere

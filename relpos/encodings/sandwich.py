@@ -1,4 +1,4 @@
-"""A bias without parameters: what sinusoidal positions say of each other."""
+"""A bias without parameters: the dot product of sinusoidal positions."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ class Sandwich(Encoding):
     """b[d] = N / (8h) sum_m cos(d / base^(2m/D)),  m = 0 ... D/2 - 1,  for head h = 1 ... N;  D is `width`.
 
     Chi, Fan, Rudnicky, Ramadge 2023, "Dissecting Transformer Length Extrapolation via the Lens of Receptive Field
-    Analysis", arXiv:2212.10356, and the Python code in its appendix: D = 128 whatever the size of a head. Nothing
-    is trained. `from_one`: m = 1 ... D/2 and the sum less D/2, as NVIDIA NeMo has it, there with D the size of a head.
+    Analysis", arXiv:2212.10356, and the Python code in its appendix: D = 128 whatever the head size. Nothing is
+    trained. With `from_one` m runs over 1 ... D/2 and D/2 is subtracted from the sum, as in NVIDIA NeMo, where D is the
+    head size.
 
     Choose it as a bias with nothing to train that falls more slowly than ALiBi's: the paper finds that it makes use of
-    tokens beyond the nearest on longer rows.
+    farther tokens on longer rows.
 
-    Choose another where heads are to learn at which distances they look: only its size differs from head to head.
+    Choose another where heads are to learn which distances they look at: the heads' biases differ only by a factor.
     """
 
     reals = True

@@ -20,8 +20,8 @@ class Shaw(Encoding):
     Choose it where exact offsets of near tokens matter, as in translation: of three schemes it had the best BLEU on
     Multi30k (docs/tasks.md). From k on all distances are alike, so rows may be of any length.
 
-    Choose another where distances beyond k must be told apart, or where time counts: vectors cost more than a bias,
-    most of all at positions in any order.
+    Choose another where distances beyond k must be told apart, or where time matters: vectors cost more than a bias,
+    most of all where positions are in any order.
     """
 
     def __init__(

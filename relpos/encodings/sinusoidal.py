@@ -15,8 +15,8 @@ class Sinusoidal(Encoding):
     Choose it as the absolute baseline, or where attention itself must stay as it is: it costs one addition before the
     first layer.
 
-    Choose another for rows longer than those of training: of SCAN's longer commands hardly any is right, where relative
-    schemes keep most (experiments/scan_cutoffs).
+    Choose another for rows longer than those of training: hardly any of SCAN's longer commands come out right, where
+    relative schemes get most of them (experiments/scan_cutoffs).
     """
 
     shift_invariant = False

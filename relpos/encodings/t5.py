@@ -20,11 +20,11 @@ class T5(Encoding):
     direction, the upper half for keys in the future. Each head has its own table [num_buckets], shared by all
     layers unless `per_layer`. T5 itself attends with scale=1; the bias is not scaled.
 
-    Choose it as the first bias to try: a few numbers for each head, hardly any time. README's language model holds its
-    bits per byte with it at 8 times the trained length.
+    Choose it as the first bias to try: a few numbers for each head at hardly any cost. README's language model keeps
+    its bits per byte with it at 8 times the trained length.
 
-    Choose another where training rows are shorter than `max_distance`: buckets that they do not reach stay as they were
-    drawn, which README's flip-flop suffers from. Far distances are not told apart.
+    Choose another where training rows are shorter than `max_distance`: buckets that they do not reach keep their
+    initial values, which hurts README's flip-flop. Long distances are not told apart.
     """
 
     def __init__(

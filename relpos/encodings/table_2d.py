@@ -25,14 +25,14 @@ def check_size(name: str, height: int, width: int, most: int) -> None:
 def places(
     positions_T: Int[Array, "T *axes"], width: int
 ) -> tuple[Int[Array, "T"], Int[Array, "T"]]:
-    """Return rows and columns, of positions [T, 2] or of places of a grid that is read row by row."""
+    """Return rows and columns, from positions [T, 2] or from indices into a grid that is read row by row."""
     if positions_T.ndim == 2:
         return positions_T[:, 0], positions_T[:, 1]
     return positions_T // width, positions_T % width
 
 
 def apart(q: tuple[Array, Array], k: tuple[Array, Array], height: int, width: int) -> Array:
-    """Return each pair's place [C, K] in a table [(2 height - 1) (2 width - 1)] of offsets, query less key."""
+    """Return each pair's index [C, K] into a table [(2 height - 1) (2 width - 1)] of offsets, query minus key."""
     dy, dx = (
         jnp.clip(distances(a, b), 1 - side, side - 1) + side - 1
         for a, b, side in zip(q, k, (height, width), strict=True)
@@ -45,19 +45,19 @@ class Table2D(Encoding):
 
     Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv:2103.14030, sec.
     3.2; Bao et al. 2022, "BEiT: BERT Pre-Training of Image Transformers", arXiv:2106.08254, code. Each head has its own
-    table [(2 height - 1) (2 width - 1)]; each layer too, unless `per_layer=False`, as in BEiT's pre-training. Positions
-    are [T, 2], row and column; one whole number p is row p // width and column p mod width. `outside`: a token in a row
-    below 0, such as [CLS] at position -1, stands outside of the image, and three more numbers say what it gives to
-    places, what places give to it, and what it gives to others outside. The papers' images fill the grid: what lies
-    beyond its largest offset counts as that. Tables start with standard deviation 0.02.
+    table [(2 height - 1) (2 width - 1)]; so has each layer, unless `per_layer=False`, as in BEiT's pre-training.
+    Positions are [T, 2], row and column; a single whole number p stands for row p // width and column p mod width. With
+    `outside` a token in a row below 0, such as [CLS] at position -1, is outside the image, and each head has three more
+    biases: for its queries with keys of the image, for queries of the image with its key, and between tokens outside.
+    The papers' images fill the grid; larger offsets are clipped to the grid's largest. Tables start with standard
+    deviation 0.02.
 
     Choose it for images or windows of one size, as in Swin and BEiT: one number for each offset, looked up.
 
-    Choose another where sizes change: offsets beyond the grid count as its largest. `cpb_2d` is a function of the
-    offset.
+    Choose another where sizes change: offsets beyond the grid are clipped. `cpb_2d` computes the bias from the offset.
     """
 
-    shift_invariant = False  # one number: the next row begins elsewhere
+    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
     axes = 2
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Products of queries and keys that swing with the distance, each pair of tokens at a pace of its own."""
+"""Products of queries and keys that oscillate with distance, at a frequency that depends on both tokens."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +11,16 @@ from relpos.encodings.base import Dims, Encoding, Passed
 class TAPA(Encoding):
     """logit = q_A . k_A / sqrt(A)  cos(2 pi |d|^alpha  q_P . k_P / sqrt(H - A)),  q = (q_A, q_P), k = (k_A, k_P).
 
-    Wang et al. 2025, "Positional Encoding via Token-Aware Phase Attention", arXiv:2509.12635, eq. 12. The first
-    A = amplitude * H dimensions of a head say how large, the others how fast; alpha is 0.1, and A half of them, as in
-    the paper's experiments. It has no parameters. The scale of the logits is 1 / sqrt(A); one that a caller gives takes
-    its place, and leaves the phase.
+    Wang et al. 2025, "Positional Encoding via Token-Aware Phase Attention", arXiv:2509.12635, eq. 12. The first A =
+    amplitude * H dimensions of a head give the amplitude, the others the phase. alpha is 0.1 and `amplitude` 0.5, as in
+    the paper's experiments. It has no parameters. The scale of the logits is 1 / sqrt(A); a scale that the caller gives
+    replaces it and leaves the phase as it is.
 
-    Choose it for long contexts with nothing to train: the paper shows that with RoPE the distance itself weighs on the
-    products, and has lower perplexity and better retrieval on longer rows.
+    Choose it for long contexts with nothing to train: the paper shows that RoPE has a distance-dependent bias, and
+    reports lower perplexity and better retrieval on longer rows.
 
-    Choose another where time counts: the phase is of each pair, which GPU kernels do not carry. Half of a head says
-    nothing but how fast the rest swings.
+    Choose another where time matters: each pair has a phase of its own, which GPU kernels do not support. Half of a
+    head is spent on the phase alone.
     """
 
     reals = True
@@ -41,7 +41,7 @@ class TAPA(Encoding):
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Let each product swing; nothing is carried."""
+        """Multiply each product by its cosine; nothing is carried."""
         A = self.width
         d_CK = jnp.abs(q_positions[:, None] - k_positions[None])
         pace_CK = dot_rows(q_CH[:, A:], k_KH[:, A:]) * (q_CH.shape[1] - A) ** -0.5

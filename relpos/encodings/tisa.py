@@ -1,4 +1,4 @@
-"""A bias of a few bumps, each with a height, a width and a place that a head learns."""
+"""A bias of a few bumps, each with a learned height, width and place."""
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,15 @@ class TISA(Encoding):
     """b[d] = sum_s a_s exp(-|b_s| (j - i - c_s)^2),  j - i = -d,  s = 1 ... kernels.
 
     Wennberg, Henter 2021, "The Case for Translation-Invariant Self-Attention in Transformer-Based Language Models",
-    arXiv:2106.01950, sec. 4. Each head of each layer has its own a, b and c. They start as in the authors' code: a and
-    b from N(0.1, 0.01^2), c from N(0, 5^2). That code evaluates the kernels at i - j - 1, which other c make up for.
-    Departure: distances beyond max_distance count as it; the paper's models have 512 positions.
+    arXiv:2106.01950, sec. 4. Each head of each layer has its own a, b and c, initialised as in the authors' code: a and
+    b from N(0.1, 0.01^2), c from N(0, 5^2). That code evaluates the kernels at i - j - 1, which only shifts and mirrors
+    c. Departure: distances beyond `max_distance` are clipped to it; the paper's models have 512 positions.
 
-    Choose it where a head is to learn a few offsets at which it looks, before or behind: three numbers for each bump.
-    The paper puts it in place of the learned positions of ALBERT.
+    Choose it where a head is to learn a few offsets to look at, behind or ahead: three numbers for each bump. The paper
+    uses it in place of ALBERT's learned positions.
 
-    Choose another for far distances: bumps start within a few tokens and must travel, and distances beyond
-    `max_distance` are alike.
+    Choose another for long distances: bumps start within a few tokens and have far to move, and distances beyond
+    `max_distance` are not told apart.
     """
 
     reals = True

@@ -20,8 +20,8 @@ class TransformerXL(Encoding):
     projected from waves of the distance, so there is one for any distance; on SCAN's longer commands it is nearly as
     good as `rope`.
 
-    Choose another where time counts: a vector for every distance, with no end, is dear, and dearer still at positions
-    in any order. `clamp` gives it an end.
+    Choose another where time matters: a vector for every distance, without limit, is expensive, and more so where
+    positions are in any order. `clamp` sets a limit.
     """
 
     reals = True
@@ -54,11 +54,11 @@ class TransformerXL(Encoding):
         )
 
     def query(self, q_TH, positions_T, features_T):
-        """Return q + u, which meets the keys."""
+        """Return q + u, for the products with keys."""
         return q_TH + self.u[...][None]
 
     def vector_query(self, q_TH, positions_T, features_T):
-        """Return q + v, which meets the distances."""
+        """Return q + v, for the products with vectors of distances."""
         return (q_TH + self.v[...][None]).astype(q_TH.dtype)
 
     def key_vectors(self, d):

@@ -1,4 +1,4 @@
-"""Positions meet positions and words meet words, each by projections of their own."""
+"""Products of words with words plus products of positions with positions, each with its own projections."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ class TUPE(T5):
     """logit = (q_i . k_j + (p_i U_Q) . (p_j U_K)) / sqrt(2 H) + b[d],  b as in T5.
 
     Ke, He, Liu 2021, "Rethinking Positional Encoding in Language Pre-training", arXiv:2006.15595, sec. 3. p_i
-    [features] is learned, U_Q and U_K are each head's; one set of them serves all layers. `untied`: what position 0
-    (the [CLS] token) seeks, and what seeks it, is a number for each head in place of the product of positions. A
-    position outside of the table gives NaN.
+    [features] is learned; each head has its own U_Q and U_K, and one set of them serves all layers. With `untied`,
+    where position 0 (the [CLS] token) is the query or the key, the product of positions is replaced by a number for
+    each head, one for either case. A position outside of the table gives NaN.
 
-    Choose it for encoders of the BERT kind: words and positions are projected apart, and [CLS] may stand outside
-    (`untied`). The paper is ahead of BERT on GLUE.
+    Choose it for encoders like BERT: words and positions have separate projections, and [CLS] may be exempt (`untied`).
+    The paper does better than BERT on GLUE.
 
     Choose another for rows beyond `max_length`, which have no positions, and for decoding: queries and keys are twice
-    as wide, in the cache too.
+    as wide, also in the cache.
     """
 
     shift_invariant = False

@@ -1,4 +1,4 @@
-"""A forget gate for each channel: what a key says fades on the way, channel by channel."""
+"""A forget gate for each channel: each channel of a key fades at a rate of its own."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Wall(Encoding):
     Choose it for decoders that read far beyond the trained length: the authors train on 4,096 tokens, read on to
     200,000, and are ahead of RoPE and FoX.
 
-    Choose another for encoders, and where time or memory counts: it walks along the row, and a cache holds a key for
+    Choose another for encoders, and where time or memory matters: it walks along the row, and a cache holds a key for
     each query head.
     """
 

@@ -14,10 +14,10 @@ from relpos.nn.encoder_decoder import Decoding, EncoderDecoder
 
 @dataclasses.dataclass(frozen=True)
 class Beams:
-    """How targets are searched.
+    """Options of a beam search.
 
     Attributes:
-      size: beams; 1 is the greedy choice.
+      size: the number of beams; 1 is greedy search.
       length_penalty: alpha: log probabilities are divided by ((5 + length) / 6)^alpha, the length counting the end
         mark (Wu et al. 2016, arXiv:1609.08144, sec. 7).
     """
@@ -34,7 +34,7 @@ class Beams:
             )
 
     def score(self, log_probability, length):
-        """Return what beams are ranked by."""
+        """Return the score that ranks beams."""
         return log_probability / ((5 + length) / 6) ** self.length_penalty
 
 
@@ -42,9 +42,9 @@ class Found(NamedTuple):
     """Targets, the best first.
 
     Attributes:
-      tokens: [B, E, M], filled up with the end mark.
-      lengths: without the end mark, [B, E].
-      scores: [B, E]; of those that were not found -1e30.
+      tokens: [B, E, M], padded with the end mark.
+      lengths: [B, E], without the end mark.
+      scores: [B, E]; -1e30 where no target was found.
     """
 
     tokens: Int[Array, "B E M"]
@@ -61,9 +61,9 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows change no more, [B]: they have all their targets, and what goes on cannot beat the best.
+        """Return which rows are final, [B]: they have all their targets, and no live beam can beat the best.
 
-        A log probability only falls, so the most that a target can be worth is its own at the greatest length.
+        A log probability only falls, so a live beam is worth at most its present one, scored at the greatest length.
         """
         full = (self.done.scores > LOWEST / 2).all(-1)
         if beams.size == 1:  # greedy: what ended was the most probable
@@ -86,21 +86,22 @@ def beam_search(
     end: int,
     lengths_B: Int[Array, "B"] | None = None,
 ) -> Found:
-    """Search the targets of sources, in one program.
+    """Search for the targets of sources, in one program.
 
-    A source is done when as many of its targets have ended as there are beams, and none that goes on could be worth
-    more than the best of them, were it as long as M. Ended ones alone do not tell: where a model is sure of each next
-    token, the end is often the second choice, and such stumps would fill the beams before the right target ends.
+    A source is done when as many of its targets have ended as there are beams, and no live beam could score higher than
+    the best of them, even at length M. It is not enough that they have ended: if a model is sure of each next
+    token, the end mark is often its second choice, and such truncated targets would fill the beams before the right one
+    ends.
 
     Args:
       model: an encoder-decoder.
       source_BS: source tokens.
       segments_BS: 1 for tokens, 0 for padding; None: no padding.
       beams: how many, and how they are ranked.
-      max_length: M, the most tokens of a target; one that does not end before is cut there.
+      max_length: M, the most tokens of a target; longer ones are cut there.
       begin: the token before every target.
-      end: the token behind it.
-      lengths_B: the length every target must have ("oracle length"); None: the model ends it.
+      end: the token after every target.
+      lengths_B: the length of each target ("oracle length"); None: the model decides.
 
     Returns:
       The targets of each source.
@@ -118,7 +119,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
     model: EncoderDecoder = nnx.merge(graphdef, state).apart()
     B, E = source_BS.shape[0], beams.size
     each_B1 = jnp.arange(B)[:, None]
-    # Rows of padding have nothing to wait for.
+    # Rows of padding are not waited for.
     empty_B = jnp.zeros(B, bool) if segments_BS is None else (segments_BS == 0).all(-1)
 
     def one_step(search: _Search) -> _Search:
@@ -126,7 +127,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         logits, decoding = model.step(search.last.reshape(B * E, 1), search.decoding)
         log_BEV = jax.nn.log_softmax(logits[:, 0].reshape(B, E, -1))
         V = log_BEV.shape[-1]
-        # The last step ends whatever is alive.
+        # The last step ends every live beam.
         must_B = jnp.full((B,), step == M)
         if lengths_B is not None:
             must_B |= lengths_B == step
@@ -135,7 +136,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         allowed_BV = jnp.where(is_end_V[None], may_B[:, None], ~must_B[:, None])
         total_BEV = jnp.where(allowed_BV[:, None], search.alive[..., None] + log_BEV, LOWEST)
 
-        # As many as may all end now, and as many again that go on.
+        # Enough candidates for all beams to end now, and for as many to continue.
         best_BC, chosen_BC = jax.lax.top_k(total_BEV.reshape(B, E * V), 2 * E)
         parent_BC, token_BC = chosen_BC // V, chosen_BC % V
         ends_BC = (token_BC == end) & (best_BC > LOWEST / 2)
@@ -167,7 +168,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         jnp.int32(0),
         model.start(source_BS, segments_BS, max_length=M + 1, beams=E),
         jnp.full((B, E), begin, jnp.int32),
-        # All beams begin alike: one of them is enough.
+        # All beams start alike, so only the first is alive.
         jnp.where(jnp.arange(E)[None] == 0, jnp.zeros((B, E)), LOWEST),
         nothing_BEM,
         Found(nothing_BEM, jnp.zeros((B, E), jnp.int32), jnp.full((B, E), LOWEST)),

@@ -13,22 +13,22 @@ from relpos.attention.checks import checked_number
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What a layer remembers of the tokens before.
+    """The keys and values of earlier tokens, and what an encoding needs of them.
 
-    Rows are ragged: each has its own length, and padding never enters. With a window, the capacity may be as small
-    as its past: the slots are then a ring.
+    Rows are ragged: each has its own length, and padding is never stored. With a window, the capacity may be as small
+    as the window's past: the slots are then a ring buffer.
 
     Attributes:
-      keys: as the encoding's `key` leaves them (rotated), [K, B, C, H], as products with queries read them; C is the
-        capacity. Where they `come_along`, as they are met from behind the last token.
+      keys: [K, B, C, H], as the encoding's `key` returns them (rotated), in the layout that products with queries
+        read. C is the capacity. If keys `come_along`, they are as the token after the last one needs them.
       values: [K, B, C, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
       features: the encoding's features of each token, a tree of [B, C, heads, ...]: of N heads, K, or one for all.
-      state: what the encoding carries on from token to token, a tree of [B, heads, ...].
+      state: what the encoding carries from token to token, a tree of [B, heads, ...].
       length: how many tokens each row has seen, [B].
-      order: what causality and windows go by, [B, C], in a cache that is given positions; None in one that counts them.
-      tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None where it needs none.
+      order: [B, C], what causality and windows use, in a cache that is given positions; None in one that counts them.
+      tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None if it has none.
     """
 
     keys: Float[Array, "K B C H"]
@@ -52,7 +52,7 @@ class Cache:
         return by_token(self.values)
 
     def with_key(self, key: Float[Array, "B C K H"]) -> "Cache":
-        """Return the cache with other keys."""
+        """Return the cache with these keys."""
         return dataclasses.replace(self, keys=by_head(key))
 
     @property
@@ -62,38 +62,36 @@ class Cache:
 
     @property
     def counts(self) -> bool:
-        """Whether the positions of tokens to come are counted on, not given."""
+        """Whether the cache counts the positions of new tokens itself; if not, they are given."""
         return self.order is None
 
     def next_positions(self, valid_BT: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-        """Return how many tokens come before each coming one; padding gets that of the token before it."""
+        """Return how many tokens precede each new one; padding gets the number of the token before it."""
         return self.length[:, None] + jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1
 
     def places(
         self, valid_BT: Bool[Array, "B T"], positions: Any = None, order: Any = None
     ) -> tuple[Num[Array, "B T *axes"], Num[Array, "B T"] | None]:
-        """Return the positions of the coming tokens, and their order where that is not the positions.
+        """Return the positions of the new tokens, and their order where that is not the positions.
 
         Raises:
-          ValueError: positions are given to a cache that counts, or are not such as the cache was made for.
+          ValueError: positions are given to a cache that counts, or differ in kind from those it was made for.
         """
         if self.counts:
             if positions is not None or order is not None:
                 raise ValueError(
-                    "this cache counts positions: give it none, or make it by init_cache(..., positions=...), with "
-                    "positions such as will be given"
+                    "this cache counts positions: pass none, or make it by init_cache(..., positions=...), with "
+                    "positions like those to come"
                 )
             return self.next_positions(valid_BT), None
         if positions is None:
-            raise ValueError(
-                "this cache was made for positions that are given: give those of the new tokens too"
-            )
+            raise ValueError("this cache was made with positions: pass those of the new tokens too")
         at = checked_number("positions", positions, valid_BT.shape, with_axes=True)
         is_real, has_reals = (jnp.issubdtype(x.dtype, jnp.floating) for x in (at, self.positions))
         if at.shape[2:] != self.positions.shape[2:] or (is_real and not has_reals):
             raise ValueError(
                 f"this cache was made for positions {self.positions.dtype}{list(self.positions.shape)}, got "
-                f"{at.dtype}{list(at.shape)}: make it with positions such as these"
+                f"{at.dtype}{list(at.shape)}: make it with positions like these"
             )
         at = at.astype(self.positions.dtype)
         if order is not None:
@@ -104,7 +102,7 @@ class Cache:
             self.order.dtype, jnp.floating
         ):
             raise ValueError(
-                "an order of real numbers wants a cache made for positions of real numbers"
+                "an order of real numbers needs a cache made for positions of real numbers"
             )
         return at, rank.astype(self.order.dtype)
 
@@ -118,15 +116,15 @@ class Cache:
         positions: Num[Array, "B T *axes"],
         order: Num[Array, "B T"] | None = None,
     ) -> "Cache":
-        """Write tokens, with what `places` gives, behind the ones there are; in a full ring the oldest make room."""
+        """Append tokens, at the positions from `places`; in a full ring they replace the oldest."""
         count_BT = self.next_positions(valid_BT)
         length = self.length + valid_BT.sum(1, dtype=jnp.int32)
-        # Of more tokens than slots only the last ones are kept: no slot is written twice.
+        # Of more tokens than slots only the last are kept, so that no slot is written twice.
         kept_BT = valid_BT & (count_BT >= length[:, None] - self.capacity)
         slots_BT = jnp.where(kept_BT, count_BT % self.capacity, self.capacity)
 
-        # XLA writes several slots in place, but reads a single one before it writes it, which copies the cache: a
-        # second one, which is none of the cache's, makes it several.
+        # XLA writes several slots in place, but for a single one it copies the whole cache. A second slot, which is out
+        # of bounds and so dropped, avoids that.
         alone = slots_BT.size == 1
         if alone:
             slots_BT = jnp.append(slots_BT, jnp.full_like(slots_BT, self.capacity), axis=1)
@@ -151,9 +149,9 @@ class Cache:
         )
 
     def take(self, rows: Int[Array, "R"]) -> "Cache":
-        """Return the cache of the given batch rows: beams reordered, a prompt repeated.
+        """Return the cache of the given batch rows, to reorder beams or repeat a prompt.
 
-        Caches of scanned layers have a layer axis before the batch, which stays as it is.
+        Caches of scanned layers have a layer axis before the batch, which is unchanged.
         """
         of_rows = self.length.ndim - 1
         axes = {"keys": of_rows + 1, "values": of_rows + 1}  # behind the heads
@@ -167,10 +165,10 @@ class Cache:
 
 
 def by_head(x: Float[Array, "B C K H"]) -> Float[Array, "K B C H"]:
-    """Return keys or values as a cache holds them; a layer axis before B stays as it is."""
+    """Return keys or values in the layout of a cache; a layer axis before B is unchanged."""
     return jnp.moveaxis(x, -2, -4)
 
 
 def by_token(x: Float[Array, "K B C H"]) -> Float[Array, "B C K H"]:
-    """Return its inverse."""
+    """Undo `by_head`."""
     return jnp.moveaxis(x, -4, -2)

@@ -25,10 +25,10 @@ from relpos.positions import contiguous, within_segments
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What one layer reads: keys and values of the other sequence, computed once.
+    """The keys and values of the other sequence for one layer, computed once.
 
     Attributes:
-      keys: as the encoding's `key` leaves them, [K, B, S, H], as products with queries read them.
+      keys: [K, B, S, H], as the encoding's `key` returns them, in the layout that products with queries read.
       values: [K, B, S, H].
       positions: [B, S].
       segments: ids, 0 is padding, [B, S].
@@ -75,7 +75,7 @@ class CrossAttention(nnx.Module):
         Args:
           num_heads: N, query heads.
           in_features: D, the width of both sequences.
-          encoding: made by `relpos.encodings.create`; None: no positions, unless each call brings an encoding.
+          encoding: made by `relpos.encodings.create`; None: no positions, unless a call passes an encoding.
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
@@ -110,7 +110,7 @@ class CrossAttention(nnx.Module):
     def _check(encoding: Encoding):
         if encoding.needs_tokens:
             raise ValueError(
-                f"{type(encoding).__name__} reads the tokens along one sequence: it has no meaning from one to another"
+                f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
             )
 
     def remember(
@@ -157,18 +157,23 @@ class CrossAttention(nnx.Module):
         """Attend.
 
         Args:
-          x_RTD: the queries' sequence; of B rows of memory each serves R / B rows of it, which lie side by side, as
-            beams do.
+          x_RTD: the queries' sequence. R is a multiple of the memory's B rows: each serves R / B consecutive rows, its
+            beams.
           memory: from `remember`.
           positions: of the queries.
-          segments: a query sees the memory of its own segment; 0 is padding; None: all are of segment 1.
+          segments: of the queries, which see the memory of their own segment; 0 is padding; None: all are 1.
           encoding: used instead of the layer's own.
           dropout_key: switches dropout on.
           deterministic: as in `RelativeAttention`.
+
+        Raises:
+          ValueError: R is not a multiple of B, or the input does not have three axes.
         """
         check_input(x_RTD)
         encoding = self._bound(encoding)
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
+        if R % B:
+            raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")
         rows = R // B * T  # queries that read the same row of memory
         q = self.query(x_RTD.astype(self.dtype)).reshape(B, rows, self.num_heads, self.head_dim)
         options = dropout_options(self.dropout_rate, dropout_key, deterministic)

@@ -1,4 +1,4 @@
-"""Digits are told where in their number they stand."""
+"""Learned vectors for the place of each digit in its number."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,9 +15,9 @@ class Abacus(Places):
 
     McLeish et al. 2024, "Transformers Can Do Arithmetic with the Right Embeddings", arXiv:2405.17399, sec. 3 and
     appendix. P is the table of the scheme `learned`, added to the input; attention keeps consecutive positions and a
-    scheme of its own. In training k is drawn from 0 ... max_offset for each batch, so that the rows of longer numbers
-    are trained too; at test it is 0. Digits of one significance meet only where numbers are written from their lowest
-    digit on, as in the paper.
+    scheme of its own. In training k is drawn from 0 ... max_offset for each batch, so that the vectors that longer
+    numbers need are trained too; at test it is 0. Digits of one place value get the same vector only where numbers are
+    written from their lowest digit on, as in the paper.
 
     Choose it for sums of long numbers: the paper trains on numbers of 20 digits and adds those of 100.
 

@@ -27,10 +27,10 @@ class Cape(Places):
     the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. Left out: positions
     less their mean, and in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
 
-    Choose it to make absolute positions hold for other lengths at no cost in attention: the paper gains on images,
+    Choose it to make absolute positions work for other lengths at no cost in attention: the paper improves on images,
     speech and translation.
 
-    Choose another beside a relative scheme, and where exact offsets matter: places are jittered and stretched in
+    Choose another beside a relative scheme, and where exact offsets matter: positions are jittered and stretched in
     training.
     """
 

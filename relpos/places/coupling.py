@@ -1,4 +1,4 @@
-"""Digits of the same worth stand at the same place, in every number of a row."""
+"""Learned vectors that digits of the same place value share, in all numbers of a row."""
 
 import dataclasses
 from typing import ClassVar
@@ -18,7 +18,7 @@ class Coupling(Places):
     added to the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. In training
     k is drawn for each row, from 1 to where its longest number ends at max_position; at test it is 1. Numbers must be
     written from their lowest digit on, all of them, the code's "reverse_input": one that is written from its highest
-    has no worth before it ends. Other than `abacus`, tokens between the numbers stand at k, and each row has its own.
+    has no place values before it ends. Unlike in `abacus`, tokens between the numbers are at k, and each row has its k.
 
     Choose it for sums of long numbers where digits that belong together are known: the paper trains on 30 digits and
     adds 200.

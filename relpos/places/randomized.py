@@ -1,4 +1,4 @@
-"""Positions drawn at random, in order: the trained ones cover those of longer rows."""
+"""Sorted random positions: training covers those of longer rows."""
 
 import dataclasses
 from typing import NamedTuple
@@ -25,9 +25,10 @@ class Randomized(Places):
     each layer where the encoding is relative); at test there is one draw for each n, so that a score does not change
     from call to call. Causality and windows go by the tokens' order.
 
-    Choose it to train on short rows and read long ones, with a relative scheme: the paper gains on algorithmic tasks.
+    Choose it to train on short rows and read long ones, with a relative scheme: the paper improves on algorithmic
+    tasks.
 
-    Choose another where exact offsets matter, for two neighbours stand any number of places apart, and for rows longer
+    Choose another where exact offsets matter, because two neighbours may be any distance apart, and for rows longer
     than `max_length`.
     """
 

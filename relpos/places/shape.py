@@ -1,4 +1,4 @@
-"""Absolute positions that begin anywhere: what is learned of them is how far apart they are."""
+"""Absolute positions with a random start, so that only their differences can be learned."""
 
 import dataclasses
 from typing import ClassVar
@@ -17,10 +17,10 @@ class Shape(Places):
     the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and a scheme of its own, in the
     paper `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
 
-    Choose it to make absolute positions nearly relative at no cost in attention: the paper has translation as good as
-    with relative positions.
+    Choose it to make absolute positions nearly relative at no cost in attention: the paper translates as well as with
+    relative positions.
 
-    Choose another beside a relative scheme, which is shift invariant as it is.
+    Choose another beside a relative scheme, which is shift invariant already.
 
     Attributes:
       max_shift: the greatest k; 500 in the paper.

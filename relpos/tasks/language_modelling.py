@@ -67,7 +67,7 @@ class LanguageModelling(abc.ABC):
         self.tokenizer = self._tokenizer()
 
     def without_encoding(self) -> "LanguageModelling":
-        """Return the task with models that have lost their encoding."""
+        """Return the task with models that have no encoding."""
         alike = copy.copy(self)
         alike.config = dropping.without_encoding(self.config)
         return alike

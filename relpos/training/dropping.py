@@ -1,10 +1,10 @@
-"""The step from which a model goes on without its position encoding: DroPE.
+"""The step from which a model has no position encoding: DroPE.
 
 Gelberg et al. 2025, "Extending the Context of Pretrained LLMs by Dropping Their Positional Embeddings",
 arXiv:2512.12167: a decoder is trained with rotary positions, loses them, and is trained a little longer at the same
-length. Its causal mask alone then says where tokens stand, and nothing in it ends at that length.
+length. Then only the causal mask gives tokens an order, and nothing in the model ends at the trained length.
 
-`drop_encoding_at` counts updates: a model of so many or more has no encoding, in training, evaluation and checkpoints.
+`drop_encoding_at` counts updates: after that many the model has no encoding, in training, evaluation and checkpoints.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ KEY = "drop_encoding_at"
 
 
 def check(config: ConfigDict) -> None:
-    """Check the step of a config whose ``encoding`` can be read.
+    """Check the key of a config whose ``encoding`` is valid.
 
     Raises:
-      UserError: the run has no such step, or there would be no encoding to drop, or positions that stay.
+      UserError: the run has no such step, there is no encoding to drop, or ``positions`` would remain.
     """
     step = config[KEY]
     if not 0 <= step <= config.steps:
@@ -32,7 +32,7 @@ def check(config: ConfigDict) -> None:
     if step and set(expressions.leaves(expressions.turns(config.encoding))) == {"none"}:
         raise UserError(
             f"config key {KEY!r} is {step}, and encoding={config.encoding!r} has nothing to drop: name a scheme to "
-            "begin with"
+            "start with"
         )
     if step and config.positions:
         raise UserError(
@@ -42,30 +42,30 @@ def check(config: ConfigDict) -> None:
 
 
 def is_dropped(config: ConfigDict, step: int) -> bool:
-    """Whether a model after `step` updates has lost its encoding; False for configs that know nothing of it."""
+    """Whether a model has lost its encoding after `step` updates; False for configs without the key."""
     return 0 < config.get(KEY, 0) <= step
 
 
 def check_task(config: ConfigDict, task: Any) -> None:
-    """Check that a task can do what its config asks for: one of the user's own need not.
+    """Check that the task can drop its encoding if the config asks for it: the user's own task may not.
 
     Raises:
       UserError: it cannot.
     """
     if config.get(KEY, 0) and not hasattr(task, "without_encoding"):
         raise UserError(
-            f"config key {KEY!r} is {config[KEY]}, and the task {config.task!r} has no without_encoding(), which would "
-            "give it models that have lost theirs"
+            f"config key {KEY!r} is {config[KEY]}, and the task {config.task!r} has no without_encoding() to "
+            "return the task with models that have none"
         )
 
 
 def task_at(step: int, config: ConfigDict, task: Any) -> Any:
-    """Return a config's task as it is after `step` updates: without an encoding from the config's step on."""
+    """Return the task as it is after `step` updates: without an encoding from the config's step on."""
     return task.without_encoding() if is_dropped(config, step) else task
 
 
 def without_encoding(config: ConfigDict) -> ConfigDict:
-    """Return the config, locked, with ``none`` in every layer that took its turn with an encoding."""
+    """Return the config, locked, with ``none`` in place of the encoding of each layer."""
     plain = config_lib.to_plain(config)
     plain["encoding"] = ",".join("none" for _ in expressions.turns(config.encoding))
     return config_lib.from_plain(plain).lock()

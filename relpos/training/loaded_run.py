@@ -24,7 +24,7 @@ class LoadedRun(NamedTuple):
 
     Attributes:
       config: of the run, locked.
-      task: its data, loss and evaluation; without the encoding where the run has dropped it by that step.
+      task: its data, loss and evaluation; without the encoding if the run has dropped it by that step.
       model: a Flax NNX module.
       step: of the checkpoint.
     """

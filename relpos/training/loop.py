@@ -165,7 +165,6 @@ class _Run:
         console: Console,
     ):
         self._config = config
-        self._task = task
         self._workdir = workdir
         self._interrupts = interrupts
         self._console = console
@@ -286,7 +285,7 @@ class _Run:
         self._speed.resume()
 
     def _drop_encoding(self) -> None:
-        """Go on with a model that has all parameters but the encoding's, and what the optimizer keeps of them."""
+        """Continue without the parameters of the encoding and their optimizer state."""
         self._drain()
         self._dropped = True
         self._task = dropping.task_at(self.step, self._config, self._task)

@@ -40,9 +40,9 @@ def init_state(
 def continued(
     task: Task, tx: optax.GradientTransformation, state: nnx.State
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Return what `init_state` does, with the numbers of another state, of a model that has these parameters and more.
+    """Return what `init_state` returns, with the values of `state`, whose model has these parameters and more.
 
-    The optimizer goes on where it was; what it kept of the parameters that are gone is gone with them.
+    The optimizer continues where it was, without its state of the parameters that are gone.
     """
     graphdefs: list[nnx.GraphDef] = []
 

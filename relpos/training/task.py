@@ -52,9 +52,9 @@ class Task(Protocol):
     config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
 
     A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start, and
-    ``activation_bytes() -> int``, the least memory that the activations of a training batch take. One whose config
-    has ``drop_encoding_at`` has ``without_encoding() -> Task``: itself, of the same data, with models whose parameters
-    are those of its own but for the encoding's.
+    ``activation_bytes() -> int``, the least memory that the activations of a training batch take. A task whose
+    config has ``drop_encoding_at`` needs ``without_encoding() -> Task``: the same task and data, with models that lack
+    only the parameters of the encoding.
 
     For `relpos.evaluate` and `relpos.predict` a task may have these as well:
 

@@ -1,12 +1,14 @@
-"""What an encoding says of its weights as a whole: not divided by their sum, none for the query's own place."""
+"""Attributes of an encoding that concern all weights: not divided by their sum, none for the query's own place."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from relpos.attention import NoKernelError
-from tests.attending import BLOCKS, EverySlot, N, attend, inputs
+from relpos.encodings import Dims, Encoding
+from tests.attending import BLOCKS, EverySlot, H, N, attend, inputs
 from tests.contract_attention_test import SCATTERED, assert_paths_agree
 
 
@@ -17,6 +19,10 @@ def float64():
 
 
 class Whole(EverySlot):
+    normalized = False
+
+
+class Bare(Encoding):
     normalized = False
 
 
@@ -53,22 +59,13 @@ def test_paths_agree(scheme, kind):
     assert_paths_agree(scheme(), kind, [BLOCKS], ["blockwise"])
 
 
-def test_weights_are_the_exponentials_of_logits():
-    """Beside those of a softmax: as many times as much as the sum of all exponentials."""
-    arrays = inputs()
-    ones = (*arrays[:2], jnp.ones_like(arrays[2]), arrays[3])
-    kw = {"causal": True, "implementation": "reference"}
-
-    def summed(encoding, arrays):  # without what turns values and outputs
-        encoding.value = lambda v, *_: v
-        encoding.finish = lambda out, *_: out
-        encoding.value_vectors = lambda d: None
-        return attend(encoding, *arrays, **kw)
-
-    totals = summed(Whole(), ones)
-    np.testing.assert_allclose(
-        summed(Whole(), arrays), totals * summed(EverySlot(), arrays), rtol=1e-10
-    )
+@pytest.mark.parametrize("path", ["reference", "blockwise"])
+def test_weights_are_the_exponentials_of_logits(path):
+    q, k, v, x = inputs(N=1, K=1, B=1)
+    bare = Bare(dims=Dims(num_heads=1, head_dim=H, features=H), rngs=nnx.Rngs(0))
+    found = attend(bare, q, k, v, x, causal=True, implementation=path, block_sizes=BLOCKS)
+    logits = np.asarray(q[0, :, 0] @ k[0, :, 0].T) / H**0.5
+    np.testing.assert_allclose(found[0, :, 0], np.tril(np.exp(logits)) @ v[0, :, 0], rtol=1e-10)
 
 
 def test_kernels_hide_a_query_from_itself_and_refuse_weights_without_a_sum():
@@ -80,5 +77,5 @@ def test_kernels_hide_a_query_from_itself_and_refuse_weights_without_a_sum():
 
 
 def test_a_sink_takes_no_share_of_what_has_no_sum():
-    with pytest.raises(ValueError, match=r"Drained has an attention sink.*one of both"):
+    with pytest.raises(ValueError, match=r"Drained has an attention sink.*only one of the two"):
         attend(Drained(), *inputs(N=N), causal=True)

@@ -60,7 +60,7 @@ def test_bloom(agree, num_heads, padding):
 
 @pytest.mark.parametrize("num_heads", HEADS)
 def test_mpt(agree, num_heads):
-    """It orders the slopes of 2c heads otherwise where the number is no power of two, and they are the same."""
+    """If the number of heads is no power of two, the same slopes come in another order."""
     D = num_heads * H
     module = randomised(mpt.MptAttention(MptConfig(d_model=D, n_heads=num_heads), 0))
     alibi = mpt.build_mpt_alibi_tensor(num_heads, T)
@@ -86,7 +86,7 @@ def mpt_slopes(num_heads):
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 8])
 def test_falcon(agree, num_heads):
-    """Its bias is scaled with the products."""
+    """Its bias is scaled like the products."""
     D = num_heads * H
     config = FalconConfig(
         hidden_size=D, num_attention_heads=num_heads, num_hidden_layers=1, alibi=True, bias=True,
@@ -137,14 +137,3 @@ def test_slopes_are_those_of_bloom():
         np.testing.assert_allclose(
             paper_slopes(num_heads), theirs, rtol=1e-6, err_msg=f"{num_heads} heads"
         )
-
-
-def test_slopes_of_12_heads_are_not_the_formula_for_8():
-    """2^(-8h/N) for every N, as some have it, is `literal_slopes`."""
-    of_authors = [2**-h for h in range(1, 9)] + [2 ** -(h / 2) for h in (1, 3, 5, 7)]
-    literal = [2 ** (-8 * h / 12) for h in range(1, 13)]
-    d = jnp.array([1])
-    biases = lambda **options: relpos.encodings.biases(encoding_of("alibi", 12, H, **options), d)  # noqa: E731
-    np.testing.assert_allclose(-biases()[:, 0], of_authors, rtol=1e-6)
-    np.testing.assert_allclose(-biases(literal_slopes=True)[:, 0], literal, rtol=1e-6)
-    assert abs(np.array(of_authors) - literal).max() > 0.1

@@ -1,7 +1,7 @@
-"""Carries arrays into a module written elsewhere and into ours, and compares outputs and all gradients.
+"""Gives a foreign module and ours the same arrays, and compares outputs and all gradients.
 
-Ours is a function of the other module's parameters as they are, by their names there, so that JAX gives gradients that
-compare name by name. What is carried across is random: nothing is downloaded.
+Ours is a function of the other module's parameters, under their names there, so that JAX's gradients can be compared
+name by name. The parameters are random: nothing is downloaded.
 """
 
 import jax
@@ -15,7 +15,7 @@ from relpos import encodings
 
 torch.set_num_threads(1)
 
-# Of the largest number of an array. FLOAT32 where the other module computes in it, whatever it is given.
+# Tolerances relative to an array's largest number. FLOAT32 is for modules that always compute in it.
 FLOAT64, FLOAT32 = 1e-9, 1e-5
 ROUNDING = 1e-5
 
@@ -25,7 +25,7 @@ def random(*shape, seed=0, std=1.0):
 
 
 def randomised(module, *, std=0.3, dtype=torch.float64):
-    """Return the module with random numbers for all parameters, so that no zero hides a mistake, and no dropout."""
+    """Return the module with random parameters, so that no zero hides a mistake, and without dropout."""
     draw = torch.Generator().manual_seed(1)
     module = module.to(dtype).eval()
     with torch.no_grad():
@@ -41,13 +41,13 @@ def assert_agree(theirs, ours, inputs, *, module=None, rows=None, tolerance=FLOA
       theirs: called with the inputs as tensors; returns a tensor.
       ours: called with the module's parameters, a dict of arrays, and the inputs as arrays; returns an array.
       inputs: NumPy arrays by name.
-      module: whose parameters are compared; None: there are none.
-      rows: [B, T], those of the output [B, T, D] that count: what padding sees is not defined; None: all.
-      tolerance: of each array, times its largest number, or 1 where that is less.
-      case: what a failure is called.
+      module: its parameters are compared; None: there are none.
+      rows: [B, T], which of the output [B, T, D] count, as that of padding is undefined; None: all.
+      tolerance: for each array, times its largest number or 1, whichever is greater.
+      case: the name of the case in failures.
 
     Returns:
-      A pair for each array, the largest difference and the same of the largest number.
+      A pair for each array: the largest difference, absolute and relative to the array's largest number.
     """
     parameters = {} if module is None else dict(module.named_parameters())
     dtype = next(iter(parameters.values())).dtype if parameters else torch.float64
@@ -80,13 +80,13 @@ def assert_agree(theirs, ours, inputs, *, module=None, rows=None, tolerance=FLOA
 
 
 def _difference(found, expected, tolerance, name):
-    """Return the largest difference, and the same of the largest number expected; both must be small."""
+    """Check an array; return the largest difference, absolute and relative to the largest number expected."""
     largest = float(np.abs(expected).max(initial=0))
     np.testing.assert_allclose(
         found, expected, rtol=0, atol=tolerance * max(1.0, largest), err_msg=name
     )
     absolute = float(np.abs(np.asarray(found) - expected).max(initial=0))
-    # What all keys share has no gradient: of such an array nothing but rounding is left.
+    # A gradient may be zero but for rounding, as of what all keys share: a ratio would mean nothing.
     return absolute, absolute / largest if largest > ROUNDING else absolute
 
 
@@ -131,7 +131,7 @@ def encoding_of(
 
 
 def attend(p, x, encoding, num_heads, names, *, key_heads=None, **options):
-    """Return a layer of projections by these names of queries, keys, values and, unless it is None, the output."""
+    """Return attention with these names of projections, of queries, keys, values and the output (None: no output)."""
     counts = (num_heads, key_heads or num_heads, key_heads or num_heads)
     q, k, v = (
         heads(linear(p, name, x), count) for name, count in zip(names[:3], counts, strict=True)
@@ -141,14 +141,14 @@ def attend(p, x, encoding, num_heads, names, *, key_heads=None, **options):
 
 
 def hidden(visible):
-    """Return what torch modules add to logits: 0 where a pair may see each other, a very low number elsewhere."""
+    """Return the mask that torch modules add to logits: 0 for visible pairs, a very low number elsewhere."""
     return torch.where(
         torch.as_tensor(np.array(visible)), 0.0, torch.finfo(torch.float32).min
     ).double()
 
 
 def left_padded(length, padding):
-    """Return segments [2, length] of a whole row and one that begins later; 0 is padding."""
+    """Return segments [2, length] of a whole row and a left-padded one; 0 is padding."""
     return np.array([[1] * length, [0] * padding + [1] * (length - padding)])
 
 

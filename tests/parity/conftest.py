@@ -1,4 +1,4 @@
-"""The parity suite: without the modules that it compares with all of it is skipped; at its end it says how near."""
+"""The parity suite: skipped without the foreign modules; at its end it prints the largest differences."""
 
 import collections
 
@@ -7,11 +7,13 @@ import pytest
 
 WANTED = ("torch", "transformers", "x_transformers")
 REASON = "pip install -e '.[dev,parity]' brings the modules that these tests compare with"
-DIFFERENCES = "differences"  # what a report carries, from a worker's process too
+DIFFERENCES = (
+    "differences"  # the key of a report's property, which also passes from a worker's process
+)
 
 
 class OfForeignModules(pytest.Module):
-    """A file of tests that imports them."""
+    """A file of tests that imports foreign modules."""
 
     def collect(self):
         for name in WANTED:
@@ -31,7 +33,7 @@ def float64():
 
 @pytest.fixture
 def agree(request, record_property):
-    """`comparing.assert_agree` that names the case and notes how near the two came."""
+    """`comparing.assert_agree` that names the case and records the differences."""
     from tests.parity import comparing
 
     def noted(*args, **kw):
@@ -43,7 +45,7 @@ def agree(request, record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Tell for each file how many arrays were compared and the largest differences."""
+    """Print for each file how many arrays were compared, and the largest differences."""
     families = collections.defaultdict(list)
     for report in terminalreporter.stats.get("passed", []):
         for key, value in report.user_properties:

@@ -29,7 +29,7 @@ QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def regions(size):
-    """Return ids [B, T] of what a shifted window puts together: some windows hold parts of several regions."""
+    """Return region ids [B, T] of shifted windows, of which some hold parts of several regions."""
     rows, columns = np.arange(size) // (size - 1), np.arange(size) // (size // 2)
     both = 1 + 10 * rows[:, None] + columns[None]
     return np.stack([np.ones(size**2, int), both.reshape(-1)] * (B // 2))
@@ -68,7 +68,7 @@ def test_swin(agree, size, parts):
     ("size", "trained"), [((4, 4), 0), ((3, 5), 7), ((6, 6), 3), ((5, 2), 4)], ids=str
 )
 def test_swin_v2(agree, size, trained, parts):
-    """Queries and keys are of length one, each head has a scale of its own."""
+    """Queries and keys are normalised, and each head has a scale of its own."""
     height, width = size
     if parts:
         ids = np.stack([np.ones(height * width, int), 1 + np.arange(height * width) // width])
@@ -131,7 +131,7 @@ def test_beit(agree, size):
 
 
 def test_beit_resamples_its_table_where_an_image_is_not_square():
-    """It takes height for width on the way; ours is what its own indices look up."""
+    """It swaps height and width on the way; ours is what its own indices look up."""
     height, width = 3, 5
     config = BeitConfig(
         hidden_size=D, num_attention_heads=N, image_size=(8 * height, 8 * width), patch_size=8
@@ -161,9 +161,8 @@ def test_dinov3(agree, size):
     module = randomised(dinov3.DINOv3ViTAttention(config))
     angles = dinov3.DINOv3ViTRopePositionEmbedding(config).eval()
     y, x = ((2 * np.arange(n) + 1) / n - 1 for n in size)
-    places = (
-        2 * np.pi * np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-    )  # what is first with us comes last there
+    # Column before row: rope_2d turns the second number's pairs first.
+    places = 2 * np.pi * np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
     places = np.concatenate([[[0.0, 0.0]], places])
 
     def theirs(x):

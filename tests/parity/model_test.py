@@ -25,11 +25,11 @@ LAYERS, D, N, K, M, V = 3, 12, 6, 2, 20, 61
 B, T = 2, 21
 TOKENS = np.random.default_rng(0).integers(0, V, (B, T))
 PACKED = np.array([[1] * 5 + [2] * 9 + [3] * 7, [1] * 20 + [2]])
-STOP = V  # is never written
+STOP = V  # never generated
 
 
 def arcee(**how):
-    """Return the model; how: its parameters are drawn."""
+    """Return the model; `how` are options of `randomised`."""
     config = ArceeConfig(
         vocab_size=V, hidden_size=D, intermediate_size=M, num_hidden_layers=LAYERS,
         num_attention_heads=N, num_key_value_heads=K, tie_word_embeddings=True, rms_norm_eps=1e-6,
@@ -41,21 +41,21 @@ def arcee(**how):
 
 
 def stacked(p, stack, *names):
-    """Return the kernels of all layers, those by several names side by side, as our stacks hold them."""
+    """Return the kernels of all layers, as our stacks hold them; those of several names are concatenated."""
     kernels = [[p[f"{stack}.{n}.{name}.weight"].T for name in names] for n in range(LAYERS)]
     return jnp.stack([jnp.concatenate(each, -1) for each in kernels])
 
 
 def in_float64(parts):
-    """Return the model of two parts, to be filled."""
+    """Return the model of a graphdef and a state, in float64."""
     graphdef, state = parts
     return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(float), state))
 
 
 def filled(parts, p):
-    """Put Arcee's parameters into ours, which multiplies embeddings by sqrt(D): they are divided by it here.
+    """Put Arcee's parameters into ours, which multiplies embeddings by sqrt(D): here they are divided by it.
 
-    The last norm makes up for the output, which is tied.
+    The last norm is multiplied by it, because the output is tied to the embeddings.
     """
 
     of_layers = functools.partial(stacked, p, "model.layers")
@@ -73,7 +73,7 @@ def filled(parts, p):
 
 
 def decoder():
-    """Return ours in two parts."""
+    """Return our model as graphdef and state."""
     config = DecoderConfig(
         vocab_size=V, num_layers=LAYERS, features=D, num_heads=N, num_kv_heads=K, mlp_features=M,
         encodings="rope", dtype="float64",
@@ -104,8 +104,8 @@ def test_arcee(agree, segments):
 
 
 def test_greedy_tokens_of_arcee():
-    """Of prompts of two lengths, the shorter one padded on the left there."""
-    # In float64 its mask, made infinite by its softmax in float32, leaves nothing but NaN of padding.
+    """Two prompts of different lengths; the other model pads the shorter one on the left."""
+    # Not float64: its mask would overflow in its float32 softmax, and padding would become NaN.
     module, lengths, more = arcee(std=1.0, dtype=torch.float32), np.array([6, 11]), 20
     prompts = [TOKENS[row, :length] for row, length in enumerate(lengths)]
     before = [np.concatenate([np.zeros(11 - len(row), int), row]) for row in prompts]

@@ -8,11 +8,7 @@ import torch
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
 
-from tests.parity.comparing import (
-    encoding_of,
-    hidden,
-    randomised,
-)
+from tests.parity.comparing import encoding_of, hidden, randomised
 from tests.parity.rotary import CAUSAL, B, K, N, T, assert_layers_agree, grouped
 
 # Time, row and column of text, of an image of 3 x 4 and of text again.

@@ -1,4 +1,4 @@
-"""Rotary layers of Hugging Face's transformers that are put together in ways of their own."""
+"""Rotary layers of Hugging Face's transformers whose structure differs from Llama's."""
 
 import functools
 
@@ -101,7 +101,7 @@ def test_falcon(agree, new, multi_query, key_heads):
         return module(x, None, hidden(CAUSAL), position_embeddings=turns)[0]
 
     def split(p, x):
-        """Each key head stands behind its queries."""
+        """Each key head follows its queries."""
         groups = linear(p, "query_key_value", x).reshape(B, T, key_heads, -1, H)
         return groups[..., :-2, :].reshape(B, T, N, H), groups[..., -2, :], groups[..., -1, :]
 
@@ -111,7 +111,7 @@ def test_falcon(agree, new, multi_query, key_heads):
 
 @pytest.mark.parametrize("window", [None, 5])
 def test_modernbert(agree, window):
-    """A layer that sees all, and one with a window to both sides, each with a base of its own."""
+    """A global layer and one with a two-sided window, each with a base of its own."""
     kinds = ["full_attention", "sliding_attention"]
     config = transformers.ModernBertConfig(
         hidden_size=D, num_attention_heads=N, num_hidden_layers=2, layer_types=kinds,
@@ -165,7 +165,7 @@ def test_gpt_oss(agree):
 
 @pytest.mark.parametrize("layer_type", ["full_attention", "sliding_attention"])
 def test_gemma_3(agree, layer_type):
-    """Queries and keys of length one; two bases in one model."""
+    """Normalised queries and keys; two bases in one model."""
     bases = {"full_attention": 1000000.0, "sliding_attention": 10000.0}
     config = transformers.Gemma3TextConfig(
         hidden_size=D, num_attention_heads=N, num_key_value_heads=K, head_dim=H, vocab_size=32,
@@ -193,7 +193,7 @@ def test_gemma_3(agree, layer_type):
 
 @pytest.mark.parametrize("layer_type", ["full_attention", "sliding_attention"])
 def test_gemma_4(agree, layer_type):
-    """Layers that see all have larger heads, of whose pairs a quarter turns: p-RoPE."""
+    """Global layers have larger heads, of which a quarter of the pairs turns: p-RoPE."""
     rope = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {
@@ -254,7 +254,7 @@ def test_roformer(agree, turned):
 
 @pytest.mark.parametrize("interleaved", [True, False], ids=["interleaved", "half"])
 def test_deepseek_v3(agree, interleaved):
-    """The last dimensions of a head turn, and the keys of these are those of all heads."""
+    """Only the last dimensions of a head turn, and their keys are shared by all heads."""
     still, turned, of_values, rank = 6, 4, 5, 9
     config = transformers.DeepseekV3Config(
         hidden_size=D, num_attention_heads=N, num_key_value_heads=N, num_hidden_layers=1,

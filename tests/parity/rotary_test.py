@@ -33,7 +33,6 @@ class Model:
       config: its own options.
       rope: ours.
       names: of its projections of queries, keys, values and the output.
-      key_heads: K.
       options: of attention.
     """
 
@@ -42,13 +41,12 @@ class Model:
     config: dict = dataclasses.field(default_factory=dict)
     rope: dict = dataclasses.field(default_factory=dict)
     names: tuple = QKVO
-    key_heads: int = K
     options: dict = dataclasses.field(default_factory=dict)
 
     def parts(self) -> tuple[Any, Any]:
         """Return its layer and what computes its angles."""
         module = importlib.import_module(f"transformers.models.{self.name}.modeling_{self.name}")
-        config = config_of(self.prefix, key_heads=self.key_heads, **self.config)
+        config = config_of(self.prefix, **self.config)
         layer = getattr(module, f"{self.prefix}Attention")(config, layer_idx=0)
         return randomised(layer), getattr(module, f"{self.prefix}RotaryEmbedding")(config)
 
@@ -94,9 +92,9 @@ def test_layers(agree, model, causal, padding):
         return module(x, position_embeddings=turns, attention_mask=mask)[0]
 
     def ours(p, x):
-        rope = encoding_of("rope", N, x.shape[-1] // N, key_heads=model.key_heads, **model.rope)
+        rope = encoding_of("rope", N, x.shape[-1] // N, key_heads=K, **model.rope)
         return attend(
-            p, x, rope, N, model.names, key_heads=model.key_heads, causal=causal,
+            p, x, rope, N, model.names, key_heads=K, causal=causal,
             q_positions=POSITIONS, k_positions=POSITIONS, q_segments=segments, k_segments=segments,
             **model.options,
         )  # fmt: skip
@@ -163,7 +161,7 @@ SCALINGS = {
             "short_factors": SHORT,
         },
     ),
-    # There the short factors serve, and the attention's factor is still that of the longest text.
+    # The other model then uses the short factors, but still the attention factor of its longest text.
     "longrope within the trained length": (
         "longrope",
         {
@@ -183,7 +181,7 @@ SCALINGS = {
 }  # fmt: skip
 
 
-# Of part of a head as well, but where the part is what is kept, or the factors are of all pairs.
+# Each also on part of a head, unless the scaling itself chooses the part, or has a factor for every pair.
 CASES = [
     pytest.param(*case, fraction, id=f"{name}, {fraction} of a head")
     for name, case in SCALINGS.items()
@@ -195,7 +193,7 @@ CASES = [
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize(("scaling", "theirs", "ours", "fraction"), CASES)
 def test_scalings(agree, scaling, theirs, ours, fraction, causal):
-    """Of Llama, whose head has 8 pairs here, and of StableLM, which turns part of a head."""
+    """In Llama, whose head has 8 pairs here, and in StableLM, which turns part of a head."""
     longest = theirs.get("max_position_embeddings", 4096)
     rope = {"rope_type": scaling, "rope_theta": 10000.0, "partial_rotary_factor": fraction}
     rope |= {key: value for key, value in theirs.items() if key != "max_position_embeddings"}

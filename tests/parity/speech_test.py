@@ -52,7 +52,7 @@ def test_relative_key_of_wav2vec2_bert(agree, left, right, padding):
 @PADDING
 @pytest.mark.parametrize("longest", [4, 100])
 def test_speecht5(agree, longest, padding):
-    """m distances to the left, m - 1 to the right; its table counts i - j, and queries meet it."""
+    """m distances to the left, m - 1 to the right; its table counts i - j and is multiplied with queries."""
     module = randomised(speecht5.SpeechT5Attention(D, N))
     table = randomised(speecht5.SpeechT5RelativePositionalEncoding(H, longest))
     both = torch.nn.ModuleDict({"layer": module, "distances": table})

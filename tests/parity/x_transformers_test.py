@@ -1,4 +1,4 @@
-"""The layer of x-transformers with each of its encodings; where it has its own way, a test says which."""
+"""The layer of x-transformers with each of its encodings; where it deviates, a test says how."""
 
 import functools
 
@@ -37,7 +37,7 @@ CAUSAL = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidire
 
 @pytest.fixture
 def agree(agree):
-    return functools.partial(agree, tolerance=FLOAT32)  # so is the softmax there
+    return functools.partial(agree, tolerance=FLOAT32)  # its softmax is float32
 
 
 def layer(num_heads=N, causal=True, **options):
@@ -47,7 +47,9 @@ def layer(num_heads=N, causal=True, **options):
 def test_options_of_a_layer(agree):
     """A window, a softcap and padding."""
     module = layer(max_attend_past=6, softclamp_logits=True, logit_softclamp_value=2.0)
-    segments = left_padded(T, 5)[:, ::-1]  # a row that sees nothing has no gradients there but NaN
+    segments = left_padded(T, 5)[
+        :, ::-1
+    ]  # padded right: queries that see nothing have NaN gradients there
 
     def ours(p, x):
         return attend(
@@ -71,7 +73,7 @@ def test_sinks(agree, causal):
 
 
 def test_grouped_heads_are_others(agree):
-    """There query head n reads key head n mod K, here, as in the models that have such heads, n // (N / K)."""
+    """There query head n reads key head n mod K; here, as in released models, it reads n // (N / K)."""
     K = 3
     module = layer(kv_heads=K)
 
@@ -198,7 +200,7 @@ def test_xpos(agree, scale_base):
 
 @CAUSAL
 def test_pope(agree, causal):
-    """Between a turn back and zero; what is beyond is held, and gets no gradient."""
+    """delta is clipped to [-2 pi, 0], and gets no gradient beyond."""
     module = torch.nn.ModuleDict(
         {"layer": Attention(D, dim_head=H, heads=N, causal=causal), "angles": PolarEmbedding(H, N)}
     )
@@ -230,7 +232,7 @@ def test_cope(agree, positions):
 
 
 def attend_tokens(p, x, encoding, **options):
-    """A layer whose encoding reads the tokens."""
+    """Return attention with an encoding that reads the tokens."""
     features, _ = encodings.tokens(encoding, x)
     return attend(p, x, encoding, N, NAMES, q_features=features, k_features=features, **options)
 
@@ -250,7 +252,7 @@ def test_forgetting(agree):
 
 
 def test_forgetting_to_both_sides(agree):
-    """There each side has gates of its own; where they are the same it is `cable` as it first was, negated."""
+    """There each direction has gates of its own; equal ones are those of the first version of `cable`, negated."""
     module = layer(causal=False, data_dependent_alibi=True)
     gates = "data_dependent_alibi.to_forget_gates.0."
 

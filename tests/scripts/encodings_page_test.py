@@ -7,8 +7,7 @@ from relpos import encodings, places
 from relpos.encodings import Encoding
 from tests.scripts.load import script
 
-script("sweeps")
-for name in ("where", "sweeps", "sweep", "reports", "leaderboard"):
+for name in ("sweeps", "reports", "leaderboard"):
     script(name)
 page = script("encodings_page")
 
@@ -151,10 +150,12 @@ def test_what_was_measured_is_read_from_the_files(tmp_path):
     measured = page.Measured(path, tmp_path / "absent.json")
     assert measured.told("t5") == "attention, forward and backward 1.50x"
     assert measured.told("rope") == "attention, forward and backward 1.00x ±0.50"
-    assert measured.told("fox") == "not measured"
-    # A rotation by position alone, as rope is; and a bias without an end, of which none is in this file.
-    assert measured.told("hope") == "not measured; attention of its kind: `rope` 1.00x ±0.50"
-    assert measured.told("bam") == "not measured"
+    assert measured.told("fox") == "attention not measured"
+    # hope rotates by position alone, as rope does; bam is a bias without limit, and the file has no other.
+    assert (
+        measured.told("hope") == "attention not measured; schemes of its kind: `rope` 1.00x ±0.50"
+    )
+    assert measured.told("bam") == "attention not measured"
 
 
 def test_experiments_are_read_by_scheme(tmp_path):

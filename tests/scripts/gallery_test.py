@@ -59,7 +59,7 @@ def test_layers_see_equal_tokens_as_the_scheme_has_it():
         np.testing.assert_allclose(weights[0, 1:9] / weights[0, :8], np.exp(-0.25), rtol=1e-4)
 
 
-def test_a_short_training_teaches_the_lag_and_is_drawn(tmp_path):
+def test_a_short_training_teaches_the_lag():
     untrained = SMALL.decoder("shaw")
     before = jax.tree.map(np.asarray, nnx.state(untrained))
     trained = SMALL.trained(untrained)

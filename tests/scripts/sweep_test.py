@@ -318,7 +318,7 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
         asked = set()  # runs of one setting differ by their seeds
         for found in read:
             for one in found.runs:
-                items = {key: sweep.text(value) for key, value in one.overrides.items()}
+                items = {key: sweeps.spelled(value) for key, value in one.overrides.items()}
                 asked.add((found.config, *sorted((items | {"seed": "0"}).items())))
         for config, *items in asked:
             config_lib.load(script_root() / config, items)

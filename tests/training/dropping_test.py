@@ -1,4 +1,4 @@
-"""Position encodings that are dropped on the way: at the switch, before and after it, and in what is loaded."""
+"""Dropping the encoding: before, at and after the switch, and in loaded runs."""
 
 import io
 import json
@@ -81,10 +81,10 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("at", [2, 3, 4])
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_been(
+def test_a_killed_run_resumes_as_if_nothing_had_happened(
     reference, text, tmp_path, monkeypatch, at
 ):
-    """Before the switch, at it and after it; the last checkpoints are those of this step and the one before."""
+    """Before, at and after the switch; the last two checkpoints are of this step and the one before."""
     workdir, take = tmp_path / "run", loop._Run._take_step
 
     def die(self):
@@ -114,7 +114,7 @@ def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp
     workdir, printed = reference
     assert "step 3: from here on without learned+t5,cope" in printed
     assert "none,none on test" in printed
-    # `learned` had no place for the longer windows.
+    # `learned` has no positions for the longer windows, so the encoding must be gone.
     assert [r["length"] for r in records(workdir) if r["split"] == "test"] == [16, 32]
     validation = {r["step"]: r["loss"] for r in records(workdir) if r["split"] == "validation"}
     _, task, model, step = load_run(workdir)
@@ -130,7 +130,7 @@ def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp
 
 
 def test_up_to_the_switch_it_is_the_run_that_keeps_its_encoding(reference, text, tmp_path):
-    run(small(text, drop_encoding_at=0, steps=5), tmp_path)
+    run(small(text, drop_encoding_at=0), tmp_path)
     kept, dropped = (
         [r["loss"] for r in records(where) if r["split"] == "train"]
         for where in (tmp_path, reference[0])

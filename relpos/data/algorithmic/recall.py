@@ -1,4 +1,4 @@
-"""Recalling what was said: values by their keys."""
+"""Associative recall: values by their keys."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from relpos.data.errors import DataError
 
 
 class MQAR(Task):
-    """Multi-query associative recall: pairs of a key and a value, then each key once more, whose value is asked.
+    """Multi-query associative recall: pairs of a key and a value, then each key again, whose value is asked for.
 
-    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots,
-    of two symbols each. The first `pairs` slots hold a key and its value; keys are distinct, values are not. Each key
-    then stands in a slot of its own, the g-th after the pairs with a probability in proportion to g^(power - 1), and
-    its value after it: only that is hidden and counts. The other slots are empty. Theirs have 32 to 256 slots with 4
-    to 64 pairs; after a query they have an empty place or a random symbol where this task has the value.
+    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots, of
+    two symbols each. The first `pairs` slots hold a key and its value; keys are distinct, values need not be. Each key
+    then appears in a slot of its own, the g-th after the pairs with a probability proportional to g^(power - 1),
+    followed by its value, which alone is hidden and scored. The other slots are empty. The paper has 32 to 256 slots
+    with 4 to 64 pairs; after a query it has an empty place or a random symbol where this task has the value.
     """
 
     name = "mqar"
@@ -58,6 +58,7 @@ class MQAR(Task):
 
 
 def _distinct(rng: np.random.Generator, logits: np.ndarray, count: int, some: int) -> np.ndarray:
-    """Returns `some` of n numbers [B, some], one after another by softmax(logits [n]) of those not yet drawn."""
+    """Draw `some` of n numbers without replacement, each by softmax(logits [n]) of the rest; returns [B, some]."""
+    # The Gumbel trick: the order of logits plus Gumbel noise is that of such draws.
     noisy = logits + rng.gumbel(size=(count, len(logits)))
     return np.argsort(-noisy, axis=1)[:, :some]

@@ -226,7 +226,7 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
     for other in parts:
         if not part.normalized and "sink" in other.overridden:
             raise ValueError(
-                f"{told}: {name}'s weights are no softmax, of which {type(other).__name__} could take a share; they "
+                f"{told}: {name}'s weights are no softmax, in which {type(other).__name__} could take part; they "
                 "cannot be summed up"
             )
         if part.mixes and other.mixes and other is not part:
