@@ -228,5 +228,10 @@ def test_what_does_not_go_together_is_refused():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name}.{next(iter(options))} must be from"):
             places.create(name, **options)
+    for name in places.names():
+        for key, default in places.options(name).items():
+            for value in ("3", None, True, float("nan"), *([2.5] if type(default) is int else [])):
+                with pytest.raises(ValueError, match=f"{name}.{key} must be"):
+                    places.create(name, **{key: value})
     assert decoder(Decoder, "randomized").max_length == 2048
     assert decoder(Decoder, "abacus").max_length is None

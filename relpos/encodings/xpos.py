@@ -94,8 +94,9 @@ class XPos(Encoding):
             return (q_CH[:, None] * k_KH[None] * factor_CKH).sum(-1).astype(wide)
 
         reach = MOST / max(fading_H.max(), 1e-30)
-        near = (behind_K.max() <= reach) & (ahead_C.min() >= -reach)
-        return Passed(jax.lax.cond(near, of_few, of_each, q_CH, k_KH), None, carry)
+        return Passed(
+            jax.lax.cond(ahead_C.min() >= -reach, of_few, of_each, q_CH, k_KH), None, carry
+        )
 
 
 def _faded(x_TH, distance_T, fading_H):

@@ -284,6 +284,18 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
         ({"short_factors": (1.0, 2.0, 3.0, 0.0)}, "rope.short_factors must be numbers from 0.001"),
         ({"long_factors": (1.0, 2.0, 3.0, float("nan"))}, "rope.long_factors must be numbers"),
         ({"scaling": "longrope", "trained_length": 1}, "rope.trained_length must be at least 2"),
+        ({"long_factors": (1.0, 2.0, 3.0, None)}, "rope.long_factors must be numbers.*None"),
+        ({"short_factors": (1.0, 2.0, 3.0, [4.0])}, "rope.short_factors must be numbers"),
+        ({"scaling": "longrope", "target_length": -1}, "rope.target_length must be at least 0"),
+        (
+            {"scaling": "longrope", "long_factors": (1.0,) * 4},
+            "longrope wants rope.short_factors, as rope.target_length=0 is not above .*4096",
+        ),
+        (
+            {"scaling": "longrope", "target_length": 9999, "short_factors": (1.0,) * 4},
+            "longrope wants rope.long_factors, as rope.target_length=9999 is above",
+        ),
+        ({"scaling": "yarn", "factor": 2.0, "attention_factor": 1e38}, "must be at most 1000"),
         ({"long_factors": 2.0}, "rope.long_factors must be a list of numbers"),
         ({"scaling": "linear"}, "scaling=linear wants a rope.factor above 1"),
         ({"scaling": "ntk", "factor": 0.5}, "rope.factor must be at least 1, got 0.5"),
