@@ -218,6 +218,17 @@ def test_what_does_not_go_together_is_refused():
         ValueError, match="positions up to 2047 are drawn, more than the 512 of tupe"
     ):
         decoder(Decoder, "randomized", "tupe")
+    sizes = DecoderConfig(vocab_size=V, num_layers=1, features=16, num_heads=2)
+    for name, largest in (("coupling", 132), ("abacus", 100)):
+        of_rows = lambda rows, name=name: Decoder(  # noqa: E731
+            sizes, places=make(name), encoding_options={"learned": {"max_length": rows}},
+            rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        of_rows(largest + 1)
+        with pytest.raises(
+            ValueError, match=f"up to {largest} are drawn, more than the {largest} of learned"
+        ):
+            of_rows(largest)
     with pytest.raises(ValueError, match="did you mean 'randomized'"):
         places.create("randomised")
     with pytest.raises(ValueError, match="did you mean 'max_length'"):

@@ -56,6 +56,22 @@ def test_the_future_has_slopes_of_its_own_where_they_are_asked_for(options, past
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"asymmetric": True},
+        {"asymmetric": True, "slopes": (2.0, 1.0)},
+        {"right_slopes": (3.0, 0.5)},
+    ],
+)
+def test_learned_slopes_of_either_side_are_numbers_of_their_own(options):
+    encoding = make(learned=True, **options)
+    gradient = nnx.grad(lambda e: encodings.biases(e, jnp.array([3, 0, -5])).sum())(encoding)
+    found = nnx.to_pure_dict(gradient)
+    np.testing.assert_array_equal(found["slopes"], [-3, -3])
+    np.testing.assert_array_equal(found["right_slopes"], [-5, -5])
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"slopes": (1.0,)}, r"alibi\.slopes must be one for each of the 2 heads, got 1"),
