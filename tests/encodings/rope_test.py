@@ -118,6 +118,7 @@ SCALED = {
     "dynamic": {"factor": 2.0, "trained_length": 50, "target_length": 400},
     "dynamic, of the paper": {"trained_length": 50, "target_length": 400},
     "yarn": {"factor": 16.0, "trained_length": 500, "base": 3000.0},
+    "yarn, whose slowest pair turns often": {"factor": 16.0, "trained_length": 20000, "base": 3000.0},
     "yarn, not truncated": {
         "factor": 16.0, "trained_length": 500, "truncate": False, "beta_fast": 10.0,
         "beta_slow": 2.0, "attention_factor": 1.5,
@@ -127,6 +128,7 @@ SCALED = {
         "factor": 8.0, "trained_length": 200, "beta_fast": 20.0, "beta_slow": 0.1,
     },
     "p_rope": {"kept": 0.5, "factor": 2.0},
+    "p_rope, of no whole number": {"kept": 0.65},
 }  # fmt: skip
 
 
@@ -237,6 +239,13 @@ def test_values_turn_with_their_keys_or_by_what_lies_between():
     assert not make(8, values="turned").shift_invariant
     # What does not turn values costs nothing there.
     assert {"value", "finish"}.isdisjoint(make(8).overridden)
+
+
+@pytest.mark.parametrize("target", [0, 29, 30])
+def test_up_to_the_trained_length_the_short_factors_serve(target):
+    factors = {"short_factors": SHORT, "long_factors": LONG}
+    rope = make(10, scaling="longrope", trained_length=30, target_length=target, **factors)
+    assert rope.scaled == (SHORT, 1.0)
 
 
 STRETCHED = {
