@@ -1,14 +1,16 @@
-"""A folder as a registry: each file has one class of a kind, and the file's name is the class's."""
+"""A folder as a registry: each file has one class of a kind, named as the file is, and options with defaults."""
 
 import importlib
 import inspect
+import numbers
 import pkgutil
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relpos.errors import nearest
 
 Kind = TypeVar("Kind")
+_FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 
 def names(package: ModuleType) -> tuple[str, ...]:
@@ -41,3 +43,27 @@ def unknown(what: str, given: str, known: tuple[str, ...]) -> str:
     near = nearest(given, known)
     hint = f"did you mean {near!r}? " if near else ""
     return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"
+
+
+def check_value(key: str, value: Any, default: Any) -> None:
+    """Check that an option's value is of its default's kind, and a number that int32 or float32 holds.
+
+    Raises:
+      ValueError: names the option `key`, such as "rope.base".
+    """
+    number: Any = value
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be True or False, got {value!r}")
+    elif isinstance(default, int):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a whole number, got {value!r}")
+        if not -(2**31) <= number < 2**31:
+            raise ValueError(f"{key} must be below 2**31, which int32 holds, got {value}")
+    elif isinstance(default, float):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise ValueError(f"{key} must be a number, got {value!r}")
+        if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
+            raise ValueError(f"{key} must be finite in float32, got {value}")
+    elif isinstance(default, tuple) and not isinstance(value, tuple | list):
+        raise ValueError(f"{key} must be a list of numbers, got {value!r}")

@@ -33,7 +33,7 @@ from tests.attending import (
     make,
     value_and_grads,
 )
-from tests.kinds import NAMES, OF_EACH_KIND, quick_for
+from tests.kinds import NAMES, OF_EACH_KIND, READ_TOKENS, quick_for
 
 
 @pytest.fixture(autouse=True)
@@ -280,6 +280,16 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
         for at in (grid[:1], jnp.arange(T))
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", READ_TOKENS)
+def test_padding_leaves_no_trace_in_what_is_read_of_tokens(name):
+    """Nor where it stands between tokens, as in rows of a cache that got chunks of different lengths."""
+    encoding, (*_, x) = make(name), inputs(B=1)
+    there = np.arange(T) % 3 != 1
+    found, state = encodings.tokens(encoding, x, jnp.asarray(there)[None])
+    expected = encodings.tokens(encoding, x[:, there])
+    assert_trees_close((jax.tree.map(lambda f: f[:, there], found), state), expected, 1e-10)
 
 
 # What EverySlot is seen in, schemes that fill a slot which it leaves empty are seen in as well.

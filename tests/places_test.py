@@ -218,6 +218,17 @@ def test_what_does_not_go_together_is_refused():
         ValueError, match="positions up to 2047 are drawn, more than the 512 of tupe"
     ):
         decoder(Decoder, "randomized", "tupe")
+    sizes = DecoderConfig(vocab_size=V, num_layers=1, features=16, num_heads=2)
+    for name, largest in (("coupling", 132), ("abacus", 100)):
+        of_rows = lambda rows, name=name: Decoder(  # noqa: E731
+            sizes, places=make(name), encoding_options={"learned": {"max_length": rows}},
+            rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        of_rows(largest + 1)
+        with pytest.raises(
+            ValueError, match=f"up to {largest} are drawn, more than the {largest} of learned"
+        ):
+            of_rows(largest)
     with pytest.raises(ValueError, match="did you mean 'randomized'"):
         places.create("randomised")
     with pytest.raises(ValueError, match="did you mean 'max_length'"):
@@ -228,5 +239,10 @@ def test_what_does_not_go_together_is_refused():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name}.{next(iter(options))} must be from"):
             places.create(name, **options)
+    for name in places.names():
+        for key, default in places.options(name).items():
+            for value in ("3", None, True, float("nan"), *([2.5] if type(default) is int else [])):
+                with pytest.raises(ValueError, match=f"{name}.{key} must be"):
+                    places.create(name, **{key: value})
     assert decoder(Decoder, "randomized").max_length == 2048
     assert decoder(Decoder, "abacus").max_length is None

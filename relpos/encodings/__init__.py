@@ -6,7 +6,6 @@ Schemes are put together by `Sum` and `ByHeads`, or as text: "rope+t5", "rope:4/
 
 import dataclasses
 import inspect
-import numbers
 import sys
 from typing import Any
 
@@ -32,7 +31,6 @@ from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
 
 MOST_HEADS = MOST_HEAD_DIM = 2**16
-_FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 
 def names() -> tuple[str, ...]:
@@ -125,25 +123,5 @@ def _create(
     for key, value in chosen.items():
         if key not in known:
             raise ValueError(registry.unknown(f"option of {told}", key, tuple(known)))
-        _check_value(f"{told}.{key}", value, known[key])
+        registry.check_value(f"{told}.{key}", value, known[key])
     return scheme(name)(dims=dims, rngs=rngs, **chosen)
-
-
-def _check_value(key: str, value: Any, default: Any) -> None:
-    """Check that a value is of its default's kind, and a number that int32 or float32 holds."""
-    number: Any = value
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError(f"{key} must be True or False, got {value!r}")
-    elif isinstance(default, int):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ValueError(f"{key} must be a whole number, got {value!r}")
-        if not -(2**31) <= number < 2**31:
-            raise ValueError(f"{key} must be below 2**31, which int32 holds, got {value}")
-    elif isinstance(default, float):
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            raise ValueError(f"{key} must be a number, got {value!r}")
-        if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
-            raise ValueError(f"{key} must be finite in float32, got {value}")
-    elif isinstance(default, tuple) and not isinstance(value, tuple | list):
-        raise ValueError(f"{key} must be a list of numbers, got {value!r}")

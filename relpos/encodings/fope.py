@@ -8,6 +8,8 @@ from relpos import positions
 from relpos.encodings.base import Dims, Encoding, PerKeyHead, PerKeyHeadConstant, check_base
 from relpos.encodings.rotations import check_head_dim, check_layout, rotated, turning_often
 
+MOST_GAIN = 1000
+
 
 class FoPE(Encoding):
     """F(i) q_i . F(j) k_j,  where F turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
@@ -46,8 +48,8 @@ class FoPE(Encoding):
     ):
         check_base("fope.base", base)
         check_layout("fope.layout", layout)
-        if gain < 0:
-            raise ValueError(f"fope.gain must not be negative, got {gain}")
+        if not 0 <= gain <= MOST_GAIN:
+            raise ValueError(f"fope.gain must be from 0 to {MOST_GAIN}, got {gain}")
         H = dims.head_dim
         check_head_dim("fope", H)
         self.base, self.layout = base, layout

@@ -33,7 +33,7 @@ class GrapeAP(Encoding):
     def __init__(self, *, width: int = 8, dims: Dims, rngs: nnx.Rngs):
         if width < 2 or width % 2:
             raise ValueError(
-                f"grape_ap turns pairs of numbers: width must be even and at least 2, got {width}"
+                f"grape_ap.width must be even and at least 2, numbers that turn in pairs; got {width}"
             )
         N, D = dims.num_heads, dims.features
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))

@@ -11,6 +11,7 @@ from relpos.encodings.base import Dims, Encoding, PerKeyHead, check_base
 from relpos.encodings.rotations import rotated
 
 GENERATORS = ("coordinates", "plane")
+MOST_SLOWNESS = 1e6
 
 
 class GrapeM(Encoding):
@@ -51,8 +52,10 @@ class GrapeM(Encoding):
                 f"unknown grape_m.generator {generator!r}: known: {', '.join(GENERATORS)}"
             )
         check_base("grape_m.base", base)
-        if slowness <= 0:
-            raise ValueError(f"grape_m.slowness must be positive, got {slowness}")
+        if not 1 / MOST_SLOWNESS <= slowness <= MOST_SLOWNESS:
+            raise ValueError(
+                f"grape_m.slowness must be from {1 / MOST_SLOWNESS} to {MOST_SLOWNESS}, got {slowness}"
+            )
         K, H = dims.num_kv_heads, dims.head_dim
         if H < 2 or (H % 2 and generator == "coordinates"):
             raise ValueError(

@@ -59,11 +59,13 @@ class MRoPE(Encoding):
         self.head_dim = dims.head_dim
         of_pairs = np.repeat(np.arange(axes), counts)
         if interleaved:
-            if max(counts) > counts[0]:
-                raise ValueError(
-                    f"interleaved mrope.sections leave the first axis what the others do not take, so none may be "
-                    f"larger: got {counts}"
-                )
+            for axis in range(1, axes):
+                turns = len(range(axis, M, axes))
+                if counts[axis] > turns:
+                    raise ValueError(
+                        f"interleaved mrope.sections give an axis one pair in {axes}: axis {axis} may have {turns} of "
+                        f"{M}, got {counts}"
+                    )
             of_pairs = np.zeros(M, int)
             for axis in range(1, axes):
                 of_pairs[axis::axes][: counts[axis]] = axis

@@ -17,13 +17,19 @@ def longest(stack: Stack, places: Places) -> int | None:
     Raises:
       ValueError: the encodings have no parameters for the positions.
     """
-    most, largest = stack.max_length, places.largest
+    most = stack.max_length
+    _check_drawn(places.largest, most, ", ".join(stack.config.encodings))
+    if stack.input_encoding is not None:
+        _check_drawn(places.largest_embedded, stack.input_encoding.max_length, places.embeds)
+    return min((limit for limit in (most, places.most) if limit is not None), default=None)
+
+
+def _check_drawn(largest: int | None, most: int | None, whose: str) -> None:
     if most is not None and largest is not None and largest >= most:
         raise ValueError(
-            f"positions up to {largest} are drawn, more than the {most} of {', '.join(stack.config.encodings)}: raise "
-            "its max_length, or draw from fewer"
+            f"positions up to {largest} are drawn, more than the {most} of {whose}: raise its max_length, or draw from "
+            "fewer"
         )
-    return min((limit for limit in (most, places.most) if limit is not None), default=None)
 
 
 def place(

@@ -37,6 +37,10 @@ class Abacus(Places):
         if not 0 <= self.max_offset <= 2**20:
             raise ValueError(f"abacus.max_offset must be from 0 to {2**20}, got {self.max_offset}")
 
+    @property
+    def largest_embedded(self) -> int:  # noqa: D102
+        return self.max_offset + 1
+
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         ids_BT, run_B = count_digits(self.digits, tokens_BT, segments_BT)
         if key is not None:

@@ -35,6 +35,8 @@ class Places:
       embeds: the scheme whose vectors are added to the input at `embed_positions`; "": none.
       most: how many tokens a row may have; None: any number.
       largest: the greatest of `positions`; None: of no account.
+      largest_embedded: the greatest of `embed_positions` that is drawn, however short the numbers of a row; None: of no
+        account.
     """
 
     embeds: ClassVar[str] = ""
@@ -47,6 +49,11 @@ class Places:
     @property
     def largest(self) -> int | None:
         """The greatest of the positions."""
+        return None
+
+    @property
+    def largest_embedded(self) -> int | None:
+        """The greatest of the positions of what is added to the input, where they are drawn."""
         return None
 
     @property

@@ -42,6 +42,10 @@ class Coupling(Places):
                 f"coupling.max_position must be from 1 to {2**20}, got {self.max_position}"
             )
 
+    @property
+    def largest_embedded(self) -> int:  # noqa: D102
+        return self.max_position
+
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         counts_BT, run_B = count_digits(self.digits, tokens_BT, segments_BT)
         start_B = jnp.ones_like(run_B)

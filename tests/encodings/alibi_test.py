@@ -56,11 +56,33 @@ def test_the_future_has_slopes_of_its_own_where_they_are_asked_for(options, past
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"asymmetric": True},
+        {"asymmetric": True, "slopes": (2.0, 1.0)},
+        {"right_slopes": (3.0, 0.5)},
+    ],
+)
+def test_learned_slopes_of_either_side_are_numbers_of_their_own(options):
+    encoding = make(learned=True, **options)
+    gradient = nnx.grad(lambda e: encodings.biases(e, jnp.array([3, 0, -5])).sum())(encoding)
+    found = nnx.to_pure_dict(gradient)
+    np.testing.assert_array_equal(found["slopes"], [-3, -3])
+    np.testing.assert_array_equal(found["right_slopes"], [-5, -5])
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"slopes": (1.0,)}, r"alibi\.slopes must be one for each of the 2 heads, got 1"),
         ({"right_slopes": (1.0,) * 3}, r"alibi\.right_slopes must be one for each of the 2"),
-        ({"slopes": (1.0, float("inf"))}, r"alibi\.slopes must be numbers that are finite.*inf"),
+        (
+            {"slopes": (1.0, float("inf"))},
+            r"alibi\.slopes must be numbers of at most 1e\+28, got inf",
+        ),
+        ({"slopes": (1.0, 10**400)}, r"alibi\.slopes must be numbers of at most"),
+        ({"right_slopes": (1.0, True)}, r"alibi\.right_slopes must be numbers.*True"),
+        ({"slopes": (1.0, 1e29)}, r"alibi\.slopes must be numbers of at most"),
         ({"slopes": ("1", "2")}, r"alibi\.slopes must be numbers.*'1'"),
         ({"slopes": (1.0, 2.0), "literal_slopes": True}, r"alibi\.literal_slopes asks for others"),
         ({"asymmetric": True}, r"alibi\.asymmetric wants slopes that differ"),

@@ -70,7 +70,8 @@ def test_what_was_not_trained_is_left_as_it_is():
     ("head_dim", "options", "message"),
     [
         (8, {"trained_length": 6}, "fope.trained_length must be at least 7"),
-        (8, {"gain": -0.1}, "fope.gain must not be negative"),
+        (8, {"gain": -0.1}, "fope.gain must be from 0 to 1000, got -0.1"),
+        (8, {"gain": 1e38}, "fope.gain must be from 0 to 1000"),
         (8, {"base": 0.5}, "fope.base must be at least 1"),
         (8, {"layout": "pairs"}, "unknown fope.layout"),
         (7, {}, "head_dim must be even, got 7"),

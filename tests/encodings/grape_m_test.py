@@ -60,6 +60,14 @@ def test_a_plane_turns_as_its_two_vectors_say():
     np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
+def test_a_plane_that_hardly_turns_does_turn():
+    grape = create("grape_m", 3, generator="plane")
+    grape.plane[...] = jnp.array([[[0.0, 0.1, 0.0], [0.1, 0.0, 0.0]]] * 2)
+    x, at = jnp.array([[3.0, 0.0, 7.0]]), jnp.array([30])  # by 0.01 for each position
+    turned = each_head(lambda one: one.query(x, at, None), grape)[0]
+    np.testing.assert_allclose(turned, [[3 * np.cos(0.3), 3 * np.sin(0.3), 7]], atol=1e-5)
+
+
 def test_vectors_along_each_other_turn_nothing():
     grape = create("grape_m", 3, generator="plane")
     grape.plane[...] = jnp.broadcast_to(grape.plane[:, :1], grape.plane.shape)
@@ -75,7 +83,9 @@ def test_what_it_cannot_turn_is_told():
     for options, message in (
         ({"generator": "cayley"}, "unknown grape_m.generator 'cayley': known: coordinates, plane"),
         ({"base": 0.5}, "grape_m.base must be at least 1, got 0.5"),
-        ({"slowness": 0.0}, "grape_m.slowness must be positive, got 0.0"),
+        ({"slowness": 0.0}, "grape_m.slowness must be from 1e-06 to 1000000.0, got 0.0"),
+        ({"slowness": 1e-40}, "grape_m.slowness must be from"),
+        ({"slowness": 1e38}, "grape_m.slowness must be from"),
     ):
         with pytest.raises(ValueError, match=message):
             make("grape_m", **options)

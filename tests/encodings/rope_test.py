@@ -118,6 +118,7 @@ SCALED = {
     "dynamic": {"factor": 2.0, "trained_length": 50, "target_length": 400},
     "dynamic, of the paper": {"trained_length": 50, "target_length": 400},
     "yarn": {"factor": 16.0, "trained_length": 500, "base": 3000.0},
+    "yarn, whose slowest pair turns often": {"factor": 16.0, "trained_length": 20000, "base": 3000.0},
     "yarn, not truncated": {
         "factor": 16.0, "trained_length": 500, "truncate": False, "beta_fast": 10.0,
         "beta_slow": 2.0, "attention_factor": 1.5,
@@ -127,6 +128,7 @@ SCALED = {
         "factor": 8.0, "trained_length": 200, "beta_fast": 20.0, "beta_slow": 0.1,
     },
     "p_rope": {"kept": 0.5, "factor": 2.0},
+    "p_rope, of no whole number": {"kept": 0.65},
 }  # fmt: skip
 
 
@@ -239,6 +241,13 @@ def test_values_turn_with_their_keys_or_by_what_lies_between():
     assert {"value", "finish"}.isdisjoint(make(8).overridden)
 
 
+@pytest.mark.parametrize("target", [0, 29, 30])
+def test_up_to_the_trained_length_the_short_factors_serve(target):
+    factors = {"short_factors": SHORT, "long_factors": LONG}
+    rope = make(10, scaling="longrope", trained_length=30, target_length=target, **factors)
+    assert rope.scaled == (SHORT, 1.0)
+
+
 STRETCHED = {
     "longrope": {"trained_length": 5, "target_length": 40, "long_factors": (1.0, 3.0, 9.0, 30.0)},
     "dynamic": {"trained_length": 5, "target_length": 40, "values": "relative"},
@@ -284,6 +293,18 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
         ({"short_factors": (1.0, 2.0, 3.0, 0.0)}, "rope.short_factors must be numbers from 0.001"),
         ({"long_factors": (1.0, 2.0, 3.0, float("nan"))}, "rope.long_factors must be numbers"),
         ({"scaling": "longrope", "trained_length": 1}, "rope.trained_length must be at least 2"),
+        ({"long_factors": (1.0, 2.0, 3.0, None)}, "rope.long_factors must be numbers.*None"),
+        ({"short_factors": (1.0, 2.0, 3.0, [4.0])}, "rope.short_factors must be numbers"),
+        ({"scaling": "longrope", "target_length": -1}, "rope.target_length must be at least 0"),
+        (
+            {"scaling": "longrope", "long_factors": (1.0,) * 4},
+            "longrope wants rope.short_factors, as rope.target_length=0 is not above .*4096",
+        ),
+        (
+            {"scaling": "longrope", "target_length": 9999, "short_factors": (1.0,) * 4},
+            "longrope wants rope.long_factors, as rope.target_length=9999 is above",
+        ),
+        ({"scaling": "yarn", "factor": 2.0, "attention_factor": 1e38}, "must be at most 1000"),
         ({"long_factors": 2.0}, "rope.long_factors must be a list of numbers"),
         ({"scaling": "linear"}, "scaling=linear wants a rope.factor above 1"),
         ({"scaling": "ntk", "factor": 0.5}, "rope.factor must be at least 1, got 0.5"),

@@ -90,6 +90,14 @@ def test_rows_are_those_of_speecht5_turned_round():
     np.testing.assert_array_equal(shaw.key_vectors(jnp.asarray(DISTANCES)), theirs[row])
 
 
+def test_nothing_to_the_right_is_a_clipping_distance_of_its_own():
+    """-1 alone stands for k."""
+    shaw = created(k=3, right=0)
+    assert shaw.values.shape == (4, 7)
+    of_keys = np.asarray(shaw.key_vectors(jnp.array([-3, 0, 1])))
+    np.testing.assert_array_equal(of_keys, np.asarray(shaw.keys[...])[[3, 3, 2]])
+
+
 @pytest.mark.parametrize("right", [-2, 2**30])
 def test_the_right_clipping_distance_has_bounds(right):
     message = rf"shaw\.right.* from 0 to 1073741823, or -1 for shaw\.k, got {right}"

@@ -89,6 +89,15 @@ def test_the_fading_is_the_papers():
     assert carry == ()
 
 
+def test_a_key_ahead_in_an_order_of_its_own_does_not_overflow_in_float16():
+    """zeta_0^(-5000/512) is 205,000, and float16 ends at 65,504."""
+    ones = jnp.ones((1, 8), jnp.float16)
+    at = jnp.array([0]), jnp.array([5000])
+    dots = make().walk((), ones, ones, *at, None, None, None, 1.0).dots
+    expected = 2 * (np.array([0.4, 0.65, 0.9, 1.15]) / 1.4) ** (-5000 / 512)
+    np.testing.assert_allclose(dots, [[expected.sum()]], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("head_dim", "options", "message"),
     [

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import numbers
 from typing import NamedTuple
 
 import numpy as np
+
+MOST_ATTENTION = 1000  # products grow with its square
 
 
 class Pairs(NamedTuple):
@@ -139,7 +142,12 @@ def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
     if L0 < 2:
         raise ValueError(f"rope.trained_length must be at least 2, got {L0}")
     attention = math.sqrt(1 + math.log(max(1.0, L / L0)) / math.log(L0))
-    factors = stretch.long_factors if L > L0 else stretch.short_factors
+    key, factors = ("long", stretch.long_factors) if L > L0 else ("short", stretch.short_factors)
+    if not factors:
+        raise ValueError(
+            f"rope.scaling=longrope wants rope.{key}_factors, as rope.target_length={L} is "
+            f"{'above' if L > L0 else 'not above'} rope.trained_length={L0}"
+        )
     return Scaled(tuple(map(float, factors)), stretch.attention_factor or attention)
 
 
@@ -203,16 +211,23 @@ def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
             f"{key} must be {count} numbers, one for each pair that turns, or none; got {len(factors)}"
         )
     for factor in factors:
-        if isinstance(factor, str | bool) or not 1e-3 <= factor <= 1e9:
+        is_number = isinstance(factor, numbers.Real) and not isinstance(factor, bool)
+        if not is_number or not 1e-3 <= factor <= 1e9:
             raise ValueError(f"{key} must be numbers from 0.001 to 1e9, got {factor!r}")
 
 
 def _check_numbers(stretch: Stretch) -> None:
     """Check what says of its own that it makes no sense."""
-    for key, least in (("factor", 1), ("trained_length", 1), ("attention_factor", 0)):
+    for key, least in (
+        ("factor", 1), ("trained_length", 1), ("target_length", 0), ("attention_factor", 0),
+    ):  # fmt: skip
         value = getattr(stretch, key)
         if value < least:
             raise ValueError(f"rope.{key} must be at least {least}, got {value}")
+    if stretch.attention_factor > MOST_ATTENTION:
+        raise ValueError(
+            f"rope.attention_factor must be at most {MOST_ATTENTION}, got {stretch.attention_factor}"
+        )
 
 
 def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
