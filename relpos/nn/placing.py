@@ -18,7 +18,7 @@ def longest(stack: Stack, places: Places) -> int | None:
       ValueError: the encodings have no parameters for the positions.
     """
     most = stack.max_length
-    _check_drawn(places.largest, most, ", ".join(stack.config.encodings))
+    _check_drawn(places.largest, most, ", ".join(map(str, stack.config.encodings)))
     if stack.input_encoding is not None:
         _check_drawn(places.largest_embedded, stack.input_encoding.max_length, places.embeds)
     return min((limit for limit in (most, places.most) if limit is not None), default=None)

@@ -168,6 +168,7 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
         "data.shortest": max(3, algorithmic.task_class(name).min_length),
         "data.options.selective_copy.blanks": 2,
         "data.options.listops.expand": 0.9,
+        "data.options.mqar.pairs": 1,
         "eval_lengths": "7,11",
     }
     task = create_task(small(name, **overrides), NOWHERE)
@@ -183,7 +184,9 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
 
 @pytest.mark.parametrize("name", algorithmic.names())
 def test_the_paper_says_how_a_task_is_shown(name):
-    overrides = {"data.shortest": 4, "data.options.listops.expand": 0.9}
+    overrides = {
+        "data.shortest": 4, "data.options.listops.expand": 0.9, "data.options.mqar.pairs": 1,
+    }  # fmt: skip
     task = create_task(small(name, **overrides), NOWHERE)
     causal = algorithmic.task_class(name).presentation == "causal"
     kind = type(jax.eval_shape(lambda: task.init_model(nnx.Rngs(0)))).__name__

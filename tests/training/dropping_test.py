@@ -80,7 +80,9 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 3, 4])
+@pytest.mark.parametrize(
+    "at", [pytest.param(2, marks=pytest.mark.long), 3, pytest.param(4, marks=pytest.mark.long)]
+)
 def test_a_killed_run_resumes_as_if_nothing_had_happened(
     reference, text, tmp_path, monkeypatch, at
 ):
