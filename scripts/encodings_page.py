@@ -382,7 +382,7 @@ def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
     found: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         for scheme in job.runs:
-            if any(run["state"] == "finished" for run in job.runs[scheme]):
+            if all(run["state"] == "finished" for run in job.runs[scheme]):
                 what = job.report["result"]["name"]
                 found[scheme].append(f"{job.name}, {what}: {leaderboard.cell(job, scheme)}")
     return {scheme: "; ".join(told) for scheme, told in found.items()}

@@ -173,6 +173,7 @@ def test_experiments_are_read_by_scheme(tmp_path):
         for seed, exact in enumerate([40.0, 50.0])
     ]  # fmt: skip
     runs.append({"point": {"encoding": "rope", "seed": 0}, "state": "begun"})
+    runs.append(runs[0] | {"point": {"encoding": "rope", "seed": 1}})
     plain = {"scale": "cpu", "config": "a", "set": {}, "runs": runs}
     (tmp_path / "longer" / "results" / "cpu.json").write_text(json.dumps(plain))
     found = page.experiment(tmp_path)
