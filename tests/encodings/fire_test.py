@@ -37,7 +37,8 @@ def test_a_distance_counts_by_how_far_it_is_to_the_first_token():
     """Versions without the normaliser have a function of the distance alone, which grows with the text."""
     fire = encodings.create("fire", num_heads=1, head_dim=2, rngs=nnx.Rngs(0), initial_threshold=20)
     fire.hidden_kernel[...] = jnp.ones(32)  # the network is the sum of its 32 units: 32 x
-    fire.hidden_bias[...] = fire.offset[...] = jnp.zeros(())
+    for shift in (fire.hidden_bias, fire.offset):
+        shift[...] = jnp.zeros_like(shift[...])
     fire.output[...] = jnp.ones((1, 32))
     at = jnp.array([50, 400, 3000])
     of = functools.partial(each_head, encoding=fire)
