@@ -40,7 +40,9 @@ def is_own_code(task: Any) -> bool:
 def defaults_for(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config that comes with relpos for the same task, of several the one with most values in common.
 
-    For a task of the user's own: the keys that a config of any task has. Without a task: nothing.
+    A key that the config lacks was not known when it was made. Where the task's configs differ in it, it is off (0,
+    False, None or empty) if it is in one of them, whichever has most in common. For a task of the user's own: the keys
+    that a config of any task has. Without a task: nothing.
     """
     task = plain.get("task")
     if same := [config for config in _shipped_configs() if config["task"] == task]:
@@ -51,10 +53,26 @@ def defaults_for(plain: Mapping[str, Any]) -> dict[str, Any]:
                 key in given and given[key] == v for key, v in config_lib.flatten(config).items()
             )
 
-        return max(same, key=in_common)
+        off = {
+            key: value
+            for config in same
+            for key, value in config_lib.flatten(config).items()
+            if key not in given and not value
+        }
+        return _replaced(max(same, key=in_common), off)
     if is_own_code(task) and _shipped_configs():
         return {key: _shipped_configs()[0][key] for key in _OF_EVERY_TASK}
     return {}
+
+
+def _replaced(plain: Mapping[str, Any], values: Mapping[str, Any], prefix: str = "") -> dict:
+    """Return a config with some of its values replaced, by keys with dots."""
+    return {
+        key: _replaced(value, values, f"{prefix}{key}.")
+        if isinstance(value, Mapping)
+        else values.get(f"{prefix}{key}", value)
+        for key, value in plain.items()
+    }
 
 
 @functools.cache

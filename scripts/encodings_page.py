@@ -373,7 +373,7 @@ def _against_none(
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
-    """Return the results of an experiment, by scheme."""
+    """Return the results of an experiment by scheme, for each job where all its runs have finished."""
     jobs = [
         leaderboard.read(job, "cpu")
         for job in sorted(path.parent for path in folder.glob("*/sweep.toml"))

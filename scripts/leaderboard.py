@@ -122,7 +122,11 @@ def cell(job: Job, scheme: str) -> str:
     if inside:
         told += f" ({statistics.mean(inside):.{digits}f})"
     learned = sum(run["learned"] for run in finished)
-    return told if learned == len(runs) else f"{told}, {learned} of {len(finished)} learned"
+    if learned < len(finished):
+        told += f", {learned} of {len(finished)} learned"
+    if len(finished) < len(runs):
+        told += f", {len(finished)} of {len(runs)} finished"
+    return told
 
 
 def markdown(jobs: Sequence[Job]) -> str:

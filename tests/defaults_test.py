@@ -89,6 +89,14 @@ def test_a_shipped_config_has_its_own_defaults_and_is_complete(name):
     assert defaults.complete(config).to_dict() == config.to_dict()
 
 
+def test_what_an_older_run_did_not_know_is_off_where_configs_differ():
+    """DroPE's config is nearest to this run of before DroPE, which kept its encoding."""
+    plain = config_lib.to_plain(config_lib.load("drope"))
+    assert plain.pop("drop_encoding_at") > 0
+    assert defaults.defaults_for(plain)["drop_encoding_at"] == 0
+    assert defaults.defaults_for(plain)["model"] == plain["model"]
+
+
 def test_a_task_of_ones_own_needs_what_the_loop_reads():
     plain = {"task": "my.task", "seed": "x"}
     assert {"steps", "optimizer", "log_every"} <= set(defaults.defaults_for(plain))

@@ -158,7 +158,7 @@ class Cache:
 
         def take(name: str) -> Any:
             axis = axes.get(name, of_rows)
-            return jax.tree.map(lambda x: jnp.take(x, rows, axis, mode="clip"), getattr(self, name))
+            return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
 
         names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]
         return dataclasses.replace(self, **{name: take(name) for name in names})
