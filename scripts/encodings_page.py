@@ -34,7 +34,7 @@ from relpos.nn import Cache
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs" / "encodings.md", ROOT / "README.md"
 EXPERIMENT = ROOT / "experiments" / "every_scheme"
-PERFORMANCE, STEPS = ROOT / "docs" / "performance.json", ROOT / "docs" / "steps.json"
+COSTS, STEPS = ROOT / "docs" / "costs.json", ROOT / "docs" / "steps.json"
 
 N, K, H = (
     4,
@@ -318,8 +318,8 @@ def situations(name: str) -> str:
 class Measured:
     """The benchmark figures in docs/."""
 
-    def __init__(self, performance: Path = PERFORMANCE, steps: Path = STEPS):
-        self.attention = _read(performance).get("results", {})
+    def __init__(self, costs: Path = COSTS, steps: Path = STEPS):
+        self.attention = _read(costs).get("results", {})
         self.steps = _read(steps).get("tables", {})
 
     def attention_of(self, part: str, title: str, name: str, field: str) -> str:

@@ -145,7 +145,6 @@ def as_accelerators_do(name, spec):
 
 
 QUICK = {
-    "function, rows, t5": lambda: function("auto", "t5", ROWS),
     "function, heads, t5": lambda: function("auto", "t5", HEADS),
     "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
     "function, rows, shaw, dense": lambda: function("auto", "shaw", ROWS, "reference"),

@@ -25,7 +25,7 @@ SMALL = {
     "batch_size": 2,
     "sequence_length": 16,
     # Parameters of the input, of one layer and of both.
-    "encoding": "learned+t5,cope",
+    "encoding": "learned+t5,bam",
     "encodings.learned.max_length": 16,
     "drop_encoding_at": 3,
     "model.num_layers": 2,
@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
         assert bool(has) == (step < 3)
     printed = run(small(text), workdir)
     assert f"resuming at step {at}" in printed
-    assert ("step 3: from here on without learned+t5,cope" in printed) == (at < 3)
+    assert ("step 3: from here on without learned+t5,bam" in printed) == (at < 3)
     assert records(workdir) == records(reference[0])
     for (path, found), (same, expected) in zip(
         parameters(workdir), parameters(reference[0]), strict=True
@@ -114,7 +114,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
 
 def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp_path, capfdbinary):
     workdir, printed = reference
-    assert "step 3: from here on without learned+t5,cope" in printed
+    assert "step 3: from here on without learned+t5,bam" in printed
     assert "none,none on test" in printed
     # `learned` has no positions for the longer windows, so the encoding must be gone.
     assert [r["length"] for r in records(workdir) if r["split"] == "test"] == [16, 32]
@@ -128,7 +128,7 @@ def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp
     capfdbinary.readouterr()
     predict.main([f"--workdir={workdir}", "The ", "--max_tokens=2"])
     assert capfdbinary.readouterr().out.startswith(b"The ")
-    assert script("runs").read_run(workdir).encoding == "learned+t5,cope, dropped at 3"
+    assert script("runs").read_run(workdir).encoding == "learned+t5,bam, dropped at 3"
 
 
 def test_up_to_the_switch_it_is_the_run_that_keeps_its_encoding(reference, text, tmp_path):
