@@ -2,15 +2,15 @@
 
     relpos train --config algorithmic --workdir runs/flip_flop
 
-`--config.data.name=TASK` takes any task of configs/algorithmic_options.py, where its options stand too
-(`--config.data.options.TASK.OPTION=VALUE`); lego has no length over 26: `--config.eval_lengths=10,20,26`.
+`--config.data.source=TASK` takes any task of relpos/data/algorithmic, `--config.data.sources.TASK.OPTION=VALUE` its
+options; lego has no length over 26: `--config.eval_lengths=10,20,26`.
 """
 
 from ml_collections import ConfigDict
 
-from configs.algorithmic_options import OPTIONS
-from configs.encodings import ENCODINGS
-from configs.places import PLACES
+from relpos import encodings, places
+from relpos.data import algorithmic
+from relpos.registry import all_options
 
 
 def get_config() -> ConfigDict:
@@ -23,13 +23,13 @@ def get_config() -> ConfigDict:
             "batch_size": 64,
             "sequence_length": 20,  # the longest that is trained on, as the task measures it
             "data": {
-                "name": "flip_flop",
+                "source": "flip_flop",
                 "shortest": 0,  # that is trained on; 0: the shortest there is
                 "one_length": False,  # whether all examples of a batch are of one length
                 # placeholder: an encoder fills in the answer; causal: a decoder goes on with it;
                 # "": as the task's paper has it.
                 "presentation": "",
-                "options": OPTIONS,
+                "sources": all_options(algorithmic),
             },
             # The test is on these; what is over sequence_length is shown apart.
             "eval_lengths": (10, 20, 30, 40, 60, 80),
@@ -37,9 +37,9 @@ def get_config() -> ConfigDict:
             "test_examples": 512,  # of each length, at the end
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "alibi",
-            "encodings": ENCODINGS,
-            "positions": "",  # each token's place; or one of configs/places.py: randomized, shape, ...
-            "places": PLACES,
+            "encodings": all_options(encodings),
+            "positions": "",  # each token's place; or one of relpos/places: randomized, shape, ...
+            "places": all_options(places),
             "model": {
                 "num_layers": 2,
                 "features": 64,

@@ -9,8 +9,9 @@ model: 2.092).
 
 from ml_collections import ConfigDict
 
-from configs.encodings import ENCODINGS
-from configs.places import PLACES
+from relpos import encodings, places
+from relpos.data import text
+from relpos.registry import all_options
 
 
 def get_config() -> ConfigDict:
@@ -27,11 +28,11 @@ def get_config() -> ConfigDict:
             "sequence_length": 256,
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "rope",
-            "encodings": ENCODINGS,
+            "encodings": all_options(encodings),
             # DroPE: from this step on the layers have no encoding, see configs/drope.py; 0: never.
             "drop_encoding_at": 0,
-            "positions": "",  # each token's place; or one of configs/places.py: randomized, shape, ...
-            "places": PLACES,
+            "positions": "",  # each token's place; or one of relpos/places: randomized, shape, ...
+            "places": all_options(places),
             "model": {
                 "num_layers": 2,
                 "features": 128,
@@ -47,10 +48,8 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "path": "",  # a text file, a glob or a folder of your own
-                "field": "text",  # of .jsonl files: which one holds the text
-                "tfds": "",  # or a tensorflow-datasets text set: lm1b, wiki40b/en, ...
-                "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+                "source": "library_text",  # or files of your own; or tfds, a tensorflow-datasets text set
+                "sources": all_options(text),
                 "tokenizer": "bytes",  # or sentencepiece, trained on the corpus and kept in the run
                 "vocab_size": 4096,  # of sentencepiece
             },

@@ -7,8 +7,9 @@ Trains an encoder that points at the answer in the story. docs/tasks.md has what
 
 from ml_collections import ConfigDict
 
-from configs.encodings import ENCODINGS
-from configs.places import PLACES
+from relpos import encodings, places
+from relpos.data import questions
+from relpos.registry import all_options
 
 
 def get_config() -> ConfigDict:
@@ -23,9 +24,9 @@ def get_config() -> ConfigDict:
             "sequence_length": 128,
             # One scheme, or several that the layers take in turn: "rope,none".
             "encoding": "t5",
-            "encodings": ENCODINGS,
-            "positions": "",  # each token's place; or one of configs/places.py: randomized, shape, ...
-            "places": PLACES,
+            "encodings": all_options(encodings),
+            "positions": "",  # each token's place; or one of relpos/places: randomized, shape, ...
+            "places": all_options(places),
             "model": {
                 "num_layers": 3,
                 "features": 128,
@@ -41,16 +42,9 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "name": "stories",
-                "distance": (2, 8),  # of stories, in sentences; split "longer": up to twice as far
-                "facts": 1,  # that a question of stories needs, 1 or 2
-                # Files of your own, a glob or a folder: SQuAD's form (.json) or bAbI's. What is not given is held
-                # out from train.
-                "train": "",
-                "validation": "",
-                "test": "",
-                "tfds": "",  # or a tensorflow-datasets set: squad/v1.1, squad/v2.0, ...
-                "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+                # Or files of your own in the form of squad or babi; or tfds, a tensorflow-datasets set.
+                "source": "stories",
+                "sources": all_options(questions),
                 "tokenizer": "words",  # or bytes; or sentencepiece; learned from train, kept in the run
                 "vocab_size": 8192,  # of words (at most) and sentencepiece
             },

@@ -2,8 +2,8 @@
 
     relpos train --config scan --workdir runs/scan
 
-All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.cutoff=22` is their split by length.
-`--config.search.most_pairs=0` scores all of the longer commands.
+All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.sources.scan.cutoff=22` is their split
+by length. `--config.search.most_pairs=0` scores all of the longer commands.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
             "steps": 1200,
             "batch_size": 64,
             "sequence_length": 50,
-            "data": {"name": "scan", "tokenizer": "words", "joint_vocabulary": False},
+            "data": {"source": "scan", "tokenizer": "words", "joint_vocabulary": False},
             "search": {"beams": 1, "most_pairs": 1000, "oracle_length": True},
         }
     )

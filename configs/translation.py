@@ -8,7 +8,9 @@ Babel, and tests on such lists and on lists of five to eight.
 
 from ml_collections import ConfigDict
 
-from configs.encodings import ENCODINGS
+from relpos import encodings
+from relpos.data import pairs
+from relpos.registry import all_options
 
 
 def get_config() -> ConfigDict:
@@ -24,7 +26,7 @@ def get_config() -> ConfigDict:
             "encoding": "shaw",
             "decoder_encoding": "",
             "cross_encoding": "none",
-            "encodings": ENCODINGS,
+            "encodings": all_options(encodings),
             "model": {
                 "num_layers": 2,  # of encoder and decoder each
                 "features": 128,
@@ -40,22 +42,8 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             "data": {
-                "name": "cldr",  # or scan
-                "lengths": (
-                    1,
-                    4,
-                ),  # of cldr: items of a list; the split "longer" has up to twice as many
-                "cutoff": 26,  # of scan: the most actions of a pair for training
-                "seed": 0,  # of cldr and scan
-                "languages": ("en", "de"),  # of cldr, or the features of a tensorflow-datasets set
-                "source": "",  # files of your own, one sentence a line, plain or .gz
-                "target": "",
-                "validation_source": "",  # "": held out from the training pairs
-                "validation_target": "",
-                "test_source": "",
-                "test_target": "",
-                "tfds": "",  # or a tensorflow-datasets set: wmt16_translate/de-en, ...
-                "data_dir": "",  # where those lie; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+                "source": "cldr",  # or scan; or files of your own; or tfds, a tensorflow-datasets set
+                "sources": all_options(pairs),
                 "tokenizer": "sentencepiece",  # or words (for scan), or bytes
                 "vocab_size": 1000,  # of sentencepiece
                 "joint_vocabulary": True,  # one vocabulary and one table of embeddings for both sides

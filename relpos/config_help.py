@@ -19,9 +19,8 @@ def describe() -> str:
         configs[name] = config_lib.load(path).to_dict()
         data = configs[name]["data"]
         lines += [_item(name, [title]), f"    {command.strip()}", _item("  data", _values(data))]
-        for key, inner in data.items():
-            if isinstance(inner, Mapping):
-                lines.append(_item(f"  data.{key}", inner))
+        for source, options in data["sources"].items():
+            lines.append(_item(f"  data.sources.{source}", _values(options)))
     shared = set.intersection(*map(set, configs.values())) - {"data", "encodings", "places"}
     some = next(iter(configs.values()))
     lines += ["", "keys of every config (--config.KEY=VALUE, --config.SECTION.KEY=VALUE):"]

@@ -17,7 +17,7 @@ _OF_EVERY_TASK = (
     "log_every", "eval_every", "checkpoint_every",
 )  # fmt: skip
 # Sections with the options of many schemes or tasks: a config may leave out those that it does not use.
-_OPTIONAL = ("encodings", "places", "data.options")
+_OPTIONAL = ("encodings", "places", "data.sources")
 _INT32 = range(-(2**31), 2**31)
 SEEDS = range(2**32)
 

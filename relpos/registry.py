@@ -5,7 +5,7 @@ import inspect
 import numbers
 import pkgutil
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from relpos.errors import nearest
 
@@ -17,6 +17,22 @@ def names(package: ModuleType) -> tuple[str, ...]:
     """Return the names of the files of a package but `base`, sorted; folders are not looked into."""
     found = pkgutil.iter_modules(package.__path__)
     return tuple(sorted(m.name for m in found if m.name != "base" and not m.ispkg))
+
+
+class HasOptions(Protocol):
+    """A registry: a module with names, each with options."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted."""
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Return option -> default of one of them."""
+
+
+def all_options(found: Any) -> dict[str, dict[str, Any]]:
+    """Return name -> options with their defaults, of all names of a registry (see `HasOptions`)."""
+    registry: HasOptions = found
+    return {name: registry.options(name) for name in registry.names()}
 
 
 def member(package: ModuleType, name: str, kind: type[Kind], what: str) -> type[Kind]:
@@ -65,5 +81,8 @@ def check_value(key: str, value: Any, default: Any) -> None:
             raise ValueError(f"{key} must be a number, got {value!r}")
         if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
             raise ValueError(f"{key} must be finite in float32, got {value}")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError(f"{key} must be text, got {value!r}")
     elif isinstance(default, tuple) and not isinstance(value, tuple | list):
-        raise ValueError(f"{key} must be a list of numbers, got {value!r}")
+        raise ValueError(f"{key} must be a list, got {value!r}")

@@ -38,7 +38,7 @@ import bench_tables
 import jax
 import jax.numpy as jnp
 import numpy as np
-import where
+import provenance
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
@@ -473,8 +473,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measured_with() -> dict[str, Any]:
     return {
-        "commit": where.commit(), "python": platform.python_version(), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "machine": where.machine(),
+        "commit": provenance.commit(), "python": platform.python_version(), "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind, "machine": provenance.machine(),
     }  # fmt: skip
 
 

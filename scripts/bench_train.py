@@ -38,7 +38,7 @@ from typing import Any
 
 import bench_models
 import numpy as np
-import where
+import provenance
 from bench_models import NEW, SIZES
 from rich.console import Console
 from rich.progress import track
@@ -272,7 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rounds < 2:
         parser.error("--rounds must be at least 2: quartiles are taken of them")
     console = Console()
-    record: dict[str, Any] = {"commit": where.commit(), "machine": where.machine(), "tables": {}}
+    record: dict[str, Any] = {
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "tables": {},
+    }
     if "rates" in options.parts:
         for name, rate in rates(options.rounds).items():
             console.print(f"{rate / 1e9:9.1f} G{name}")

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import where
+import provenance
 from flax import nnx
 
 import relpos
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--parts", type=listed, default=["checks", "speeds"], help="checks, speeds")
     parser.add_argument("--calls", type=listed, default=list(CALLS), help=", ".join(CALLS))
-    parser.add_argument("--out", type=Path, default=where.ROOT / "docs" / "devices")
+    parser.add_argument("--out", type=Path, default=provenance.ROOT / "docs" / "devices")
     parser.add_argument("--small", action="store_true", help="a rehearsal in small sizes")
     options = parser.parse_args(arguments)
     known = [*encodings.names(), *COMPOSED]
@@ -397,7 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record: dict[str, Any] = {
         "where": {
             "device": device.device_kind, "platform": device.platform, "jax": jax.__version__,
-            "python": platform.python_version(), "commit": where.commit(), "host": where.machine(),
+            "python": platform.python_version(), "commit": provenance.commit(), "host": provenance.machine(),
         },
         "checks": [], "speeds": [],
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """Compares language models with a 5-gram model and xz, on the same held-out bytes.
 
-    python scripts/compare_baselines.py [--workdir RUN ...] [--path TEXT | --tfds NAME]
+    python scripts/compare_baselines.py [--workdir RUN ...] [--source files --path TEXT]
 
 Prints bits per byte of the corpus' test split:
 
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from runs import Run, check_corpus, read_run
 
-from relpos.data import Corpus, DataError, load
+from relpos.data import Corpus, DataError, text
 
 ORDER = 5
 
@@ -39,7 +39,7 @@ class Result:
     remark: str
 
 
-def ngram_result(corpus: Corpus) -> Result:
+def ngram_result(corpus: Corpus[bytes]) -> Result:
     """The 5-gram model's bits per byte of the test split."""
     model = WittenBell(corpus.splits["train"], order=ORDER)
     return Result(
@@ -49,7 +49,7 @@ def ngram_result(corpus: Corpus) -> Result:
     )
 
 
-def xz_result(corpus: Corpus) -> Result:
+def xz_result(corpus: Corpus[bytes]) -> Result:
     """The bits per byte that the test split adds to the train split under xz."""
     train, test = (b"".join(_all(corpus.splits[split])) for split in ("train", "test"))
     # The smallest power of two, from 4 KiB up to the format's 1.5 GiB, that spans everything.
@@ -87,7 +87,7 @@ def run_result(run: Run, corpus: Corpus) -> Result:
     )
 
 
-def table(results: Sequence[Result], corpus: Corpus) -> Table:
+def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
     """The results, beside how far each is below the n-gram model, which comes first."""
     size = sum(len(document) for document in _all(corpus.splits["test"]))
     shown = Table(title=f"{corpus.name} {corpus.version}, test split: {size:,} bytes")
@@ -108,12 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", action="append", default=[], type=Path, help="a run's folder")
-    parser.add_argument("--path", "--data.path", default="", help="the user's own text")
-    parser.add_argument("--tfds", "--data.tfds", default="", help="a tensorflow-datasets set")
-    parser.add_argument("--data_dir", default="", help="the tensorflow-datasets folder")
+    parser.add_argument("--source", default="library_text", help=", ".join(text.names()))
+    parser.add_argument("--path", help="of files: the user's own text")
+    parser.add_argument("--name", help="of tfds: a tensorflow-datasets set")
+    parser.add_argument("--data_dir", help="the tensorflow-datasets folder")
     options = parser.parse_args(arguments)
     try:
-        corpus = load(path=options.path, tfds=options.tfds, data_dir=options.data_dir)
+        given = {"path": options.path, "name": options.name, "data_dir": options.data_dir}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        corpus = text.load(options.source, **chosen)
         runs = [run_result(read_run(workdir), corpus) for workdir in options.workdir]
     except DataError as error:
         print(error, file=sys.stderr)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 import relpos
 from relpos import encodings, places
-from relpos.attention.filled import Filled
+from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import SLOTS
 from relpos.encodings import Encoding, PerHead, PerKeyHead
 from relpos.nn import Cache
@@ -127,13 +127,13 @@ def make(name: str, **sizes: int) -> Encoding:
 
 
 @functools.cache
-def without_numbers(name: str) -> tuple[Encoding, Filled | None]:
+def without_numbers(name: str) -> tuple[Encoding, SlotUse | None]:
     """Return a scheme whose parameters are only shapes, and the slots of attention that it fills."""
-    filled: list[Filled | None] = []
+    filled: list[SlotUse | None] = []
 
     def of_scheme():
         encoding = make(name)
-        filled.append(None if encoding.adds_to_input() else Filled.of(encoding))
+        filled.append(None if encoding.adds_to_input() else SlotUse.of(encoding))
         return encoding
 
     return nnx.eval_shape(of_scheme), filled[0]

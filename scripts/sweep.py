@@ -28,8 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import provenance
 import sweeps
-import where
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -68,7 +68,7 @@ class Pool:
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         for share in shares:
             self._shares.put(share)
-        self._commit = where.commit()  # now, because writing figures will change the tree
+        self._commit = provenance.commit()  # now, because writing figures will change the tree
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -138,7 +138,7 @@ class Pool:
 def _record_about(run: sweeps.Run, commit: str, seconds: float) -> None:
     """Record the commit, the machine and the total time of all attempts of a run."""
     seconds = round(_seconds(run) + seconds, 1)
-    about = {"commit": commit, "machine": where.machine(), "seconds": seconds}
+    about = {"commit": commit, "machine": provenance.machine(), "seconds": seconds}
     write_atomically(run.about, json.dumps(about) + "\n")
 
 

@@ -117,7 +117,7 @@ def test_other_errors_keep_their_traceback():
 
 def test_what_is_logged_is_a_plain_line_of_standard_error(capsys):
     def main(argv):
-        logging.getLogger("relpos.data.files").warning("%s is odd", "a\x1b[2Jb")
+        logging.getLogger("relpos.data.text.sources.files").warning("%s is odd", "a\x1b[2Jb")
 
     with pytest.raises(SystemExit):
         cli.run(main)

@@ -2,30 +2,29 @@ from pathlib import Path
 
 import pytest
 
-from configs.algorithmic_options import OPTIONS
-from configs.encodings import ENCODINGS
-from configs.places import PLACES
-from relpos import encodings, places
-from relpos.data import algorithmic
+from relpos import config, encodings, places
+from relpos.data import algorithmic, pairs, questions, text
 
 ROOT = Path(__file__).parent.parent
+SOURCES = {
+    "language_modelling": text,
+    "translation": pairs,
+    "question_answering": questions,
+    "algorithmic": algorithmic,
+}
 
 
-@pytest.mark.parametrize("name", encodings.names())
-def test_each_scheme_has_a_config_entry_with_its_own_defaults(name):
-    assert ENCODINGS[name] == encodings.options(name)
-
-
-def test_no_config_entry_is_left_over():
-    assert set(ENCODINGS) == set(encodings.names())
-
-
-def test_each_way_to_place_tokens_has_a_config_entry_with_its_own_defaults():
-    assert {name: places.options(name) for name in places.names()} == PLACES
-
-
-def test_each_algorithmic_task_has_a_config_entry_with_its_own_defaults():
-    assert {name: algorithmic.options(name) for name in algorithmic.names()} == OPTIONS
+@pytest.mark.parametrize("path", config.shipped().values(), ids=lambda path: path.stem)
+def test_options_are_those_of_the_code(path):
+    chosen = config.load(path).to_dict()
+    for registry, found in (
+        (encodings, chosen["encodings"]),
+        (places, chosen.get("places")),
+        (SOURCES[chosen["task"]], chosen["data"]["sources"]),
+    ):
+        if found is not None:
+            assert found == {name: registry.options(name) for name in registry.names()}
+    assert chosen["data"]["source"] in chosen["data"]["sources"]
 
 
 def test_ci_runs_readmes_test_line():

@@ -12,7 +12,7 @@ from relpos.errors import UserError
 
 DEFAULTS = {
     "task": "sums", "seed": 0, "steps": 5, "rate": 0.5, "tied": True, "lengths": [1, 2], "free": None,
-    "encodings": {"rope": {"base": 1.0}, "none": {}}, "data": {"name": "x", "options": {"copy": {"letters": 3}}},
+    "encodings": {"rope": {"base": 1.0}, "none": {}}, "data": {"source": "x", "sources": {"copy": {"letters": 3}}},
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def changed(key, value):
     ("key", "value"),
     [
         ("steps", 2**31 - 1), ("steps", -(2**31)), ("seed", 2**32 - 1), ("rate", 3), ("lengths", ()), ("lengths", [7]),
-        ("free", "x"), ("free", [1]), ("data.name", ""), ("data.name", "\udcff"), ("own", object),
+        ("free", "x"), ("free", [1]), ("data.source", ""), ("data.source", "\udcff"), ("own", object),
         ("encodings.none.x", 1),
     ],
 )  # fmt: skip
@@ -53,10 +53,10 @@ def test_a_value_of_its_defaults_type_conforms(key, value):
         ("tied", 1, "true or false, got 1"),
         ("lengths", 3, "a list, got 3"),
         ("lengths", [1, "2"], "a list, each a whole number"),
-        ("data.name", 3, "text, got 3"),
-        ("data.name", "a\0b", "text"),
-        ("data.name", "\ud800", "text"),
-        ("data.options.copy", 3, "a section, got 3"),
+        ("data.source", 3, "text, got 3"),
+        ("data.source", "a\0b", "text"),
+        ("data.source", "\ud800", "text"),
+        ("data.sources.copy", 3, "a section, got 3"),
         ("encodings", [], "a section"),
         ("encodings.rope.base", "1", "a finite number"),
     ],
@@ -74,8 +74,8 @@ def test_what_lacks_in_a_given_config_is_named_and_in_a_stored_one_is_the_defaul
     plain = changed("steps", 7)
     for section in (plain, plain["data"]):
         del section[next(iter(section))]
-    del plain["encodings"]["rope"], plain["data"]["options"]
-    with pytest.raises(UserError, match=r"the config lacks task, data\.name: copy"):
+    del plain["encodings"]["rope"], plain["data"]["sources"]
+    with pytest.raises(UserError, match=r"the config lacks task, data.source: copy"):
         defaults.conform(plain, DEFAULTS)
     full = defaults.conform(plain, DEFAULTS, stored_in="x")
     assert full == changed("steps", 7)

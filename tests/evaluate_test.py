@@ -20,7 +20,7 @@ def workdir(tmp_path_factory):
         "model.features": 8,
         "model.num_layers": 1,
     }
-    small |= {"data.name": "reverse", "sequence_length": 4, "model.num_heads": 2}
+    small |= {"data.source": "reverse", "sequence_length": 4, "model.num_heads": 2}
     config = config_lib.load("configs/algorithmic.py", [(k, str(v)) for k, v in small.items()])
     path = tmp_path_factory.mktemp("evaluate") / "run"
     assert train(config, path, Console(quiet=True)) == 0

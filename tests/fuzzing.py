@@ -11,11 +11,12 @@ _SMALL_MODEL = {
     "model.num_layers": 2, "model.features": 16, "model.num_heads": 2,
 }  # fmt: skip
 _SMALL = {
-    "lm": {"data.path": "TEXT"},
-    "qa": {"data.train": "STORIES", "sequence_length": 64},
+    "lm": {"data.source": "files", "data.sources.files.path": "TEXT"},
+    "qa": {"data.source": "babi", "data.sources.babi.train": "STORIES", "sequence_length": 64},
     "translation": {
-        "data.source": "LINES",
-        "data.target": "LINES",
+        "data.source": "files",
+        "data.sources.files.source": "LINES",
+        "data.sources.files.target": "LINES",
         "data.tokenizer": "bytes",
         "sequence_length": 32,
     },
@@ -47,10 +48,10 @@ _CHOICES = {
     "optimizer.name": ["adamw", "muon", "sgd"],
     "optimizer.schedule": ["cosine", "constant", "wsd", ""],
     "data.tokenizer": ["bytes", "words", "sentencepiece", "wordz"],
-    "data.name": ["flip_flop", "lego", "addition", "scan", "cldr", "stories", "listops", "nonesuch"],
+    "data.source": ["flip_flop", "lego", "addition", "scan", "cldr", "stories", "listops", "files", "nonesuch"],
 }  # fmt: skip
 # A set that has to be downloaded, if by mistake, is for the tests of data.
-_LEFT_OUT = ("data.tfds", "data.data_dir")
+_LEFT_OUT = ("data.sources.tfds.", "data.sources.library_text.")
 
 
 def hostile(seed: int) -> tuple[str, dict[str, str]]:
@@ -60,14 +61,16 @@ def hostile(seed: int) -> tuple[str, dict[str, str]]:
     defaults = config_lib.flatten(config_lib.load(config_lib.shipped()[name]).to_dict())
     sections = {}
     for key, value in defaults.items():
-        if value != {} and key not in _LEFT_OUT and not key.startswith("data.options."):
+        if value != {} and not key.startswith(_LEFT_OUT):
             sections.setdefault(key.partition(".")[0] if "." in key else "", []).append(key)
     chosen = {}
     for _ in range(rng.choice((1, 1, 2, 3))):
         key = rng.choice(sections[rng.choice(sorted(sections))])
         chosen[key] = rng.choice(_CHOICES.get(key) or _VALUES[type(defaults[key])])
-        if key.startswith("encodings."):  # an option matters to its scheme alone
+        if key.startswith("encodings."):  # an option matters to its scheme alone, and to its source
             chosen["encoding"] = key.split(".")[1]
+        if key.startswith("data.sources."):
+            chosen["data.source"] = key.split(".")[2]
     return name, chosen
 
 

@@ -88,10 +88,13 @@ def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
         plain = config.load(path).to_dict()
         for key in plain["data"]:
             assert re.search(rf"[ .]{key}\b", text), key
+        assert f"source={plain['data']['source']}" in text
+        for source, options in plain["data"]["sources"].items():
+            assert f"data.sources.{source}" in text
+            for option in options:
+                assert re.search(rf" data.sources.{source}: [^:]*\b{option}\b", text), option
         assert "model: " in text
         assert all(key in text for key in plain["model"])
     for scheme in encodings.names():
         for option in encodings.options(scheme):
             assert re.search(rf" {scheme}: [^:]*\b{option}=", text), option
-    for source in ("cldr", "scan", "stories", "flip_flop"):
-        assert f"name={source}" in text

@@ -20,13 +20,13 @@ from relpos.attention import (
     regions,
     transforms,
 )
+from relpos.attention.block_visibility import are_within
 from relpos.attention.distances import Tables
-from relpos.attention.filled import Filled
 from relpos.attention.heads import Arrays, attend
 from relpos.attention.one_head import each_head
 from relpos.attention.plan import Known, Plan
 from relpos.attention.reference import Rules
-from relpos.attention.seen import are_within
+from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
@@ -217,7 +217,7 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
         encoding, arrays.q, arrays.k, arrays.q_features, arrays.k_features, keys_ready=call.keys_ready
     )  # fmt: skip
     tries_kernels = choices.tries_kernels(call.implementation, arrays.q, arrays.k)
-    if tries_kernels and Filled.of(encoding).factors <= choices.FEW_FACTORS:
+    if tries_kernels and SlotUse.of(encoding).factors <= choices.FEW_FACTORS:
         try:
             return _of_one_kind(call._replace(implementation="pallas"), encoding, arrays)
         except choices.NoKernelError as error:  # the other paths carry everything
@@ -310,7 +310,7 @@ def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
 
     def of_part(number: int) -> Tables | None:
         part = encoding.parts[number]
-        if part.constant_beyond is not None or not Filled.of(part).vectors:
+        if part.constant_beyond is not None or not SlotUse.of(part).vectors:
             return None
         table = lambda one: distances.tabulate(one.parts[number], None, rules, layout, 1, 1)  # noqa: E731
         tables: Tables = each_head(table, encoding)

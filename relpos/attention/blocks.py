@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from relpos.attention.block_visibility import may_see
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reach import Reach, reach_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot_rows
 from relpos.attention.regions import Layout, Region, Span, offset_of, regions
-from relpos.attention.seen import may_see
 from relpos.positions import distances
 
 

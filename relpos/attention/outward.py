@@ -17,12 +17,12 @@ from jax import lax
 from jaxtyping import Array
 
 from relpos.attention import beside_walk, padding, reference
+from relpos.attention.block_visibility import may_see
 from relpos.attention.blockwise import Result, hidden_logit
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
 from relpos.attention.regions import Layout, offset_of, regions
-from relpos.attention.seen import may_see
 from relpos.positions import PADDING
 
 
@@ -297,7 +297,7 @@ def head(
     """Attention of one head that walks; a row that sees no key gives zeros.
 
     Args:
-      part: this head's encoding; it has no value vectors, see `Filled`.
+      part: this head's encoding; it has no value vectors, see `SlotUse`.
       rules: the static choices.
       layout: how to cut.
       q: queries.

@@ -29,13 +29,13 @@ from relpos.attention import (
     pallas_kernels,
     reference,
 )
+from relpos.attention.block_visibility import may_see
 from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_bands import LaidOut, collect, lay_out, sums_like
 from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span, regions, round_up
-from relpos.attention.seen import may_see
 from relpos.attention.slots import Slots
 from relpos.positions import Window
 

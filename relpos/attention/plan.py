@@ -7,8 +7,8 @@ import jax
 
 from relpos.attention import checks, choices, regions
 from relpos.attention.distances import Tables
-from relpos.attention.filled import Filled
 from relpos.attention.reference import Rules
+from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import Slots
 
 
@@ -23,7 +23,7 @@ class PartPlan(NamedTuple):
       factored: its distances are factors, beside the queries and keys; neither: they are evaluated for each pair.
     """
 
-    filled: Filled
+    filled: SlotUse
     beyond: int | None = None
     band: int | None = None
     tabulated: bool = False
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
 
     path: str
     rules: Rules
-    filled: Filled
+    filled: SlotUse
     graphdef: Any
     layout: regions.Layout
     parts: tuple[PartPlan, ...]
@@ -103,7 +103,7 @@ class Plan(NamedTuple):
         """Choose by path, positions and slots; sizes are T, S, N, H."""
         T, S, N, H = sizes
         consecutive = known.consecutive
-        filled = Filled.of(encoding)
+        filled = SlotUse.of(encoding)
         path = choices.implementation(
             implementation, T, S, has_vectors=filled.vectors or filled.walks or filled.width >= H
         )
@@ -141,7 +141,7 @@ class Plan(NamedTuple):
 
 def _kernels(
     encoding: Slots,
-    filled: Filled,
+    filled: SlotUse,
     tables: tuple[Tables | None, ...] | None,
     sizes,
     rules: Rules,
@@ -179,7 +179,7 @@ def _blockwise(
     """Plan one part of the blockwise path, and the blocks that it would have by itself."""
     T, S, H = sizes
     consecutive, offset = known.consecutive, known.offset
-    filled, band = Filled.of(part, encoding), _length(table)
+    filled, band = SlotUse.of(part, encoding), _length(table)
     beyond, may_factor = _held(part, filled, rules, known.whole)
     if band is not None and offset:
         beyond, band = band, None  # no distance goes beyond it
@@ -200,7 +200,7 @@ def _blockwise(
     return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
 
 
-def _held(encoding: Slots, filled: Filled, rules: Rules, whole: bool) -> tuple[int | None, bool]:
+def _held(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[int | None, bool]:
     """Return where distances clamp, and whether factors may replace the slot.
 
     A band holds whole distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,

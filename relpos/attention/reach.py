@@ -1,9 +1,9 @@
 """How a block gets at the encoding's values for each distance.
 
-- `Window`: the C + K - 1 consecutive distances of the block, cut out of a table of all;
+- `Diagonals`: the C + K - 1 consecutive distances of the block, cut out of a table of all;
 - `Band`: the few distances up to `constant_beyond`, both sides constant;
 - `Far`: one value for the whole block;
-- `Looked`: positions are not consecutive; each pair looks its distance up in the band. Without a band there is no
+- `Gathered`: positions are not consecutive; each pair looks its distance up in the band. Without a band there is no
   table, and the encoding is evaluated for each pair.
 
 Each has the same operations: `read` takes values by distance to the block, `write` sums the block by distance;
@@ -91,7 +91,7 @@ class Reach(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Window(Reach):
+class Diagonals(Reach):
     """All distances of a block, from column `start` of the table on, C + K of them.
 
     The next block of keys has C of them too. What was computed for these is handed on in a `Ring`, so that each block
@@ -263,7 +263,7 @@ class Far(Whole):
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked(Whole):
+class Gathered(Whole):
     """Any positions, distances looked up in a table of few.
 
     Where positions rise, most blocks lie beyond a short table on one side: all pairs have the same place in it.
@@ -274,7 +274,7 @@ class Looked(Whole):
     first: Array  # the least index that may occur
     is_one: Array | None  # whether it is that of all pairs; None: not to be expected
 
-    def _turned(self) -> "Looked":
+    def _turned(self) -> "Gathered":
         return dataclasses.replace(self, index=self.index.T)
 
     def _chosen(self, one: Callable, each: Callable, *arrays: Array) -> Array:
@@ -337,10 +337,10 @@ def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) 
         if not layout.has_table:
             return Far()  # of an empty table
         d, least, most = (jnp.clip(span.first - d, 0, span.size - 1) for d in d_CK())
-        return Looked(span.size, d, most, least == most if span.size < C + K else None)
+        return Gathered(span.size, d, most, least == most if span.size < C + K else None)
     if table != "near":
         return Far()
     if layout.band is not None:
         return Band(C, K, span.size, span.first - row - offset + column)
     row = row if span.relative else row + offset
-    return Window(C, K, span.first - (row - column + C), number)
+    return Diagonals(C, K, span.first - (row - column + C), number)

@@ -9,9 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
-from relpos.attention.filled import Filled
 from relpos.attention.one_head import split_heads
 from relpos.attention.per_head import for_heads, repeated, varies
+from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import Slots
 
 Slot = Callable[
@@ -95,7 +95,7 @@ def _key_beside_vector(encoding, x_SH, positions_S, features_S):
 
 
 def _key_and_vector(encoding: Slots) -> Slot | None:
-    if "query_vectors" in encoding.overridden and Filled.of(encoding).own_vector_key:
+    if "query_vectors" in encoding.overridden and SlotUse.of(encoding).own_vector_key:
         return _key_beside_vector
     return _slot("key") if "key" in encoding.overridden else None
 

@@ -1,82 +1,108 @@
-"""The text of a run: a name, a version, a hash, and documents in three splits that share none.
-
-`load()` gives library_text, which needs no download; `load(path=...)` the user's own text;
-`load(tfds=...)` any tensorflow-datasets text set.
-"""
+"""What a run is trained and tested on: items in splits, with a name, a version and a hash."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from relpos.data import files, library_text, paths, splits
-from relpos.data.errors import DataError
+Item = TypeVar("Item")
+Sizes = dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
-    """Documents as bytes, by split.
+class Corpus(Generic[Item]):
+    """Documents, pairs of sentences or questions, by split.
 
     Attributes:
-        name: such as "library_text", "lm1b", or the file's name.
-        version: of the text, or for the user's files of the rules that split them.
+        name: such as "library_text", "wmt16_translate/de-en", or the name of a file.
+        version: of the data, or for files of the rules that clean and split them.
         sha256: of what `hashed` says.
-        splits: "train", "validation" and "test", each with random access to its documents.
-        hashed: "documents": all bytes of all splits; "description": a large set's name, version and
-            the sizes of its parts.
+        splits: "train", "validation" and "test", each with random access to its items; and "longer" of sources that
+            have items longer than those of the other three.
+        sizes: numbers about each split, such as {"documents": 12, "bytes": 3456}.
+        hashed: "items": all items of all splits; "description": a large set's name, version and the sizes of its
+            parts.
+        languages: of source and target, where the items are translations.
+        problems: records that were corrected or left out, each in words.
+        notes: what was dropped, held out or found in two splits, in words.
     """
 
     name: str
     version: str
     sha256: str
-    splits: Mapping[str, Sequence[bytes]]
-    hashed: str = "documents"
+    splits: Mapping[str, Sequence[Item]]
+    sizes: Mapping[str, Sizes]
+    hashed: str = "items"
+    languages: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a run's config.json holds: everything but the text, ready for JSON.
-
-        The bytes of a split are counted where counting is cheap, that is where they were hashed.
-        """
-        sizes: dict[str, dict[str, int]] = {}
-        for split, documents in self.splits.items():
-            sizes[split] = {"documents": len(documents)}
-            if self.hashed == "documents":
-                sizes[split]["bytes"] = sum(len(documents[i]) for i in range(len(documents)))
+        """Returns what a run's config.json holds: what results depend on, ready for JSON."""
         return {
             "name": self.name,
             "version": self.version,
             "sha256": self.sha256,
             "hashed": self.hashed,
-            "splits": sizes,
+            **({"languages": list(self.languages)} if self.languages else {}),
+            "splits": {split: dict(sizes) for split, sizes in self.sizes.items()},
         }
 
 
-def load(*, path: str = "", field: str = "text", tfds: str = "", data_dir: str = "") -> Corpus:
-    """Loads a corpus: library_text, unless a path or a tensorflow-datasets set is named.
+def fingerprint(
+    splits: Mapping[str, Sequence[Item]], parts: Callable[[Item], Iterable[bytes]]
+) -> str:
+    """Returns the SHA-256 of all items of all splits, their order and their limits.
 
     Args:
-        path: a file, a glob or a folder of text, see `files.read_splits`.
-        field: the field of .jsonl files there that holds the text.
-        tfds: a tensorflow-datasets set, see `tfds_sets.open_set`.
-        data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-    Raises:
-        DataError: both are named, or what is named cannot be used.
+        splits: items by split.
+        parts: returns the bytes that an item consists of.
     """
-    if path and tfds:
-        raise DataError(f"Give either path={path!r} or tfds={tfds!r}, not both.")
-    if path:
-        found = files.read_splits(path, field)
-        name = paths.expanded(path).resolve().name
-        return Corpus(name, files.VERSION, splits.fingerprint(found), found)
-    # Importing tensorflow-datasets takes a second, which the user's own files need not wait for.
-    if tfds:
-        from relpos.data import tfds_sets
+    digest = hashlib.sha256()
+    for split, items in splits.items():
+        digest.update(f"{split} {len(items)}\n".encode())
+        for i in range(len(items)):
+            for part in parts(items[i]):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part)
+    return digest.hexdigest()
 
-        opened = tfds_sets.open_set(tfds, data_dir)
-        return Corpus(tfds, opened.version, opened.sha256, opened.splits, opened.hashed)
-    from relpos.data import library_text_builder
 
-    prepared = library_text_builder.prepare(data_dir)
-    return Corpus("library_text", library_text.VERSION, splits.fingerprint(prepared), prepared)
+def corpus_of(
+    name: str,
+    version: str,
+    splits: Mapping[str, Sequence[Item]],
+    *,
+    unit: str,
+    parts: Callable[[Item], Iterable[bytes]],
+    measure: Callable[[Sequence[Item]], Sizes],
+    description: str = "",
+    **more: Any,
+) -> Corpus[Item]:
+    """Returns a corpus that is known by all of its items, or a large one by its description.
+
+    Args:
+        name: see `Corpus`, as do version and splits.
+        version: of the data.
+        splits: items by split.
+        unit: what items are called in `sizes`.
+        parts: returns the bytes that an item consists of.
+        measure: returns more numbers about the items of a split.
+        description: the hash of a large set's description, whose items are not read.
+        **more: other attributes of `Corpus`.
+    """
+    sizes = {
+        split: {unit: len(items), **({} if description else measure(items))}
+        for split, items in splits.items()
+    }
+    return Corpus(
+        name,
+        version,
+        description or fingerprint(splits, parts),
+        splits,
+        sizes,
+        "description" if description else "items",
+        **more,
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relpos.data import kinds
+from relpos.data import file_kinds as kinds
 from relpos.data.errors import DataError, nearest
 from relpos.files import parse_json
 

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from relpos.data import kinds, paths
+from relpos.data import file_kinds as kinds
+from relpos.data import paths
 from relpos.data.errors import DataError
 from relpos.errors import UserError
 from relpos.files import open_regular

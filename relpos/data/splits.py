@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 SPLITS = ("train", "validation", "test")
 
@@ -59,19 +59,6 @@ def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
     for i in range(len(pairs)):
         found.setdefault(find(i), []).append(i)
     return list(found.values())
-
-
-def fingerprint(splits: Mapping[str, Sequence[bytes]]) -> str:
-    """SHA-256 over all documents of all splits, their order and their limits."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        documents = splits[split]
-        digest.update(f"{split} {len(documents)}\n".encode())
-        for i in range(len(documents)):
-            document = documents[i]
-            digest.update(len(document).to_bytes(8, "little"))
-            digest.update(document)
-    return digest.hexdigest()
 
 
 def split_of(key: bytes) -> str:

@@ -23,7 +23,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
 from relpos.training import memory, model_section
 from relpos.training.progress import track
-from relpos.training.stored_run import refuse_other_facts
+from relpos.training.stored_run import check_provenance
 from relpos.training.task import together
 
 Record = dict[str, Any]
@@ -57,15 +57,15 @@ class Algorithmic:
             config, {"data.shortest": 0, "eval_examples": 1, "test_examples": 1, "batch_size": 1}
         )
         chosen = config.data
-        options = chosen.options.get(chosen.name, {})
+        options = chosen.sources.get(chosen.source, {})
         for option, value in options.items():
             if value > MOST_OPTION:
                 raise UserError(
-                    f"config key 'data.options.{chosen.name}.{option}' must be at most {MOST_OPTION}, got {value}"
+                    f"config key 'data.sources.{chosen.source}.{option}' must be at most {MOST_OPTION}, got {value}"
                 )
-        self.symbols = algorithmic.create(chosen.name, **options)
+        self.symbols = algorithmic.create(chosen.source, **options)
         self._variants = {
-            name: algorithmic.create(chosen.name, **{**options, **changed})
+            name: algorithmic.create(chosen.source, **{**options, **changed})
             for name, changed in self.symbols.variants.items()
         }
         self._presentation = chosen.presentation or self.symbols.presentation
@@ -197,7 +197,7 @@ class Algorithmic:
             self.symbols.check_length(length)
             if not self._fits(model, split, length):
                 self.score(model, split, length, 1)  # says why it cannot be
-        refuse_other_facts(self._workdir, self.describe())
+        check_provenance(self._workdir, self.describe())
         records: list[Record] = []
         complaints = []
         for length in track(

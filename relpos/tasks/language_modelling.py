@@ -18,16 +18,18 @@ from rich.table import Table
 
 from relpos import cores, data
 from relpos.config import require_at_least
-from relpos.data import tokenizers
+from relpos.data import text, tokenizers
+from relpos.data.text import packing
+from relpos.data.text.sources.files import read_documents
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.terminal import printable
 from relpos.training import dropping, memory, model_section
-from relpos.training.masking import Masking, Pose, evaluated_sums, next_tokens, sums
+from relpos.training.masking import Masking, Objective, evaluated_sums, next_tokens, sums
 from relpos.training.progress import say, track
 from relpos.training.prompts import continuations
-from relpos.training.stored_run import made_once, refuse_other_facts
+from relpos.training.stored_run import artefact_path, check_provenance
 from relpos.training.task import together
 
 Record = dict[str, Any]
@@ -73,13 +75,10 @@ class LanguageModelling(abc.ABC):
         return alike
 
     @functools.cached_property
-    def corpus(self) -> data.Corpus:
+    def corpus(self) -> data.Corpus[bytes]:
         """The text, read when it is first needed: a trained model continues prompts without it."""
-        chosen = self.config.data
-        corpus = data.load(
-            path=chosen.path, field=chosen.field, tfds=chosen.tfds, data_dir=chosen.data_dir
-        )
-        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
+        corpus = text.load_chosen(self.config.data)
+        check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     @property
@@ -91,7 +90,7 @@ class LanguageModelling(abc.ABC):
         chosen = self.config.data
         if chosen.tokenizer != "sentencepiece":
             return tokenizers.create(chosen.tokenizer)
-        path, is_new = made_once(self._workdir, "tokenizer.model")
+        path, is_new = artefact_path(self._workdir, "tokenizer.model")
         return tokenizers.create(
             chosen.tokenizer,
             corpus=self.corpus.splits["train"] if is_new else (),
@@ -107,6 +106,7 @@ class LanguageModelling(abc.ABC):
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
         model_section.encoding_options(config)
+        text.options(config.data.source)  # is there one?
         try:
             Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
             if config.sample.max_tokens:
@@ -120,7 +120,7 @@ class LanguageModelling(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def pose(self) -> Pose:
+    def objective(self) -> Objective:
         """What makes of a batch the model's inputs and targets; hashable."""
 
     @abc.abstractmethod
@@ -150,7 +150,7 @@ class LanguageModelling(abc.ABC):
     def train_batches(self) -> Any:
         """Return the iterator of packed batches."""
         return iter(
-            data.train_batches(
+            packing.train_batches(
                 self.corpus.splits["train"],
                 self.tokenizer,
                 sequence_length=self.config.sequence_length,
@@ -161,7 +161,7 @@ class LanguageModelling(abc.ABC):
 
     def loss(self, model, batch, key):
         """Return the mean cross-entropy of what counts, in nats."""
-        total, count = sums(self.pose, model, batch, key)
+        total, count = sums(self.objective, model, batch, key)
         return total / jnp.maximum(count, 1), {"loss": (total, count)}
 
     def tokens(self, batch) -> int:
@@ -180,16 +180,16 @@ class LanguageModelling(abc.ABC):
         """
         self._check_length(model, length)
         rows = memory.rows(self.config, length)
-        batches = data.eval_batches(
+        batches = packing.eval_batches(
             documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
         graphdef, state = nnx.split(model)
         nats, targets, text_bytes = 0.0, 0.0, 0
         for batch in batches:
-            total, count = cores.by_rows(evaluated_sums, (self.pose, graphdef), state, batch)
+            total, count = cores.by_rows(evaluated_sums, (self.objective, graphdef), state, batch)
             nats += cores.total(total)
             targets += cores.total(count)
-            text_bytes += data.text_bytes(batch, self.tokenizer)
+            text_bytes += packing.text_bytes(batch, self.tokenizer)
         record = {"length": length, "loss": nats / targets if targets else np.nan}
         return record | self.figures(nats, targets, text_bytes)
 
@@ -235,7 +235,8 @@ class LanguageModelling(abc.ABC):
         for length in lengths:
             self._check_length(model, length)
         if path:
-            documents, name = data.read_documents(path, self.config.data.field), path
+            field = self.config.data.sources.files.field
+            documents, name = read_documents(path, field), path
         elif split in data.SPLITS:
             documents, name = self._documents(split, 0), split
         else:
@@ -261,7 +262,7 @@ class Causal(LanguageModelling):
 
     model_class = Decoder
     figure = "bits_per_byte"
-    pose = staticmethod(next_tokens)
+    objective = staticmethod(next_tokens)
 
     def loss(self, model: Decoder, batch, key):
         """Return the mean cross-entropy of the targets in nats, padding left out."""
@@ -290,10 +291,8 @@ class Causal(LanguageModelling):
         sample = self.config.sample
         sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
         prompts = [prompt.encode() for prompt in sample.prompts]
-        for prompt, text in self.predict(
-            model, [prompts], sampling, sample.max_tokens, self.config.seed
-        ):
-            shown = (escape(printable(part.decode("utf-8", "replace"))) for part in (prompt, text))
+        for both in self.predict(model, [prompts], sampling, sample.max_tokens, self.config.seed):
+            shown = (escape(printable(part.decode("utf-8", "replace"))) for part in both)
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
 
     def predict(
@@ -327,7 +326,7 @@ class Masked(LanguageModelling):
     figure = "perplexity"
 
     @property
-    def pose(self) -> Masking:
+    def objective(self) -> Masking:
         """What masks tokens; the mask symbol comes after all of the tokenizer's."""
         size = self.tokenizer.vocab_size
         return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
@@ -351,7 +350,7 @@ class Masked(LanguageModelling):
             raise UserError(
                 f"it has no {MASK.decode()}, which stands for one token to be filled in"
             )
-        ids = np.array(functools.reduce(lambda a, b: [*a, self.pose.mask, *b], others, first))
+        ids = np.array(functools.reduce(lambda a, b: [*a, self.objective.mask, *b], others, first))
         model_section.check_length(model.max_length, len(ids), self.config)
         if len(ids) > (most := self.longest_evaluated):
             raise UserError(
@@ -362,7 +361,7 @@ class Masked(LanguageModelling):
     def _filled(self, model: TokenEncoder, rows: Sequence[np.ndarray]) -> list[bytes]:
         best = most_probable(model, rows, self._fit_a_line)
         return [
-            self.tokenizer.decode(np.where(ids == self.pose.mask, best_T, ids))
+            self.tokenizer.decode(np.where(ids == self.objective.mask, best_T, ids))
             for ids, best_T in zip(rows, best, strict=True)
         ]
 
@@ -370,7 +369,7 @@ class Masked(LanguageModelling):
     def _fit_a_line(self) -> jax.Array:
         """Which symbols may be filled in: text without a line's end."""
         spelt = [self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size)]
-        return jnp.array([bool(text) and not set(text) & set(b"\r\n") for text in spelt] + [False])
+        return jnp.array([bool(s) and not set(s) & set(b"\r\n") for s in spelt] + [False])
 
 
 _OBJECTIVES: dict[str, type[LanguageModelling]] = {"causal": Causal, "masked": Masked}

@@ -20,22 +20,22 @@ from rich.table import Table
 
 from relpos import cores, data
 from relpos.config import require_at_least
-from relpos.data import answers as answers_lib
-from relpos.data import placed_tokens
-from relpos.data import question_batches as batches
-from relpos.data.answers import Answer
-from relpos.data.question_lines import read_line
-from relpos.data.question_rows import NOT_TRAINED, PADDING, Layout, Prepared
+from relpos.data import questions as questions_data
+from relpos.data.questions import Question, batches
+from relpos.data.questions import answers as answers_lib
+from relpos.data.questions.answers import Answer
+from relpos.data.questions.lines import read_line
+from relpos.data.questions.rows import NOT_TRAINED, PADDING, Prepared, RowFormat
+from relpos.data.tokenizers import placed as placed_tokens
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
 from relpos.training import memory, model_section
 from relpos.training.progress import say, track
-from relpos.training.stored_run import made_once, read_run, refuse_other_facts
+from relpos.training.stored_run import artefact_path, check_provenance, read_run
 from relpos.training.task import one_by_one
 
 Record = dict[str, Any]
-MOST_DISTANCE = 64  # of stories; longer ones take minutes to make
 MOST_WINDOWS = 32  # of one context that are read together
 
 
@@ -58,17 +58,10 @@ class QuestionAnswering:
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
-    def corpus(self) -> data.QuestionCorpus:
+    def corpus(self) -> data.Corpus[Question]:
         """The questions, read when they are first needed: a trained model answers others without them."""
-        chosen = self.config.data
-        low, high = chosen.distance
-        corpus = data.load_questions(
-            chosen.name,
-            **{name: chosen[name] for name in ("train", "validation", "test", "tfds", "data_dir")},
-            distance=(low, high),
-            facts=chosen.facts,
-        )
-        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
+        corpus = questions_data.load_chosen(self.config.data)
+        check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     @functools.cached_property
@@ -86,7 +79,8 @@ class QuestionAnswering:
         chosen = self.config.data
         if chosen.tokenizer == "bytes":
             return placed_tokens.create(chosen.tokenizer)
-        path, is_new = made_once(self._workdir, "tokenizer.model")
+        ending = "json" if chosen.tokenizer == "words" else "model"
+        path, is_new = artefact_path(self._workdir, f"tokenizer.{ending}")
         texts: list[str] = []
         if is_new and chosen.tokenizer in placed_tokens.KINDS:
             train = self.corpus.splits["train"]
@@ -98,18 +92,14 @@ class QuestionAnswering:
     def _check(self, config: ConfigDict) -> None:
         require_at_least(
             config,
-            {"eval_questions": 0, "overlap": 0, "longest_answer": 1, "data.facts": 1}
+            {"eval_questions": 0, "overlap": 0, "longest_answer": 1}
         )  # fmt: skip
         if not config.eval_multiples or any(n < 1 for n in config.eval_multiples):
             raise UserError(
                 f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
             )
-        if len(config.data.distance) != 2 or max(config.data.distance) > MOST_DISTANCE:
-            raise UserError(
-                "config key 'data.distance' must hold the least and the greatest distance, at most "
-                f"{MOST_DISTANCE}; got {config.data.distance}"
-            )
         model_section.encoding_options(config)
+        questions_data.options(config.data.source)  # is there one?
 
     def describe(self) -> Record:
         """Return the questions' name, version, hash and numbers."""
@@ -137,8 +127,8 @@ class QuestionAnswering:
             self.config, self.config.batch_size * self.config.sequence_length
         )
 
-    def _layout(self, length: int) -> Layout:
-        return Layout(
+    def _row_format(self, length: int) -> RowFormat:
+        return RowFormat(
             self.tokenizer,
             length,
             self.config.overlap,
@@ -148,8 +138,8 @@ class QuestionAnswering:
 
     @functools.cached_property
     def _training_rows(self) -> batches.TrainingRows:
-        layout = self._layout(self.config.sequence_length)
-        return batches.TrainingRows(self.corpus.splits["train"], layout)
+        row_format = self._row_format(self.config.sequence_length)
+        return batches.TrainingRows(self.corpus.splits["train"], row_format)
 
     def train_batches(self) -> Any:
         """Return the iterator of shuffled batches."""
@@ -183,7 +173,7 @@ class QuestionAnswering:
         return [record | ({"unread": unread} if unread else {})]
 
     def answer(
-        self, model: SpanEncoder, questions: Sequence[data.Question], length: int
+        self, model: SpanEncoder, questions: Sequence[Question], length: int
     ) -> tuple[dict[str, Answer], float]:
         """Return the best span for each question by id, and the loss, read in windows of `length` tokens.
 
@@ -191,18 +181,18 @@ class QuestionAnswering:
         """
         model_section.check_length(model.max_length, length, self.config)
         memory.check_reading(self.config, length)
-        layout = self._layout(length)
-        read: list[tuple[data.Question, Prepared]] = []
+        row_format = self._row_format(length)
+        read: list[tuple[Question, Prepared]] = []
         for question in questions:
             with contextlib.suppress(data.DataError):
-                read.append((question, layout.prepare(question.context, question.question)))
+                read.append((question, row_format.prepare(question.context, question.question)))
         size = memory.rows(self.config, length)
         graphdef, state = nnx.split(model)
         nats, count = 0.0, 0.0
         waiting: list[np.ndarray] = []  # logits of windows whose question has others to come
         answers: dict[str, Answer] = {}
         unanswered = collections.deque(read)
-        for batch, filled in batches.eval_batches(read, layout, batch_size=size):
+        for batch, filled in batches.eval_batches(read, row_format, batch_size=size):
             logits_B2T, *sums = cores.by_rows(_evaluate, (graphdef,), state, batch)
             nats, count = nats + cores.total(sums[0]), count + cores.total(sums[1])
             waiting += list(np.asarray(logits_B2T)[:filled])
@@ -292,14 +282,14 @@ class QuestionAnswering:
         probability of the answer, ``start`` its first character; where questions may have none, the
         answer is "" and its start null.
         """
-        layout = self._layout(max(self._lengths()))
+        row_format = self._row_format(max(self._lengths()))
         threshold = _kept_threshold(self._workdir)
         graphdef, state = nnx.split(model)
 
         def answer(line: bytes) -> bytes:
             context, question = read_line(line)
-            prepared = layout.prepare(context, question)
-            rows = layout.rows(prepared, layout.untrained(prepared))
+            prepared = row_format.prepare(context, question)
+            rows = row_format.rows(prepared, row_format.untrained(prepared))
             found = []
             for start in range(0, len(rows), MOST_WINDOWS):
                 some = rows[start : start + MOST_WINDOWS]

@@ -19,21 +19,25 @@ from rich.table import Table
 
 from relpos import cores
 from relpos.config import require_at_least
-from relpos.data import pair_batches, parallel, tokenizers, words
-from relpos.data import pairs as pairs_lib
-from relpos.data.pair_batches import Sentences, Tokenized
-from relpos.data.translation_scores import exact_matches, scores
+from relpos.data import pairs as pairs_data
+from relpos.data import tokenizers
+from relpos.data.corpus import Corpus
+from relpos.data.pairs import Pair
+from relpos.data.pairs import batches as pair_batches
+from relpos.data.pairs import pairs as pairs_lib
+from relpos.data.pairs.batches import Sentences, Tokenized
+from relpos.data.pairs.scores import exact_matches, scores
+from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.nn.beam_search import Found
 from relpos.training import memory, model_section
 from relpos.training.progress import say, track
-from relpos.training.stored_run import made_once, refuse_other_facts
+from relpos.training.stored_run import artefact_path, check_provenance
 
 Record = dict[str, Any]
-Pairs = Sequence[parallel.Pair]
+Pairs = Sequence[Pair]
 TOKENIZERS = ("words", *tokenizers.KINDS)
-MOST_ITEMS = 32  # of a list; longer ones take minutes to make
 NOTED_PAIRS = 10_000  # looked at for those that are too long
 TRANSLATED_AT_ONCE = 64  # sentences, however many a training batch has
 
@@ -65,15 +69,6 @@ class Translation:
                 "search.most_pairs": 0,
             },
         )
-        if len(config.data.lengths) != 2 or max(config.data.lengths) > MOST_ITEMS:
-            raise UserError(
-                "config key 'data.lengths' must hold the least and the most items, at most "
-                f"{MOST_ITEMS}; got {config.data.lengths}"
-            )
-        if len(config.data.languages) != 2:
-            raise UserError(
-                f"config key 'data.languages' must hold source and target, got {config.data.languages}"
-            )
         if config.label_smoothing >= 1:
             raise UserError(
                 f"config key 'label_smoothing' must be below 1, got {config.label_smoothing}"
@@ -84,6 +79,7 @@ class Translation:
                 f"{did_you_mean(config.data.tokenizer, TOKENIZERS)}"
             )
         model_section.encoding_options(config)
+        pairs_data.options(config.data.source)  # is there one?
         search = config.search
         model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
         # Mistakes are told before the corpus is read.
@@ -98,18 +94,10 @@ class Translation:
         )
 
     @functools.cached_property
-    def corpus(self) -> parallel.ParallelCorpus:
+    def corpus(self) -> Corpus[Pair]:
         """The pairs, read when they are first needed: a trained model translates without them."""
-        chosen = self.config.data
-        corpus = parallel.load_parallel(
-            chosen.name,
-            source=chosen.source, target=chosen.target,
-            validation_source=chosen.validation_source, validation_target=chosen.validation_target,
-            test_source=chosen.test_source, test_target=chosen.test_target,
-            tfds=chosen.tfds, data_dir=chosen.data_dir, languages=chosen.languages,
-            lengths=chosen.lengths, cutoff=chosen.cutoff, seed=chosen.seed,
-        )  # fmt: skip
-        refuse_other_facts(self._workdir, {"corpus": corpus.describe()})
+        corpus = pairs_data.load_chosen(self.config.data)
+        check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     def _tokenizers(self) -> tuple[Any, Any]:
@@ -125,7 +113,7 @@ class Translation:
         if kind == "bytes":
             return tokenizers.create(kind)
         ending = "json" if kind == "words" else "model"
-        path, is_new = made_once(self._workdir, f"tokenizer.{name}.{ending}")
+        path, is_new = artefact_path(self._workdir, f"tokenizer.{name}.{ending}")
         texts: Any = Sentences(self.corpus.splits["train"], sides) if is_new else ()
         if kind == "words":
             return words.load_or_make(path, texts)
@@ -196,7 +184,7 @@ class Translation:
         return [record]
 
     def _scores(self, found: Sequence[str], wanted: Sequence[str]) -> Record:
-        _, language = self.corpus.languages or self.config.data.languages
+        _, language = self.corpus.languages
         return scores(found, wanted, language)
 
     def score_loss(self, model: EncoderDecoder, pairs: Pairs) -> Record:
@@ -384,7 +372,7 @@ class Translation:
             )
         return None
 
-    def _pairs(self, split: str, most: int) -> list[parallel.Pair]:
+    def _pairs(self, split: str, most: int) -> list[Pair]:
         """Return pairs from all over a split, the same ones each time; 0: all."""
         pairs = self.corpus.splits[split]
         numbers: Sequence[int] = range(len(pairs))

@@ -28,7 +28,7 @@ class Posed(NamedTuple):
     key: jax.Array | None
 
 
-Pose = Callable[[Mapping[str, Any], jax.Array | None], Posed]
+Objective = Callable[[Mapping[str, Any], jax.Array | None], Posed]
 
 
 def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
@@ -89,15 +89,17 @@ def _content_key(tokens_T: jax.Array) -> jax.Array:
 
 
 def sums(
-    pose: Pose, model: Any, batch: Mapping[str, Any], key: jax.Array | None
+    objective: Objective, model: Any, batch: Mapping[str, Any], key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Return the cross-entropy in nats of all that counts in a batch, and how much that is."""
-    inputs_BT, targets_BT, weight_BT, key = pose(batch, key)
+    inputs_BT, targets_BT, weight_BT, key = objective(batch, key)
     logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
     loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
     return (loss_BT * weight_BT).sum(), weight_BT.sum()
 
 
-def evaluated_sums(pose: Pose, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]) -> Any:
+def evaluated_sums(
+    objective: Objective, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]
+) -> Any:
     """Return `sums` without dropout, for `relpos.cores.by_rows`."""
-    return sums(pose, nnx.merge(graphdef, state), batch, None)
+    return sums(objective, nnx.merge(graphdef, state), batch, None)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from relpos.files import open_regular, write_atomically
 from relpos.terminal import printable
 from relpos.training.checkpoints import is_step
 from relpos.training.stored_run import (
+    check_provenance,
     differences,
     environment,
     hash_tokenizers,
@@ -25,20 +27,13 @@ from relpos.training.stored_run import (
     notes_on_environment,
     read_config,
     read_run,
-    refuse_other_facts,
     same_bytes,
 )
 
 # Keys that change what is reported or kept, not what is computed: a run may go on with others.
 FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
-# Keys that say where the data lie: a run may go on with others if the data have the same hash.
-_PATH_KEYS = tuple(
-    f"data.{name}"
-    for name in (
-        "path", "data_dir", "train", "validation", "test", "source", "target",
-        "validation_source", "validation_target", "test_source", "test_target",
-    )
-)  # fmt: skip
+# Keys that say which data: a run may go on with others if the data have the same hash.
+_DATA_KEYS = re.compile(r"data\.(source|sources\..*)")
 # What a start that fails takes away again, unless it was there before; the config last, which the others need.
 _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
 
@@ -51,7 +46,7 @@ class RunDirectory:
       config: the config of the run.
 
     Attributes:
-      moved: path keys of the config with other values than when the run began; `describe` checks the data.
+      moved: keys of the data with other values than when the run began; `describe` checks the data.
       notes: lines on what is not as it was when the run began, of `describe`.
 
     Raises:
@@ -89,15 +84,18 @@ class RunDirectory:
         if self.stored is None:
             self._write(self._run | {"tokenizers": hash_tokenizers(self.path)} | environment())
             return
-        refuse_other_facts(self.path, facts)
+        check_provenance(self.path, facts)
         self.notes = notes_on_environment(self.stored)
         if self.moved:
             if not same_bytes(self.stored.get("corpus"), self._run.get("corpus")):
                 raise self._another_config(self.moved)
             stored = copy.deepcopy(self.stored)
             for key, (old, new) in self.moved.items():
-                section, _, name = key.partition(".")
-                stored["config"].setdefault(section, {})[name] = new
+                *sections, name = key.split(".")
+                section = stored["config"]
+                for each in sections:
+                    section = section.setdefault(each, {})
+                section[name] = new
                 self.notes.append(f"{key} was {old!r}, now {new!r}: the same data")
             self._write(stored)
 
@@ -107,7 +105,7 @@ class RunDirectory:
     def forget(self) -> None:
         """Withdraw the claim, for a run that failed before it had anything to keep: all is as it was before."""
         if self.stored is None:
-            # Of `made_once`; what it put aside first was there before.
+            # Of `artefact_path`; what it put aside first was there before.
             for aside in sorted(self.path.glob("old*.tokenizer.*"), reverse=True):
                 if aside.name not in self._there:
                     aside.replace(self.path / aside.name.partition(".")[2])
@@ -122,7 +120,7 @@ class RunDirectory:
     def _refuse_another_config(self) -> None:
         there = config_lib.to_plain(read_config(self.path))
         others = differences(there, self._run["config"])
-        self.moved = {key: pair for key, pair in others.items() if key in _PATH_KEYS}
+        self.moved = {key: pair for key, pair in others.items() if _DATA_KEYS.fullmatch(key)}
         if others.keys() - self.moved.keys() - set(FREE_KEYS):
             raise self._another_config(
                 {key: pair for key, pair in others.items() if key not in FREE_KEYS}

@@ -73,10 +73,18 @@ def read_config(workdir: Path) -> ConfigDict:
     """Return the config of a run, locked; what an older version has not stored gets its default.
 
     Raises:
-      UserError: there is none, or a value is of another kind than the config that comes with relpos has.
+      UserError: there is none, a value is of another kind than the config that comes with relpos has, or the run is
+        of a version that names its data by other keys.
     """
     plain, path = read_run(workdir)["config"], str(workdir / "config.json")
-    conformed = defaults.conform(plain, defaults.defaults_for(plain), stored_in=path)
+    known = defaults.defaults_for(plain)
+    of_data = plain.get("data", {})
+    if "source" in known.get("data", {}) and isinstance(of_data, dict) and "source" not in of_data:
+        raise UserError(
+            f"{path!r} is of an older version of relpos, which named its data by other keys: there is no "
+            "data.source. Use that version, or train the run again"
+        )
+    conformed = defaults.conform(plain, known, stored_in=path)
     try:
         return config_lib.from_plain(conformed).lock()
     except UserError as error:
@@ -122,7 +130,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
+def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
     """Return the path of a tokenizer's file that a run makes before it begins, and whether it has to be made now.
 
     What a start has left that was killed before it had a config.json may be of other data, and what lies in a
@@ -156,7 +164,7 @@ def made_once(workdir: Path, name: str) -> tuple[Path, bool]:
     return path, False
 
 
-def refuse_other_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
     """Check that a run's data are those it began with; a directory without a run has nothing to say.
 
     The name of a file does not matter where the hash is the same.

@@ -8,8 +8,8 @@ from flax import nnx
 
 from relpos import attention, encodings
 from relpos.attention import PerHead
+from relpos.attention.block_visibility import are_within
 from relpos.attention.reference import Rules
-from relpos.attention.seen import are_within
 from tests.attending import BLOCKS, B, EverySlot, H, N, T, inputs
 from tests.contract_attention_test import assert_paths_agree
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from relpos import data
+from relpos.data import text as text_data
 
 LINES = [f"Document {i} is about the number {i}." for i in range(300)]
 
@@ -55,7 +56,7 @@ def test_three_splits(tmp_path, capfd):
     splits = {"train": LINES[:250], "validation": LINES[250:275], "test": LINES[275:]}
     prepare(tmp_path, "tiny_three", TEXT, splits)
     capfd.readouterr()
-    corpus = data.load(tfds="tiny_three", data_dir=str(tmp_path))
+    corpus = text_data.load("tfds", name="tiny_three", data_dir=str(tmp_path))
     for split, texts in splits.items():
         assert sorted(all_of(corpus.splits[split])) == sorted(t.encode() for t in texts)
     described = corpus.describe()
@@ -65,7 +66,10 @@ def test_three_splits(tmp_path, capfd):
         "documents": 250,
         "bytes": sum(map(len, splits["train"])),
     }
-    assert data.load(tfds="tiny_three:2.1.0", data_dir=str(tmp_path)).sha256 == corpus.sha256
+    assert (
+        text_data.load("tfds", name="tiny_three:2.1.0", data_dir=str(tmp_path)).sha256
+        == corpus.sha256
+    )
     assert capfd.readouterr() == ("", "")
     assert isinstance(corpus.splits["train"][3:5], list)
     assert corpus.splits["train"][-1] == corpus.splits["train"][249]
@@ -77,7 +81,7 @@ def test_three_splits(tmp_path, capfd):
 def test_missing_splits_are_carved_from_train(tmp_path, given):
     splits = {split: LINES[100 * i : 100 * i + 100] for i, split in enumerate(given)}
     prepare(tmp_path, "tiny_carved", TEXT, splits)
-    corpus = data.load(tfds="tiny_carved", data_dir=str(tmp_path))
+    corpus = text_data.load("tfds", name="tiny_carved", data_dir=str(tmp_path))
     found = {split: all_of(documents) for split, documents in corpus.splits.items()}
     assert list(found) == ["train", "validation", "test"]
     assert all(found.values())
@@ -89,7 +93,7 @@ def test_missing_splits_are_carved_from_train(tmp_path, given):
 
 def test_the_only_text_feature(tmp_path):
     prepare(tmp_path, "tiny_book", {"book": tfds.features.Text(), "id": np.int32}, {"train": LINES})
-    corpus = data.load(tfds="tiny_book", data_dir=str(tmp_path))
+    corpus = text_data.load("tfds", name="tiny_book", data_dir=str(tmp_path))
     assert corpus.splits["train"][0].decode() in LINES
 
 
@@ -103,15 +107,15 @@ def test_the_only_text_feature(tmp_path):
 def test_no_single_text_feature(tmp_path, features, message):
     prepare(tmp_path, "tiny_features", features, {"train": LINES})
     with pytest.raises(data.DataError, match=message):
-        data.load(tfds="tiny_features", data_dir=str(tmp_path))
+        text_data.load("tfds", name="tiny_features", data_dir=str(tmp_path))
 
 
 def test_large_sets_are_known_by_their_description(tmp_path, monkeypatch):
-    monkeypatch.setattr("relpos.data.tfds_sets.HASHED_BYTES", 1000)
+    monkeypatch.setattr("relpos.data.tfds.sets.HASHED_BYTES", 1000)
     prepare(tmp_path / "a", "tiny_large", TEXT, {"train": LINES})
     prepare(tmp_path / "b", "tiny_large", TEXT, {"train": LINES})
     prepare(tmp_path / "c", "tiny_large", TEXT, {"train": LINES[1:]})
-    a, b, c = (data.load(tfds="tiny_large", data_dir=str(tmp_path / x)) for x in "abc")
+    a, b, c = (text_data.load("tfds", name="tiny_large", data_dir=str(tmp_path / x)) for x in "abc")
     assert a.sha256 == b.sha256 != c.sha256
     assert a.describe()["hashed"] == "description"
     assert a.describe()["splits"]["test"] == {"documents": 3}
@@ -129,17 +133,17 @@ def test_large_sets_are_known_by_their_description(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_not_there_is_explained_at_once(tmp_path, monkeypatch, name, message):
-    monkeypatch.setattr("relpos.data.tfds_sets._silent_server", lambda urls: "www.statmt.org")
+    monkeypatch.setattr("relpos.data.tfds.sets._silent_server", lambda urls: "www.statmt.org")
     (tmp_path / "tiny_three").mkdir()
     began = time.monotonic()
     with pytest.raises(data.DataError, match=message) as caught:
-        data.load(tfds=name, data_dir=str(tmp_path))
+        text_data.load("tfds", name=name, data_dir=str(tmp_path))
     assert time.monotonic() - began < 10
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_server_that_is_not_there():
-    from relpos.data.tfds_sets import _silent_server
+    from relpos.data.tfds.sets import _silent_server
 
     assert _silent_server(["http://127.0.0.1:9/x.tar.gz"]) == "127.0.0.1:9"
     assert _silent_server([]) is None

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from relpos import data
+from relpos.data import text as text_data
 from tests.scripts.load import script
 
 ngram = script("ngram")
-script("runs")
 compare = script("compare_baselines")
 
 
@@ -93,7 +93,7 @@ def text(tmp_path):
 def run(tmp_path, text, *, config=None, metrics=()):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    described = json.loads(json.dumps(data.load(path=str(text)).describe()))
+    described = json.loads(json.dumps(text_data.load("files", path=str(text)).describe()))
     chosen = {"encoding": "rope", "sequence_length": 64}
     config = {"corpus": described, "config": chosen, **(config or {})}
     (workdir / "config.json").write_text(json.dumps(config))
@@ -117,7 +117,7 @@ def test_table(tmp_path, text, capsys):
             '{"step": 6, "split": "te',
         ],
     )
-    assert compare.main(["--workdir", str(workdir), "--path", str(text)]) == 0
+    assert compare.main(["--workdir", str(workdir), "--source=files", "--path", str(text)]) == 0
     shown = capsys.readouterr().out
     assert "5-gram" in shown
     assert "xz" in shown
@@ -127,7 +127,7 @@ def test_table(tmp_path, text, capsys):
 
 def test_baselines_are_plausible(text):
     """Thirty equally likely words of 3 or 5 letters and a space: log2(30) / 5 bits per byte."""
-    corpus = data.load(path=str(text))
+    corpus = text_data.load("files", path=str(text))
     entropy = np.log2(30) / 5
     assert entropy < compare.ngram_result(corpus).bits_per_byte < 1.25 * entropy
     assert entropy < compare.xz_result(corpus).bits_per_byte < 2 * entropy
@@ -136,23 +136,28 @@ def test_baselines_are_plausible(text):
 def test_xz_copies_from_the_farthest_train_text(tmp_path):
     block = np.random.default_rng(0).integers(0, 256, 30_000, dtype=np.uint8).tobytes()
     far = np.random.default_rng(1).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
-    corpus = data.Corpus("x", "1", "", {"train": [block, far], "validation": [], "test": [block]})
+    corpus = data.Corpus(
+        "x", "1", "", {"train": [block, far], "validation": [], "test": [block]}, {}
+    )
     assert compare.xz_result(corpus).bits_per_byte < 0.3  # where random bytes cost 8
 
 
 @pytest.mark.parametrize("key", ["name", "version", "sha256"])
 def test_another_corpus_is_refused(tmp_path, text, key, capsys):
-    corpus = {**data.load(path=str(text)).describe(), key: "other"}
+    corpus = {**text_data.load("files", path=str(text)).describe(), key: "other"}
     workdir = run(
         tmp_path, text, config={"corpus": corpus}, metrics=[line(length=64, bits_per_byte=1.0)]
     )
-    assert compare.main(["--workdir", str(workdir), "--data.path", str(text)]) == 1
+    assert compare.main(["--workdir", str(workdir), "--source=files", "--path", str(text)]) == 1
     assert f"its {key} is 'other'" in capsys.readouterr().err
 
 
 def test_a_run_without_a_result_is_named(tmp_path, text, capsys):
     workdir = run(tmp_path, text, metrics=[line(length=32, bits_per_byte=1.0)])
-    assert compare.main(["--workdir", str(workdir), "--path", str(text)]) == 1
+    assert compare.main(["--workdir", str(workdir), "--source=files", "--path", str(text)]) == 1
     assert "no bits_per_byte" in capsys.readouterr().err
-    assert compare.main(["--workdir", str(tmp_path / "none"), "--path", str(text)]) == 1
+    assert (
+        compare.main(["--workdir", str(tmp_path / "none"), "--source=files", "--path", str(text)])
+        == 1
+    )
     assert "is not a language model's run" in capsys.readouterr().err

@@ -5,8 +5,6 @@ import pytest
 
 from tests.scripts.load import script
 
-script("bench_peers")
-script("where")
 tables = script("bench_tables")
 bench = script("bench_attention")
 

@@ -2,10 +2,6 @@ import json
 
 from tests.scripts.load import script
 
-script("where")
-script("bench_models")
-script("bench_tables")
-script("bench_train")
 tables = script("bench_train_tables")
 
 

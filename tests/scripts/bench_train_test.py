@@ -4,7 +4,6 @@ import pytest
 
 from tests.scripts.load import script
 
-script("where")
 models = script("bench_models")
 bench = script("bench_train")
 TINY = models.Size(2, 8, 2, 11, B=2, T=6)

@@ -5,7 +5,6 @@ import pytest
 
 from tests.scripts.load import script
 
-script("where")
 check_device = script("check_device")
 
 

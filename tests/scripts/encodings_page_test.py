@@ -7,8 +7,6 @@ from relpos import encodings, places
 from relpos.encodings import Encoding
 from tests.scripts.load import script
 
-for name in ("sweeps", "reports", "leaderboard"):
-    script(name)
 page = script("encodings_page")
 
 WRITE = "run python scripts/encodings_page.py"

@@ -4,8 +4,6 @@ import pytest
 
 from tests.scripts.load import script
 
-for name in ("sweeps", "reports"):
-    script(name)
 leaderboard = script("leaderboard")
 
 INSIDE = {"name": "inside", "split": "test", "value": "accuracy", "multiple": 1}

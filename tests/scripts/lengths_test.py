@@ -6,7 +6,6 @@ import pytest
 from relpos.data import DataError
 from tests.scripts.load import script
 
-script("runs")
 lengths = script("compare_lengths")
 
 

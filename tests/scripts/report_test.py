@@ -4,8 +4,6 @@ import pytest
 from relpos.errors import UserError
 from tests.scripts.load import script
 
-script("where")
-script("sweeps")
 report = script("reports")
 
 REPORT = {

@@ -11,11 +11,8 @@ import pytest
 from relpos.errors import UserError
 from tests.scripts.load import script
 
-script("where")
 sweeps = script("sweeps")
 sweep = script("sweep")
-script("reports")
-script("leaderboard")
 report = script("report")
 
 SWEEP = """

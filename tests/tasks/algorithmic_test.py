@@ -34,7 +34,7 @@ SMALL = {
 
 
 def small(name="reverse", **overrides):
-    chosen = SMALL | {"data.name": name} | overrides
+    chosen = SMALL | {"data.source": name} | overrides
     path = "configs/algorithmic.py"
     return config_lib.load(path, [(key, str(value)) for key, value in chosen.items()])
 
@@ -53,7 +53,7 @@ def untrained(name, presentation="", **overrides):
 def trained(request, tmp_path_factory):
     """A run of an encoder, and one of a decoder."""
     workdir = tmp_path_factory.mktemp("runs") / request.param
-    config = small(request.param, **{"data.options.copy_cmc.letters": 3})
+    config = small(request.param, **{"data.sources.copy_cmc.letters": 3})
     assert train(config, workdir, Console(file=io.StringIO(), width=60)) == 0
     return workdir
 
@@ -166,9 +166,9 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
     overrides = {
         "data.presentation": presentation,
         "data.shortest": max(3, algorithmic.task_class(name).min_length),
-        "data.options.selective_copy.blanks": 2,
-        "data.options.listops.expand": 0.9,
-        "data.options.mqar.pairs": 1,
+        "data.sources.selective_copy.blanks": 2,
+        "data.sources.listops.expand": 0.9,
+        "data.sources.mqar.pairs": 1,
         "eval_lengths": "7,11",
     }
     task = create_task(small(name, **overrides), NOWHERE)
@@ -185,7 +185,7 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
 @pytest.mark.parametrize("name", algorithmic.names())
 def test_the_paper_says_how_a_task_is_shown(name):
     overrides = {
-        "data.shortest": 4, "data.options.listops.expand": 0.9, "data.options.mqar.pairs": 1,
+        "data.shortest": 4, "data.sources.listops.expand": 0.9, "data.sources.mqar.pairs": 1,
     }  # fmt: skip
     task = create_task(small(name, **overrides), NOWHERE)
     causal = algorithmic.task_class(name).presentation == "causal"
@@ -198,7 +198,7 @@ def test_the_paper_says_how_a_task_is_shown(name):
     [("stack_manipulation", "", 3), ("bucket_sort", "", 5), ("copy_cmc", "causal", 4)],
 )
 def test_scores_are_those_of_a_loop(name, presentation, length):
-    task, model = untrained(name, presentation, **{"data.options.copy_cmc.letters": 2})
+    task, model = untrained(name, presentation, **{"data.sources.copy_cmc.letters": 2})
     record = task.score(model, "test", length, 23)
     nats, right, exact = [], [], []
     batches = algorithmic.eval_batches(
@@ -243,7 +243,7 @@ def logits_of(model, tokens, segments):
 @pytest.mark.parametrize("presentation", algorithmic.PRESENTATIONS)
 def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
     options = {"encoding": encoding, "encodings.learned.max_length": 23}
-    options |= {"data.options.copy_cmc.letters": 3}
+    options |= {"data.sources.copy_cmc.letters": 3}
     task, model = untrained(name, presentation, **options)
     for batch in task._examples("test", 5, 4):
         question = batch["targets"][0][: 5 - (presentation == "causal")]
@@ -271,22 +271,22 @@ def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
 
 
 def test_an_option_reaches_the_task():
-    task = create_task(small("bucket_sort", **{"data.options.bucket_sort.letters": 9}), NOWHERE)
+    task = create_task(small("bucket_sort", **{"data.sources.bucket_sort.letters": 9}), NOWHERE)
     assert task.symbols.vocab_size == 10
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"data.name": "revers"}, "did you mean 'reverse'"),
+        ({"data.source": "revers"}, "did you mean 'reverse'"),
         ({"data.presentation": "casual"}, "Did you mean 'causal'"),
-        ({"data.options.bucket_sort.leters": 3}, r"data\.options\.bucket_sort\.letters"),
-        ({"data.name": "bucket_sort", "data.options.bucket_sort.letters": 0}, "letters"),
+        ({"data.sources.bucket_sort.leters": 3}, r"data\.sources\.bucket_sort\.letters"),
+        ({"data.source": "bucket_sort", "data.sources.bucket_sort.letters": 0}, "letters"),
         ({"data.shortest": -1}, "shortest"),
-        ({"data.name": "parity", "data.shortest": 0, "eval_lengths": "-3"}, "no length -3"),
+        ({"data.source": "parity", "data.shortest": 0, "eval_lengths": "-3"}, "no length -3"),
         ({"data.shortest": 8}, "less than the shortest that reverse is trained on, 8"),
         ({"eval_lengths": "5,0"}, "'eval_lengths': reverse has no length 0"),
-        ({"data.name": "lego", "data.shortest": 2, "eval_lengths": "27"}, "26 is the most"),
+        ({"data.source": "lego", "data.shortest": 2, "eval_lengths": "27"}, "26 is the most"),
         ({"sequence_length": 0}, "sequence_length"),
         ({"eval_examples": 0}, "eval_examples"),
         ({"test_examples": 0}, "test_examples"),

@@ -35,7 +35,7 @@ def small(tmp_path, **overrides):
     text = tmp_path / "text.txt"
     if not text.exists():
         text.write_bytes(b"".join(b"Line %d of a text.\r\n\xff\x01" % n for n in range(200)))
-    chosen = SMALL | {"data.path": text} | overrides
+    chosen = SMALL | {"data.source": "files", "data.sources.files.path": text} | overrides
     return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
 

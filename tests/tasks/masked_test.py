@@ -32,7 +32,7 @@ def small(tmp_path, **overrides):
     text = tmp_path / "text.txt"
     if not text.exists():
         text.write_bytes(b"".join(b"Line %d of a text.\n" % n for n in range(300)))
-    chosen = SMALL | {"data.path": text} | overrides
+    chosen = SMALL | {"data.source": "files", "data.sources.files.path": text} | overrides
     return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
 
@@ -76,7 +76,7 @@ def test_masks_in_lines_are_filled_in_and_bad_lines_told(trained, capfdbinary, m
 def test_what_is_filled_in_is_most_probable(trained):
     _, task, model, _ = load_run(trained)
     ids = np.array([*b"Line 1[MASK] of".replace(b"[MASK]", b"?")])
-    ids[6] = task.pose.mask
+    ids[6] = task.objective.mask
     logits = np.array(model(jnp.asarray(ids)[None])[0, 6, :256])
     logits[[10, 13]] = -np.inf  # one line remains one line
     assert task.predict_lines(model, [b"Line 1[MASK] of"]) == [b"Line 1%c of" % logits.argmax()]
@@ -96,11 +96,11 @@ def test_what_is_filled_in_does_not_depend_on_the_other_lines(trained):
 def test_the_mask_is_no_token(tmp_path, tokenizer):
     config = small(tmp_path, **{"data.tokenizer": tokenizer, "data.vocab_size": 290})
     task = create_task(config, tmp_path)
-    assert task.pose.mask == task.pose.vocab_size == task.tokenizer.vocab_size
+    assert task.objective.mask == task.objective.vocab_size == task.tokenizer.vocab_size
     batch = jax.device_put(next(iter(task.train_batches())))
-    shown, targets, weights, _ = task.pose(batch, jax.random.key(0))
-    assert (shown == task.pose.mask).any()
-    assert (targets != task.pose.mask).all()
+    shown, targets, weights, _ = task.objective(batch, jax.random.key(0))
+    assert (shown == task.objective.mask).any()
+    assert (targets != task.objective.mask).all()
     assert (targets[weights > 0] != task.tokenizer.separator).all()
     model = task.init_model(nnx.Rngs(0))
     assert model(shown).shape[-1] == task.tokenizer.vocab_size + 1

@@ -30,7 +30,7 @@ LINES = b"The sum of 12 and 345 is 357.\n" * 99
 TASKS = {
     "lm": {"sequence_length": 16, "eval_multiples": "1,2", "sample.max_tokens": 3, "encoding": "rope"},
     "qa": {"sequence_length": 128, "eval_questions": 4, "eval_multiples": 1, "data.tokenizer": "bytes"},
-    "algorithmic": {"data.name": "addition", "data.presentation": "causal", "sequence_length": 3,
+    "algorithmic": {"data.source": "addition", "data.presentation": "causal", "sequence_length": 3,
                     "eval_lengths": "2,3", "eval_examples": 2, "test_examples": 2},
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ def small(task, name, tmp_path, **overrides):
     chosen = SMALL | TASKS[task] | {"positions": name} | overrides
     if task == "lm":
         (tmp_path / "text.txt").write_bytes(LINES)
-        chosen |= {"data.path": tmp_path / "text.txt"}
+        chosen |= {"data.source": "files", "data.sources.files.path": tmp_path / "text.txt"}
     return config_lib.load(f"configs/{task}.py", [(key, str(x)) for key, x in chosen.items()])
 
 

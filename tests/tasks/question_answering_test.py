@@ -11,7 +11,7 @@ from flax import nnx
 from rich.console import Console
 
 from relpos import config as config_lib
-from relpos.data import question_corpus
+from relpos.data.questions.sources import stories
 from relpos.errors import UserError
 from relpos.tasks import question_answering
 from relpos.training.loaded_run import load_run
@@ -53,9 +53,14 @@ def write(path, articles):
     return str(path)
 
 
+TRAIN = "data.sources.squad.train"
+
+
 def small(tmp_path, **overrides):
-    if "data.train" not in overrides:
-        overrides["data.train"] = squad(tmp_path)
+    if "data.source" not in overrides:
+        overrides["data.source"] = "squad"
+        if TRAIN not in overrides:
+            overrides[TRAIN] = squad(tmp_path)
     chosen = SMALL | overrides
     return config_lib.load("configs/qa.py", [(key, str(value)) for key, value in chosen.items()])
 
@@ -74,7 +79,7 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
     elif tokenizer == "sentencepiece":
         overrides |= {"data.vocab_size": 300, "sequence_length": 61}
         overrides |= {"longest_answer": 12, "overlap": 12}
-    config = small(tmp_path, **overrides, **{"data.train": squad(tmp_path, impossible=impossible)})
+    config = small(tmp_path, **overrides, **{TRAIN: squad(tmp_path, impossible=impossible)})
     workdir = tmp_path / "run with a space"
     assert train(config, workdir, Console(width=120)) == 0
     assert "any" in capsys.readouterr().out
@@ -140,17 +145,16 @@ def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
 
 def test_a_lost_tokenizer_is_not_learned_anew(tmp_path):
     assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
-    (tmp_path / "run" / "tokenizer.model").unlink()
-    with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json' is missing"):
         load_run(tmp_path / "run")
 
 
 def test_stories_are_told_apart_by_distance(tmp_path, monkeypatch):
     counts = {"train": 20, "validation": 5, "test": 40, "longer": 40}
-    monkeypatch.setattr(question_corpus, "STORIES", counts)
-    config = small(
-        tmp_path, sequence_length=64, **{"data.train": "", "data.distance": "2,3", "eval_multiples": 3}
-    )  # fmt: skip
+    monkeypatch.setattr(stories, "QUESTIONS", counts)
+    chosen = {"data.source": "stories", "data.sources.stories.distance": "2,3"}
+    config = small(tmp_path, sequence_length=64, eval_multiples=3, **chosen)
     task = create_task(config, tmp_path)
     with (tmp_path / "out").open("w") as file:
         records = task.finish(task.init_model(nnx.Rngs(0)), Console(file=file, width=100))
@@ -177,7 +181,11 @@ def test_faults_of_the_data_are_named_and_counted_before_training(tmp_path, caps
     other = squad(tmp_path)
     config = small(
         tmp_path,
-        **{"data.train": train_file, "data.validation": other, "data.test": train_file},
+        **{
+            TRAIN: train_file,
+            "data.sources.squad.validation": other,
+            "data.sources.squad.test": train_file,
+        },
     )
     assert train(config, tmp_path / "run", Console(width=200)) == 0
     printed = capsys.readouterr().out
@@ -192,7 +200,7 @@ def test_faults_of_the_data_are_named_and_counted_before_training(tmp_path, caps
         assert fault in started
         assert fault in printed[len(started) :]
     facts = json.loads((tmp_path / "run" / "config.json").read_text())["corpus"]
-    assert set(facts) == {"name", "version", "sha256", "splits"}
+    assert set(facts) == {"name", "version", "sha256", "hashed", "splits"}
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     tested = [r for r in map(json.loads, records) if r["split"] == "test"]
     assert [(record["questions"], record["unread"]) for record in tested] == [(37, 1), (37, 1)]
@@ -235,13 +243,12 @@ def test_a_bad_line_is_named_and_does_not_stop_the_others(tmp_path, faulty, mess
     [
         ({"encoding": "ropee"}, "rope"),
         ({"model.num_heads": 3}, "divide"),
-        ({"data.name": "storys"}, "stories"),
+        ({"data.source": "storys"}, "stories"),
         ({"data.tokenizer": "word"}, "words"),
         ({"data.vocab_size": 100}, "vocabulary of 100 is too small"),
-        ({"data.train": "", "data.distance": "3"}, "data.distance"),
-        ({"data.train": "", "data.distance": "3,2"}, "range"),
-        ({"data.train": "", "data.facts": 3}, "1 or 2 facts"),
-        ({"data.tfds": "squad"}, "not both"),
+        ({"data.source": "stories", "data.sources.stories.distance": "3"}, "distance"),
+        ({"data.source": "stories", "data.sources.stories.distance": "3,2"}, "range"),
+        ({"data.source": "stories", "data.sources.stories.facts": 3}, "1 or 2 facts"),
         ({"longest_answer": 9}, "longest_answer=9"),
         ({"longest_answer": 0}, "longest_answer"),
         ({"overlap": 20}, "no room for a question"),
@@ -251,8 +258,6 @@ def test_a_bad_line_is_named_and_does_not_stop_the_others(tmp_path, faulty, mess
     ],
 )
 def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):
-    if override.get("data.name"):
-        override = {**override, "data.train": ""}
     with pytest.raises(UserError, match=message):
         train(small(tmp_path, **override), tmp_path / "run", Console())
     assert not (tmp_path / "run" / "config.json").exists()
@@ -263,6 +268,7 @@ NUMBERS = {
     for key, value in config_lib.flatten(config_lib.to_plain(config_lib.load("configs/qa.py"))).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
     and not key.startswith("encodings.")  # asked of the schemes themselves
+    and not key.startswith("data.sources.")
     and key != "data.vocab_size"  # said above
 }  # fmt: skip
 
@@ -284,7 +290,7 @@ def blind(task):
 @pytest.mark.parametrize("impossible", [False, True])
 def test_the_loss_of_a_model_that_knows_nothing(tmp_path, impossible):
     train_file = squad(tmp_path, impossible=impossible)
-    task = create_task(small(tmp_path, **{"data.train": train_file}), tmp_path)
+    task = create_task(small(tmp_path, **{TRAIN: train_file}), tmp_path)
     model = blind(task)
     batch = next(task.train_batches())
     candidates = batch["candidates"].sum(axis=1)
@@ -299,7 +305,7 @@ def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatc
     """The other way round: targets of windows, back through spans and characters to the texts."""
     for impossible in (False, True):
         train_file = squad(tmp_path, impossible=impossible, count=70)
-        chosen = {"data.train": train_file, "sequence_length": 26, "overlap": 7}
+        chosen = {TRAIN: train_file, "sequence_length": 26, "overlap": 7}
         task = create_task(small(tmp_path, **chosen), tmp_path)
 
         def oracle(graphdef, state, batch):
@@ -324,9 +330,7 @@ def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("impossible", [False, True])
 def test_questions_that_are_too_long_are_wrong_and_told(tmp_path, impossible):
-    task = create_task(
-        small(tmp_path, **{"data.train": squad(tmp_path, impossible=impossible)}), tmp_path
-    )
+    task = create_task(small(tmp_path, **{TRAIN: squad(tmp_path, impossible=impossible)}), tmp_path)
     model = task.init_model(nnx.Rngs(0))
     question = dataclasses.replace(task.corpus.splits["test"][0], question="Where is " * 30)
     for split in ("validation", "test"):

@@ -45,10 +45,11 @@ def small(tmp_path, **overrides):
                 b"\n".join(b" ".join(NUMBERS[d] for d in line) for line in lines)
             )
     files = {
-        "data.source": tmp_path / "train.a",
-        "data.target": tmp_path / "train.b",
-        "data.test_source": tmp_path / "test.a",
-        "data.test_target": tmp_path / "test.b",
+        "data.source": "files",
+        "data.sources.files.source": tmp_path / "train.a",
+        "data.sources.files.target": tmp_path / "train.b",
+        "data.sources.files.test_source": tmp_path / "test.a",
+        "data.sources.files.test_target": tmp_path / "test.b",
     }
     chosen = SMALL | files | overrides
     items = [(key, str(value)) for key, value in chosen.items()]
@@ -66,7 +67,9 @@ def test_a_run_with_sentencepiece_trains_and_is_scored(tmp_path):
     for record in tested:
         assert record["pairs"] == 25
         assert 0 <= record["bleu"] <= 100
-        assert record["tokens_per_second"] >= 0
+        tokens = record["tokens_per_second"] * record["seconds"]
+        assert tokens == pytest.approx(round(tokens), abs=1e-6)
+        assert 0 < tokens <= record["pairs"] * 39  # sequence_length leaves so many for each
     validation = next(r for r in records if r["split"] == "validation")
     assert validation["pairs"] == 3
 
@@ -139,18 +142,21 @@ def test_data_that_have_moved_go_on_and_others_do_not(finished):
     moved.mkdir()
     small(moved)
     (moved / "train.a").rename(moved / "renamed.a")
-    here = {"data.source": moved / "renamed.a"}
+    here = {"data.sources.files.source": moved / "renamed.a"}
     console = Console(file=io.StringIO(), width=200)
     assert train(small(moved, **here), workdir, console) == 0
     told = console.file.getvalue().splitlines()
     assert [line.split()[0] for line in told[:4]] == [
-        f"data.{name}" for name in ("source", "target", "test_source", "test_target")
+        f"data.sources.files.{name}" for name in ("source", "target", "test_source", "test_target")
     ]
     assert all(line.endswith(": the same data") for line in told[:4])
     stored = json.loads((workdir / "config.json").read_text())
-    assert stored["config"]["data"]["source"] == str(moved / "renamed.a")
+    assert stored["config"]["data"]["sources"]["files"]["source"] == str(moved / "renamed.a")
     (moved / "test.a").write_bytes(b"0 0\n" * 25)
-    here |= {"data.validation_source": moved / "test.a", "data.validation_target": moved / "test.b"}
+    here |= {
+        "data.sources.files.validation_source": moved / "test.a",
+        "data.sources.files.validation_target": moved / "test.b",
+    }
     with pytest.raises(UserError, match="another corpus"):
         train(small(moved, **here), workdir, Console(quiet=True))
     assert json.loads((workdir / "config.json").read_text()) == stored
@@ -243,10 +249,10 @@ def test_a_packed_vocabulary_shares_its_table(tmp_path):
         ({"search.beams": 0}, "beams"),
         ({"search.max_length": -1}, "search.max_length"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
-        ({"data.lengths": "1,2,3"}, "data.lengths"),
+        ({"data.source": "cldr", "data.sources.cldr.lengths": "1,2,3"}, "lengths must be"),
         ({"data.tokenizer": "word"}, "words"),
         ({"encoding": "learned", "encodings.learned.max_length": 5}, "positions of"),
-        ({"data.target": ""}, "two files"),
+        ({"data.sources.files.target": ""}, "two files"),
     ],
 )
 def test_a_mistake_is_named_before_training(tmp_path, override, message):

@@ -47,7 +47,7 @@ def text(tmp_path_factory):
 
 
 def small(text, **overrides):
-    chosen = SMALL | {"data.path": text} | overrides
+    chosen = SMALL | {"data.source": "files", "data.sources.files.path": text} | overrides
     return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
 

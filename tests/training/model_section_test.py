@@ -13,9 +13,13 @@ from relpos.training.task import create_task
 
 NOWHERE = Path("nonesuch")
 NO_DATA = {  # which nobody may get to read
-    "lm": {"data.path": "nonesuch"},
-    "qa": {"data.train": "nonesuch"},
-    "translation": {"data.source": "nonesuch", "data.target": "nonesuch"},
+    "lm": {"data.source": "files", "data.sources.files.path": "nonesuch"},
+    "qa": {"data.source": "squad", "data.sources.squad.train": "nonesuch"},
+    "translation": {
+        "data.source": "files",
+        "data.sources.files.source": "nonesuch",
+        "data.sources.files.target": "nonesuch",
+    },
     "algorithmic": {},
 }
 
@@ -51,7 +55,7 @@ def test_parameters_beyond_memory_are_refused_from_their_shapes(name, key, value
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("lm", {"objective": "masked"}), ("qa", {}), ("translation", {}), ("algorithmic", {"data.name": "reverse"})],
+    [("lm", {"objective": "masked"}), ("qa", {}), ("translation", {}), ("algorithmic", {"data.source": "reverse"})],
 )  # fmt: skip
 def test_a_scheme_for_the_past_alone_is_refused_by_the_key_that_names_it(name, overrides):
     message = refused(name, encoding="rope,fox", **overrides, **{"model.num_layers": 2})
@@ -90,16 +94,22 @@ def test_translations_whose_cache_is_beyond_memory_are_refused(overrides):
 @pytest.mark.parametrize(
     ("name", "key", "value", "most"),
     [
-        ("translation", "data.lengths", "1,100000", "at most 32"),
-        ("qa", "data.distance", "2,100000", "at most 64"),
-        ("algorithmic", "data.options.copy_cmc.letters", 10**9, "at most 10000"),
+        ("translation", "data.sources.cldr.lengths", "1,100000", "from 1 to 32"),
+        ("qa", "data.sources.stories.distance", "2,100000", "at most 64"),
+        ("algorithmic", "data.sources.copy_cmc.letters", 10**9, "at most 10000"),
     ],
 )
 def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
-    chosen = {"data.name": "copy_cmc"} if name == "algorithmic" else {}
-    message = refused(name, **chosen, **{key: value})
-    assert message.startswith(f"config key '{key}' must")
-    assert most in message
+    _, _, source, option = key.split(".")
+    config = config_lib.load(
+        config_lib.shipped()[name], [("data.source", source), (key, str(value))]
+    )
+    began = time.thread_time()
+    with pytest.raises(UserError, match=option) as caught:
+        create_task(config, NOWHERE).describe()
+    assert time.thread_time() - began < 5
+    assert most in str(caught.value)
+    assert source in str(caught.value)
 
 
 @pytest.mark.parametrize(

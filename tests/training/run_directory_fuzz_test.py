@@ -41,7 +41,13 @@ VALUES = [
 def _language_model(folder):
     text = folder / "text.txt"
     text.write_bytes(b"".join(b"Line %d of a text.\n" % n for n in range(60)))
-    small = {"data.path": text, "sequence_length": 16, "batch_size": 2, "eval_multiples": "1"}
+    small = {
+        "data.source": "files",
+        "data.sources.files.path": text,
+        "sequence_length": 16,
+        "batch_size": 2,
+        "eval_multiples": "1",
+    }
     small |= {"data.tokenizer": "sentencepiece", "data.vocab_size": 280, "sample.max_tokens": 1}
     return "configs/lm.py", small, "ab"
 
@@ -56,7 +62,12 @@ def _questions(folder):
         asked["answers"] = [] if i % 3 == 0 else [answer]
         lines.append({"title": f"t{i}", "paragraphs": [{"context": context, "qas": [asked]}]})
     (folder / "squad.json").write_text(json.dumps({"version": "v2.0", "data": lines}))
-    small = {"data.train": folder / "squad.json", "sequence_length": 31, "overlap": 7}
+    small = {
+        "data.source": "squad",
+        "data.sources.squad.train": folder / "squad.json",
+        "sequence_length": 31,
+        "overlap": 7,
+    }
     small |= {"longest_answer": 5, "batch_size": 4, "eval_multiples": "1"}
     return "configs/qa.py", small, '{"context": "Ada is here.", "question": "Where?"}'
 

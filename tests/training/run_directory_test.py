@@ -209,7 +209,7 @@ def test_a_bare_checkout_on_the_path_has_its_own_version(tmp_path, monkeypatch):
 
 
 def at(path):
-    return {"data": {"path": path, "other": "x"}}
+    return {"data": {"sources": {"files": {"path": path}}, "other": "x"}}
 
 
 def test_the_same_data_at_another_path_go_on_and_config_json_follows(tmp_path):
@@ -217,23 +217,25 @@ def test_the_same_data_at_another_path_go_on_and_config_json_follows(tmp_path):
     moved = {"corpus": facts["corpus"] | {"name": "b.txt"}}
     claim(tmp_path, at("a.txt"), facts)
     assert notes(tmp_path, at("b.txt"), moved) == [
-        "data.path was 'a.txt', now 'b.txt': the same data"
+        "data.sources.files.path was 'a.txt', now 'b.txt': the same data"
     ]
     run = read_run(tmp_path)
-    assert run["config"]["data"] == {"path": "b.txt", "other": "x"}
+    assert run["config"] | at("b.txt") == run["config"]
     assert run["corpus"] == facts["corpus"]
     assert notes(tmp_path, at("b.txt"), moved) == []
     for changes in ({"sha256": "xyz"}, {"version": "2"}):
         with pytest.raises(UserError, match="another corpus"):
             claim(tmp_path, at("c.txt"), {"corpus": facts["corpus"] | changes})
     with pytest.raises(UserError, match=r"data\.other: 'x' there, 'y' asked for"):
-        claim(tmp_path, {"data": {"path": "b.txt", "other": "y"}}, moved)
+        claim(tmp_path, {"data": at("b.txt")["data"] | {"other": "y"}}, moved)
     assert read_run(tmp_path) == run
 
 
 def test_another_path_of_data_without_a_hash_is_refused(tmp_path):
     claim(tmp_path, at("a.txt"), {"corpus": {"name": "x"}})
-    with pytest.raises(UserError, match=r"data\.path: 'a\.txt' there, 'b\.txt' asked for"):
+    with pytest.raises(
+        UserError, match=r"data\.sources\.files\.path: 'a\.txt' there, 'b\.txt' asked for"
+    ):
         claim(tmp_path, at("b.txt"), {"corpus": {"name": "x"}})
 
 

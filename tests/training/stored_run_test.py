@@ -6,7 +6,7 @@ import pytest
 from relpos import config as config_lib
 from relpos.errors import UserError
 from relpos.training.run_directory import RunDirectory
-from relpos.training.stored_run import made_once, read_config, read_run, refuse_other_facts
+from relpos.training.stored_run import artefact_path, check_provenance, read_config, read_run
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,19 @@ def stored(tmp_path, plain):
     return tmp_path
 
 
+def test_a_run_that_names_its_data_by_older_keys_is_refused(tmp_path):
+    plain = config_lib.to_plain(config_lib.load("configs/lm.py"))
+    plain["data"] = {"path": "a.txt", "tokenizer": "bytes"}
+    with pytest.raises(UserError, match=r"older version of relpos, .* there is no data\.source"):
+        read_config(stored(tmp_path, plain))
+
+
 def test_an_older_config_is_read_with_the_defaults_of_its_task(tmp_path):
     plain = config_lib.to_plain(config_lib.load("configs/qa.py", [("steps", "3")]))
     expected = config_lib.from_plain(plain).to_dict()
     for section, key in (
         (plain, "longest_answer"),
-        (plain["data"], "facts"),
+        (plain["data"], "vocab_size"),
         (plain["encodings"], "t5"),
     ):
         del section[key]
@@ -80,7 +87,7 @@ def test_a_stored_key_that_no_config_can_have_is_named_with_its_file(tmp_path):
 
 def begun(path, toy_config):
     path.mkdir()
-    file, is_new = made_once(path, "tokenizer.model")
+    file, is_new = artefact_path(path, "tokenizer.model")
     assert is_new
     file.write_bytes(b"pieces")
     directory = RunDirectory(path, toy_config())
@@ -91,21 +98,21 @@ def begun(path, toy_config):
 
 def test_the_tokenizer_that_a_run_began_with_is_the_only_one(tmp_path, toy_config):
     file = begun(tmp_path / "run", toy_config)
-    assert made_once(tmp_path / "run", "tokenizer.model") == (file, False)
+    assert artefact_path(tmp_path / "run", "tokenizer.model") == (file, False)
     file.write_bytes(b"seceip")
     with pytest.raises(UserError, match=r"tokenizer\.model' is not the file that this run was"):
-        made_once(tmp_path / "run", "tokenizer.model")
+        artefact_path(tmp_path / "run", "tokenizer.model")
     run = read_run(tmp_path / "run")
     assert list(run.pop("tokenizers")) == ["tokenizer.model"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(run))
-    assert made_once(tmp_path / "run", "tokenizer.model") == (file, False)  # an older run
+    assert artefact_path(tmp_path / "run", "tokenizer.model") == (file, False)  # an older run
     file.unlink()
     os.mkfifo(file)
     with pytest.raises(UserError, match="is no regular file"):
-        made_once(tmp_path / "run", "tokenizer.model")
+        artefact_path(tmp_path / "run", "tokenizer.model")
     file.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):
-        made_once(tmp_path / "run", "tokenizer.model")
+        artefact_path(tmp_path / "run", "tokenizer.model")
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -114,7 +121,7 @@ def test_what_the_user_has_put_there_outlives_starts_that_fail(tmp_path, toy_con
     (tmp_path / "old.tokenizer.model").write_text("precious too")
     for _ in range(2):
         directory = RunDirectory(tmp_path, toy_config())
-        file, is_new = made_once(tmp_path, "tokenizer.model")
+        file, is_new = artefact_path(tmp_path, "tokenizer.model")
         assert is_new
         assert not file.exists()
         file.write_text("ours")
@@ -134,7 +141,7 @@ def test_what_was_put_aside_first_is_what_comes_back(tmp_path, toy_config):
     (tmp_path / "tokenizer.model").write_text("precious")
     directory = RunDirectory(tmp_path, toy_config())
     for number in range(3):
-        made_once(tmp_path, "tokenizer.model")[0].write_text(f"ours {number}")
+        artefact_path(tmp_path, "tokenizer.model")[0].write_text(f"ours {number}")
     directory.forget()
     directory.close()
     assert [path.read_text() for path in tmp_path.glob("*tokenizer.*")] == ["precious"]
@@ -143,8 +150,8 @@ def test_what_was_put_aside_first_is_what_comes_back(tmp_path, toy_config):
 def test_names_of_files_are_no_facts_where_there_is_a_hash(tmp_path):
     there = {"name": "a", "sha256": "abc", "splits": {"train": {"bytes": 3}}}
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "corpus": there}))
-    refuse_other_facts(tmp_path, {"corpus": there | {"name": "b"}})
+    check_provenance(tmp_path, {"corpus": there | {"name": "b"}})
     for other in ({"sha256": "xyz"}, {"splits": {"train": {"bytes": 4}}}):
         with pytest.raises(UserError, match="another corpus"):
-            refuse_other_facts(tmp_path, {"corpus": there | other})
-    refuse_other_facts(tmp_path / "nowhere", {"corpus": {}})
+            check_provenance(tmp_path, {"corpus": there | other})
+    check_provenance(tmp_path / "nowhere", {"corpus": {}})

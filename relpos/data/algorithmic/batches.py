@@ -18,6 +18,7 @@ import numpy as np
 
 from relpos.data.algorithmic.base import Example, Task
 from relpos.data.errors import DataError, nearest
+from relpos.data.sampling import IN_THIS_THREAD, endless
 
 Batch = dict[str, np.ndarray]
 
@@ -117,8 +118,14 @@ def train_batches(
         raise DataError(
             f"{task.name} with lengths up to {longest} needs {needed} places, size is {size}."
         )
-    draw = _Draw(task, lengths, batch_size, seed, size or needed, presentation, one_length)
-    return grain.MapDataset.range(1).repeat().map_with_index(draw).to_iter_dataset(_IN_THIS_THREAD)
+    places_of_batch = size or needed
+
+    def draw(index: int) -> Batch:
+        rng = _generator(seed, _TRAINING, index)
+        drawn = task.draw_lengths(rng, *lengths, 1 if one_length else batch_size)
+        return batch(task, rng, np.broadcast_to(drawn, batch_size), places_of_batch, presentation)
+
+    return endless(draw).to_iter_dataset(IN_THIS_THREAD)
 
 
 def eval_batches(
@@ -160,7 +167,6 @@ def eval_batches(
     ]
 
 
-_IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 _TRAINING, _EVALUATION = 0, 1
 
 
@@ -173,38 +179,6 @@ def _check_positive(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise DataError(f"{name} must be at least 1, not {value}.")
-
-
-class _Draw(grain.transforms.MapWithIndex):
-    """Gives for the number of a step its batch."""
-
-    def __init__(
-        self,
-        task: Task,
-        lengths: tuple[int, int],
-        batch_size: int,
-        seed: int,
-        size: int,
-        presentation: str | None,
-        one_length: bool,
-    ) -> None:
-        self._task = task
-        self._lengths = lengths
-        self._batch_size = batch_size
-        self._seed = seed
-        self._size = size
-        self._presentation = presentation
-        self._one_length = one_length
-
-    def map_with_index(self, index: int, element: int) -> Batch:
-        """Returns the batch of step `index`."""
-        del element
-        rng = _generator(self._seed, _TRAINING, index)
-        drawn = self._task.draw_lengths(
-            rng, *self._lengths, 1 if self._one_length else self._batch_size
-        )
-        lengths = np.broadcast_to(drawn, self._batch_size)
-        return batch(self._task, rng, lengths, self._size, self._presentation)
 
 
 def _presentation(task: Task, presentation: str | None) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.attention.filled import Filled
+from relpos.attention.slot_use import SlotUse
 from relpos.encodings.base import Encoding
 
 
@@ -32,7 +32,7 @@ class Sum(Encoding, fills_slots=False):
         for part in parts:
             _check(part, parts, told)
         self.summands = nnx.List(parts)
-        filled = [Filled.of(part) for part in parts]
+        filled = [SlotUse.of(part) for part in parts]
         self.with_key_vectors = tuple(f.key_vectors for f in filled)
         self.with_query_vectors = tuple(f.query_vectors for f in filled)
         overridden = frozenset[str]().union(*(part.overridden for part in parts))
@@ -233,14 +233,14 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
             raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
         if not part.walks or other is part:
             continue
-        if other.walks or other.mixes or Filled.of(other).value_vectors:
+        if other.walks or other.mixes or SlotUse.of(other).value_vectors:
             does = (
                 "walks too" if other.walks else "mixes heads" if other.mixes else "adds to values"
             )
             raise ValueError(
                 f"{told}: {name} walks along the row; it cannot be summed up with {type(other).__name__}, which {does}"
             )
-    vectors = {p.scaled_vectors for p in parts if Filled.of(p).key_vectors}
+    vectors = {p.scaled_vectors for p in parts if SlotUse.of(p).key_vectors}
     if len(vectors) > 1:
         raise ValueError(
             f"{told}: some of their key vectors join the logits scaled, some unscaled; they cannot be summed up"

@@ -1,0 +1,148 @@
+"""Which slots an encoding fills."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from relpos.attention.one_head import split_heads
+from relpos.attention.slots import Slots
+
+
+class SlotUse(NamedTuple):
+    """Which slots an encoding fills.
+
+    Attributes:
+      own_vector_query: what meets the key vectors is not what meets the keys.
+      own_vector_key: the width of what meets the query vectors, where it is not what meets the queries; or 0.
+      factors: F, 0 without them.
+      walks: along the row.
+      mixes: the logits of all heads.
+      normalized: weights are divided by their sum.
+      width: how many numbers at once the bias wants for each distance, where it has no end; or 0.
+      trained: whether anything is.
+    """
+
+    bias: bool
+    key_vectors: bool
+    query_vectors: bool
+    value_vectors: bool
+    block_bias: bool
+    own_vector_query: bool
+    own_vector_key: int
+    factors: int
+    walks: bool
+    sink: bool
+    mixes: bool
+    normalized: bool
+    width: int
+    trained: bool
+
+    @classmethod
+    def of(cls, encoding: Slots, whole: Slots | None = None) -> "SlotUse":
+        """Ask each slot once, without computing anything; `whole` is the sum of which the encoding is a part."""
+        whole = encoding if whole is None else whole
+        split, per_head, shared = split_heads(encoding)
+
+        def ask(per_head, shared):
+            one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
+            d = jnp.zeros((1,), jnp.int32)
+            factor = one.factored_key(d)
+            return (
+                one.bias(d),
+                one.key_vectors(d),
+                one.query_vectors(d),
+                one.value_vectors(d),
+                factor,
+            )
+
+        def ask_bias(d):
+            return nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared).bias(d)
+
+        slots = jax.eval_shape(ask, per_head, shared)
+        has_block_bias = "block_bias" in encoding.overridden
+        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
+        changes_query = bool({"query", "vector_query"} & whole.overridden)
+        changes_query |= any(not part.scaled_vectors for part in whole.parts)
+        changes_key = bool({"key", "vector_key"} & whole.overridden)
+        filled = cls(
+            bias, key_vectors, query_vectors, value_vectors, has_block_bias,
+            own_vector_query=key_vectors and changes_query,
+            own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
+            factors=factors,
+            walks=encoding.walks,
+            sink="sink" in encoding.overridden,
+            mixes=encoding.mixes,
+            normalized=encoding.normalized,
+            width=_width(ask_bias) if bias and encoding.constant_beyond is None else 0,
+            trained=bool(nnx.to_flat_state(nnx.state(encoding, nnx.Param))),
+        )  # fmt: skip
+        filled.check(encoding)
+        return filled
+
+    def check(self, encoding: Slots) -> None:
+        """Refuse an encoding that fills slots which do not go together."""
+        name = type(encoding).__name__
+        if self.factors and (
+            self.query_vectors or self.value_vectors or self.bias == self.key_vectors
+        ):
+            raise ValueError(
+                f"{name} fills factored_key: of the slots of distances it then fills one, key_vectors or bias, for "
+                "which the factors stand"
+            )
+        if self.walks and (self.value_vectors or self.mixes):
+            raise ValueError(f"{name} fills walk: it may then fill neither value_vectors nor mix")
+        if self.sink and not self.normalized:
+            raise ValueError(
+                f"{name} has an attention sink, and weights that are not divided by their sum (normalized = False): "
+                "it may have only one of the two"
+            )
+        if encoding.axes not in (1, None) and self.distances:
+            raise ValueError(
+                f"{name} takes positions of {encoding.axes} axes, between which there is no one distance: it may "
+                "fill no slot of distances; block_bias gets the positions themselves"
+            )
+
+    @property
+    def worth_a_table(self) -> bool:
+        """Whether a bias for scattered positions is better looked up than evaluated, measured on a CPU.
+
+        That of one number that nothing trains is not: ALiBi's.
+        """
+        return self.bias and not self.vectors and (self.trained or self.width > 1)
+
+    @property
+    def vectors(self) -> bool:
+        """Whether there are vectors of distances."""
+        return self.key_vectors or self.query_vectors or self.value_vectors
+
+    @property
+    def distances(self) -> bool:
+        """Whether anything is a function of the distance."""
+        return self.bias or self.vectors
+
+
+def _width(function: Callable[[Array], Array]) -> int:
+    """Return the size of the largest array that a function of n distances makes, by n."""
+
+    def largest(n: int) -> int:
+        distances = jax.ShapeDtypeStruct((n,), jnp.int32)
+        return _largest(jax.make_jaxpr(function)(distances).jaxpr)
+
+    return (largest(8192) - largest(4096)) // 4096
+
+
+def _largest(program: Any) -> int:
+    """Return the size of the largest array that a program makes, those inside of its operations too."""
+    found = [0]
+    for operation in program.eqns:
+        found += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
+        for inner in jax.tree.leaves(tuple(operation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found.append(_largest(inner))
+    return max(found)

@@ -1,0 +1,199 @@
+"""Batches of sentence pairs of about one length, by Grain.
+
+A pair with source tokens s_1..s_m and target tokens t_1..t_n is shown to an encoder-decoder as
+
+    source   s_1 ... s_m <sep>      inputs   <sep> t_1 ... t_n      targets  t_1 ... t_n <sep>
+
+padded to one length that both sides of a batch share, one of few, so that few programs are compiled. A
+batch is a dict of int32 arrays [B, T]: `source`, `source_segments`, `inputs`, `targets`, `segments`
+(1 for tokens, 0 for padding).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from relpos.data.errors import DataError
+from relpos.data.pairs.pairs import Pair
+from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
+
+Batch = dict[str, np.ndarray]
+TokenizedPair = tuple[np.ndarray, np.ndarray]
+
+_POOL = 50  # batches that are sorted by length together
+
+
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer, see tokenizers.py."""
+
+    @property
+    def separator(self) -> int:
+        """The id that ends a sentence."""
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """Returns the ids of a text, int32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenized:
+    """Random access to the tokens of pairs, separators not counted."""
+
+    pairs: Sequence[Pair]
+    source: Tokenizer
+    target: Tokenizer
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> TokenizedPair:
+        source, target = self.pairs[index]
+        return self.source.encode(source), self.target.encode(target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both by turns."""
+
+    pairs: Sequence[Pair]
+    sides: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.pairs) * len(self.sides)
+
+    def __getitem__(self, index: int) -> bytes:
+        if index >= len(self):
+            raise IndexError(index)
+        pair, side = divmod(index, len(self.sides))
+        return self.pairs[pair][self.sides[side]]
+
+
+def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
+    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
+
+    Nor less than a sixth of it: short batches cost little in any case, and every length is a program to compile.
+    Without `between` the least of 8, 16, 32, ...: for what runs seldom.
+    """
+    size = 8
+    while size < max(needed, longest / 6):
+        if between:
+            size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+        else:
+            size *= 2
+    return min(size, longest)
+
+
+def _needed(pairs: Sequence[TokenizedPair]) -> int:
+    return 1 + max(len(tokens) for pair in pairs for tokens in pair)
+
+
+def fits(pair: TokenizedPair, sequence_length: int) -> bool:
+    """Tells whether both sides fit with their separators, and neither is empty."""
+    return all(0 < len(tokens) < sequence_length for tokens in pair)
+
+
+def train_batches(
+    pairs: Tokenized, *, sequence_length: int, batch_size: int, seed: int
+) -> grain.IterDataset[Batch]:
+    """Returns endless batches; each is a function of the seed and of how many came before.
+
+    Every epoch visits the pairs in another order. Some batches' worth of them are sorted by length, cut
+    into batches and shuffled. Pairs that do not fit are left out, and others shown once more instead.
+
+    Raises:
+        DataError: there are no pairs.
+    """
+    if not len(pairs):
+        raise DataError("There are no pairs to train on.")
+    draw = _Draw(pairs, sequence_length, batch_size, seed)
+    return endless(draw).to_iter_dataset(IN_THIS_THREAD)
+
+
+def eval_batches(
+    pairs: Sequence[TokenizedPair],
+    *,
+    sequence_length: int,
+    batch_size: int,
+    separators: tuple[int, int],
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yields batches with the numbers of their pairs, shortest first; the last rows may be padding.
+
+    Pairs which do not fit have to be dealt with before.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i])))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        some = [pairs[i] for i in chosen]
+        T = padded_length(_needed(some), sequence_length, between=False)
+        yield chosen, make_batch(some, T, batch_size, separators)
+
+
+def make_batch(
+    pairs: Sequence[TokenizedPair], T: int, rows: int, separators: tuple[int, int]
+) -> Batch:
+    """Returns the pairs as a batch of so many rows, those that are missing empty.
+
+    Args:
+        pairs: tokens without separators; both sides fit into T with them.
+        T: the tokens of a row.
+        rows: B.
+        separators: of source and target.
+    """
+    names = ("source", "source_segments", "inputs", "targets", "segments")
+    batch = {name: np.zeros((rows, T), np.int32) for name in names}
+    of_source, of_target = separators
+    for row, (source, target) in enumerate(pairs):
+        m, n = len(source), len(target)
+        batch["source"][row, :m], batch["source"][row, m] = source, of_source
+        batch["source_segments"][row, : m + 1] = 1
+        batch["inputs"][row, 0], batch["inputs"][row, 1 : n + 1] = of_target, target
+        batch["targets"][row, :n], batch["targets"][row, n] = target, of_target
+        batch["segments"][row, : n + 1] = 1
+    return batch
+
+
+class _Draw:
+    """Gives for the number of a step its batch."""
+
+    def __init__(self, pairs: Tokenized, sequence_length: int, batch_size: int, seed: int) -> None:
+        self._pairs = pairs
+        self._length = sequence_length
+        self._batch_size = batch_size
+        self._seed = (abs(seed), seed < 0)
+        self._pool_size = min(_POOL, -(-len(pairs) // batch_size))
+        self._epochs = Epochs(len(pairs), (*self._seed, 0))
+        self._pool = functools.lru_cache(maxsize=2)(self._draw_pool)
+
+    def __call__(self, index: int) -> Batch:
+        """Returns the batch of step `index`."""
+        number, place = divmod(index, self._pool_size)
+        chosen = self._pool(number)[place]
+        separators = (self._pairs.source.separator, self._pairs.target.separator)
+        T = padded_length(_needed(chosen), self._length)
+        return make_batch(chosen, T, self._batch_size, separators)
+
+    def _draw_fitting(self, number: int) -> list[TokenizedPair]:
+        count = self._pool_size * self._batch_size
+        drawn = (self._epochs[place] for place in range(number * count, (number + 1) * count))
+        return [pair for i in drawn if fits(pair := self._pairs[i], self._length)]
+
+    def _draw_pool(self, number: int) -> list[list[TokenizedPair]]:
+        """Returns the batches of a pool."""
+        count = self._pool_size * self._batch_size
+        # Where few pairs fit, a pool may have none: then the next one that has some stands in for it.
+        whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))
+        found = next(filter(None, map(self._draw_fitting, whole_epoch)), None)
+        if found is None:
+            raise DataError(
+                f"None of {len(self._pairs)} pairs fits into sequence_length={self._length} tokens: raise it."
+            )
+        rng = np.random.default_rng((*self._seed, 1, number))
+        found += [found[i] for i in rng.integers(len(found), size=count - len(found))]
+        found.sort(key=lambda pair: max(map(len, pair)))
+        batches = [found[i : i + self._batch_size] for i in range(0, count, self._batch_size)]
+        return [batches[i] for i in rng.permutation(len(batches))]

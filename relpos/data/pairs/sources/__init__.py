@@ -1,0 +1,1 @@
+"""Sources of pairs: each file has load(**options), which returns a corpus."""

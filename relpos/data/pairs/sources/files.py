@@ -1,0 +1,113 @@
+"""The user's own parallel text: two files, one sentence a line, line i of one translating line i.
+
+A line ends at a line feed, and at nothing else: other characters that Unicode counts as line ends
+stand inside sentences, and cutting there would put all later lines beside the wrong ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relpos.data.corpus import Corpus
+from relpos.data.errors import DataError
+from relpos.data.pairs import pairs as pairs_lib
+from relpos.data.pairs.corpus import pairs_corpus
+from relpos.data.pairs.pairs import Pair
+from relpos.data.reading import read_utf8
+
+VERSION = "1.0.0"  # of the rules that clean and split files
+
+
+def load(
+    *,
+    source: str = "",
+    target: str = "",
+    validation_source: str = "",
+    validation_target: str = "",
+    test_source: str = "",
+    test_target: str = "",
+    languages: Sequence[str] = ("en", "de"),
+) -> Corpus[Pair]:
+    """Loads parallel text of the user's own.
+
+    Args:
+        source: file of the source sentences of train, one a line, plain, .gz or .xz.
+        target: file of their translations.
+        validation_source: "" together with validation_target: held out from train.
+        validation_target: see validation_source.
+        test_source: "" together with test_target: held out from train.
+        test_target: see test_source.
+        languages: of source and target; BLEU cuts the target into words by its language.
+
+    Raises:
+        DataError: a file cannot be used, or the files do not go together.
+    """
+    files = {
+        "train": (source, target),
+        "validation": (validation_source, validation_target),
+        "test": (test_source, test_target),
+    }
+    for split, (of_source, of_target) in files.items():
+        if bool(of_source) != bool(of_target):
+            raise DataError(
+                f"{split} has only its {'source' if of_source else 'target'} file: sentences and their "
+                "translations come in two files."
+            )
+    if not source:
+        raise DataError("Which files? source and target name those to train on.")
+    notes: list[str] = []
+    splits: dict[str, list[Pair]] = {}
+    for split, (of_source, of_target) in files.items():
+        if of_source:
+            splits[split], dropped = read_pairs(of_source, of_target)
+            notes += dropped
+    missing = [split for split in files if split not in splits]
+    if missing:
+        splits.update(pairs_lib.hold_out(splits["train"], missing))
+        notes.append(f"{' and '.join(missing)} held out from train")
+    splits = {split: splits[split] for split in files}
+    return pairs_corpus(
+        ", ".join(Path(file).name for file in files["train"]),
+        VERSION,
+        splits,
+        languages=tuple(languages),
+        notes=(*notes, *pairs_lib.overlaps(splits)),
+    )
+
+
+def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
+    """Reads two files of sentences; those that end in .gz or .xz are unpacked.
+
+    White space around a sentence is dropped, and so are pairs with an empty side.
+
+    Args:
+        source: file of the source sentences.
+        target: file of their translations.
+
+    Returns:
+        The pairs, and notes on what was dropped.
+
+    Raises:
+        DataError: a file cannot be read or is not UTF-8, the files have unequal numbers of lines,
+            or no pair is left.
+    """
+    sources, targets = _lines(source), _lines(target)
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{source} has {len(sources)} lines, but {target} has {len(targets)}: each line must "
+            "stand beside its translation."
+        )
+    pairs, dropped = pairs_lib.drop_empty(zip(sources, targets, strict=True))
+    names = f"{Path(source).name}, {Path(target).name}"
+    if not pairs:
+        raise DataError(f"{source} and {target} hold no pair of sentences.")
+    if not dropped:
+        return pairs, []
+    return pairs, [f"{names}: {dropped} of {len(sources)} pairs had an empty side and were dropped"]
+
+
+def _lines(name: str) -> list[bytes]:
+    """Returns the lines of a UTF-8 file."""
+    lines = read_utf8(name).split(b"\n")
+    return lines[:-1] if not lines[-1] else lines

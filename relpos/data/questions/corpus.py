@@ -1,0 +1,151 @@
+"""A corpus of questions, and one made of files: put together, told apart, and split."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from relpos.data.corpus import Corpus, Sizes, corpus_of
+from relpos.data.errors import DataError
+from relpos.data.paths import find
+from relpos.data.questions.question import Fault, Question, Reading
+from relpos.data.splits import SPLITS, families, held_out
+
+VERSION = "1.0.0"  # of the rules that read and split
+HELD_OUT_FRACTION = 0.05  # of the questions, for each of validation and test
+HELD_OUT_QUESTIONS = 2000  # at most
+
+
+def questions_corpus(
+    name: str,
+    version: str,
+    splits: Mapping[str, Sequence[Question]],
+    *,
+    problems: Iterable[str] = (),
+    notes: Sequence[str] = (),
+) -> Corpus[Question]:
+    """Returns a corpus of questions, see `relpos.data.corpus.corpus_of`."""
+    return corpus_of(
+        name,
+        version,
+        splits,
+        unit="questions",
+        parts=lambda question: (json.dumps(dataclasses.astuple(question)).encode(),),
+        measure=_measure,
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def _measure(questions: Sequence[Question]) -> Sizes:
+    return {"impossible": sum(question.impossible for question in questions)}
+
+
+def corpus_of_files(
+    read: Callable[[str], Reading], *, train: str, validation: str, test: str
+) -> Corpus[Question]:
+    """Returns the corpus of the user's own files.
+
+    Args:
+        read: reads one file.
+        train: a file, a glob or a folder.
+        validation: likewise; "" means held out from train.
+        test: likewise.
+
+    Raises:
+        DataError: nothing is named to train on, or what is named cannot be used.
+    """
+    if not train:
+        raise DataError("Which files? train names those to train on.")
+    files = {"train": train, "validation": validation, "test": test}
+    found = {
+        split: [read(str(path)) for path in find(pattern)]
+        for split, pattern in files.items()
+        if pattern
+    }
+    return corpus_of_readings(Path(train).name, VERSION, found)
+
+
+def corpus_of_readings(
+    name: str, version: str, read: Mapping[str, Sequence[Reading]]
+) -> Corpus[Question]:
+    """Puts what was read together, and holds out the splits that are missing.
+
+    Whole articles or stories are held out from train by their hash; where there are too few of those, whole
+    paragraphs.
+
+    Args:
+        name: of the corpus.
+        version: of the data.
+        read: what was read for each split; "train" is there.
+
+    Raises:
+        DataError: a split has no question that can be used, or there are too few to hold any out.
+    """
+    problems = _together(reading.problems for readings in read.values() for reading in readings)
+    splits = {
+        split: _told_apart(q for reading in readings for q in reading.questions)
+        for split, readings in read.items()
+    }
+    for split, found in splits.items():
+        if not found:
+            wrong = "; ".join(map(str, problems)) or "there are none"
+            raise DataError(f"{name}: no question of {split} can be used: {wrong}.")
+    notes = []
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
+        splits |= _hold_out(splits["train"], missing)
+        notes.append(f"{' and '.join(missing)} held out from train")
+    splits = {split: splits[split] for split in SPLITS}
+    contexts = {q.context for q in splits["train"]}
+    for split in ("validation", "test"):
+        shared = sum(q.context in contexts for q in splits[split])
+        if shared:
+            notes.append(f"{split}: {shared} of {len(splits[split])} contexts stand in train too")
+    return questions_corpus(name, version, splits, problems=map(str, problems), notes=notes)
+
+
+def _told_apart(questions: Iterable[Question]) -> list[Question]:
+    """Returns questions of several files, none with the id of another: two languages of a set share theirs."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        id, number = question.id, 1
+        while id in found:
+            number += 1
+            id = f"{question.id} ({number})"
+        found[id] = dataclasses.replace(question, id=id)
+    return list(found.values())
+
+
+def _together(summaries: Iterable[Iterable[Fault]]) -> tuple[Fault, ...]:
+    found: dict[str, Fault] = {}
+    for problem in (problem for summary in summaries for problem in summary):
+        known = found.get(problem.message, dataclasses.replace(problem, count=0))
+        found[problem.message] = dataclasses.replace(known, count=known.count + problem.count)
+    return tuple(found.values())
+
+
+def _hold_out(questions: Sequence[Question], missing: Sequence[str]) -> dict[str, list[Question]]:
+    budget = max(1, min(HELD_OUT_QUESTIONS, int(HELD_OUT_FRACTION * len(questions))))
+    for whole in ("document", "context"):
+        # What stands under two titles, or is told twice, must not be in two splits either.
+        kin = families([(getattr(q, whole), q.context) for q in questions])
+        texts = [q.context + q.question for q in questions]
+        dealt = held_out(
+            [min(texts[i] for i in family).encode() for family in kin],
+            [len(family) for family in kin],
+            budget=budget,
+            largest=budget,
+        )
+        splits: dict[str, list[Question]] = {"train": [], **{split: [] for split in missing}}
+        for split, indices in dealt.items():
+            chosen = splits[split if split in missing else "train"]
+            chosen += [questions[i] for family in indices for i in kin[family]]
+        if all(splits.values()):
+            return splits
+    raise DataError(
+        f"{len(questions)} questions on {len(kin)} paragraphs are too few to put some aside: "
+        f"give files for {' and '.join(missing)}."
+    )

@@ -1,0 +1,165 @@
+"""Exact match and F1 of answers, as the official evaluations of SQuAD 1.1 and 2.0 define them.
+
+Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822, with the scripts
+evaluate-v1.1.py and evaluate-v2.0.py beside the data. Texts are compared in lower case, without ASCII
+punctuation, without the words a, an and the, and with single spaces. F1 is that of the bags of
+words; of several right answers the best one counts.
+
+The versions differ where a text has no words left: in 2.0 the empty text is the answer to an
+impossible question, and F1 is 1 where both texts are empty; in 1.1 it is 0, though exact match is 1.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import string
+from collections.abc import Mapping, Sequence
+
+from relpos.data.errors import DataError
+from relpos.data.questions.question import Question
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """Returns what of a text is compared."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Returns 1.0 if the prediction is one of the answers, else 0.0."""
+    return float(normalise(prediction) in map(normalise, answers))
+
+
+def f1(prediction: str, answers: Sequence[str], *, empty: float = 1.0) -> float:
+    """Returns the best F1 of the prediction's words with an answer's words.
+
+    Args:
+        prediction: the predicted text.
+        answers: the right ones.
+        empty: F1 of two texts without words: 1 in SQuAD 2.0, 0 in 1.1.
+    """
+    return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)
+
+
+def _f1(predicted: list[str], right: list[str], empty: float) -> float:
+    if not predicted and not right:
+        return empty
+    common = (collections.Counter(predicted) & collections.Counter(right)).total()
+    return 2 * common / (len(predicted) + len(right))
+
+
+def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
+    """Returns {"exact_match", "f1"} in percent, by SQuAD 1.1.
+
+    Args:
+        predictions: the text predicted for each question's id; a missing one counts as wrong.
+        questions: all of them with answers.
+
+    Raises:
+        DataError: there are no questions, or one without an answer.
+    """
+    _check(questions)
+    if impossible := [q.id for q in questions if q.impossible]:
+        raise DataError(
+            f"{len(impossible)} questions, first {impossible[0]}, have no answer: score by SQuAD 2.0."
+        )
+    exact, overlap = 0.0, 0.0
+    for q in questions:
+        if q.id in predictions:
+            exact += exact_match(predictions[q.id], q.answers)
+            overlap += f1(predictions[q.id], q.answers, empty=0.0)
+    return {"exact_match": 100 * exact / len(questions), "f1": 100 * overlap / len(questions)}
+
+
+def scores_v2(
+    predictions: Mapping[str, str],
+    questions: Sequence[Question],
+    *,
+    no_answer: Mapping[str, float] | None = None,
+    threshold: float = 1.0,
+) -> dict[str, float]:
+    """Returns percentages by SQuAD 2.0: of all questions, and of those with and without an answer.
+
+    A missing prediction counts as wrong; the official script leaves its question out.
+
+    Args:
+        predictions: the text predicted for each question's id, "" for no answer.
+        questions: with and without answers.
+        no_answer: how sure the model is that a question has no answer, such as a probability.
+        threshold: where no_answer is above it, "" is taken as the prediction.
+
+    Returns:
+        exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy where there
+        are such questions.
+
+    Raises:
+        DataError: there are no questions.
+    """
+    _check(questions)
+    pairs = {q.id: _pair_v2(predictions, q, no_answer or {}, threshold) for q in questions}
+    groups = {
+        "": list(pairs.values()),
+        "answerable_": [pairs[q.id] for q in questions if not q.impossible],
+        "impossible_": [pairs[q.id] for q in questions if q.impossible],
+    }
+    scores = {}
+    for name, group in groups.items():
+        if not group:
+            continue
+        exact, overlap = (100 * sum(column) / len(group) for column in zip(*group, strict=True))
+        if name == "impossible_":  # no answer at all is right or wrong, both scores are the same
+            scores["impossible_accuracy"] = exact
+        else:
+            scores |= {f"{name}exact_match": exact, f"{name}f1": overlap}
+    return scores
+
+
+def _pair_v2(
+    predictions: Mapping[str, str], q: Question, no_answer: Mapping[str, float], threshold: float
+) -> tuple[float, float]:
+    if q.id not in predictions:
+        return 0.0, 0.0
+    # An answer of articles and punctuation alone is none.
+    answers = [answer for answer in q.answers if normalise(answer)] or [""]
+    if q.id in no_answer and no_answer[q.id] > threshold:
+        return float(q.impossible), float(q.impossible)
+    return exact_match(predictions[q.id], answers), f1(predictions[q.id], answers)
+
+
+def best_threshold(
+    predictions: Mapping[str, str],
+    questions: Sequence[Question],
+    no_answer: Mapping[str, float],
+    *,
+    score: str = "f1",
+) -> float:
+    """Returns the threshold of `scores_v2` at which a score is best: to be chosen on validation.
+
+    Args:
+        predictions: the best span for each question's id, whether or not it is thought answerable.
+        questions: with and without answers.
+        no_answer: for every question, how sure the model is that it has no answer.
+        score: "f1" or "exact_match".
+    """
+    _check(questions)
+    column = {"exact_match": 0, "f1": 1}[score]
+    gained = []  # by answering this question instead of giving none
+    for q in questions:
+        answered = _pair_v2(predictions, q, {}, 0.0)[column]
+        gained.append((no_answer[q.id], answered - float(q.impossible)))
+    best, threshold, total = 0.0, float("-inf"), 0.0
+    # Of equally certain ones, which stand or fall together, losses come first: no sum within them is
+    # greater than that before or that behind.
+    for certainty, gain in sorted(gained):
+        total += gain
+        if total > best:
+            best, threshold = total, certainty
+    return threshold
+
+
+def _check(questions: Sequence[Question]) -> None:
+    if not questions:
+        raise DataError("There are no questions to score.")

@@ -1,0 +1,1 @@
+"""Sources of questions: each file has load(**options), which returns a corpus."""

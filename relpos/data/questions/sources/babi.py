@@ -1,0 +1,122 @@
+"""Files of bAbI: short stories, a question now and then, and the facts that answer it.
+
+    1 Mary moved to the bathroom.
+    2 John went to the hallway.
+    3 Where is Mary? <tab> bathroom <tab> 1
+
+Weston et al. 2015, arXiv:1502.05698. Every line has a number, and 1 begins a new story. A question's
+context is the story so far without its questions, one sentence a line.
+
+The answer is a span of the context: where the answer stands as a word in a supporting fact, in the
+order in which the facts are listed, there; else its last occurrence in the story, which is counted
+as a problem, since nothing says that it is what the question is about. Left out and counted are
+questions whose answer is not a span: directions to go ("s,e"), lists, numbers of objects, and
+always yes, no and maybe, for the "no" of "John is no longer here" is no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from relpos.data.corpus import Corpus
+from relpos.data.errors import DataError
+from relpos.data.questions.corpus import corpus_of_files
+from relpos.data.questions.question import Question, Reading
+from relpos.data.reading import read_utf8
+
+_LINE = re.compile(r"(\d{1,9}) (.*)")  # int() refuses thousands of digits
+_NUMBER = re.compile(r"\d{1,9}")
+_VERDICTS = {"yes", "no", "maybe"}
+
+
+def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
+    """Loads questions of the user's own files.
+
+    Args:
+        train: a file, a glob or a folder; .gz and .xz are unpacked.
+        validation: likewise; "" means held out from train.
+        test: likewise.
+
+    Raises:
+        DataError: nothing is named to train on, or what is named cannot be used.
+    """
+    return corpus_of_files(read_babi, train=train, validation=validation, test=test)
+
+
+def read_babi(path: str) -> Reading:
+    """Reads a file of bAbI; one that ends in .gz or .xz is unpacked.
+
+    Raises:
+        DataError: the file is not there, is not UTF-8, or its first line has no number.
+    """
+    reading = Reading()
+    name = Path(path).name
+    facts: dict[int, str] = {}  # of the story so far, by the number of their line
+    story = ""
+    for i, line in enumerate(read_utf8(path).decode().split("\n"), 1):
+        where = f"{name} line {i}"
+        match = _LINE.fullmatch(line.strip(" \r"))  # a tab at the end has an empty answer before it
+        if not match:
+            if i == 1:
+                raise DataError(f"{path} is not bAbI: its first line has no number before it.")
+            if line.strip():
+                reading.complain("line without a number, left out", where)
+            continue
+        number, text = int(match[1]), match[2]
+        if number == 1:
+            facts, story = {}, where
+        if "\t" in text:
+            _add(reading, where, text, facts, story)
+        else:
+            facts[number] = text.strip()
+    return reading
+
+
+def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: str) -> None:
+    """Adds the question of one line."""
+    question, answer, *rest = (field.strip() for field in text.split("\t"))
+    numbers_of_facts = " ".join(rest).split()
+    if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in numbers_of_facts):
+        return reading.complain("line with other fields than a question's, left out", where)
+    supports = [int(number) for number in numbers_of_facts]
+    if any(fact not in facts for fact in supports):
+        reading.complain("supporting fact that is no earlier sentence, ignored", where)
+        supports = [fact for fact in supports if fact in facts]
+    if not answer:
+        return reading.complain("empty answer, left out", where)
+    numbers = list(facts)
+    context = "\n".join(facts.values())
+    start = _place(answer, [numbers.index(fact) for fact in supports], list(facts.values()))
+    if start is None and answer.lower() not in _VERDICTS:
+        places = [match.start() for match in _word(answer).finditer(context)]
+        if places:
+            reading.complain("answer is in no supporting fact, last occurrence taken", where)
+            start = places[-1]
+    if start is None and context and question:
+        return reading.complain("answer is not a span of the story, question left out", where)
+    reading.add(
+        where,
+        id=where,
+        context=context,
+        question=question,
+        answers=[(answer, start)],
+        group=len(facts) - min((numbers.index(fact) for fact in supports), default=len(facts)),
+        document=story,
+    )
+
+
+def _place(answer: str, supports: Sequence[int], sentences: Sequence[str]) -> int | None:
+    """Returns where the answer begins in the sentences joined by line ends, None if in no support."""
+    if answer.lower() in _VERDICTS:
+        return None
+    for support in supports:
+        match = _word(answer).search(sentences[support])
+        if match:
+            return sum(len(sentence) + 1 for sentence in sentences[:support]) + match.start()
+    return None
+
+
+def _word(answer: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")

@@ -1,0 +1,115 @@
+"""Files in the JSON of SQuAD, versions 1.1 and 2.0.
+
+    {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [
+        {"id": ..., "question": ..., "is_impossible": ..., "answers": [
+            {"text": ..., "answer_start": ...}]}]}]}]}
+
+Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822. XQuAD, MLQA and many others have
+the same form. Plausible answers to impossible questions are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from relpos.data.corpus import Corpus
+from relpos.data.errors import DataError
+from relpos.data.questions.corpus import corpus_of_files
+from relpos.data.questions.question import Question, Reading
+from relpos.data.reading import read_utf8
+from relpos.files import parse_json
+
+
+def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
+    """Loads questions of the user's own files.
+
+    Args:
+        train: a file, a glob or a folder; .gz and .xz are unpacked.
+        validation: likewise; "" means held out from train.
+        test: likewise.
+
+    Raises:
+        DataError: nothing is named to train on, or what is named cannot be used.
+    """
+    return corpus_of_files(read_squad, train=train, validation=validation, test=test)
+
+
+def read_squad(path: str) -> Reading:
+    """Reads a file in SQuAD's form; one that ends in .gz or .xz is unpacked.
+
+    Raises:
+        DataError: the file is not there, is no JSON or holds something else.
+    """
+    reading = Reading()
+    name = Path(path).name
+    for a, article in enumerate(_articles(path)):
+        in_article = f"{name} data[{a}]"
+        for p, paragraph in enumerate(_list(article, "paragraphs", reading, in_article)):
+            in_paragraph = f"{in_article}.paragraphs[{p}]"
+            for q, qa in enumerate(_list(paragraph, "qas", reading, in_paragraph)):
+                _add(reading, f"{in_paragraph}.qas[{q}]", article, paragraph, qa)
+    return reading
+
+
+def _add(reading: Reading, where: str, article: Any, paragraph: Any, qa: Any) -> None:
+    """Adds one question, of which nothing is known yet."""
+    for record, name in ((paragraph, "context"), (qa, "question")):
+        if not isinstance(record, dict) or not isinstance(record.get(name), str):
+            return reading.complain(f"no text {name!r}, question left out", where)
+    impossible = qa.get("is_impossible", False) is True
+    answers = []
+    # Version 2.0 need not give an impossible question a list of answers.
+    for answer in (
+        [] if impossible and "answers" not in qa else _list(qa, "answers", reading, where)
+    ):
+        if isinstance(answer, dict) and isinstance(answer.get("text"), str):
+            answers.append((answer["text"], answer.get("answer_start")))
+        else:
+            reading.complain("answer without a text, left out", where)
+    title = article.get("title")
+    reading.add(
+        where,
+        id=qa.get("id"),
+        context=paragraph["context"],
+        question=qa["question"],
+        answers=answers,
+        impossible=impossible,
+        document=title if isinstance(title, str) else "",
+    )
+
+
+def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
+    if isinstance(record, dict) and isinstance(record.get(name), list):
+        found: list[Any] = record[name]
+        return found
+    reading.complain(f"no list {name!r}", where)
+    return []
+
+
+def _articles(path: str) -> list[Any]:
+    """Returns what stands under "data"."""
+    text = read_utf8(path)
+    try:
+        content = parse_json(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} holds JSON that cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {_kind(content)}, not SQuAD's object with a list 'data'.")
+    if not isinstance(content.get("data"), list):
+        raise DataError(
+            f"{path}: 'data' should be a list of articles, but is {_kind(content.get('data'))}; the "
+            f"file has the fields {', '.join(map(repr, content)) or 'none'}."
+        )
+    articles: list[Any] = content["data"]
+    return articles
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "missing"}
+    return names.get(type(value), "a number or a truth value")

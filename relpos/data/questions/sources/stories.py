@@ -1,0 +1,309 @@
+"""Stories in the manner of bAbI, with the facts that a question needs at a chosen distance.
+
+    Ben went to the cellar.  Ada moved to the attic.  Eve took the lamp.  Ben walked to the office.
+    Where is Ada?  attic                                                  (one fact, distance 3)
+
+Weston et al. 2015, arXiv:1502.05698, tasks 1 and 2. The distance is that of the farthest needed
+sentence from the question, 1 for the last one, so how far a model reaches can be measured beyond
+the distances it was trained on. With one fact the question is where a person is; with two, where a
+thing is, in three ways with equal chance:
+
+    move ... take    Ada went to the attic. ... Ada took the lamp.
+    take ... move    Ada took the lamp. ... Ada went to the attic.
+    move ... drop    Ada went to the attic. ... Ada dropped the lamp.
+
+Nothing else tells the answer: after the first needed sentence the person is not mentioned except in
+the second one (and, after a drop, perhaps in leaving), the thing not either, and a thing that is
+picked up was never put down before. All else happens by chance among the others. Wherever there is
+room for it, someone else moves after the sentence that names the answer, so that the place which is
+mentioned last is no better than any other, see the baselines in the tests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from relpos.data.corpus import Corpus
+from relpos.data.errors import DataError, nearest
+from relpos.data.questions.corpus import questions_corpus
+from relpos.data.questions.question import Question
+from relpos.data.splits import SPLITS, split_of
+
+VERSION = "1.0.0"
+PERSONS = ("Ada", "Ben", "Carl", "Dora", "Eve", "Finn", "Gus", "Hana")
+PLACES = ("attic", "bathroom", "cellar", "garage", "garden", "hallway", "kitchen", "office")
+THINGS = ("apple", "ball", "book", "cup", "key", "lamp")
+MOVES = ("went to", "moved to", "walked to")
+TAKES = ("took", "picked up")
+DROPS = ("dropped", "put down")
+QUESTIONS = {"train": 10_000, "validation": 500, "test": 1000, "longer": 1000}
+MOST_DISTANCE = 64  # longer stories take minutes to make
+BEFORE = (2, 12)  # sentences before the first needed one
+
+Range = int | tuple[int, int]
+
+
+def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> Corpus[Question]:
+    """Loads stories.
+
+    Args:
+        distance: the least and the greatest, in sentences, at most `MOST_DISTANCE`; those of the split "longer" are
+            greater, up to twice as much.
+        facts: needed sentences, 1 or 2.
+        seed: which stories.
+
+    Raises:
+        DataError: numbers that no story can have.
+    """
+    if len(distance) != 2 or max(distance) > MOST_DISTANCE:
+        raise DataError(
+            f"distance must be the least and the greatest, at most {MOST_DISTANCE}; got {tuple(distance)}"
+        )
+    low, high = distance
+    splits = {
+        split: questions(
+            count,
+            distance=(high + 1, 2 * high) if split == "longer" else (low, high),
+            facts=facts,
+            split="test" if split == "longer" else split,
+            seed=seed,
+        )
+        for split, count in QUESTIONS.items()
+    }
+    note = f"{facts} facts at distances {low} to {high}, longer: up to {2 * high}; seed {seed}"
+    return questions_corpus("stories", VERSION, splits, notes=(note,))
+
+
+def questions(
+    count: int,
+    *,
+    distance: Range,
+    facts: int = 1,
+    before: Range = BEFORE,
+    split: str = "train",
+    seed: int = 0,
+) -> list[Question]:
+    """Returns the first `count` questions of a split; no story is in two splits.
+
+    Args:
+        count: how many.
+        distance: in sentences, or the least and the most, drawn evenly.
+        facts: 1 or 2 needed sentences.
+        before: sentences before the first needed one, or the least and the most.
+        split: "train", "validation" or "test".
+        seed: another one draws other stories, from the same split.
+
+    Raises:
+        DataError: an unknown split, or numbers that no story can have.
+    """
+    if split not in SPLITS:
+        raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
+    name = f"{facts} facts, distance {distance}, before {before}, {split}, seed {seed}"
+    found = []
+    for i in range(count):
+        rng = random.Random(f"stories {name} {i}")
+        while True:
+            question = example(
+                rng, _drawn(rng, distance), facts=facts, before=before, id=f"stories {name}, {i}"
+            )
+            if split_of(question.context.encode()) == split:
+                break
+        found.append(question)
+    return found
+
+
+def example(
+    rng: random.Random, distance: int, *, facts: int = 1, before: Range = BEFORE, id: str = ""
+) -> Question:
+    """Returns a story with its question, one sentence a line; arguments as for `questions`."""
+    least = before if isinstance(before, int) else before[0]
+    if facts not in (1, 2):
+        raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
+    if distance < facts:
+        raise DataError(f"{facts} needed sentences do not fit into a distance of {distance}.")
+    if least < (2 if facts == 2 else 0):
+        raise DataError(
+            f"before={before} is too few: with two facts a thing is taken by someone who came "
+            "before, which takes 2 sentences; with one it may be 0."
+        )
+    story = _Story(rng)
+    if facts == 1:
+        asked = _one_fact(story, distance, _drawn(rng, before))
+    else:
+        kind = rng.choice((_move_take, _take_move, _move_drop))
+        while not (asked := kind(story, distance, _drawn(rng, before))):
+            story = _Story(rng)  # by chance nobody could do what the kind asks for
+    context = "\n".join(story.sentences)
+    return Question(
+        id=id,
+        context=context,
+        question=f"Where is {asked}?",
+        answers=(story.answer,),
+        starts=(
+            context.find(story.answer, sum(len(s) + 1 for s in story.sentences[: story.fact])),
+        ),
+        group=distance,
+        document=context,
+    )
+
+
+def _drawn(rng: random.Random, number: Range) -> int:
+    low, high = (number, number) if isinstance(number, int) else number
+    if low > high:
+        raise DataError(f"{number} is no range: the first number should be the smaller one.")
+    return rng.randint(low, high)
+
+
+class _Story:
+    """Sentences, and what is true after them.
+
+    Attributes:
+        sentences: so far.
+        place: of every person that has moved.
+        holder: of every thing that someone has.
+        lying: the place of every thing that was dropped and not taken again.
+        fact: number of the sentence that names the answer.
+        answer: the place.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.sentences: list[str] = []
+        self.place: dict[str, str] = {}
+        self.holder: dict[str, str] = {}
+        self.lying: dict[str, str] = {}
+        self.fact = 0
+        self.answer = ""
+
+    def choose(self, options: Sequence[str]) -> str:
+        """Returns any of the options."""
+        return self._rng.choice(options)
+
+    def draw(self, low: int, high: int) -> int:
+        """Returns any number from low to high."""
+        return self._rng.randint(low, high)
+
+    def move(self, person: str) -> None:
+        """The person goes to another place."""
+        here = self.place.get(person)
+        place = self.choose([place for place in PLACES if place != here])
+        self.place[person] = place
+        self.sentences.append(f"{person} {self.choose(MOVES)} the {place}.")
+
+    def answer_move(self, person: str) -> None:
+        """The person goes to the place that will be asked for."""
+        self.move(person)
+        self.fact, self.answer = len(self.sentences) - 1, self.place[person]
+
+    def take(self, person: str, thing: str) -> None:
+        """The person takes a thing."""
+        self.lying.pop(thing, None)
+        self.holder[thing] = person
+        self.sentences.append(f"{person} {self.choose(TAKES)} the {thing}.")
+
+    def drop(self, person: str, thing: str) -> None:
+        """The person leaves a thing behind."""
+        del self.holder[thing]
+        self.lying[thing] = self.place[person]
+        self.sentences.append(f"{person} {self.choose(DROPS)} the {thing}.")
+
+    def within_reach(self, person: str, without: str = "") -> list[str]:
+        """Returns what a person that has moved can take: what lies there or has not been seen."""
+        at = self.place.get(person)
+        free = [t for t in THINGS if t not in self.holder and t != without]
+        return [t for t in free if self.lying.get(t, at) == at] if at else []
+
+    def happen(
+        self,
+        count: int,
+        *,
+        without: str = "",
+        thing: str = "",
+        leaving: str = "",
+    ) -> None:
+        """Adds sentences, one of which at least is a move.
+
+        Args:
+            count: how many.
+            without: who does nothing.
+            thing: what nobody touches.
+            leaving: who moves once all the same.
+        """
+        persons = [person for person in PERSONS if person != without]
+        moving = self.draw(0, count - 1) if count else 0
+        for i in range(count):
+            person = self.choose(persons)
+            held = [t for t, who in self.holder.items() if who == person and t != thing]
+            free = self.within_reach(person, without=thing)
+            kind = self.draw(0, 5)
+            if i == moving:
+                self.move(leaving or person)
+            elif kind == 0 and held:
+                self.drop(person, self.choose(held))
+            elif kind <= 2 and free:
+                self.take(person, self.choose(free))
+            else:
+                self.move(person)
+
+
+def _one_fact(story: _Story, distance: int, before: int) -> str:
+    story.happen(before)
+    person = story.choose(PERSONS)
+    story.answer_move(person)
+    story.happen(distance - 1, without=person)
+    return person
+
+
+def _move_take(story: _Story, distance: int, before: int) -> str:
+    """Someone moves, and takes a thing that no other sentence puts anywhere."""
+    near = story.draw(1, distance - 1)
+    story.happen(before)
+    person = story.choose(PERSONS)
+    unseen = [t for t in THINGS if t not in story.holder and t not in story.lying]
+    if not unseen:
+        return ""
+    thing = story.choose(unseen)
+    story.answer_move(person)
+    story.happen(distance - near - 1, without=person, thing=thing)
+    story.take(person, thing)
+    story.happen(near - 1, without=person, thing=thing)
+    return f"the {thing}"
+
+
+def _take_move(story: _Story, distance: int, before: int) -> str:
+    """Someone takes a thing and carries it to where it is asked for."""
+    near = story.draw(min(2, distance - 1), distance - 1)  # leaves room for a move after
+    story.happen(before)
+    person = story.choose(PERSONS)
+    free = story.within_reach(person)
+    if not free:
+        return ""
+    thing = story.choose(free)
+    story.take(person, thing)
+    story.happen(distance - near - 1, without=person, thing=thing)
+    story.answer_move(person)
+    story.happen(near - 1, without=person, thing=thing)
+    return f"the {thing}"
+
+
+def _move_drop(story: _Story, distance: int, before: int) -> str:
+    """Someone who has a thing moves and leaves it there; then perhaps leaves."""
+    near = story.draw(1, distance - 1)
+    story.happen(before)
+    if not story.holder:
+        return ""
+    thing = story.choose(list(story.holder))
+    person = story.holder[thing]
+    story.answer_move(person)
+    story.happen(distance - near - 1, without=person, thing=thing)
+    story.drop(person, thing)
+    leaving = story.choose(("", person))
+    story.happen(near - 1, without=person, thing=thing, leaving=leaving)
+    return f"the {thing}"
+
+
+def vocabulary() -> Sequence[str]:
+    """Returns every word that a story or its question may hold."""
+    phrases = " ".join((*MOVES, *TAKES, *DROPS)).split()
+    return sorted({*PERSONS, *PLACES, *THINGS, *phrases, "the", "Where", "is"})

@@ -1,0 +1,69 @@
+"""Random access to what is drawn: endless batches as a function of their number, and epochs in shuffled order.
+
+The state of an iterator is then one number, so that a run resumes exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grain
+import numpy as np
+from grain.experimental import index_shuffle
+
+Drawn = TypeVar("Drawn")
+
+# Grain's workers and buffers would only cost time here: a batch is made faster than a step takes.
+IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+MOST_PERMUTED = 2**20  # items, whose order is held in memory
+
+
+class ByNumber(grain.transforms.MapWithIndex):
+    """A Grain transform that replaces an element by a function of its number."""
+
+    def __init__(self, draw: Callable[[int], Any]) -> None:
+        self._draw = draw
+
+    def map_with_index(self, index: int, element: object) -> Any:
+        """Returns what is drawn for an index."""
+        del element
+        return self._draw(index)
+
+
+def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
+    """Returns an endless dataset whose element i is draw(i).
+
+    `get_state` and `set_state` of its iterators continue exactly, and Orbax saves them with
+    `grain.checkpoint.CheckpointSave`.
+    """
+    return grain.MapDataset.range(1).repeat().map_with_index(ByNumber(draw))
+
+
+class Epochs:
+    """The numbers 0 ... count-1, over and over, in another order in each epoch.
+
+    Grain's own shuffle walks through 2**16 numbers for each index: fast for millions of items, milliseconds for a few.
+    So a permutation is drawn where it fits into memory.
+
+    Args:
+        count: how many numbers.
+        entropy: what the orders are a function of, as `numpy.random.default_rng` takes it.
+    """
+
+    def __init__(self, count: int, entropy: tuple[int, ...]) -> None:
+        self._count = count
+        self._entropy = entropy
+        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+
+    def __getitem__(self, index: int) -> int:
+        """Returns the number that is drawn at an index."""
+        epoch, place = divmod(index, self._count)
+        if self._count > MOST_PERMUTED:
+            seed = (sum(self._entropy) + epoch) % 2**32
+            return int(index_shuffle(place, max_index=self._count - 1, seed=seed, rounds=4))
+        return int(self._permutation(epoch)[place])
+
+    def _draw_permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((*self._entropy, epoch)).permutation(self._count)

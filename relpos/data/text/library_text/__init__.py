@@ -1,0 +1,1 @@
+"""library_text: the text that every Python installation carries."""

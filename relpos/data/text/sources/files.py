@@ -1,0 +1,220 @@
+"""The user's own text: files, globs and folders, split so that no part of it is in two splits.
+
+Bytes pass through unchanged, a byte order mark too; what a text repeats of itself is left as it is. A file is read as
+documents of at most `DOCUMENT_BYTES`, cut at line ends, so that a single long file can be shuffled;
+its documents put together again are the file. Of a file of lines of JSON every line is a document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from relpos.data import json_lines, paths
+from relpos.data.corpus import Corpus
+from relpos.data.errors import DataError
+from relpos.data.reading import NoTextError, read_text
+from relpos.data.splits import SPLITS, held_out
+from relpos.data.text.corpus import text_corpus
+
+VERSION = "1.0.0"  # of the rules that cut and split, below
+DOCUMENT_BYTES = 65536
+HELD_OUT_BYTES = 250_000  # at most, in each of validation and test: evaluation stays cheap
+HELD_OUT_FRACTION = 0.025
+MANY_FILES = 40  # from here on whole files are held out, below it the end of every file
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What the files hold: texts, which may be cut, and documents of their own, which may not."""
+
+    texts: list[bytes]
+    documents: list[bytes]
+
+
+def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
+    """Loads text of the user's own.
+
+    Args:
+        path: a file, a glob or a folder, see `read_splits`.
+        field: the field of .jsonl files that holds the text.
+
+    Raises:
+        DataError: nothing is named, or what is named cannot be used.
+    """
+    if not path:
+        raise DataError("Which files? path names a file, a glob or a folder of text.")
+    found = read_splits(path, field)
+    return text_corpus(paths.expanded(path).resolve().name, VERSION, found)
+
+
+def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
+    """Reads what a path names, drops identical files, and splits it.
+
+    With many files whole files are held out, chosen by the hash of their content; with few, the
+    last fortieth of each file is test and the fortieth before it validation. Of lines of JSON each
+    is a document, and documents are held out by the hash of their content.
+
+    Args:
+        pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
+            excepted. Files that end in .gz or .xz are unpacked.
+        field: the field of .jsonl files that holds the text.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, it is no text, or it is too short to be split.
+    """
+    found = _read(pattern, field)
+    texts = list(dict.fromkeys(found.texts))
+    size = sum(map(len, texts + found.documents))
+    if size < 40:
+        raise DataError(
+            f"{pattern} holds only {size} bytes, too few to put some aside for validation and test."
+        )
+    splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    ways = ((_split_texts, texts), (_split_documents, found.documents))
+    for split_up, held in ways:
+        if held:
+            for split, documents in split_up(held).items():
+                splits[split] += documents
+    return splits
+
+
+def read_documents(pattern: str, field: str = "text") -> list[bytes]:
+    """Reads all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
+    found = _read(pattern, field)
+    return [part for text in found.texts for part in documents_of(text)] + found.documents
+
+
+def _read(pattern: str, field: str) -> _Found:
+    """Returns what the files hold that have any text; of a folder other files are left out, and told."""
+    found = _Found([], [])
+    left_out: list[tuple[Path, DataError]] = []
+    in_folder = paths.expanded(pattern).is_dir()
+    named = paths.find(pattern)
+    for path in named:
+        try:
+            content = read_text(path)
+        except NoTextError as error:
+            if not in_folder:
+                raise
+            left_out.append((path, error))
+            continue
+        if not content:
+            continue
+        if json_lines.is_json_lines(path):
+            found.documents.extend(json_lines.documents(path, content, field))
+        else:
+            _warn_of_other_encodings(path, content)
+            found.texts.append(content)
+    if left_out and len(left_out) == len(named):
+        raise DataError(f"{pattern} holds no text: {left_out[0][1]}")
+    if left_out:
+        some = ", ".join(str(path.name) for path, _ in left_out[:3])
+        _log.warning(
+            "%s: %d of %d files are no text and are left out: %s%s",
+            pattern, len(left_out), len(named), some, ", ..." if len(left_out) > 3 else "",
+        )  # fmt: skip
+    if not found.texts and not found.documents:
+        raise DataError(f"{pattern} holds no text: no file there has any.")
+    return found
+
+
+def _warn_of_other_encodings(path: Path, text: bytes) -> None:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _log.warning(
+            "%s: byte %d (0x%02x) is not UTF-8; the bytes are used as they are. Convert the file if "
+            "it is text in another encoding.",
+            path,
+            error.start,
+            text[error.start],
+        )
+
+
+def _split_texts(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
+    return _split_files(texts) if len(texts) >= MANY_FILES else _split_ends(texts)
+
+
+def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
+    """Holds out documents, and with each all that are like it."""
+    places: dict[bytes, list[int]] = {}
+    for i, document in enumerate(documents):
+        places.setdefault(document, []).append(i)
+    sizes = [len(document) * len(same) for document, same in places.items()]
+    budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
+    budget = max(budget, statistics.median_low(sizes))  # one document at least
+    # Nor may a few long documents leave train nothing but themselves.
+    budget = min(budget, -(-sum(size for size in sizes if size <= budget) // 3))
+    keys = [hashlib.sha256(document).digest() for document in places]
+    dealt = held_out(keys, sizes, budget=budget, largest=budget)
+    kin = list(places.values())
+    splits = {
+        s: [documents[i] for i in sorted(j for k in dealt[s] for j in kin[k])] for s in SPLITS
+    }
+    if not all(splits.values()):
+        raise DataError(
+            f"{len(places)} different documents are too few to put some aside for validation and test."
+        )
+    return splits
+
+
+def _split_files(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
+    sizes = [len(text) for text in texts]
+    budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
+    keys = [hashlib.sha256(text).digest() for text in texts]
+    dealt = held_out(keys, sizes, budget=budget, largest=budget)
+    if not dealt["test"] or not dealt["validation"]:  # all files are large, compared to the budget
+        return _split_ends(texts)
+    return {s: [d for i in dealt[s] for d in documents_of(texts[i])] for s in SPLITS}
+
+
+def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
+    """Holds out the end of every text."""
+    total = sum(map(len, texts))
+    fraction = min(HELD_OUT_FRACTION, HELD_OUT_BYTES / total)
+    splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for text in texts:
+        share = int(fraction * len(text))
+        test = cut_before(text, len(text) - share, reach=share // 2)
+        validation = cut_before(text, test - share, reach=share // 2)
+        bounds = {"train": (0, validation), "validation": (validation, test)}
+        for split, (low, high) in {**bounds, "test": (test, len(text))}.items():
+            splits[split] += documents_of(text[low:high])
+    for split, documents in splits.items():
+        if not documents:
+            raise DataError(f"The text's {total} bytes are too few to hold out any for {split}.")
+    return splits
+
+
+def documents_of(text: bytes) -> list[bytes]:
+    """Cuts a text into documents of at most `DOCUMENT_BYTES`, at line ends where there are any."""
+    documents = []
+    start = 0
+    while len(text) - start > DOCUMENT_BYTES:
+        end = cut_before(text, start + DOCUMENT_BYTES, reach=DOCUMENT_BYTES // 2)
+        documents.append(text[start:end])
+        start = end
+    if start < len(text):
+        documents.append(text[start:])
+    return documents
+
+
+def cut_before(text: bytes, place: int, *, reach: int) -> int:
+    """Returns the last line end in the `reach` bytes before `place`.
+
+    Where no line ends there it is the start of the UTF-8 character at `place`.
+    """
+    line_end = text.rfind(b"\n", max(place - reach, 0), place) + 1
+    if line_end:
+        return line_end
+    for back in range(min(4, place)):  # a character has at most three continuation bytes
+        if place - back >= len(text) or text[place - back] & 0xC0 != 0x80:
+            return place - back
+    return place

@@ -1,0 +1,1 @@
+"""tensorflow-datasets without TensorFlow: sets stored as array_record."""

@@ -1,0 +1,193 @@
+"""Any tensorflow-datasets set: from disk where it is prepared, else downloaded if possible."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from relpos.data import paths
+from relpos.data.errors import DataError, nearest
+from relpos.data.tfds.quiet import quiet_tfds
+
+HASHED_BYTES = 64_000_000  # a larger set is known by its description, not by its documents
+_ANSWER_SECONDS = 4  # how long to wait for a server, before a download is begun
+
+_log = logging.getLogger(__name__)
+
+
+def open_sources(
+    name: str, data_dir: str = ""
+) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
+    """Opens a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0": its builder, and the records of its splits.
+
+    Args:
+        name: as tensorflow-datasets spells it.
+        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
+    """
+    root = str(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)))
+    builder = _prepared(name, root) or _prepare(name, root)
+    try:
+        with quiet_tfds():
+            return builder, {split: builder.as_data_source(split) for split in builder.info.splits}
+    except (NotImplementedError, ValueError) as error:
+        raise DataError(
+            f"{name} in {builder.data_dir} is stored as {_format(builder)}, not as array_record. "
+            "Convert it: python -m tensorflow_datasets.scripts.convert_format "
+            f"--root_data_dir={root} --out_file_format=array_record"
+        ) from error
+
+
+def is_small(builder: tfds.core.DatasetBuilder) -> bool:
+    """Says whether a set is small enough to be read and hashed as a whole."""
+    return int(builder.info.dataset_size) <= HASHED_BYTES
+
+
+def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
+    """Returns the builder of what is on disk, None where nothing is."""
+    try:
+        with quiet_tfds():
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+    except tfds.core.registered.DatasetNotFoundError:
+        return None
+    except (ValueError, OSError) as error:  # not a name, or a folder that is damaged
+        raise DataError(f"Cannot open {name!r} in {root}: {_first_line(error)}") from error
+
+
+def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
+    """Downloads and prepares a set, or says within seconds why not."""
+    bare = name.split("/")[0].split(":")[0]
+    try:
+        with quiet_tfds():
+            builder = tfds.builder(name, data_dir=root, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError as error:
+        if bare in _shipped():
+            raise _cannot(name, root, "its builder needs TensorFlow") from error
+        known = {*_shipped(), *_folders(root)}
+        raise DataError(
+            f"There is no tensorflow-datasets set {name!r}, neither prepared in {root} nor known "
+            f"to tensorflow-datasets.{nearest(bare, known)}"
+        ) from error
+    except Exception as error:  # whatever the code of some set raises: a config, an import, ...
+        raise _cannot(name, root, _first_line(error)) from error
+
+    module = sys.modules[type(builder).__module__]
+    if hasattr(module, "tf") and importlib.util.find_spec("tensorflow") is None:
+        raise _cannot(name, root, "its builder needs TensorFlow")
+    try:
+        silent = _silent_server(builder.url_infos or {})
+        if silent:
+            raise _cannot(name, root, f"{silent} does not answer")
+        _log.info("Downloading and preparing %s in %s.", name, root)
+        builder.download_and_prepare()
+    except DataError:
+        raise
+    except Exception as error:  # networks, disks and the set's own code fail in many ways
+        raise _cannot(name, root, _first_line(error)) from error
+    return builder
+
+
+def _cannot(name: str, root: str, reason: str) -> DataError:
+    return DataError(
+        f"The tensorflow-datasets set {name!r} is not prepared in {root}, and cannot be prepared "
+        f"here: {reason}. Prepare it where there is a network and TensorFlow, with\n"
+        f"    tfds build {name} --file_format=array_record --data_dir=DIR\n"
+        f"and bring DIR here: as {root}, or named by data_dir or $TFDS_DATA_DIR."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _shipped() -> set[str]:
+    """The names of all sets that tensorflow-datasets ships, with those which need TensorFlow."""
+    package = Path(tfds.__file__).parent
+    folders = ("datasets", "text", "summarization", "translate", "question_answering", "structured")
+    names = {p.stem for folder in folders for p in (package / folder).glob("[a-z]*")}
+    return names | set(tfds.list_builders(with_community_datasets=False))
+
+
+def _folders(root: str) -> set[str]:
+    return {p.name for p in Path(root).glob("[a-z]*") if p.is_dir()}
+
+
+def _silent_server(urls: Iterable[str]) -> str | None:
+    """Returns a server among the urls' which gives no answer at all, None if all do."""
+    servers = {urllib.parse.urlsplit(url)[:2]: url for url in urls if url.startswith("http")}
+    for (_, server), url in servers.items():
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
+        except urllib.error.HTTPError:
+            continue  # an answer: HEAD may be forbidden where GET is not
+        except OSError:
+            return str(server)
+    return None
+
+
+def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
+    """Returns "text", or the only feature which is text.
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
+    features = builder.info.features
+    texts = [key for key, feature in (features or {}).items() if is_text(feature)]
+    if "text" in texts:
+        return "text"
+    only_texts = [key for key in texts if isinstance(features[key], tfds.features.Text)]
+    for candidates in (only_texts, texts):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise DataError(
+        f"{name} has no feature 'text', and not one text feature alone: its features are "
+        f"{', '.join(sorted(features or {})) or 'none'}."
+    )
+
+
+def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
+    """Returns where all texts stand in a record, inside other features too: ("en",), ("translation", "en")."""
+
+    def within(features: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for key, feature in features.items():
+            if isinstance(feature, tfds.features.FeaturesDict):
+                yield from within(feature, (*above, key))
+            elif is_text(feature):
+                yield (*above, key)
+
+    return list(within(builder.info.features or {}, ()))
+
+
+def is_text(feature: tfds.features.FeatureConnector) -> bool:
+    """Says whether a feature is one text."""
+    return isinstance(feature, tfds.features.Text) or _is_string(feature)
+
+
+def _is_string(feature: tfds.features.FeatureConnector) -> bool:
+    return feature.shape == () and np.dtype(feature.np_dtype) == np.dtype(object)
+
+
+def _format(builder: tfds.core.DatasetBuilder) -> str:
+    return builder.info.file_format.value if builder.info.file_format else "an unknown format"
+
+
+def description_hash(builder: tfds.core.DatasetBuilder) -> str:
+    """SHA-256 of name, version and every shard's number of documents and bytes."""
+    digest = hashlib.sha256(builder.info.full_name.encode())
+    for split, info in sorted(builder.info.splits.items()):
+        digest.update(f"\n{split} {info.num_bytes} {list(info.shard_lengths)}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,56 @@
+"""Tokenizers: bytes by default, SentencePiece as the option. Both lose nothing.
+
+A tokenizer has `vocab_size`, a `separator` id that stands before the first and after the last token
+of a document, `encode(bytes) -> int32 [n]`, `decode(ids) -> bytes` and `byte_lengths` [V], how many
+bytes each id stands for. decode(encode(text)) == text, always.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from relpos.data.errors import DataError, nearest
+from relpos.data.tokenizers.bytes import Bytes as Bytes
+from relpos.data.tokenizers.sentencepiece import SentencePiece as SentencePiece
+from relpos.data.tokenizers.sentencepiece import train_sentencepiece as train_sentencepiece
+
+KINDS = ("bytes", "sentencepiece")
+
+
+def create(
+    kind: str,
+    *,
+    corpus: Sequence[bytes] = (),
+    path: str | os.PathLike[str] = "",
+    vocab_size: int = 0,
+) -> Bytes | SentencePiece:
+    """Returns a run's tokenizer: loaded from `path` if it is there, else trained and kept there.
+
+    Args:
+        kind: "bytes" or "sentencepiece".
+        corpus: the train documents, for SentencePiece.
+        path: the run's model file, for SentencePiece.
+        vocab_size: for SentencePiece.
+
+    Raises:
+        DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
+    """
+    if kind == "bytes":
+        return Bytes()
+    if kind != "sentencepiece":
+        raise DataError(
+            f"There is no tokenizer {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}."
+        )
+    if not path:
+        raise DataError("The sentencepiece tokenizer needs a path to keep its model at.")
+    if Path(path).exists():
+        loaded = SentencePiece(path)
+        if vocab_size and loaded.vocab_size != vocab_size:
+            raise DataError(
+                f"{path} has {loaded.vocab_size} pieces, but vocab_size is {vocab_size}: "
+                "use the same, or another run directory."
+            )
+        return loaded
+    return train_sentencepiece(corpus, vocab_size=vocab_size, path=path)

@@ -1,0 +1,153 @@
+"""PlacedTokens and the places in a text that they stand for: what pointing at spans needs of a tokenizer.
+
+`Placed` gives the places of the tokens of bytes and SentencePiece, which lose nothing;
+`PlacedWords` are words and marks, between which white space falls away: a story of bAbI takes a third of
+the tokens that its bytes do, and "Ada" is one and the same token wherever it stands.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from relpos.data import tokenizers
+from relpos.data.errors import DataError, nearest
+from relpos.data.questions.windows import character_offsets
+from relpos.data.tokenizers.words import read_vocabulary
+from relpos.files import write_atomically
+
+KINDS = ("words", *tokenizers.KINDS)
+
+_PIECE = re.compile(r"\w+|[^\w\s]")
+
+
+class PlacedTokens(NamedTuple):
+    """The tokens of a text.
+
+    Attributes:
+        ids: int32 [N].
+        places: the characters [start, stop) of each, int64 [N, 2]; neither decreases.
+    """
+
+    ids: np.ndarray
+    places: np.ndarray
+
+
+class PlacingTokenizer(Protocol):
+    """A tokenizer that says where in a text its tokens stand."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+
+    @property
+    def separator(self) -> int:
+        """The id that stands before, between and behind texts."""
+
+    def tokens(self, text: str) -> PlacedTokens:
+        """Returns the tokens of a text: one at least, unless all is white space."""
+
+
+class PlacedWords:
+    """Known words and marks are a token each, any other is spelt in the bytes of UTF-8.
+
+    The ids are 256 bytes, the separator and the known pieces.
+
+    Args:
+        pieces: the known ones.
+    """
+
+    separator = 256
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self.pieces = tuple(pieces)
+        self.vocab_size = self.separator + 1 + len(self.pieces)
+        self._ids = {piece: self.separator + 1 + i for i, piece in enumerate(self.pieces)}
+
+    def tokens(self, text: str) -> PlacedTokens:
+        """Returns the tokens of a text."""
+        ids: list[int] = []
+        places: list[tuple[int, int]] = []
+        for match in _PIECE.finditer(text):
+            known = self._ids.get(match[0])
+            if known is not None:
+                ids.append(known)
+                places.append(match.span())
+                continue
+            for i, character in enumerate(match[0], match.start()):
+                spelt = character.encode()
+                ids.extend(spelt)
+                places.extend([(i, i + 1)] * len(spelt))
+        return PlacedTokens(np.array(ids, np.int32), np.array(places, np.int64).reshape(-1, 2))
+
+
+def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
+    """Returns the most frequent pieces of texts, of equals those first in the alphabet.
+
+    Args:
+        texts: of the train split, and nothing else.
+        vocab_size: ids at most, 257 of which are bytes and the separator.
+
+    Raises:
+        DataError: so few ids leave no room for a word.
+    """
+    room = vocab_size - PlacedWords.separator - 1
+    if room < 1:
+        raise DataError(
+            f"A vocabulary of {vocab_size} is too small: the bytes and a separator need "
+            f"{PlacedWords.separator + 1}, words come on top of them."
+        )
+    counts: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        counts.update(_PIECE.findall(text))
+    return PlacedWords(sorted(counts, key=lambda piece: (-counts[piece], piece))[:room])
+
+
+class Placed:
+    """A tokenizer that loses nothing, with the places of its tokens."""
+
+    def __init__(self, tokenizer: tokenizers.Bytes | tokenizers.SentencePiece) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        self.separator = tokenizer.separator
+
+    def tokens(self, text: str) -> PlacedTokens:
+        """Returns the tokens of a text."""
+        ids = self._tokenizer.encode(text.encode())
+        return PlacedTokens(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
+
+
+def create(
+    kind: str, *, texts: Sequence[str] = (), path: str | Path = "", vocab_size: int = 0
+) -> PlacingTokenizer:
+    """Returns a run's tokenizer: loaded from `path` if it is there, else learned and kept there.
+
+    Args:
+        kind: "words", "bytes" or "sentencepiece".
+        texts: of the train split, to learn from; of no account for bytes.
+        path: the run's file; bytes need none.
+        vocab_size: ids, for words at most.
+
+    Raises:
+        DataError: an unknown kind, or it cannot be loaded or learned.
+    """
+    if kind not in KINDS:
+        raise DataError(
+            f"There is no tokenizer {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}."
+        )
+    if kind != "words":
+        encoded = [text.encode() for text in texts] if kind == "sentencepiece" else []
+        return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))
+    path = Path(path)
+    if path.exists():
+        return PlacedWords(read_vocabulary(path))
+    words = learn_words(texts, vocab_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(words.pieces, indent=0) + "\n")
+    return words
