@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import jax
@@ -23,6 +24,14 @@ def toy_config():
 @pytest.fixture
 def batches(toy_config, tmp_path):
     return create_task(toy_config(), tmp_path).train_batches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_arrive():
+    """Under nohup a process ignores SIGHUP, and so does all that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
