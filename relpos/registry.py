@@ -29,9 +29,8 @@ class HasOptions(Protocol):
         """Return option -> default of one of them."""
 
 
-def all_options(found: Any) -> dict[str, dict[str, Any]]:
-    """Return name -> options with their defaults, of all names of a registry (see `HasOptions`)."""
-    registry: HasOptions = found
+def all_options(registry: HasOptions) -> dict[str, dict[str, Any]]:
+    """Return name -> options with their defaults, of all names of a registry."""
     return {name: registry.options(name) for name in registry.names()}
 
 

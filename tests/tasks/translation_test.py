@@ -152,6 +152,12 @@ def test_data_that_have_moved_go_on_and_others_do_not(finished):
     assert all(line.endswith(": the same data") for line in told[:4])
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["config"]["data"]["sources"]["files"]["source"] == str(moved / "renamed.a")
+    with pytest.raises(UserError, match=r"another corpus:\n  corpus\.languages"):
+        train(
+            small(moved, **here, **{"data.sources.files.languages": "en,zh"}),
+            workdir,
+            Console(quiet=True),
+        )
     (moved / "test.a").write_bytes(b"0 0\n" * 25)
     here |= {
         "data.sources.files.validation_source": moved / "test.a",

@@ -158,6 +158,10 @@ def test_what_is_no_text_is_told_by_line(tmp_path, text, message):
         ({"source": "a.en", "target": "a.de"}, "too few to put any aside"),
         ({"sorce": "a.en"}, "unknown option of files 'sorce': did you mean 'source'"),
         ({"source": 3}, "files.source must be text"),
+        (
+            {"source": "a.en", "target": "a.de", "languages": ("en",)},
+            "languages are those of source and target",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_explained(tmp_path, monkeypatch, files, message):

@@ -9,8 +9,8 @@ import pytest
 from relpos.data import text as text_data
 from relpos.data.errors import DataError
 from relpos.data.text.corpus import text_corpus
-from relpos.data.text.library_text import builder as library_text_builder
-from relpos.data.text.library_text import documents as library_text
+from relpos.data.text.stdlib import builder as library_text_builder
+from relpos.data.text.stdlib import documents as library_text
 
 
 def fingerprint(splits):
@@ -165,7 +165,7 @@ def test_a_data_dir_of_nobody(tmp_path, monkeypatch):
 
 def test_two_processes_preparing_at_once(tmp_path):
     script = (
-        "import sys, time; from relpos.data.text.library_text import documents as t, builder as b;"
+        "import sys, time; from relpos.data.text.stdlib import documents as t, builder as b;"
         f"sys.path.insert(0, {os.path.dirname(__file__)!r});"
         "from library_text_test import tiny_found; t.documents = tiny_found;"
         "from relpos.data.text.corpus import text_corpus;"

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from relpos.data.text.library_text import passages
+from relpos.data.text.stdlib import passages
 
 WORDS = [f"{a}{b}" for a in ("al", "be", "gam", "del") for b in ("pha", "ta", "ma", "lon", "rho")]
 

@@ -54,6 +54,8 @@ def load(
                 f"{split} has only its {'source' if of_source else 'target'} file: sentences and their "
                 "translations come in two files."
             )
+    if len(languages) != 2:
+        raise DataError(f"languages are those of source and target, not {list(languages)}.")
     if not source:
         raise DataError("Which files? source and target name those to train on.")
     notes: list[str] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from relpos.data.corpus import Corpus
 from relpos.data.text.corpus import text_corpus
-from relpos.data.text.library_text import documents
+from relpos.data.text.stdlib import documents
 
 
 def load(*, data_dir: str = "") -> Corpus[bytes]:
-    """Loads library_text, see `relpos.data.text.library_text`.
+    """Loads library_text, see `relpos.data.text.stdlib`.
 
     Args:
         data_dir: the tensorflow-datasets folder in which it is kept; "" means $TFDS_DATA_DIR or
@@ -18,6 +18,6 @@ def load(*, data_dir: str = "") -> Corpus[bytes]:
         DataError: the folder cannot be used.
     """
     # Takes a second, which other sources need not wait for.
-    from relpos.data.text.library_text import builder
+    from relpos.data.text.stdlib import builder
 
     return text_corpus("library_text", documents.VERSION, builder.prepare(data_dir))

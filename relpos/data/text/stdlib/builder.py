@@ -24,8 +24,8 @@ import tensorflow_datasets as tfds
 from relpos.data import paths, splits
 from relpos.data.errors import DataError
 from relpos.data.splits import SPLITS
-from relpos.data.text.library_text import documents as library_text
-from relpos.data.text.library_text import passages
+from relpos.data.text.stdlib import documents as library_text
+from relpos.data.text.stdlib import passages
 from relpos.data.tfds.quiet import quiet_tfds
 from relpos.data.tfds.records import Records, as_bytes
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relpos.data.splits import SPLITS, held_out
-from relpos.data.text.library_text import passages
+from relpos.data.text.stdlib import passages
 
 VERSION = "1.0.0"
 HELD_OUT_FRACTION = 0.025  # of each kind's bytes, for each of validation and test
