@@ -3,7 +3,7 @@
     relpos train --config scan --workdir runs/scan
 
 All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.sources.scan.cutoff=22` is their split
-by length. `--config.search.most_pairs=0` scores all of the longer commands.
+by length. `--config.search.most_pairs=none` scores all of the longer commands.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs import translation
 
 
 def get_config() -> ConfigDict:
-    """Return the defaults of translation with those of SCAN."""
+    """Return the config of translation with what SCAN wants."""
     config = translation.get_config()
     config.update(
         {

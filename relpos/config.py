@@ -1,105 +1,37 @@
-"""Configs are plain data: read from a Python file, overridden by key, locked, stored as JSON.
+"""Config files: each defines ``get_config() -> ConfigDict``, what differs from the defaults of its task."""
 
-A config file defines ``get_config() -> ml_collections.ConfigDict`` and holds every default.
-Sequences are tuples everywhere, so that a config read back from JSON equals the one written.
-"""
-
-import ast
 import contextlib
 import importlib.util
-import json
-import math
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from relpos.errors import UserError, did_you_mean, nearest
+from relpos.errors import UserError, nearest
 
 
-def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """Return the locked config of a file with some values replaced.
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Return what a config file says, as nested dicts.
 
     Args:
       path: a Python file with ``get_config()``, or the name of one of `shipped`, as ``lm``.
-      overrides: (dotted key, text of the value) pairs; later ones win. A text is read as the type
-        of the default: ``1e6`` is an int, ``rope,none`` a tuple of strings, ``none`` is right
-        where the default is None.
 
     Raises:
-      UserError: there is no such file, it is not a config, a key is unknown or a value has the
-        wrong type.
+      UserError: there is no such file, or it is not a config.
     """
-    config = from_plain(_run_config_file(_find(Path(path))))
-    for key, text in overrides:
-        _override(config, key, text)
-    return config.lock()
+    config = _run_config_file(_find(Path(path)))
+    plain: dict[str, Any] = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return plain
 
 
 def shipped() -> dict[str, Path]:
     """Return name -> file of the configs that come with relpos, in the package or beside it in a checkout."""
     found = sorted(_shipped_folder().glob("*.py"))
     return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
-
-
-def from_plain(plain: Mapping[str, Any]) -> ConfigDict:
-    """Return an unlocked ConfigDict of nested mappings (those of JSON too), lists become tuples.
-
-    Raises:
-      UserError: ConfigDict does not take a key: it has a dot in it, say.
-    """
-    try:
-        return ConfigDict(_normalise(plain))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(f"no config can be made of it: {error}") from error
-
-
-def to_plain(config: ConfigDict) -> dict[str, Any]:
-    """Return nested dicts which `json.dumps` takes and `from_plain` reads back.
-
-    Raises:
-      UserError: a value is of a kind that JSON does not know.
-    """
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the config cannot be stored as JSON: {error}") from error
-    return plain
-
-
-def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of nested mappings: ``{"data.path": None, ...}``."""
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def require_at_least(config: ConfigDict, minimum: Mapping[str, int | float]) -> None:
-    """Check that numbers are there, finite and not too small.
-
-    Args:
-      config: the config, or a section of it.
-      minimum: dotted key -> smallest value that makes sense.
-
-    Raises:
-      UserError: names the first key that fails and its value.
-    """
-    flat = flatten(config.to_dict())
-    for key, least in minimum.items():
-        if key not in flat:
-            raise UserError(f"the config has no key {key!r}{did_you_mean(key, flat)}")
-        value = flat[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < least:
-            raise UserError(f"config key {key!r} must be a number >= {least}, got {value!r}")
 
 
 def _shipped_folder() -> Path:
@@ -156,7 +88,7 @@ def _neighbours(folder: Path) -> Iterator[None]:
         sys.modules.update(before)
 
 
-def _run_config_file(path: Path) -> ConfigDict:
+def _run_config_file(path: Path) -> ConfigDict | Mapping[str, Any]:
     spec = importlib.util.spec_from_file_location("relpos_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"config file {str(path)!r} is not a Python file (NAME.py)")
@@ -174,7 +106,7 @@ def _run_config_file(path: Path) -> ConfigDict:
             raise UserError(
                 f"get_config() of {str(path)!r} fails: {_describe(error, path)}"
             ) from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict | Mapping):
         raise UserError(
             f"get_config() of {str(path)!r} returns {type(config).__name__}, not a ConfigDict"
         )
@@ -191,96 +123,3 @@ def _describe(error: Exception, path: Path) -> str:
         trace = trace.tb_next
     where = f" (line {line})" if line else ""
     return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
-
-
-def _normalise(value: Any) -> Any:
-    if isinstance(value, ConfigDict):
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _normalise(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(_normalise(inner) for inner in value)
-    return value
-
-
-def _override(config: ConfigDict, key: str, text: str) -> None:
-    known = flatten(config.to_dict())
-    if key not in known:
-        if any(name.startswith(f"{key}.") for name in known):
-            inside = ", ".join(name for name in known if name.startswith(f"{key}."))
-            raise UserError(f"config key {key!r} is a section, set one of its keys: {inside}")
-        raise UserError(f"unknown config key {key!r}{_nearest_key(key, known)}")
-    *sections, last = key.split(".")
-    section = config
-    for name in sections:
-        section = section[name]
-    with section.ignore_type():  # the type is checked here: a None may become a number
-        section[last] = _parse(key, text, known[key])
-
-
-def _nearest_key(key: str, known: Mapping[str, Any]) -> str:
-    section, _, name = key.rpartition(".")
-    # 'bse' alone says more about what was meant than its long prefix, shared by many keys, does.
-    beside = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
-    elsewhere = [full for full in known if full.rpartition(".")[2] == name]
-    if near := nearest(name, beside):
-        return f": did you mean {beside[near]!r}?"
-    if elsewhere:  # 'base' for 'encodings.rope.base'
-        return f": did you mean {' or '.join(map(repr, elsewhere))}?"
-    if near := nearest(key, known):
-        return f": did you mean {near!r}?"
-    return f"; the sections and keys are {', '.join({full.partition('.')[0]: 0 for full in known})}"
-
-
-def _parse(key: str, text: str, default: Any) -> Any:
-    """Read a text as the type of the default."""
-    try:
-        if default is None:
-            return _literal(text)
-        if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if isinstance(default, int):
-            return _integer(text)
-        if isinstance(default, float):
-            if math.isnan(number := float(text)):
-                raise ValueError(text)
-            return number
-        if isinstance(default, str):
-            return text
-        if isinstance(default, tuple):
-            return _tuple(key, text, default)
-    except (ValueError, KeyError, SyntaxError):
-        expected = f"{type(default).__name__}, such as {show(default)}"
-        raise UserError(
-            f"config key {key!r} takes a value of type {expected}; got {text!r}"
-        ) from None
-    raise UserError(f"config key {key!r} of type {type(default).__name__} cannot be set here")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        if (number := float(text)).is_integer():  # 1e6
-            return int(number)
-        raise
-
-
-def _tuple(key: str, text: str, default: tuple) -> tuple:
-    parts = [part.strip().strip("'\"") for part in text.strip().strip("()[]").split(",")]
-    example = default[0] if default else None
-    return tuple(_parse(key, part, example) for part in parts if part)
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text.lower()]
-    try:
-        return _normalise(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def show(value: Any) -> str:
-    """Return a value as it is written on the command line."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

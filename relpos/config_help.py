@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from relpos import config as config_lib
+from relpos.sections import show, to_plain
+from relpos.training import run_config
 
 
 def describe() -> str:
@@ -16,7 +18,7 @@ def describe() -> str:
     for name, path in config_lib.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         title, command = text.split("\n\n")[:2]
-        configs[name] = config_lib.load(path).to_dict()
+        configs[name] = to_plain(run_config.load(path))
         data = configs[name]["data"]
         lines += [_item(name, [title]), f"    {command.strip()}", _item("  data", _values(data))]
         for source, options in data["sources"].items():
@@ -49,7 +51,7 @@ def _is_section(value: Any) -> bool:
 def _values(section: Mapping[str, Any]) -> list[str]:
     """Return KEY=DEFAULT of each key, KEY where the default is empty."""
     return [
-        key if value == "" else f"{key}={config_lib.show(value)}"
+        key if value == "" else f"{key}={show(value)}"
         for key, value in section.items()
         if not _is_section(value)
     ]

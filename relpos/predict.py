@@ -15,6 +15,7 @@ its own line is empty, and the exit code in the end is 1:
 - an algorithmic task reads the symbols of a question, separated by spaces.
 """
 
+import dataclasses
 import io
 import select
 import sys
@@ -22,7 +23,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from relpos import cli
-from relpos.defaults import SEEDS
 from relpos.errors import UserError
 from relpos.terminal import printable
 
@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.context is not None and flags.context < 1:
         raise UserError(f"--context must be positive, got {flags.context}")
-    if flags.seed is not None and flags.seed not in SEEDS:
-        raise UserError(f"--seed must be from 0 to {SEEDS[-1]}, got {flags.seed}")
+    if flags.seed is not None and not 0 <= flags.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {flags.seed}")
 
     # After the flags: mistakes are told at once.
     from relpos.nn import Sampling
@@ -76,9 +76,7 @@ def main(argv: Sequence[str]) -> int:
     chunks = iter([prompts]) if prompts else _chunks()
     if hasattr(task, "predict"):
         kept = config.sample
-        sampling = Sampling(
-            **{"temperature": kept.temperature, "top_k": kept.top_k, "top_p": kept.top_p} | given
-        )
+        sampling = dataclasses.replace(kept.sampling, **given)
         max_tokens = flags.max_tokens or kept.max_tokens or 1
         _write_continuations(
             task.predict(model, chunks, sampling, max_tokens, flags.seed or 0, flags.context or 0)

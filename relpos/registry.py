@@ -53,6 +53,56 @@ def member(package: ModuleType, name: str, kind: type[Kind], what: str) -> type[
     return found
 
 
+class Functions:
+    """A package as a registry of functions: each file has one, whose keyword-only arguments are its options.
+
+    Args:
+      package: by its dotted name.
+      function: what each file calls its function.
+      what: what a file is, for messages.
+    """
+
+    def __init__(self, package: str, function: str, what: str) -> None:
+        self._package, self._function, self._what = package, function, what
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted."""
+        return names(importlib.import_module(self._package))
+
+    def find(self, name: str) -> Any:
+        """Return the function of a name.
+
+        Raises:
+          ValueError: there is none; the nearest right name is told.
+        """
+        if name not in self.names():
+            raise ValueError(unknown(self._what, name, self.names()))
+        return getattr(importlib.import_module(f"{self._package}.{name}"), self._function)
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Return option -> default of one of them."""
+        parameters = inspect.signature(self.find(name)).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def call(self, name: str, /, *given: Any, **chosen: Any) -> Any:
+        """Call the function of a name.
+
+        Args:
+          name: one of `names()`.
+          *given: its positional arguments.
+          **chosen: some of its options, checked by their defaults.
+
+        Raises:
+          ValueError: the name, an option or its value is wrong.
+        """
+        known = self.options(name)
+        for key, value in chosen.items():
+            if key not in known:
+                raise ValueError(unknown(f"option of {name}", key, tuple(known)))
+            check_value(f"{name}.{key}", value, known[key])
+        return self.find(name)(*given, **chosen)
+
+
 def unknown(what: str, given: str, known: tuple[str, ...]) -> str:
     """Say that a name is unknown, and which would be right."""
     near = nearest(given, known)

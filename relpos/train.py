@@ -24,15 +24,15 @@ def main(argv: Sequence[str]) -> int:
     )
     flags, overrides = parser.parse_with_overrides(argv)
 
-    from rich.console import Console  # here and below: mistakes are told at once
+    from rich.console import Console  # after the flags: mistakes are told at once
 
-    from relpos import config
+    from relpos.training import run_config
 
-    chosen = config.load(flags.config, overrides)
+    config = run_config.load(flags.config, overrides)
 
     from relpos.training.loop import train
 
-    return train(chosen, flags.workdir, Console())
+    return train(config, flags.workdir, Console())
 
 
 def _configs() -> str:

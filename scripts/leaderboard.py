@@ -13,7 +13,7 @@ import reports
 import sweeps
 from flax import nnx
 
-import relpos.config
+from relpos.training import run_config
 from relpos.training.task import create_task
 
 BASELINE = "none"  # the scheme that speeds are compared with
@@ -70,7 +70,7 @@ class Job:
         """Return the number of parameters of the scheme's model."""
         keys = {**self.results["set"], **self.runs[scheme][0]["point"]}
         items = [(key, sweeps.spelled(value)) for key, value in keys.items()]
-        task = create_task(relpos.config.load(self.results["config"], items), Path("nowhere"))
+        task = create_task(run_config.load(self.results["config"], items), Path("nowhere"))
         shapes = jax.eval_shape(lambda: nnx.state(task.init_model(nnx.Rngs(0)), nnx.Param))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 

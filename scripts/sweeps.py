@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relpos import config as config_lib
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
 from relpos.files import open_regular, read_json, read_records
+from relpos.sections import flatten
 from relpos.training.stored_run import read_run
 
 # What an axis of sweep.toml may be instead of a list: all schemes for one-dimensional positions, or those of them that
@@ -86,7 +86,7 @@ class Run:
         """Return the settings of the run directory that differ from sweep.toml, as text."""
         if not (self.workdir / "config.json").exists():
             return []
-        there = config_lib.flatten(read_run(self.workdir)["config"])
+        there = flatten(read_run(self.workdir)["config"])
         return [
             f"{key} is {there.get(key)!r} there, {value!r} in sweep.toml"
             for key, value in self.overrides.items()

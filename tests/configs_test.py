@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from relpos import config, encodings, places
 from relpos.data import algorithmic, pairs, questions, text
+from relpos.sections import to_plain
+from relpos.training import run_config
 
 ROOT = Path(__file__).parent.parent
 SOURCES = {
@@ -16,14 +19,15 @@ SOURCES = {
 
 @pytest.mark.parametrize("path", config.shipped().values(), ids=lambda path: path.stem)
 def test_options_are_those_of_the_code(path):
-    chosen = config.load(path).to_dict()
+    chosen = to_plain(run_config.load(path))
     for registry, found in (
         (encodings, chosen["encodings"]),
         (places, chosen.get("places")),
         (SOURCES[chosen["task"]], chosen["data"]["sources"]),
     ):
         if found is not None:
-            assert found == {name: registry.options(name) for name in registry.names()}
+            expected = {name: registry.options(name) for name in registry.names()}
+            assert found == json.loads(json.dumps(expected))
     assert chosen["data"]["source"] in chosen["data"]["sources"]
 
 

@@ -5,9 +5,9 @@ import threading
 import pytest
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import evaluate
 from relpos.errors import UserError
+from relpos.training import run_config
 from relpos.training.loop import train
 
 
@@ -21,7 +21,7 @@ def workdir(tmp_path_factory):
         "model.num_layers": 1,
     }
     small |= {"data.source": "reverse", "sequence_length": 4, "model.num_heads": 2}
-    config = config_lib.load("configs/algorithmic.py", [(k, str(v)) for k, v in small.items()])
+    config = run_config.load("configs/algorithmic.py", [(k, str(v)) for k, v in small.items()])
     path = tmp_path_factory.mktemp("evaluate") / "run"
     assert train(config, path, Console(quiet=True)) == 0
     return path

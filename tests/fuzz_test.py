@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from relpos import defaults, room
+from relpos import room
 from relpos.errors import UserError
 from relpos.training import loop
-from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
+from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import init_state, make_train_step
-from relpos.training.task import check_common
 from tests import fuzzing
 
 QUICK = 20
@@ -44,12 +43,10 @@ def files(tmp_path_factory):
 
 def take_a_step(config, workdir, *, compiled):
     """Does what `loop.train` does up to its first step, which is taken or, to be quick, only traced."""
-    config = defaults.complete(config)
-    check_common(config)
-    optimizer = OptimizerOptions.from_section(config.optimizer)
+    optimizer = config.optimizer
     directory = RunDirectory(workdir, config)
     try:
-        task, shapes, _ = loop.prepare(config, optimizer, directory)
+        task, shapes, _ = loop.prepare(config, directory)
         if room.tree_bytes(shapes) > MOST_BYTES / 20:
             return  # it would be carried out, but not here
         batches = task.train_batches()

@@ -4,6 +4,8 @@ import random
 
 from relpos import config as config_lib
 from relpos import encodings
+from relpos.sections import flatten, to_plain
+from relpos.training import run_config
 
 # What makes each shipped config small enough for a step in a moment; hostile values come after these.
 _SMALL_MODEL = {
@@ -31,8 +33,9 @@ _VALUES = {
     ],
     float: ["0", "-1", "1", "2.5", "1e-40", "1e38", "1e400", "-inf", "nan"],
     str: ["", "nonesuch", "ø☃", " ", "None", "...", "a,b", "rope,none", "bytes", "\x00", "3"],
-    tuple: ["", "0", "-1", "1", "5,1", "1,2,3", "1e12,1e12", "2147483648", "100000,100000", "x,y"],
+    list: ["", "0", "-1", "1", "5,1", "1,2,3", "1e12,1e12", "2147483648", "100000,100000", "x,y"],
 }  # fmt: skip
+_VALUES[type(None)] = [*_VALUES[int], *_VALUES[str]]
 # Keys that one value of _VALUES[str] in ten would do justice to.
 _CHOICES = {
     "encoding": [*_SCHEMES, "rope,none", "rope,nonesuch", "learned,t5", ",", "fox,fire",
@@ -58,7 +61,7 @@ def hostile(seed: int) -> tuple[str, dict[str, str]]:
     """Returns the name of a shipped config and what a hostile user overrides in it."""
     rng = random.Random(seed)
     name = rng.choice(sorted(_SMALL))
-    defaults = config_lib.flatten(config_lib.load(config_lib.shipped()[name]).to_dict())
+    defaults = flatten(to_plain(run_config.load(config_lib.shipped()[name])))
     sections = {}
     for key, value in defaults.items():
         if value != {} and not key.startswith(_LEFT_OUT):
@@ -78,4 +81,4 @@ def small(name: str, files: dict[str, str], overrides: dict[str, str]):
     """Returns a shipped config, small but for the overrides; `files` are put for TEXT, STORIES and LINES."""
     pairs = _SMALL_MODEL | _SMALL[name] | overrides
     texts = [(key, files.get(str(value), str(value))) for key, value in pairs.items()]
-    return config_lib.load(config_lib.shipped()[name], texts)
+    return run_config.load(config_lib.shipped()[name], texts)

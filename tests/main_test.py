@@ -10,6 +10,8 @@ import relpos
 from relpos import config, encodings, process
 from relpos.__main__ import COMMANDS, main, run_command
 from relpos.errors import UserError
+from relpos.sections import to_plain
+from relpos.training import run_config
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
     for name, path in config.shipped().items():
         assert f" {name}: " in text
         assert f"relpos train --config {name} --workdir" in text
-        plain = config.load(path).to_dict()
+        plain = to_plain(run_config.load(path))
         for key in plain["data"]:
             assert re.search(rf"[ .]{key}\b", text), key
         assert f"source={plain['data']['source']}" in text

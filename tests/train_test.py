@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from relpos import config as config_lib
+from relpos import sections
+from relpos.tasks import language_modelling
 from relpos.training import checksums
 from relpos.training.checkpoints import Checkpoints
-from relpos.training.optimizer import OptimizerOptions, create_optimizer
+from relpos.training.optimizer import create_optimizer
 from relpos.training.step import init_state
 from relpos.training.task import create_task
 
@@ -126,9 +127,11 @@ def is_at(directory, moment, wanted):
 
 def final_state(workdir):
     """Returns every array of the last checkpoint: parameters, moments, counts."""
-    config = config_lib.from_plain(json.loads((workdir / "config.json").read_text())["config"])
+    config = sections.read(
+        language_modelling.Config, json.loads((workdir / "config.json").read_text())["config"]
+    )
     task = create_task(config, workdir)
-    options = OptimizerOptions.from_section(config.optimizer)
+    options = config.optimizer
     _, state = init_state(task, create_optimizer(options, STEPS), jax.random.key(1))
     checkpoints = Checkpoints(workdir, read_only=True)
     state, meta = checkpoints.restore(STEPS, state, batches := task.train_batches())

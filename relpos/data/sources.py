@@ -1,9 +1,5 @@
 """Sources of data by name. A folder is the registry: each file is a source, and its `load` returns a corpus."""
 
-from __future__ import annotations
-
-import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -14,68 +10,44 @@ from relpos.data.errors import DataError
 Item = TypeVar("Item")
 
 
-class Sources(Generic[Item]):
+class Sources(registry.Functions, Generic[Item]):
     """The sources in a folder.
 
     Args:
-        package: the folder as a dotted name.
-        what: the kind of data, for messages.
+      package: the folder as a dotted name.
+      what: the kind of data, for messages.
     """
 
     def __init__(self, package: str, what: str) -> None:
-        self._package = package
-        self._what = what
-
-    def names(self) -> tuple[str, ...]:
-        """Returns the names of all sources, sorted."""
-        return registry.names(importlib.import_module(self._package))
-
-    def options(self, name: str) -> dict[str, Any]:
-        """Returns a source's options with their defaults: the keyword arguments of its `load`.
-
-        Raises:
-            DataError: there is no such source; the nearest one is named.
-        """
-        parameters = inspect.signature(self._find(name)).parameters
-        return {key: parameter.default for key, parameter in parameters.items()}
+        super().__init__(package, "load", f"source of {what}")
 
     def load(self, name: str, /, **chosen: Any) -> Corpus[Item]:
-        """Loads a corpus.
+        """Load a corpus.
 
         Args:
-            name: one of `names()`.
-            **chosen: options of the source, see `options(name)`.
+          name: one of `names()`.
+          **chosen: options of the source, see `options(name)`.
 
         Raises:
-            DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
+          DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
         """
-        known = self.options(name)
-        for key, value in chosen.items():
-            if key not in known:
-                raise DataError(registry.unknown(f"option of {name}", key, tuple(known)))
-            try:
-                registry.check_value(f"{name}.{key}", value, known[key])
-            except ValueError as error:
-                raise DataError(str(error)) from error
-        found: Corpus[Item] = self._find(name)(**chosen)
+        try:
+            found: Corpus[Item] = self.call(name, **chosen)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         return found
 
-    def load_chosen(self, section: Mapping[str, Any]) -> Corpus[Item]:
-        """Loads the corpus of a config's section `data`.
+    def load_chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Corpus[Item]:
+        """Load the corpus that a config names.
 
         Args:
-            section: `source` is a name, `sources` maps names to options.
+          name: of the source.
+          options: of all sources, by name.
 
         Raises:
-            DataError: as of `load`.
+          DataError: as of `load`; it names the config's section.
         """
-        name = section["source"]
         try:
-            return self.load(name, **section["sources"].get(name, {}))
+            return self.load(name, **options[name])
         except DataError as error:
             raise DataError(f"config section 'data.sources.{name}': {error}") from error
-
-    def _find(self, name: str) -> Any:
-        if name not in self.names():
-            raise DataError(registry.unknown(f"source of {self._what}", name, self.names()))
-        return importlib.import_module(f"{self._package}.{name}").load

@@ -1,28 +1,29 @@
 """Algorithmic tasks: right answers at the trained lengths and beyond."""
 
+import dataclasses
 import functools
 import hashlib
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from relpos import cores
-from relpos.config import require_at_least
 from relpos.data import algorithmic
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
+from relpos.sections import Options, Positive, name_in, options_of
 from relpos.training import memory, model_section
 from relpos.training.progress import track
+from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import check_provenance
 from relpos.training.task import together
 
@@ -37,8 +38,46 @@ MOST_PLACES = 20_000  # of a question and its answer; more take minutes to be an
 _SEEDS = {"validation": 0, "test": 1}
 
 
-def create(config: ConfigDict, workdir: Path) -> "Algorithmic":
-    """Check what the config asks of the task it names."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The examples.
+
+    Attributes:
+      source: one of the tasks in `relpos/data/algorithmic`.
+      sources: name -> its options.
+      shortest: the shortest length that is trained on; None: the shortest that the task has.
+      one_length: whether all examples of a batch are of one length.
+      presentation: placeholder: an encoder fills in the answer; causal: a decoder goes on with it; None: as the task's
+        paper has it.
+    """
+
+    source: Annotated[str, name_in(algorithmic)] = "flip_flop"
+    sources: Options = options_of(algorithmic)
+    shortest: Positive | None = None
+    one_length: bool = False
+    presentation: Literal["placeholder", "causal"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TokenRunConfig):
+    """The config of an algorithmic task.
+
+    Attributes:
+      sequence_length: the longest that is trained on, as the task measures it.
+      data: the examples.
+      eval_lengths: the test is on these; what is over sequence_length is shown apart.
+      eval_examples: of each length, while training.
+      test_examples: of each length, at the end.
+    """
+
+    data: DataConfig = DataConfig()
+    eval_lengths: tuple[int, ...] = (10, 20, 30, 40, 60, 80)
+    eval_examples: Positive = 64
+    test_examples: Positive = 512
+
+
+def create(config: Config, workdir: Path) -> "Algorithmic":
+    """Return the task of a config."""
     return Algorithmic(config, workdir)
 
 
@@ -50,14 +89,11 @@ class Algorithmic:
     wrong one. A decoder is given the right symbols before each, so an exact match is what greedy decoding gives too.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config = config
         self._workdir = workdir
-        require_at_least(
-            config, {"data.shortest": 0, "eval_examples": 1, "test_examples": 1, "batch_size": 1}
-        )
         chosen = config.data
-        options = chosen.sources.get(chosen.source, {})
+        options = chosen.sources[chosen.source]
         for option, value in options.items():
             if value > MOST_OPTION:
                 raise UserError(

@@ -2,33 +2,34 @@
 
 import abc
 import copy
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from relpos import cores, data
-from relpos.config import require_at_least
 from relpos.data import text, tokenizers
 from relpos.data.text import packing
 from relpos.data.text.sources.files import read_documents
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
+from relpos.sections import Options, Positive, at_least, name_in, options_of
 from relpos.terminal import printable
 from relpos.training import dropping, memory, model_section
 from relpos.training.masking import Masking, Objective, evaluated_sums, next_tokens, sums
 from relpos.training.progress import say, track
 from relpos.training.prompts import continuations
+from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance
 from relpos.training.task import together
 
@@ -38,12 +39,77 @@ _DIGITS = tuple(b"%d" % digit for digit in range(10))
 MASK = b"[MASK]"  # in a line to be filled in
 
 
-def create(config: ConfigDict, workdir: Path) -> "LanguageModelling":
-    """Check what the config asks for."""
-    objective = config.objective
-    if objective not in _OBJECTIVES:
-        raise UserError(f"unknown objective {objective!r}{did_you_mean(objective, _OBJECTIVES)}")
-    return _OBJECTIVES[objective](config, workdir)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The text.
+
+    Attributes:
+      source: one of `relpos/data/text/sources`.
+      sources: name -> its options.
+      tokenizer: bytes; or sentencepiece, trained on the corpus and kept in the run.
+      vocab_size: of sentencepiece.
+    """
+
+    source: Annotated[str, name_in(text)] = "library_text"
+    sources: Options = options_of(text)
+    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    vocab_size: Positive = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What a causal model writes at the end.
+
+    Attributes:
+      prompts: what it continues.
+      max_tokens: of a continuation.
+      temperature: see `relpos.nn.Sampling`, as of the next.
+      top_k: None: all.
+      top_p: 1: all.
+    """
+
+    prompts: tuple[str, ...] = ("def main(", '"""Return the ', "The ")
+    max_tokens: Annotated[int, at_least(0)] = 160
+    temperature: float = 0.7
+    top_k: Positive | None = None
+    top_p: float = 0.95
+
+    def __post_init__(self):
+        self.sampling  # noqa: B018 (says what makes no sense)
+        if self.max_tokens:
+            check_new_tokens(self.max_tokens)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next token is chosen."""
+        return Sampling(self.temperature, self.top_k or 0, self.top_p)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TokenRunConfig):
+    """The config of language modelling.
+
+    Attributes:
+      objective: causal; or masked: find 15% of the tokens from those on both sides. That reports their perplexity, and
+        predict fills in every [MASK] of a line.
+      drop_encoding_at: the step from which the layers have no encoding (DroPE, see configs/drope.py); None: never.
+      data: the text.
+      eval_bytes: of the validation text while training; None: all.
+      eval_multiples: the test text is scored at these multiples of sequence_length at the end.
+      sample: what a causal model writes at the end.
+    """
+
+    objective: Literal["causal", "masked"] = "causal"
+    drop_encoding_at: Positive | None = None
+    data: DataConfig = DataConfig()
+    eval_bytes: Positive | None = 50_000
+    eval_multiples: tuple[Positive, ...] = (1, 2, 4, 8)
+    sample: SampleConfig = SampleConfig()
+
+
+def create(config: Config, workdir: Path) -> "LanguageModelling":
+    """Return the task of a config's objective."""
+    return {"causal": Causal, "masked": Masked}[config.objective](config, workdir)
 
 
 class LanguageModelling(abc.ABC):
@@ -59,10 +125,9 @@ class LanguageModelling(abc.ABC):
     extra_symbols: ClassVar[int] = 0
     figure: ClassVar[str]
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config = config
         self._workdir = workdir
-        self._check(config)
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         dropping.check(config)
@@ -77,7 +142,7 @@ class LanguageModelling(abc.ABC):
     @functools.cached_property
     def corpus(self) -> data.Corpus[bytes]:
         """The text, read when it is first needed: a trained model continues prompts without it."""
-        corpus = text.load_chosen(self.config.data)
+        corpus = text.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
@@ -97,22 +162,6 @@ class LanguageModelling(abc.ABC):
             path=path,
             vocab_size=chosen.vocab_size,
         )
-
-    @staticmethod
-    def _check(config: ConfigDict) -> None:
-        require_at_least(config, {"eval_bytes": 0, "sample.max_tokens": 0})
-        if any(n < 1 for n in config.eval_multiples):
-            raise UserError(
-                f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
-            )
-        model_section.encoding_options(config)
-        text.options(config.data.source)  # is there one?
-        try:
-            Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
-            if config.sample.max_tokens:
-                check_new_tokens(config.sample.max_tokens)
-        except ValueError as error:
-            raise UserError(f"sample.{error}") from error
 
     def describe(self) -> Record:
         """Return the corpus' name, version and hash."""
@@ -200,7 +249,7 @@ class LanguageModelling(abc.ABC):
     def finish(self, model, console: Console) -> list[Record]:
         """Print the figures of the test text at several lengths."""
         lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
-        return self.evaluate_lengths(model, self._documents("test", 0), "test", lengths, console)
+        return self.evaluate_lengths(model, self._documents("test", None), "test", lengths, console)
 
     def evaluate_lengths(
         self,
@@ -235,18 +284,18 @@ class LanguageModelling(abc.ABC):
         for length in lengths:
             self._check_length(model, length)
         if path:
-            field = self.config.data.sources.files.field
+            field = self.config.data.sources["files"]["field"]
             documents, name = read_documents(path, field), path
         elif split in data.SPLITS:
-            documents, name = self._documents(split, 0), split
+            documents, name = self._documents(split, None), split
         else:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
         trained = self.config.sequence_length
         lengths = lengths or [n * trained for n in self.config.eval_multiples]
         return self.evaluate_lengths(model, documents, name, lengths, console)
 
-    def _documents(self, split: str, most_bytes: int) -> list[bytes]:
-        """Return whole documents of a split until `most_bytes` are reached; 0: all."""
+    def _documents(self, split: str, most_bytes: int | None) -> list[bytes]:
+        """Return whole documents of a split until `most_bytes` are reached; None: all."""
         chosen: list[bytes] = []
         total = 0
         for document in self.corpus.splits[split]:
@@ -289,9 +338,10 @@ class Causal(LanguageModelling):
 
     def _show_samples(self, model: Decoder, console: Console) -> None:
         sample = self.config.sample
-        sampling = Sampling(sample.temperature, sample.top_k, sample.top_p)
         prompts = [prompt.encode() for prompt in sample.prompts]
-        for both in self.predict(model, [prompts], sampling, sample.max_tokens, self.config.seed):
+        for both in self.predict(
+            model, [prompts], sample.sampling, sample.max_tokens, self.config.seed
+        ):
             shown = (escape(printable(part.decode("utf-8", "replace"))) for part in both)
             console.print("\n[bold]{}[/bold]{}".format(*shown), highlight=False, soft_wrap=True)
 
@@ -370,6 +420,3 @@ class Masked(LanguageModelling):
         """Which symbols may be filled in: text without a line's end."""
         spelt = [self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size)]
         return jnp.array([bool(s) and not set(s) & set(b"\r\n") for s in spelt] + [False])
-
-
-_OBJECTIVES: dict[str, type[LanguageModelling]] = {"causal": Causal, "masked": Masked}

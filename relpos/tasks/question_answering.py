@@ -2,24 +2,23 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from relpos import cores, data
-from relpos.config import require_at_least
 from relpos.data import questions as questions_data
 from relpos.data.questions import Question, batches
 from relpos.data.questions import answers as answers_lib
@@ -30,8 +29,10 @@ from relpos.data.tokenizers import placed as placed_tokens
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
 from relpos.nn import SpanEncoder
+from relpos.sections import NOT_EMPTY, Options, Positive, at_least, name_in, options_of
 from relpos.training import memory, model_section
 from relpos.training.progress import say, track
+from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance, read_run
 from relpos.training.task import one_by_one
 
@@ -39,18 +40,54 @@ Record = dict[str, Any]
 MOST_WINDOWS = 32  # of one context that are read together
 
 
-def create(config: ConfigDict, workdir: Path) -> "QuestionAnswering":
-    """Check what the config asks for."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The questions.
+
+    Attributes:
+      source: one of `relpos/data/questions/sources`.
+      sources: name -> its options.
+      tokenizer: words; or bytes; or sentencepiece; learned from train, kept in the run.
+      vocab_size: of words (at most) and sentencepiece.
+    """
+
+    source: Annotated[str, name_in(questions_data)] = "stories"
+    sources: Options = options_of(questions_data)
+    tokenizer: Literal["words", "bytes", "sentencepiece"] = "words"
+    vocab_size: Positive = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TokenRunConfig):
+    """The config of question answering.
+
+    Attributes:
+      sequence_length: of a question and a window of its context.
+      data: the questions.
+      overlap: tokens that a window of a long context shares with the next.
+      longest_answer: in tokens.
+      eval_questions: of validation while training; None: all.
+      eval_multiples: the test questions are read in windows of these multiples of sequence_length at the end.
+    """
+
+    data: DataConfig = DataConfig()
+    overlap: Annotated[int, at_least(0)] = 32
+    longest_answer: Positive = 16
+    eval_questions: Positive | None = 500
+    eval_multiples: Annotated[tuple[Positive, ...], NOT_EMPTY] = (2,)
+
+
+def create(config: Config, workdir: Path) -> "QuestionAnswering":
+    """Return the task of a config."""
     return QuestionAnswering(config, workdir)
 
 
 class QuestionAnswering:
     """An encoder with a span head; see `relpos.training.task.Task`."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config = config
         self._workdir = workdir
-        self._check(config)
         # Mistakes are told before the questions are read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         for length in self._lengths():
@@ -60,7 +97,7 @@ class QuestionAnswering:
     @functools.cached_property
     def corpus(self) -> data.Corpus[Question]:
         """The questions, read when they are first needed: a trained model answers others without them."""
-        corpus = questions_data.load_chosen(self.config.data)
+        corpus = questions_data.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
@@ -88,18 +125,6 @@ class QuestionAnswering:
         return placed_tokens.create(
             chosen.tokenizer, texts=texts, path=path, vocab_size=chosen.vocab_size
         )
-
-    def _check(self, config: ConfigDict) -> None:
-        require_at_least(
-            config,
-            {"eval_questions": 0, "overlap": 0, "longest_answer": 1}
-        )  # fmt: skip
-        if not config.eval_multiples or any(n < 1 for n in config.eval_multiples):
-            raise UserError(
-                f"config key 'eval_multiples' must hold positive numbers, got {config.eval_multiples}"
-            )
-        model_section.encoding_options(config)
-        questions_data.options(config.data.source)  # is there one?
 
     def describe(self) -> Record:
         """Return the questions' name, version, hash and numbers."""
@@ -165,7 +190,7 @@ class QuestionAnswering:
 
     def evaluate(self, model: SpanEncoder, split: str) -> list[Record]:
         """Return exact match, F1 and loss of a split at the trained length."""
-        questions = self.corpus.splits[split][: self.config.eval_questions or None]
+        questions = self.corpus.splits[split][: self.config.eval_questions]
         answers, loss = self.answer(model, questions, self.config.sequence_length)
         threshold = answers_lib.threshold(answers, questions) if self.has_impossible else None
         record = {"split": split, **answers_lib.scores(answers, questions, threshold), "loss": loss}

@@ -1,24 +1,23 @@
 """Translation by an encoder-decoder: BLEU, chrF and exact match, also by the length of the source."""
 
 import codecs
+import dataclasses
 import functools
 import itertools
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from relpos import cores
-from relpos.config import require_at_least
 from relpos.data import pairs as pairs_data
 from relpos.data import tokenizers
 from relpos.data.corpus import Corpus
@@ -31,26 +30,89 @@ from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.nn.beam_search import Found
+from relpos.sections import Fraction, Options, Positive, at_least, name_in, options_of
 from relpos.training import memory, model_section
 from relpos.training.progress import say, track
+from relpos.training.run_config import TransformerRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance
 
 Record = dict[str, Any]
 Pairs = Sequence[Pair]
-TOKENIZERS = ("words", *tokenizers.KINDS)
 NOTED_PAIRS = 10_000  # looked at for those that are too long
 TRANSLATED_AT_ONCE = 64  # sentences, however many a training batch has
 
 
-def create(config: ConfigDict, workdir: Path) -> "Translation":
-    """Check what the config asks for."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The pairs.
+
+    Attributes:
+      source: one of `relpos/data/pairs/sources`.
+      sources: name -> its options.
+      tokenizer: sentencepiece, learned from train and kept in the run; or words (for scan); or bytes.
+      vocab_size: of sentencepiece.
+      joint_vocabulary: whether both sides have one vocabulary and one table of embeddings.
+    """
+
+    source: Annotated[str, name_in(pairs_data)] = "cldr"
+    sources: Options = options_of(pairs_data)
+    tokenizer: Literal["sentencepiece", "words", "bytes"] = "sentencepiece"
+    vocab_size: Positive = 1000
+    joint_vocabulary: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How translations are searched for.
+
+    Attributes:
+      beams: 1: greedily.
+      length_penalty: see `relpos.nn.Beams`.
+      max_length: the most tokens of a translation; None: those of sequence_length.
+      most_pairs: of a test split that are translated, drawn from all over it; None: all.
+      oracle_length: whether exact match at the true length is scored as well.
+    """
+
+    beams: Positive = 4
+    length_penalty: Annotated[float, at_least(0)] = 0.6
+    max_length: Positive | None = None
+    most_pairs: Positive | None = None
+    oracle_length: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TransformerRunConfig):
+    """The config of translation.
+
+    Attributes:
+      sequence_length: the most tokens of a sentence, its end counted.
+      batch_size: pairs.
+      decoder_encoding: of the decoder's self-attention; "": as the encoder's.
+      cross_encoding: of the attention from decoder to encoder.
+      data: the pairs.
+      label_smoothing: the part of the loss that all tokens share alike.
+      eval_pairs: of the validation pairs, translated while training; 0: loss alone.
+      search: how translations are searched for.
+    """
+
+    sequence_length: Annotated[int, at_least(2)] = 128
+    decoder_encoding: str = ""
+    cross_encoding: str = "none"
+    data: DataConfig = DataConfig()
+    label_smoothing: Fraction = 0.0
+    eval_pairs: Annotated[int, at_least(0)] = 100
+    search: SearchConfig = SearchConfig()
+
+
+def create(config: Config, workdir: Path) -> "Translation":
+    """Return the task of a config."""
     return Translation(config, workdir)
 
 
 class Translation:
     """An encoder-decoder on pairs of sentences; see `relpos.training.task.Task`."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config = config
         self._workdir = workdir
         self._check(config)
@@ -58,30 +120,8 @@ class Translation:
         self.source, self.target = self._tokenizers()
 
     @staticmethod
-    def _check(config: ConfigDict) -> None:
-        require_at_least(
-            config,
-            {
-                "eval_pairs": 0,
-                "label_smoothing": 0,
-                "sequence_length": 2,
-                "search.max_length": 0,
-                "search.most_pairs": 0,
-            },
-        )
-        if config.label_smoothing >= 1:
-            raise UserError(
-                f"config key 'label_smoothing' must be below 1, got {config.label_smoothing}"
-            )
-        if config.data.tokenizer not in TOKENIZERS:
-            raise UserError(
-                f"unknown data.tokenizer {config.data.tokenizer!r}"
-                f"{did_you_mean(config.data.tokenizer, TOKENIZERS)}"
-            )
-        model_section.encoding_options(config)
-        pairs_data.options(config.data.source)  # is there one?
+    def _check(config: Config) -> None:
         search = config.search
-        model_section.build(lambda: Beams(search.beams, search.length_penalty), "search")
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
         memory.check_cache(
@@ -96,7 +136,7 @@ class Translation:
     @functools.cached_property
     def corpus(self) -> Corpus[Pair]:
         """The pairs, read when they are first needed: a trained model translates without them."""
-        corpus = pairs_data.load_chosen(self.config.data)
+        corpus = pairs_data.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
@@ -372,33 +412,36 @@ class Translation:
             )
         return None
 
-    def _pairs(self, split: str, most: int) -> list[Pair]:
-        """Return pairs from all over a split, the same ones each time; 0: all."""
+    def _pairs(self, split: str, most: int | None) -> list[Pair]:
+        """Return pairs from all over a split, the same ones each time; None: all."""
         pairs = self.corpus.splits[split]
         numbers: Sequence[int] = range(len(pairs))
-        if 0 < most < len(pairs):
+        if most is not None and most < len(pairs):
             drawn = np.random.default_rng(0).choice(len(pairs), size=most, replace=False)
             numbers = sorted(drawn.tolist())
         return [pairs[i] for i in numbers]
 
 
-def _model(
-    config: ConfigDict, source_vocab: int, target_vocab: int, rngs: nnx.Rngs
-) -> EncoderDecoder:
-    of_decoder = "decoder_encoding" if config.decoder_encoding else "encoding"
-    model_section.check_cross_encoding(config)
+def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs) -> EncoderDecoder:
+    key = "decoder_encoding" if config.decoder_encoding else "encoding"
+    of_decoder = config.decoder_encoding or config.encoding
+    model_section.check_cross_encoding(config.cross_encoding)
 
     def make() -> EncoderDecoder:
         model = EncoderDecoder(
             EncoderDecoderConfig(
                 source_vocab,
                 target_vocab,
-                encoder=StackConfig(**model_section.layer_sizes(config, causal=False)),
-                decoder=StackConfig(**model_section.layer_sizes(config, of_decoder, causal=True)),
+                encoder=StackConfig(
+                    **model_section.layer_sizes(config, config.encoding, causal=False)
+                ),
+                decoder=StackConfig(
+                    **model_section.layer_sizes(config, of_decoder, causal=True, key=key)
+                ),
                 cross_encoding=config.cross_encoding,
                 share_embeddings=config.data.joint_vocabulary,
             ),
-            encoding_options=model_section.encoding_options(config),
+            encoding_options=config.encodings,
             rngs=rngs,
         )
         for stack in (model.encoder, model.decoder):
@@ -410,7 +453,7 @@ def _model(
     return made
 
 
-def _most_tokens(config: ConfigDict) -> int:
+def _most_tokens(config: Config) -> int:
     """Return where a translation is cut: by default where a target of training would be."""
     return config.search.max_length or config.sequence_length - 1
 

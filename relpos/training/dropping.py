@@ -7,65 +7,65 @@ length. Then only the causal mask gives tokens an order, and nothing in the mode
 `drop_encoding_at` counts updates: after that many the model has no encoding, in training, evaluation and checkpoints.
 """
 
+import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from relpos import config as config_lib
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
 
 KEY = "drop_encoding_at"
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Any) -> None:
     """Check the key of a config whose ``encoding`` is valid.
 
     Raises:
       UserError: the run has no such step, there is no encoding to drop, or ``positions`` would remain.
     """
-    step = config[KEY]
-    if not 0 <= step <= config.steps:
+    step = config.drop_encoding_at
+    if step is None:
+        return
+    if step > config.steps:
         raise UserError(
-            f"config key {KEY!r} must be a step of the run, 1 to {config.steps}, or 0 for never; got {step}"
+            f"config key {KEY!r} must be a step of the run, 1 to {config.steps}, got {step}"
         )
-    if step and set(expressions.leaves(expressions.turns(config.encoding))) == {"none"}:
+    if set(expressions.leaves(expressions.turns(config.encoding))) == {"none"}:
         raise UserError(
             f"config key {KEY!r} is {step}, and encoding={config.encoding!r} has nothing to drop: name a scheme to "
             "start with"
         )
-    if step and config.positions:
+    if config.positions:
         raise UserError(
             f"config key {KEY!r} is {step}, and positions={config.positions!r} would still say where tokens stand: "
             "leave one of the two out"
         )
 
 
-def is_dropped(config: ConfigDict, step: int) -> bool:
-    """Whether a model has lost its encoding after `step` updates; False for configs without the key."""
-    return 0 < config.get(KEY, 0) <= step
+def is_dropped(config: Any, step: int) -> bool:
+    """Tell whether a model has lost its encoding after `step` updates; False for configs without the key."""
+    at = getattr(config, KEY, None)
+    return at is not None and at <= step
 
 
-def check_task(config: ConfigDict, task: Any) -> None:
+def check_task(config: Any, task: Any) -> None:
     """Check that the task can drop its encoding if the config asks for it: the user's own task may not.
 
     Raises:
       UserError: it cannot.
     """
-    if config.get(KEY, 0) and not hasattr(task, "without_encoding"):
+    if getattr(config, KEY, None) is not None and not hasattr(task, "without_encoding"):
         raise UserError(
-            f"config key {KEY!r} is {config[KEY]}, and the task {config.task!r} has no without_encoding() to "
-            "return the task with models that have none"
+            f"config key {KEY!r} is {config.drop_encoding_at}, and the task {config.task!r} has no "
+            "without_encoding() to return the task with models that have none"
         )
 
 
-def task_at(step: int, config: ConfigDict, task: Any) -> Any:
+def task_at(step: int, config: Any, task: Any) -> Any:
     """Return the task as it is after `step` updates: without an encoding from the config's step on."""
     return task.without_encoding() if is_dropped(config, step) else task
 
 
-def without_encoding(config: ConfigDict) -> ConfigDict:
-    """Return the config, locked, with ``none`` in place of the encoding of each layer."""
-    plain = config_lib.to_plain(config)
-    plain["encoding"] = ",".join("none" for _ in expressions.turns(config.encoding))
-    return config_lib.from_plain(plain).lock()
+def without_encoding(config: Any) -> Any:
+    """Return the config with ``none`` in place of the encoding of each layer."""
+    none = ",".join("none" for _ in expressions.turns(config.encoding))
+    return dataclasses.replace(config, encoding=none)

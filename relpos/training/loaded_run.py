@@ -2,19 +2,18 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
-from relpos.defaults import is_own_code
 from relpos.errors import UserError
 from relpos.terminal import printable
 from relpos.training import dropping
 from relpos.training.checkpoints import CheckpointError, Checkpoints
-from relpos.training.stored_run import notes_on_environment, read_config, read_run
-from relpos.training.task import Task, check_common, create_task
+from relpos.training.run_config import config_class, read_stored
+from relpos.training.stored_run import notes_on_environment, read_run
+from relpos.training.task import Task, create_task, is_own_code
 
 _log = logging.getLogger(__name__)
 
@@ -23,13 +22,13 @@ class LoadedRun(NamedTuple):
     """A trained model with what belongs to it.
 
     Attributes:
-      config: of the run, locked.
+      config: of the run, an instance of the task's `Config`.
       task: its data, loss and evaluation; without the encoding if the run has dropped it by that step.
       model: a Flax NNX module.
       step: of the checkpoint.
     """
 
-    config: ConfigDict
+    config: Any
     task: Task
     model: nnx.Module
     step: int
@@ -54,13 +53,13 @@ def load_run(
     run = read_run(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{str(workdir)!r} has no checkpoint yet: train it first")
-    config = read_config(workdir)
-    if is_own_code(config.get("task")) and not trust_code:
+    path, plain = str(workdir / "config.json"), run["config"]
+    if is_own_code(plain.get("task")) and not trust_code:
         raise UserError(
-            f"{str(workdir / 'config.json')!r} asks for code that is no part of relpos, the task "
-            f"{config.task!r}: where you trust it, --trust_code (in Python trust_code=True) runs it"
+            f"{path!r} asks for code that is no part of relpos, the task "
+            f"{plain['task']!r}: where you trust it, --trust_code (in Python trust_code=True) runs it"
         )
-    check_common(config)
+    config = read_stored(plain, config_class(plain.get("task")), path)
     task = create_task(config, workdir)
     for note in notes_on_environment(run):
         _log.warning("%s: %s", workdir, printable(note, keep=""))

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 
-from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, write_atomically
 from relpos.training import dropping, memory
@@ -18,11 +16,12 @@ from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.interrupts import Interrupted, Interrupts
 from relpos.training.metrics import MetricsLog, Window
-from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
+from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.plan import plan
+from relpos.training.run_config import RunConfig
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import continued, init_state, make_train_step, model_of
-from relpos.training.task import Task, check_common, create_task
+from relpos.training.task import Task, create_task
 
 # Metrics which show that the whole state is finite, and what they are called where it is not.
 _FINITE = {
@@ -39,11 +38,11 @@ class DivergenceError(UserError):
     exit_code = 1
 
 
-def train(config: ConfigDict, workdir: Path, console: Console) -> int:
+def train(config: RunConfig, workdir: Path, console: Console) -> int:
     """Train ``config.task`` for ``config.steps`` steps in a run directory, or go on with it.
 
     Args:
-      config: locked; its keys are those of the files under ``configs/``.
+      config: of `relpos.training.run_config.load`, or an instance of the task's `Config`.
       workdir: the run directory, made when it is missing.
       console: where progress, tables and samples go.
 
@@ -55,9 +54,6 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
       DivergenceError: the loss or the state is NaN or infinite. Such a state is never saved.
       CheckpointError: a checkpoint could not be written or read.
     """
-    config = defaults.complete(config)
-    check_common(config)
-    optimizer = OptimizerOptions.from_section(config.optimizer)
     directory = RunDirectory(workdir, config)
     interrupts = Interrupts(
         announce=lambda: progress_lib.say(
@@ -77,14 +73,13 @@ def train(config: ConfigDict, workdir: Path, console: Console) -> int:
             progress_lib.say(console, text.rstrip("\n"))
             return 0
         with interrupts:
-            return _train(config, optimizer, directory, interrupts, console)
+            return _train(config, directory, interrupts, console)
     finally:
         directory.close()
 
 
 def _train(
-    config: ConfigDict,
-    optimizer: OptimizerOptions,
+    config: RunConfig,
     directory: RunDirectory,
     interrupts: Interrupts,
     console: Console,
@@ -92,10 +87,10 @@ def _train(
     run = None
     try:
         with interrupts.stop_at_once():
-            task, _, lines = prepare(config, optimizer, directory)
+            task, _, lines = prepare(config, directory)
             for line in lines:
                 progress_lib.say(console, line)
-            run = _Run(config, task, optimizer, directory.path, interrupts, console)
+            run = _Run(config, task, directory.path, interrupts, console)
         run.train()
         run.finish()
     except BaseException as error:
@@ -111,9 +106,7 @@ def _train(
     return 0
 
 
-def prepare(
-    config: ConfigDict, optimizer: OptimizerOptions, directory: RunDirectory
-) -> tuple[Task, tuple[Any, Any], list[str]]:
+def prepare(config: RunConfig, directory: RunDirectory) -> tuple[Task, tuple[Any, Any], list[str]]:
     """Return the task, the shapes of the parameters and of the optimizer's state, and lines on what will be done.
 
     Raises:
@@ -121,20 +114,20 @@ def prepare(
     """
     task = create_task(config, directory.path)
     dropping.check_task(config, task)
-    shapes = shapes_that_fit(config, task, optimizer)
+    shapes = shapes_that_fit(config, task)
     facts = task.describe()
     directory.describe(facts)
     notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
     return task, shapes, [*plan(config, facts, *shapes, directory.path), *notes]
 
 
-def shapes_that_fit(config: ConfigDict, task: Task, optimizer: OptimizerOptions) -> tuple[Any, Any]:
+def shapes_that_fit(config: RunConfig, task: Task) -> tuple[Any, Any]:
     """Return the shapes of the parameters and of the optimizer's state. Nothing is made.
 
     Raises:
       UserError: the run would need more memory than there is.
     """
-    tx = create_optimizer(optimizer, config.steps)
+    tx = create_optimizer(config.optimizer, config.steps)
     shapes = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])
     model, moments = shapes[0], shapes[1]
     least = task.activation_bytes() if hasattr(task, "activation_bytes") else 0
@@ -157,9 +150,8 @@ class _Run:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: RunConfig,
         task: Task,
-        optimizer: OptimizerOptions,
         workdir: Path,
         interrupts: Interrupts,
         console: Console,
@@ -169,8 +161,8 @@ class _Run:
         self._interrupts = interrupts
         self._console = console
         init_key, self._key = jax.random.split(jax.random.key(config.seed))
-        self._tx = create_optimizer(optimizer, config.steps)
-        self._rate = learning_rate(optimizer, config.steps)
+        self._tx = create_optimizer(config.optimizer, config.steps)
+        self._rate = learning_rate(config.optimizer, config.steps)
         self._batches = task.train_batches()
         self.step = 0
         self._saved: int | None = None
@@ -291,9 +283,7 @@ class _Run:
         self._task = dropping.task_at(self.step, self._config, self._task)
         self._graphdef, self._state = continued(self._task, self._tx, self._state)
         self._train_step = make_train_step(self._task, self._graphdef, self._rate)
-        progress_lib.say(
-            self._console, f"step {self.step}: from here on without {self._config.encoding}"
-        )
+        progress_lib.say(self._console, f"step {self.step}: from here on without the encoding")
 
     def _take_first_step(self) -> None:
         progress_lib.say(self._console, "compiling the training step ...")

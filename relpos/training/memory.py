@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from relpos import room
-from relpos.config import flatten
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
+from relpos.sections import flatten, to_plain
+from relpos.training.run_config import RunConfig, TransformerRunConfig
 
 
 def show(size: int) -> str:
@@ -41,7 +41,7 @@ def check(parts: Mapping[str, int], cause: str) -> None:
 
 
 def check_model(
-    config: ConfigDict, model: nnx.State, *, optimizer: Any = None, activations: int = 0
+    config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
     """Refuse a model that does not fit into memory.
 
@@ -59,7 +59,7 @@ def check_model(
         parts |= {"gradients": room.tree_bytes(model), "optimizer": room.tree_bytes(optimizer)}
     parts["activations of a batch"] = activations
     if activations > sum(parts.values()) - activations:
-        keys = {key: config[key] for key in ("batch_size", "sequence_length")}
+        keys = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
         keys = dict(sorted(keys.items(), key=lambda item: -item[1]))
         check(parts, f"make {_listed(keys)} smaller")
         return
@@ -72,7 +72,7 @@ def check_model(
     )
 
 
-def activation_bytes(config: ConfigDict, places: int, vocab_size: int = 0) -> int:
+def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
     """Return the least memory that the activations of a training batch take: each layer's input, and the logits.
 
     Args:
@@ -84,12 +84,12 @@ def activation_bytes(config: ConfigDict, places: int, vocab_size: int = 0) -> in
     return places * (width * config.model.num_layers + 4 * vocab_size)
 
 
-def rows(config: ConfigDict, length: int) -> int:
+def rows(config: TransformerRunConfig, length: int) -> int:
     """Return how many windows of `length` tokens are read together: as many tokens as a training batch has."""
     return max(1, config.batch_size * config.sequence_length // length)
 
 
-def check_reading(config: ConfigDict, length: int, vocab_size: int = 0) -> None:
+def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0) -> None:
     """Refuse windows that do not fit into memory without training: one layer's input, and the logits.
 
     Args:
@@ -124,18 +124,19 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
     check({"cache": room.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
-def _keys_behind(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, int]:
+def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
     """Return the sizes of a config that a shape is made of, the greatest first: its factors, or those less 1."""
-    keys = [key for key in ("encoding", "decoder_encoding", "cross_encoding") if config.get(key)]
-    schemes = {name for key in keys for name in expressions.leaves(expressions.turns(config[key]))}
-    sections = {"model": config.get("model", {}), "data": config.get("data", {})}
-    for name, options in config.get("encodings", {}).items():
-        if name in schemes:
-            sections[f"encodings.{name}"] = options
+    plain = to_plain(config)
+    keys = ("encoding", "decoder_encoding", "cross_encoding")
+    chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]
+    schemes = {name for turns in chosen for name in expressions.leaves(turns)}
+    options = plain.get("encodings", {})
+    sections = {"model": plain.get("model", {}), "data": plain.get("data", {})}
+    sections |= {f"encodings.{name}": options[name] for name in options if name in schemes}
     sizes = {
         key: value
         for name, section in sections.items()
-        for key, value in flatten(dict(section), f"{name}.").items()
+        for key, value in flatten(section, f"{name}.").items()
         if isinstance(value, int) and value > 1
     }
     found = {

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
 from relpos import cores, room
 from relpos.training import memory
+from relpos.training.run_config import RunConfig
 
 
 def plan(
-    config: ConfigDict,
+    config: RunConfig,
     facts: Mapping[str, Any],
     model: nnx.State,
     optimizer: Any,

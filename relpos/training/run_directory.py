@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from relpos import config as config_lib
 from relpos.errors import UserError
 from relpos.files import open_regular, write_atomically
+from relpos.sections import to_plain
 from relpos.terminal import printable
 from relpos.training.checkpoints import is_step
+from relpos.training.run_config import RunConfig, read_stored
 from relpos.training.stored_run import (
     check_provenance,
     differences,
@@ -25,7 +24,6 @@ from relpos.training.stored_run import (
     hash_tokenizers,
     listed,
     notes_on_environment,
-    read_config,
     read_run,
     same_bytes,
 )
@@ -54,7 +52,7 @@ class RunDirectory:
         it belongs to a run with another config (the message lists the keys that differ).
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict):
+    def __init__(self, workdir: Path, config: RunConfig):
         self.path = workdir
         _make_writable(workdir)
         self._lock = _lock(workdir)
@@ -63,11 +61,11 @@ class RunDirectory:
         self.notes: list[str] = []
         try:
             self.stored = read_run(workdir) if (workdir / "config.json").exists() else None
-            self._run = {"config": config_lib.to_plain(config)}
+            self._run = {"config": to_plain(config)}
             if self.stored is None:
                 _refuse_lost_config(workdir)
             else:
-                self._refuse_another_config()
+                self._refuse_another_config(config)
         except BaseException:
             self.close()
             raise
@@ -117,8 +115,10 @@ class RunDirectory:
         """Release the lock."""
         os.close(self._lock)
 
-    def _refuse_another_config(self) -> None:
-        there = config_lib.to_plain(read_config(self.path))
+    def _refuse_another_config(self, config: RunConfig) -> None:
+        there = read_run(self.path)["config"]
+        if there.get("task") == config.task:  # what an older version has not stored has its default
+            there = to_plain(read_stored(there, type(config), str(self.path / "config.json")))
         others = differences(there, self._run["config"])
         self.moved = {key: pair for key, pair in others.items() if _DATA_KEYS.fullmatch(key)}
         if others.keys() - self.moved.keys() - set(FREE_KEYS):

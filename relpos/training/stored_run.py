@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 import relpos
-from relpos import config as config_lib
-from relpos import defaults
 from relpos.errors import UserError
 from relpos.files import read_file, read_json
+from relpos.sections import flatten
 from relpos.terminal import printable
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -67,28 +65,6 @@ _SECTIONS: dict[str, Callable[[Any], bool]] = {
     "versions": _are_texts,
     "x64": lambda value: isinstance(value, bool),
 }
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """Return the config of a run, locked; what an older version has not stored gets its default.
-
-    Raises:
-      UserError: there is none, a value is of another kind than the config that comes with relpos has, or the run is
-        of a version that names its data by other keys.
-    """
-    plain, path = read_run(workdir)["config"], str(workdir / "config.json")
-    known = defaults.defaults_for(plain)
-    of_data = plain.get("data", {})
-    if "source" in known.get("data", {}) and isinstance(of_data, dict) and "source" not in of_data:
-        raise UserError(
-            f"{path!r} is of an older version of relpos, which named its data by other keys: there is no "
-            "data.source. Use that version, or train the run again"
-        )
-    conformed = defaults.conform(plain, known, stored_in=path)
-    try:
-        return config_lib.from_plain(conformed).lock()
-    except UserError as error:
-        raise UserError(f"{path!r}: {error}") from error
 
 
 def environment() -> dict[str, Any]:
@@ -194,7 +170,7 @@ def same_bytes(there: Any, here: Any) -> bool:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> the two values, for every value that is not the same in both."""
-    old, new = config_lib.flatten(there), config_lib.flatten(here)
+    old, new = flatten(there), flatten(here)
     return {
         key: (old.get(key, _MISSING), new.get(key, _MISSING))
         for key in {**old, **new}

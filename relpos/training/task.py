@@ -10,23 +10,9 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from rich.console import Console
 
-from relpos.config import require_at_least
-from relpos.defaults import is_own_code
 from relpos.errors import UserError, did_you_mean
-
-# Of every task.
-_MINIMUM = {
-    "seed": 0,
-    "steps": 0,
-    "batch_size": 1,
-    "sequence_length": 1,
-    "log_every": 1,
-    "eval_every": 1,
-    "checkpoint_every": 1,
-}
 
 Batch = Mapping[str, np.ndarray]
 Record = dict[str, Any]
@@ -48,8 +34,9 @@ class BatchIterator(Protocol):
 class Task(Protocol):
     """Data, model, loss and evaluation of one kind of job.
 
-    `relpos/tasks/NAME.py` defines ``create(config, workdir) -> Task``, which checks its part of the
-    config (raising UserError), prepares the data and may keep files such as a tokenizer in workdir.
+    `relpos/tasks/NAME.py` defines ``Config``, a frozen dataclass with the task's defaults (see
+    `relpos.training.run_config.RunConfig`), and ``create(config, workdir) -> Task``, which refuses a config that makes
+    no sense with a UserError, prepares the data and may keep files such as a tokenizer in workdir.
 
     A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start, and
     ``activation_bytes() -> int``, the least memory that the activations of a training batch take. A task whose
@@ -137,34 +124,42 @@ def together(
     return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
-def check_common(config: ConfigDict) -> None:
-    """Check the numbers that a config of any task has.
+def create_task(config: Any, workdir: Path) -> Task:
+    """Return the task of a config.
 
     Raises:
-      UserError: one is missing or makes no sense.
+      UserError: the task refuses the config.
     """
-    require_at_least(config, _MINIMUM)
-
-
-def create_task(config: ConfigDict, workdir: Path) -> Task:
-    """Return the task that ``config.task`` names.
-
-    A plain name is a module of `relpos.tasks`; one with a dot is any importable module, which runs its code: the
-    config must be the user's own.
-
-    Raises:
-      UserError: there is no such task, or the task refuses the config.
-    """
-    module = importlib.import_module(_module_name(config.get("task")))
-    if not hasattr(module, "create"):
-        raise UserError(f"task {config.task!r} is a module without create(config, workdir)")
-    task: Task = module.create(config, workdir)
+    task: Task = find_module(config.task).create(config, workdir)
     return task
 
 
-def _module_name(name: Any) -> str:
+def is_own_code(task: Any) -> bool:
+    """Tell whether a config's ``task`` is no part of relpos but a module of somebody's."""
+    return isinstance(task, str) and "." in task
+
+
+def find_module(name: Any) -> Any:
+    """Import the module of a task.
+
+    A plain name is a module of `relpos.tasks`; one with a dot is any importable module, which runs its code: whoever
+    wrote the config must be trusted.
+
+    Raises:
+      UserError: there is no such task.
+    """
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
+    module = importlib.import_module(_module_name(name))
+    for needed in ("Config", "create"):
+        if not hasattr(module, needed):
+            raise UserError(
+                f"task {name!r} is a module without {needed}: see relpos.training.task.Task"
+            )
+    return module
+
+
+def _module_name(name: str) -> str:
     if is_own_code(name):
         try:
             found = importlib.util.find_spec(name)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from relpos.errors import UserError
+from relpos.training import run_config
 from tests.scripts.load import script
 
 sweeps = script("sweeps")
@@ -301,7 +302,6 @@ def test_what_is_no_experiment(tmp_path, capsys):
 
 
 def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
-    from relpos import config as config_lib
 
     experiments = sorted(
         path.parent for path in (script_root() / "experiments").glob("*/README.md")
@@ -319,7 +319,7 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
                 alike = {"seed": "0", "encoding": "none"}
                 asked.add((found.config, *sorted((items | alike).items())))
         for config, *items in asked:
-            config_lib.load(script_root() / config, items)
+            run_config.load(script_root() / config, items)
 
 
 def script_root():

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.data import algorithmic
 from relpos.errors import UserError
+from relpos.training import run_config
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -36,7 +36,7 @@ SMALL = {
 def small(name="reverse", **overrides):
     chosen = SMALL | {"data.source": name} | overrides
     path = "configs/algorithmic.py"
-    return config_lib.load(path, [(key, str(value)) for key, value in chosen.items()])
+    return run_config.load(path, [(key, str(value)) for key, value in chosen.items()])
 
 
 @functools.cache

@@ -8,12 +8,13 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import encodings, evaluate, predict
 from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.nn import Sampling
+from relpos.sections import flatten, to_plain
 from relpos.tasks import language_modelling
+from relpos.training import run_config
 from relpos.training.loop import train
 from relpos.training.task import create_task
 from tests.scripts.load import script
@@ -36,7 +37,7 @@ def small(tmp_path, **overrides):
     if not text.exists():
         text.write_bytes(b"".join(b"Line %d of a text.\r\n\xff\x01" % n for n in range(200)))
     chosen = SMALL | {"data.source": "files", "data.sources.files.path": text} | overrides
-    return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
+    return run_config.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
 
 def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbinary):
@@ -130,7 +131,7 @@ def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, mess
 
 NUMBERS = {
     key: value
-    for key, value in config_lib.flatten(config_lib.to_plain(config_lib.load("configs/lm.py"))).items()
+    for key, value in flatten(to_plain(run_config.load("configs/lm.py"))).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
     and not key.startswith("encodings.")  # asked of the schemes themselves, below
     and key != "data.vocab_size"  # of sentencepiece

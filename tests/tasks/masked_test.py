@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.training import run_config
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -33,7 +33,7 @@ def small(tmp_path, **overrides):
     if not text.exists():
         text.write_bytes(b"".join(b"Line %d of a text.\n" % n for n in range(300)))
     chosen = SMALL | {"data.source": "files", "data.sources.files.path": text} | overrides
-    return config_lib.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
+    return run_config.load("configs/lm.py", [(key, str(value)) for key, value in chosen.items()])
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import places
 from relpos.errors import UserError
 from relpos.nn import Sampling
+from relpos.training import run_config
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -43,7 +43,7 @@ def small(task, name, tmp_path, **overrides):
     if task == "lm":
         (tmp_path / "text.txt").write_bytes(LINES)
         chosen |= {"data.source": "files", "data.sources.files.path": tmp_path / "text.txt"}
-    return config_lib.load(f"configs/{task}.py", [(key, str(x)) for key, x in chosen.items()])
+    return run_config.load(f"configs/{task}.py", [(key, str(x)) for key, x in chosen.items()])
 
 
 # Runs of other tests have no places.

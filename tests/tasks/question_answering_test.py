@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos.data.questions.sources import stories
 from relpos.errors import UserError
+from relpos.sections import flatten, to_plain
 from relpos.tasks import question_answering
+from relpos.training import run_config
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -62,7 +63,7 @@ def small(tmp_path, **overrides):
         if TRAIN not in overrides:
             overrides[TRAIN] = squad(tmp_path)
     chosen = SMALL | overrides
-    return config_lib.load("configs/qa.py", [(key, str(value)) for key, value in chosen.items()])
+    return run_config.load("configs/qa.py", [(key, str(value)) for key, value in chosen.items()])
 
 
 def line(**record):
@@ -265,7 +266,7 @@ def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, mess
 
 NUMBERS = {
     key: value
-    for key, value in config_lib.flatten(config_lib.to_plain(config_lib.load("configs/qa.py"))).items()
+    for key, value in flatten(to_plain(run_config.load("configs/qa.py"))).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
     and not key.startswith("encodings.")  # asked of the schemes themselves
     and not key.startswith("data.sources.")

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.nn import Beams
+from relpos.training import run_config
 from relpos.training.loop import train
 from relpos.training.run_directory import RunDirectory
 from relpos.training.task import create_task
@@ -53,7 +53,7 @@ def small(tmp_path, **overrides):
     }
     chosen = SMALL | files | overrides
     items = [(key, str(value)) for key, value in chosen.items()]
-    return config_lib.load("configs/translation.py", items)
+    return run_config.load("configs/translation.py", items)
 
 
 def test_a_run_with_sentencepiece_trains_and_is_scored(tmp_path):

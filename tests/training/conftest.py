@@ -4,7 +4,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from relpos import config as config_lib
+from relpos.training import run_config
 from relpos.training.task import create_task
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ def toy_config():
 
     def make(**overrides):
         pairs = [(key.replace("__", "."), str(value)) for key, value in overrides.items()]
-        return config_lib.load(ROOT / "tests/training/toy_config.py", pairs)
+        return run_config.load(ROOT / "tests/training/toy_config.py", pairs)
 
     return make
 

@@ -20,7 +20,7 @@ def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     config = toy_config(checkpoint_every=10)
     train(config, tmp_path, Console(quiet=True))
     loaded, task, model, step = load_run(tmp_path, trust_code=True)
-    assert loaded.to_dict() == config.to_dict()
+    assert loaded == config
     assert step == 20
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert task.evaluate(model, "test")[0]["loss"] == record["loss"]

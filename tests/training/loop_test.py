@@ -8,7 +8,6 @@ import signal
 import jax
 import optax
 import pytest
-from ml_collections import ConfigDict
 from rich.console import Console
 
 from relpos.errors import UserError
@@ -180,14 +179,6 @@ def test_a_summary_is_shown_without_escape_codes(reference, toy_config, tmp_path
         run(toy_config(), tmp_path / "run")
 
 
-def test_a_config_without_a_key_is_refused_before_anything_is_made(toy_config, tmp_path):
-    plain = toy_config().to_dict()
-    del plain["steps"], plain["optimizer"]["b1"]
-    with pytest.raises(UserError, match=r"the config lacks steps, optimizer\.b1: copy"):
-        run(ConfigDict(plain), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_no_steps_still_evaluate_keep_and_finish(toy_config, tmp_path):
     assert run(toy_config(steps=0), tmp_path)[0] == 0
     assert [line["split"] for line in records(tmp_path)] == ["validation", "test"]
@@ -274,7 +265,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused_before_anything_is_made(
     toy_config, tmp_path
 ):
     with pytest.raises(UserError, match=r"needs at least .* TB of memory.*out\.kernel|embed"):
-        run(toy_config(toy__width=10**11), tmp_path)
+        run(toy_config(toy__width=2 * 10**9), tmp_path)
     assert not (tmp_path / "config.json").exists()
     assert not (tmp_path / "checkpoints").exists()
 

@@ -2,10 +2,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from relpos.errors import UserError
+from relpos.sections import read
 from relpos.training import memory
+from relpos.training.run_config import TransformerRunConfig
 
 
 @pytest.mark.parametrize(
@@ -16,15 +17,16 @@ def test_bytes_for_people(size, text):
     assert memory.show(size) == text
 
 
-CONFIG = ConfigDict(
+CONFIG = read(
+    TransformerRunConfig,
     {
+        "task": "x",
         "batch_size": 3,
         "sequence_length": 10**9,
         "encoding": "rope, shaw",
         "encodings": {"shaw": {"k": 10**9, "keys": True}, "learned": {"max_length": 10**9}},
-        "data": {"vocab_size": 4096},
-        "model": {"features": 64, "window": 0, "norm": "pre"},
-    }
+        "model": {"features": 64},
+    },
 )
 
 

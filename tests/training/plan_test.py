@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
 from relpos.training.plan import plan
+from relpos.training.run_config import RunConfig
 
-CONFIG = ConfigDict({"steps": 2800, "batch_size": 8, "sequence_length": 256})
+CONFIG = RunConfig(task="x", steps=2800, batch_size=8, sequence_length=256)
 SHAPES = {"a": jax.ShapeDtypeStruct((1000, 425), jnp.float32)}
 TEXT = {"train": {"documents": 12_345, "bytes": 11_900_000}, "test": {"documents": 3, "bytes": 1}}
 PAIRS = {"train": {"pairs": 20_000, "source_bytes": 1_000_000, "target_bytes": 1_500_000}}
@@ -51,10 +51,10 @@ def test_a_task_without_a_corpus_has_no_line_of_it():
 
 def test_it_says_which_of_several_devices_have_rows():
     program = """
-        from ml_collections import ConfigDict
         from relpos.training.plan import plan
+        from relpos.training.run_config import RunConfig
         for rows in (1, 4, 6):
-            config = ConfigDict({"steps": 1, "batch_size": rows, "sequence_length": 1})
+            config = RunConfig(task="x", steps=1, batch_size=rows, sequence_length=1)
             print("\\n".join(plan(config, {}, {}, {}, "x")))
     """
     printed = subprocess.run(

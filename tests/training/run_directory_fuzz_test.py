@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.sections import flatten
 from relpos.terminal import printable
+from relpos.training import run_config
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import prepare, train
-from relpos.training.optimizer import OptimizerOptions
 from relpos.training.run_directory import RunDirectory
 
 # Where Orbax fails it may leave coroutines behind, for the garbage collector to complain about.
@@ -80,7 +80,7 @@ def finished(tmp_path_factory):
         folder = tmp_path_factory.mktemp(make.__name__)
         path, small, line = make(folder)
         pairs = [(key, str(value)) for key, value in (MODEL | small).items()]
-        config = config_lib.load(path, pairs)
+        config = run_config.load(path, pairs)
         assert train(config, folder / "run", Console(quiet=True)) == 0
         runs.append((folder / "run", config, line))
     assert (runs[1][0] / "no_answer.json").exists()
@@ -181,7 +181,7 @@ def mutate(draw: random.Random, workdir: Path) -> str:
 
 def _difference(before: bytes, after: bytes) -> str:
     with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        old, new = (config_lib.flatten(json.loads(text)) for text in (before, after))
+        old, new = (flatten(json.loads(text)) for text in (before, after))
         keys = [key for key in {**old, **new} if repr(old.get(key)) != repr(new.get(key))]
         return ", ".join(f"{key!r}={new.get(key, '(removed)')!r:.60}" for key in keys[:3])
     at = next((i for i, pair in enumerate(zip(before, after, strict=False)) if len({*pair}) > 1), 0)
@@ -191,7 +191,7 @@ def _difference(before: bytes, after: bytes) -> str:
 def _begin_again(config, folder):
     directory = RunDirectory(folder, config)
     try:
-        prepare(config, OptimizerOptions.from_section(config.optimizer), directory)
+        prepare(config, directory)
     finally:
         directory.close()
 

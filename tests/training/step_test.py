@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from relpos.training.optimizer import OptimizerOptions, create_optimizer, learning_rate
+from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.step import init_state, make_train_step, model_of
 from relpos.training.task import create_task
 
@@ -15,7 +15,7 @@ def setting(toy_config, tmp_path):
     """The toy task, its graph, its state and the step."""
     config = toy_config()
     task = create_task(config, tmp_path)
-    options = OptimizerOptions.from_section(config.optimizer)
+    options = config.optimizer
     graphdef, state = init_state(task, create_optimizer(options, 20), jax.random.key(0))
     return task, graphdef, state, make_train_step(task, graphdef, learning_rate(options, 20))
 

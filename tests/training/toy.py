@@ -1,5 +1,6 @@
 """A tiny real task for the tests of the loop: bigrams of a noisy counting sequence."""
 
+import dataclasses
 import os
 import signal
 
@@ -9,7 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from relpos.training.run_config import RunConfig
+
 VOCABULARY = 13
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyConfig:
+    width: int = 7
+    corpus: str = "abc"
+    nan: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    toy: ToyConfig = ToyConfig()
 
 
 class Bigram(nnx.Module):

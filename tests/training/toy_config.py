@@ -20,11 +20,7 @@ def get_config():
                 "warmup_steps": 2,
                 "schedule": "cosine",
                 "final_fraction": 0.1,
-                "weight_decay": 0.01,
-                "b1": 0.9,
-                "b2": 0.99,
-                "clip_norm": 1.0,
+                "options": {"adamw": {"weight_decay": 0.01, "b2": 0.99}},
             },
-            "toy": {"width": 7, "corpus": "abc", "nan": False},
         }
     )

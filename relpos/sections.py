@@ -1,0 +1,423 @@
+"""Sections of a config as frozen dataclasses.
+
+What a value may be stands in the annotation of its field, and nowhere else::
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Data:
+        tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+        vocab_size: Annotated[int, at_least(1)] = 4096
+        longest: Positive | None = None
+        sources: Options = options_of(text)
+
+A field is a bool, int, float, str or Literal, one of these or None, a tuple of one kind, another section, or `Options`.
+"""
+
+import ast
+import dataclasses
+import functools
+import math
+import reprlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
+
+from relpos.errors import UserError, did_you_mean, nearest
+from relpos.registry import HasOptions, all_options
+
+Section = TypeVar("Section")
+# The options of everything in a registry: name -> option -> value.
+Options = Mapping[str, Mapping[str, Any]]
+
+_INT32 = range(-(2**31), 2**31)
+
+
+class Rule(NamedTuple):
+    """A condition on a value.
+
+    Attributes:
+      words: what comes after "must be a whole number", say.
+      holds: tells whether a value of the right kind meets it.
+      known: returns the names that are right, if it is one of some names.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+    known: Callable[[], tuple[str, ...]] = tuple
+
+
+def at_least(least: float) -> Rule:
+    """Return the rule that a number is not below `least`."""
+    return Rule(f"of at least {least}", lambda value: value >= least)
+
+
+def above(bound: float) -> Rule:
+    """Return the rule that a number is greater than `bound`."""
+    return Rule(f"above {bound}", lambda value: value > bound)
+
+
+def below(bound: float) -> Rule:
+    """Return the rule that a number is less than `bound`."""
+    return Rule(f"below {bound}", lambda value: value < bound)
+
+
+def name_in(registry: HasOptions) -> Rule:
+    """Return the rule that a text is a name in a registry."""
+    return Rule("", lambda value: value in registry.names(), registry.names)
+
+
+NOT_EMPTY = Rule("with something in it", bool)
+Positive = Annotated[int, at_least(1)]
+Fraction = Annotated[float, at_least(0), below(1)]
+Seed = Annotated[int, range(2**32)]
+
+
+def options_of(registry: HasOptions) -> Any:
+    """Return a field of `Options` with the defaults of everything in a registry."""
+    return dataclasses.field(default_factory=functools.partial(all_options, registry))
+
+
+def read(
+    kind: type[Section],
+    plain: Mapping[str, Any],
+    *,
+    default: Section | None = None,
+    prefix: str = "",
+) -> Section:
+    """Return a section made of plain values; those that are missing have their defaults.
+
+    Args:
+      kind: a dataclass.
+      plain: nested mappings, as JSON has them.
+      default: holds the defaults; None: those of the class.
+      prefix: of the section's keys in messages, such as "model.".
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is not what its field may be. It names the key.
+    """
+    hints: dict[str, Any] = _hints(typing.cast(Any, kind))
+    defaults = _defaults(typing.cast(Any, kind)) if default is None else vars(default)
+    for key in plain:
+        if key not in hints:
+            raise UserError(
+                f"unknown config key {prefix + str(key)!r}{did_you_mean(str(key), hints)}"
+            )
+    if missing := [prefix + key for key in hints if key not in plain and key not in defaults]:
+        raise UserError(f"the config lacks {', '.join(missing)}")
+    values = {
+        key: _read(value, hints[key], f"{prefix}{key}", defaults.get(key))
+        for key, value in plain.items()
+    }
+    try:
+        return kind(**{**defaults, **values})
+    except ValueError as error:
+        where = f"config section {prefix[:-1]!r}: " if prefix else ""
+        raise UserError(f"{where}{error}") from error
+
+
+def override(
+    kind: Any, plain: Mapping[str, Any], pairs: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return plain values with some replaced.
+
+    Args:
+      kind: the dataclass that they are for.
+      plain: nested mappings.
+      pairs: dotted keys and texts; of two with one key the later wins. A text is read as its field is declared:
+        ``1e6`` is an int, ``rope,none`` a tuple of strings, ``none`` is None where that is allowed.
+
+    Raises:
+      UserError: a key is unknown, or a text cannot be read.
+    """
+    known = keys(kind)
+    changed = _copied(plain)
+    for key, text in pairs:
+        if key not in known:
+            _refuse_key(key, known)
+        *sections, last = key.split(".")
+        section = changed
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise UserError(f"config key {name!r} must be a section, got {section!r}")
+        section[last] = _parse(text, known[key], key)
+    return changed
+
+
+def to_plain(section: Any) -> dict[str, Any]:
+    """Return nested dicts that JSON holds and `read` takes."""
+    return {
+        field.name: _to_plain(getattr(section, field.name)) for field in dataclasses.fields(section)
+    }
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of nested mappings: ``{"data.path": None, ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def keys(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> annotation of all fields of a section and of the sections in it."""
+    found: dict[str, Any] = {}
+    defaults = _defaults(kind)
+    for key, hint in _hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found |= keys(typing.cast(Any, hint), f"{prefix}{key}.")
+        elif hint == Options:
+            options = flatten(defaults[key], f"{prefix}{key}.")
+            found |= {name: _kind_of(value) for name, value in options.items() if value != {}}
+        else:
+            found[f"{prefix}{key}"] = hint
+    return found
+
+
+def show(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+@functools.cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def _kind_of(default: Any) -> Any:
+    """Return the annotation that an option with this default would have."""
+    if default is None:
+        return Any
+    if isinstance(default, tuple):
+        return tuple[_kind_of(default[0]) if default else Any, ...]  # type: ignore[misc]
+    return type(default)
+
+
+def _read(value: Any, hint: Any, key: str, default: Any) -> Any:
+    if hint == Options:
+        return _read_options(value, key, default)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"config key {key!r} must be a section, got {_brief.repr(value)}")
+        return read(typing.cast(Any, hint), value, default=default, prefix=f"{key}.")
+    found = _checked(value, hint)
+    if isinstance(found, _Fault):
+        near = nearest(str(value), found.known)
+        hint = f": did you mean {near!r}?" if near else ""
+        raise UserError(
+            f"config key {key!r} must be {found.wanted}, got {_brief.repr(value)}{hint}"
+        )
+    return found
+
+
+def _read_options(value: Any, key: str, default: Options) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"config key {key!r} must be a section, got {_brief.repr(value)}")
+    read_all = {name: dict(options) for name, options in default.items()}
+    for name, options in value.items():
+        if name not in default:
+            raise UserError(
+                f"unknown config key {f'{key}.{name}'!r}{did_you_mean(str(name), default)}"
+            )
+        if not isinstance(options, Mapping):
+            raise UserError(
+                f"config key {f'{key}.{name}'!r} must be a section, got {_brief.repr(options)}"
+            )
+        for option, given in options.items():
+            full = f"{key}.{name}.{option}"
+            if option not in default[name]:
+                raise UserError(
+                    f"unknown config key {full!r}{did_you_mean(str(option), default[name])}"
+                )
+            read_all[name][option] = _read(given, _kind_of(default[name][option]), full, None)
+    return read_all
+
+
+class _Fault(NamedTuple):
+    wanted: str
+    known: tuple[str, ...] = ()
+
+
+def _checked(value: Any, hint: Any) -> Any:
+    """Return the value as its field holds it, or what it should have been."""
+    hint, rules, may_be_none = _parts(hint)
+    if value is None and may_be_none:
+        return None
+    whole = next((rule for rule in rules if isinstance(rule, range)), _INT32)
+    found = _of_kind(value, hint, whole)
+    if not isinstance(found, _Fault):
+        broken = next(
+            (rule for rule in rules if isinstance(rule, Rule) and not rule.holds(found)), None
+        )
+        if broken is None:
+            return found
+        known = broken.known()
+        found = _one_of(known) if known else _Fault(f"{_noun(hint)} {broken.words}")
+    return found._replace(wanted=f"{found.wanted}, or none") if may_be_none else found
+
+
+def _one_of(known: tuple[str, ...]) -> _Fault:
+    return _Fault(f"one of {', '.join(known)}", known)
+
+
+def _noun(kind: Any) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
+        kind, "a list"
+    )
+
+
+def _of_kind(value: Any, hint: Any, whole: range) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is Any:
+        return _as_tuples(value)
+    if hint is bool:
+        return value if isinstance(value, bool) else _Fault("true or false")
+    if hint is int:
+        right = number and isinstance(value, int) and value in whole
+        return value if right else _Fault(f"a whole number from {whole[0]} to {whole[-1]}")
+    if hint is float:
+        right = number and abs(value) <= sys.float_info.max
+        return float(value) if right else _Fault("a finite number")
+    if hint is str:
+        return value if isinstance(value, str) and _is_text(value) else _Fault("text")
+    if typing.get_origin(hint) is Literal:
+        known = typing.get_args(hint)
+        if any(value == name and type(value) is type(name) for name in known):
+            return value
+        return _one_of(known)
+    (inner, _) = typing.get_args(hint)  # tuple[inner, ...]
+    if not isinstance(value, list | tuple):
+        return _Fault("a list")
+    found = tuple(_checked(item, inner) for item in value)
+    fault = next((item for item in found if isinstance(item, _Fault)), None)
+    return found if fault is None else _Fault(f"a list, each {fault.wanted}")
+
+
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Return an annotation's kind, its rules, and whether None is allowed."""
+    rules: tuple[Any, ...] = ()
+    may_be_none = False
+    while True:
+        if typing.get_origin(hint) is Annotated:
+            hint, *more = typing.get_args(hint)
+            rules += tuple(more)
+        elif typing.get_origin(hint) in (Union, types.UnionType):
+            may_be_none = True
+            (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+        else:
+            return hint, rules, may_be_none
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether it can be a name or a path: no half of a pair of surrogates, no NUL."""
+    try:
+        return b"\0" not in value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+
+
+def _refuse_key(key: str, known: Mapping[str, Any]) -> None:
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        raise UserError(
+            f"config key {key!r} is a section, set one of its keys: {', '.join(inside)}"
+        )
+    raise UserError(f"unknown config key {key!r}{_nearest_key(key, known)}")
+
+
+def _nearest_key(key: str, known: Mapping[str, Any]) -> str:
+    section, _, name = key.rpartition(".")
+    # 'bse' alone says more about what was meant than its long prefix, shared by many keys, does.
+    beside = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
+    elsewhere = [full for full in known if full.rpartition(".")[2] == name]
+    if near := nearest(name, beside):
+        return f": did you mean {beside[near]!r}?"
+    if elsewhere:  # 'base' for 'encodings.rope.base'
+        return f": did you mean {' or '.join(map(repr, elsewhere))}?"
+    if near := nearest(key, known):
+        return f": did you mean {near!r}?"
+    return f"; the sections and keys are {', '.join({full.partition('.')[0]: 0 for full in known})}"
+
+
+def _parse(text: str, hint: Any, key: str) -> Any:
+    """Read a text as what its field is."""
+    kind, _, may_be_none = _parts(hint)
+    if may_be_none and text.lower() == "none":
+        return None
+    try:
+        if kind is Any:
+            return _literal(text)
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind is int:
+            return _integer(text)
+        if kind is float:
+            if math.isnan(number := float(text)):
+                raise ValueError(text)
+            return number
+        if typing.get_origin(kind) is tuple:
+            parts = [part.strip().strip("'\"") for part in text.strip().strip("()[]").split(",")]
+            return tuple(_parse(part, typing.get_args(kind)[0], key) for part in parts if part)
+        return text
+    except (ValueError, KeyError, SyntaxError):
+        wanted = f"{_noun(kind)}, or none" if may_be_none else _noun(kind)
+        raise UserError(f"config key {key!r} must be {wanted}, got {text!r}") from None
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        if (number := float(text)).is_integer():  # 1e6
+            return int(number)
+        raise
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[text.lower()]
+    try:
+        return _as_tuples(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_as_tuples(inner) for inner in value)
+    return value
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_plain(value)
+    if isinstance(value, Mapping):
+        return {key: _to_plain(inner) for key, inner in value.items()}
+    return [_to_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _copied(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _copied(value) if isinstance(value, Mapping) else value for key, value in plain.items()
+    }
+
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 60

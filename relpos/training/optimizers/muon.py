@@ -1,0 +1,42 @@
+"""Muon for the kernels, Adam with Nesterov momentum for all else. Liu et al. 2025, arXiv:2502.16982."""
+
+import jax
+import optax
+import optax.contrib
+
+from relpos.training.optimizers.base import check_decays, is_kernel
+
+RMS = 0.2  # an AdamW update's root mean square: sec. 2.2
+
+
+def create(
+    rate: optax.Schedule, *, b1: float = 0.9, b2: float = 0.98, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Return Muon, whose updates are as large as AdamW's.
+
+    Args:
+      rate: step -> learning rate.
+      b1: Muon's momentum, and Adam's decay of the first moment.
+      b2: Adam's decay of the second moment.
+      weight_decay: of the kernels, times the learning rate.
+
+    Raises:
+      ValueError: an option makes no sense.
+    """
+    check_decays(b1=b1, b2=b2, weight_decay=weight_decay)
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+
+    def dimension_numbers(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: matrix if is_kernel(path) else None, params
+        )
+
+    return optax.contrib.muon(
+        rate,
+        beta=b1,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=dimension_numbers,
+        consistent_rms=RMS,
+    )

@@ -1,0 +1,9 @@
+"""The rate stays where the warm-up has brought it."""
+
+import jax
+import jax.numpy as jnp
+
+
+def fraction(done: jax.Array) -> jax.Array:
+    """Return 1."""
+    return jnp.ones_like(done)

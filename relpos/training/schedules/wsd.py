@@ -1,0 +1,15 @@
+"""Warm-up, stable, decay: the rate is constant, then falls linearly. Hägele et al. 2024, arXiv:2405.18392, sec. 3."""
+
+import jax
+import jax.numpy as jnp
+
+
+def fraction(done: jax.Array, *, decay: float = 0.2) -> jax.Array:
+    """Return 1 until the last part, of size `decay`, and from there on (1 - done) / decay.
+
+    Raises:
+      ValueError: `decay` is not in (0, 1].
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    return jnp.minimum(1.0, (1 - done) / decay)
