@@ -7,11 +7,11 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 KERNELS = ("log", "power")
-LEAST = 0.01  # the authors' code holds the values of both parameters here, not their gradients
+LEAST = 0.01  # the authors' code clips the values of both parameters here, but not their gradients
 
 
 def _held(x, least, most=jnp.inf):
-    """Hold x within its bounds, and let it learn as if it stood there: outside of them it would stay for good."""
+    """Clip x to its bounds with the gradient of x itself, so that training can bring x back from outside them."""
     fixed = jax.lax.stop_gradient
     return fixed(jnp.clip(x, least, most)) + (x - fixed(x))
 
@@ -25,7 +25,8 @@ class KERPLE(Encoding):
     Choose it as an ALiBi that learns how fast it falls: two numbers for each head. The logarithmic kernel falls slowly,
     and is the one that the paper recommends for longer rows.
 
-    Choose another where exact offsets or the order of both sides matter: the bias only falls with |d|.
+    Choose another where exact offsets matter, or whether a key is before or after the query: the bias only falls with
+    |d|.
     """
 
     reals = True
