@@ -128,7 +128,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_file(path))
     except ValueError as error:
-        raise UserError(f"cannot read {str(path)!r} ({error}): restore it") from None
+        raise UserError(f"cannot read {str(path)!r}, restore it: {error}") from None
 
 
 def parse_json(content: bytes) -> Any:

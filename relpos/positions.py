@@ -163,8 +163,7 @@ def angles(
     theta_M = theta_M / np.array(slower) if slower else theta_M
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
     stride_T = jnp.full_like(positions_T, _STRIDE)
-    # The remainder has the position's sign, so that a small negative position has no whole stride. It is exact, also
-    # for real numbers.
+    # The remainder is exact, also for reals, and has the position's sign: small negative positions have no stride.
     rest_T = jax.lax.rem(positions_T, stride_T)
     strides_T1 = jax.lax.div(positions_T - rest_T, stride_T)[:, None].astype(float)
     rest_T1 = rest_T[:, None].astype(float)
@@ -185,8 +184,8 @@ def _sines_and_cosines(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Flo
     """Compute both in float32, with an error of at most 3e-7 for |x| < 20,000.
 
     XLA's own functions take five times as long on CPUs, as they use no vector instructions. The nearest multiple of
-    pi/2 is subtracted from x in three parts, without rounding; Taylor-like polynomials, those of Cephes' single
-    precision library, approximate the functions of the rest, which is at most pi/4.
+    pi/2 is subtracted from x in three parts, without rounding; the polynomials of Cephes' single precision library,
+    which are close to Taylor's, approximate the functions of the rest, which is at most pi/4.
     """
     quarters = jnp.round(x * (2 / np.pi))
     for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):

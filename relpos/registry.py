@@ -72,7 +72,7 @@ def check_value(key: str, value: Any, default: Any) -> None:
             raise ValueError(f"{key} must be True or False, got {value!r}")
     elif isinstance(default, int):
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ValueError(f"{key} must be an integer, got {value!r}")
+            raise ValueError(f"{key} must be a whole number, got {value!r}")
         if not -(2**31) <= number < 2**31:
             raise ValueError(f"{key} must fit into int32, got {value}")
     elif isinstance(default, float):

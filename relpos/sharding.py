@@ -22,8 +22,7 @@ def left_to_the_compiler(
       function: a function of trees of arrays, defined in a module; compiled once for the same static arguments.
       static: its first arguments, hashable.
       like: an array among its other arguments.
-      *axes: for each leading axis of all results, the axis of `like` with the same sharding. None, and all further
-        axes: not sharded.
+      *axes: for each leading axis of the results, the axis of `like` that is sharded alike; None and beyond: none.
     """
     sharding = jax.typeof(like).sharding
     if not sharding.mesh.explicit_axes:

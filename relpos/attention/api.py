@@ -128,9 +128,7 @@ def attention(
     checks.check_places(encoding, at[0])
     (q_positions, k_positions), (q_order, k_order) = _one_number(encoding, at, order)
     if tables is not None and q_order is not None:
-        raise ValueError(
-            "tables hold no negative distances, which a separate order may cause: leave out tables, or the orders"
-        )
+        raise ValueError("tables hold no negative distances: leave out tables, or the orders")
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
     seeds = None

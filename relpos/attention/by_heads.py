@@ -51,8 +51,7 @@ def attend(
     Args:
       one: a function that attends with one part, given the part and its arrays.
       encoding: an encoding with heads of several kinds.
-      arrays: a `relpos.attention.prepared.Arrays` for all heads; features and tables are tuples with one entry for
-        each part.
+      arrays: the `relpos.attention.prepared.Arrays` of all heads; features and tables have one entry for each part.
     """
     N, K = arrays.q.shape[2], arrays.k.shape[2]
 

@@ -125,8 +125,7 @@ class PairLogits(LogitTerm):
     def _logits(self, block, state, q_vector, k_vector, q_features, k_features):
         encoding = nnx.merge(self.graphdef, state, self.integers)
         q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
-        # Without the barrier, XLA would compute all that depends only on positions before the loop over heads, and
-        # keep it in memory.
+        # Without the barrier, XLA would hoist what depends only on positions out of the loop over heads, and store it.
         tokens = lax.optimization_barrier((block.rows.tokens, block.k_tokens, block.k.key))[:2]
         dots_CK = bias_CK = None
         if not self.tabulated:

@@ -5,7 +5,7 @@ differentiates the terms of rows and columns; with c the column of a pair's dist
 
     row_terms[i]    = scale * vector_query(q_i) . a_K  +  b                                  [T, W]
     column_terms[j] = scale * k_j . a_Q                                                      [S, W]
-    logit[i, j]     = scale * q_i . k_j + row_terms[i, c] + column_terms[j, c] + what is evaluated for each pair
+    logit[i, j]     = scale * q_i . k_j + row_terms[i, c] + column_terms[j, c] + the bias of the pair
     out[i]          = sum_j p_ij v_j  +  sum_w by_distance[i, w] a_V[w]
 
 The kernels read the terms and write the sums by distance. On a CPU they are interpreted, for tests only.
@@ -251,8 +251,7 @@ def head(
     """Compute the attention of one head by GPU kernels; a row that sees no key gives zeros.
 
     Args:
-      part: this head's encoding, or empty `Slots` if the tables hold all that blocks read; without a band in the
-        layout, the tables are empty.
+      part: this head's encoding, or empty `Slots` if tables hold all that blocks read. No band means empty tables.
       rules: the static choices.
       layout: how to cut the matrix.
       q: queries.

@@ -329,8 +329,7 @@ def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) 
       row: the index of the block's first query.
       offset: the distance of row 0 and column 0.
       number: the number of the block of keys.
-      d_CK: a function that returns the distances of the block's pairs, the least and the greatest one, for scattered
-        positions.
+      d_CK: a function that returns the pairs' distances, the least and the greatest one, for scattered positions.
     """
     C, K = layout.rows, layout.columns
     column = number * K

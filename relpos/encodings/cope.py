@@ -14,7 +14,7 @@ class CoPE(Encoding):
 
     Golovneva et al. 2024, "Contextual Position Encoding", arXiv:2405.18719, sec. 4. Between integers the products are
     interpolated: (ceil p - p) q . e[floor p] + (1 - ceil p + p) q . e[ceil p]. e holds P = `positions` vectors, 64 in
-    the paper's code. The heads share them, each layer has its own, and they start at zero. Causal.
+    the paper's code. They are shared by the heads; each layer has its own. They start at zero. Causal.
 
     Choose it where a position is a count of something, such as the k-th noun or sentence: the paper solves counting and
     selective copying, where fixed positions fail.

@@ -14,9 +14,8 @@ class FoX(Encoding):
     is a difference of running sums F_i - F_j. The running sums are the features of each token and, at the end, the
     state of the cache. Causal.
 
-    Choose it for decoders of text: a gate for each head at hardly any cost, and no other positions are needed. The
-    paper reports better results than the Transformer's in long-context language modelling and beyond the trained
-    length.
+    Choose it for decoders of text: a gate for each head at hardly any cost, without any other positions. The paper
+    reports better results than the Transformer's in long-context language modelling and beyond the trained length.
 
     Choose another for encoders, and where a distant token must be found whatever comes after it: a closed gate hides
     everything before it.

@@ -32,9 +32,7 @@ class GrapeA(Encoding):
 
     def __init__(self, *, queries: bool = True, keys: bool = True, dims: Dims, rngs: nnx.Rngs):
         if not (queries or keys):
-            raise ValueError(
-                "grape_a needs grape_a.queries or grape_a.keys: for a bias without gates choose alibi"
-            )
+            raise ValueError("grape_a without gates is alibi: set grape_a.queries or grape_a.keys")
         N, K, H = dims.num_heads, dims.num_kv_heads, dims.head_dim
         self.head_dim = H
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))

@@ -34,9 +34,9 @@ class Places:
     Attributes:
       embeds: the scheme whose vectors are added to the input at `embed_positions`; "": none.
       most: the largest number of tokens in a row; None: no limit.
-      largest: the largest of `positions`; None: no bound of its own.
-      largest_embedded: the largest of `embed_positions` that may be drawn, however short the numbers of a row; None:
-        no bound of its own.
+      largest: the largest of `positions`; None: not known.
+      largest_embedded: the largest of `embed_positions` that may be drawn, however short a row's numbers; None: not
+        known.
     """
 
     embeds: ClassVar[str] = ""

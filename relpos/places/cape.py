@@ -30,8 +30,8 @@ class Cape(Places):
     Choose it to make absolute positions work for other lengths at no cost in attention: the paper improves on images,
     speech and translation.
 
-    Choose another beside a relative scheme, and where exact offsets matter: positions are jittered and stretched in
-    training.
+    Choose another in combination with a relative scheme, and where exact offsets matter: positions are jittered and
+    stretched in training.
     """
 
     max_shift: float = 5.0

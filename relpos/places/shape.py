@@ -20,7 +20,7 @@ class Shape(Places):
     Choose it to make absolute positions nearly relative at no cost in attention: the paper translates as well as with
     relative positions.
 
-    Choose another beside a relative scheme, which is shift invariant already.
+    Choose another in combination with a relative scheme, which is shift invariant already.
 
     Attributes:
       max_shift: the largest k; 500 in the paper.

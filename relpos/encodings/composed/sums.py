@@ -210,8 +210,8 @@ class Sum(Encoding, fills_slots=False):
 
 def _refuse_width(slot: str, part: Any, width: int, found: int, other: Encoding, hint: str) -> None:
     raise ValueError(
-        f"{type(part).__name__}.{slot} widens heads from {width} to {found}, which {type(other).__name__} does not "
-        f"expect: {hint}"
+        f"{type(part).__name__}.{slot} changes the width of heads from {width} to {found}, which "
+        f"{type(other).__name__} does not expect: {hint}"
     )
 
 
