@@ -156,7 +156,7 @@ def _kernels(
     if not filled.normalized:
         raise choices.NoKernelError(checks.no_kernel_unnormalized(encoding))
     band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
-    beyond, may_factor = _clamping(encoding, filled, rules, known.whole)
+    beyond, may_factor = _clamp(encoding, filled, rules, known.whole)
     if band is None and beyond is not None:
         band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
     factored = band is None and may_factor
@@ -180,7 +180,7 @@ def _blockwise(
     T, S, H = sizes
     consecutive, offset = known.consecutive, known.offset
     filled, band = SlotUse.of(part, encoding), _length(table)
-    beyond, may_factor = _clamping(part, filled, rules, known.whole)
+    beyond, may_factor = _clamp(part, filled, rules, known.whole)
     if band is not None and offset:
         beyond, band = band, None  # no distance is longer
     elif consecutive and not offset and beyond is not None and choices.are_within(beyond, T, S):
@@ -200,7 +200,7 @@ def _blockwise(
     return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
 
 
-def _clamping(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[int | None, bool]:
+def _clamp(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[int | None, bool]:
     """Return where distances clamp, and whether factors may replace the slot.
 
     A band holds integer distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
