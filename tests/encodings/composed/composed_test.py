@@ -176,7 +176,7 @@ def test_a_sum_says_of_itself_what_its_parts_say():
         ("cope+shaw", "Shaw, which adds to values"),
         ("path+cope", "CoPE, which walks too"),
         ("wall+dape", "DAPE, which mixes heads"),
-        ("shaw+inkling", "some unscaled"),
+        ("shaw+inkling", "scaled in the logits, others not"),
         ("tupe+deberta", "scales differ"),
         ("rope:2/sinusoidal:4", "all heads see"),
         ("rope:5/alibi:2", "6 heads together"),
