@@ -1,4 +1,4 @@
-"""What the entry points share: flags with config overrides, and errors answered in a line."""
+"""Functions that the entry points share: flags with config overrides, and one-line error messages."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ from relpos import process
 from relpos.errors import UserError, did_you_mean, what_is_missing
 from relpos.terminal import printable
 
-# A disk that is full or read-only, a path without the right to it or with something else in its place.
+# A full or read-only disk, missing permissions, or a path that does not exist or is of the wrong kind.
 _OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
@@ -24,14 +24,14 @@ _OF_THE_DISK = (
 
 
 def directory(text: str) -> Path:
-    """Return the path of a flag that names a directory; "" is none."""
+    """Return the path that a flag gives for a directory; refuse ""."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Fills each paragraph of a text on its own, but for what is indented or a list."""
+    """A formatter that fills each paragraph separately, and keeps indented paragraphs and lists."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -42,15 +42,15 @@ class _Paragraphs(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser which names the nearest right flag and knows ``--config.KEY=VALUE``."""
+    """An argparse parser that suggests the nearest flag and accepts ``--config.KEY=VALUE``."""
 
     def __init__(self, prog: str, description: str, more: Callable[[], str] = str):
-        """Build it.
+        """Build the parser.
 
         Args:
           prog: the command.
-          description: what --help says first; indented paragraphs and lists are printed as they are.
-          more: what it says last, asked for only then.
+          description: the start of the help; indented paragraphs and lists are printed as they are.
+          more: returns the end of the help; called only for --help.
         """
         super().__init__(
             prog=prog,
@@ -61,11 +61,11 @@ class Parser(argparse.ArgumentParser):
         self._more = more
 
     def format_help(self) -> str:
-        """Return what --help prints."""
+        """Return the help text."""
         return "\n".join(filter(None, (super().format_help(), self._more())))
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError where argparse would print its usage and exit."""
+        """Raise a UserError instead of printing the usage and exiting."""
         raise UserError(f"{message} (see --help)")
 
     def parse_with_overrides(
@@ -73,10 +73,10 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
         """Return the flags and the (key, text) pairs of ``--config.KEY=VALUE``.
 
-        ``--config.KEY VALUE`` is read as well.
+        ``--config.KEY VALUE`` is accepted as well.
 
         Raises:
-          UserError: an unknown flag, or an override without a value.
+          UserError: a flag is unknown, or an override has no value.
         """
         own, overrides = [], []
         rest = list(argv)
@@ -94,15 +94,15 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(own), overrides
 
     def parse_args(self, args=None, namespace=None):
-        """Parse as argparse does; an unknown flag raises a UserError with the nearest known one."""
+        """Parse like argparse; for an unknown flag raise a UserError that suggests the nearest known one."""
         args = sys.argv[1:] if args is None else list(args)
-        # argparse would complain of the missing flag before the one that is misspelt.
+        # argparse would report a missing flag before a misspelt one.
         for token in itertools.takewhile(lambda token: token != "--", args):
             flag = token.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:
                 hint = did_you_mean(flag, self._long_flags())
                 if "--config" in self._option_string_actions:
-                    hint += f" A key of the config is set by --config.{flag[2:]}=VALUE."
+                    hint += f" To set a key of the config, use --config.{flag[2:]}=VALUE."
                 raise UserError(f"unknown flag {flag!r}{hint}")
         return super().parse_args(args, namespace)
 
@@ -111,16 +111,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Run a command as all of this process, which is prepared for it."""
+    """Prepare this process for a command, run the command and exit."""
     process.prepare()
     run(main)
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Call ``main(argv)`` and exit: with 0, its code, or one clear line on standard error.
+    """Call ``main(argv)`` and exit with its code, or with a one-line message on standard error.
 
-    A mistake of the user's exits with 2, a run that failed with 1. Other exceptions are faults of
-    relpos and keep their traceback.
+    The exit code is 2 for a user's mistake and 1 for a failed run. Other exceptions are bugs in relpos and keep their
+    traceback.
     """
     hush_orbax()
     try:
@@ -136,7 +136,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         ):
             raise
         code = _complain(what_is_missing(error), 2)
-    except BrokenPipeError:  # the reader, `head` say, has gone
+    except BrokenPipeError:  # the reader, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
@@ -148,17 +148,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        said = (str(error).strip() or "no more to be had").splitlines()[0]
+        said = (str(error).strip() or "allocation failed").splitlines()[0]
         hint = "a smaller batch_size, sequence_length or model may fit"
         code = _complain(f"out of memory ({said}): {hint}", 1)
     sys.exit(code)
 
 
 def hush_orbax() -> None:
-    """Keep Orbax from logging every phase of a save, and from telling again the errors that it raises.
+    """Keep Orbax from logging every phase of a save and the errors that it raises.
 
-    What it leaves unfinished when it fails complains that its event loop is closed, whenever that is collected: all
-    of this is for the rest of a command's process. Where relpos is imported, such settings are the importer's.
+    After a failure, its unfinished coroutines also complain about a closed event loop when they are collected. These
+    settings last until a command's process ends; programs that import relpos make their own.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -174,7 +174,7 @@ def hush_orbax() -> None:
 
 @contextlib.contextmanager
 def _plain_notes() -> Iterator[None]:
-    """Write what relpos logs as lines of standard error, whatever handlers other libraries have installed."""
+    """Write log messages of relpos to standard error as plain lines, whatever handlers other libraries install."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Note("note: %(message)s"))
     logger = logging.getLogger("relpos")
@@ -194,12 +194,12 @@ class _Note(logging.Formatter):
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether Python, NumPy or JAX could not have the memory they asked for."""
+    """Whether Python, NumPy or JAX failed to allocate memory."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, ValueError):
         return str(error).startswith(("array is too big", "Maximum allowed dimension exceeded"))
-    jax = sys.modules.get("jax")  # not imported for this: an error of JAX's has imported it
+    jax = sys.modules.get("jax")  # if the error is JAX's, JAX is imported already
     return (
         jax is not None
         and isinstance(error, jax.errors.JaxRuntimeError)

@@ -1,11 +1,11 @@
-"""Cores as devices: the rows of a batch are cut among CPU devices, of which there is one for each core.
+"""Cores as devices: the rows of a batch are divided among CPU devices, one for each core.
 
-XLA cuts an operation among the threads of a CPU device and waits for the slowest of them, each time. Here devices
-compute what rows give on their own, and wait for one another once, at the end. No program sends anything to another:
-XLA's collectives on CPUs were seen to block each other for good.
+XLA divides each operation among the threads of a CPU device, and each time waits for the slowest. Here devices compute
+their rows independently, and wait for one another once, at the end. Programs do not communicate, since XLA's
+collectives on CPUs were observed to deadlock.
 
-How many devices there are is decided before JAX starts, by ``jax_num_cpu_devices``: the commands set it
-(`relpos.process`), and where nobody does there is one, which takes all rows. Other platforms are left alone.
+The number of devices is set before JAX starts, by ``jax_num_cpu_devices``: the commands set it (`relpos.process`).
+Otherwise there is one device, which takes all rows. Other platforms always use one device.
 """
 
 import functools
@@ -20,16 +20,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from relpos import room
 
 _ROWS = "rows"
-_MOST_OF_MEMORY = 4  # all copies of a model take at most one part in so many
+_MOST_OF_MEMORY = 4  # all copies of a model take at most 1 / 4 of memory
 Batch = Mapping[str, Any]
 
 
 def sharing(rows: int, model: Any) -> list[jax.Device]:
-    """Return the devices that share the rows of a batch evenly, as many as memory has room for a model on each.
+    """Return devices that divide the rows of a batch evenly, as many as memory has room for copies of the model.
 
     Args:
-      rows: of a batch.
-      model: arrays or their shapes, of which each device has a copy.
+      rows: the number of rows.
+      model: arrays or their shapes; each device holds a copy.
     """
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
@@ -41,21 +41,21 @@ def sharing(rows: int, model: Any) -> list[jax.Device]:
 
 @functools.cache
 def _room() -> int:
-    """Return the bytes for copies of a model, asked of the system once, and not for each batch."""
+    """Return the bytes available for copies of a model; cached, so that the system is asked only once."""
     return (room.available() or 0) // _MOST_OF_MEMORY
 
 
 def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
-    """Return function(*static, state, batch) where each device had some rows of the batch.
+    """Return function(*static, state, batch), computed by several devices with some rows of the batch each.
 
     Args:
-      function: pure, and the same object in each call. What it returns for some rows does not depend on others.
+      function: a pure function, the same object in each call. Its results for some rows must not depend on others.
       static: its first arguments, hashable.
-      state: a tree of arrays. Where it lies on several devices, these compute together, as its layout says.
-      batch: arrays whose first axis counts rows, not on a device yet.
+      state: a tree of arrays. If it is on several devices, these compute together, according to its sharding.
+      batch: arrays whose first axis is rows, not on a device yet.
 
     Returns:
-      Its results, put together along their first axis; scalars become an array with one for each device.
+      The results, concatenated along their first axis; a scalar becomes an array with one entry for each device.
     """
     devices = sharing(len(next(iter(batch.values()))), state)
     lies_on_many = any(map(_lies_on_many, jax.tree.leaves(state)))
@@ -89,21 +89,21 @@ def _together(function: Callable, static: tuple, mesh: Mesh, state: Any, batch: 
 
 
 def total(sums: jax.Array) -> float:
-    """Return the sum of a scalar that each device gave, in float64."""
+    """Return the sum over devices of a scalar, in float64."""
     return float(np.asarray(sums, np.float64).sum())
 
 
 def own_key(key: jax.Array) -> jax.Array:
-    """Return a random key of a device's own, inside of a function of `by_rows`."""
+    """Return a random key that differs between devices, inside a function of `by_rows`."""
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return key
     return jax.random.fold_in(key, jax.lax.axis_index(_ROWS))
 
 
 def parts(result: Any) -> list[Any]:
-    """Return what each device gave to a result of `by_rows`, all on the first device."""
+    """Return each device's part of a result of `by_rows`, all on the first device."""
     leaves, structure = jax.tree.flatten(result)
-    if isinstance(leaves[0], jax.core.Tracer):  # in a program of the caller's, on one device
+    if isinstance(leaves[0], jax.core.Tracer):  # inside the caller's program, on one device
         return [result]
     shares = zip(
         *([shard.data for shard in leaf.addressable_shards] for leaf in leaves), strict=True

@@ -1,4 +1,4 @@
-"""Files written as a whole or not at all, and read without trust in what lies there."""
+"""Write files completely or not at all, and read files without trusting their content."""
 
 import errno
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 from relpos.errors import UserError
 
-MOST_BYTES = 1 << 26  # of a file that is read at once
-MOST_LEVELS = 50  # of JSON
-_MANY_BYTES = 1 << 31  # of a file of records, which grows with the run
+MOST_BYTES = 1 << 26  # in a file that is read at once
+MOST_LEVELS = 50  # of nesting in JSON
+_MANY_BYTES = 1 << 31  # in a file of records, which grows with the run
 
 
 class WriteError(UserError):
@@ -23,12 +23,12 @@ class WriteError(UserError):
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file; whatever happens meanwhile, a reader finds the old content or the new one.
+    """Replace a file atomically: at any time, a reader finds either the old or the new content.
 
     Text is written as UTF-8.
 
     Raises:
-      OSError: nothing was changed.
+      OSError: the file cannot be written; it is left unchanged.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -44,18 +44,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_out(path: Path, text: str) -> None:
-    """Write a text where the user asked for it: a file is replaced, a pipe or a device is written to.
+    """Write text to a path that the user gave: replace a file, or write to a pipe or device.
 
     Raises:
-      WriteError: it could not be written.
+      WriteError: the text could not be written.
     """
     try:
         there = path.stat() if path.exists() else None
         sys.stdout.flush()
         if there is None or (stat.S_ISREG(there.st_mode) and not _is_standard_output(there)):
-            write_atomically(path.resolve(), text)  # a link goes on to point at it
+            write_atomically(path.resolve(), text)  # keep a link, and replace what it points to
             return
-        # /dev/stdout may be a file that has been written to.
+        # /dev/stdout may be a file that already has content.
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
             file.write(text.encode())
     except OSError as error:
@@ -70,16 +70,16 @@ def _is_standard_output(status: os.stat_result) -> bool:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Return the descriptor of a file, opened without waiting for anyone.
+    """Return the descriptor of a file, opened without blocking.
 
     Raises:
-      UserError: it is no regular file but a pipe, a device, a directory.
-      OSError: it is not there or cannot be opened.
+      UserError: it is not a regular file, but a pipe, a device or a directory.
+      OSError: it does not exist or cannot be opened.
     """
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        # How a socket, and what may not be written to, is refused.
+        # The errors for a socket, and for a directory opened for writing.
         if error.errno in (errno.ENXIO, errno.EISDIR):
             raise _no_regular_file(path) from None
         raise
@@ -90,19 +90,19 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def _no_regular_file(path: Path) -> UserError:
-    return UserError(f"{str(path)!r} is no regular file: remove it or put the right one there")
+    return UserError(f"{str(path)!r} is not a regular file: remove or replace it")
 
 
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Args:
-      path: a link is followed.
-      most_bytes: more are refused.
+      path: the file, or a link to it.
+      most_bytes: the largest size to accept.
 
     Raises:
-      FileNotFoundError: there is none.
-      UserError: it is no regular file, too large, or cannot be read.
+      FileNotFoundError: there is no such file.
+      UserError: it is not a regular file, is too large, or cannot be read.
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
@@ -113,17 +113,17 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if len(content) > most_bytes:
         raise UserError(
-            f"{str(path)!r} has more than {most_bytes:,} bytes: it cannot be what it should be, restore it"
+            f"{str(path)!r} has more than {most_bytes:,} bytes, so it is not the expected file: restore it"
         )
     return content
 
 
 def read_json(path: Path) -> Any:
-    """Return the value that a JSON file holds.
+    """Return the value in a JSON file.
 
     Raises:
-      FileNotFoundError: there is none.
-      UserError: it is no regular file or damaged.
+      FileNotFoundError: there is no such file.
+      UserError: it is not a regular file, or is damaged.
     """
     try:
         return parse_json(read_file(path))
@@ -135,7 +135,7 @@ def parse_json(content: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-      ValueError: it is none, is nested too deeply, or holds an int of thousands of digits.
+      ValueError: it is not JSON, is nested too deeply, or contains an integer of thousands of digits.
     """
     try:
         value = json.loads(content.decode())
@@ -158,11 +158,11 @@ def _items(outer: dict | list) -> Any:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one of JSON a line; what else stands there, a torn last line say, is left out.
+    """Return the objects of a file with one JSON object on each line; skip all else, such as an incomplete last line.
 
     Raises:
-      FileNotFoundError: there is none.
-      UserError: it is no regular file, or cannot be read.
+      FileNotFoundError: there is no such file.
+      UserError: it is not a regular file, or cannot be read.
     """
     records = []
     for line in read_file(path, _MANY_BYTES).splitlines():

@@ -1,4 +1,4 @@
-"""The modules for Flax Linen users: the NNX ones inside a thin Linen shell."""
+"""Modules for Flax Linen users, which wrap the NNX modules."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from relpos.encodings import Encoding
 from relpos.nn import Cache, Earlier
 from relpos.nn.of_attention import check_input
 
-# `nnx.bridge.ToLinen` is not used: it files parameters by their NNX type, so that those split over heads would lie in
-# a collection of their own, and a Linen train step, which differentiates "params", would not train them.
+# `nnx.bridge.ToLinen` is not used: it puts parameters into collections by NNX type, so that parameters per head would
+# be in a separate collection, and a Linen train step, which differentiates "params", would not train them.
 
 
 class RelativeAttention(nn.Module):
     """Self-attention of N query heads with a position encoding; see `relpos.RelativeAttention`.
 
-    All parameters, the encoding's too, lie in the collection "params".
+    All parameters, including the encoding's, are in the collection "params".
 
     Attributes:
-      num_heads: N, query heads.
-      encoding: a scheme's name or class, or an encoding made by `relpos.encodings.create`, whose parameters are the
-        initial ones then; None: no positions.
-      encoding_options: of the scheme, as in `relpos.encodings.create`.
-      options: all other arguments of `relpos.RelativeAttention` but `rngs`: num_kv_heads, window, dtype, ...
+      num_heads: N, the number of query heads.
+      encoding: a scheme's name or class, or an encoding from `relpos.encodings.create`, whose parameters then serve as
+        initial values; None: no positions.
+      encoding_options: the scheme's options, as in `relpos.encodings.create`.
+      options: all other arguments of `relpos.RelativeAttention` except `rngs`: num_kv_heads, window, dtype, ...
     """
 
     num_heads: int
@@ -48,10 +48,10 @@ class RelativeAttention(nn.Module):
     ) -> Any:
         """Attend; the arguments are those of `relpos.RelativeAttention`.
 
-        With deterministic=False and a dropout rate the random stream "dropout" is read.
+        With deterministic=False and a dropout rate, the random stream "dropout" is used.
 
         Returns:
-          [B, T, D]; with a cache the pair of that and the new cache.
+          [B, T, D]; with a cache, a pair of this and the new cache.
         """
         check_input(x_BTD)
         features = x_BTD.shape[-1]
@@ -92,7 +92,7 @@ class RelativeAttention(nn.Module):
         if isinstance(encoding, Encoding):
             if self.encoding_options:
                 raise ValueError(
-                    "encoding_options are for a scheme's name or class, not for an encoding that is made"
+                    "encoding_options are for a scheme's name or class, not for a created encoding"
                 )
             encoding = nnx.clone(encoding)
         elif encoding is not None:
@@ -107,7 +107,7 @@ class RelativeAttention(nn.Module):
 
 
 class AttentionFunction(nn.Module):
-    """See `attention_fn`."""
+    """The module that `attention_fn` returns."""
 
     encoding: Encoding
     causal: bool = False
@@ -117,7 +117,7 @@ class AttentionFunction(nn.Module):
         self, query, key, value, bias=None, mask=None, dropout_rng=None, dropout_rate=0.0,
         broadcast_dropout=True, deterministic=True, dtype=None, precision=None,
     ):  # fmt: skip
-        """Attend as `flax.linen.dot_product_attention` does, with positions."""
+        """Attend like `flax.linen.dot_product_attention`, with positions."""
         function = relpos_nn.attention_fn(nnx.clone(self.encoding), causal=self.causal)
         graphdef, initial, fixed = nnx.split(function, nnx.Param, ...)  # type: ignore[misc]
         pure = nnx.to_pure_dict(initial)
@@ -131,8 +131,8 @@ class AttentionFunction(nn.Module):
 
 
 def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:
-    """Return what `flax.linen.MultiHeadDotProductAttention` takes as `attention_fn`; see `relpos.nn.attention_fn`.
+    """Return an `attention_fn` for `flax.linen.MultiHeadDotProductAttention`; see `relpos.nn.attention_fn`.
 
-    The encoding's parameters lie in the layer's collection "params", the encoding's own values being the initial ones.
+    The encoding's parameters are in the layer's collection "params"; the encoding's values are the initial ones.
     """
     return AttentionFunction(encoding, causal)

@@ -1,15 +1,15 @@
-"""Positions, segments, and who may see whom: the rules every attention path shares.
+"""Positions, segments and visibility: the rules that all attention paths share.
 
 Positions and segment ids are data. A position is any int32, or a real number, or has axes (row and column of an
 image); the distance of a query i and a key j is
 
     d = position of i - position of j        (d > 0: the key is in the past)
 
-Tokens follow each other by their positions where these are one number each, else as they stand in their row.
+The order of tokens is that of their positions if these are single numbers, otherwise that of their rows.
 
-A segment id names the document a token belongs to: tokens see only tokens of their own segment, and id 0 is
-padding, which sees nothing and is seen by nothing. The tokens of a segment stand side by side: padding or another
-segment between them would count in their distances, except in a cache, which counts tokens alone.
+A segment id names the document that a token belongs to: tokens see only tokens of their own segment, and id 0 is
+padding, which sees nothing and is seen by nothing. The tokens of a segment must be contiguous: padding or another
+segment between them would count in their distances, except in a cache, which counts only tokens.
 """
 
 import dataclasses
@@ -28,9 +28,10 @@ _STRIDE = 4096  # of positions, in `angles`
 
 
 class Window(NamedTuple):
-    """How far a query sees: keys with d < past and -d < future, each of which counts the token itself; None: all.
+    """The keys that a query sees: those with d < past and -d < future; None: no limit on that side.
 
-    Wherever a window is taken, an integer w stands for (w, w), |d| < w, and None for no limit on either side.
+    Both limits count the token itself. Functions that take a window also accept an integer w for (w, w), |d| < w, and
+    None for no limit on either side.
     """
 
     past: int | None = None
@@ -38,10 +39,10 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, given: Any) -> "Window":
-        """Return what an integer, a pair (past, future) or None says; no limit where no int32 distance reaches it.
+        """Return the window for an integer, a pair (past, future) or None; drop limits that no int32 distance reaches.
 
         Raises:
-          ValueError: a side is no integer, or hides the token itself.
+          ValueError: a side is not an integer, or hides the token itself.
         """
         if given is None:
             return cls()
@@ -79,28 +80,28 @@ def contiguous(length: int) -> Int[Array, "T"]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Consecutive:
-    """Positions that rise by one from token to token, as `consecutive` says them.
+    """Positions that rise by one from token to token; see `consecutive`.
 
     Attributes:
-      start: of the first token, int32, one number or [B].
+      start: the position of the first token, int32, one number or [B].
     """
 
     start: Int[Array, "*B"]
 
     def of(self, length: int) -> Int[Array, "*B T"]:
-        """Return the positions of this many tokens."""
+        """Return the positions of `length` tokens."""
         start, index = jnp.asarray(self.start, jnp.int32), contiguous(length)
         return start[..., None] + index.reshape(*start.ndim * [1], -1)
 
 
 def consecutive(start: Int[Array, "*B"] | int) -> Consecutive:
-    """Return the positions start, start + 1, ...: a chunk behind a cache, a shard of a row.
+    """Return the positions start, start + 1, ..., of a chunk after a cache or of a shard of a row, for example.
 
-    Where `relpos.attention` is given such positions of queries and of keys it knows every distance from the place in
-    the row, and takes the ways that it takes where none are given.
+    If both queries and keys have such positions, `relpos.attention` knows every distance from the index in the row, and
+    is as fast as without positions.
 
     Args:
-      start: a position, an int or an array, traced or not; or one for each row, [B].
+      start: an integer, or an array of one integer, traced or not; or one for each row, [B].
 
     Raises:
       ValueError: start is neither.
@@ -114,9 +115,9 @@ def consecutive(start: Int[Array, "*B"] | int) -> Consecutive:
 
 
 def axes(positions: Any, shape: tuple[int, ...]) -> int | None:
-    """Return how many axes positions of [B, T] tokens have, [B, T, axes] or [T, axes]; None: one number each.
+    """Return the number of axes of positions [B, T, axes] or [T, axes], of tokens of shape [B, T]; None without axes.
 
-    What may be read as [B, T] is.
+    Where both readings are possible, positions are read as without axes.
     """
     if isinstance(positions, Consecutive):
         return None
@@ -125,9 +126,9 @@ def axes(positions: Any, shape: tuple[int, ...]) -> int | None:
 
 
 def within_segments(segments_T: Int[Array, "*B T"]) -> Int[Array, "*B T"]:
-    """Count each token's position from the first token of its segment.
+    """Return each token's position, counted from the first token of its segment.
 
-    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]; what lies inside a segment counts: [1, 0, 1] gives [0, 0, 2].
+    [1, 1, 1, 2, 2, 0] gives [0, 1, 2, 0, 1, 0]. Tokens of other segments in between count: [1, 0, 1] gives [0, 0, 2].
     """
     axes = range(segments_T.ndim - 1)
     return left_to_the_compiler(_within_segments, (), segments_T, *axes)(segments_T)
@@ -153,16 +154,16 @@ def angles(
 ) -> Float[Array, "T M"]:
     """Return position * theta_m up to whole turns,  theta_m = base^(-2m/width),  m = 0 ... width/2 - 1.
 
-    `slower`: theta_m is divided by the m-th of these numbers.
+    The m-th number in `slower` divides theta_m.
 
     A product in float32 would be off by up to 0.06 at position 10^6. Here whole strides of positions turn by an angle
-    that was brought below one turn in float64, so that the error stays below 0.003 up to 10^7.
+    that was reduced below one turn in float64, so that the error stays below 0.003 up to 10^7.
     """
     theta_M = base ** (-np.arange(0, width, 2) / width)
     theta_M = theta_M / np.array(slower) if slower else theta_M
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
     stride_T = jnp.full_like(positions_T, _STRIDE)
-    # The remainder has the position's sign: a small negative position has no whole stride. It is exact, of reals too.
+    # The remainder is exact, also for reals, and has the position's sign: small negative positions have no stride.
     rest_T = jax.lax.rem(positions_T, stride_T)
     strides_T1 = jax.lax.div(positions_T - rest_T, stride_T)[:, None].astype(float)
     rest_T1 = rest_T[:, None].astype(float)
@@ -180,11 +181,11 @@ def waves(
 
 
 def _sines_and_cosines(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Compute both in float32, off by at most 3e-7 for |x| < 20,000.
+    """Compute both in float32, with an error of at most 3e-7 for |x| < 20,000.
 
-    XLA's own take five times as long on the CPU: no vector instructions. x is brought to within pi/4 of a multiple of
-    pi/2, which is taken away in three parts so that nothing is rounded; there Taylor-like polynomials do, those of
-    Cephes' single precision library.
+    XLA's own functions take five times as long on CPUs, as they use no vector instructions. The nearest multiple of
+    pi/2 is subtracted from x in three parts, without rounding; the polynomials of Cephes' single precision library,
+    which are close to Taylor's, approximate the functions of the rest, which is at most pi/4.
     """
     quarters = jnp.round(x * (2 / np.pi))
     for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):
@@ -208,15 +209,15 @@ def visible(
     window: int | tuple[int | None, int | None] | None = None,
     itself: bool = True,
 ) -> Bool[Array, "T S"]:
-    """Say which keys each query may attend to.
+    """Return which keys each query may see.
 
     Args:
       q_positions_T: query positions.
       k_positions_S: key positions.
-      q_segments_T: query segment ids, 0 is padding; None: all tokens are of one segment.
+      q_segments_T: query segment ids, 0 is padding; None: all tokens are in one segment.
       k_segments_S: key segment ids, likewise.
-      causal: only keys with d >= 0.
-      window: only keys with |d| < window, window=1 leaves the token itself; or a pair, see `Window`.
+      causal: whether only keys with d >= 0 are visible.
+      window: only keys with |d| < window are visible, with window=1 the token itself; or a pair, see `Window`.
       itself: whether keys with d = 0 are visible.
     """
     d_TS = distances(q_positions_T, k_positions_S)

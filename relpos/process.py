@@ -1,7 +1,7 @@
-"""What a command sets for its own process, all in this place: cores, compiled programs, pages of memory.
+"""The settings of a command for its own process: cores, compiled programs, memory pages.
 
-JAX and the system's C library read it from the environment when they start. What stands there already stays, and
-importing relpos sets nothing. No result changes by more than rounding.
+JAX and the system's C library read them from the environment when they start. Variables that are set already are kept,
+and importing relpos sets none. No result changes by more than rounding.
 """
 
 import contextlib
@@ -11,20 +11,20 @@ import sys
 from pathlib import Path
 
 MOST_DEVICES = 8
-MOST_BYTES = 10**9  # of compiled programs, some hundred kilobytes each
+MOST_BYTES = 10**9  # of compiled programs, each of some hundred kilobytes
 _PAGES = "glibc.malloc.hugetlb=1"
 
 
 def prepare() -> None:
-    """Set it, at the very start: JAX is not imported yet.
+    """Apply the settings at the very start, before JAX is imported.
 
-    On Linux the command starts itself again, once, for the C library to read the environment.
+    On Linux the command restarts itself once, so that the C library reads the environment.
     """
     found = settings()
     if "JAX_COMPILATION_CACHE_DIR" in found:
         try:
             _make_room(Path(found["JAX_COMPILATION_CACHE_DIR"]))
-        except OSError:  # it may not be written to
+        except OSError:  # it cannot be written
             del found["JAX_COMPILATION_CACHE_DIR"]
     os.environ.update(found)
     if "GLIBC_TUNABLES" in found:
@@ -32,12 +32,12 @@ def prepare() -> None:
 
 
 def settings() -> dict[str, str]:
-    """Return the variables of the environment that a command sets, and to what: none that says it already.
+    """Return the environment variables that a command sets, with their values, without those that are set already.
 
     - JAX has a CPU device for each core, see `relpos.cores`.
-    - It keeps compiled programs on disk, in the user's cache folder.
-    - Memory comes in large pages. A training step takes and gives back some hundred megabytes, of which small pages
-      are cleared and entered one by one (docs/performance.md).
+    - JAX keeps compiled programs on disk, in the user's cache folder.
+    - Memory comes in large pages. A training step allocates and frees some hundred megabytes, and the system has to
+      clear and map small pages one by one (docs/performance.md).
     """
     found = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     with contextlib.suppress(RuntimeError):  # no home
@@ -52,14 +52,14 @@ def settings() -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _programs() -> Path:
-    """Return the folder of compiled programs: one for each kind of machine, whose instructions they use."""
+    """Return the folder of compiled programs, a separate one for each kind of CPU, since programs depend on it."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
@@ -68,7 +68,7 @@ def _programs() -> Path:
 
 
 def _make_room(folder: Path) -> None:
-    """Make the folder, and remove the oldest programs that are beyond a gigabyte."""
+    """Create the folder, and remove the oldest programs beyond a gigabyte."""
     folder.mkdir(parents=True, exist_ok=True)
     room = MOST_BYTES
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.stat().st_mtime, reverse=True):

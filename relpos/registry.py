@@ -1,4 +1,4 @@
-"""A folder as a registry: each file has one class of a kind, named as the file is, and options with defaults."""
+"""A folder as a registry: each file defines one class, which has the file's name and options with defaults."""
 
 import importlib
 import inspect
@@ -14,23 +14,23 @@ _FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 
 def names(package: ModuleType) -> tuple[str, ...]:
-    """Return the names of the files of a package but `base`, sorted; folders are not looked into."""
+    """Return the names of the files in a package except `base`, sorted, without its folders."""
     found = pkgutil.iter_modules(package.__path__)
     return tuple(sorted(m.name for m in found if m.name != "base" and not m.ispkg))
 
 
 class HasOptions(Protocol):
-    """A registry: a module with names, each with options."""
+    """A registry: a module with names, each of which has options."""
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""
 
     def options(self, name: str) -> dict[str, Any]:
-        """Return option -> default of one of them."""
+        """Return the options of a name, with their defaults."""
 
 
 def all_options(registry: HasOptions) -> dict[str, dict[str, Any]]:
-    """Return name -> options with their defaults, of all names of a registry."""
+    """Return the options, with their defaults, of all names of a registry."""
     return {name: registry.options(name) for name in registry.names()}
 
 
@@ -38,7 +38,7 @@ def member(package: ModuleType, name: str, kind: type[Kind], what: str) -> type[
     """Return the class of a name.
 
     Raises:
-      ValueError: there is no such `what`; the nearest right name is told.
+      ValueError: there is no such `what`; the message suggests the nearest name.
     """
     if name not in names(package):
         raise ValueError(unknown(what, name, names(package)))
@@ -104,17 +104,17 @@ class Functions:
 
 
 def unknown(what: str, given: str, known: tuple[str, ...]) -> str:
-    """Say that a name is unknown, and which would be right."""
+    """Return a message that a name is unknown, which suggests the nearest known name."""
     near = nearest(given, known)
     hint = f"did you mean {near!r}? " if near else ""
     return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"
 
 
 def check_value(key: str, value: Any, default: Any) -> None:
-    """Check that an option's value is of its default's kind, and a number that int32 or float32 holds.
+    """Check that an option's value has the type of its default, and that int32 or float32 can hold a number.
 
     Raises:
-      ValueError: names the option `key`, such as "rope.base".
+      ValueError: it does not; the message names the option `key`, such as "rope.base".
     """
     number: Any = value
     if isinstance(default, bool):
@@ -124,11 +124,11 @@ def check_value(key: str, value: Any, default: Any) -> None:
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
             raise ValueError(f"{key} must be a whole number, got {value!r}")
         if not -(2**31) <= number < 2**31:
-            raise ValueError(f"{key} must be below 2**31, which int32 holds, got {value}")
+            raise ValueError(f"{key} must fit into int32, got {value}")
     elif isinstance(default, float):
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise ValueError(f"{key} must be a number, got {value!r}")
-        if not abs(number) <= _FLOAT32_MAX:  # NaN is not either
+        if not abs(number) <= _FLOAT32_MAX:  # refuses NaN too
             raise ValueError(f"{key} must be finite in float32, got {value}")
     elif isinstance(default, str):
         if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much arrays take."""
+"""The size of memory and of arrays."""
 
 import math
 import os
@@ -10,9 +10,9 @@ import jax
 
 
 def available() -> int | None:
-    """Return the bytes of memory of the device that JAX uses, None where it does not say.
+    """Return the bytes of memory of the device that JAX uses; None if it does not report them.
 
-    On the CPU these are the machine's, or those that the process' control group may have.
+    On a CPU this is the machine's memory, or the limit of the process' control group.
     """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
@@ -22,15 +22,15 @@ def available() -> int | None:
 
 
 def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
-    """Yield the memory limits of a process' control group and of those around it, versions 1 and 2.
+    """Yield the memory limits of a process' control group and of its parents, in versions 1 and 2.
 
     Args:
-      mounted: where control groups are mounted.
-      own: the file that says which are the process' own, lines of ``ID:CONTROLLERS:/PATH``.
+      mounted: the folder where control groups are mounted.
+      own: the file that lists the process' own control groups, lines of ``ID:CONTROLLERS:/PATH``.
     """
     try:
         lines = own.read_text().splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -41,7 +41,7 @@ def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
         else:
             continue
         group = root / path.lstrip("/")
-        # In a container the path may be the host's: what is mounted is then the container's own group.
+        # In a container the path may be the host's; the mounted folder is then the container's own group.
         for folder in (group, *group.parents):
             if folder.is_relative_to(root) and (folder / name).is_file():
                 limit = (folder / name).read_text().strip()
@@ -50,5 +50,5 @@ def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
 
 
 def tree_bytes(shapes: Any) -> int:
-    """Return the bytes of a tree of arrays or of their shapes."""
+    """Return the bytes of a tree of arrays, or of their shapes."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))

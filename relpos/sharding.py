@@ -1,7 +1,7 @@
-"""Arrays cut among devices by an explicit mesh, the default of `jax.make_mesh`.
+"""Functions of arrays that are sharded by an explicit mesh, the default of `jax.make_mesh`.
 
-There every operation must say how its result is cut, which loops and gathers cannot always. Here the compiler is left
-to decide it, as on an automatic mesh; only the result is what the type of the input promises.
+On such a mesh every operation must define the sharding of its result, which loops and gathers cannot always do. Here
+the compiler decides it, as on an automatic mesh; only final results have a sharding that the input's type defines.
 """
 
 import functools
@@ -16,13 +16,13 @@ from jaxtyping import Array
 def left_to_the_compiler(
     function: Callable, static: tuple, like: Array, *axes: int | None
 ) -> Callable:
-    """Return function(*static, ...) for arrays of an explicit mesh; where there is none, the function itself.
+    """Return function(*static, ...), compiled for arrays on an explicit mesh if `like` is on one.
 
     Args:
-      function: of trees of arrays, defined in a module: with the same static arguments it is compiled once.
+      function: a function of trees of arrays, defined in a module; compiled once for the same static arguments.
       static: its first arguments, hashable.
-      like: an array that is among its other arguments.
-      *axes: for each leading axis of all results the axis of `like` that it is cut as; None, and beyond: not cut.
+      like: an array among its other arguments.
+      *axes: for each leading axis of the results, the axis of `like` that is sharded alike; None and beyond: none.
     """
     sharding = jax.typeof(like).sharding
     if not sharding.mesh.explicit_axes:

@@ -1,17 +1,17 @@
-"""Text that comes from files, made fit for a terminal."""
+"""Make text from files safe to print on a terminal."""
 
 import re
 
-# Escape codes begin with one of these; those that turn the direction of writing hide what is read.
+# Characters that start escape codes, and those that change the writing direction, which can disguise text.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""Return a text with the characters that a terminal would obey spelt out, such as ``\x1b[2J``.
+    r"""Return a text in which control characters are escaped, such as ``\x1b[2J``.
 
     Args:
-      text: of a run directory or of data.
-      keep: the characters that stay.
+      text: a text from a run directory or from data.
+      keep: the characters that are not escaped.
     """
 
     def spelt(match: re.Match[str]) -> str:

@@ -25,7 +25,7 @@ def directory(path):
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, make):
     make(tmp_path / "x.json")
     for read in (files.read_file, files.read_json, files.read_records):
-        with pytest.raises(UserError, match=r"x\.json' is no regular file"):
+        with pytest.raises(UserError, match=r"x\.json' is not a regular file"):
             read(tmp_path / "x.json")
 
 

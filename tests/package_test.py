@@ -41,7 +41,7 @@ def test_the_core_alone_says_what_the_rest_wants():
         "sys.argv = ['relpos', 'train', '--config', 'lm', '--workdir', 'x']\n"
         "from relpos.__main__ import main\nmain()"
     )
-    hint = "pip install 'relpos[train]' brings what training and its commands need"
+    hint = "pip install 'relpos[train]' installs what training and its commands need"
     assert done.stdout.startswith("relpos.load_run: ")
     assert done.stdout.endswith(f": {hint}\n")
     assert done.stderr.startswith("error: ")
@@ -76,4 +76,4 @@ def test_a_missing_module_of_relpos_train_is_told_with_the_command_that_brings_i
     assert {"absl", "grain", "orbax", "rich"} <= brought
     for name in brought:
         error = ModuleNotFoundError(f"No module named {name!r}", name=name)
-        assert ": pip install 'relpos[train]' brings" in what_is_missing(error)
+        assert ": pip install 'relpos[train]' installs" in what_is_missing(error)

@@ -1,7 +1,7 @@
 """Attention with relative positions: one function, several paths that agree.
 
-`relpos.attention` is this package and, called, the function of the same name: Python binds both to one name, and
-`import relpos.attention as ra` would else give the function alone.
+`relpos.attention` is both this package and a function of the same name: the package is callable, since otherwise
+`import relpos.attention as ra` would bind the function only.
 """
 
 import inspect

@@ -66,49 +66,49 @@ def attention(
 
     `relpos.encodings.Slots` has the whole equation.
 
-    Memory is O(T + S), but for implementation="reference" and, by what is said there, "pallas". Gradients are exact to
-    q, k, v and every parameter of the encoding. A query that sees no key gets zeros.
+    Memory is O(T + S), except for implementation="reference" and "pallas" (see below). Gradients to q, k, v and every
+    parameter of the encoding are exact. A query that sees no key gets zeros.
 
     Args:
       q: queries; N is a multiple of K (grouped-query attention: query head n reads key head n // (N / K)).
       k: keys.
       v: values.
       encoding: from `relpos.encodings.create`; None: no positions.
-      causal: a query sees keys at positions up to its own.
-      q_positions: any integers, or real numbers (float32, float64), [B, T] or [T]; or with axes, [B, T, axes] or
-        [T, axes]. The encoding says which of these it takes. None: each token's place in its row, or, with segments,
-        from the start of its segment. They are data: no gradient goes to them. Where they rise by one from token to
-        token, `relpos.positions.consecutive(start)` says so: of both sides it is as fast as None.
+      causal: whether a query sees only keys at positions up to its own.
+      q_positions: any integers or real numbers (float32, float64), [B, T] or [T]; or, with axes, [B, T, axes] or
+        [T, axes]. The encoding defines which of these it takes. None: each token's index in its row or, with segments,
+        in its segment. No gradient goes to positions. For positions that rise by one from token to token, pass
+        `relpos.positions.consecutive(start)`: given for both sides, it is as fast as None.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: distances are then known to be consecutive.
       k_segments: likewise for the keys; give both or neither.
-      q_order: what causality and windows go by, any numbers, [B, T] or [T]. None: the positions, or where these have
-        axes each token's place in its row. Where positions repeat or start anew, as ids of digits do, a token would
-        see others that come after it.
+      q_order: any numbers, [B, T] or [T], which define causality and windows. None: the positions or, if these have
+        axes, each token's index in its row. Give it where positions repeat or restart, as ids of digits do: a token
+        would otherwise see tokens that come after it.
       k_order: likewise for the keys; give both or neither.
-      window: only keys whose places in the order are nearer than this; or a pair (past, future) with a limit for each
-        side, None: no limit there (`relpos.positions.Window`).
-      scale: of the dot products; None: what the encoding's `logit_scale` says, 1 / sqrt(H) if nothing else.
+      window: a query sees only keys nearer than this in the order. A pair (past, future) sets one limit for each side;
+        None: no limit on that side (`relpos.positions.Window`).
+      scale: the scale of the dot products; None: the encoding's `logit_scale` or, without one, 1 / sqrt(H).
       softcap: logits become softcap * tanh(logits / softcap).
-      dropout_rate: the probability with which a weight is dropped, the others being scaled up; needs dropout_key.
-      dropout_key: a JAX random key; the mask depends on it, batch row, head, row and column only.
-      q_features: what `encodings.tokens` gives, where the encoding reads the layer's input, a tree of [B, T, N, ...];
-        K or 1 in the place of N where heads share them.
+      dropout_rate: the probability of dropping a weight; the others are scaled up. Needs dropout_key.
+      dropout_key: a JAX random key; the mask depends only on the key, batch row, head, row and column.
+      q_features: the features from `encodings.tokens`, if the encoding reads the layer's input, a tree of
+        [B, T, N, ...]; features that heads share have K or 1 in place of N.
       k_features: likewise for the keys, a tree of [B, S, N, ...].
-      keys_ready: k and v come from `encodings.transform_keys` and `transform_values`, out of a cache; k_features are
-        then wanted only where they meet those of queries.
-      tables: from `tabulate`, out of a cache; no distance may be longer than they are.
-      implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted elsewhere, for tests;
-        O((T + S) constant_beyond) memory), or "auto": the kernels on a GPU that has run them where they carry the call,
-        dense for few pairs, blockwise otherwise.
-      block_sizes: queries and keys in a block; None: chosen by platform and shape.
+      keys_ready: whether k and v come out of a cache, from `encodings.transform_keys` and `transform_values`;
+        k_features are then needed only by encodings that read them together with q_features.
+      tables: from `tabulate`, out of a cache; they must cover every distance.
+      implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted on other platforms, for
+        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and were run on this
+        kind of GPU; otherwise dense for few pairs, else blockwise.
+      block_sizes: numbers of queries and keys in a block; None: chosen by platform and shape.
 
     Returns:
-      [B, T, N, H], the dtype of v.
+      [B, T, N, H], in the dtype of v.
 
     Raises:
-      ValueError: shapes or options that do not fit, with what was given and what to do.
+      ValueError: shapes or options do not fit together; the message says what was given and what to do.
     """
     encoding = Slots() if encoding is None else encoding
     checks.check_arrays(q, k, v, keys_ready=keys_ready)
@@ -116,7 +116,7 @@ def attention(
     checks.check_encoding(encoding, q.shape[2], key_heads, q.shape[3], causal)
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
-        raise ValueError("tables hold the distances of a causal cache: call with causal=True")
+        raise ValueError("tables hold only distances from 0 up: call with causal=True")
     B, T, N, H = q.shape
     S = k.shape[1]
     scale = None if scale is None else checks.checked_scale(scale, H)
@@ -128,7 +128,7 @@ def attention(
     checks.check_places(encoding, at[0])
     (q_positions, k_positions), (q_order, k_order) = _one_number(encoding, at, order)
     if tables is not None and q_order is not None:
-        raise ValueError("tables hold no negative distances, which an order of its own may bring")
+        raise ValueError("tables hold no negative distances: leave out tables, or the orders")
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
     seeds = None
@@ -146,7 +146,7 @@ def attention(
 
 
 def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
-    """Say in one number where tokens stand, if positions have axes: as they stand in their rows."""
+    """Give tokens whose positions have axes an order of one number: their index in the row."""
     if isinstance(at[0], Consecutive) and order[0] is not None:
         return _one_by_one(at, *(x.shape for x in order)), order
     if at[0] is None or isinstance(at[0], Consecutive) or at[0].ndim == 2:
@@ -163,20 +163,20 @@ class _Call(NamedTuple):
     """The static side of one call of `attention`."""
 
     graphdef: Any
-    rules: Rules  # but for the scale, which an encoding may know
+    rules: Rules  # without the scale, which the encoding may define
     scale: float | None
     implementation: choices.Implementation
-    same_segments: bool  # of queries and keys
+    same_segments: bool  # queries and keys have the same segments
     keys_ready: bool
     block_sizes: tuple[int, int] | None
-    padded: bool = False  # ready keys may have zeros in front
+    padded: bool = False  # ready keys may have leading zeros
 
     def known(self, encoding: Slots, arrays: Arrays) -> Known:
-        """Return what is known of the positions."""
+        """Return what is known about the positions."""
         q_positions, _, q_segments, _, q_order, _ = arrays.places
         if isinstance(q_positions, Consecutive):
-            kernels = self.implementation == "pallas"  # they count from the same place
-            mixed = encoding.walks and q_segments is not None  # keys must stand in order
+            kernels = self.implementation == "pallas"  # they count both sides from 0
+            mixed = encoding.walks and q_segments is not None  # keys must be sorted
             return Known(not kernels and not mixed, offset=not kernels and not mixed)
         if q_positions is not None:
             return Known(False, whole=jnp.issubdtype(q_positions.dtype, jnp.integer))
@@ -186,13 +186,13 @@ class _Call(NamedTuple):
         return Known(in_row, longest=max(T, S) - 1 if choices.are_known(T, S) else None)
 
     def rules_for(self, encoding: Slots, sizes: tuple[Any, Any, int], known: Known) -> Rules:
-        """Return the rules with the scale, and without a side of the window that no distance reaches."""
+        """Return the rules with the scale, and without window limits that no distance reaches."""
         T, S, H = sizes
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
         checks.check_unscaled(encoding, scale)
         checks.check_softcap(encoding, self.rules.softcap)
-        # A query has at most T - 1 tokens before it and S - 1 behind it.
+        # A query has at most T - 1 keys before it and S - 1 after it.
         in_row = known.consecutive and not known.offset
         past, future = (
             None if in_row and most is not None and choices.are_within(most, size) else most
@@ -220,13 +220,13 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
     if tries_kernels and SlotUse.of(encoding).factors <= choices.FEW_FACTORS:
         try:
             return _of_one_kind(call._replace(implementation="pallas"), encoding, arrays)
-        except choices.NoKernelError as error:  # the other paths carry everything
+        except choices.NoKernelError as error:  # the other paths support every call
             _log.info("no GPU kernels here: %s", error)
     return _of_one_kind(call, encoding, arrays)
 
 
 def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
-    """Plan, rotate queries and keys, and attend."""
+    """Plan the call, apply the slots of tokens, and attend."""
     q, k, v = arrays.q, arrays.k, arrays.v
     q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
     (B, T, N, H), S = q.shape, k.shape[1]
@@ -281,7 +281,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
 
 
 def _one_by_one(at: tuple, *shapes: tuple[Any, Any]) -> tuple:
-    """Write consecutive positions out, [B, T] and [B, S]."""
+    """Return consecutive positions as arrays, [B, T] and [B, S]."""
     pairs = zip(at, shapes, strict=True)
     return tuple(
         checks.checked_number("positions", x, shape, with_axes=False) for x, shape in pairs
@@ -289,19 +289,20 @@ def _one_by_one(at: tuple, *shapes: tuple[Any, Any]) -> tuple:
 
 
 def _of_tokens(given: Any, length: int) -> Array:
-    """Return positions as slots of tokens want them, [B, T] or [T], which may have axes."""
+    """Return positions for the slots of tokens, [B, T] or [T], which may have axes."""
     if given is None:
         return positions.contiguous(length)
     return given.of(length) if isinstance(given, Consecutive) else given
 
 
 def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
-    """Evaluate the vectors of the distances 0 ... length - 1 for a cache; None where a step needs no table of them.
+    """Evaluate the vectors of the distances 0 ... length - 1 for a cache.
 
-    A step of decoding would otherwise evaluate them anew, one for each key.
+    Each decoding step would otherwise evaluate them again, one for each key.
 
     Returns:
-      For each part of a sum its tables, or None; an encoding that is no sum is one part. For each kind of heads that.
+      For each part of a sum, its tables, or None if it needs none; an encoding that is not a sum has one part. None if
+      no part needs tables. For heads of several kinds, a tuple of such results.
     """
     if encoding.of_heads:
         return by_heads.tree_of_parts(lambda part: tabulate(part, length), encoding)

@@ -1,6 +1,6 @@
-"""What stands beside a walk in a sum: what slots of distances and of pairs add to the logits of one block.
+"""The logits that slots of distances and pairs add to those of a walk, in one block.
 
-JAX differentiates it together with the walk past the block.
+JAX differentiates them together with the walk past the block.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ from relpos.attention.spread import spread, spread_columns, spread_vector
 def logits(
     encoding: Slots, rules: Rules, consecutive: bool, q: Queries, k: Keys, *tokens: Tokens
 ) -> tuple[Array | None, list[Array | None]]:
-    """Return what joins the dot products, and the biases; None: nothing.
+    """Return the summand of the dot products, and the biases; None: nothing to add.
 
     Args:
-      encoding: of one head.
+      encoding: an encoding of one head.
       rules: the static choices.
-      consecutive: whether positions count on from row to row, so that a block has few distances.
-      q: a block of queries, features as `tokens` of the encoding gave them.
+      consecutive: whether positions rise by one from row to row, so that a block has few distances.
+      q: a block of queries, with the features from the encoding's `tokens`.
       k: a block of keys, likewise.
-      *tokens: where the queries and the keys stand.
+      *tokens: the `Tokens` of the queries and of the keys.
     """
     of_distances = _of_few_distances if consecutive else reference.distance_logits
     dots_CK, bias_CK = of_distances(encoding, rules, q, k, *tokens)
@@ -35,7 +35,7 @@ def logits(
 def _of_few_distances(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Array | None, Array | None]:
-    """Do what `reference.distance_logits` does, with each distance of the block evaluated once."""
+    """Compute `reference.distance_logits`, evaluating each distance of the block once."""
     C, K = q_tokens.row.shape[0], k_tokens.row.shape[0]
     d_L: Any = q_tokens.position[0] - k_tokens.position[0] + C - jnp.arange(C + K, dtype=jnp.int32)
     d_L = jnp.maximum(d_L, 0) if rules.past_only else d_L

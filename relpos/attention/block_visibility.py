@@ -1,7 +1,7 @@
-"""Which blocks of keys a block of queries may see, told by the least and greatest place and segment of each block.
+"""Find the blocks of keys that a block of queries may see, from bounds on each block's order and segments.
 
-A mask of pairs would tell exactly, at the cost of a block of attention. Bounds tell it exactly for documents side by
-side whose ids rise along the row, and too much, never too little, for all others.
+A mask of pairs would be exact, but cost as much as a block of attention. The bounds are exact for packed documents
+whose ids rise along the row; otherwise they may include blocks without visible pairs, but never exclude others.
 """
 
 import functools
@@ -21,7 +21,7 @@ class _Bounds(NamedTuple):
 
 
 def _bounds(tokens: Tokens) -> _Bounds:
-    """Return the bounds along the last axis; padding counts in neither."""
+    """Return the bounds along the last axis, ignoring padding."""
     if tokens.segment is None:
         return _Bounds((tokens.rank.min(-1), tokens.rank.max(-1)), None)
     padding = tokens.segment == PADDING
@@ -37,7 +37,7 @@ def _bounds(tokens: Tokens) -> _Bounds:
 def _is_within(most: int, later: Array, earlier: Array) -> Array:
     """Whether later - earlier may be less than `most`.
 
-    Compared in floats, with room for their rounding: differences need not fit an int32.
+    The comparison is in floats, with a margin for rounding, since differences may not fit an int32.
     """
     later, earlier = later.astype(jnp.float32), earlier.astype(jnp.float32)
     return later - earlier < most + 1 + 1e-6 * (jnp.abs(later) + jnp.abs(earlier))
@@ -46,16 +46,16 @@ def _is_within(most: int, later: Array, earlier: Array) -> Array:
 def may_see(
     rules: Rules, layout: Layout, q: Tokens, k: Tokens
 ) -> tuple[Int[Array, ""], Int[Array, ""]] | None:
-    """Return the first block of keys that may hold a visible pair, and the one behind the last.
+    """Return the first block of keys that may hold a visible pair, and the one after the last.
 
     Args:
-      rules: of the call.
-      layout: where positions are consecutive, causality and windows are left to `regions.regions`.
+      rules: the rules of the call.
+      layout: how the matrix is cut; `regions.regions` handles causality and windows if positions are consecutive.
       q: one block of queries, [C].
       k: all blocks of keys, [blocks, K].
 
     Returns:
-      The two block numbers, equal if there is none; None where nothing can be told.
+      The two block numbers, which are equal if there is no such block; None if every block may hold one.
     """
     queries, keys = _bounds(q), _bounds(k)
     checks = []
@@ -78,12 +78,12 @@ def may_see(
 
 
 def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Array, ""]:
-    """Say whether no two tokens that may see each other are further apart than this.
+    """Return whether all tokens that may see each other are within a distance.
 
     Args:
-      longest: a distance.
-      rules: of the call.
-      places: positions [B, T] and [B, S], segments and order, as `relpos.attention.prepared.Arrays` has them.
+      longest: the distance.
+      rules: the rules of the call.
+      places: positions [B, T] and [B, S], segments and order, as in `relpos.attention.prepared.Arrays`.
     """
     q, k, q_segments, k_segments, *_ = places
     (q_low, q_high), (k_low, k_high) = (
@@ -91,10 +91,10 @@ def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Arra
     )
 
     def within(high, low):
-        d = high - low  # an int32 that turns over has the wrong sign
+        d = high - low  # an int32 that overflows has the wrong sign
         return (d <= longest) & ((d >= 0) == (high >= low))
 
     near = within(q_high, k_low)
     if not rules.past_only:
         near &= within(k_high, q_low)
-    return (near | (q_high < q_low) | (k_high < k_low)).all()  # or nothing but padding
+    return (near | (q_high < q_low) | (k_high < k_low)).all()  # or only padding

@@ -1,4 +1,4 @@
-"""One block of the attention matrix after another: what is in it, and the loop over all that must be visited."""
+"""A block of the attention matrix, and the loop over all blocks that must be visited."""
 
 import functools
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ from relpos.positions import distances
 
 
 class Extent(NamedTuple):
-    """How far a part of the encoding tells distances apart, static.
+    """The distances that a part of the encoding tells apart; static.
 
     Attributes:
-      beyond: its constant_beyond, or None.
+      beyond: the part's constant_beyond, or None.
       layout: how the matrix is cut, with the part's band.
-      span: of its near table.
+      span: the span of its near table.
     """
 
     beyond: int | None
@@ -39,20 +39,20 @@ class Problem(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The terms of the logits and those of the output; or one thing for each of them."""
+    """The terms of the logits and those of the output; or one value for each of them."""
 
     logits: tuple[Any, ...]
     values: tuple[Any, ...]
 
     def map(self, function, *more: "Terms") -> "Terms":
-        """Apply a function to each term and what belongs to it."""
+        """Apply a function to each term and its entries in `more`."""
         return Terms(*(tuple(map(function, *each)) for each in zip(self, *more, strict=True)))
 
 
 class Inputs(NamedTuple):
-    """What is differentiated; queries and keys are cut into blocks, [blocks, C or K, ...].
+    """The differentiable arrays; queries and keys are cut into blocks, [blocks, C or K, ...].
 
-    The queries' vectors and all features are tuples, of one for each part.
+    Vectors and features are tuples with one entry for each part.
     """
 
     terms: Terms
@@ -61,12 +61,12 @@ class Inputs(NamedTuple):
 
     @property
     def dtype(self) -> Any:
-        """Return the type of sums, at least float32."""
+        """The dtype of sums, float32 or wider."""
         return jnp.result_type(self.q.content, self.k.key, self.k.value, jnp.float32)
 
 
 class Places(NamedTuple):
-    """The integers; tokens are cut into blocks."""
+    """The arrays that are not differentiated; tokens are cut into blocks."""
 
     q: Tokens
     k: Tokens
@@ -74,7 +74,7 @@ class Places(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """One block of queries. What follows `tokens` is there in the backward pass alone."""
+    """One block of queries; the fields after `tokens` are set in the backward pass only."""
 
     number: Array
     q: Queries
@@ -82,15 +82,16 @@ class Rows(NamedTuple):
     d_out: Any = None  # [C, H]
     log_total: Any = None  # [C], the logarithm of the softmax's denominator
     correction: Any = None  # [C], the softmax's
-    d_out_half: Any = None  # [C, H], rounded as the values are
+    d_out_half: Any = None  # [C, H], in the dtype of the values
     d_out_turned: Any = None  # [H, C], likewise
-    q_turned: Any = None  # Queries [H, C], no features
+    q_turned: Any = None  # Queries [H, C], without features
 
     def turned(self, dtype: Any) -> "Rows":
-        """Transpose once for all blocks of keys.
+        """Transpose the queries and d_out once for all blocks of keys.
 
-        In half precision, the values' dtype, products round their operands, not their sums; d_out is in half precision
-        already.
+        Args:
+          dtype: the values' dtype. In half precision, products round their operands, not their sums; the values of
+            d_out are in half precision already.
         """
         half = self.d_out.astype(dtype)
         of_features = (None,) * len(self.q.features)
@@ -99,46 +100,46 @@ class Rows(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One block of keys before one block of queries."""
+    """One block of keys and one block of queries."""
 
     rows: Rows
     number: Array
     k: Keys
     k_tokens: Tokens
-    tables: tuple[str, ...]  # of each part "near", "past" or "future"
-    reaches: tuple[Reach, ...]  # of each part
-    dtype: Any  # of sums, at least float32
+    tables: tuple[str, ...]  # for each part "near", "past" or "future"
+    reaches: tuple[Reach, ...]  # one for each part
+    dtype: Any  # of sums, float32 or wider
 
     def q_of(self, part: int) -> Queries:
-        """Return the queries as a part sees them."""
+        """Return the queries with the vector and features of one part."""
         return of_part(self.rows.q, part)
 
     def k_of(self, part: int) -> Keys:
-        """Return the keys as a part sees them."""
+        """Return the keys with the vector and features of one part."""
         vector = self.k.vector[part]
         return self.k._replace(vector=vector, features=self.k.features[part])
 
     def q_turned_of(self, part: int) -> Queries:
-        """Return their transposes [H, C], no features."""
+        """Return the transposed queries [H, C] of one part, without features."""
         return of_part(self.rows.q_turned, part)
 
     def for_vectors(self, part: int, a_K: Array) -> Array:
-        """Return the product of the queries with a part's vectors of distances, [C, n]."""
+        """Return the products of the queries with a part's key vectors, [C, n]."""
         q = self.q_of(part).for_vectors
         return dot_rows(q, a_K.astype(q.dtype))
 
     def with_d_out(self, a_V: Array) -> Array:
-        """Return the product of the output's gradient with vectors of distances, [C, n]."""
+        """Return the products of the output's gradient with value vectors, [C, n]."""
         return dot_rows(self.rows.d_out, a_V.astype(self.rows.d_out.dtype))
 
 
 def of_part(q: Queries, part: int) -> Queries:
-    """Take a part's vector and features."""
+    """Return queries with the vector and features of one part."""
     return Queries(q.content, q.vector[part], q.features[part])
 
 
 def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region, number):
-    def part(x):  # of a single block: no copy of all keys
+    def part(x):  # a single block is not sliced: that would copy all keys
         return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
 
     k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
@@ -165,19 +166,19 @@ def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region,
 
 
 def _regions(problem: Problem, places: Places, number) -> list[Region]:
-    """Cut the key blocks that a block of queries may see."""
+    """Cut the key blocks that a block of queries may see into regions."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     beyonds = tuple(part.beyond for part in problem.parts)
     row = number * layout.rows + offset_of(layout, places.q, places.k)
     found = regions(beyonds, rules, layout, row, key_blocks)
-    if key_blocks == 1:  # nothing to skip, and no loop is left of it: decoding
+    if key_blocks == 1:  # decoding: there is nothing to skip, and XLA removes the loop
         return found
     blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
     return found if blocks is None else [region.within(*blocks) for region in found]
 
 
 def over_blocks(problem, inputs: Inputs, places: Places, rows: Rows, carry, begin, visit, end):
-    """Visit the blocks of keys, region by region; within one a block hands its rings on to the next."""
+    """Visit the blocks of keys, region by region; within a region each block passes its rings on to the next."""
     at = functools.partial(_block, problem, inputs, places, rows)
 
     def step(region, number, carry):

@@ -2,13 +2,13 @@
 
 The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) over the terms of position encodings; each
 term is described beside its gradient, in `relpos.attention.logit_terms` and `relpos.attention.value_terms`. The
-backward pass recomputes each block's logits. It is written out, not left to JAX: a product with a transposed block,
-p.T @ d_out, is a copy of the block on the CPU, while d_out.T @ p, its transpose, is none.
+backward pass recomputes each block's logits. It is written out rather than left to JAX: on a CPU the product
+p.T @ d_out copies the block p, while its transpose, d_out.T @ p, does not.
 
-A gradient's way: a distance slot becomes an array of a term (`parts.terms_of`), the loop here ends at the terms' arrays
-(`Term.gradient`), and JAX carries their gradient on, through the slot, to the encoding's parameters (the `jax.vjp` in
-`heads._blockwise_backward`). Only what an encoding computes for each pair JAX differentiates inside of the loop
-(`PairLogits`, `PairValues`). Walks and mixes of heads are not here: `outward`, `together`.
+How gradients flow: `parts.terms_of` turns a distance slot into an array of a term, the loop here computes the gradient
+of that array (`Term.gradient`), and the `jax.vjp` in `heads._blockwise_backward` propagates it through the slot to the
+encoding's parameters. JAX differentiates inside the loop only what an encoding computes for each pair (`PairLogits`,
+`PairValues`). Walks and mixes of heads have their own modules, `outward` and `together`.
 """
 
 import dataclasses
@@ -32,34 +32,34 @@ from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
 class Result(NamedTuple):
-    """What the forward pass leaves, queries cut into blocks of C."""
+    """The result of the forward pass, with queries cut into blocks of C."""
 
-    out: Array  # [blocks, C, H], at least float32
-    # [blocks, C], the logarithm of the softmax's denominator; where a row sees nothing it is lower than any logit.
+    out: Array  # [blocks, C, H], in float32 or wider
+    # [blocks, C], the logarithm of the softmax's denominator; lower than any logit if a row sees no key.
     log_total: Array
 
 
 def hidden_logit(dtype) -> tuple[Any, Any]:
-    """Return the logit of a hidden pair, and a peak so far above it that exp(logit - peak) is 0.
+    """Return the logit of a hidden pair, and an initial peak so far above it that exp(logit - peak) is 0.
 
-    The peak of a row that sees nothing stays there; no logit that anyone computes lies so low.
+    The peak of a row that sees no key stays there; no computed logit is as low.
     """
     lowest = jnp.finfo(dtype).min
     return lowest, lowest / 2
 
 
 def of_each(function, *sequences) -> tuple[tuple, ...]:
-    """Apply a function that returns several things to each term; return all first ones, all second ones and so on."""
+    """Map a function that returns a tuple; return tuples of all first results, all second results and so on."""
     return tuple(zip(*map(function, *sequences), strict=True))
 
 
 def total_of(summands) -> Any:
-    """Add up trees; None adds nothing."""
+    """Return the sum of trees; None adds nothing."""
     return functools.reduce(plus, summands)
 
 
 def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
-    """Add up what the terms found; return the logits [C, K] after the softcap, unmasked and masked."""
+    """Return the logits [C, K] after the softcap, unmasked and masked, given what each term adds."""
     dots_CK = total_of(x.dots for x in found)
     logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
     logits_CK = logits_CK.astype(block.dtype)
@@ -68,7 +68,7 @@ def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Arra
 
 
 class Softmax(NamedTuple):
-    """The online softmax of the rows, of the blocks so far."""
+    """The online softmax of the rows over the blocks visited so far."""
 
     peak: Array  # [C]
     total: Array  # [C], the sum of exp(logit - peak)
@@ -87,7 +87,7 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
             lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
         )
         _, logits_CK = _logits(rules, block, found)
-        # The result does not depend on the peak, so that its gradient is stopped.
+        # The result does not depend on the peak, so its gradient is stopped.
         peak_C = jnp.maximum(before.peak, lax.stop_gradient(logits_CK).max(-1))
         weights_CK = jnp.exp(logits_CK - peak_C[:, None])
         shrink_C = jnp.exp(before.peak - peak_C)
@@ -119,16 +119,16 @@ def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_gradients(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
-    """Return `done`, which an earlier forward pass gave; the gradient of this is the backward pass."""
+    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
     return done
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Residuals:
-    """Made and used inside of the backward pass: what the forward pass keeps is `heads._Kept`.
+    """Residuals made and used inside the backward pass; what the forward pass keeps is `heads._Kept`.
 
-    `trained`, static: which logit terms need a gradient.
+    `trained` says which logit terms need a gradient.
     """
 
     inputs: Inputs
@@ -147,16 +147,16 @@ def _with_gradients_forward(problem, inputs, places, done):
 
 
 class Sums(NamedTuple):
-    """What the backward pass adds up over all blocks; of keys and tables the transposes, [..., H, n]."""
+    """The gradients that the backward pass sums over all blocks; keys and tables are transposed, [..., H, n]."""
 
     terms: Terms
-    key: Array  # [blocks, H, K], as those below
-    vector: tuple[Any, ...]  # of each part
+    key: Array  # [blocks, H, K], like those below
+    vector: tuple[Any, ...]  # one entry for each part
     value: Array
-    k_features: tuple[Any, ...]  # of each part
+    k_features: tuple[Any, ...]  # one entry for each part
 
     def plus(self, number: Array, terms: Terms, d: Adds) -> "Sums":
-        """Add what a block of keys gets, and take the terms' new sums."""
+        """Add the gradients of a block of keys, and replace the sums of the terms."""
         at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
 
         def of_parts(sums, d):
@@ -171,14 +171,14 @@ class Sums(NamedTuple):
 
 
 class Rings(NamedTuple):
-    """What each term carries from one block of keys to the next in the backward pass."""
+    """The rings of the terms in the backward pass."""
 
-    logits: tuple[Any, ...]  # of the logits, computed once more
-    back: Terms  # of their gradients
+    logits: tuple[Any, ...]  # for the logits, computed again
+    back: Terms  # for their gradients
 
 
 def pull_back(pulls, d_summand, rings, sums, d: Adds):
-    """Run each term's way back on the same gradient; return what they and `d` add, the rings and the sums."""
+    """Run each term's backward pass on the same gradient; return what the terms and `d` add, the rings and the sums."""
     adds, rings, sums = of_each(
         lambda pull, ring, own: pull(d_summand, ring, own), pulls, rings, sums
     )
@@ -191,7 +191,7 @@ def _untrained(d_summand, ring, sums):
 
 
 def _backward_rows(problem: Problem, residuals: _Residuals, sums: Sums, rows: Rows):
-    """Go back through one block of queries; return the sums and the gradient of the queries."""
+    """Run the backward pass of one block of queries; return the sums and the gradient of the queries."""
     inputs, places, rules = residuals.inputs, residuals.places, problem.rules
     terms = inputs.terms
 
@@ -216,7 +216,7 @@ def _backward_rows(problem: Problem, residuals: _Residuals, sums: Sums, rows: Ro
             keep(weights_CK), rings.back.values, sums.terms.values, Adds(*d_q),
         )  # fmt: skip
 
-        # weights = softmax(logits); keeping is linear, its transpose is itself
+        # weights = softmax(logits); dropout is linear and its own transpose
         d_logits_CK = weights_CK * (keep(d.weights) - rows.correction[:, None])
         if rules.softcap is not None:
             d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
@@ -248,7 +248,7 @@ def _backward(problem, residuals, d_result):
     (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
-    # sum_j weights[i, j] * d weights[i, j], the softmax's correction; with value vectors and dropout it is this too.
+    # The softmax's correction, sum_j weights[i, j] * d weights[i, j], also with value vectors and dropout.
     correction = (out * d_out).sum(-1)
     if not isinstance(d_log_total, SymbolicZero):
         correction -= d_log_total  # d log_total / d logits = weights
@@ -270,7 +270,7 @@ def _backward(problem, residuals, d_result):
     return Inputs(d_terms, d_q, d_k), None, None
 
 
-# Symbolic zeros: a bias that is not trained, as ALiBi's, costs no sums by distance.
+# Symbolic zeros: no sums by distance are computed for a bias that is not trained, such as ALiBi's.
 _with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
 
 
@@ -291,18 +291,18 @@ def head(
     seed: Array | None,
     done: Result | None = None,
 ) -> Result:
-    """Attention of one head in blocks; a row that sees no key gives zeros.
+    """Compute one head's attention in blocks; a row that sees no key gives zeros.
 
     Args:
-      parts: the encodings that are summed up, of this head.
+      parts: the parts of this head's encoding.
       rules: the static choices.
-      layout: how to cut; the band is each part's own.
-      q: queries; what meets the key vectors and the features are tuples, of one for each part.
-      k: keys and values; the features are such a tuple.
-      q_tokens: where the queries stand.
-      k_tokens: where the keys stand.
-      seed: dropout's, or None.
-      done: the result, where only its gradients are wanted.
+      layout: how to cut the matrix; each part has its own band.
+      q: queries; `vector` and `features` are tuples with one entry for each part.
+      k: keys and values; `vector` and `features` are such tuples.
+      q_tokens: positions, segments and order of the queries.
+      k_tokens: positions, segments and order of the keys.
+      seed: the seed of dropout, or None.
+      done: an earlier result, if only its gradients are needed.
     """
     T, S = q.content.shape[0], k.key.shape[0]
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
@@ -318,15 +318,15 @@ def head(
 
 
 def joined(result: Result, T: int) -> Float[Array, "... T H"]:
-    """Return the output of all blocks as one, padding left out."""
+    """Return the output of all blocks joined, without padding."""
     *leading, blocks, C, H = result.out.shape
     return result.out.reshape(*leading, blocks * C, H)[..., :T, :]
 
 
 def joined_log_total(result: Result, T: int) -> Float[Array, "... T"]:
-    """Return the logarithms of the softmax's denominators of all blocks as one, padding left out.
+    """Return the logarithms of the softmax's denominators of all blocks joined, without padding.
 
-    With an attention sink of logit s the output is out * sigmoid(log_total - s).
+    With an attention sink of logit s, the output is out * sigmoid(log_total - s).
     """
     *leading, blocks, C = result.log_total.shape
     return result.log_total.reshape(*leading, blocks * C)[..., :T]

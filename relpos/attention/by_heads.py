@@ -1,4 +1,4 @@
-"""Heads of different kinds in one layer: each part attends by itself, on its slice of the heads."""
+"""Heads of different kinds in one layer: each part attends separately, with its slice of the heads."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Slice(NamedTuple):
 
 
 def keys_shared_by(begin: int, end: int, group: int) -> slice:
-    """Return the key heads that the query heads [begin, end) share, each of which serves a group of so many."""
+    """Return the key heads of the query heads [begin, end); each key head serves `group` query heads."""
     return slice(begin // group, (end - 1) // group + 1)
 
 
@@ -28,7 +28,7 @@ def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
     """Yield the slices of heads.
 
     Raises:
-      ValueError: a part of the heads takes some query heads of one key head, and more beside them.
+      ValueError: a part has some, but not all query heads of one key head, and query heads of others.
     """
     group, begin = num_heads // key_heads, 0
     for number, (part, count) in enumerate(encoding.of_heads):
@@ -49,9 +49,9 @@ def attend(
     """Attend with each part, and join their heads.
 
     Args:
-      one: attention with one part, of it and its arrays.
-      encoding: of several kinds of heads.
-      arrays: a `relpos.attention.heads.Arrays` of all heads; features and tables are tuples of the parts'.
+      one: a function that attends with one part, given the part and its arrays.
+      encoding: an encoding with heads of several kinds.
+      arrays: the `relpos.attention.prepared.Arrays` of all heads; features and tables have one entry for each part.
     """
     N, K = arrays.q.shape[2], arrays.k.shape[2]
 
@@ -87,15 +87,15 @@ def of_keys(
     """Transform keys or values with each part, as a cache keeps them.
 
     Args:
-      transform: of a part, its key heads, the number of its query heads and its features.
-      encoding: of several kinds of heads.
+      transform: a function of a part, its key heads, the number of its query heads and its features.
+      encoding: an encoding with heads of several kinds.
       x_BSKH: keys or values.
       num_heads: N.
       features: a tuple of the parts' features, or None.
 
     Returns:
-      [B, S, K, W], or [B, S, N, W] where a key head serves heads of different kinds or differs by query head. Narrower
-      ones have zeros in front.
+      [B, S, K, W], or [B, S, N, W] if a key head serves heads of different kinds or its result differs by query head.
+      Narrower results are padded with leading zeros.
     """
     K = x_BSKH.shape[2]
     found, by_query_head = [], False
@@ -114,6 +114,6 @@ def of_keys(
 
 
 def tree_of_parts(function: Callable[[Slots], Any], encoding: Slots) -> tuple[Any, ...] | None:
-    """Return what a function gives for each part; None where it gives nothing for any."""
+    """Return a function's result for each part; None if it returns nothing for any part."""
     found = tuple(function(part) for part, _ in encoding.of_heads)
     return found if jax.tree.leaves(found) else None

@@ -1,4 +1,4 @@
-"""What `attention` refuses, each with what was given and what to do."""
+"""Checks of the arguments of `attention`; each error says what was given and what to do."""
 
 import math
 import operator
@@ -42,7 +42,7 @@ def check_encoding(
     *,
     may_be_unbound: bool = False,
 ) -> None:
-    """Check that the encoding is one, and was made for these heads; key_heads None: any number."""
+    """Check that this is an encoding, made for these heads; key_heads None: any number."""
     if not isinstance(encoding, Slots):
         raise ValueError(
             f"encoding must come from relpos.encodings.create(name, num_heads=..., head_dim=..., rngs=...), "
@@ -53,7 +53,7 @@ def check_encoding(
         counts = [count for _, count in encoding.of_heads]
         if sum(counts) != num_heads:
             raise ValueError(
-                f"{name} was made for {' + '.join(map(str, counts))} heads, the queries have {num_heads}"
+                f"{name} was made for {' + '.join(map(str, counts))} heads, but the queries have {num_heads}"
             )
         for part in by_heads.slices(encoding, num_heads, key_heads or num_heads):
             N, K = (s.stop - s.start for s in (part.queries, part.keys))
@@ -63,12 +63,12 @@ def check_encoding(
         return
     if encoding.adds_to_input():
         raise ValueError(
-            f"{name} adds positions to the model's input, which attention does not see: call its `embed` there, "
-            "and give attention no encoding"
+            f"{name} adds positions to the model's input, which attention does not see: call its `embed` on the input, "
+            "and call attention without an encoding"
         )
     if not may_be_unbound and any(part.unbound for part in encoding.parts):
         raise ValueError(
-            f"{name} reads the layer's projections: give attention what "
+            f"{name} reads the layer's projections: pass the encoding that "
             "relpos.encodings.bind(encoding, query_DNH, key_DKH) returns, or use relpos.RelativeAttention"
         )
     _, per_head, _ = split_heads(encoding)
@@ -76,31 +76,31 @@ def check_encoding(
         told, heads = ".".join(map(str, path)), leaf[...].shape[0]
         if not isinstance(leaf, OF_KEY_HEADS) and heads != num_heads:
             raise ValueError(
-                f"{name} was made for {heads} heads ({told}), the queries have {num_heads}"
+                f"{name} was made for {heads} heads ({told}), but the queries have {num_heads}"
             )
         if isinstance(leaf, OF_KEY_HEADS) and (
             num_heads % heads if key_heads is None else heads != key_heads
         ):
             raise ValueError(
-                f"{name} was made for {heads} key heads ({told}), the keys have {key_heads or num_heads}: make it "
-                "with num_kv_heads=, relpos.encodings.create(..., num_kv_heads=...)"
+                f"{name} was made for {heads} key heads ({told}), but the keys have {key_heads or num_heads}: create "
+                "it with relpos.encodings.create(..., num_kv_heads=...)"
             )
     if encoding.head_dim is not None and encoding.head_dim != head_dim:
         raise ValueError(
-            f"{name} was made for head_dim={encoding.head_dim}, the queries' heads have {head_dim}"
+            f"{name} was made for head_dim={encoding.head_dim}, but the queries have head size {head_dim}"
         )
     if encoding.causal_only and not causal:
         raise ValueError(
-            f"{name} is defined for keys in the past alone: call with causal=True, or choose another "
-            f"scheme or, where it has one, its option bidirectional=True"
+            f"{name} is defined for keys in the past only: call with causal=True, set its option "
+            f"bidirectional=True if it has one, or choose another scheme"
         )
 
 
 def check_features(
     encoding: Slots, q, k, q_features, k_features, *, keys_ready: bool = False
 ) -> None:
-    """Check that an encoding which reads the layer's input comes with the features of these tokens."""
-    if not encoding.needs_tokens or encoding.of_heads:  # parts are checked by themselves
+    """Check that an encoding that reads the layer's input is given the features of these tokens."""
+    if not encoding.needs_tokens or encoding.of_heads:  # each part is checked separately
         return
     of_keys = encoding.keeps_key_features or not keys_ready
     if q_features is None or (k_features is None and of_keys):
@@ -111,57 +111,57 @@ def check_features(
     for name, features, x in (("q", q_features, q), ("k", k_features, k)):
         for leaf in jax.tree.leaves(features):
             expected, heads = (*x.shape[:2], q.shape[2]), leaf.shape[2]
-            # Keys out of a cache may have been turned into those of query heads.
+            # A cache may hold one key for each query head.
             shared = q.shape[2] % heads == 0 if keys_ready else heads in (1, k.shape[2])
             if leaf.shape[:2] != expected[:2] or not (shared or heads == q.shape[2]):
                 raise ValueError(
-                    f"{name}_features must be of the same tokens and heads as {name}: "
-                    f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}; heads may share them"
+                    f"{name}_features must have the tokens and heads of {name}: "
+                    f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}; heads may share features"
                 )
 
 
 def no_kernel(encoding: Slots) -> str:
-    """Say why no GPU kernel takes an encoding."""
+    """Say why GPU kernels do not support an encoding with a vector for every distance."""
     return (
-        f'{type(encoding).__name__} has a vector for every distance, which implementation="pallas" cannot carry: use '
-        '"auto" or "blockwise", give it constant_beyond (a clamp), or fill factored_query and factored_key'
+        f'{type(encoding).__name__} has a vector for every distance, which implementation="pallas" does not support: '
+        'use "auto" or "blockwise", give it constant_beyond (a clamp), or fill factored_query and factored_key'
     )
 
 
 def no_kernel_sink(encoding: Slots) -> str:
-    """Say why no GPU kernel takes an encoding with an attention sink."""
+    """Say why GPU kernels do not support an encoding with an attention sink."""
     return (
-        f'{type(encoding).__name__} has an attention sink, which implementation="pallas" does not: use '
+        f'{type(encoding).__name__} has an attention sink, which implementation="pallas" does not support: use '
         'implementation="auto" or "blockwise"'
     )
 
 
 def no_kernel_unnormalized(encoding: Slots) -> str:
-    """Say why no GPU kernel supports an encoding whose weights are not divided by their sum."""
+    """Say why GPU kernels do not support an encoding whose weights are not divided by their sum."""
     return (
-        f'{type(encoding).__name__}\'s weights are not divided by their sum, as implementation="pallas" does: '
+        f'{type(encoding).__name__} does not divide weights by their sum, but implementation="pallas" does: '
         'use implementation="auto" or "blockwise"'
     )
 
 
 def no_kernel_walks(encoding: Slots) -> str:
-    """Say why no GPU kernel takes an encoding that walks along the row."""
+    """Say why GPU kernels do not support an encoding that walks along the row."""
     return (
         f"{type(encoding).__name__} walks along the row, from block to block of keys, which "
-        'implementation="pallas" cannot: use implementation="auto" or "blockwise"'
+        'implementation="pallas" does not support: use implementation="auto" or "blockwise"'
     )
 
 
 def no_kernel_mixes(encoding: Slots) -> str:
-    """Say why no GPU kernel takes an encoding that mixes heads."""
+    """Say why GPU kernels do not support an encoding that mixes heads."""
     return (
-        f"{type(encoding).__name__} mixes the logits of all heads, of which a kernel of "
-        'implementation="pallas" sees one: use implementation="auto" or "blockwise"'
+        f"{type(encoding).__name__} mixes the logits of all heads, but a kernel of "
+        'implementation="pallas" sees one head: use implementation="auto" or "blockwise"'
     )
 
 
 def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
-    """Check what is neither an array nor the encoding."""
+    """Check the options of a call."""
     if implementation not in choices.IMPLEMENTATIONS:
         known = ", ".join(choices.IMPLEMENTATIONS)
         raise ValueError(f"unknown implementation {implementation!r}; known: {known}")
@@ -179,7 +179,7 @@ def checked_scale(scale: Any, head_dim: int) -> float:
         return 1 / math.sqrt(head_dim)
     if isinstance(scale, jax.core.Tracer):
         raise ValueError(
-            "scale must be a Python number, not a traced array: multiply the queries by a trained scale"
+            "scale must be a Python number, not a traced array: multiply the queries by a trained scale instead"
         )
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
@@ -187,28 +187,28 @@ def checked_scale(scale: Any, head_dim: int) -> float:
 
 
 def check_softcap(encoding: Slots, softcap: float | None) -> None:
-    """Check that a softcap comes before a softmax: without one, exp of a capped logit would not be a weight."""
+    """Check that a softcap is followed by a softmax: otherwise exp of a capped logit would not be a weight."""
     if softcap is not None and not encoding.normalized:
         raise ValueError(
-            f"softcap={softcap} caps the logits of a softmax, which {type(encoding).__name__} does not have: "
-            "leave it out"
+            f"softcap={softcap} caps the logits of a softmax, but {type(encoding).__name__} has no softmax: "
+            "leave softcap out"
         )
 
 
 def check_unscaled(encoding: Slots, scale: float) -> None:
-    """Check that vectors which are not scaled can be told apart from the dot products, which are."""
+    """Check that a scale that divides unscaled products is not zero."""
     if not encoding.scaled_vectors and scale == 0:
         raise ValueError(
-            f"{type(encoding).__name__} adds products that are not scaled: scale must not be 0"
+            f"{type(encoding).__name__} adds products that are not scaled, so scale must not be 0"
         )
 
 
 def check_ready_keys(q_width: int, k_width: int) -> None:
-    """Check that keys out of a cache are as wide as the queries that they meet."""
+    """Check that keys out of a cache are as wide as the queries."""
     if q_width != k_width:
         raise ValueError(
-            f"keys_ready=True: the keys are {k_width} wide and the queries, as the encoding leaves them, {q_width}: "
-            "pass the keys as relpos.encodings.transform_keys gives them, with this encoding"
+            f"keys_ready=True: the keys are {k_width} wide, but the encoding makes the queries {q_width} wide: "
+            "pass keys that relpos.encodings.transform_keys returned for this encoding"
         )
 
 
@@ -233,7 +233,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def checked_segments(q, k, q_shape, k_shape):
-    """Return both broadcast to [B, T] and [B, S], and whether they are one and the same array."""
+    """Return both segments, broadcast to [B, T] and [B, S], and whether they are the same array."""
     if _neither("segments", q, k):
         return None, None, False
     arrays = []
@@ -251,9 +251,9 @@ def checked_segments(q, k, q_shape, k_shape):
 
 
 def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = False):
-    """Return positions or orders, broadcast to [B, T] and [B, S], where they may have axes with those behind.
+    """Return positions or orders, broadcast to [B, T] and [B, S], or [B, T, axes] and [B, S, axes].
 
-    Positions of both that are `Consecutive` stay it. Nothing is differentiated through them: they are data.
+    If both are `Consecutive`, they are returned as they are. No gradient flows through them.
     """
     if _neither(what, q, k):
         return None, None
@@ -274,7 +274,7 @@ def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = Fals
 
 
 def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool) -> jax.Array:
-    """Return positions or orders of tokens [B, T], broadcast; int32 or reals."""
+    """Return positions or orders, broadcast to [B, T] or [B, T, axes], as int32 or real numbers."""
     if isinstance(x, Consecutive):
         _check_start(name, x, shape[0])
         x = x.of(shape[1])
@@ -296,15 +296,15 @@ def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool
 
 
 def _check_start(name: str, x: Consecutive, rows: int) -> None:
-    """Check that consecutive positions start somewhere in each row."""
+    """Check that consecutive positions have one start, or one for each row."""
     if jnp.shape(x.start) not in ((), (rows,)):
         raise ValueError(
-            f"{name} must start at one number, or one for each row [{rows}], got a start of {list(jnp.shape(x.start))}"
+            f"{name} must have one start, or one for each row [{rows}], got starts {list(jnp.shape(x.start))}"
         )
 
 
 def check_places(encoding: Slots, positions: Any) -> None:
-    """Check that positions, [B, T] or [B, T, axes], are such as an encoding has a meaning for."""
+    """Check that an encoding supports these positions, [B, T] or [B, T, axes]."""
     if positions is None or not encoding.reads_positions or isinstance(positions, Consecutive):
         return
     inner = [part for part, _ in encoding.of_heads] or encoding.parts
@@ -316,19 +316,19 @@ def check_places(encoding: Slots, positions: Any) -> None:
     if axes and axes[0] != encoding.axes:
         wanted = "one number" if encoding.axes == 1 else f"{encoding.axes} numbers"
         raise ValueError(
-            f"{name} takes {wanted} for each token's position, and positions {list(positions.shape)} have {axes[0]}: "
-            "choose a scheme for as many axes, such as rope_2d for two or mrope for any, or say in one number where a "
-            "token stands"
+            f"{name} takes {wanted} for each token's position, but positions {list(positions.shape)} have {axes[0]}: "
+            "choose a scheme for that many axes, such as rope_2d for two or mrope for any, or give each token's "
+            "position as one number"
         )
     if jnp.issubdtype(positions.dtype, jnp.floating) and not encoding.reals:
         raise ValueError(
-            f"{name} has no meaning for a distance that is no whole number, and the positions are {positions.dtype}: "
-            "round them to integers, or choose a scheme that is a formula of the distance, such as rope, alibi, fire"
+            f"{name} is defined for integer positions only, but these are {positions.dtype}: round them to "
+            "integers, or choose a scheme that is a formula of the distance, such as rope, alibi or fire"
         )
 
 
 def _neither(what: str, q: Any, k: Any) -> bool:
-    """Whether neither is given; one alone is refused."""
+    """Whether neither is given; refuse one without the other."""
     if (q is None) != (k is None):
         given, missing = ("q", "k") if k is None else ("k", "q")
         raise ValueError(

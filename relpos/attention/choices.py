@@ -10,37 +10,35 @@ from relpos.attention.regions import Layout, round_up
 Implementation = Literal["auto", "reference", "blockwise", "pallas"]
 IMPLEMENTATIONS = ("auto", "reference", "blockwise", "pallas")
 
-FEW_QUERIES = 8  # decoding: a step's work is reading the keys
-FEW_PAIRS = 128 * 128  # about what fits a block: the dense path has no second pass over the logits
-SHORT = 256 * 256  # up to here eight heads together were measured faster than one, beyond not
+FEW_QUERIES = 8  # decoding: a step is bound by reading the keys
+FEW_PAIRS = 128 * 128  # about one block: the dense path does not compute the logits twice
+SHORT = 256 * 256  # measured: up to here, eight heads together are faster than one at a time
 ALL = 2**31
 TOGETHER = 128  # queries and keys in a block of all heads
-ONE_BLOCK = 512 * 512  # float32 logits and weights of that many pairs stay in a core's cache
-HAVE_RUN = ("9.0",)  # compute capabilities on which "auto" takes the kernels: that of the H200
-FEW_FACTORS = (
-    256  # with more of them beside queries and keys, kernels were measured slower than blocks
-)
+ONE_BLOCK = 512 * 512  # float32 logits and weights of so many pairs stay in a core's cache
+HAVE_RUN = ("9.0",)  # compute capabilities on which "auto" uses the kernels: that of the H200
+FEW_FACTORS = 256  # measured: with more factors per token, kernels are slower than blocks
 
 
 class NoKernelError(ValueError):
-    """The GPU kernels cannot carry a call: "auto" then takes another path."""
+    """The GPU kernels do not support a call: "auto" then takes another path."""
 
 
 def are_known(*sizes: Any) -> bool:
-    """Whether sizes are numbers: with `jax.export` they may be symbols, whose order cannot be told."""
+    """Whether sizes are numbers: with `jax.export` they may be symbols, which cannot be compared."""
     return all(isinstance(size, int) for size in sizes)
 
 
 def are_within(most: int, *sizes: Any) -> bool:
-    """Whether all sizes are known to be at most this."""
+    """Whether all sizes are known to be at most `most`."""
     return are_known(*sizes) and max(sizes) <= most
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for where kernels are not tried first (`tries_kernels`).
+    """Return the path that "auto" stands for if no kernels are tried (`tries_kernels`).
 
-    Few queries or few pairs are cheaper dense, unless the encoding has vectors, of which the dense path makes one for
-    each pair.
+    The dense path is cheaper for few queries or few pairs, unless the encoding has vectors, of which the dense path
+    makes one for each pair.
     """
     if asked != "auto":
         return asked
@@ -52,9 +50,9 @@ def _are_few(T: int, S: int) -> bool:
 
 
 def tries_kernels(asked: str, q: Array, k: Array) -> bool:
-    """Whether "auto" tries the GPU kernels first: on a GPU that has run them, with sizes they are written for.
+    """Whether "auto" tries the GPU kernels first: on a tested kind of GPU, for sizes that the kernels were written for.
 
-    The compiler cannot cut a kernel among devices: with several there are none outside of `jax.shard_map`.
+    The compiler cannot split a kernel among devices: with several devices they run only inside `jax.shard_map`.
     """
     if asked != "auto" or interpreted() or not are_known(*q.shape, *k.shape):
         return False
@@ -64,7 +62,7 @@ def tries_kernels(asked: str, q: Array, k: Array) -> bool:
 
 
 def _capability() -> str:
-    """Return the compute capability of NVIDIA's GPU here; "" of other devices."""
+    """Return the compute capability of the NVIDIA GPU here; "" for other devices."""
     return getattr(jax.local_devices()[0], "compute_capability", "")
 
 
@@ -80,13 +78,13 @@ def layout(
     block_sizes: tuple[int, int] | None = None,
     together: int = 1,
 ) -> Layout:
-    """Return block sizes and whether the distances short of `beyond` are few enough for a band.
+    """Return block sizes, and a band if the distances below `beyond` are few enough.
 
-    Blocks of 512 keep logits and weights of one head in a core's cache, and are large enough to be cut for two cores;
-    where a core works alone, blocks of 256 skip more of what is hidden. Short sequences and windows are cut finer,
-    so that there are hidden blocks to skip; few queries have all keys in one block. Where the encoding is evaluated for
-    each pair, vectors for all distances or a bias that is a network, a block holds `width` numbers for every pair:
-    smaller blocks. So they are where a block is of several heads together.
+    Blocks of 512 keep logits and weights of one head in a core's cache, and are large enough to be split between two
+    cores; for a single core, blocks of 256 skip more hidden pairs. Short sequences and windows are cut finer, so that
+    there are hidden blocks to skip; few queries have all keys in one block. Blocks are smaller where the encoding is
+    evaluated for each pair (vectors of all distances, or a network as bias), since they then hold `width` numbers for
+    every pair, and where a block holds several heads.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
@@ -106,12 +104,12 @@ def layout(
     if beyond is not None and (not consecutive or 2 * beyond < columns):
         band = beyond
     if has_vectors and consecutive and band is None:
-        rows = min(rows, columns)  # a ring hands on no more than a block of keys
+        rows = min(rows, columns)  # a ring holds no more than one block of keys
     return Layout(rows, columns, consecutive, band)
 
 
 def _has_one_thread() -> bool:
-    """Whether this is a CPU device beside others, in `jax.shard_map`: they are made to have a core each."""
+    """Whether this is one of several CPU devices in `jax.shard_map`, which are meant to have one core each."""
     return bool(jax.sharding.get_abstract_mesh().manual_axes) and jax.default_backend() == "cpu"
 
 
@@ -125,7 +123,7 @@ def walk_layout(
 ) -> Layout:
     """Return block sizes for encodings that walk along the row.
 
-    A block of keys may hold an array for each pair of them.
+    Blocks of keys are small, since a walk may hold an array for each pair of keys in one.
     """
     if block_sizes is not None:
         rows, columns = block_sizes
@@ -148,8 +146,8 @@ def kernel_layout(
 ) -> Layout:
     """Return block sizes for GPU kernels, powers of two.
 
-    A block of logits is held in registers, its queries and keys in a multiprocessor's shared memory: with row_bytes
-    for a query or key at most 160 KiB, as kernels compiled for sm_90 say.
+    A block of logits is held in registers, its queries and keys in a multiprocessor's shared memory. With row_bytes
+    for each query and key, the kernels compiled for sm_90 use at most 160 KiB of it.
     """
     largest = 64 if row_bytes <= 256 else 32 if row_bytes <= 1280 else 16
 
@@ -163,23 +161,23 @@ def kernel_layout(
 
 
 def kernels():
-    """Return the module of the GPU kernels, imported only when they are asked for.
+    """Import and return the module of the GPU kernels.
 
     Raises:
-      NoKernelError: this JAX has no Pallas with a Triton backend.
+      NoKernelError: this version of JAX has no Triton backend for Pallas.
     """
     try:
         from relpos.attention import pallas
     except ImportError as error:
         raise NoKernelError(
-            f'implementation="pallas" needs Pallas\' Triton backend, which JAX {jax.__version__} here does not have '
+            f'implementation="pallas" needs Pallas\' Triton backend, which JAX {jax.__version__} does not have '
             f'({error}): use "auto" or "blockwise"'
         ) from error
     return pallas
 
 
 def interpreted() -> bool:
-    """Whether kernels, which are written for GPUs, are interpreted on this machine."""
+    """Whether the GPU kernels are interpreted on this machine."""
     # A device, the name of a platform, or None.
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     platform = getattr(chosen, "platform", chosen) or jax.default_backend()
@@ -187,18 +185,18 @@ def interpreted() -> bool:
 
 
 def longest_in_a_table(T: int, S: int) -> int | None:
-    """Return how long distances of scattered positions may be for a table of them; None: there is none.
+    """Return the longest distance that a table for scattered positions holds; None: no table.
 
-    A table four times as long as the row covers rows out of order, documents side by side, draws of positions.
+    A table four times as long as the row covers rows out of order, packed documents and randomly drawn positions.
     """
     return 4 * max(T, S) if are_known(T, S) else None
 
 
 def heads_at_once(T: int, S: int) -> int:
-    """Return about how many heads (and batch rows) a CPU computes together; accelerators take all of them.
+    """Return about how many heads (and batch rows) a CPU computes together; accelerators compute all of them.
 
-    One head's block stays in a core's cache; where a head has few pairs, some together have less to start and to
-    wait for.
+    The block of one head stays in a core's cache; for heads with few pairs, computing several together costs less
+    overhead.
     """
     if not are_known(T, S):
         return 1
@@ -208,6 +206,6 @@ def heads_at_once(T: int, S: int) -> int:
 
 
 def devices() -> int:
-    """Return among how many devices the compiler may cut an array here: one inside of `jax.shard_map`."""
+    """Return the number of devices that the compiler may split an array among; 1 inside `jax.shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.manual_axes else jax.device_count()

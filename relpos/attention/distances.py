@@ -1,4 +1,4 @@
-"""What an encoding says of distances, evaluated once, outside of the loop over blocks."""
+"""Tables of an encoding's distance slots, evaluated once, outside the loop over blocks."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from relpos.attention.slots import Slots
 
 
 class Table(NamedTuple):
-    """The distance slots at falling distances; None where the encoding leaves a slot empty."""
+    """The distance slots at falling distances; None for an empty slot."""
 
     bias: Any = None  # [P]
     key_vectors: Any = None  # [P, H]
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Everything of the encoding that is evaluated once, outside of the loop over blocks."""
+    """The tables of one encoding, one for each kind of region."""
 
     near: Table = Table()
     past: Table = Table()
@@ -37,7 +37,7 @@ def tabulate(
     S: int,
     offset: Any = 0,
 ) -> Tables:
-    """Evaluate the distance slots where blocks will read them; offset: the distance of row 0 and column 0."""
+    """Evaluate the distance slots at the distances that blocks read; offset: the distance of row 0 and column 0."""
 
     def table(d: Array) -> Table:
         d = jnp.maximum(d, 0) if rules.past_only else d
@@ -69,7 +69,7 @@ def _near(
 def of_cache(
     tables: Tables, beyond: int, rules: Rules, layout: Layout, T: int, S: int, offset: Any
 ) -> Tables:
-    """Return the tables as `tabulate` does, out of those of a causal cache: of the distances `beyond` ... 0."""
+    """Return tables like those of `tabulate`, read from a causal cache's tables of the distances `beyond` ... 0."""
     index = jnp.clip(beyond - _near(beyond, rules, layout, T, S, offset), 0, beyond)
     near = jax.tree.map(lambda x: x[index], tables.near)
     return Tables(near, jax.tree.map(lambda x: x[:1], tables.near))

@@ -1,7 +1,7 @@
 """Dropout of attention weights as a function of (seed, row, column).
 
-The mask is computed, never stored, and does not depend on how the attention matrix is cut into blocks: the dense
-and the blocked path, forward and backward, see the same one.
+The mask is computed, never stored, and does not depend on how the attention matrix is cut into blocks: all paths, in
+the forward and the backward pass, use the same one.
 """
 
 import jax
@@ -15,7 +15,7 @@ def seeds(key: Array, shape: tuple[int, ...]) -> UInt[Array, "*shape 2"]:
 
 
 def _mix(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
-    """Finalise a 32-bit hash: the `lowbias32` integer mixer, every input bit reaches every output bit."""
+    """Hash a 32-bit integer by `lowbias32`, in which every input bit affects every output bit."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
@@ -24,7 +24,7 @@ def _mix(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
 def keep(
     seed: UInt[Array, "2"], rows_T: Int[Array, "T"], columns_S: Int[Array, "S"], rate: float
 ) -> Bool[Array, "T S"]:
-    """Say which weights stay: each with probability 1 - rate, independently."""
+    """Return which weights are kept: each with probability 1 - rate, independently."""
     row_T = _mix(rows_T.astype(jnp.uint32) ^ seed[0])
     column_S = _mix(columns_S.astype(jnp.uint32) ^ seed[1])
     bits_TS = _mix(row_T[:, None] + column_S[None, :] * jnp.uint32(0x9E3779B9))

@@ -1,4 +1,4 @@
-"""One head's attention, mapped over all heads and rows as the platform wants it."""
+"""Map one head's attention over all heads and batch rows, in a way that suits the platform."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ from relpos.attention.regions import offset_of
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
-    """Split into heads, run one head's function for each, and join."""
+    """Split the arrays into heads, run one head's function for each, and join the results."""
     _, T, N, _ = arrays.q.shape
     arrays = varying_like(arrays, arrays)
     if plan.in_blocks:
@@ -45,7 +45,7 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
         if not plan.filled.normalized:
             out *= jnp.exp(blockwise.joined_log_total(done, T))[..., None]
     else:
-        # The dense path saves memory on every platform; a GPU's kernels are given all heads.
+        # The dense path saves memory on every platform; GPU kernels get all heads at once.
         dense = plan.path == "reference"
         at_once = choices.heads_at_once(T, arrays.k.shape[1]) if dense else choices.ALL
         out = _heads(plan, at_once, arrays)
@@ -53,23 +53,23 @@ def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
 
 
 def _left_by_sinks(plan: Plan, arrays: Arrays, log_total: Float[Array, "... B T"]) -> Array:
-    """Return the share of the weight that attention sinks leave to the keys, [..., B, T, 1]."""
+    """Return the fraction of the weight that attention sinks leave to the keys, [..., B, T, 1]."""
     sinks = each_head(lambda one: one.sink(), nnx.merge(plan.graphdef, arrays.state))
     heads = log_total.shape[:-2]
     sinks = repeated(sinks, math.prod(heads), axis=0).reshape(*heads, 1, 1)
     return jax.nn.sigmoid(log_total - sinks)[..., None]
 
 
-# The name of what rematerialisation (`jax.checkpoint`) should keep of the forward pass.
+# The checkpoint name of the results that rematerialisation (`jax.checkpoint`) should save.
 RESULT = "relpos.attention"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blockwise(plan: Plan, arrays: Arrays) -> blockwise.Result:
-    """Run the blockwise path for all heads, so many of them together as the platform wants.
+    """Run the blockwise path for all heads, as many of them together as suits the platform.
 
-    The platform is the one that the program is lowered for, not this machine's, so both ways are traced. With a rule of
-    its own for the backward pass JAX need not differentiate, and keep arrays for, the way that is not taken.
+    The platform is the one that the program is lowered for, not this machine's, so both variants are traced. A custom
+    backward pass spares JAX from differentiating, and keeping arrays for, the variant that is not used.
     """
     return _on_platform(_heads, plan, arrays)
 
@@ -87,7 +87,7 @@ def _on_platform(function, plan, arrays, *more):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """What the backward pass needs; static is which leaves of the arrays are differentiated."""
+    """What the backward pass needs; `perturbed` says which leaves of the arrays are differentiated."""
 
     arrays: Arrays
     done: blockwise.Result
@@ -126,16 +126,15 @@ def _blockwise_backward(plan, kept: _Kept, d_done):
     return (jax.tree.unflatten(tree, d_leaves),)
 
 
-# Symbolic zeros: what is not differentiated, as ALiBi's slopes, costs no gradient.
+# Symbolic zeros: no gradient is computed for what is not differentiated, such as ALiBi's slopes.
 _blockwise.defvjp(_blockwise_forward, _blockwise_backward, symbolic_zeros=True)
 
 
 def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     """Run one head's function for each head and row, about `at_once` of them together.
 
-    Returns:
-      What the function gives, with leading axes K, N / K and B. With `done`, an earlier result of the blockwise path,
-      nothing but gradients is computed.
+    Given `done`, an earlier result of the blockwise path, compute only its gradients. The results have the leading
+    axes K, N / K and B.
     """
     if plan.filled.mixes:
         B, _, N, _ = arrays.q.shape
@@ -190,24 +189,24 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
 
 def _of_key_heads(features: Any, K: int) -> Any:
-    """Return the features that a group shares, [B, S, K, ...], and None in the places of others."""
+    """Return the features that a group of heads shares, [B, S, K, ...], with None in place of all others."""
     shared = jax.tree.map(lambda f: f if K % f.shape[2] == 0 else None, features)
     return repeated(shared, K, axis=2)
 
 
 def _of_query_heads(features: Any, K: int, N: int) -> Any:
-    """Return the others, [B, S, N, ...]."""
+    """Return the features that a group does not share, [B, S, N, ...], with None in place of all others."""
     return repeated(jax.tree.map(lambda f: None if K % f.shape[2] == 0 else f, features), N, axis=2)
 
 
 def _either(a: Any, b: Any) -> Any:
-    """Join two trees: where one has None, the other has an array."""
+    """Join two trees, each of which has None where the other has an array."""
     is_none = lambda x: x is None  # noqa: E731
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
 def _path(name: str) -> Callable[..., Any]:
-    """Return one head's function: every path has the same signature."""
+    """Return the function of one head for a path; all paths have the same signature."""
     if name == "pallas":
         return _of_one_part(choices.kernels().head)
     paths: dict[str, Callable[..., Any]] = {
@@ -219,7 +218,7 @@ def _path(name: str) -> Callable[..., Any]:
 
 
 def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a path that sees a sum as one encoding."""
+    """Adapt the function of a path that treats a sum as one encoding."""
 
     def of_parts(parts, rules, layout, queries, keys, *more):
         (part,) = parts
@@ -229,21 +228,20 @@ def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _map(size: int, at_once: int, *, differentiated: bool):
-    """Map over a leading axis of this size, about `at_once` entries together, the others one after another.
+    """Return a transformation that maps a function over a leading axis, about `at_once` entries at a time.
 
-    Differentiated, a loop would keep copies of queries, keys, values and vectors of every turn, but for the checkpoint.
-
-    Where there are several devices the axis may be cut among them, as the compiler decides: entries that lie on
-    different devices are then together, so that each device takes its own one after another.
+    A differentiated loop is checkpointed, as it would otherwise keep each turn's queries, keys, values and vectors.
+    The compiler may split the axis among several devices: each turn then takes entries from every device, so that each
+    device processes its own entries in turn.
     """
     if not choices.are_known(size):
         return jax.vmap
     if size == 1:
-        # Not vmap: an axis of one would keep the compiler from seeing plain matrix products.
+        # Not vmap: an axis of size one would hide plain matrix products from the compiler.
         first, back = (lambda x: x[0]), (lambda x: x[None])
         return lambda f: lambda *args: jax.tree.map(back, f(*jax.tree.map(first, args)))
     parts = math.gcd(size, choices.devices())
-    each = size // parts  # of which `together` at once
+    each = size // parts  # of each device, `together` at a time
     together = max(
         n for n in range(1, each + 1) if each % n == 0 and n * parts <= max(at_once, parts)
     )

@@ -26,7 +26,7 @@ from relpos.attention.terms import (
 
 @term
 class Content(LogitTerm):
-    """Dots q_i . k_j."""
+    """The dot products q_i . k_j."""
 
     def forward(self, block, ring):
         return Logits(dots=dot_rows(block.rows.q.content, block.k.key)), ring
@@ -40,14 +40,14 @@ class Content(LogitTerm):
 
 @term
 class KeyVectors(ByDistance, LogitTerm):
-    """Dots q_i . a_K[d].
+    """The dot products q_i . a_K[d].
 
-    Forward, queries are multiplied with the vectors of all distances in the block, and each pair takes its own product.
-    Backward, the gradients of the dots are summed by distance.
+    In the forward pass, queries are multiplied with the vectors of all distances in the block, and each pair takes its
+    own product. In the backward pass, the gradients of the products are summed by distance.
     """
 
     def _products(self, block):
-        """Return what gives the products of the queries with vectors."""
+        """Return a function from vectors to their products with the queries."""
         return functools.partial(block.for_vectors, self.part)
 
     def begin(self, block):
@@ -71,7 +71,7 @@ class KeyVectors(ByDistance, LogitTerm):
         return self._of_products(block, self.reach(block).write_rest(ring), sums)
 
     def _of_products(self, block, d_products_Cn, sums):
-        """Go back through products_Cn = q a_K.T."""
+        """Run the backward pass of products_Cn = q a_K.T."""
         reach = self.reach(block)
         d_products_Cn = d_products_Cn.astype(block.q_of(self.part).for_vectors.dtype)
         a_K = reach.written(self.here(block), d_products_Cn.shape[1]).astype(d_products_Cn.dtype)
@@ -82,7 +82,7 @@ class KeyVectors(ByDistance, LogitTerm):
 
 @term
 class QueryVectors(ByDistance, LogitTerm):
-    """Dots k_j . a_Q[d]: `KeyVectors` with queries and keys exchanged."""
+    """The dot products k_j . a_Q[d]: `KeyVectors` with queries and keys exchanged."""
 
     def forward(self, block, ring):
         key = block.k_of(self.part).for_vectors
@@ -99,7 +99,7 @@ class QueryVectors(ByDistance, LogitTerm):
 
 @term
 class Bias(ByDistance, LogitTerm):
-    """Biases b[d]: each pair takes its own; backward, the gradients of the logits are summed by distance."""
+    """The biases b[d]; in the backward pass, the gradients of the logits are summed by distance."""
 
     reads_tokens = False
 
@@ -113,7 +113,7 @@ class Bias(ByDistance, LogitTerm):
 
 @term
 class PairLogits(LogitTerm):
-    """`block_bias`, and distance slots without a table: called for each block, differentiated there by JAX."""
+    """`block_bias`, and distance slots without a table, evaluated for each block and differentiated there by JAX."""
 
     state: Any  # of the encoding
     integers: Any  # of the encoding, not differentiated
@@ -125,7 +125,7 @@ class PairLogits(LogitTerm):
     def _logits(self, block, state, q_vector, k_vector, q_features, k_features):
         encoding = nnx.merge(self.graphdef, state, self.integers)
         q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
-        # Without the barrier XLA would hoist what depends on positions alone out of the loop over heads, and keep it.
+        # Without the barrier, XLA would hoist what depends only on positions out of the loop over heads, and store it.
         tokens = lax.optimization_barrier((block.rows.tokens, block.k_tokens, block.k.key))[:2]
         dots_CK = bias_CK = None
         if not self.tabulated:

@@ -1,24 +1,24 @@
-"""The mesh axes that an array varies over inside `jax.shard_map`, under the names of the JAX at hand.
+"""The mesh axes that an array varies over inside `jax.shard_map`, for older and newer versions of JAX.
 
-JAX wants loops and kernels there to say them: `aval.manual_axis_type` from JAX 0.10 on, a set `aval.vma` before.
+Loops and kernels must declare them there: as `aval.manual_axis_type` from JAX 0.10 on, as a set `aval.vma` before.
 """
 
 import jax
 from jax import lax
 
-# Before JAX 0.8.2 there is pvary alone, of which newer ones warn.
+# Before JAX 0.8.2 there is only pvary, which is deprecated in newer versions.
 _cast = getattr(lax, "pcast", None)
 
 
 def varying(x) -> frozenset:
-    """Return the axes that an array varies over; outside shard_map there are none."""
+    """Return the axes that an array varies over; none outside shard_map."""
     aval = jax.typeof(x)
     axes = getattr(aval, "manual_axis_type", None)
     return aval.vma if axes is None else axes.varying
 
 
 def varying_like(like, tree):
-    """Mark `tree` as varying over the mesh axes that `like` varies over: inside shard_map loops ask for it."""
+    """Mark `tree` as varying over the mesh axes that `like` varies over, as loops inside shard_map require."""
     axes = frozenset().union(*map(varying, jax.tree.leaves(like)))
 
     def vary(x):

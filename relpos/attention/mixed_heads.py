@@ -1,4 +1,4 @@
-"""The attention of an encoding that mixes its heads' logits: each head's part for one head, what is mixed for all."""
+"""Attention with an encoding that mixes its heads' logits: each head's share of the work, and the mix of all heads."""
 
 import functools
 from collections.abc import Callable
@@ -29,16 +29,16 @@ from relpos.attention.transforms import features_of_heads
 
 
 def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = None):
-    """Run all heads of a row together, for each row.
+    """Run all heads of a batch row together, for each row.
 
     Args:
-      plan: of the call.
-      over_rows: maps a function over the axis B of all its arguments.
-      arrays: of the call.
-      done: an earlier result of the blockwise path, where only its gradients are wanted.
+      plan: the plan of the call.
+      over_rows: a transformation that maps a function over the axis B of all its arguments.
+      arrays: the arrays of the call.
+      done: an earlier result of the blockwise path, if only its gradients are needed.
 
     Returns:
-      The output [N, B, T, H], or the result of the blockwise path, with these two leading axes.
+      The output [N, B, T, H], or the result of the blockwise path with the leading axes N and B.
     """
     rules, cut, (planned,) = plan.rules, plan.layout, plan.parts
     (_, T, N, _), (S, K) = arrays.q.shape, arrays.k.shape[1:3]

@@ -1,4 +1,4 @@
-"""An encoding of several heads as encodings of one head each, whose slots may be called."""
+"""Split an encoding of several heads into encodings of one head each, whose slots can be called."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from relpos.attention.slots import Slots
 
 
 def split_heads(encoding: Slots) -> tuple[Any, Any, Any]:
-    """Return (graphdef, what is split over the heads, what they share).
+    """Return (graphdef, state that is split over heads, state that heads share).
 
-    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots may be
+    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots can be
     called. The axis has N query heads, or K key heads for a `PerKeyHead`: see `relpos.attention.per_head.for_heads`.
     """
     one = nnx.merge(*nnx.split(encoding))
@@ -27,7 +27,7 @@ def split_heads(encoding: Slots) -> tuple[Any, Any, Any]:
 def each_head(function: Callable[[Any], Any], encoding: Slots) -> Any:
     """Return function(encoding of one head) for each head, [N, ...].
 
-    [K, ...] where nothing is split but for key heads, [1, ...] where heads have nothing of their own.
+    The result is [K, ...] if only parameters per key head are split, and [1, ...] if all heads share everything.
     """
     split, per_head, shared = split_heads(encoding)
 

@@ -1,10 +1,10 @@
-"""One head's attention where the encoding walks along the row: from each query's own place outward, O(T) memory.
+"""One head's attention where the encoding walks along the row, from each query's own key outward: O(T) memory.
 
-The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135), which lets keys come in any order: here the
-last block of keys comes first, and each query hands a carry on from block to block (`Slots.walk`).
+The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) allows keys in any order: here the last block
+of keys comes first, and each query passes a carry on from block to block (`Slots.walk`).
 
-Backward, a block of queries walks out once more and notes its carry before each block of keys; then it walks back, and
-JAX differentiates the step past one block at a time. There are notes of one block of queries only.
+In the backward pass, a block of queries walks outward again and records its carry before each block of keys; then it
+walks back, and JAX differentiates the step past one block at a time. Only one block of queries has such records.
 """
 
 import functools
@@ -27,15 +27,15 @@ from relpos.positions import PADDING
 
 
 def in_order(places_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
-    """Sort keys by segment and place, so that what a query sees is one run of them; padding comes last.
+    """Sort keys by segment and order, so that a query sees one contiguous run of them; padding comes last.
 
     Args:
-      places_BS: what causality goes by.
-      segments_BS: ids, or None.
-      tree: what belongs to the keys, arrays [B, S, ...].
+      places_BS: the order, which defines causality.
+      segments_BS: segment ids, or None.
+      tree: arrays [B, S, ...] to sort.
 
     Returns:
-      The tree, sorted; as it is where every row is in order, as that of a cache is.
+      The sorted tree; nothing is moved if every row is sorted already, as in a cache.
     """
     behind = jnp.iinfo(jnp.int32).max
     if segments_BS is None:
@@ -62,16 +62,16 @@ class _Problem(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """The differentiable side; queries and keys are cut into blocks, [blocks, C or K, ...]."""
+    """The differentiable arrays; queries and keys are cut into blocks, [blocks, C or K, ...]."""
 
     state: Any  # of the encoding
     first: Any  # the carry before the first block of keys
-    q: Queries  # features are what `query_block` gave, and where pairs have a bias those of the tokens
-    k: Keys  # likewise of `key_block`
+    q: Queries  # features: the results of `query_block`, and the tokens' features if block_bias reads them
+    k: Keys  # likewise with `key_block`
 
 
 class _Places(NamedTuple):
-    """The integers; tokens are cut into blocks."""
+    """The arrays that are not differentiated; tokens are cut into blocks."""
 
     q: Tokens
     k: Tokens
@@ -89,7 +89,7 @@ class _Rows(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Blocks of keys [begin, end) which are handled alike."""
+    """A run of key blocks [begin, end) that are handled alike."""
 
     begin: Any
     end: Any
@@ -97,7 +97,7 @@ class _Run(NamedTuple):
 
 
 def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
-    """Cut the blocks of keys that a block of queries may see, the nearest first."""
+    """Cut the blocks of keys that a block of queries may see into runs, the nearest first."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     row = number * layout.rows + offset_of(layout, places.q, places.k)
     (region,) = regions((None,), rules, layout, row, key_blocks)
@@ -110,7 +110,7 @@ def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
         or places.k.segment is not None
     ):
         return [_Run(begin, end, False)]
-    # The blocks that even the first query sees completely.
+    # The first query, and so every query, sees all keys of the blocks before `past`.
     past = jnp.clip((row + rules.itself) // layout.columns, begin, end)
     return [_Run(past, end, False), _Run(begin, past, True)]
 
@@ -120,7 +120,7 @@ def _at(tree, number):
 
 
 def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, k):
-    """Walk past one block of keys, values apart: the logits before they are masked, and the carry."""
+    """Walk past one block of keys, without their values; return the unmasked logits and the carry."""
     encoding, rules = nnx.merge(problem.graphdef, state, places.state), problem.rules
     seen_CK = None if all_seen else reference.mask(rules, rows.tokens, k_tokens)
     (q_walking, q_features), (k_walking, k_features) = q.features, k.features
@@ -188,7 +188,7 @@ def _rows(inputs: _Inputs, places: _Places) -> _Rows:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_gradients(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
-    """Return what an earlier forward pass gave, with its gradients."""
+    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
     return done
 
 
@@ -224,7 +224,7 @@ _with_gradients.defvjp(_with_gradients_forward, _backward)
 
 
 def _walk_out(problem, inputs, places, rows, runs):
-    """Return the carry before each block of keys, [blocks, C, ...]; blocks that are not visited have zeros."""
+    """Return the carry before each block of keys, [blocks, C, ...]; zeros for blocks that are not visited."""
 
     def note(run, n, carried):
         carry, notes = carried
@@ -248,7 +248,7 @@ def _walk_out(problem, inputs, places, rows, runs):
 
 
 def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
-    """Take the gradients back past one block of keys."""
+    """Propagate the gradients back past one block of keys."""
     d_carry, d_q, (d_state, d_k) = carried
     d_out_CH, log_total_C, correction_C = of_result
     k, k_tokens = _at((inputs.k, places.k), at)
@@ -279,7 +279,7 @@ def _plus(a, b):
 
 
 def _zeros(tree):
-    """Zero accumulators, at least float32."""
+    """Return accumulators of zeros, in float32 or wider."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
@@ -294,25 +294,25 @@ def head(
     seed: Array | None,
     done: Result | None = None,
 ) -> Result:
-    """Attention of one head that walks; a row that sees no key gives zeros.
+    """Compute the attention of one head that walks; a row that sees no key gives zeros.
 
     Args:
       part: this head's encoding; it has no value vectors, see `SlotUse`.
       rules: the static choices.
-      layout: how to cut.
+      layout: how to cut the matrix.
       q: queries.
-      k: keys and values, in order of segment and position.
-      q_tokens: where the queries stand.
-      k_tokens: where the keys stand.
-      seed: dropout's, or None.
-      done: the result, where only its gradients are wanted.
+      k: keys and values, sorted by segment and position.
+      q_tokens: positions, segments and order of the queries.
+      k_tokens: positions, segments and order of the keys.
+      seed: the seed of dropout, or None.
+      done: an earlier result, if only its gradients are needed.
     """
     encoding = part.encoding
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
     first = encoding.begin(q.content, q.features)
     first, q, q_tokens = padding.cut((first, q, q_tokens), layout.rows)
     k, k_tokens = padding.cut((k, k_tokens), layout.columns)
-    # The tokens' own features are read again by a bias of pairs alone.
+    # Only block_bias reads the tokens' own features again.
     of_pairs = "block_bias" in encoding.overridden
     q_walking = jax.vmap(encoding.query_block)(q.content, q.features)
     k_walking = jax.vmap(encoding.key_block)(k.key, k.features)

@@ -1,4 +1,4 @@
-"""Whole blocks of tokens: what is appended to them no path lets anybody see."""
+"""Pad tokens to whole blocks; no query sees the appended keys."""
 
 from typing import Any
 
@@ -22,19 +22,19 @@ def pad(tree: Any, size: int) -> Any:
 
 
 def cut(tree: Any, size: int) -> Any:
-    """Pad, and cut into blocks, [blocks, size, ...]."""
+    """Pad, then cut into blocks, [blocks, size, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pad(tree, size))
 
 
 def whole_blocks(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> tuple[Tokens, Tokens]:
-    """Pad queries and keys to whole blocks, and hide the keys that were appended."""
+    """Pad queries and keys to whole blocks, and hide the appended keys."""
     T, S = q.row.shape[0], k.row.shape[0]
-    # Where causality hides them there is nothing to compare.
+    # Keys that causality hides need no segments.
     hidden = rules.causal and layout.consecutive and not layout.offset
     hidden = hidden and (T == S or choices.are_within(S, T))
     if round_up(S, layout.columns) != S and k.segment is None and not hidden:
         q, k = (tokens._replace(segment=jnp.ones_like(tokens.row)) for tokens in (q, k))
-    # Positions count on, so that padding stays causally behind; nobody reads the output of padding queries.
+    # Positions continue, so that causality hides the padding; the output of padding queries is not used.
     firsts = [tokens.position[0] if layout.offset else 0 for tokens in (q, k)]
     q, k = pad(q, layout.rows), pad(k, layout.columns)
     if layout.consecutive:

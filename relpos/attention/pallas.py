@@ -1,14 +1,14 @@
-"""One head's attention in GPU kernels (Pallas, lowered by Triton): O(T) memory, exact gradients to everything.
+"""One head's attention in GPU kernels (Pallas, lowered by Triton): O(T) memory, exact gradients to all inputs.
 
-FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the slots of position encodings. What is no matter of pairs is
-computed here in plain JAX, which differentiates it; with c the column of a pair's distance d in a band of W distances
+FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the slots of position encodings. Plain JAX computes and
+differentiates the terms of rows and columns; with c the column of a pair's distance d in a band of W distances,
 
     row_terms[i]    = scale * vector_query(q_i) . a_K  +  b                                  [T, W]
     column_terms[j] = scale * k_j . a_Q                                                      [S, W]
-    logit[i, j]     = scale * q_i . k_j + row_terms[i, c] + column_terms[j, c] + what is evaluated for each pair
+    logit[i, j]     = scale * q_i . k_j + row_terms[i, c] + column_terms[j, c] + the bias of the pair
     out[i]          = sum_j p_ij v_j  +  sum_w by_distance[i, w] a_V[w]
 
-the kernels read the terms and write the sums by distance. On a CPU they are interpreted, which is for tests.
+The kernels read the terms and write the sums by distance. On a CPU they are interpreted, for tests only.
 """
 
 import functools
@@ -43,11 +43,11 @@ _log = logging.getLogger(__name__)
 
 
 def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
-    """Run a kernel; sums by distance, where it makes them, begin as zeros."""
+    """Run a kernel; its sums by distance, if it computes any, start as zeros."""
     by_distance, outputs = shaped_like(
         inputs.q, (by_distance, outputs)
     )  # all vary alike, see `head`
-    # Kernels write parts of the near sums alone; these come first among the outputs, and begin as zeros.
+    # Kernels write only parts of the near sums, which come first among the outputs and start as zeros.
     near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
     zeros = None if near is None else jnp.zeros(near.shape, near.dtype)
 
@@ -101,7 +101,7 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
     inputs, places, outputs, log_total_T = residuals
     (T, _), S = inputs.q.shape, inputs.k.shape[0]
     layout, W, dtype = problem.layout, problem.width, log_total_T.dtype
-    # sum_j weights[i, j] * d weights[i, j], the softmax's correction.
+    # The softmax's correction, sum_j weights[i, j] * d weights[i, j].
     of_rows = lambda x, d: (x * d).reshape(T, -1).sum(1)  # noqa: E731
     correction_T = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(of_rows, outputs, d_outputs))), 0)
     backward = Backward(log_total_T, correction_T, *d_outputs)
@@ -135,9 +135,9 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _visits(
     rules: Rules, layout: Layout, q: Tokens, k: Tokens
 ) -> tuple[tuple[str, ...], bool, Visits]:
-    """Find the blocks that must be visited, from both sides, in runs, and whether far runs may hide pairs.
+    """Find the runs of blocks to visit, from both sides, and whether far runs may contain hidden pairs.
 
-    In a far run all pairs have one column of the band, so that there is nothing to look up.
+    In a far run all pairs share one column of the band, so that nothing needs to be looked up.
     """
     hides_far = q.segment is not None or rules.window != Window()
     if not layout.consecutive or (layout.band is None and hides_far):
@@ -165,9 +165,9 @@ def _visits(
 
 
 def _seen_from_keys(bounds: Int[Array, "blocks runs1"], block: Array) -> Int[Array, "keys runs1"]:
-    """Return the bounds of queries for each block of keys, of those of keys for each block of queries.
+    """Return the bounds of queries for each block of keys, given the bounds of keys for each block of queries.
 
-    Later queries have longer distances, so the runs come in reverse.
+    The runs are in reverse order, since later queries have longer distances.
     """
     inside = ((bounds[:, :-1, None] <= block) & (block < bounds[:, 1:, None]))[:, ::-1]
     first = inside.any(1).argmax(0)
@@ -176,7 +176,7 @@ def _seen_from_keys(bounds: Int[Array, "blocks runs1"], block: Array) -> Int[Arr
 
 
 def _pad(x: Array, rows: int, columns: int | None = None) -> Array:
-    """Append zeros up to this many rows, and columns."""
+    """Append zeros up to these numbers of rows and columns."""
     more = [(0, 0)] * (x.ndim - 1) if columns is None else [(0, columns - x.shape[1])]
     return jnp.pad(x, [(0, rows - x.shape[0]), *more])
 
@@ -190,7 +190,7 @@ def _log_interpreted() -> None:
 
 
 def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, places) -> None:
-    """Refuse what Triton cannot compile, before JAX does it in terms of primitives."""
+    """Refuse what Triton cannot compile, as JAX's own error would name only primitives."""
     sizes = problem.layout.rows, problem.layout.columns
     if any(size < 16 or size & (size - 1) for size in sizes):
         raise choices.NoKernelError(
@@ -208,13 +208,13 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
         jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",))
     except Exception as error:
         raise choices.NoKernelError(
-            f"{type(encoding).__name__} computes for each pair of tokens, or differentiates, what a Triton kernel "
-            f'cannot: use implementation="auto" or "blockwise". JAX says: {error}'
+            f"{type(encoding).__name__} evaluates for each pair of tokens, or differentiates, an operation that Triton "
+            f'kernels do not support: use implementation="auto" or "blockwise". JAX says: {error}'
         ) from error
 
 
 def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: Places) -> None:
-    """Refuse arrays that a kernel would have to hold: what it reads, it is given."""
+    """Refuse constant arrays in the encoding, since a kernel can only read arrays that it is given."""
     if type(encoding) is Slots:
         return
     C, K = problem.layout.rows, problem.layout.columns
@@ -248,18 +248,18 @@ def head(
     seed: Array | None,
     done: None = None,
 ) -> Float[Array, "T H"]:
-    """Attention of one head by GPU kernels; a row that sees no key gives zeros.
+    """Compute the attention of one head by GPU kernels; a row that sees no key gives zeros.
 
     Args:
-      part: this head's encoding, or empty `Slots` where its tables say all; they are empty if the layout has no band.
+      part: this head's encoding, or empty `Slots` if tables hold all that blocks read. No band means empty tables.
       rules: the static choices.
-      layout: how to cut.
+      layout: how to cut the matrix.
       q: queries.
       k: keys and values.
-      q_tokens: where the queries stand.
-      k_tokens: where the keys stand.
-      seed: dropout's, or None.
-      done: None: the kernels have a backward pass of their own.
+      q_tokens: positions, segments and order of the queries.
+      k_tokens: positions, segments and order of the keys.
+      seed: the seed of dropout, or None.
+      done: always None, since the kernels have their own backward pass.
     """
     encoding, tables = part.encoding, part.tables
     (T, H), (S, V) = q.content.shape, k.value.shape

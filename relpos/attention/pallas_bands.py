@@ -1,7 +1,7 @@
-"""Values and sums by distance in GPU kernels: what `relpos.attention.reach` does for blocks in plain JAX.
+"""Values and sums by distance in GPU kernels, the counterpart of `relpos.attention.reach` for plain JAX.
 
-A band has W columns, one for each distance. At consecutive positions plain JAX skews it (`lay_out`), so that a kernel
-reads and writes a block's pairs as one tile; at scattered ones kernels look up each pair's column.
+A band has W columns, one for each distance. For consecutive positions, plain JAX skews it (`lay_out`), so that a kernel
+reads and writes a block's pairs as one tile; for scattered positions, kernels look up each pair's column.
 """
 
 import functools
@@ -19,10 +19,10 @@ from relpos.attention.regions import Layout
 
 
 class Frame(NamedTuple):
-    """Where the tiles of near blocks lie in a skewed band.
+    """The layout of near blocks' tiles in a skewed band.
 
-    Place m of row i of a block holds column first - i + m of the band. The tile with a block of the other side begins
-    at `offset` + how much later that block's first token stands.
+    Place m of row i of a block holds column first - i + m of the band. The tile for a block of the other side starts at
+    `offset` plus the distance from the first token of this block to the first token of that block.
     """
 
     rows: int
@@ -43,19 +43,19 @@ class Frame(NamedTuple):
         return cls(K, future - high, high, low + high + C)
 
     def column(self, W: int) -> Array:
-        """Return the column of the band that each place of a block's rows holds, [rows, width]."""
+        """Return the column of the band that each place in a block's rows holds, [rows, width]."""
         i, m = jnp.arange(self.rows)[:, None], jnp.arange(self.width)
         return jnp.clip(self.first - i + m, 0, W - 1)
 
     def place(self, W: int) -> tuple[Array, Array]:
-        """Return the place of each column of the band in a block's rows, [rows, W], and whether it has one."""
+        """Return the place of each column of the band in a block's rows, [rows, W], and whether there is one."""
         at = jnp.arange(W) - self.first + jnp.arange(self.rows)[:, None]
         return jnp.clip(at, 0, self.width - 1), (at >= 0) & (at < self.width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
-    """Lay out the values of near blocks; its transpose is written by hand, since JAX would scatter."""
+    """Lay out the values of near blocks; the transpose is written by hand, since JAX would scatter."""
     W = x_TW.shape[1]
     blocks = x_TW.reshape(-1, frame.rows, W)
     return jnp.take_along_axis(blocks, frame.column(W)[None], 2).reshape(-1, frame.width)
@@ -63,10 +63,10 @@ def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _unskew(frame: Frame, W: int, p_TM: Float[Array, "T M"]) -> Float[Array, "T W"]:
-    """Sum what `_skew` laid out by distance, its transpose."""
+    """Sum values in the layout of `_skew` by distance, the transpose of `_skew`."""
     blocks = p_TM.reshape(-1, frame.rows, frame.width)
     at, there = frame.place(W)
-    # Between the ends of the band a row has one pair for each distance.
+    # Between the ends of the band, each row has one pair for each distance.
     sums = jnp.where(there, jnp.take_along_axis(blocks, at[None], 2), 0)
     column = frame.column(W)
     for end in {0, W - 1}:
@@ -85,28 +85,28 @@ _unskew.defvjp(
 
 
 class LaidOut(NamedTuple):
-    """A band as kernels have it at consecutive positions; of keys, `near` is turned."""
+    """A band in the layout that kernels read at consecutive positions; for keys, `near` is transposed."""
 
-    near: Any  # [T, width of the frame]; of a band that all rows share, the rows of one block
-    past: Any  # [T] or [1], of all distances beyond the band
+    near: Any  # [T, width of the frame]; for a band that all rows share, the rows of one block
+    past: Any  # [T] or [1], for all distances beyond the band
     future: Any
 
 
 def lay_out(layout: Layout, x_TW: Array | None, axis: int) -> Any:
-    """Lay a band out for kernels, of queries (axis 1) or keys (axis 0), or [1, W] of all of them."""
+    """Lay out a band for kernels, of queries (axis 1) or keys (axis 0); [1, W] if all of them share it."""
     if x_TW is None or not layout.consecutive:
         return x_TW
     frame = Frame.of(layout, x_TW.shape[1], axis)
     ends = x_TW[:, 0], x_TW[:, -1]
     if x_TW.shape[0] == 1:
         x_TW = jnp.repeat(x_TW, frame.rows, 0)
-    # Seen from the keys distances rise.
+    # For keys the distances rise.
     near = _skew(frame, x_TW) if axis == 1 else _skew(frame, x_TW[:, ::-1]).T
     return LaidOut(near, *ends)
 
 
 def collect(layout: Layout, W: int, sums: Any) -> Any:
-    """Return sums by distance of each query, [T, W], from what a kernel wrote."""
+    """Return each query's sums by distance, [T, W], from a kernel's output."""
     if not isinstance(sums, LaidOut):
         return sums
     sums_TW = _unskew(Frame.of(layout, W, 1), W, sums.near)
@@ -114,12 +114,12 @@ def collect(layout: Layout, W: int, sums: Any) -> Any:
 
 
 def gradient_of_terms(terms: Any, sums: Any) -> Any:
-    """Return sums by distance as the gradient of what `lay_out` gave: what all rows share is summed over them."""
+    """Return the gradient of the result of `lay_out`, from sums by distance; rows that share a band are summed."""
     return jax.tree.map(lambda x, d: d.reshape(-1, *x.shape).sum(0), terms, sums)
 
 
 def sums_like(layout: Layout, W: int, length: int, dtype: Any, axis: int) -> Any:
-    """Return the shapes of sums by distance that a kernel writes; scattered ones in one piece, a power of two."""
+    """Return the shapes of the sums by distance that a kernel writes; for scattered positions a power of two wide."""
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     if not layout.consecutive:
         return shape((length, pl.next_power_of_2(W)))
@@ -137,28 +137,28 @@ class Block(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return how many tokens it has."""
+        """The number of tokens in the block."""
         return self.layout.rows if self.axis == 1 else self.layout.columns
 
     @property
     def tokens(self) -> Any:
-        """Return which tokens these are."""
+        """The slice of the block's tokens."""
         return pl.ds(self.number * self.size, self.size)
 
     def tile(self, later: Array) -> tuple[Any, Any]:
-        """Return the tile of a block of the other side; `later`: its first key less its first query."""
+        """Return the tile for a block of the other side; `later`: its first key minus its first query."""
         frame = Frame.of(self.layout, self.W, self.axis)
         if self.axis == 1:
             return self.tokens, pl.ds(frame.offset + later, self.layout.columns)
         return pl.ds(frame.offset - later, self.layout.rows), self.tokens
 
     def of_pairs(self, x: Array) -> Array:
-        """Give each token's value to all its pairs."""
+        """Broadcast each token's value to all its pairs."""
         return jnp.expand_dims(x, self.axis)
 
 
 def terms_of(block: Block, given: Any) -> Any:
-    """Take a block of what `lay_out` gave."""
+    """Return a block of the result of `lay_out`."""
     if given is None:
         return None
     if not isinstance(given, LaidOut):
@@ -170,14 +170,14 @@ def terms_of(block: Block, given: Any) -> Any:
 
 
 def sums_of(block: Block, written: Any) -> Any:
-    """Return how a block's sums by distance come about, in what `sums_like` says."""
+    """Return the accumulator of a block's sums by distance, for an output shaped as `sums_like` says."""
     if written is None:
         return NoSums()
     return TileSums(block, written) if isinstance(written, LaidOut) else LookupSums(block, written)
 
 
 class Tiles(NamedTuple):
-    """Values by distance at consecutive positions; `index` is "past", "future" or where the tile is."""
+    """Values by distance at consecutive positions; `index` is "past", "future" or the tile's location."""
 
     block: Block
     near: Any
@@ -192,7 +192,7 @@ class Tiles(NamedTuple):
 
 
 class TileSums(NamedTuple):
-    """Sums by distance at consecutive positions: near ones are not summed, each has a place of its own."""
+    """Sums by distance at consecutive positions; near values are not summed, since each has its own place."""
 
     block: Block
     written: LaidOut  # near: zeros
@@ -209,15 +209,15 @@ class TileSums(NamedTuple):
         return sums
 
     def store(self, sums: Any) -> None:
-        """Write what was not written block by block."""
+        """Write the sums that were not written block by block."""
         self.written.past[self.block.tokens] = sums["past"]
         self.written.future[self.block.tokens] = sums["future"]
 
 
 class Lookup(NamedTuple):
-    """Values by distance at scattered positions; `index` has the column of each pair.
+    """Values by distance at scattered positions; `index` holds the column of each pair.
 
-    The two ends of the band, which all distances beyond it share, are kept; only pairs in between go to memory.
+    The two ends of the band, which all distances beyond it share, stay in registers; only pairs in between read memory.
     """
 
     ref: Any
@@ -226,7 +226,7 @@ class Lookup(NamedTuple):
 
     @classmethod
     def of(cls, block: Block, ref: Any) -> "Lookup":
-        """Take a block of rows, or the only row."""
+        """Return the values of a block of rows, or of the only row."""
         if ref.shape[0] == 1:
             block = block._replace(number=0, layout=block.layout._replace(rows=1, columns=1))
         at = block.of_pairs(block.number * block.size + jnp.arange(block.size, dtype=jnp.int32))
@@ -243,7 +243,7 @@ class Lookup(NamedTuple):
 
 
 class LookupSums(NamedTuple):
-    """Sums by distance at scattered positions: any pairs may share one, so each is a pass over the block: slow."""
+    """Sums by distance at scattered positions; slow, since each distance takes a pass over the block."""
 
     block: Block
     ref: Any  # [T, W or more]
@@ -263,12 +263,12 @@ class LookupSums(NamedTuple):
         return lax.fori_loop(0, self.block.W, add, sums)
 
     def store(self, sums: Any) -> None:
-        """Write them."""
+        """Write the sums."""
         self.ref[self.block.tokens, :] = sums
 
 
 class NoSums:
-    """What stands for sums where no slot has values by distance."""
+    """An accumulator that does nothing, for encodings without values by distance."""
 
     def zeros(self, dtype) -> None:
         """Return nothing."""

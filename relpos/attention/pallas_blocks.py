@@ -1,6 +1,6 @@
-"""What a kernel of `relpos.attention.pallas_kernels` is given, the blocks it takes of that, and the logits of a pair.
+"""The arguments of the kernels in `relpos.attention.pallas_kernels`, their blocks, and the logits of a block.
 
-Arrays come whole and are cut here. The head dimension is worked on in chunks, for heads of any size.
+Kernels get whole arrays, which are cut here. The head dimension is processed in chunks, to support heads of any size.
 """
 
 import functools
@@ -29,26 +29,26 @@ class Problem(NamedTuple):
     rules: Rules
     layout: Layout
     width: int  # W, of the band
-    runs: tuple[str, ...]  # of keys that a block of queries visits: "past", "near", "future"
-    hides_far: bool  # whether pairs may be hidden in a run that is not near
+    runs: tuple[str, ...]  # of keys for a block of queries: "past", "near", "future"
+    hides_far: bool  # whether a run that is not near may contain hidden pairs
     interpreted: bool = False  # on a CPU, for tests
 
 
 class Inputs(NamedTuple):
-    """The differentiable side, padded to whole blocks and chunks."""
+    """The differentiable arrays, padded to whole blocks and chunks."""
 
     state: Any  # of the encoding, a list of arrays
     q: Array  # [T, H]
     k: Array  # [S, H]
     v: Array  # [S, V]
-    row_terms: Any  # [T, W], or [1, W] for all rows, as `pallas_bands.lay_out` has them, or None
+    row_terms: Any  # [T, W], or [1, W] for all rows, laid out by `pallas_bands.lay_out`, or None
     column_terms: Any  # [S, W], likewise
     q_features: Any
     k_features: Any
 
 
 class Places(NamedTuple):
-    """The integers."""
+    """The arrays that are not differentiated."""
 
     q: Tokens
     k: Tokens
@@ -58,19 +58,19 @@ class Places(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """The runs of blocks that hold visible pairs: each goes from one bound to the next."""
+    """The bounds of the runs of blocks with visible pairs: each run lasts from one bound to the next."""
 
     keys: Array  # [blocks of queries, runs + 1]
     queries: Array  # [blocks of keys, runs + 1]: the runs in reverse
 
 
 class Backward(NamedTuple):
-    """What the backward pass knows of each query, beside the inputs."""
+    """What the backward pass needs for each query, besides the inputs."""
 
     log_total: Array  # [T], of the softmax's denominator, to the base 2
     correction: Array  # [T]
     d_out: Array  # [T, V]
-    d_by_distance: Any  # [T, W], as `pallas_bands.lay_out` has them, or None
+    d_by_distance: Any  # [T, W], laid out by `pallas_bands.lay_out`, or None
 
 
 class BlockOfQueries(NamedTuple):
@@ -104,7 +104,7 @@ class BlockOfSlopes(NamedTuple):
 
 
 def chunk(size: int) -> int:
-    """Return in which pieces a head dimension is worked on: what a GPU's matrix units take, or 64."""
+    """Return the size of the chunks of a head dimension: a power of two that a GPU's matrix units take, at most 64."""
     return min(64, max(16, pl.next_power_of_2(size)))
 
 
@@ -118,13 +118,13 @@ def _take(tree, rows):
 
 
 def put(tree, rows, values) -> None:
-    """Store values of these rows in arrays alike."""
+    """Store values in these rows of a tree of arrays."""
     for ref, value in zip(jax.tree.leaves(tree), jax.tree.leaves(values), strict=True):
         ref[rows] = value.astype(ref.dtype)
 
 
 def put_chunks(ref, rows, values: list[Array]) -> None:
-    """Store the chunks of these rows in one array."""
+    """Store chunks in these rows of one array."""
     for i, value in enumerate(values):
         size = value.shape[1]
         ref[rows, pl.ds(i * size, size)] = value.astype(ref.dtype)
@@ -150,7 +150,7 @@ def block_of_keys(problem: Problem, inputs: Inputs, places: Places, number) -> B
 
 
 def block_of_slopes(problem: Problem, backward: Backward, number) -> BlockOfSlopes:
-    """Load what the backward pass knows of a block of queries."""
+    """Load what the backward pass needs for a block of queries."""
     C = problem.layout.rows
     rows = pl.ds(number * C, C)
     block = band_block(problem, number, axis=1)
@@ -164,7 +164,7 @@ def block_of_slopes(problem: Problem, backward: Backward, number) -> BlockOfSlop
 
 
 def dot(problem: Problem, a: Array, b: Array, over: tuple[int, int] = (1, 0)) -> Array:
-    """Sum over these axes, in float32 or wider."""
+    """Return the product of a and b, summed over these axes in float32 or wider."""
     wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
     if problem.interpreted:  # a CPU has no product of half-precision numbers with wider sums
         a, b = a.astype(wide), b.astype(wide)
@@ -173,7 +173,7 @@ def dot(problem: Problem, a: Array, b: Array, over: tuple[int, int] = (1, 0)) ->
 
 
 def dot_chunks(problem: Problem, a: list[Array], b: list[Array]) -> Array:
-    """Return a @ b.T."""
+    """Return a @ b.T, for matrices in chunks."""
     return sum(dot(problem, x, y, (1, 1)) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
@@ -183,7 +183,7 @@ def _distances(problem: Problem, queries: BlockOfQueries, keys: BlockOfKeys) -> 
 
 
 def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys) -> Any:
-    """Return where the pairs' values are in the band, see `pallas_bands`; None without one."""
+    """Return the index of the pairs' values in the band, see `pallas_bands`; None without a band."""
     layout = problem.layout
     if layout.band is None:
         return None
@@ -193,12 +193,12 @@ def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfK
 
 
 def band_block(problem: Problem, number, axis: int) -> pallas_bands.Block:
-    """Return a block of queries (axis 1) or keys (axis 0) as the band knows it."""
+    """Return a block of queries (axis 1) or keys (axis 0) of the band."""
     return pallas_bands.Block(problem.layout, problem.width, axis, number)
 
 
 def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:
-    """What the encoding computes for each pair; None: nothing."""
+    """Return the bias that the encoding evaluates for each pair; None without one."""
     variables = jax.tree.unflatten(problem.variables, [*state, *places.state])
     encoding = nnx.merge(problem.graphdef, *variables)
     bias_CK = None
@@ -214,7 +214,7 @@ def evaluate(problem: Problem, places: Places, queries, keys, state, q_features,
 def logits_of(
     problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys, index, bias_CK
 ) -> tuple:
-    """Return the logits, and who is seen; None: all."""
+    """Return the logits and the mask of visible pairs; mask None: all are visible."""
     dots_CK = dot_chunks(problem, queries.q, keys.k)
     terms = [side.terms.read(index) for side in (queries, keys) if side.terms is not None]
     logits_CK = reference.finish_logits(problem.rules, dots_CK, *terms, bias_CK)
@@ -225,7 +225,7 @@ def logits_of(
 
 
 def hide(mask_CK: Array | None, logits_CK: Array) -> Array:
-    """Give the pairs that do not see each other the least logit."""
+    """Replace the logits of hidden pairs."""
     if mask_CK is None:
         return logits_CK
     hidden, _ = hidden_logit(logits_CK.dtype)

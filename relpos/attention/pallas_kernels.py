@@ -1,6 +1,6 @@
-"""The kernels of `relpos.attention.pallas`: a program owns a block of queries, or of keys, and visits the other side.
+"""The kernels of `relpos.attention.pallas`: a program owns a block of queries or keys, and visits the other side.
 
-No two programs write to the same place, so there are no atomics, and sums are the same in every run.
+No two programs write to the same memory, so there are no atomics, and every run gives the same sums.
 """
 
 import functools
@@ -40,7 +40,7 @@ _LOG2_E = math.log2(math.e)
 
 
 def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, out_TV, log_total_T):
-    """Attention of a block of queries, and its weights summed by distance where there are value vectors."""
+    """Compute the attention of a block of queries and, if there are value vectors, its weights summed by distance."""
     number, C = pl.program_id(0), problem.layout.rows
     rows = pl.ds(number * C, C)
     places, state = loaded(places, inputs.state)
@@ -97,14 +97,14 @@ def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, ou
 
 
 def _weights(logits_CK, log_total_C):
-    """Return exp(logits - total), given log2(e) * total: one fused product and a GPU's own exponential."""
+    """Return exp(logits - total), given log2(e) * total: one fused multiply-add and the GPU's native exp2."""
     return jnp.exp2(_LOG2_E * logits_CK - log_total_C[:, None])
 
 
 def _pair_gradients(
     problem: Problem, run: str, places: Places, queries, keys, slopes: BlockOfSlopes, bias_CK
 ):
-    """Return the weights that were kept, the gradient of the logits, and the index."""
+    """Return the weights after dropout, the gradient of the logits, and the index."""
     index = index_of(problem, run, queries, keys)
     logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
     weights_CK = _weights(hide(mask_CK, logits_CK), slopes.log_total)
@@ -116,7 +116,7 @@ def _pair_gradients(
     d_kept_CK = dot_chunks(problem, d_out, keys.v)
     if slopes.d_by_distance is not None:
         d_kept_CK += slopes.d_by_distance.read(index)
-    # Keeping is linear, its transpose is itself.
+    # Dropout is linear and its own transpose.
     d_logits_CK = weights_CK * (keep(d_kept_CK) - slopes.correction[:, None])
     if problem.rules.softcap is not None:
         d_logits_CK *= 1 - (logits_CK / problem.rules.softcap) ** 2
@@ -127,7 +127,7 @@ def query_gradients(
     problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
     d_terms, d_q_TH, d_features, d_state,
 ):  # fmt: skip
-    """Gradients of a block of queries, and the block's part of those of the encoding's variables."""
+    """Compute the gradients of a block of queries, and its contribution to those of the encoding's variables."""
     number, C = pl.program_id(0), problem.layout.rows
     rows = pl.ds(number * C, C)
     places, state = loaded(places, inputs.state)
@@ -171,7 +171,7 @@ def key_gradients(
     problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
     d_terms, d_k_SH, d_v_SV, d_features,
 ):  # fmt: skip
-    """Gradients of a block of keys."""
+    """Compute the gradients of a block of keys."""
     number, K = pl.program_id(0), problem.layout.columns
     columns = pl.ds(number * K, K)
     places, state = loaded(places, inputs.state)

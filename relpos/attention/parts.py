@@ -1,4 +1,4 @@
-"""The parts of an encoding, and which terms they are: of distances where tables hold them, of pairs where not."""
+"""The parts of an encoding, and their terms: terms of distances if tables hold them, terms of pairs otherwise."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,20 +16,20 @@ from relpos.attention.value_terms import PairValues, Values, ValueVectors
 
 
 def is_inexact(path, variable):
-    """Tell trained numbers from integers, for `nnx.split`."""
+    """Whether a variable holds real numbers rather than integers, a filter for `nnx.split`."""
     return jnp.issubdtype(variable[...].dtype, jnp.inexact)
 
 
 class Part(NamedTuple):
-    """One of the encodings, of one head, that are summed up.
+    """One summand of a sum of encodings, for one head.
 
-    Each has its own distance beyond which it is constant, so that one which never is widens no other's band.
+    Each part has its own band, so that a part without constant_beyond does not widen the others' bands.
 
     Attributes:
-      encoding: the encoding, or empty `Slots` where the tables say all.
+      encoding: the encoding, or empty `Slots` if the tables hold all that blocks read.
       beyond: its constant_beyond, or None.
-      band: `Layout.band`, this part's.
-      tables: from `tabulate`, with the same rules and, but for the band, the same layout.
+      band: its `Layout.band`.
+      tables: from `tabulate`, with the same rules and, except for the band, the same layout.
     """
 
     encoding: Slots
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 def terms_of(parts: Sequence[Part], rules: Rules, layout: Layout) -> Terms:
-    """List the terms of content, and those of each part."""
+    """Return the terms of the content and those of each part."""
     logits, values = [Content()], [Values()]
     for number, part in enumerate(parts):
         of_part = _terms_of(number, part, rules, part.layout(layout))
@@ -53,7 +53,7 @@ def terms_of(parts: Sequence[Part], rules: Rules, layout: Layout) -> Terms:
 
 
 def _terms_of(number: int, part: Part, rules: Rules, layout: Layout) -> Terms:
-    """List the terms that a part's tables fill, and those that its encoding fills for each pair."""
+    """Return the terms that read a part's tables, and those that evaluate its encoding for each pair."""
 
     def of_slot(kind, slot):
         by_region = [getattr(table, slot) for table in part.tables]

@@ -1,4 +1,4 @@
-"""What belongs to heads: kinds of parameters, and what an axis of heads is made of."""
+"""Parameters per head, and functions for arrays with an axis of heads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,13 @@ from flax import nnx
 
 
 class PerHead(nnx.Param):
-    """A trained parameter whose first axis is heads; inside a slot that axis is gone."""
+    """A trained parameter whose first axis is heads; slots see it without that axis."""
 
 
 class PerKeyHead(nnx.Param):
-    """A trained parameter whose first axis is key heads: the query heads that share a key head share it.
+    """A trained parameter whose first axis is key heads: query heads that share a key head share the parameter.
 
-    What `tokens` and `key` make of such parameters alone is each key head's too, and a cache keeps it once.
+    If `tokens` and `key` read no other parameters per head, a cache keeps their results once for each key head.
     """
 
 
@@ -24,7 +24,7 @@ class PerHeadConstant(nnx.Variable):
 
 
 class PerKeyHeadConstant(PerHeadConstant):
-    """A fixed number per key head: to `PerKeyHead` what `PerHeadConstant` is to `PerHead`."""
+    """A fixed number per key head: split like `PerKeyHead`, never trained."""
 
 
 OF_KEY_HEADS = (PerKeyHead, PerKeyHeadConstant)
@@ -32,7 +32,7 @@ SPLIT = (PerHead, PerKeyHead, PerHeadConstant)
 
 
 def repeated(tree: Any, heads: int, *, axis: int) -> Any:
-    """Repeat along an axis of heads, each for its group, until there are so many."""
+    """Repeat the entries of an axis of heads, each for its group, up to this number of heads."""
 
     def of_leaf(x):
         return x if x.shape[axis] == heads else jnp.repeat(x, heads // x.shape[axis], axis)
@@ -41,23 +41,23 @@ def repeated(tree: Any, heads: int, *, axis: int) -> Any:
 
 
 def for_heads(per_head: Any, heads: int | None = None) -> Any:
-    """Give each head what it shares with its group.
+    """Repeat what is split over fewer heads, so that each head has its own entry.
 
     Args:
-      per_head: from `split_heads`, of N heads and of K.
-      heads: N; None: as many as anything is split over.
+      per_head: state from `split_heads`, with leading axes N or K.
+      heads: N; None: the largest leading axis.
     """
     sizes = [x.shape[0] for x in jax.tree.leaves(per_head)]
     return repeated(per_head, max(sizes, default=1) if heads is None else heads, axis=0)
 
 
 def varies(function: Callable[[Any], Any], mapped: Any, fixed: Any) -> bool:
-    """Whether what a function gives depends on what differs by head; nothing is computed.
+    """Whether a function's result depends on arrays that differ by head; nothing is computed.
 
     Args:
-      function: of a list of arrays, for one head.
-      mapped: the arrays of all heads, [N, ...], None where heads have none of their own.
-      fixed: an array in the place of each None.
+      function: a function of a list of arrays, for one head.
+      mapped: the arrays of all heads, [N, ...]; None where heads share an array.
+      fixed: the shared arrays; they replace each None.
     """
     if all(x is None for x in mapped):
         return False
@@ -67,7 +67,7 @@ def varies(function: Callable[[Any], Any], mapped: Any, fixed: Any) -> bool:
 
     try:
         jax.eval_shape(jax.vmap(of_head, out_axes=None), mapped)
-    except ValueError:  # a mapped result where none was to be, or the function's own error
+    except ValueError:  # the result is mapped, or the function raised: then it raises again
         jax.eval_shape(jax.vmap(of_head), mapped)
         return True
     return False

@@ -1,4 +1,4 @@
-"""What a call decides: the path, how the attention matrix is cut, and how blocks read distance slots."""
+"""The plan of a call: its path, how the attention matrix is cut, and how blocks read distance slots."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from relpos.attention.slots import Slots
 
 
 class PartPlan(NamedTuple):
-    """How one part of a sum is evaluated; an encoding that is no sum is one part.
+    """How one part of a sum is evaluated; an encoding that is not a sum has one part.
 
     Attributes:
-      filled: the slots that it fills.
+      filled: the slots that the part fills.
       beyond: its constant_beyond; None if no distance reaches it.
-      band: `Layout.band`, this part's.
-      tabulated: blocks read its distances from a table.
-      factored: its distances are factors, beside the queries and keys; neither: they are evaluated for each pair.
+      band: its `Layout.band`.
+      tabulated: whether blocks read its distance slots from a table.
+      factored: whether factors, appended to queries and keys, replace them; if neither, each pair evaluates them.
     """
 
     filled: SlotUse
@@ -31,18 +31,18 @@ class PartPlan(NamedTuple):
 
     @property
     def evaluated(self) -> bool:
-        """Whether blocks call the encoding itself: for block_bias, walk, or distances without table or factors."""
+        """Whether blocks call the encoding itself: for block_bias, walk, or distance slots without table or factors."""
         by_pair = self.filled.distances and not self.tabulated and not self.factored
         return self.filled.block_bias or self.filled.walks or by_pair
 
 
 class Known(NamedTuple):
-    """What is known of a call's positions before the program runs.
+    """What is known about a call's positions at trace time.
 
     Attributes:
-      consecutive: the distance of visible pairs is i - j + one constant.
-      offset: the constant may be other than 0.
-      whole: positions are whole numbers.
+      consecutive: whether the distance of all visible pairs is i - j + one constant.
+      offset: whether the constant may differ from 0.
+      whole: whether positions are integers.
       longest: a bound on |d| of visible pairs; None: not known.
     """
 
@@ -57,12 +57,12 @@ class Plan(NamedTuple):
 
     Attributes:
       path: reference, blockwise, outward or pallas.
-      rules: who sees whom, the scale, softcap and dropout.
+      rules: visibility, scale, softcap and dropout.
       filled: the slots that the whole encoding fills.
-      graphdef: of the encoding.
+      graphdef: the encoding's graphdef.
       layout: how the attention matrix is cut.
-      parts: of a sum on the blockwise path; elsewhere the whole is the one part.
-      padded: keys out of a cache may have zeros in front, which make them as wide as those of other heads.
+      parts: the parts of a sum on the blockwise path; on other paths the whole encoding is one part.
+      padded: whether keys out of a cache may have leading zeros, which make them as wide as those of other heads.
     """
 
     path: str
@@ -75,11 +75,11 @@ class Plan(NamedTuple):
 
     @property
     def in_blocks(self) -> bool:
-        """Whether the path leaves a `blockwise.Result`."""
+        """Whether the path returns a `blockwise.Result`."""
         return self.path in ("blockwise", "outward")
 
     def parts_of(self, encoding: Slots) -> tuple[Slots, ...]:
-        """Return the encodings that the plans of parts are for."""
+        """Return the encodings that `parts` plans, one for each entry."""
         return encoding.parts if len(self.parts) > 1 else (encoding,)
 
     def features_of_parts(self, encoding: Slots, features: Any) -> tuple[Any, ...]:
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
         known: Known,
         block_sizes: tuple[int, int] | None,
     ) -> "Plan":
-        """Choose by path, positions and slots; sizes are T, S, N, H."""
+        """Return the plan for an encoding and what is known of the positions; sizes are T, S, N, H."""
         T, S, N, H = sizes
         consecutive = known.consecutive
         filled = SlotUse.of(encoding)
@@ -126,7 +126,7 @@ class Plan(NamedTuple):
                 consecutive=consecutive, band=part.band, block_sizes=block_sizes,
             )  # fmt: skip
             return made(cut, (part,))
-        # Each part has a band of its own, so that one whose distances never end widens no other's.
+        # Each part has its own band, so that a part without constant_beyond does not widen the others' bands.
         parts = (encoding,) if filled.mixes else encoding.parts
         tables = tables or (None,) * len(parts)
         together = N if filled.mixes else 1
@@ -147,7 +147,7 @@ def _kernels(
     rules: Rules,
     known: Known,
 ) -> tuple[PartPlan, int]:
-    """Plan for GPU kernels, and say how wide queries and keys are there."""
+    """Return the plan for GPU kernels, and the width of queries and keys in them."""
     T, S, H = sizes
     if filled.mixes:
         raise choices.NoKernelError(checks.no_kernel_mixes(encoding))
@@ -156,7 +156,7 @@ def _kernels(
     if not filled.normalized:
         raise choices.NoKernelError(checks.no_kernel_unnormalized(encoding))
     band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
-    beyond, may_factor = _held(encoding, filled, rules, known.whole)
+    beyond, may_factor = _clamp(encoding, filled, rules, known.whole)
     if band is None and beyond is not None:
         band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
     factored = band is None and may_factor
@@ -176,13 +176,13 @@ def _blockwise(
     block_sizes,
     together: int,
 ) -> tuple[PartPlan, regions.Layout]:
-    """Plan one part of the blockwise path, and the blocks that it would have by itself."""
+    """Return the plan of one part on the blockwise path, and the layout that it would have alone."""
     T, S, H = sizes
     consecutive, offset = known.consecutive, known.offset
     filled, band = SlotUse.of(part, encoding), _length(table)
-    beyond, may_factor = _held(part, filled, rules, known.whole)
+    beyond, may_factor = _clamp(part, filled, rules, known.whole)
     if band is not None and offset:
-        beyond, band = band, None  # no distance goes beyond it
+        beyond, band = band, None  # no distance is longer
     elif consecutive and not offset and beyond is not None and choices.are_within(beyond, T, S):
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
@@ -200,11 +200,11 @@ def _blockwise(
     return PartPlan(filled, beyond, cut.band, cut.has_table, factored), cut
 
 
-def _held(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[int | None, bool]:
+def _clamp(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[int | None, bool]:
     """Return where distances clamp, and whether factors may replace the slot.
 
-    A band holds whole distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
-    while `mix` wants the bias by itself. Where blocks call the encoding for its block_bias they ask for distances too.
+    A band holds integer distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
+    while `mix` needs the bias by itself. Blocks that call the encoding for its block_bias also evaluate its distances.
     """
     beyond = encoding.constant_beyond
     may_factor = bool(filled.factors) and not filled.block_bias and (whole or beyond is None)
@@ -214,5 +214,5 @@ def _held(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple[
 
 
 def _length(table: Tables | None) -> int | None:
-    """Return the longest distance that a table out of a cache holds."""
+    """Return the longest distance in a table out of a cache."""
     return None if table is None else jax.tree.leaves(table)[0].shape[1] - 1

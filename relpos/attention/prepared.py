@@ -1,4 +1,4 @@
-"""What a call is given, and one head's queries and keys as the encoding and the plan want them."""
+"""The arrays of a call, and how they become the queries, keys and parts of one head."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,21 +18,21 @@ from relpos.positions import Consecutive
 
 
 class Arrays(NamedTuple):
-    """The arrays of one call; what was not given is None."""
+    """The arrays of one call; None for what was not given."""
 
     state: Any
-    tables: tuple[Any, ...] | None  # of each part of a sum
+    tables: tuple[Any, ...] | None  # one for each part of a sum
     q: Array
     k: Array
     v: Array
     q_features: Any
     k_features: Any
-    places: tuple[Any, ...]  # positions, segments and order of queries and of keys, by turns
+    places: tuple[Any, ...]  # q_positions, k_positions, q_segments, k_segments, q_order, k_order
     seeds: Array | None
 
 
 def of_all_rows(places: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Split places into those of each row, and the positions that start at the same number in all rows."""
+    """Split places into those of each row, and positions that start at the same number in all rows."""
     shared = tuple(isinstance(x, Consecutive) and jnp.ndim(x.start) == 0 for x in places)
     pairs = list(zip(places, shared, strict=True))
     return (
@@ -42,7 +42,7 @@ def of_all_rows(places: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ..
 
 
 def tokens_of(T, S, places: tuple[Any, ...], shared: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
-    """Return where the queries and the keys of one row stand, from both of what `of_all_rows` gives."""
+    """Return the tokens of the queries and of the keys of one row, given both results of `of_all_rows`."""
     both = zip(places, shared, strict=True)
     q_position, k_position, q_segment, k_segment, *orders = (
         of_row if of_all is None else of_all for of_row, of_all in both
@@ -61,7 +61,7 @@ def tokens_of(T, S, places: tuple[Any, ...], shared: tuple[Any, ...]) -> tuple[T
 def offset_of_all_rows(
     layout: Layout, T, S, places: tuple[Any, ...], shared: tuple[Any, ...]
 ) -> Any:
-    """Return the distance of row 0 and column 0; None where it differs from row to row of the batch."""
+    """Return the distance of row 0 and column 0; None if it differs between rows of the batch."""
     if any(isinstance(x, Consecutive) for x in places):
         return None
     return offset_of(layout, *tokens_of(T, S, len(places) * (None,), shared))
@@ -70,25 +70,25 @@ def offset_of_all_rows(
 def queries_and_keys(
     plan: Plan, encoding: Slots, tokens: tuple[Tokens, Tokens], q, k, v, q_features, k_features
 ) -> tuple[Queries, Keys]:
-    """Return one head's, as the encoding and the plan want them: vectors and features are those of each part."""
+    """Return one head's queries and keys; their vectors and features are tuples with one entry for each part."""
     q_position, k_position = (of_side.position for of_side in tokens)
     queries = _queries(plan, encoding, q, q_position, q_features)
     keys = _keys(plan, encoding, k, v, k_features)
-    if plan.padded:  # keys of heads of another kind are wider
+    if plan.padded:  # the keys of another kind of heads are wider
         keys = keys._replace(key=keys.key[..., -queries.content.shape[-1] :])
     checks.check_ready_keys(queries.content.shape[-1], keys.key.shape[-1])
     return _factored(plan, encoding, queries, keys, q_position, k_position)
 
 
 def of_one_part(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
-    """Return them as a path wants them that sees a sum as one encoding."""
+    """Return the queries and keys for a path that treats a sum as one encoding."""
     return tuple(  # type: ignore[return-value]
         side._replace(vector=side.vector[0], features=side.features[0]) for side in (queries, keys)
     )
 
 
 def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Part, ...]:
-    """Return one head's parts, those without anything to evaluate in blocks empty."""
+    """Return one head's parts; those that blocks need not evaluate have an empty encoding."""
     each = zip(plan.parts, plan.parts_of(encoding), tables, strict=True)
     return tuple(
         Part(
@@ -104,7 +104,7 @@ def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Par
 def tables_of(
     plan: Plan, encoding: Slots, given: Any, T: int, S: int, offset: Any
 ) -> tuple[Tables, ...]:
-    """Return each part's distances as a table, where blocks read one; offset: the distance of row 0 and column 0."""
+    """Return each part's tables, empty if blocks read none; offset: the distance of row 0 and column 0."""
     found = []
     for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
         table = None if given is None or len(given) != len(plan.parts) else given[number]
@@ -112,14 +112,14 @@ def tables_of(
         if table is None and planned.tabulated:
             table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S, offset)
         elif table is not None and layout.offset:
-            assert planned.beyond is not None  # how far the table reaches
+            assert planned.beyond is not None  # the longest distance in the table
             table = distances.of_cache(table, planned.beyond, plan.rules, layout, T, S, offset)
         found.append(table or Tables())
     return tuple(found)
 
 
 def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
-    """Return what meets the keys, and for each part what meets its key vectors where that is something else."""
+    """Return the queries and, for each part, the vector query if it differs from the query."""
     of_parts = plan.features_of_parts(encoding, features)
     if not plan.filled.own_vector_query:
         return Queries(q, (None,) * len(plan.parts), of_parts)
@@ -137,7 +137,7 @@ def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: A
 
 
 def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
-    """Take apart what `transforms.keys` put side by side."""
+    """Split the keys and vector keys that `transforms.keys` concatenated."""
     widths = [planned.filled.own_vector_key for planned in plan.parts]
     vectors: list[Array | None] = []
     for width in reversed(widths):
@@ -149,7 +149,7 @@ def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Key
 def _factored(
     plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
 ) -> tuple[Queries, Keys]:
-    """Put factors beside queries and keys, for the parts that have them."""
+    """Append the factors of factored parts to queries and keys."""
     for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
         if planned.factored:
             vector = q.content if q.vector[number] is None else q.vector[number]

@@ -1,13 +1,13 @@
-"""How a block gets at the encoding's values for each distance.
+"""How a block reads the encoding's values by distance from a table, and adds to such a table.
 
-- `Diagonals`: the C + K - 1 consecutive distances of the block, cut out of a table of all;
-- `Band`: the few distances up to `constant_beyond`, both sides constant;
+- `Diagonals`: the C + K - 1 consecutive distances of the block, cut out of a table of all distances;
+- `Band`: the few distances up to `constant_beyond`; the values are constant on both sides;
 - `Far`: one value for the whole block;
-- `Gathered`: positions are not consecutive; each pair looks its distance up in the band. Without a band there is no
+- `Gathered`: positions are not consecutive; each pair looks up its distance in the band. Without a band there is no
   table, and the encoding is evaluated for each pair.
 
-Each has the same operations: `read` takes values by distance to the block, `write` sums the block by distance;
-`..._bias` do it for values that all rows share, `..._columns` for those that belong to keys.
+All have the same operations: `read` spreads values by distance to the pairs of the block, `write` sums the pairs by
+distance; `..._bias` do so for values that all rows share, `..._columns` for values that belong to keys.
 """
 
 import abc
@@ -28,74 +28,74 @@ Product = Callable[[Array], Array]
 
 
 class Reach(abc.ABC):
-    """How a block of C queries and K keys gets at a table: of P distances, or of the part that it may need."""
+    """How a block of C queries and K keys accesses a table of P distances."""
 
     @abc.abstractmethod
     def read_bias(self, bias_P: Array) -> Array:
-        """Return the bias of each pair, [C, K] or what broadcasts to it."""
+        """Return the bias of each pair, of a shape that broadcasts to [C, K]."""
 
     @abc.abstractmethod
     def add_bias(self, sums_P: Array, p_CK: Array) -> Array:
-        """Add the block to the sums by distance."""
+        """Add the block's pairs to the sums by distance."""
 
     def first_products(self, product: Product, table_PH: Array) -> Any:
-        """Return what `read` wants before the first block."""
+        """Return the ring of `read` before the first block."""
         return None
 
     def first_sums(self, dtype: Any) -> Any:
-        """Return what `write` wants before the first block."""
+        """Return the ring of `write` before the first block."""
         return None
 
     @abc.abstractmethod
     def read(self, product: Product, table_PH: Array, ring: Any) -> tuple[Array, Any]:
-        """Return each query's product with its distances' vectors, [C, K] or what broadcasts to it.
+        """Return each pair's product of the query with the distance's vector, and the ring for the next block.
 
         Args:
-          product: from vectors [n, H] to products [C, n].
+          product: a function from vectors [n, H] to products [C, n]; the result broadcasts to [C, K].
           table_PH: the vectors.
-          ring: what the block before returned as well, for this one.
+          ring: the ring from the previous block.
         """
 
     @abc.abstractmethod
     def write(self, p_CK: Array, ring: Any) -> tuple[Array, Any]:
-        """Return sums by distance for each query, [C, n], those that no later block adds to.
+        """Return each query's sums by distance, [C, n], that are complete, and the ring for the next block.
 
         Args:
-          p_CK: the block.
-          ring: what the block before returned as well, for this one.
+          p_CK: the block's values.
+          ring: the ring from the previous block.
         """
 
     def write_rest(self, ring: Any) -> Array:
-        """Return the sums that are left behind the last block, [C, n]."""
-        raise TypeError("nothing is left behind")
+        """Return the sums that are left in the ring after the last block, [C, n]."""
+        raise TypeError("the ring is empty")
 
     @abc.abstractmethod
     def written(self, table_PH: Array, size: int) -> Array:
-        """Return the vectors of the n distances that `write` or `write_rest` has summed, [n, H]."""
+        """Return the vectors of the n distances that `write` or `write_rest` summed, [n, H]."""
 
     @abc.abstractmethod
     def add_written(self, sums_HP: Array, x_Hn: Array) -> Array:
-        """Add what belongs to these distances to a table."""
+        """Add the values of these distances to a table of sums."""
 
     @abc.abstractmethod
     def read_columns(self, key_KH: Array, table_PH: Array) -> Array:
-        """Return each key's product with its distances' vectors, [C, K] or what broadcasts to it."""
+        """Return each pair's product of the key with the distance's vector, of a shape that broadcasts to [C, K]."""
 
     @abc.abstractmethod
     def write_columns(self, p_CK: Array) -> Array:
-        """Return sums by distance for each key, [K, n]."""
+        """Return each key's sums by distance, [K, n]."""
 
     @abc.abstractmethod
     def written_columns(self, table_PH: Array) -> Array:
-        """Return the vectors of the n distances that `write_columns` has summed."""
+        """Return the vectors of the n distances that `write_columns` summed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagonals(Reach):
-    """All distances of a block, from column `start` of the table on, C + K of them.
+    """All distances of a block: C + K entries of the table, from column `start` on.
 
-    The next block of keys has C of them too. What was computed for these is handed on in a `Ring`, so that each block
-    computes K new ones: `read` finds what the block before left, `write` completes it.
+    The next block of keys shares C of them. A `Ring` passes on what was computed for these, so that each block computes
+    only K new ones: `read` reuses the results of the previous block, `write` completes its sums.
     """
 
     rows: int
@@ -156,9 +156,9 @@ def _products(key_KH: Array, vectors_nH: Array) -> Array:
 
 
 def _of_pairs(key_KH: Array, vectors: Callable[[Array], Array], C: int) -> Array:
-    """Return each key's products with C vectors of its own, [C, K]; vectors(i): [K, H].
+    """Return each key's products with its own C vectors, [C, K]; vectors(i): [K, H].
 
-    A step of decoding has one for each key; all products of keys with vectors would be K times as many.
+    In a decoding step each key needs one product; the products of all keys with all vectors would be K times as many.
     """
     wide = jnp.promote_types(key_KH.dtype, jnp.float32)
 
@@ -169,17 +169,17 @@ def _of_pairs(key_KH: Array, vectors: Callable[[Array], Array], C: int) -> Array
 
 
 def _add(sums, x, start):
-    """Add x to the last axis of a table of sums, from `start` on."""
+    """Add x to a table of sums along its last axis, from `start` on."""
     old = lax.dynamic_slice_in_dim(sums, start, x.shape[-1], -1)
     return lax.dynamic_update_slice_in_dim(sums, old + x, start, -1)
 
 
 class Whole(Reach):
-    """A small table that every block reads whole: nothing to hand on."""
+    """A small table that every block reads whole, so that no ring is needed."""
 
     @abc.abstractmethod
     def spread(self, x_CW: Array) -> Array:
-        """Take each row's values from distances to keys."""
+        """Spread each row's values by distance to its keys."""
 
     @abc.abstractmethod
     def collect(self, p_CK: Array) -> Array:
@@ -187,7 +187,7 @@ class Whole(Reach):
 
     @abc.abstractmethod
     def spread_columns(self, x_KW: Array) -> Array:
-        """Take each column's values from distances to queries."""
+        """Spread each column's values by distance to its queries."""
 
     @abc.abstractmethod
     def collect_columns(self, p_CK: Array) -> Array:
@@ -220,7 +220,7 @@ class Whole(Reach):
 
 @dataclasses.dataclass(frozen=True)
 class Band(Whole):
-    """A few distances, and what lies beyond them on both sides."""
+    """A table of a few distances, whose first and last entries hold for all distances beyond."""
 
     rows: int
     columns: int
@@ -244,7 +244,7 @@ class Band(Whole):
 
 
 class Far(Whole):
-    """One distance for the whole block: what is read is broadcast."""
+    """One distance for the whole block; its value is broadcast."""
 
     def read_bias(self, bias_1):
         return bias_1[None]
@@ -264,15 +264,15 @@ class Far(Whole):
 
 @dataclasses.dataclass(frozen=True)
 class Gathered(Whole):
-    """Any positions, distances looked up in a table of few.
+    """Any positions, with distances looked up in a small table.
 
-    Where positions rise, most blocks lie beyond a short table on one side: all pairs have the same place in it.
+    If positions rise, most blocks lie beyond one end of a short table, and all their pairs have the same index.
     """
 
     width: int
     index: Array  # [C, K]
-    first: Array  # the least index that may occur
-    is_one: Array | None  # whether it is that of all pairs; None: not to be expected
+    first: Array  # the least index in the block
+    is_one: Array | None  # whether all pairs have that index; None: unlikely, so not checked
 
     def _turned(self) -> "Gathered":
         return dataclasses.replace(self, index=self.index.T)
@@ -283,7 +283,7 @@ class Gathered(Whole):
         return lax.cond(self.is_one, one, each, *arrays)
 
     def _column(self, x: Array) -> Array:
-        """Return the column of the first index."""
+        """Return the column of the least index."""
         return lax.dynamic_slice_in_dim(x, self.first, 1, -1)
 
     def read_bias(self, bias_W):
@@ -320,22 +320,22 @@ class Gathered(Whole):
 
 
 def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) -> Reach:
-    """Return how a block gets at a table.
+    """Return how a block accesses a table.
 
     Args:
-      span: of the near table.
+      span: the span of the near table.
       layout: how the matrix is cut.
-      table: which one, "near" or another.
-      row: the index of its first query.
+      table: the table's name, "near", "past" or "future".
+      row: the index of the block's first query.
       offset: the distance of row 0 and column 0.
-      number: which block of keys it is.
-      d_CK: a function that gives the distances of its pairs, the least and the greatest, for scattered positions.
+      number: the number of the block of keys.
+      d_CK: a function that returns the pairs' distances, the least and the greatest one, for scattered positions.
     """
     C, K = layout.rows, layout.columns
     column = number * K
     if not layout.consecutive:
         if not layout.has_table:
-            return Far()  # of an empty table
+            return Far()  # the table is empty
         d, least, most = (jnp.clip(span.first - d, 0, span.size - 1) for d in d_CK())
         return Gathered(span.size, d, most, least == most if span.size < C + K else None)
     if table != "near":

@@ -1,4 +1,4 @@
-"""The equation, dense: O(T S) memory, short, and what every other path is tested against."""
+"""The dense reference: the attention equation, in O(T S) memory, against which all other paths are tested."""
 
 import functools
 from typing import Any, NamedTuple
@@ -14,40 +14,40 @@ from relpos.positions import Window
 
 
 class Queries(NamedTuple):
-    """One head's queries: what a row of the attention matrix needs to know."""
+    """One head's queries: the inputs of the rows of the attention matrix."""
 
-    content: Any  # Float[Array, "T H"], or None where only vectors and features are read
-    vector: Any  # Float[Array, "T H"], what meets the key vectors; None: the content
+    content: Any  # Float[Array, "T H"], or None if only vectors and features are read
+    vector: Any  # Float[Array, "T H"], the query for the key vectors; None: the content
     features: Any
 
     @property
     def for_vectors(self) -> Any:
-        """Return what meets the key vectors."""
+        """The query that is multiplied with the key vectors."""
         return self.content if self.vector is None else self.vector
 
     def add_for_vectors(self, x: Any) -> "Queries":
-        """Add to what meets the key vectors."""
+        """Add to the query that is multiplied with the key vectors."""
         if self.vector is None:
             return self._replace(content=self.content + x)
         return self._replace(vector=self.vector + x)
 
 
 class Keys(NamedTuple):
-    """One head's keys and values: what a column of the attention matrix needs to know."""
+    """One head's keys and values: the inputs of the columns of the attention matrix."""
 
     key: Any  # Float[Array, "S H"]
-    value: Any  # Float[Array, "S H"], or None where only logits are made
+    value: Any  # Float[Array, "S H"], or None if only logits are computed
     features: Any
-    vector: Any = None  # Float[Array, "S W"], what meets the query vectors; None: the key
+    vector: Any = None  # Float[Array, "S W"], the key for the query vectors; None: the key
 
     @property
     def for_vectors(self) -> Any:
-        """Return what meets the query vectors."""
+        """The key that is multiplied with the query vectors."""
         return self.key if self.vector is None else self.vector
 
 
 class Tokens(NamedTuple):
-    """Where the rows (or columns) stand: nothing to differentiate."""
+    """Positions, segments and order of the rows (or columns), none of which are differentiated."""
 
     row: Int[Array, "T"]
     position: Num[Array, "T *axes"]
@@ -56,7 +56,7 @@ class Tokens(NamedTuple):
 
     @property
     def rank(self) -> Num[Array, "T"]:
-        """Return what causality and windows go by."""
+        """The numbers that define causality and windows."""
         return self.position if self.order is None else self.order
 
 
@@ -69,11 +69,11 @@ class Rules(NamedTuple):
     softcap: float | None = None
     dropout_rate: float = 0.0
     ordered: bool = False  # causality and windows use a separate order, not positions
-    itself: bool = True  # a query may see keys at its own place in the order
+    itself: bool = True  # whether a query may see keys at its own place in the order
 
     @property
     def widest(self) -> int | None:
-        """Return the wider side of the window; None: there is no limit."""
+        """The wider side of the window; None: no limit."""
         past, future = self.window
         if past is None or self.causal:
             return past
@@ -86,7 +86,7 @@ class Rules(NamedTuple):
 
 
 def mask(rules: Rules, q: Tokens, k: Tokens) -> Bool[Array, "T S"]:
-    """Say which keys each query may attend to."""
+    """Return which keys each query may see."""
     return positions.visible(
         q.rank, k.rank, q.segment, k.segment,
         causal=rules.causal, window=rules.window, itself=rules.itself,
@@ -104,12 +104,12 @@ def keep_weights(
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Matrix product that accumulates in float32 (float64 for float64 inputs)."""
+    """Return the matrix product, accumulated in float32 (float64 for float64 inputs)."""
     return _contract(a, b, b.ndim - 2)
 
 
 def dot_rows(a: Array, b: Array) -> Array:
-    """Return dot(a, b.T), told to the compiler as one product: a transpose of its own would be a copy."""
+    """Return dot(a, b.T), as one product for the compiler: a separate transpose would be a copy."""
     return _contract(a, b, b.ndim - 1)
 
 
@@ -123,7 +123,7 @@ def _contract(a: Array, b: Array, axis: int) -> Array:
     )
     if dtype == wide:
         return product(a, b)
-    # A CPU has no product of half-precision numbers with sums in float32.
+    # A CPU has no product of half-precision numbers that sums in float32.
     widened = lambda a, b: product(a.astype(wide), b.astype(wide))  # noqa: E731
     return jax.lax.platform_dependent(a, b, cpu=widened, default=product)
 
@@ -151,7 +151,7 @@ def _distances(rules: Rules, q: Tokens, k: Tokens) -> Num[Array, "TS"]:
 def distance_logits(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Float[Array, "T S"] | None, Float[Array, "T S"] | None]:
-    """Evaluate the distance slots for every pair: what joins the dot products, and the bias; None: nothing."""
+    """Evaluate the distance slots for every pair; return a summand of the dot products, and a bias; None: nothing."""
     d = _distances(rules, q_tokens, k_tokens)
     shape = (q_tokens.position.shape[0], k_tokens.position.shape[0])
     dots_TS = bias_TS = None
@@ -168,7 +168,7 @@ def distance_logits(
 
 
 def block_bias(encoding: Slots, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens):
-    """Return the bias that is no function of the distance alone; None without one."""
+    """Return the bias that is not a function of the distance alone; None without one."""
     return encoding.block_bias(q_tokens.position, k_tokens.position, q.features, k.features)
 
 
@@ -186,7 +186,7 @@ def position_values(
 def walked(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Float[Array, "T S"] | None, Float[Array, "T S"] | None]:
-    """Walk past all keys at once: the dot products, and the bias; None: nothing of its own."""
+    """Walk past all keys at once; return the dot products and the bias, each None if the walk returns none."""
     if not encoding.walks:
         return None, None
     carry = encoding.begin(q.content, q.features)
@@ -203,14 +203,14 @@ def walked(
 def mixed(
     encoding: Slots, rules: Rules, dots_NTS: Any, bias_NTS: Array | None
 ) -> Float[Array, "N T S"]:
-    """Return the logits of all heads, out of their products, scaled already, and their biases."""
+    """Return the logits of all heads, given their scaled products and their biases."""
     return finish_logits(rules._replace(scale=1.0), encoding.mix(dots_NTS, bias_NTS))
 
 
 def summands(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Float[Array, "T S"], list[Array | None]]:
-    """Return what the logits of one head are made of: the dot products, not scaled, and the biases."""
+    """Return the summands of one head's logits: the dot products before scaling, and the biases."""
     dots_TS, walked_TS = walked(encoding, rules, q, k, q_tokens, k_tokens)
     if dots_TS is None:
         dots_TS = dot_rows(q.content, k.key)
@@ -232,18 +232,18 @@ def head(
     seed: Array | None,
     done: None = None,
 ) -> Float[Array, "T H"]:
-    """Attention of one head; a row that sees no key gives zeros.
+    """Compute the attention of one head; a row that sees no key gives zeros.
 
     Args:
-      part: a `relpos.attention.parts.Part`: this head's encoding.
+      part: a `relpos.attention.parts.Part` with this head's encoding.
       rules: the static choices.
-      layout: not read: nothing is cut.
+      layout: not used, since nothing is cut.
       q: queries.
       k: keys and values.
-      q_tokens: where the queries stand.
-      k_tokens: where the keys stand.
-      seed: dropout's, or None.
-      done: None: JAX differentiates.
+      q_tokens: positions, segments and order of the queries.
+      k_tokens: positions, segments and order of the keys.
+      seed: the seed of dropout, or None.
+      done: always None, since JAX differentiates this path.
     """
     encoding = part.encoding
     dots_TS, biases = summands(encoding, rules, q, k, q_tokens, k_tokens)
@@ -260,7 +260,7 @@ def weighted(
     k_tokens: Tokens,
     seed: Array | None,
 ) -> Float[Array, "T H"]:
-    """Return the sum of the values, with the weights that the logits say."""
+    """Return the weighted sum of the values, given the logits."""
     mask_TS = mask(rules, q_tokens, k_tokens)
     # Masked before exp, not after: a hidden logit may be huge, and inf * 0 is NaN in the gradient.
     logits_TS = jnp.where(mask_TS, logits_TS, jnp.finfo(logits_TS.dtype).min)
@@ -277,7 +277,7 @@ def weighted(
 
 
 def _softmax(logits_TS: Array, mask_TS: Array, sink: Array | None) -> Float[Array, "T S"]:
-    """Return the softmax over visible keys and, if there is one, a sink; zeros where no key is visible."""
+    """Return the softmax over visible keys and the sink, if there is one; zeros where no key is visible."""
     peak_T1 = jax.lax.stop_gradient(logits_TS.max(-1, keepdims=True, initial=-jnp.inf))
     if sink is not None:
         sink = sink.astype(logits_TS.dtype)

@@ -1,12 +1,12 @@
 """How the attention matrix is cut: into blocks, and, for one block of queries, into runs of blocks handled alike.
 
-For each part of an encoding (a sum of encodings has several) a run of key blocks lies
+For each part of an encoding (a sum of encodings has several), a run of key blocks is
 
-- near: values differ from distance to distance, and are read from a table of all that occur;
-- far (in the past or future): beyond `constant_beyond` there is one value for the whole block.
+- near: values differ from distance to distance, and are read from a table of all distances that occur;
+- far, in the past or the future: beyond `constant_beyond`, the whole block has one value.
 
-Regions are cut where any part changes from one to the other. Where positions are not consecutive nothing is known of
-a block's distances: all blocks are near.
+A region ends where any part changes from one to the other. If positions are not consecutive, nothing is known about a
+block's distances, and all blocks are near.
 """
 
 from typing import Any, NamedTuple
@@ -24,13 +24,13 @@ class Layout(NamedTuple):
     """How the attention matrix is cut.
 
     Attributes:
-      rows: queries in a block.
-      columns: keys in a block.
-      consecutive: row i and column j have distance i - j, or with an offset i - j and the same number more, so that
-        distances can be spread.
-      band: c such that the encoding's values are constant for |d| >= c, or no distance goes beyond c: those between
-        are one table, which blocks read whole; None: a table of all distances, of which they read a window.
-      offset: whether queries and keys start at different positions, known when the program runs.
+      rows: the number of queries in a block.
+      columns: the number of keys in a block.
+      consecutive: whether row i and column j have distance i - j (plus one constant if there is an offset), so that
+        values by distance can be spread.
+      band: c such that the encoding's values are constant for |d| >= c, or no distance is longer than c: the values up
+        to c are one table, which blocks read whole. None: blocks read slices of a table of all distances.
+      offset: whether queries and keys may start at different positions, known only at run time.
     """
 
     rows: int
@@ -41,21 +41,21 @@ class Layout(NamedTuple):
 
     @property
     def has_table(self) -> bool:
-        """Whether blocks read the distance slots from a table; if not, they are evaluated for each pair."""
+        """Whether blocks read the distance slots from a table; otherwise the slots are evaluated for each pair."""
         return self.consecutive or self.band is not None
 
 
 def offset_of(layout: Layout, q: Tokens, k: Tokens) -> Any:
-    """Return the distance of row 0 and column 0, of one sequence, cut or not."""
+    """Return the distance of row 0 and column 0 of one sequence, cut into blocks or not."""
     if not layout.offset:
         return 0
     return q.position.ravel()[0] - k.position.ravel()[0]
 
 
 class Span(NamedTuple):
-    """The falling distances `first`, `first` - 1, ... of the near table, static.
+    """The falling distances `first`, `first` - 1, ... of the near table; static.
 
-    Where it is relative, they are counted from the distance of row 0 and column 0.
+    If the span is relative, they are relative to the distance of row 0 and column 0.
     """
 
     first: int
@@ -66,14 +66,14 @@ class Span(NamedTuple):
 def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) -> Span:
     """Return the distances that the table of the near region holds.
 
-    Every window a block takes lies inside: the first and last distances of a whole number of blocks are counted,
-    and rows + columns more than the last distance that makes a block near. A band holds what differs, no more.
+    The table covers the slice of every near block: T and S are rounded up to whole blocks, and the table extends
+    rows + columns beyond the last distance that makes a block near. A band holds only distances whose values differ.
     """
     if layout.band is not None:
         return Span(layout.band, layout.band + 1 if rules.past_only else 2 * layout.band + 1)
     T, S = round_up(T, layout.rows), round_up(S, layout.columns)
     reach = layout.rows + layout.columns  # the distances in one block, plus one
-    least, most = jax.core.min_dim, jax.core.max_dim  # of sizes that may be symbols
+    least, most = jax.core.min_dim, jax.core.max_dim  # for sizes that may be symbols
     if layout.offset:
         return _anywhere(beyond, rules, reach, T, S)
     first, last = T, -(S - 1)
@@ -91,7 +91,7 @@ def near_span(beyond: int | None, rules: Rules, layout: Layout, T: int, S: int) 
 
 
 def _anywhere(beyond: int | None, rules: Rules, reach: int, T: int, S: int) -> Span:
-    """Return the span where rows may stand anywhere before the columns: what can be near, or all that occur."""
+    """Return the span for an arbitrary offset: all distances that can be near, or all that occur if these are fewer."""
     past, future = rules.window
     firsts, lasts = (
         [limit for limit in (beyond, side) if limit is not None] for side in (past, future)
@@ -105,14 +105,14 @@ def _anywhere(beyond: int | None, rules: Rules, reach: int, T: int, S: int) -> S
 
 
 class Region(NamedTuple):
-    """A run of key blocks [begin, end) which are handled alike."""
+    """A run of key blocks [begin, end) that are handled alike."""
 
     begin: Any
     end: Any
     tables: tuple[str, ...]  # for each part "near", "past" or "future"
 
     def within(self, first: Array, last: Array) -> "Region":
-        """Return the part that lies in [first, last)."""
+        """Return the part of the region that lies in [first, last)."""
         begin, end = jnp.clip(self.begin, first, last), jnp.clip(self.end, first, last)
         return self._replace(begin=begin, end=end)
 
@@ -120,14 +120,14 @@ class Region(NamedTuple):
 def regions(
     beyonds: tuple[int | None, ...], rules: Rules, layout: Layout, row: Array, key_blocks: int
 ) -> list[Region]:
-    """Cut the key blocks that a block of queries may see.
+    """Cut the key blocks that a block of queries may see into regions.
 
     Args:
       beyonds: the constant_beyond of each part.
       rules: the static choices.
       layout: how the matrix is cut.
       row: the index of the first query, plus the offset.
-      key_blocks: how many there are.
+      key_blocks: the number of key blocks.
     """
     C, K = layout.rows, layout.columns
     if not layout.consecutive:
@@ -137,7 +137,7 @@ def regions(
         return jnp.clip(block, 0, key_blocks)
 
     def row_less(d):
-        """Return row - d without overflow of int32: rows far outside of the columns are clipped."""
+        """Return row - d without overflow of int32; rows far outside the columns are clipped."""
         if not layout.offset:
             return row - d
         low, high = -(C + K), (key_blocks + 2) * K
@@ -161,7 +161,7 @@ def regions(
         end = first_with_most_below(0)
 
     def region(begin, end, side, c):
-        """Say which parts are constant from distance c on and read their value of this side; the others are near."""
+        """Return a region on one side: parts that are constant from distance c on are far, the others near."""
         far = [beyond is not None and beyond <= c for beyond in beyonds]
         return Region(begin, end, tuple(side if yes else "near" for yes in far))
 
@@ -181,5 +181,5 @@ def regions(
 
 
 def round_up(n: int, multiple: int) -> int:
-    """Return the least multiple that is not below n."""
+    """Return the least multiple of `multiple` that is not below n."""
     return -(-n // multiple) * multiple

@@ -1,4 +1,4 @@
-"""Which slots an encoding fills."""
+"""Find out which slots an encoding fills."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,17 +13,17 @@ from relpos.attention.slots import Slots
 
 
 class SlotUse(NamedTuple):
-    """Which slots an encoding fills.
+    """The slots that an encoding fills.
 
     Attributes:
-      own_vector_query: what meets the key vectors is not what meets the keys.
-      own_vector_key: the width of what meets the query vectors, where it is not what meets the queries; or 0.
-      factors: F, 0 without them.
-      walks: along the row.
-      mixes: the logits of all heads.
-      normalized: weights are divided by their sum.
-      width: how many numbers at once the bias wants for each distance, where it has no end; or 0.
-      trained: whether anything is.
+      own_vector_query: whether the query for the key vectors differs from the query for the keys.
+      own_vector_key: the width of the key for the query vectors, if it differs from the key for the queries; else 0.
+      factors: F, the number of factors; 0 without factors.
+      walks: whether it walks along the row.
+      mixes: whether it mixes the logits of all heads.
+      normalized: whether weights are divided by their sum.
+      width: how many numbers a bias without constant_beyond holds at once for each distance; else 0.
+      trained: whether it has trained parameters.
     """
 
     bias: bool
@@ -43,7 +43,7 @@ class SlotUse(NamedTuple):
 
     @classmethod
     def of(cls, encoding: Slots, whole: Slots | None = None) -> "SlotUse":
-        """Ask each slot once, without computing anything; `whole` is the sum of which the encoding is a part."""
+        """Trace each slot once, without computing anything; `whole` is the sum that the encoding is a part of."""
         whole = encoding if whole is None else whole
         split, per_head, shared = split_heads(encoding)
 
@@ -85,49 +85,49 @@ class SlotUse(NamedTuple):
         return filled
 
     def check(self, encoding: Slots) -> None:
-        """Refuse an encoding that fills slots which do not go together."""
+        """Refuse an encoding that fills slots that do not go together."""
         name = type(encoding).__name__
         if self.factors and (
             self.query_vectors or self.value_vectors or self.bias == self.key_vectors
         ):
             raise ValueError(
-                f"{name} fills factored_key: of the slots of distances it then fills one, key_vectors or bias, for "
-                "which the factors stand"
+                f"{name} fills factored_key, so it must fill exactly one distance slot that the factors replace: "
+                "key_vectors or bias"
             )
         if self.walks and (self.value_vectors or self.mixes):
-            raise ValueError(f"{name} fills walk: it may then fill neither value_vectors nor mix")
+            raise ValueError(f"{name} fills walk, so it may fill neither value_vectors nor mix")
         if self.sink and not self.normalized:
             raise ValueError(
-                f"{name} has an attention sink, and weights that are not divided by their sum (normalized = False): "
-                "it may have only one of the two"
+                f"{name} has both an attention sink and weights that are not divided by their sum (normalized = "
+                "False): it may have only one of the two"
             )
         if encoding.axes not in (1, None) and self.distances:
             raise ValueError(
-                f"{name} takes positions of {encoding.axes} axes, between which there is no one distance: it may "
-                "fill no slot of distances; block_bias gets the positions themselves"
+                f"{name} takes positions of {encoding.axes} axes, which have no single distance, so it may fill no "
+                "distance slot: fill block_bias, which gets the positions themselves"
             )
 
     @property
     def worth_a_table(self) -> bool:
-        """Whether a bias for scattered positions is better looked up than evaluated, measured on a CPU.
+        """Whether, for scattered positions, a bias is faster to look up than to evaluate, as measured on a CPU.
 
-        That of one number that nothing trains is not: ALiBi's.
+        A bias such as ALiBi's, with one number for each distance and nothing trained, is not.
         """
         return self.bias and not self.vectors and (self.trained or self.width > 1)
 
     @property
     def vectors(self) -> bool:
-        """Whether there are vectors of distances."""
+        """Whether any slot of vectors by distance is filled."""
         return self.key_vectors or self.query_vectors or self.value_vectors
 
     @property
     def distances(self) -> bool:
-        """Whether anything is a function of the distance."""
+        """Whether any distance slot is filled."""
         return self.bias or self.vectors
 
 
 def _width(function: Callable[[Array], Array]) -> int:
-    """Return the size of the largest array that a function of n distances makes, by n."""
+    """Return the size of the largest array that a function of n distances makes, divided by n."""
 
     def largest(n: int) -> int:
         distances = jax.ShapeDtypeStruct((n,), jnp.int32)
@@ -137,7 +137,7 @@ def _width(function: Callable[[Array], Array]) -> int:
 
 
 def _largest(program: Any) -> int:
-    """Return the size of the largest array that a program makes, those inside of its operations too."""
+    """Return the size of the largest array that a program makes, including those inside its operations."""
     found = [0]
     for operation in program.eqns:
         found += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]

@@ -1,13 +1,13 @@
-"""Spread and collect: between values for each distance and a block of the attention matrix.
+"""Spread values by distance to a block of the attention matrix, and collect a block's sums by distance.
 
-C consecutive queries and K consecutive keys have C + K - 1 distances. Per-distance values are stored with the
-distance falling, so that the pair (i, j) of a block finds its own at column C - i + j: the skew of the Music
-Transformer (Huang et al. 2018, arXiv:1809.04281, sec. 3.4). (Column 0 is nobody's: L = C + K is a round number.) Row
-i of a block is then a slice of row i of the values and the other way round; slices of rows are copied whole, where a
-reshape that skews would compute every index.
+C consecutive queries and K consecutive keys have C + K - 1 distances. Values are stored by falling distance, so that
+the pair (i, j) of a block finds its value in column C - i + j: the skew of the Music Transformer (Huang et al. 2018,
+arXiv:1809.04281, sec. 3.4). Column 0 is unused, which makes L = C + K a round number. Row i of a block is then a slice
+of row i of the values and vice versa; slices of rows are copied whole, while a skew by reshaping would compute every
+index.
 
-The `band` forms are for values that are constant on both sides of W distances: what lies outside of the band reads,
-or is added to, its first or last column.
+The `band` forms are for values that are constant on both sides of W distances: pairs outside the band read, or add to,
+its first or last column.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 
 def _slice_rows(x_CW: Array, starts_C: Array, size: int) -> Array:
-    """Take `size` columns of each row, from its own start on; starts are held inside of the row."""
+    """Return `size` columns of each row, from the row's own start on; starts are clipped to the row."""
     # JAX would count a negative start from the end.
     starts_C = jnp.maximum(starts_C, 0)
     return jax.vmap(lambda x, start: lax.dynamic_slice_in_dim(x, start, size))(x_CW, starts_C)
@@ -30,20 +30,20 @@ def _index(C: int) -> Int[Array, "C"]:
 
 
 def spread(x_CL: Float[Array, "C L"]) -> Float[Array, "C K"]:
-    """Take each row's values from distances to keys: out[i, j] = x[i, C - i + j]."""
+    """Spread each row's values by distance to its keys: out[i, j] = x[i, C - i + j]."""
     C, L = x_CL.shape
     return _slice_rows(x_CL, C - _index(C), L - C)
 
 
 def spread_vector(x_L: Float[Array, "L"], C: int) -> Float[Array, "C K"]:
-    """Spread one vector of per-distance values that all rows share: out[i, j] = x[C - i + j]."""
+    """Spread one vector of values by distance that all rows share: out[i, j] = x[C - i + j]."""
     size = x_L.shape[0] - C
     return jax.vmap(lambda i: lax.dynamic_slice_in_dim(x_L, C - i, size))(_index(C))
 
 
 def spread_columns(x_KL: Float[Array, "K L"]) -> Float[Array, "C K"]:
-    """Take each column's values from distances to queries: out[i, j] = x[j, C - i + j]."""
-    # Seen from the keys the distances rise; without column 0, which has no counterpart at the other end.
+    """Spread each column's values by distance to its queries: out[i, j] = x[j, C - i + j]."""
+    # For keys the distances rise. Column 0, which is unused, stays in front.
     risen = jnp.pad(x_KL[:, :0:-1], ((0, 0), (1, 0)))
     return spread(risen).T
 
@@ -59,7 +59,7 @@ def collect_sum(p_CK: Float[Array, "C K"]) -> Float[Array, "L"]:
     C, K = p_CK.shape
     groups = 8 if C % 8 == 0 else 1
     size = C // groups
-    # Rows that lie `size` apart are added first, each group shifted as a whole: less to skew row by row.
+    # Rows `size` apart are added first, each group shifted as a whole, which leaves fewer rows to skew.
     folded = jnp.zeros((size, K + C - size), p_CK.dtype)
     for i, part in enumerate(p_CK.reshape(groups, size, K)):
         folded += jnp.pad(part, ((0, 0), (C - size - i * size, i * size)))
@@ -72,7 +72,7 @@ def collect_columns(p_CK: Float[Array, "C K"]) -> Float[Array, "K L"]:
 
 
 def spread_band(x_CW: Float[Array, "C W"], offset: Int[Array, ""], K: int) -> Float[Array, "C K"]:
-    """out[i, j] = x[i, clip(offset - i + j, 0, W - 1)]."""
+    """Spread each row of a band: out[i, j] = x[i, clip(offset - i + j, 0, W - 1)]."""
     padded = jnp.pad(x_CW, ((0, 0), (K, K)), mode="edge")
     return _slice_rows(padded, offset + K - _index(x_CW.shape[0]), K)
 
@@ -80,14 +80,14 @@ def spread_band(x_CW: Float[Array, "C W"], offset: Int[Array, ""], K: int) -> Fl
 def spread_band_vector(
     x_W: Float[Array, "W"], offset: Int[Array, ""], C: int, K: int
 ) -> Float[Array, "C K"]:
-    """out[i, j] = x[clip(offset - i + j, 0, W - 1)]."""
+    """Spread a band that all rows share: out[i, j] = x[clip(offset - i + j, 0, W - 1)]."""
     padded = jnp.pad(x_W, K, mode="edge")
     starts_C = jnp.maximum(offset + K - _index(C), 0)
     return jax.vmap(lambda start: lax.dynamic_slice_in_dim(padded, start, K))(starts_C)
 
 
 def collect_band(p_CK: Float[Array, "C K"], offset: Int[Array, ""], W: int) -> Float[Array, "C W"]:
-    """Transpose of `spread_band`: out[i, w] = the sum of p[i, j] over j with clip(offset - i + j, 0, W - 1) = w."""
+    """Transpose `spread_band`: out[i, w] = the sum of p[i, j] over j with clip(offset - i + j, 0, W - 1) = w."""
     C, K = p_CK.shape
     starts_C = _index(C) - offset  # the column of w = 0
     inside = _slice_rows(jnp.pad(p_CK, ((0, 0), (W, W))), starts_C + W, W)
@@ -98,16 +98,16 @@ def collect_band(p_CK: Float[Array, "C K"], offset: Int[Array, ""], W: int) -> F
 
 
 class Ring(NamedTuple):
-    """The columns of this block of keys and of the one before, side by side: [C, 3K], C <= K.
+    """The columns of this block of keys and of the previous one, side by side: [C, 3K], C <= K.
 
-    Block 0, 2, 4 ... lies in the third part (and, for the next block, in the first), block 1, 3, ... in the second.
+    Blocks 0, 2, 4, ... are stored in the third part (and, for the next block, in the first), 1, 3, ... in the second.
     """
 
     parts: Float[Array, "C 3K"]
 
     @classmethod
     def of(cls, before_Cn: Float[Array, "C n"], K: int) -> "Ring":
-        """Begin with the last n columns before the first block."""
+        """Return a ring that holds the last n columns before the first block."""
         part = jnp.pad(before_Cn, ((0, 0), (K - before_Cn.shape[1], 0)))
         return cls(jnp.concatenate([part, part, jnp.zeros_like(part)], 1))
 
@@ -121,13 +121,13 @@ class Ring(NamedTuple):
         return Ring(parts)
 
     def spread(self, block: Array) -> Float[Array, "C K"]:
-        """Take each row's values from distances to keys: out[i, j] = x[i, K - i + j], x both blocks [C, 2K]."""
+        """Spread each row's values by distance to its keys: out[i, j] = x[i, K - i + j], x both blocks [C, 2K]."""
         C, K = self.parts.shape[0], self.parts.shape[1] // 3
         begin = jnp.where(block % 2 == 0, K, 0)
         return _slice_rows(self.parts, begin + K - _index(C), K)
 
     def collect(self, block: Array, size: int) -> Float[Array, "C n"]:
-        """Take each row from keys to the first distances: out[i, C - i + j] = x[i, K + j], x both blocks [C, 2K]."""
+        """Collect each row at its first distances: out[i, C - i + j] = x[i, K + j], x both blocks [C, 2K]."""
         C, K = self.parts.shape[0], self.parts.shape[1] // 3
         begin = jnp.where(block % 2 == 0, K, 0)
         return _slice_rows(self.parts, begin + K - C + _index(C), size)

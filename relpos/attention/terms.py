@@ -1,11 +1,11 @@
-"""What a term of attention is, and what all terms share.
+"""The base classes of the terms of attention.
 
     logit[i, j] = scale * (sum of the terms' dots) + sum of the terms' biases
     out[i]      = sum of the terms' products with weights[i, :],   weights = softmax of the logits
 
-The terms themselves, each beside its gradient, are in `relpos.attention.logit_terms` and
-`relpos.attention.value_terms`; the loop over blocks (`relpos.attention.blockwise`) treats all alike. A term is
-differentiated with respect to its arrays, and to the block's queries, keys, values and features.
+The terms, each with its gradient, are in `relpos.attention.logit_terms` and `relpos.attention.value_terms`; the loop
+over blocks (`relpos.attention.blockwise`) treats them all alike. A term is differentiated with respect to its own
+arrays and to the block's queries, keys, values and features.
 """
 
 import abc
@@ -24,40 +24,40 @@ from relpos.attention.reference import Keys, Queries
 
 
 class Logits(NamedTuple):
-    """What a term adds to the logits of a block, or the gradient of that; None: nothing."""
+    """What a term adds to the logits of a block, or the gradient with respect to it; None: nothing."""
 
-    dots: Float[Array, "C K"] | None = None  # to be scaled, as the dot product is
+    dots: Float[Array, "C K"] | None = None  # before scaling
     bias: Float[Array, "C K"] | None = None
 
 
 class Adds(NamedTuple):
-    """What a term adds to gradients; None: nothing. Vectors and features are tuples, of one for each part."""
+    """What a term adds to gradients; None: nothing. Vectors and features are tuples with one entry for each part."""
 
     content: Any = None  # [C, H]
-    vector: Any = None  # [C, H], of what meets the key vectors, where that is not the content
+    vector: Any = None  # [C, H], of the vector query, if it differs from the content
     q_features: Any = None
-    key: Any = None  # [H, K], the transpose, as those below
-    k_vector: Any = None  # [W, K], of what meets the query vectors, where that is not the key
+    key: Any = None  # [H, K], transposed, like those below
+    k_vector: Any = None  # [W, K], of the vector key, if it differs from the key
     value: Any = None  # [H, K]
     k_features: Any = None
     weights: Any = None  # [C, K], of the softmax's weights
 
     @classmethod
     def for_vectors(cls, q: Queries, part: int, x: Array) -> "Adds":
-        """Add to what meets a part's key vectors."""
+        """Return a gradient of what is multiplied with a part's key vectors."""
         if q.vector[part] is None:
             return cls(content=x)
         return cls(vector=only(part, len(q.vector), x))
 
     @classmethod
     def for_query_vectors(cls, k: Keys, part: int, x: Array) -> "Adds":
-        """Add to what meets a part's query vectors."""
+        """Return a gradient of what is multiplied with a part's query vectors."""
         if k.vector[part] is None:
             return cls(key=x)
         return cls(k_vector=only(part, len(k.vector), x))
 
     def plus(self, other: "Adds") -> "Adds":
-        """Add field by field."""
+        """Return the sum, field by field."""
         return Adds(*map(plus, self, other))
 
     def of_queries(self) -> Queries:
@@ -66,12 +66,12 @@ class Adds(NamedTuple):
 
 
 def only(part: int, parts: int, x: Any) -> tuple[Any, ...]:
-    """Return a tuple of one for each part, with nothing for the others."""
+    """Return a tuple with x for one part and None for the others."""
     return tuple(x if i == part else None for i in range(parts))
 
 
 def plus(a: Any, b: Any) -> Any:
-    """Add trees; None adds nothing, in the place of a leaf, of a tuple's entry or of all."""
+    """Add two trees; None, in place of a leaf, of a tuple's entry or of a whole tree, adds nothing."""
     if a is None or b is None:
         return b if a is None else a
     if type(a) is tuple:
@@ -80,32 +80,31 @@ def plus(a: Any, b: Any) -> Any:
 
 
 def zeros(tree: Any) -> Any:
-    """Zero accumulators, at least float32."""
+    """Return accumulators of zeros, in float32 or wider."""
     like = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
     return varying_like(tree, jax.tree.map(like, tree))
 
 
 def turn(tree: Any) -> Any:
-    """Transpose matrices; vectors stay."""
+    """Transpose matrices; leave vectors as they are."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, -1, -2) if x.ndim > 1 else x, tree)
 
 
 def cast_like(tree: Any, like: Any) -> Any:
-    """Give a gradient the types of what it is the gradient of."""
+    """Cast gradients to the types of what they are gradients of."""
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), like, tree)
 
 
 class Term:
     """A term, for one head.
 
-    What a block hands on to the next one of the same region is the term's `ring`, in each pass its own; it is a ring
-    buffer where neighbouring blocks share distances (`spread.Ring`), else None. A gradient
-    leaves the backward pass in one of two ways: `sums` are those of the term's own arrays, added up over all blocks;
-    `Adds` are those of the tokens' arrays (queries, keys, values, features). A term with arrays defines `zero_sums` and
-    `gradient`.
+    In each pass, a block passes the term's `ring` on to the next block of the same region: a ring buffer where
+    neighbouring blocks share distances (`spread.Ring`), else None. Gradients leave the backward pass in two ways:
+    `sums` are gradients of the term's own arrays, summed over all blocks; `Adds` are gradients of the tokens' arrays
+    (queries, keys, values, features). A term with arrays defines `zero_sums` and `gradient`.
 
     Attributes:
-      reads_tokens: of a logit term, whether gradients reach queries, keys, values or features through it.
+      reads_tokens: for a logit term, whether gradients reach queries, keys, values or features through it.
     """
 
     reads_tokens: ClassVar[bool] = True
@@ -119,7 +118,7 @@ class Term:
         return None
 
     def end_backward(self, block: Block, ring: Any, sums: Any) -> tuple[Adds, Any]:
-        """Return what is left to add after the last block of a region, and the sums."""
+        """Return the gradients that remain to be added after the last block of a region, and the sums."""
         return Adds(), sums
 
     def zero_sums(self) -> Any:
@@ -127,7 +126,7 @@ class Term:
         return None
 
     def gradient(self, sums: Any) -> Self:
-        """Return the gradient of the term, a term that holds its arrays' gradients, from the sums of all blocks."""
+        """Return the term's gradient, a term that holds its arrays' gradients, from the sums over all blocks."""
         if jax.tree.leaves(self):
             raise TypeError(
                 f"{type(self).__name__} has arrays: it must define zero_sums and gradient"
@@ -140,7 +139,7 @@ class LogitTerm(Term):
 
     @abc.abstractmethod
     def forward(self, block: Block, ring: Any) -> tuple[Logits, Any]:
-        """Return what the term adds to the block's logits, [C, K] or what broadcasts to it, and the ring."""
+        """Return what the term adds to the block's logits, of a shape that broadcasts to [C, K], and the ring."""
 
     @abc.abstractmethod
     def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
@@ -148,13 +147,13 @@ class LogitTerm(Term):
 
         Args:
           block: the block.
-          d: the gradient of what `forward` returned, always [C, K].
-          ring: what the previous block returned, or `begin_backward`.
-          sums: what the previous block of all, of any queries, returned, or `zero_sums`.
+          d: the gradient with respect to the result of `forward`, always [C, K].
+          ring: the ring from the previous block, or from `begin_backward`.
+          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
         """
 
     def vjp(self, block: Block, ring: Any) -> tuple[Logits, Any, Any]:
-        """Return what `forward` returns, and the way back through this block, a function of (d, ring, sums)."""
+        """Return the results of `forward`, and the backward pass through this block, a function of (d, ring, sums)."""
         return *self.forward(block, ring), functools.partial(self.backward, block)
 
 
@@ -169,43 +168,43 @@ class ValueTerm(Term):
 
         Args:
           block: the block.
-          weights_CK: exp(logits - peak), the peak being that of the row so far; after dropout.
+          weights_CK: exp(logits - peak) after dropout, where the peak is the row's largest logit so far.
           shrink_C: exp(peak before this block - peak).
-          ring: what the previous block returned, or `begin`.
+          ring: the ring from the previous block, or from `begin`.
         """
 
     def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
-        """Return what is left to add to the output after the last block of a region."""
+        """Return what remains to be added to the output after the last block of a region."""
         return None
 
     @abc.abstractmethod
     def backward(
         self, block: Block, weights_CK: Array, ring: Any, sums: Any
     ) -> tuple[Adds, Any, Any]:
-        """Return what the term adds to the gradients, that of the weights among them, the ring and the sums.
+        """Return what the term adds to the gradients, including that of the weights, the ring and the sums.
 
         Args:
           block: the block; `block.rows` holds the gradient of the output.
-          weights_CK: the softmax's, after dropout.
-          ring: what the previous block returned, or `begin_backward`.
-          sums: what the previous block of all, of any queries, returned, or `zero_sums`.
+          weights_CK: the softmax's weights, after dropout.
+          ring: the ring from the previous block, or from `begin_backward`.
+          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
         """
 
 
 def static() -> Any:
-    """Declare a field of a term that holds no arrays."""
+    """Declare a field of a term as static, without arrays."""
     return dataclasses.field(metadata={"static": True})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def term(cls):
-    """Make a class of terms: a dataclass, and a tree of its arrays."""
+    """Make a class a frozen dataclass and a pytree of its arrays."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @dataclasses.dataclass(frozen=True)
 class ByDistance(Term):
-    """A distance slot of one part, a table for each kind of region. Its sums are such a term of transposed tables."""
+    """A distance slot of one part: one table for each kind of region. Its sums are a term with transposed tables."""
 
     near: Any
     past: Any
@@ -213,15 +212,15 @@ class ByDistance(Term):
     part: int = static()
 
     def reach(self, block: Block) -> Reach:
-        """Return how the block gets at the part's table."""
+        """Return how the block accesses the part's table."""
         return block.reaches[self.part]
 
     def here(self, block: Block) -> Array:
-        """Return the table of the block's region."""
+        """Return the table for the block's region."""
         return getattr(self, block.tables[self.part])
 
     def put(self, block: Block, table: Array) -> Self:
-        """Replace the table of the block's region."""
+        """Replace the table for the block's region."""
         changed: dict[str, Any] = {block.tables[self.part]: table}
         return dataclasses.replace(self, **changed)
 

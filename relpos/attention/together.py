@@ -1,7 +1,7 @@
 """Attention of all heads of a row at once, for encodings that mix their logits (`Slots.mix`): O(T) memory.
 
-Each head has its terms, as in `relpos.attention.blockwise`, and its softmax; between them stands the mix of a block of
-all heads, which JAX differentiates. The backward pass makes each block's products and biases once more, and their mix.
+Each head has its terms, as in `relpos.attention.blockwise`, and its softmax. Between the two, a block of all heads is
+mixed, which JAX differentiates. The backward pass recomputes each block's products, biases and mix.
 """
 
 import functools
@@ -33,34 +33,34 @@ from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
 
 
 class Mixer(NamedTuple):
-    """The encoding of all heads, as what mixes their logits."""
+    """The encoding of all heads, split for mixing their logits."""
 
     graphdef: Any  # static
-    state: Any  # what may be trained
+    state: Any  # trainable
     integers: Any
 
     @classmethod
     def of(cls, encoding: Slots) -> "Mixer":
-        """Take an encoding of all heads apart."""
+        """Split an encoding of all heads."""
         return cls(*nnx.split(encoding, is_inexact, ...))
 
 
 class _Problem(NamedTuple):
-    """The static side; `heads` is the same for each head."""
+    """The static side; `heads` is the problem of each head."""
 
     graphdef: Any
     heads: Problem
 
 
 class _Inputs(NamedTuple):
-    """The differentiable side: all heads' terms are [N, ...], their queries and keys [blocks, N, C or K, ...]."""
+    """The differentiable arrays: the terms of all heads are [N, ...], queries and keys [blocks, N, C or K, ...]."""
 
     state: Any
     heads: Inputs
 
 
 class _Places(NamedTuple):
-    """The integers; dropout's seeds are of each head."""
+    """The arrays that are not differentiated; each head has its own seed."""
 
     heads: Places
     seeds: Array | None
@@ -68,7 +68,7 @@ class _Places(NamedTuple):
 
 
 def _of_heads(function, block: Block, *trees: Any) -> Any:
-    """Map function(block of one head, *trees) over the heads; of the block, queries and keys have their axis."""
+    """Map function(block of one head, *trees) over heads; in the block, queries and keys have an axis of heads."""
     rows = block.rows
 
     def of_head(of_rows: Rows, k: Keys, *trees):
@@ -79,7 +79,7 @@ def _of_heads(function, block: Block, *trees: Any) -> Any:
 
 
 def _arrays_of_heads(rows: Rows) -> Rows:
-    """Leave out what heads share."""
+    """Remove the fields that heads share."""
     nothing: Any = None
     return rows._replace(number=nothing, tokens=nothing)
 
@@ -170,7 +170,7 @@ def _rows(inputs: _Inputs, places: _Places, *of_result: Array) -> Rows:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_gradients(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
-    """Return what an earlier forward pass gave, with its gradients."""
+    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
     return done
 
 
@@ -179,15 +179,15 @@ def _with_gradients_forward(problem, inputs, places, done):
 
 
 class _Back(NamedTuple):
-    """What is handed on while keys are visited."""
+    """The gradients that blocks of keys pass on in the backward pass."""
 
-    q: Queries  # the gradient of the queries
-    state: Any  # that of what mixes
+    q: Queries
+    state: Any  # of the mixer
     sums: Sums
 
 
 def _backward_rows(problem: _Problem, inputs: _Inputs, places: _Places, sums, rows: Rows):
-    """Go back through one block of queries; return the sums and the gradient of the queries."""
+    """Run the backward pass of one block of queries; return the sums and the gradient of the queries."""
     rules, terms, dtype = problem.heads.rules, inputs.heads.terms, inputs.heads.dtype
 
     def begin(block: Block):
@@ -216,7 +216,7 @@ def _backward_rows(problem: _Problem, inputs: _Inputs, places: _Places, sums, ro
             rings.back.values, carry.sums.terms.values, Adds(*carry.q),
         )  # fmt: skip
 
-        # weights = softmax(logits); keeping is linear, its transpose is itself
+        # weights = softmax(logits); dropout is linear and its own transpose
         d_logits_NCK = weights_NCK * (keep(d.weights) - block.rows.correction[..., None])
         d_state, d_found = pull(d_logits_NCK)
 
@@ -249,9 +249,9 @@ def _backward_rows(problem: _Problem, inputs: _Inputs, places: _Places, sums, ro
 
 
 def _each_heads_terms(function, terms: Terms, N: int, *more: Terms) -> Terms:
-    """Map a function of a term, and of what belongs to it, over all heads."""
+    """Map a function of a term, and of its entries in `more`, over all heads."""
     of_head = lambda _, terms, *more: terms.map(function, *more)  # noqa: E731
-    return jax.vmap(of_head)(jnp.arange(N), terms, *more)  # there may be no arrays but these
+    return jax.vmap(of_head)(jnp.arange(N), terms, *more)  # the terms may hold no arrays
 
 
 def _backward(problem: _Problem, residuals, d_result: Result):
@@ -291,21 +291,21 @@ def heads(
     seeds: Float[Array, "N"] | None,
     done: Result | None = None,
 ) -> Result:
-    """Attention of all heads of one row in blocks; a row that sees no key gives zeros.
+    """Compute the attention of all heads of one batch row in blocks; a query that sees no key gives zeros.
 
     Args:
-      mixer: the encoding, of all heads.
+      mixer: the encoding of all heads.
       problem: the static choices, the same for each head.
-      terms: each head's, with a leading axis N.
-      q: queries [N, T, ...], as `blockwise.head` has them of one head.
+      terms: the terms of all heads, with a leading axis N.
+      q: queries [N, T, ...], for each head as in `blockwise.head`.
       k: keys and values [N, S, ...], likewise.
-      q_tokens: where the queries stand.
-      k_tokens: where the keys stand.
-      seeds: dropout's, of each head; or None.
-      done: the result, where only its gradients are wanted.
+      q_tokens: positions, segments and order of the queries.
+      k_tokens: positions, segments and order of the keys.
+      seeds: the seed of dropout for each head, or None.
+      done: an earlier result, if only its gradients are needed.
 
     Returns:
-      The result, its arrays with a leading axis N.
+      The result, whose arrays have a leading axis N.
     """
     rules, layout = problem.rules, problem.layout
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)

@@ -1,4 +1,4 @@
-"""What an encoding computes for each token, outside the loop over blocks: queries, keys, values and outputs."""
+"""Apply an encoding's slots of tokens, outside the loop over blocks: to queries, keys, values and outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ Slot = Callable[
 def queries(
     encoding: Slots, q: Array, positions_T: Array, features: Any
 ) -> Float[Array, "B T N W"]:
-    """Apply `query`."""
+    """Apply the encoding's `query` to the queries."""
     if "query" not in encoding.overridden:
         return q
     return _of_each_token(encoding, _slot("query"), q, positions_T, features)
@@ -35,18 +35,18 @@ def keys(
     num_heads: int,
     features: Any = None,
 ) -> Float[Array, "B S K W"]:
-    """Apply the encoding's `key` (a rotation) to keys, for a cache.
+    """Apply the encoding's `key` (such as a rotation) to keys, for a cache.
 
     Args:
-      encoding: of N heads.
+      encoding: an encoding of N heads.
       k: keys.
       positions_S: their positions, [B, S] or [S], which may have axes.
       num_heads: N.
-      features: from `encodings.tokens`, where the encoding has them.
+      features: from `encodings.tokens`, if the encoding computes features.
 
     Returns:
-      What meets the queries, and behind it what meets the query vectors, where that is something else. [B, S, N, W]
-      if it differs by query head.
+      The keys for the queries, followed by the keys for the query vectors, if these differ. [B, S, N, W] if they
+      differ by query head.
     """
     if encoding.of_heads:
         of_part = lambda part, k, heads, found: keys(part, k, positions_S, heads, found)  # noqa: E731
@@ -61,7 +61,7 @@ def values(
     num_heads: int,
     features: Any = None,
 ) -> Float[Array, "B S K H"]:
-    """Apply the encoding's `value`, for a cache; [B, S, N, H] if it differs by query head."""
+    """Apply the encoding's `value` to values, for a cache; the result is [B, S, N, H] if it differs by query head."""
     if encoding.of_heads:
         of_part = lambda part, v, heads, found: values(part, v, positions_S, heads, found)  # noqa: E731
         return by_heads.of_keys(of_part, encoding, v, num_heads, features)
@@ -72,20 +72,20 @@ def values(
 def finish(
     encoding: Slots, out: Array, positions_T: Array, features: Any
 ) -> Float[Array, "B T N H"]:
-    """Apply `finish`."""
+    """Apply the encoding's `finish` to the outputs."""
     if "finish" not in encoding.overridden:
         return out
     return _of_each_token(encoding, _slot("finish"), out, positions_T, features)
 
 
 def match_heads(k: Array, v: Array) -> tuple[Array, Array]:
-    """Repeat keys or values where the encoding turned the others' key heads into query heads."""
+    """Repeat keys or values if the encoding gave only the other side one entry for each query head."""
     K = max(k.shape[2], v.shape[2])
     return jnp.repeat(k, K // k.shape[2], axis=2), jnp.repeat(v, K // v.shape[2], axis=2)
 
 
 def _slot(name: str) -> Slot:
-    """Return the slot of this name, of whichever encoding it is given."""
+    """Return a function that calls the slot of this name."""
     return lambda encoding, *arguments: getattr(encoding, name)(*arguments)
 
 
@@ -101,7 +101,7 @@ def _key_and_vector(encoding: Slots) -> Slot | None:
 
 
 def features_of_heads(features: Any, heads: int) -> Any:
-    """Repeat features that heads share."""
+    """Repeat features that heads share, so that each head has its own entry."""
     return repeated(features, heads, axis=2)
 
 
@@ -110,7 +110,7 @@ def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
         return x_BSKH
     K = x_BSKH.shape[2]
     if not _differs_by_query_head(encoding, slot, x_BSKH, positions_S, num_heads, features):
-        # Those of query heads are not read: any will do.
+        # Features of query heads are not read, so any will do.
         features = features_of_heads(jax.tree.map(lambda f: f[:, :, :K], features), K)
         return _of_each_token(encoding, slot, x_BSKH, positions_S, features)
     x_BSNH = jnp.repeat(x_BSKH, num_heads // x_BSKH.shape[2], axis=2)
@@ -119,7 +119,7 @@ def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
 
 
 def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features):
-    """Vmap a slot over heads and rows; where x has key heads, the slot reads nothing of query heads: any will do."""
+    """Vmap a slot over heads and rows; if x has key heads, the slot does not read parameters of query heads."""
     split, per_head, shared = split_heads(encoding)
     heads = x_BTNH.shape[2]
     of_fewer = lambda x: x[:heads] if x.shape[0] > heads else x  # noqa: E731
@@ -138,7 +138,7 @@ def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features):
 def _differs_by_query_head(
     encoding, slot: Slot, x_BSKH, positions, num_heads: int, features
 ) -> bool:
-    """Whether what a slot gives depends on a parameter or a feature of the query head; nothing is computed."""
+    """Whether a slot's result depends on a parameter or feature of the query head; nothing is computed."""
     if num_heads == x_BSKH.shape[2]:
         return False
     split, per_head, shared = split_heads(encoding)

@@ -1,4 +1,4 @@
-"""The terms of the output: what a block's weights are multiplied with, each beside its gradient."""
+"""The terms of the output, each beside its gradient."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from relpos.attention.terms import Adds, ByDistance, ValueTerm, cast_like, plus,
 
 @term
 class Values(ValueTerm):
-    """Products with v_j."""
+    """The products of the weights with v_j."""
 
     def forward(self, block, weights_CK, shrink_C, ring):
         value = block.k.value
@@ -27,16 +27,16 @@ class Values(ValueTerm):
 
 
 class _ValueRings(NamedTuple):
-    products: Any  # of d out with the vectors
+    products: Any  # of the output's gradient with the vectors
     by_distance: Any  # sums of weights
 
 
 @term
 class ValueVectors(ByDistance, ValueTerm):
-    """Products with a_V[d].
+    """The products of the weights with a_V[d].
 
-    Forward, weights are summed by distance and multiplied with the vectors. Backward, each pair takes its product of
-    the output's gradient with them.
+    In the forward pass, weights are summed by distance and multiplied with the vectors. In the backward pass, each pair
+    takes its product of the output's gradient with the vectors.
     """
 
     def begin(self, block):
@@ -79,7 +79,7 @@ class ValueVectors(ByDistance, ValueTerm):
 
 @term
 class PairValues(ValueTerm):
-    """Products with value vectors evaluated for each pair, differentiated by JAX: no table holds them."""
+    """The products with value vectors without a table, evaluated for each pair and differentiated by JAX."""
 
     state: Any  # of the encoding
     integers: Any  # of the encoding, not differentiated

@@ -1,6 +1,6 @@
-"""Position encodings by name. The folder is the registry: each file is a scheme, its name the scheme's name.
+"""Position encodings by name. The folder is the registry: each file is a scheme, named after the file.
 
-Schemes are put together by `Sum` and `ByHeads`, or as text: "rope+t5", "rope:4/alibi:4", see
+Combine schemes with `Sum` and `ByHeads`, or as text, such as "rope+t5" or "rope:4/alibi:4", see
 `relpos.encodings.composed.expressions`.
 """
 
@@ -39,7 +39,7 @@ def names() -> tuple[str, ...]:
 
 
 def scheme(name: str | type[Encoding]) -> type[Encoding]:
-    """Return the class of a scheme; an unknown name is answered with the nearest right one, a class with itself."""
+    """Return the class of a scheme, given its name or class; the error for an unknown name suggests the nearest one."""
     if inspect.isclass(name) and issubclass(name, Encoding):
         return name
     return registry.member(sys.modules[__name__], str(name), Encoding, "encoding")
@@ -65,20 +65,20 @@ def create(
     features: int | None = None,
     **chosen: Any,
 ) -> Encoding:
-    """Make an encoding.
+    """Create an encoding.
 
     Args:
-      name: one of `names()`, or a class of your own; or several, as "rope+t5" (a sum), "rope:4/alibi:4" (four heads of
-        each) and "rope(base=500.0)+t5" (options in place).
-      num_heads: N, query heads.
-      head_dim: H.
-      rngs: a stream for the initial parameters.
-      num_kv_heads: K, key heads, a divisor of N; None: N.
+      name: one of `names()`, or your own class; or several schemes, such as "rope+t5" (a sum), "rope:4/alibi:4" (four
+        heads of each) and "rope(base=500.0)+t5" (with options).
+      num_heads: N, the number of query heads.
+      head_dim: H, the size of a head.
+      rngs: random streams for the initial parameters.
+      num_kv_heads: K, the number of key heads, a divisor of N; None: N.
       features: D, the width of the layer's input; None: num_heads * head_dim.
-      **chosen: the scheme's options, see `options(name)`; where there are several, options stand beside their names.
+      **chosen: the scheme's options, see `options(name)`; write those of several schemes in `name`.
 
     Raises:
-      ValueError: an unknown name or option (the nearest right one is named), or a value the scheme refuses.
+      ValueError: the name or an option is unknown (the message suggests the nearest one), or a value is not allowed.
     """
     for what, size, most in (
         ("num_heads", num_heads, MOST_HEADS),
@@ -97,7 +97,7 @@ def create(
     found = expressions.schemes(heads)
     if len(found) > 1 and chosen:
         raise ValueError(
-            f"{name}: write the options of several schemes beside their names, as rope(base=500.0)+t5; "
+            f"{name}: write the options of several schemes after their names, as in rope(base=500.0)+t5; "
             f"got {', '.join(chosen)}"
         )
     counts = expressions.counts(heads, num_heads)
@@ -117,7 +117,7 @@ def create(
 def _create(
     name: str | type[Encoding], chosen: dict[str, Any], dims: Dims, rngs: nnx.Rngs
 ) -> Encoding:
-    """Make one scheme, of options that are checked."""
+    """Check the options, and create one scheme."""
     known = options(name)
     told = name if isinstance(name, str) else name.__name__
     for key, value in chosen.items():

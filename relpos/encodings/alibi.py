@@ -8,11 +8,11 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant
 
-MOST_SLOPE = 1e28  # times any int32 distance it is finite in float32
+MOST_SLOPE = 1e28  # its product with any int32 distance is finite in float32
 
 
 def paper_slopes(num_heads: int) -> list[float]:
-    """Return 2^(-8h/N), h = 1..N; if N is no power of two, those of c = 2^floor(log2 N), then every other of 2c."""
+    """Return 2^(-8h/N), h = 1..N; if N is not a power of two, those of c = 2^floor(log2 N), then every other of 2c."""
     c = 2 ** math.floor(math.log2(num_heads))
     powers = [2 ** (-8 * h / c) for h in range(1, c + 1)]
     between = [2 ** (-8 * h / (2 * c)) for h in range(1, 2 * c + 1, 2)]
@@ -23,16 +23,16 @@ class ALiBi(Encoding):
     """b[d] = -m |d|, m fixed for each head;  with `right_slopes` -m' |d| where d < 0, the key in the future.
 
     Press, Smith, Lewis 2022, "Train Short, Test Long", arXiv:2108.12409, sec. 3; slopes for any number of heads as
-    in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `slopes`, `right_slopes`: given, one for each head;
-    a slope of 1e9 hides a side. `learned`: the slopes are trained. `asymmetric`: m' is a number of its own, which
-    starts as m. The paper is causal; the two-sided forms are those of issue 5 of the authors' repository, which draws
-    the slopes that are learned.
+    in the authors' code. `literal_slopes`: 2^(-8h/N) for every N. `slopes`, `right_slopes`: given slopes, one for each
+    head; a slope of 1e9 hides a side. `learned`: the slopes are trained. `asymmetric`: m' is separate, and starts as m.
+    The paper is causal; the two-sided forms are those of issue 5 of the authors' repository, which draws learned
+    slopes at random.
 
     Choose it to read rows longer than those of training, with nothing to train and at hardly any cost: in README's
-    results its language model gets better with length, and its flip-flop hardly worse.
+    results its language model gets better with length, and its flip-flop hardly gets worse.
 
-    Choose another where far tokens matter as much as near ones: the bias only ever falls. At the trained length
-    README's language model is better with `rope` and `t5`.
+    Choose another where far tokens matter as much as near ones: the bias always falls with distance. At the trained
+    length, README's language model is better with `rope` and `t5`.
     """
 
     reals = True
@@ -50,10 +50,10 @@ class ALiBi(Encoding):
     ):
         N = dims.num_heads
         if slopes and literal_slopes:
-            raise ValueError("alibi.slopes are given and alibi.literal_slopes asks for others")
+            raise ValueError("give alibi.slopes or alibi.literal_slopes, not both")
         if asymmetric and not learned and not right_slopes:
             raise ValueError(
-                "alibi.asymmetric wants slopes that differ: learn them (alibi.learned) or give alibi.right_slopes"
+                "alibi.asymmetric needs slopes that differ: learn them (alibi.learned) or give alibi.right_slopes"
             )
         for key, given in (("slopes", slopes), ("right_slopes", right_slopes)):
             _check(f"alibi.{key}", given, N)
@@ -73,9 +73,9 @@ class ALiBi(Encoding):
 
 
 def _check(key: str, given: tuple, heads: int) -> None:
-    """Check slopes that are given: none, or a number for each head."""
+    """Check given slopes: none, or a number for each head."""
     if given and len(given) != heads:
-        raise ValueError(f"{key} must be one for each of the {heads} heads, got {len(given)}")
+        raise ValueError(f"{key} must be {heads} numbers, one for each head, got {len(given)}")
     for slope in given:
         is_number = isinstance(slope, numbers.Real) and not isinstance(slope, bool)
         if not is_number or not abs(slope) <= MOST_SLOPE:

@@ -1,4 +1,4 @@
-"""A bias that is a power of the distance; a negative exponent looks away from what is near."""
+"""A bias that is a power of the distance; a negative exponent favours distant tokens."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,8 +20,8 @@ class BAM(Encoding):
     layer has its own parameters, which is how the paper counts them; with `per_layer=False` all layers share one set,
     the default of the code. Scalable softmax itself is left out.
 
-    Choose it as an ALiBi whose shape is learned: a head may look far back, or away from near tokens. The paper finds
-    passkeys at 500 times the trained length.
+    Choose it as an ALiBi whose shape is learned: a head may look far back, or away from near tokens. The paper
+    retrieves passkeys at 500 times the trained length.
 
     Choose another to reproduce the paper's models with scalable softmax, which is left out. Without `location` the past
     and the future are treated alike.
@@ -49,7 +49,7 @@ class BAM(Encoding):
         self.location = parameter([0.0] * N) if location else None
 
     def bias(self, d):
-        """Return the logarithm of the prior, without its constant."""
+        """Return the logarithm of the prior, up to a constant."""
         x = -d
         if self.location is not None:
             location = self.location[...]

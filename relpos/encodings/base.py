@@ -1,4 +1,4 @@
-"""What every position encoding is."""
+"""The base class of position encodings, and the functions that apply an encoding to all heads."""
 
 import dataclasses
 from typing import Any
@@ -38,13 +38,13 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """The sizes an encoding may need.
+    """The sizes that an encoding may need.
 
     Attributes:
-      num_heads: N, query heads.
+      num_heads: N, the number of query heads.
       head_dim: H, the size of a head's queries and keys.
       features: D, the width of the layer's input.
-      num_kv_heads: K, key heads, a divisor of N; 0: N.
+      num_kv_heads: K, the number of key heads, a divisor of N; 0 stands for N.
     """
 
     num_heads: int
@@ -60,13 +60,13 @@ class Dims:
 class Encoding(Slots, fills_slots=False):
     """A position encoding for one head, as a function of distance.
 
-    A scheme is one file with one subclass; the file's name is the scheme's name. Its options are the keyword
-    arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults. A
-    parameter made with `shared_by_layers=True` is one for all layers of a stack, as the paper has it.
-    Besides the slots of attention (`relpos.attention.Slots`) it may fill `embed` and `tokens`.
+    Each scheme is one file with one subclass, and the file's name is the scheme's name. Its options are the keyword
+    arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults. All
+    layers of a stack share a parameter made with `shared_by_layers=True`, where the paper shares it.
+    Besides the slots of attention (`relpos.attention.Slots`), an encoding may fill `embed` and `tokens`.
 
     Attributes:
-      max_length: positions it has parameters for, 0 ... max_length - 1; None: any.
+      max_length: the encoding has parameters for positions 0 ... max_length - 1; None: no limit.
     """
 
     max_length: int | None = None
@@ -76,53 +76,53 @@ class Encoding(Slots, fills_slots=False):
 
     @property
     def parts(self) -> tuple["Encoding", ...]:
-        """The encodings whose terms are summed up: this one alone, unless it is a sum."""
+        """The summands of a sum of encodings; otherwise this encoding alone."""
         return (self,)
 
     @property
     def of_heads(self) -> tuple[tuple["Encoding", int], ...]:
-        """The encodings of heads of several kinds; empty: this one serves all."""
+        """The encodings of the layer's heads, with the number of heads of each; empty: this one serves all heads."""
         return ()
 
     @classmethod
     def adds_to_input(cls) -> bool:
-        """Whether the scheme fills `embed`: a model has one such encoding, before its layers, which get none."""
+        """Whether the scheme fills `embed`: a model applies it once before its layers, which then have no encoding."""
         return "embed" in cls.overridden
 
     def of_projections(
         self, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]
     ) -> dict[str, Array]:
-        """Return what an encoding that is `unbound` computes of its layer's projections, by attribute name."""
+        """Return what an `unbound` encoding computes from its layer's projections, by attribute name."""
         return {}
 
     def embed(
         self, x_TD: Float[Array, "T D"], positions_T: Num[Array, "T *axes"]
     ) -> Float[Array, "T D"]:
-        """Add absolute positions to the model's input. Called once, before the first layer."""
+        """Add absolute positions to the model's input; called once, before the first layer."""
         return x_TD
 
     def tokens(
         self, x_TD: Float[Array, "T D"], valid_T: Array, state: Any = None
     ) -> tuple[Any, Any]:
-        """Compute one head's features of each token from the layer's input.
+        """Compute each token's features from the layer's input, for one head.
 
         Args:
           x_TD: the layer's input.
-          valid_T: False for padding, which must leave no trace.
-          state: what an earlier call returned for the tokens before these; None at the start.
+          valid_T: False for padding, which must not affect the result.
+          state: the state returned by the call for the preceding tokens; None at the start.
 
         Returns:
-          The features, a tree of arrays [T, ...], which slots of tokens, `block_bias` and `walk` get; and the state
-          after these tokens, a tree of arrays that a cache keeps.
+          The features, a tree of arrays [T, ...] that is passed to the slots of tokens, `block_bias` and `walk`; and
+          the state after these tokens, a tree of arrays that a cache keeps.
         """
         return None, None
 
 
 def check_base(key: str, base: float) -> None:
-    """Check the base of the angular speeds base^(-2m/R): from 1, where all are equal.
+    """Check that the base of the angular speeds base^(-2m/R) is at least 1, where all speeds are equal.
 
     Raises:
-      ValueError: names the option `key`, such as "rope.base".
+      ValueError: the base is less than 1; the message names the option `key`, such as "rope.base".
     """
     if base < 1:
         raise ValueError(f"{key} must be at least 1, got {base}")
@@ -133,12 +133,12 @@ def bind(
 ) -> Encoding:
     """Return the encoding for a layer with these projections of queries and keys.
 
-    Layers do it at each call; an encoding that does not read them is returned as it is.
+    Layers call it in each forward pass. An encoding that reads no projections is returned as it is.
 
     Args:
-      encoding: of N heads.
+      encoding: an encoding of N heads.
       query_DNH: the layer's projection of its input to queries.
-      key_DKH: that to keys.
+      key_DKH: the layer's projection of its input to keys.
     """
     kinds = [encoding] if not encoding.of_heads else [kind for kind, _ in encoding.of_heads]
     if not any(part.unbound for kind in kinds for part in kind.parts):
@@ -164,16 +164,16 @@ def tokens(
     Args:
       encoding: the encoding.
       x_BTD: the layer's input.
-      valid_BT: False for padding; None: all are tokens.
-      state: [B, N, ...], from the call for the tokens before these.
-      positions: [B, T] or [T], where positions (or an order) are given to attention: tokens then follow each other by
-        them, each segment by itself, not by their rows.
-      segments: [B, T] or [T], likewise.
+      valid_BT: False for padding; None: there is no padding.
+      state: [B, N, ...], from the call for the preceding tokens.
+      positions: [B, T] or [T], the positions (or the order) given to attention, if any. Within each segment, tokens
+        then follow each other in this order instead of the order of their rows.
+      segments: [B, T] or [T], the segments given to attention, if any.
 
     Returns:
-      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]; of K key heads where they are made of
-      parameters per key head; one for all heads, [B, T, 1, ...], where the encoding has no parameters per head. Where
-      heads are of several kinds, a tuple of those of each kind; likewise of the parts of a sum.
+      Features [B, T, N, ...] for `attention`, and the new state [B, N, ...]. The axis of heads has K entries where the
+      features depend on parameters per key head only, and one entry where the encoding has no parameters per head.
+      For heads of several kinds, and for a sum, both are tuples with one entry per kind or part.
     """
     if not encoding.needs_tokens:
         return None, None
@@ -203,7 +203,7 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
     def one_head(per_head, x_TD, valid_T, state):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
-    per_head = _that_matter(one_head, per_head, x_BTD[0], valid_BT[0], state)
+    per_head = _read_per_head(one_head, per_head, x_BTD[0], valid_BT[0], state)
     if jax.tree.leaves(per_head):
         heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
     else:
@@ -224,8 +224,8 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
     return jax.vmap(row)(x_BTD, valid_BT, state, order_BT)
 
 
-def _that_matter(one_head, per_head, x_TD, valid_T, state):
-    """Return what is split over heads, for key heads alone where features do not depend on that of query heads."""
+def _read_per_head(one_head, per_head, x_TD, valid_T, state):
+    """Return the parameters per head; for key heads alone if the features read no parameter per query head."""
     leaves, tree = jax.tree.flatten(per_head)
     K, N = (f((x.shape[0] for x in leaves), default=1) for f in (min, max))
     if K < N:
@@ -238,14 +238,14 @@ def _that_matter(one_head, per_head, x_TD, valid_T, state):
 
 
 def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
-    """Return every head's bias b[d], not scaled: what a picture or a table of a scheme shows.
+    """Return every head's bias b[d], not scaled, as pictures and tables of a scheme show it.
 
     Args:
-      encoding: of any number of heads.
+      encoding: an encoding of any number of heads.
       d: distances, query position - key position.
 
     Returns:
-      [N, n]; [1, n] where the heads share one bias.
+      [N, n], or [1, n] if the heads share one bias.
 
     Raises:
       ValueError: the encoding has no bias that is a function of the distance alone.
@@ -256,7 +256,7 @@ def biases(encoding: Encoding, d: Int[Array, "n"]) -> Float[Array, "N n"]:
     found = each_head(lambda one: one.bias(jnp.asarray(d)), encoding)
     if found is None:
         raise ValueError(
-            f"{type(encoding).__name__} has no bias that is a function of the distance alone; see its docstring for "
-            "the slots that it fills"
+            f"{type(encoding).__name__} has no bias that is a function of the distance alone; its docstring says "
+            "which slots it fills"
         )
     return found

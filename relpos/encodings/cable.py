@@ -1,4 +1,4 @@
-"""Distance measured as the sum of the gates of the tokens between, in both directions, weighted by the query."""
+"""Distance as the sum of the gates of the tokens between query and key, in both directions, weighted by the query."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ KERNELS = ("linear", "log")
 class CABLE(Encoding):
     """b[i, j] = -g_i s_ij,  s_ij = sum of f_t over j < t <= i, or over i < t <= j where the key comes later,
 
-        f_t = relu(w . x_t + c),  g_i = softplus(w' . x_i + c'),  each head's own: columns 0 and 1 of `weight`
+        f_t = relu(w . x_t + c),  g_i = softplus(w' . x_i + c'),  w and w' of each head: columns 0 and 1 of `weight`
 
     Veisi, Amirzadeh, Mansourian 2025, "Context-aware Biases for Length Extrapolation", arXiv:2503.08067, sec. 3; for
     both directions as in sec. 5.5 and the authors' code. Weights start with standard deviation 0.02, offsets at 0.
@@ -26,7 +26,7 @@ class CABLE(Encoding):
     longer than those of training.
 
     Choose another where the caller gives positions, which it does not read, and for cross-attention layers, where there
-    are no tokens between query and key. `fox` is cheaper where weights are not needed.
+    are no tokens between query and key. `fox` is cheaper if no weights are needed.
     """
 
     needs_tokens = True
@@ -50,14 +50,14 @@ class CABLE(Encoding):
         self.offset = PerHead(jnp.zeros((dims.num_heads, 1 + weights)))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return the running sums of f_t and, where there are weights, g_t; and the last sum."""
+        """Return the running sums of f_t and, with weights, g_t; and the last sum."""
         read_TG = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
         steps_T = jnp.where(valid_T, GATES[self.gate](read_TG[:, 0]), 0)
         sums_T = jnp.cumsum(steps_T) + (0 if state is None else state)
         return (sums_T, *jax.nn.softplus(read_TG[:, 1:].T)), sums_T[-1]
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
-        """Return -g_i |S_i - S_j|, of the running sums S, or -g_i log(1 + (S_i - S_j)^2)."""
+        """Return -g_i |S_i - S_j| or -g_i log(1 + (S_i - S_j)^2), where S are the running sums."""
         gap = q_features[0][:, None] - k_features[0][None, :]
         gap = jnp.abs(gap) if self.kernel == "linear" else jnp.log1p(gap**2)
         weights = q_features[1:]

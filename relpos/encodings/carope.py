@@ -16,8 +16,8 @@ class CARoPE(Encoding):
     Veisi, Fartoot, Amirzadeh 2025, "Context-aware Rotary Position Embedding", arXiv:2507.23083, sec. 2: RoPE turns by i
     theta_1^m; here each token has its own theta_1. Each key head of each layer has its own w, because its queries and
     its keys must turn by the same angles. The paper says that it starts as RoPE, but not how: here w starts at 0, and
-    c, which the paper does not have, where f = base^(-2/H). The running sums are the features of each token and, at the
-    end, the state of the cache. The pairs are those of `rope`. Causal.
+    c, which the paper does not have, so that f = base^(-2/H). The running sums are the features of each token and, at
+    the end, the state of the cache. The pairs are those of `rope`. Causal.
 
     Choose it in place of `rope` in decoders: the paper reports lower perplexity than with RoPE, also on longer rows,
     and it starts as RoPE.

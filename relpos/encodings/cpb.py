@@ -1,4 +1,4 @@
-"""A small network of the distance, on a scale that grows with its logarithm."""
+"""A bias computed by a small network from the distance on a logarithmic scale."""
 
 import math
 
@@ -13,7 +13,7 @@ MOST_HIDDEN = 4096
 
 
 class OffsetNetwork:
-    """An MLP of an offset along one axis or several, with ReLU and one hidden layer; see `CPB`."""
+    """An MLP with ReLU and one hidden layer, of an offset along one or several axes; see `CPB`."""
 
     def _make(
         self,
@@ -27,11 +27,11 @@ class OffsetNetwork:
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        """Check the options, which errors name as those of the scheme `name`, and make the network."""
+        """Check the options and make the network; errors name the options of the scheme `name`."""
         if not 1 <= hidden <= MOST_HIDDEN:
             raise ValueError(f"{name}.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
         if window < 0 or window == 1:
-            raise ValueError(f"{name}.window must be 0, for none, or at least 2, got {window}")
+            raise ValueError(f"{name}.window must be 0 (no window) or at least 2, got {window}")
         if spacing not in SPACINGS:
             raise ValueError(f"unknown {name}.spacing {spacing!r}: known: {', '.join(SPACINGS)}")
         if bound < 0:
@@ -51,7 +51,7 @@ class OffsetNetwork:
         return u / math.log(8) if self.window else u
 
     def _network(self, *d):
-        """Return the bias of distances [n], one array for each axis."""
+        """Return the bias of offsets, given one array [n] for each axis."""
         each = zip(d, self.kernel[...], strict=True)
         hidden = sum(self._coordinate(x)[:, None] * kernel[None] for x, kernel in each)
         y = jax.nn.relu(hidden + self.offset[...][None]) @ self.output[...]
@@ -59,7 +59,7 @@ class OffsetNetwork:
 
 
 class CPB(OffsetNetwork, Encoding):
-    """b[d] = 16 sigmoid(f(u)),  u = sign(d) ln(1 + 8 |d| / (window - 1)) / ln 8,  f an MLP with ReLU and hidden units.
+    """b[d] = 16 sigmoid(f(u)),  u = sign(d) ln(1 + 8 |d| / (window - 1)) / ln 8,  f an MLP 1 -> hidden -> 1 with ReLU.
 
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3: continuous
     position bias, here of the distance in a row; `cpb_2d` is for images, as in the paper. u and the sigmoid are those
@@ -68,10 +68,10 @@ class CPB(OffsetNetwork, Encoding):
     "linear", u = d / (window - 1), or d without a window. The hidden layer is shared by the heads; the output layer is
     per head and has no offset. Each layer has its own network. Weights start with standard deviation 0.02.
 
-    Choose it for a smooth bias on longer rows: it is a network of the distance's logarithm, where a table would have
+    Choose it for a smooth bias on longer rows: it is a network of the distance's logarithm, while a table would have
     entries that were never trained.
 
-    Choose another where time matters: the network is evaluated for every distance of a row, where a table needs only a
+    Choose another where time matters: the network is evaluated for every distance of a row, while a table needs only a
     look-up.
     """
 

@@ -1,4 +1,4 @@
-"""A small network of the offset between two places of an image, in rows and columns."""
+"""A bias computed by a small network from the offset between two places in an image, in rows and columns."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,10 +14,10 @@ class CPB2D(OffsetNetwork, Encoding):
     """b[i, j] = 16 sigmoid(f(u(y_i - y_j), u(x_i - x_j))),  u and its options as in `cpb`,  f an MLP 2 -> hidden -> 1.
 
     Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity and Resolution", arXiv:2111.09883, sec. 3.3. Positions
-    are [T, 2], row and column; a single whole number p stands for row p // width and column p mod width. Each block
+    are [T, 2], row and column; a single integer p stands for row p // width and column p mod width. Each block
     evaluates the network once for every offset of a grid of height x width; larger offsets are clipped to the grid's
-    largest. `window` stays what the model was trained with when the grid grows. The paper also normalises queries and
-    keys; that is left to the layer.
+    largest. When the grid grows, `window` remains the one of training. The paper also normalises queries and keys; that
+    is left to the layer.
 
     Choose it for images whose size changes after training, as in Swin v2, which moves to larger windows.
 
@@ -25,7 +25,7 @@ class CPB2D(OffsetNetwork, Encoding):
     the grid.
     """
 
-    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
+    shift_invariant = False  # shifting single numbers moves some tokens to the next row
     axes = 2
 
     def __init__(

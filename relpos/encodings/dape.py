@@ -9,21 +9,21 @@ from relpos.attention.slots import SLOTS
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 MOST_HIDDEN = 256
-SLOPE = 0.01  # of the leaky ReLU where it leaks, as PyTorch has it
+SLOPE = 0.01  # of the leaky ReLU below 0, as in PyTorch
 
 
 class DAPE(Encoding):
     """logits = A + B + f([A; B]),  f = W_2 leaky_relu(W_1 [A; B] + c_1) + c_2, for each pair of tokens, over the heads.
 
     Zheng et al. 2024, "DAPE: Data-Adaptive Positional Encoding for Length Extrapolation", arXiv:2405.14722, sec. 3. A
-    [N] are all heads' scaled products of query and key, and B [N] their biases from the scheme `bias`. That may be any
-    scheme that adds a bias and does nothing else (kerple, alibi and fire in the paper), with its default options. f is
-    a network 2N -> hidden -> N; each layer has its own, initialised like PyTorch's layers.
+    [N] are all heads' scaled products of query and key, and B [N] their biases from the scheme `bias`, which may be any
+    scheme that only adds a bias (kerple, alibi and fire in the paper), with its default options. f is a network
+    2N -> hidden -> N; each layer has its own, initialised like PyTorch's layers.
 
     Choose it for rows longer than those of training where time does not matter: the paper trains on 128 tokens and
     beats the static biases at 8192.
 
-    Choose another otherwise: all heads of a block are computed together, one of the slowest steps in
+    Choose another otherwise: all heads of a block are computed together, which makes it one of the slowest schemes in
     docs/performance.md, and GPU kernels do not support it.
     """
 
@@ -34,8 +34,7 @@ class DAPE(Encoding):
         filled = inner.overridden & SLOTS if inner else frozenset()
         if inner is None or not filled or filled - {"bias", "block_bias"}:
             raise ValueError(
-                f"dape.bias must be a scheme that adds a bias and does nothing else, such as kerple, alibi, fire or "
-                f"t5, got {bias!r}"
+                f"dape.bias must be a scheme that only adds a bias, such as kerple, alibi, fire or t5, got {bias!r}"
             )
         self.inner = inner
         self.constant_beyond = self.inner.constant_beyond
@@ -58,7 +57,7 @@ class DAPE(Encoding):
         return self.inner.bias(d)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
-        """Return B, where it depends on the positions themselves."""
+        """Return B, if it depends on the positions themselves."""
         return self.inner.block_bias(q_positions, k_positions, q_features, k_features)
 
     def mix(self, logits_NCK, bias_NCK):

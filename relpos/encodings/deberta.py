@@ -1,4 +1,4 @@
-"""Products of content and position: both queries and keys are multiplied with a vector for each distance."""
+"""Products of content and position: queries and keys are both multiplied with vectors for each distance."""
 
 import math
 
@@ -8,7 +8,7 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant
 
-MOST = 2**20  # distances with a row of their own
+MOST = 2**20  # distances with their own row
 
 
 class DeBERTa(Encoding):
@@ -17,15 +17,15 @@ class DeBERTa(Encoding):
     He et al. 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654, sec. 3.1. delta(i,
     j) = clip(i - j + span, 0, 2 span - 1). P [2 span, features] is learned, one table for all layers; each head of each
     layer has its own W_K and W_Q. With `share` they are the layer's own projections of keys and queries, as in version
-    2 (share_att_key in its public code); `relpos.encodings.bind` passes them in. With `log_buckets` distances above
-    span / 2 share rows that grow with the logarithm up to `max_distance`, as in version 2. With `keys_by_query` keys
-    are multiplied with row delta(i, j), as in the public code, not with the paper's delta(j, i).
+    2 (share_att_key in its public code); `relpos.encodings.bind` supplies them. With `log_buckets`, distances above
+    span / 2 share rows that cover logarithmically growing ranges up to `max_distance`, as in version 2. With
+    `keys_by_query`, keys are multiplied with row delta(i, j), as in the public code, not with the paper's delta(j, i).
 
-    Choose it for encoders, and to continue DeBERTa models: queries and keys both look at distances. The paper does
-    better than RoBERTa on language understanding.
+    Choose it for encoders, and to continue training DeBERTa models: queries and keys both look at distances. The paper
+    does better than RoBERTa on language understanding.
 
     Choose another for decoding and for short rows, where most pairs lie within `span`: keys are multiplied with vectors
-    too, which made its step of decoding the slowest in docs/performance.md.
+    too, which makes its decoding step the slowest in docs/performance.md.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DeBERTa(Encoding):
         self.of_keys, self.of_queries = kernels
 
     def of_projections(self, query_DNH, key_DKH):
-        """Return the layer's projections, where they are shared, each key head's for the query heads that it serves."""
+        """Return the layer's projections if they are shared, with those of key heads repeated for their query heads."""
         if not self.share:
             return {}
         key_DNH = jnp.repeat(key_DKH, query_DNH.shape[1] // key_DKH.shape[1], 1)
@@ -74,8 +74,8 @@ class DeBERTa(Encoding):
         """Return each distance's row of the table."""
         if self.log_buckets:
             middle = self.span // 2
-            # Integer thresholds, not a rounded logarithm: row middle + m begins behind the last n with
-            # ln(n / middle) / ln((max - 1) / middle) * (middle - 1) <= m - 1, on every platform.
+            # Integer thresholds, not a rounded logarithm, for the same result on every platform: row middle + m begins
+            # after the last n with ln(n / middle) / ln((max - 1) / middle) * (middle - 1) <= m - 1.
             growth = ((self.max_distance - 1) / middle) ** (1 / (middle - 1)) if middle > 1 else 1.0
             ends = [math.floor(middle * growth**m + 1e-9) for m in range(middle)]
             n = jnp.abs(d)

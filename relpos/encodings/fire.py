@@ -1,4 +1,4 @@
-"""A small network of the distance relative to the query's position."""
+"""A bias computed by a small network from the distance relative to the query's position."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 MOST_HIDDEN = 256
-LEAST = 1e-15  # beyond it and its inverse float32 could not hold c L
+LEAST = 1e-15  # beyond this and its inverse, float32 could not hold c L
 
 
 class FIRE(Encoding):
@@ -15,7 +15,7 @@ class FIRE(Encoding):
 
     Li et al. 2024, "Functional Interpolation for Relative Positions Improves Long Context Transformers",
     arXiv:2310.04418, sec. 4.2 and appendix. c > 0 (from 0.1) and L (from 512) are learned, L = |multiplier| * L0;
-    f ends in one output a head, its hidden layer is shared by the heads. i is the query's position in its segment,
+    f has one output for each head; its hidden layer is shared by the heads. i is the query's position in its segment,
     counted from 0. With keys on both sides the distance is |i - j|.
 
     Choose it to read longer rows with a learned bias: distances are divided by the query's position, so the network's
@@ -40,7 +40,7 @@ class FIRE(Encoding):
     ):
         if not 1 <= hidden <= MOST_HIDDEN:
             raise ValueError(
-                f"fire.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}: the time to compile grows with it"
+                f"fire.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}: compile time grows with it"
             )
         for name, value in (
             ("initial_c", initial_c),
@@ -56,7 +56,7 @@ class FIRE(Encoding):
         uniform = jax.nn.initializers.uniform
         self.c = nnx.Param(jnp.array(initial_c, float))
         self.multiplier = nnx.Param(jnp.array(1.0, float))
-        # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)), which the paper's code has.
+        # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)), as in the paper's code.
         self.hidden_kernel = nnx.Param(uniform(2.0)(rngs.params(), (hidden,)) - 1.0)
         self.hidden_bias = nnx.Param(uniform(2.0)(rngs.params(), (hidden,)) - 1.0)
         bound = hidden**-0.5
@@ -79,22 +79,22 @@ class FIRE(Encoding):
 
 @jax.custom_jvp
 def _network(x, kernel, bias, output):
-    """Return sum_h output[h] relu(kernel[h] x + bias[h]) for numbers x, without an array of hidden layers.
+    """Return sum_h output[h] relu(kernel[h] x + bias[h]) for numbers x, without an array of the hidden layer.
 
     With its kink at t = -b/w, relu(w x + b) is |w| (max(x, t) - t) if w > 0, and |w| max(x, t) + w x if w < 0.
     """
     kinks, steepness, slope = _kinks(kernel, bias, output)
-    at_kinks = output * jax.nn.relu(kernel * kinks + bias)  # 0, but for units without a kink
+    at_kinks = output * jax.nn.relu(kernel * kinks + bias)  # 0, except for units without a kink
     y = x * slope + (at_kinks - jnp.where(kernel < 0, 0, steepness * kinks)).sum()
     for t, weight in zip(kinks, steepness, strict=True):
-        y += weight * jnp.where(x > t, x, t)  # jnp.maximum also looks for NaN
+        y += weight * jnp.where(x > t, x, t)  # jnp.maximum would also check for NaN
     return y
 
 
 def _kinks(kernel, bias, output):
-    """Return where each unit bends and by how much, and the slope before all kinks.
+    """Return each unit's kink, the change of slope there, and the slope before all kinks.
 
-    A unit that bends nowhere, or so far off that it is no number, is given a kink.
+    A unit without a kink, or whose kink is too far away to be a finite number, is assigned one.
     """
     far = jnp.finfo(kernel.dtype).max / 2
     kinks = jnp.where(kernel == 0, 0, -bias / jnp.where(kernel == 0, 1, kernel))
@@ -104,14 +104,14 @@ def _kinks(kernel, bias, output):
 
 @_network.defjvp
 def _network_tangent(primals, tangents):
-    """Between two neighbouring kinks each unit is on or off, and the network is a line: look its tangent up.
+    """Look up the tangent: between two neighbouring kinks each unit is on or off, and the network is a line.
 
-    The transpose, which JAX makes of this, sums dy and dy x over the numbers of each interval.
+    The transpose, which JAX derives from this, sums dy and dy x over the numbers in each interval.
     """
     x, kernel, bias, output = primals
     dx, d_kernel, d_bias, d_output = tangents
     kinks, steepness, first_slope = _kinks(kernel, bias, output)
-    # Sums, not look-ups: a gather is one number at a time on the CPU.
+    # Sums, not look-ups: on CPUs a gather reads one number at a time.
     interval = jnp.zeros(x.shape, jnp.int32)
     slope = jnp.full_like(x, first_slope)
     for t, weight in zip(kinks, steepness, strict=True):
@@ -122,7 +122,7 @@ def _network_tangent(primals, tangents):
     on = (kernel[:, None] * inside[None] + bias[:, None] > 0).astype(x.dtype)
     of_x = (d_output * kernel + output * d_kernel) @ on
     constant = (d_output * bias + output * d_bias) @ on
-    # One look-up of both: its transpose is one scatter.
+    # One look-up of both, whose transpose is one scatter.
     line = jnp.stack([of_x, constant], -1).at[interval].get(mode="promise_in_bounds")
     d_line = (line * jnp.stack([x, jnp.ones_like(x)], -1)).sum(-1)
     return _network(*primals), slope * dx + d_line

@@ -19,10 +19,10 @@ class FoPE(Encoding):
     pairs, which do not complete a turn in training, stay as they are. C and S are [F, F] for the F pairs that turn: the
     identity plus random numbers of variance `gain`^2 / F (0.3 in the smallest of the paper's models, 0.6 in the
     largest). Each key head has its own C and S, for its queries and its keys. They are fixed and the same in every
-    layer, as in Intern-S1-Pro, or `learned` and each layer's own.
+    layer, as in Intern-S1-Pro, or `learned` separately in each layer.
 
     The logit is not a function of i - j. The authors' code mixes into H/4 pairs at most, and fills sin with 1 for the
-    pairs that should stay as they are, which turns them and doubles their product. Here sin is 0 there, as in the
+    pairs that should stay as they are, which turns them and doubles their product. Here sin is 0 for them, as in the
     paper.
 
     Choose it in place of `rope` for rows longer than those of training: pairs that never completed a turn in training
@@ -56,7 +56,7 @@ class FoPE(Encoding):
         self.head_dim = H
         self.turning = F = turning_often("fope.trained_length", trained_length, base, H)
 
-        # Fixed matrices are the same in every model: its parameters alone determine what it computes.
+        # Fixed matrices are the same in every model, so that its parameters alone determine what it computes.
         keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
         kind = PerKeyHead if learned else PerKeyHeadConstant
         self.sin, self.cos = (
@@ -83,5 +83,5 @@ class FoPE(Encoding):
 
 
 def _drawn(key, shape):
-    """Return normal numbers, the same ones whether or not float64 is on."""
+    """Return normally distributed numbers that do not depend on whether float64 is enabled."""
     return jax.random.normal(key, shape, jnp.float32).astype(float)

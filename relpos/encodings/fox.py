@@ -1,4 +1,4 @@
-"""A forget gate: the distance to a key is what was forgotten since."""
+"""A forget gate: the bias of a key sums the logarithms of the gates of later tokens, up to the query."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ class FoX(Encoding):
     is a difference of running sums F_i - F_j. The running sums are the features of each token and, at the end, the
     state of the cache. Causal.
 
-    Choose it for decoders of text: a gate for each head at hardly any cost, with no other positions needed. The paper
+    Choose it for decoders of text: a gate for each head at hardly any cost, without any other positions. The paper
     reports better results than the Transformer's in long-context language modelling and beyond the trained length.
 
-    Choose another for encoders, and where a token far back must be found whatever comes after it: a closed gate hides
+    Choose another for encoders, and where a distant token must be found whatever comes after it: a closed gate hides
     everything before it.
     """
 

@@ -18,11 +18,11 @@ class GrapeA(Encoding):
     `keys` switch one of the gates off, which gives GRAPE-A-K and GRAPE-A-Q. It is a group action: exp(n A) = I + n A on
     [q; 1; 0] and the inverse transpose on [k; 0; 1], with A of rank 1 and A^2 = 0. v and the rate r = softplus(rho),
     initially 1, are learned for each head, u for each key head; s are ALiBi's slopes, as in the authors' code. With
-    equal gates it is ALiBi. In the sum grape_a+fox each token also has a step of its own. In a sum with a rotation the
-    gates read the rotated queries and keys. Causal.
+    equal gates it is ALiBi. In the sum grape_a+fox each token also has its own step. In a sum with a rotation the gates
+    read the rotated queries and keys. Causal.
 
-    Choose it as an ALiBi whose slope depends on query and key: it contains ALiBi, and, being a group action, it is a
-    function of i - j and the two tokens.
+    Choose it as an ALiBi whose slope depends on query and key: it contains ALiBi and, as a group action, is a function
+    of i - j and the two tokens.
 
     Choose another for encoders: it is causal. It walks along the row, which GPU kernels do not support.
     """
@@ -32,7 +32,7 @@ class GrapeA(Encoding):
 
     def __init__(self, *, queries: bool = True, keys: bool = True, dims: Dims, rngs: nnx.Rngs):
         if not (queries or keys):
-            raise ValueError("grape_a without gates of queries and of keys is alibi")
+            raise ValueError("grape_a without gates is alibi: set grape_a.queries or grape_a.keys")
         N, K, H = dims.num_heads, dims.num_kv_heads, dims.head_dim
         self.head_dim = H
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))

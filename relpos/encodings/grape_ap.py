@@ -1,4 +1,4 @@
-"""A forget gate for each pair of a query and a token between it and the key."""
+"""A forget gate for each query and each token between it and the key."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,15 @@ class GrapeAP(Encoding):
     """b[i, j] = s sum_{t = j+1..i} log sigmoid(p_i . R_t n(p_t) / P),  p_t = W x_t of P numbers,  n(p) = p / rms(p).
 
     Zhang et al. 2025, "Group Representational Position Encoding", arXiv:2512.07805, sec. 5: path-integral additive
-    GRAPE. The paper leaves some choices open, which follow the authors' code: only the token between is normalised, R_t
-    turns all of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, and each head has its own W
-    [features, P]. R_t turns by the position, not by the distance, so a shift of all positions changes the bias. Causal.
+    GRAPE. Choices that the paper leaves open follow the authors' code: only the token between query and key is
+    normalised, R_t turns all of its pairs (m, m + P/2) by -t radians, s are ALiBi's slopes, P is 8, and each head has
+    its own W [features, P]. R_t turns by the position, not by the distance, so a shift of all positions changes the
+    bias. Causal.
 
-    Choose it as a `fox` whose gates also depend on the query: each query forgets at a rate of its own.
+    Choose it as a `fox` whose gates also depend on the query: each query forgets at its own rate.
 
     Choose another for encoders, and where time matters: each pair has a gate. A shift of all positions changes the
-    bias, so rows should begin where they did in training.
+    bias, so rows should begin at the same position as in training.
     """
 
     needs_tokens = True
@@ -33,7 +34,7 @@ class GrapeAP(Encoding):
     def __init__(self, *, width: int = 8, dims: Dims, rngs: nnx.Rngs):
         if width < 2 or width % 2:
             raise ValueError(
-                f"grape_ap.width must be even and at least 2, numbers that turn in pairs; got {width}"
+                f"grape_ap.width must be even, since numbers turn in pairs, and at least 2; got {width}"
             )
         N, D = dims.num_heads, dims.features
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))

@@ -1,4 +1,4 @@
-"""Learned rotations: either how fast each pair of dimensions turns, or the plane that turns."""
+"""Learned rotations: either the speed of each pair of dimensions is learned, or the plane of rotation."""
 
 import math
 
@@ -31,8 +31,8 @@ class GrapeM(Encoding):
     Choose it as a `rope` that learns how fast each pair turns, or which plane turns: "coordinates" starts as `rope`,
     and both remain functions of i - j.
 
-    Choose another beyond the trained length, where it offers nothing that `rope` does not, and where angles at far
-    positions must be exact: speeds are float32 parameters.
+    Choose another beyond the trained length, where it has no advantage over `rope`, and where angles at far positions
+    must be exact: speeds are float32 parameters.
     """
 
     reals = True
@@ -104,6 +104,6 @@ def turned_in_plane(
 
     once_TH = generated(along_a_T1, along_b_T1)
     twice_TH = generated(aa * along_b_T1 - ab * along_a_T1, ab * along_b_T1 - bb * along_a_T1)
-    # 1 - cos = 2 sin^2 of the half: no digits are lost where the plane hardly turns.
+    # 1 - cos x = 2 sin^2(x / 2) loses no digits where the plane hardly turns.
     once_by, twice_by = jnp.sin(2 * half_T1) / speed, 2 * (jnp.sin(half_T1) / speed) ** 2
     return x_TH + once_by * once_TH + twice_by * twice_TH

@@ -1,4 +1,4 @@
-"""Rotations by the high frequencies alone."""
+"""Rotations by high frequencies only."""
 
 import math
 
@@ -17,7 +17,7 @@ class HoPE(Encoding):
     positions. L is 512, as in the paper's training. The pairs are those of `rope`.
 
     Choose it in place of `rope` where far tokens matter: pairs too slow to complete a turn in training carry no
-    positions, with which the paper reads longer rows better.
+    positions, and so the paper's models read longer rows better.
 
     Choose another where the trained length is not known beforehand: it decides which pairs turn.
     """

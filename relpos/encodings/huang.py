@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding
 
-MOST = 2**30  # of which 2k + 1 rows int32 can number
+MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 
 
 class Huang(Encoding):
@@ -16,9 +16,9 @@ class Huang(Encoding):
     arXiv:2009.13658, method 4: (q + a) . (k + a) without the term a . a. One table [2k+1, H] serves queries and keys
     and is shared by the heads; each layer has its own. The defaults, k = 511 and an initial standard deviation of 0.02,
     are those of the authors' BERT for 512 tokens. This is "relative_key_query" in Hugging Face's transformers, whose
-    table is indexed by i - j and so stands in reverse order. Left out: methods 1 to 3, which multiply q . k.
+    table is indexed by i - j and so is in reverse order. Left out: methods 1 to 3, which multiply q . k.
 
-    Choose it where keys as well as queries are to look at distances, or to continue BERT models of that kind.
+    Choose it where keys as well as queries should look at distances, or to continue training BERT models of that kind.
 
     Choose another where time matters: every distance is multiplied with queries and with keys. Distances beyond k are
     not told apart.

@@ -13,11 +13,11 @@ class Inkling(Encoding):
     Thinking Machines 2026, the model Inkling as in Hugging Face's transformers (no paper, so no arXiv: number). Each
     head has its own W_r [features, rank]; the profiles D [extent, rank] are shared by the heads. Causal. With
     `log_floor` > 0 query and bias are multiplied by 1 + log_alpha log(max(1, (i + 1) / log_floor)), as in the model's
-    layers without a window; the extent of those with one is the window, 512. All weights start with standard deviation
-    0.02.
+    layers without a window; in its layers with a window of 512, that is also the extent. All weights start with
+    standard deviation 0.02.
 
-    Choose it where each token is to choose the distances it looks at: a profile for each query is cheaper than a vector
-    of the head size for each distance.
+    Choose it where each token should choose the distances that it looks at: a profile for each query is cheaper than a
+    vector of the head size for each distance.
 
     Choose another for encoders: it is causal. No paper compares it with others, and from `extent` on there is no bias.
     """
@@ -51,7 +51,7 @@ class Inkling(Encoding):
         self.profiles = nnx.Param(0.02 * jax.random.normal(rngs.params(), (extent, rank)))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return how each token mixes the profiles, W_r x; nothing goes from token to token."""
+        """Return each token's weights of the profiles, W_r x; there is no state."""
         return x_TD.astype(float) @ self.kernel[...], jnp.zeros(())
 
     def _sharpened(self, x_TW, positions_T):
@@ -62,7 +62,7 @@ class Inkling(Encoding):
         return factor_T[:, None] * x_TW
 
     def query(self, q_TH, positions_T, features_T):
-        """Return the query, sharpened with its position."""
+        """Return the query, multiplied by a factor that grows with its position."""
         return self._sharpened(q_TH, positions_T)
 
     def vector_query(self, q_TH, positions_T, features_T):
@@ -70,6 +70,6 @@ class Inkling(Encoding):
         return self._sharpened(features_T, positions_T)
 
     def key_vectors(self, d):
-        """Return D[d], zeros beyond."""
+        """Return D[d], or zeros from `extent` on."""
         row = jnp.where(d < 0, self.extent, d)
         return self.profiles[...].at[row].get(mode="fill", fill_value=0)

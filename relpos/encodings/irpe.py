@@ -1,4 +1,4 @@
-"""A learned bias for each bucket of offsets between two places of an image."""
+"""A learned bias for each bucket of offsets between two places in an image."""
 
 import bisect
 import math
@@ -26,19 +26,19 @@ class IRPE(Encoding):
                        h = alpha + (beta - alpha) ln(|n| / alpha) / ln(gamma / alpha)
 
     Wu et al. 2021, "Rethinking and Improving Relative Position Encoding for Vision Transformer", arXiv:2107.14222, sec.
-    3. Defaults and rounding are those of the authors' code, whose "quant" is g(dy^2 + dx^2) without the rank: "squares"
+    3. Defaults and rounding are those of the authors' code, whose "quant" is g(dy^2 + dx^2) without the rank, "squares"
     here. Ranks are those of an unbounded image. Each head has its own table, or all share one (`shared`); each layer
     has its own; all start at 0. b is not scaled, as in the code; the text divides it by sqrt(H), a factor that a
     learned table absorbs. Positions are those of `table_2d`. `outside` adds one bucket, for pairs with a token in a row
     below 0.
 
-    Choose it for images, with fewer numbers than `table_2d`: buckets grow with the offset. The paper improves DeiT and
-    DETR with it and changes nothing else.
+    Choose it for images, with fewer parameters than `table_2d`: buckets grow with the offset. The paper improves DeiT
+    and DETR by this change alone.
 
     Choose another where long offsets must be told apart, or for the paper's contextual mode, which is left out.
     """
 
-    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
+    shift_invariant = False  # shifting single numbers moves some tokens to the next row
     axes = 2
 
     def __init__(
@@ -78,7 +78,7 @@ class IRPE(Encoding):
         )
 
     def _bucket(self, n):
-        """Return how many buckets begin up to n >= 0."""
+        """Return the bucket of n >= 0: how many of the later buckets begin at n or below."""
         return sum((n >= start).astype(jnp.int32) for start in self.starts)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
@@ -100,7 +100,7 @@ class IRPE(Encoding):
 
 
 def _starts(method: str, alpha: float, beta: float, gamma: float) -> tuple[int, ...]:
-    """Return where buckets 1, 2, ... begin: the least |n|, or dy^2 + dx^2 where the method has no directions."""
+    """Return where buckets 1, 2, ... begin: the least |n|, or dy^2 + dx^2 for methods without direction."""
 
     def g(n: int) -> int:
         if n <= alpha:
@@ -113,7 +113,7 @@ def _starts(method: str, alpha: float, beta: float, gamma: float) -> tuple[int, 
     if method == "euclidean":  # round(sqrt(n)) >= s from (s - 1/2)^2 on
         return tuple(s * s - s + 1 for s in starts)
     if method == "quantization":
-        side = range(starts[-1] + 1)  # at least as many sums up to its square
+        side = range(starts[-1] + 1)  # its square bounds at least that many sums
         sums = sorted({a * a + b * b for a in side for b in side if b <= a})
         return tuple(sums[s] for s in starts)
     return tuple(starts)

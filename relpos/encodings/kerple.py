@@ -7,11 +7,11 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 KERNELS = ("log", "power")
-LEAST = 0.01  # the authors' code holds the values of both parameters here, not their gradients
+LEAST = 0.01  # the authors' code clips the values of both parameters here, but not their gradients
 
 
-def _held(x, least, most=jnp.inf):
-    """Hold x within its bounds, and let it learn as if it stood there: outside of them it would stay for good."""
+def _clipped(x, least, most=jnp.inf):
+    """Clip x to its bounds with the gradient of x itself, so that training can bring x back from outside them."""
     fixed = jax.lax.stop_gradient
     return fixed(jnp.clip(x, least, most)) + (x - fixed(x))
 
@@ -25,7 +25,7 @@ class KERPLE(Encoding):
     Choose it as an ALiBi that learns how fast it falls: two numbers for each head. The logarithmic kernel falls slowly,
     and is the one that the paper recommends for longer rows.
 
-    Choose another where exact offsets or the order of both sides matter: the bias only falls with |d|.
+    Choose another where exact offsets matter, or past and future differ: the bias only falls with |d|.
     """
 
     reals = True
@@ -40,9 +40,9 @@ class KERPLE(Encoding):
     def bias(self, d):
         """Return the kernel's value at |d|."""
         n = jnp.abs(d).astype(float)
-        a = _held(self.a[...], LEAST)
+        a = _clipped(self.a[...], LEAST)
         if self.kernel_name == "log":
-            return -_held(self.p[...], LEAST) * jnp.log1p(a * n)
+            return -_clipped(self.p[...], LEAST) * jnp.log1p(a * n)
         # 0^p has no finite gradient to p: distance 0 is kept out of the power.
-        p = _held(self.p[...], LEAST, 2)
+        p = _clipped(self.p[...], LEAST, 2)
         return jnp.where(n > 0, -a * jnp.where(n > 0, n, 1) ** p, 0)

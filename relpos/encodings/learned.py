@@ -11,9 +11,9 @@ class Learned(Encoding):
     """x_i + P[i], P a table [max_length, D].
 
     Gehring et al. 2017, "Convolutional Sequence to Sequence Learning", arXiv:1705.03122, sec. 3.1, and Vaswani et
-    al. 2017, arXiv:1706.03762, table 3 (E). A position outside of the table has no embedding: it gives NaN.
+    al. 2017, arXiv:1706.03762, table 3 (E). A position outside the table has no embedding: it gives NaN.
 
-    Choose it as the absolute baseline, or to continue models that have it, where no row is longer than the table.
+    Choose it as the absolute baseline, or to continue training models that have it, if no row is longer than the table.
 
     Choose another for longer rows: there is no vector beyond the table, and vectors beyond the trained length keep
     their initial values.

@@ -1,4 +1,4 @@
-"""Rotations by several coordinates of a token, such as time, row and column."""
+"""Rotations by several coordinates of each token, such as time, row and column."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +21,9 @@ class MRoPE(Encoding):
     as in Qwen3-VL; in sections: Wang et al. 2024, "Qwen2-VL", arXiv:2409.12191, sec. 2.1. Positions are [T, axes],
     integers or reals: time, row and column in the papers. A single number stands for all axes, as for text, and the
     scheme is then `rope`. `sections` gives the number of pairs of each axis, (24, 20, 20) in Qwen3-VL, (16, 24, 24) in
-    Qwen2-VL; with () the shares are even and the first axes get what is left over. When interleaved, the pairs that
-    axis 0 has beyond the others are the slowest. The pairs are those of `rope`. The caller decides which positions an
-    image gets and where they start.
+    Qwen2-VL; with () the pairs are divided evenly, and the first axes get those left over. When interleaved, the pairs
+    that axis 0 has beyond the others are the slowest. The pairs are those of `rope`. The caller decides which positions
+    an image gets and where they start.
 
     Choose it for images, video and text in one row, as in Qwen's models: text has one number per token, and the scheme
     is then `rope`.
@@ -49,7 +49,7 @@ class MRoPE(Encoding):
         check_layout("mrope.layout", layout)
         if not 2 <= axes <= MOST_AXES:
             raise ValueError(
-                f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; of one axis it is rope"
+                f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; for one axis choose rope"
             )
         check_head_dim("mrope", dims.head_dim)
         M = dims.head_dim // 2
@@ -63,8 +63,8 @@ class MRoPE(Encoding):
                 turns = len(range(axis, M, axes))
                 if counts[axis] > turns:
                     raise ValueError(
-                        f"interleaved mrope.sections give an axis one pair in {axes}: axis {axis} may have {turns} of "
-                        f"{M}, got {counts}"
+                        f"interleaved mrope.sections give an axis at most one pair in {axes}: axis {axis} may have "
+                        f"{turns} of {M}, got {counts}"
                     )
             of_pairs = np.zeros(M, int)
             for axis in range(1, axes):
@@ -92,10 +92,10 @@ class MRoPE(Encoding):
 
 
 def _check_sections(counts: tuple[int, ...], axes: int, pairs: int) -> None:
-    """Check that the axes share the pairs."""
+    """Check that the sections divide the pairs among the axes."""
     whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
     if not whole or len(counts) != axes or sum(counts) != pairs or min(counts) < 0:
         raise ValueError(
-            f"mrope.sections must be {axes} whole numbers, one for each axis, that add up to the {pairs} pairs of a "
-            f"head, or none; got {counts}"
+            f"mrope.sections must be empty or {axes} integers, one for each axis, that add up to the {pairs} pairs of "
+            f"a head; got {counts}"
         )

@@ -7,7 +7,7 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 BEYOND = ("zero", "clip")
-MOST = 2**30  # of which int32 can number the rows of both directions
+MOST = 2**30  # int32 can index the rows of both directions for every distance below this
 
 
 class Music(Encoding):
@@ -15,16 +15,16 @@ class Music(Encoding):
 
     Huang et al. 2018, "Music Transformer", arXiv:1809.04281, sec. 3.3-3.4. Each head of each layer has its own E [M,
     H], whose last row belongs to distance 0, as in the paper. E starts with standard deviation 1 / sqrt(H), as in the
-    public code. M is `max_distance`: half of the trained length, which is 2048. Distances from M on have no vector
+    public code. M is `max_distance`, by default half of the trained length of 2048. Distances from M on have no vector
     (`beyond` "zero", as in the public code) or that of M - 1 ("clip"). With `bidirectional` E is [2 M - 1, H]: the
     first M rows are as before, the others belong to keys in the future. The paper's skewing is how the blockwise path
-    handles distances of any scheme. Left out: the paper's relative times and pitches.
+    handles the distances of any scheme. Left out: the paper's relative times and pitches.
 
     Choose it where exact distances matter over a long range, as in music: each head has a vector for every distance
     below M.
 
-    Choose another for little data or long rows: a head learns M vectors, one distance at a time, and with "zero"
-    distances from M on are not told apart.
+    Choose another for little data or long rows: a head learns M vectors, one for each distance, and distances from M on
+    are not told apart.
     """
 
     def __init__(

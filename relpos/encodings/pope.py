@@ -13,10 +13,10 @@ class PoPE(Encoding):
     """q_i . k_j becomes  sum_c softplus(q_ic) softplus(k_jc) cos((j - i) theta_c + delta_c),  theta_c = base^(-c/H).
 
     Gopalakrishnan et al. 2025, "Decoupling the What and Where With Polar Coordinate Positional Embeddings",
-    arXiv:2509.10534, sec. 3. Each of the H features has a frequency of its own. Each head has its own delta, clipped to
-    [-2 pi, 0], which starts at 0. It is computed as products of queries and keys of width 2H.
+    arXiv:2509.10534, sec. 3. Each of the H features has its own frequency. Each head has its own delta, clipped to
+    [-2 pi, 0], which starts at 0. The logits are products of queries and keys of width 2H.
 
-    Choose it where a task looks tokens up by position alone or by content alone: the paper does far better than RoPE
+    Choose it where a task looks up tokens by position alone or by content alone: the paper does far better than RoPE
     there, and on longer rows without fine-tuning.
 
     Choose another where time or memory matters: queries and keys are twice as wide, also in the cache.
@@ -36,7 +36,7 @@ class PoPE(Encoding):
         return jnp.concatenate([length_TH * jnp.cos(angles_TH), length_TH * jnp.sin(angles_TH)], -1)
 
     def query(self, q_TH, positions_T, features_T):
-        """Return softplus(q) at the angles i theta - delta: delta is each query head's, keys may be fewer."""
+        """Return softplus(q) at the angles i theta - delta: delta belongs to query heads, as key heads may be fewer."""
         return self._polar(q_TH, positions_T, -jnp.clip(self.delta[...], -2 * np.pi, 0))
 
     def key(self, k_SH, positions_S, features_S):

@@ -1,4 +1,4 @@
-"""Rotations by positions that a small network reads from each token."""
+"""Rotations by positions that a small network computes from each token."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ class RePo(Encoding):
 
     Li, Zhao, Sproat 2025, "RePo: Language Models with Context Re-Positioning", arXiv:2512.14391, sec. 3, and the
     authors' code. W_g and W_c [features, width] are shared by the heads; each key head has its own w [width]. With
-    `width` 0 it is an eighth of the features, as there. Base 500000 and layout "half" are those of the model that the
-    authors train further, OLMo-2. All weights start normal with standard deviation 0.02, truncated at three of them, so
-    that positions start near 0. The scheme does not read the positions of tokens. The paper keeps `rope` in the lowest
-    five of 16 layers: "rope(base=500000.0)*5,repo*11".
+    `width` 0 it is an eighth of the features, as there. Base 500000 and layout "half" are those of OLMo-2, the model
+    that the authors train further. All weights start normal with standard deviation 0.02, truncated at three standard
+    deviations, so that positions start near 0. The scheme does not read the positions of tokens. The paper keeps `rope`
+    in the lowest five of 16 layers: "rope(base=500000.0)*5,repo*11".
 
     Choose it where the order of a context says little, as with retrieved documents: the paper improves on noisy and
     structured contexts and on longer rows.

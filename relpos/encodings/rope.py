@@ -9,7 +9,7 @@ from relpos.encodings.rotations import check_layout, rotated
 from relpos.encodings.rotations.scalings import Pairs, Stretch, scaled
 
 PARTS = ("first", "last")
-VALUES = {  # each with the slots that it leaves empty
+VALUES = {  # the choices, each with the slots that it leaves empty
     "still": {"value", "finish"},
     "turned": {"finish"},
     "relative": set(),
@@ -24,26 +24,26 @@ class RoPE(Encoding):
     dimensions of a head (R = H in the paper): the first ones, or with `part` "last" the last ones (DeepSeek has 64,
     interleaved). Angles are float32 whatever the compute type.
 
-    `values` "turned": values turn as keys do, by R(j theta) (RoFormer's rotary_value). "relative": outputs turn back,
-    sum_j p_ij R((j - i) theta) v_j  (García-Castellanos et al. 2026, "RoVE", arXiv:2606.11275; DeepSeek-V4).
+    `values` "turned": values turn like keys, by R(j theta) (RoFormer's rotary_value). "relative": outputs also turn
+    back, sum_j p_ij R((j - i) theta) v_j  (García-Castellanos et al. 2026, "RoVE", arXiv:2606.11275; DeepSeek-V4).
 
-    `scaling` stretches a trained model: each theta_m is divided by a number, and the dimensions of queries and keys
-    that turn, not those of values, are multiplied by one. `relpos.encodings.rotations.scalings` has the equations.
+    `scaling` adapts a trained model to longer rows: each theta_m is divided by a number, and the turned dimensions of
+    queries and keys, not of values, are multiplied by another. `relpos.encodings.rotations.scalings` has the equations.
 
         linear    all by `factor`                                                                 arXiv:2306.15595
-        ntk       the slowest by `factor`, the fastest by 1: another base                         arXiv:2309.00071
+        ntk       the slowest by `factor`, the fastest by 1, through another base                 arXiv:2309.00071
         dynamic   ntk by a factor that grows with target_length / trained_length
-        yarn      by `factor` what turns seldom in trained_length: beta_slow, beta_fast, truncate arXiv:2309.00071
-        llama3    likewise, as Llama 3.1 does                                                     arXiv:2407.21783
-        longrope  by factors that were searched for, short_factors or long_factors                arXiv:2402.13753
-        p_rope    the slowest stand still, the fraction `kept` of all pairs turns                 arXiv:2410.06205
+        yarn      slow pairs by `factor`: trained_length, beta_slow, beta_fast, truncate          arXiv:2309.00071
+        llama3    likewise, as in Llama 3.1                                                       arXiv:2407.21783
+        longrope  by factors found by a search, short_factors or long_factors                     arXiv:2402.13753
+        p_rope    a fraction `kept` of the pairs, the fastest, turn; the others do not            arXiv:2410.06205
 
-    `beta_fast` 0: 32, of llama3 4. `attention_factor` 0: what the scaling says. `target_length` is the longest that the
-    model is to serve. Others go by the length at hand, and turn all keys anew when it grows: here a cache stays right.
-    Left out of longrope: the paper's first tokens, which keep the trained theta_m.
+    `beta_fast` 0 means 32, for llama3 4. `attention_factor` 0 means the scaling's own. `target_length` is the longest
+    row that the model should serve. Other libraries use the current length, and turn all keys again when it grows; here
+    the keys in a cache remain valid. Left out of longrope: the paper's first tokens, which keep the trained theta_m.
 
-    Choose it for decoders and encoders at the trained length: nothing to train, hardly any cost, and the scheme of most
-    models of today, whose weights can be trained further.
+    Choose it for decoders and encoders at the trained length: there is nothing to train and hardly any cost, and most
+    models of today use it, so that their weights can be trained further.
 
     Choose another scheme, or a `scaling`, beyond the trained length: README's language model loses two bits per byte at
     8 times the length, where biases hold up.
@@ -114,10 +114,10 @@ class RoPE(Encoding):
         return self._rotate(k_SH, positions_S, times=self.scaled.attention)
 
     def value(self, v_SH, positions_S, features_S):
-        """Turn the value as a key."""
+        """Turn the value like a key."""
         if v_SH.shape[-1] < self.turned:
             raise ValueError(
-                f"rope.values={self.values} turns {self.turned} dimensions, and values have {v_SH.shape[-1]}"
+                f"rope.values={self.values} turns {self.turned} dimensions, but values have {v_SH.shape[-1]}"
             )
         return self._rotate(v_SH, positions_S)
 

@@ -1,4 +1,4 @@
-"""Rotations of queries and keys by row and column of an image."""
+"""Rotations of queries and keys by row and column in an image."""
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,24 @@ from relpos.encodings.rotations import check_layout, rotated
 
 
 class RoPE2D(Encoding):
-    """q_i R(y_i, x_i) . k_j R(y_j, x_j), which depends on the rows y_i - y_j and the columns x_i - x_j apart.
+    """q_i R(y_i, x_i) . k_j R(y_j, x_j), which depends only on the offsets y_i - y_j and x_i - x_j.
 
         axial:  angle_m = x theta_m, then y theta_m,          theta_m = base^(-4m/H),  half of the H/2 pairs each
-        mixed:  angle_m = x f_m + y g_m,                      f, g learned, each head's and each layer's own
+        mixed:  angle_m = x f_m + y g_m,                      f, g learned for each head of each layer
 
     Heo et al. 2024, "Rotary Position Embedding for Vision Transformer", arXiv:2403.13298, sec. 3.2 and 3.3. Mixed
     frequencies start as theta_m in a direction drawn for each head, and at right angles to it in the second half of the
-    pairs. Positions are [T, 2], row and column, integers or reals. A single whole number p is an index into a grid that
-    is read row by row: row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base` 0
-    means the authors' base: 100, or 10 where mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
+    pairs. Positions are [T, 2], row and column, integers or reals. A single integer p is an index into a grid that is
+    read row by row: row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base` 0
+    means the authors' base: 100, or 10 if mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
 
-    Choose it for images, also of sizes not seen in training: the paper improves at higher resolution, with "mixed" more
-    than with "axial".
+    Choose it for images, including sizes not seen in training: the paper improves at higher resolution, more with
+    "mixed" than with "axial".
 
     Choose another for text: a single number is read as an index into a grid.
     """
 
-    shift_invariant = False  # one number: the next row begins elsewhere
+    shift_invariant = False  # shifting single numbers moves some tokens to the next row
     axes = 2
     reals = True
 
@@ -49,12 +49,12 @@ class RoPE2D(Encoding):
             raise ValueError(f"rope_2d.width must be at least 1, got {width}")
         if dims.head_dim % 2 or dims.head_dim < 4:
             raise ValueError(
-                f"rope_2d turns pairs of dimensions, some by row and some by column: head_dim must be even and at "
-                f"least 4, got {dims.head_dim}"
+                f"rope_2d turns pairs of dimensions by rows and by columns: head_dim must be even and at least 4, "
+                f"got {dims.head_dim}"
             )
         self.base, self.width, self.layout = base, width, layout
         self.head_dim = dims.head_dim
-        # [2, H/2] of each head, those of rows first.
+        # [2, H/2] for each head, those of rows first.
         self.frequencies = PerHead(_directed(base, dims, rngs)) if mixed else None
 
     def _places(self, positions_T):
@@ -63,8 +63,8 @@ class RoPE2D(Encoding):
             return positions_T
         if jnp.issubdtype(positions_T.dtype, jnp.floating):
             raise ValueError(
-                "rope_2d reads one number as a place of a grid, which is a whole one: give positions [..., 2], row and "
-                "column, or integers"
+                "rope_2d reads a single number as an index into a grid, which must be an integer: give positions "
+                "[..., 2], row and column, or integers"
             )
         return jnp.stack([positions_T // self.width, positions_T % self.width], -1)
 
@@ -89,7 +89,7 @@ class RoPE2D(Encoding):
 
 
 def _directed(base: float, dims: Dims, rngs: nnx.Rngs) -> Float[Array, "N 2 M"]:
-    """Return theta_m in a direction that is drawn for each head, and at right angles to it in the second half."""
+    """Return theta_m in a direction drawn for each head, and at right angles to it in the second half."""
     M = dims.head_dim // 2
     m = jnp.arange(M, dtype=float)
     is_second = m >= M - M // 2

@@ -18,10 +18,10 @@ class Sandwich(Encoding):
     trained. With `from_one` m runs over 1 ... D/2 and D/2 is subtracted from the sum, as in NVIDIA NeMo, where D is the
     head size.
 
-    Choose it as a bias with nothing to train that falls more slowly than ALiBi's: the paper finds that it makes use of
-    farther tokens on longer rows.
+    Choose it as a bias with nothing to train that falls more slowly than ALiBi's: the paper finds that it uses tokens
+    farther away on longer rows.
 
-    Choose another where heads are to learn which distances they look at: the heads' biases differ only by a factor.
+    Choose another where heads should learn which distances they look at: the heads' biases differ only by a factor.
     """
 
     reals = True
@@ -50,7 +50,7 @@ class Sandwich(Encoding):
 
     @property
     def _fixed(self):
-        """The head's size. The gradient of a factor has the few bits of the queries, too few to sum up for a size."""
+        """The head's factor N / (8h), without a gradient, which would be inexact in the type of the queries."""
         return jax.lax.stop_gradient(self.size[...])
 
     def bias(self, d):

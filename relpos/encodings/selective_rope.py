@@ -1,4 +1,4 @@
-"""Rotations by angles that depend on the tokens: each adds angles computed from the layer's input."""
+"""Rotations by angles that depend on the tokens: each token adds angles computed from the layer's input."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from relpos.encodings.rotations import check_head_dim, rotated
 
 
 class SelectiveRoPE(Encoding):
-    """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, of H / 2 angles for each key head.
+    """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, H / 2 angles for each key head.
 
     Movahedi et al. 2025, "Selective Rotary Position Embedding", arXiv:2511.17388: RoPE with angles that are cumulative
     sums of a low-rank projection of the layer's input. A [features, rank] is shared by the heads; each key head has its
     own B, because its queries and its keys must turn by the same angles. The pairs that turn together are (m, m + H/2).
     The sums are the features of each token and, at the end, the state of the cache. Causal.
 
-    Choose it for copying, state tracking and retrieval, in a sum with `fox`'s gates: the paper improves on these with
+    Choose it for copying, state tracking and retrieval, in a sum with `fox`: the paper improves on these tasks with
     gates and rotations that both depend on the tokens.
 
     Choose another for encoders and cross-attention layers, and where the caller gives positions: it reads tokens, not

@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead
 
-MOST = 2**30  # of which 2k + 1 rows int32 can number
+MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 
 
 class Shaw(Encoding):
@@ -14,14 +14,14 @@ class Shaw(Encoding):
 
     Shaw, Uszkoreit, Vaswani 2018, "Self-Attention with Relative Position Representations", arXiv:1803.02155,
     sec. 3.1-3.2. Two tables [2k+1, H], shared by the heads; each layer has its own. `keys` and `values` switch
-    one of them off (the paper's table 3). As released models have it: `right` is the clipping distance of keys in the
-    future where it is not k (-1: it is), tables [k + right + 1, H]; with `per_head` each head has tables of its own.
+    one of them off (the paper's table 3). As in released models, `right` is the clipping distance of keys in the future
+    if it differs from k (-1: it is k), with tables [k + right + 1, H]; with `per_head` each head has its own tables.
 
     Choose it where exact offsets of near tokens matter, as in translation: of three schemes it had the best BLEU on
     Multi30k (docs/tasks.md). From k on all distances are alike, so rows may be of any length.
 
     Choose another where distances beyond k must be told apart, or where time matters: vectors cost more than a bias,
-    most of all where positions are in any order.
+    most of all for scattered positions.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Shaw(Encoding):
                 f"or -1 for shaw.k, got {right}"
             )
         if not (keys or values):
-            raise ValueError("shaw without keys and without values is none")
+            raise ValueError("shaw needs shaw.keys or shaw.values: for no positions choose none")
         self.k, self.right = k, k if right == -1 else right
         self.constant_beyond = max(self.k, self.right)
         self.head_dim = dims.head_dim

@@ -15,7 +15,7 @@ class Sinusoidal(Encoding):
     Choose it as the absolute baseline, or where attention itself must stay as it is: it costs one addition before the
     first layer.
 
-    Choose another for rows longer than those of training: hardly any of SCAN's longer commands come out right, where
+    Choose another for rows longer than those of training: it gets hardly any of SCAN's longer commands right, while
     relative schemes get most of them (experiments/scan_cutoffs).
     """
 

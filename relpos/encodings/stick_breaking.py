@@ -18,9 +18,9 @@ class StickBreaking(Encoding):
 
     Here the logit is log A_ij = log beta_ij + sum_{j < k < i} log(1 - beta_ik). In a sum, rotations turn the queries
     and keys of beta; biases and vectors of the other parts are added to log A. Left out: the norm of each head's
-    output, and a learned vector times what is left of the stick, which the authors' 3B model does not use.
+    output, and a learned vector times the rest of the stick, which the authors' 3B model does not use.
 
-    Choose it for decoders that are to find the newest of several matches: only the order counts, and no positions are
+    Choose it for decoders that should find the newest of several matches: only the order counts, and no positions are
     needed. The paper uses it in place of softmax with rotations, also beyond the trained length.
 
     Choose another for encoders, and where time matters: it walks along the row, and GPU kernels do not support it. A
@@ -35,7 +35,7 @@ class StickBreaking(Encoding):
         self.sees_itself = attend_current
 
     def begin(self, q_TH, q_features):
-        """Return the logarithm of what is left of each query's stick: log 1."""
+        """Return the logarithm of the rest of each query's stick: log 1."""
         return jnp.zeros(q_TH.shape[:1], jnp.promote_types(q_TH.dtype, jnp.float32))
 
     def walk(
@@ -50,5 +50,5 @@ class StickBreaking(Encoding):
         behind_CK = jnp.pad(rest_CK[:, 1:], ((0, 0), (0, 1)))
         with jax.default_matmul_precision("highest"):
             left_CK = carry[:, None] + sums_from_the_end(behind_CK)
-        # Zeros, not None, for the products: they are part of the bias already.
+        # Zeros, not None: the dot products are already part of the bias.
         return Passed(jnp.zeros_like(z_CK), left_CK + share_CK, left_CK[:, 0] + rest_CK[:, 0])

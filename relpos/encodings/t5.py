@@ -23,8 +23,8 @@ class T5(Encoding):
     Choose it as the first bias to try: a few numbers for each head at hardly any cost. README's language model keeps
     its bits per byte with it at 8 times the trained length.
 
-    Choose another where training rows are shorter than `max_distance`: buckets that they do not reach keep their
-    initial values, which hurts README's flip-flop. Long distances are not told apart.
+    Choose another where training rows are shorter than `max_distance`: buckets beyond their length keep their initial
+    values, which hurts README's flip-flop. Long distances are not told apart.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class T5(Encoding):
         if exact < 1 or max_distance <= exact:
             raise ValueError(
                 f"t5 needs at least {4 if bidirectional else 2} buckets and max_distance above the "
-                f"{exact} distances with a bucket of their own, got num_buckets={num_buckets}, "
+                f"{exact} distances that have their own bucket, got num_buckets={num_buckets}, "
                 f"max_distance={max_distance}"
             )
         self.max_distance = self.constant_beyond = max_distance
@@ -64,8 +64,8 @@ class T5(Encoding):
         """Return each distance's row of the table."""
         buckets, exact = self._per_direction, self._per_direction // 2
         n = jnp.abs(d) if self.bidirectional else jnp.maximum(d, 0)
-        # Integer thresholds, not a rounded logarithm: bucket e + m begins at the least n with
-        # ln(n/e) / ln(max/e) * (buckets - e) >= m, on every platform.
+        # Integer thresholds, not a rounded logarithm, for the same result on every platform: bucket e + m begins at
+        # the least n with ln(n/e) / ln(max/e) * (buckets - e) >= m.
         growth = (self.max_distance / exact) ** (1 / (buckets - exact))
         starts = [math.ceil(exact * growth**m - 1e-9) for m in range(1, buckets - exact)]
         coarse = exact + (n[:, None] >= jnp.array(starts, jnp.int32)[None]).sum(-1)

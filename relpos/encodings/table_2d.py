@@ -1,4 +1,4 @@
-"""A learned bias for each offset between two places of an image."""
+"""A learned bias for each offset between two places in an image."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def check_size(name: str, height: int, width: int, most: int) -> None:
     """Check the sides of a grid.
 
     Raises:
-      ValueError: names the option, such as "table_2d.width".
+      ValueError: a side is out of range; the message names the option, such as "table_2d.width".
     """
     for key, side in (("height", height), ("width", width)):
         if not 1 <= side <= most:
@@ -25,7 +25,7 @@ def check_size(name: str, height: int, width: int, most: int) -> None:
 def places(
     positions_T: Int[Array, "T *axes"], width: int
 ) -> tuple[Int[Array, "T"], Int[Array, "T"]]:
-    """Return rows and columns, from positions [T, 2] or from indices into a grid that is read row by row."""
+    """Return rows and columns, given positions [T, 2] or indices into a grid that is read row by row."""
     if positions_T.ndim == 2:
         return positions_T[:, 0], positions_T[:, 1]
     return positions_T // width, positions_T % width
@@ -41,15 +41,15 @@ def apart(q: tuple[Array, Array], k: tuple[Array, Array], height: int, width: in
 
 
 class Table2D(Encoding):
-    """b[i, j] = table[y_i - y_j, x_i - x_j],  offsets held within a grid of height x width.
+    """b[i, j] = table[y_i - y_j, x_i - x_j],  offsets clipped to a grid of height x width.
 
     Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv:2103.14030, sec.
     3.2; Bao et al. 2022, "BEiT: BERT Pre-Training of Image Transformers", arXiv:2106.08254, code. Each head has its own
     table [(2 height - 1) (2 width - 1)]; so has each layer, unless `per_layer=False`, as in BEiT's pre-training.
-    Positions are [T, 2], row and column; a single whole number p stands for row p // width and column p mod width. With
-    `outside` a token in a row below 0, such as [CLS] at position -1, is outside the image, and each head has three more
-    biases: for its queries with keys of the image, for queries of the image with its key, and between tokens outside.
-    The papers' images fill the grid; larger offsets are clipped to the grid's largest. Tables start with standard
+    Positions are [T, 2], row and column; a single integer p stands for row p // width and column p mod width. With
+    `outside`, a token in a row below 0, such as [CLS] at position -1, is outside the image, and each head has three
+    more biases: from outside tokens to the image, from the image to outside tokens, and between outside tokens. The
+    papers' images fill the grid; larger offsets are clipped to the grid's largest. Tables start with standard
     deviation 0.02.
 
     Choose it for images or windows of one size, as in Swin and BEiT: one number for each offset, looked up.
@@ -57,7 +57,7 @@ class Table2D(Encoding):
     Choose another where sizes change: offsets beyond the grid are clipped. `cpb_2d` computes the bias from the offset.
     """
 
-    shift_invariant = False  # of single numbers, a shift moves some tokens to the next row
+    shift_invariant = False  # shifting single numbers moves some tokens to the next row
     axes = 2
 
     def __init__(

@@ -14,13 +14,13 @@ class TAPA(Encoding):
     Wang et al. 2025, "Positional Encoding via Token-Aware Phase Attention", arXiv:2509.12635, eq. 12. The first A =
     amplitude * H dimensions of a head give the amplitude, the others the phase. alpha is 0.1 and `amplitude` 0.5, as in
     the paper's experiments. It has no parameters. The scale of the logits is 1 / sqrt(A); a scale that the caller gives
-    replaces it and leaves the phase as it is.
+    replaces it, and does not change the phase.
 
     Choose it for long contexts with nothing to train: the paper shows that RoPE has a distance-dependent bias, and
     reports lower perplexity and better retrieval on longer rows.
 
-    Choose another where time matters: each pair has a phase of its own, which GPU kernels do not support. Half of a
-    head is spent on the phase alone.
+    Choose another where time matters: each pair has its own phase, which GPU kernels do not support. Half of a head
+    serves the phase only.
     """
 
     reals = True
@@ -33,7 +33,7 @@ class TAPA(Encoding):
         self.width = round(amplitude * H)
         if not 0 < self.width < H:
             raise ValueError(
-                f"tapa.amplitude must leave some of {H} dimensions to the amplitude and some to the phase, got "
+                f"tapa.amplitude must give some of the {H} dimensions to the amplitude and some to the phase, got "
                 f"{amplitude}"
             )
         self.logit_scale = self.width**-0.5

@@ -1,4 +1,4 @@
-"""A bias of a few bumps, each with a learned height, width and place."""
+"""A bias that is a sum of a few bumps, each with a learned height, width and centre."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from flax import nnx
 from relpos.encodings.base import Dims, Encoding, PerHead
 
 MOST_KERNELS = 256
-MOST_DISTANCE = 2**24  # whole numbers up to it are exact in float32
+MOST_DISTANCE = 2**24  # integers up to here are exact in float32
 
 
 class TISA(Encoding):
@@ -16,12 +16,12 @@ class TISA(Encoding):
     Wennberg, Henter 2021, "The Case for Translation-Invariant Self-Attention in Transformer-Based Language Models",
     arXiv:2106.01950, sec. 4. Each head of each layer has its own a, b and c, initialised as in the authors' code: a and
     b from N(0.1, 0.01^2), c from N(0, 5^2). That code evaluates the kernels at i - j - 1, which only shifts and mirrors
-    c. Departure: distances beyond `max_distance` are clipped to it; the paper's models have 512 positions.
+    c. Unlike in the paper, distances beyond `max_distance` are clipped to it; the paper's models have 512 positions.
 
-    Choose it where a head is to learn a few offsets to look at, behind or ahead: three numbers for each bump. The paper
-    uses it in place of ALBERT's learned positions.
+    Choose it where a head should learn a few offsets to look at, behind or ahead: three numbers for each bump. The
+    paper uses it in place of ALBERT's learned positions.
 
-    Choose another for long distances: bumps start within a few tokens and have far to move, and distances beyond
+    Choose another for long distances: bumps start within a few tokens and would have to move far, and distances beyond
     `max_distance` are not told apart.
     """
 

@@ -1,4 +1,4 @@
-"""Sinusoids of the distance, projected to a vector for each distance."""
+"""A vector for each distance, projected from sinusoids of the distance."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,17 @@ from relpos.encodings.base import Dims, Encoding, PerHead, check_base
 class TransformerXL(Encoding):
     """logit = [(q_i + u) . k_j + (q_i + v) . (W_R R[d])] / sqrt(H),  R[d] = [sin(d theta), cos(d theta)].
 
-    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.3; theta_m = base^(-2m/D). W_R is each head's own
-    [D, H] and each layer's own. u and v are [H] per head, shared by the layers unless `untied`, as in the public code's
-    large models. `clamp` > 0 holds d at +-clamp ("clamp_len"). The paper's other half, the memory of earlier segments,
-    is `relpos.nn.Earlier`, for any scheme.
+    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.3; theta_m = base^(-2m/D). Each head of each layer has
+    its own W_R [D, H]. u and v are [H] per head, shared by the layers unless `untied`, as in the public code's large
+    models. `clamp` > 0 clips d to +-clamp ("clamp_len"). The paper's other half, the memory of earlier segments, is
+    `relpos.nn.Earlier`, for any scheme.
 
-    Choose it for texts that are read segment by segment, or to continue Transformer-XL and XLNet models. A vector is
-    projected from waves of the distance, so there is one for any distance; on SCAN's longer commands it is nearly as
-    good as `rope`.
+    Choose it for texts that are read segment by segment, or to continue training Transformer-XL and XLNet models.
+    Vectors are projected from waves of the distance, so that every distance has one; on SCAN's longer commands it is
+    nearly as good as `rope`.
 
-    Choose another where time matters: a vector for every distance, without limit, is expensive, and more so where
-    positions are in any order. `clamp` sets a limit.
+    Choose another where time matters: a vector for every distance, without limit, is expensive, most of all for
+    scattered positions. `clamp` sets a limit.
     """
 
     reals = True
@@ -58,7 +58,7 @@ class TransformerXL(Encoding):
         return q_TH + self.u[...][None]
 
     def vector_query(self, q_TH, positions_T, features_T):
-        """Return q + v, for the products with vectors of distances."""
+        """Return q + v, for the products with the vectors of distances."""
         return (q_TH + self.v[...][None]).astype(q_TH.dtype)
 
     def key_vectors(self, d):

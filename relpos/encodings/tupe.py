@@ -1,4 +1,4 @@
-"""Products of words with words plus products of positions with positions, each with its own projections."""
+"""Products of words with words plus products of positions with positions, each with their own projections."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ class TUPE(T5):
     """logit = (q_i . k_j + (p_i U_Q) . (p_j U_K)) / sqrt(2 H) + b[d],  b as in T5.
 
     Ke, He, Liu 2021, "Rethinking Positional Encoding in Language Pre-training", arXiv:2006.15595, sec. 3. p_i
-    [features] is learned; each head has its own U_Q and U_K, and one set of them serves all layers. With `untied`,
-    where position 0 (the [CLS] token) is the query or the key, the product of positions is replaced by a number for
-    each head, one for either case. A position outside of the table gives NaN.
+    [features] is learned; each head has its own U_Q and U_K, and all layers share them. With `untied`, if position 0
+    (the [CLS] token) is the query or the key, a learned number replaces the product of positions; each head has one for
+    either case. A position outside the table gives NaN.
 
     Choose it for encoders like BERT: words and positions have separate projections, and [CLS] may be exempt (`untied`).
     The paper does better than BERT on GLUE.
@@ -49,7 +49,7 @@ class TUPE(T5):
         self.places = nnx.Param(normal(rngs.params(), (max_length, D)), shared_by_layers=True)
         self.of_queries = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
         self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
-        # What position 0 seeks, and what seeks position 0.
+        # The logits where position 0 is the query, and where it is the key.
         self.first = (
             PerHead(jnp.zeros((dims.num_heads, 2)), shared_by_layers=True) if untied else None
         )
@@ -63,7 +63,7 @@ class TUPE(T5):
         return rows_TD @ kernel_DH, is_first_T1
 
     def query(self, q_TH, positions_T, features_T):
-        """Return [q, p U_Q], and behind it what is sought in place of the latter's product."""
+        """Return [q, p U_Q], and if untied two more columns for the numbers that replace products."""
         place_TH, is_first_T1 = self._projected(positions_T, self.of_queries[...])
         if self.first is None:
             return jnp.concatenate([q_TH, place_TH], -1)
@@ -72,7 +72,7 @@ class TUPE(T5):
         return jnp.concatenate([q_TH, place_TH, *numbers], -1)
 
     def key(self, k_SH, positions_S, features_S):
-        """Return [k, p U_K], and behind it what finds those numbers."""
+        """Return [k, p U_K], and if untied two more columns that select those numbers."""
         place_SH, is_first_S1 = self._projected(positions_S, self.of_keys[...])
         if self.first is None:
             return jnp.concatenate([k_SH, place_SH], -1)

@@ -1,4 +1,4 @@
-"""A forget gate for each channel: each channel of a key fades at a rate of its own."""
+"""A forget gate for each channel: each channel of a key fades at its own rate."""
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,22 @@ from jaxtyping import Array, Float
 from relpos.attention.reference import dot_rows
 from relpos.encodings.base import Dims, Encoding, Passed, PerHead
 
-PIECE = 8  # keys: a query meets those of the piece that it stands in channel by channel
+PIECE = 8  # keys; products with keys in a query's own piece are computed channel by channel
 
 
 class Wall(Encoding):
     """logit = scale sum_n q_in k_jn prod_{t = j+1..i} f_tn,  f_t = sigmoid(W x_t + c), a gate for each channel n.
 
     Tilde Research 2026, "Wall Attention: Length Generalization With Diagonal Gates", as in flash-linear-attention's
-    layers/wall_attn.py (no paper, so no arXiv: number). W [features, H] and c [H] are each query head's own;
-    c = `initial_offset` at the start, 8 there: gates near 1. Left out: its second gate, one for all channels of a head,
-    which the sum wall+fox adds. Causal. A cache keeps keys as they have faded by now, and so a key for each query head.
+    layers/wall_attn.py (no paper, so no arXiv: number). Each query head has its own W [features, H] and c [H]; c starts
+    at `initial_offset`, 8 as there, so that gates start near 1. Left out: its second gate, one for all channels of a
+    head, which the sum wall+fox adds. Causal. A cache keeps the faded keys, and so one key for each query head.
 
-    With P the sums of log f the factor is exp(P_i) exp(-P_j), and the second overflows. Here a query fades as it walks
-    past the keys: every factor is a product of gates, at most 1, and one that underflows is too small to count.
+    With P the sums of log f the factor is exp(P_i) exp(-P_j), whose second part overflows. Here a query fades as it
+    walks past the keys: every factor is a product of gates, at most 1, and one that underflows is too small to count.
 
-    Choose it for decoders that read far beyond the trained length: the authors train on 4,096 tokens, read on to
-    200,000, and are ahead of RoPE and FoX.
+    Choose it for decoders that read far beyond the trained length: the authors train on 4,096 tokens, evaluate up to
+    200,000, and do better than RoPE and FoX.
 
     Choose another for encoders, and where time or memory matters: it walks along the row, and a cache holds a key for
     each query head.
@@ -41,20 +41,20 @@ class Wall(Encoding):
         self.offset = PerHead(jnp.full((N, H), initial_offset, float))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return log f_t; padding fades nothing."""
+        """Return log f_t, 0 for padding; there is no state."""
         gate_TH = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
         log_TH = jax.nn.log_sigmoid(gate_TH)
         return jnp.where(valid_T[:, None], log_TH, 0), jnp.zeros(())
 
     def begin(self, q_TH, q_features):
-        """Return the query, not faded yet; at least float32."""
+        """Return the query before it fades, in float32 or wider."""
         return q_TH.astype(jnp.result_type(q_TH, q_features, jnp.float32))
 
     def query_block(self, q_CH, q_features):
-        """Return nothing: the carry is all there is of a query."""
+        """Return nothing: `walk` needs only the carry of a query."""
 
     def key_block(self, k_KH, k_features):
-        """Return log f, the keys as a query meets them that comes from behind the block, and how it leaves it."""
+        """Return log f, the keys faded for a query after the block, and the product of the block's gates."""
         return k_features, *faded(k_KH.astype(k_features.dtype), k_features)
 
     def come_along(self, k_SH, block):
@@ -82,7 +82,7 @@ class Wall(Encoding):
         seen = pieces(seen_CK, 1)
         k, log = pieces(k_KH.astype(carry.dtype), 0), pieces(log_KH, 0)
         number = jnp.arange(k.shape[0])
-        # The piece with the last key that a query sees, in whose midst it may stand: no key behind it is seen.
+        # A query's own piece holds the last key that it sees, and may hold hidden keys after that.
         own_C = jnp.where(seen.any(2), number[None], 0).max(1)
         at_own = own_C[:, None] == number[None]
         near, carry = _within(carry, at_own, seen, k, log)
@@ -98,19 +98,19 @@ class Wall(Encoding):
 
 
 def _within(carry, at_own, seen, k, log):
-    """Walk past the keys that each query sees of its own piece.
+    """Walk past the keys that each query sees in its own piece.
 
     Args:
       carry: the queries, [C, H].
-      at_own: which piece is each one's own, [C, P].
-      seen: which keys of the P pieces it sees, [C, P, L].
+      at_own: which of the P pieces is each query's own, [C, P].
+      seen: which keys of the pieces each query sees, [C, P, L].
       k: the keys, [P, L, H].
-      log: the logarithms of their gates, likewise.
+      log: the logarithms of their gates, [P, L, H].
 
     Returns:
-      The dots with its own piece, [C, L], and the queries.
+      The dot products with the own piece, [C, L], and the queries after it.
     """
-    # A product that picks rows: a look-up is as fast, but its transpose is a scatter.
+    # A product selects the rows: a look-up is as fast, but its transpose is a scatter.
     with jax.default_matmul_precision("highest"):
         k_CLH, log_CLH = (jnp.tensordot(at_own.astype(x.dtype), x, 1) for x in (k, log))
     seen_CL = (seen & at_own[:, :, None]).any(1)
@@ -123,7 +123,7 @@ def faded(
 ) -> tuple[Float[Array, "*P L H"], Float[Array, "*P H"]]:
     """Return each key times the gates that follow it, and the product of all gates.
 
-    Sums of logarithms, not their differences: no digits are lost where a gate is shut.
+    Logarithms are summed, not subtracted, so that no digits are lost where a gate is shut.
     """
     behind = jnp.flip(jnp.cumsum(jnp.flip(log[..., 1:, :], -2), -2), -2)
     behind = jnp.concatenate([behind, jnp.zeros_like(log[..., :1, :])], -2)

@@ -1,4 +1,4 @@
-"""Rotations whose products decay with distance, fast pairs sooner than slow ones."""
+"""Rotations whose products decay with distance, faster for fast pairs than for slow ones."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from relpos.attention.reference import dot_rows
 from relpos.encodings.base import Dims, Encoding, Passed, check_base
 from relpos.encodings.rotations import check_head_dim, check_layout, rotated
 
-MOST = 8.0  # the largest exponent that is formed: float16 ends at e^11
+MOST = 8.0  # the largest exponent in use: float16 ends at e^11
 
 
 class XPos(Encoding):
@@ -22,11 +22,11 @@ class XPos(Encoding):
     bound.
 
     The paper multiplies queries by zeta^(i/512) and keys by zeta^(-j/512): at position 40,000 the first is 0 and the
-    second infinite. Here exponents are distances from the last visible key of a block; where a block spans too much for
-    that, each pair gets its own power.
+    second infinite. Here exponents are distances from the last visible key of a block; if these are too large, each
+    pair gets its own power.
 
-    Choose it for decoders that read beyond the trained length with a window, as in the paper: far tokens decay, those
-    in fast pairs first.
+    Choose it for decoders that read beyond the trained length with a window, as in the paper: the products with far
+    tokens decay, in fast pairs first.
 
     Choose another for encoders, since it grows without bound for keys in the future, and where time matters: it walks
     along the row, which GPU kernels do not support.
@@ -100,5 +100,5 @@ class XPos(Encoding):
 
 
 def _decayed(x_TH, distance_T, decay_H):
-    """Return x times exp(-distance decay), in the type of x."""
+    """Return x times exp(-distance * decay), in the type of x."""
     return (x_TH * jnp.exp(-distance_T[:, None] * decay_H[None])).astype(x_TH.dtype)

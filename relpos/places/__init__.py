@@ -1,4 +1,4 @@
-"""Where tokens stand, by name, in place of consecutive positions. The folder is the registry, as encodings' is."""
+"""Position transforms by name, which replace consecutive positions. The folder is the registry, as for encodings."""
 
 import dataclasses
 import sys
@@ -10,31 +10,31 @@ from relpos.places.base import Places as Places
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all, sorted."""
+    """Return the names of all position transforms, sorted."""
     return registry.names(sys.modules[__name__])
 
 
 def kind(name: str) -> type[Places]:
-    """Return the class of a name; an unknown one is answered with the nearest right one."""
+    """Return the class of a name; the error for an unknown name suggests the nearest one."""
     return registry.member(sys.modules[__name__], name, Places, "positions")
 
 
 def options(name: str) -> dict[str, Any]:
-    """Return the options with their defaults; token ids, which only a tokenizer knows, are none."""
+    """Return the options with their defaults, without token ids, which only a tokenizer knows."""
     fields = dataclasses.fields(kind(name))
     return {field.name: field.default for field in fields if field.name != "digits"}
 
 
 def create(name: str, *, digits: tuple[int, ...] = (), **chosen: Any) -> Places:
-    """Make what gives tokens their positions.
+    """Create a position transform.
 
     Args:
       name: one of `names()`; "": consecutive positions.
-      digits: the ids of the tokens that are digits, for those that read them.
+      digits: the ids of the tokens that are digits, for transforms that read them.
       **chosen: the options, see `options(name)`.
 
     Raises:
-      ValueError: an unknown name or option (the nearest right one is named), or a value that is refused.
+      ValueError: the name or an option is unknown (the message suggests the nearest one), or a value is not allowed.
     """
     if not name:
         return Places()

@@ -14,17 +14,17 @@ class Abacus(Places):
     """x_t + P[c_t],  c_t = k + 1, k + 2, ... for the digits of each number from its first on, 0 for other tokens.
 
     McLeish et al. 2024, "Transformers Can Do Arithmetic with the Right Embeddings", arXiv:2405.17399, sec. 3 and
-    appendix. P is the table of the scheme `learned`, added to the input; attention keeps consecutive positions and a
-    scheme of its own. In training k is drawn from 0 ... max_offset for each batch, so that the vectors that longer
-    numbers need are trained too; at test it is 0. Digits of one place value get the same vector only where numbers are
-    written from their lowest digit on, as in the paper.
+    appendix. P is the table of the scheme `learned`, added to the input; attention keeps consecutive positions and its
+    own scheme. In training k is drawn from 0 ... max_offset for each batch, so that the vectors that longer numbers
+    need are trained too; at test it is 0. Digits of one place value get the same vector only if numbers are written
+    with the lowest digit first, as in the paper.
 
     Choose it for sums of long numbers: the paper trains on numbers of 20 digits and adds those of 100.
 
-    Choose another for text without numbers, and for numbers that are written from their highest digit on.
+    Choose another for text without numbers, and for numbers that are written with the highest digit first.
 
     Attributes:
-      max_offset: the greatest k; 99 in the authors' code.
+      max_offset: the largest k; 99 in the authors' code.
       digits: the ids of the tokens that are digits.
     """
 

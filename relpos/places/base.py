@@ -1,4 +1,4 @@
-"""What every way to place tokens is."""
+"""The base class of position transforms."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -11,12 +11,12 @@ from relpos.positions import contiguous, within_segments
 
 
 class Placed(NamedTuple):
-    """Where tokens stand, as models take it; None: as if nothing were given.
+    """The positions of tokens, as models take them; None: the model's default.
 
     Attributes:
       positions: [B, T] or [B, T, axes], for attention.
-      order: [B, T], what causality and windows go by.
-      embed_positions: [B, T], for what is added to the input.
+      order: [B, T], which defines causality and windows.
+      embed_positions: [B, T], for the positions added to the input.
     """
 
     positions: Any = None
@@ -26,39 +26,39 @@ class Placed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Consecutive positions: each token's place in its segment. A subclass gives others.
+    """Consecutive positions: each token's index in its segment. A subclass gives other positions.
 
-    A way to place tokens is one file with one frozen dataclass; its fields are its options. It is apart from
-    encodings, so that any of them may be used with it.
+    A position transform is one file with one frozen dataclass, whose fields are its options. It is separate from
+    encodings, so that it can be used with any of them.
 
     Attributes:
       embeds: the scheme whose vectors are added to the input at `embed_positions`; "": none.
-      most: how many tokens a row may have; None: any number.
-      largest: the greatest of `positions`; None: of no account.
-      largest_embedded: the greatest of `embed_positions` that is drawn, however short the numbers of a row; None: of no
-        account.
+      most: the largest number of tokens in a row; None: no limit.
+      largest: the largest of `positions`; None: not known.
+      largest_embedded: the largest of `embed_positions` that may be drawn, however short a row's numbers; None: not
+        known.
     """
 
     embeds: ClassVar[str] = ""
 
     @property
     def most(self) -> int | None:
-        """How many tokens a row may have."""
+        """The largest number of tokens in a row."""
         return None
 
     @property
     def largest(self) -> int | None:
-        """The greatest of the positions."""
+        """The largest of `positions`."""
         return None
 
     @property
     def largest_embedded(self) -> int | None:
-        """The greatest of the positions of what is added to the input, where they are drawn."""
+        """The largest of `embed_positions`, if they are drawn."""
         return None
 
     @property
     def are_consecutive(self) -> bool:
-        """Whether models need not be told."""
+        """Whether positions are the model's default."""
         return type(self) is Places
 
     def begin(
@@ -69,33 +69,33 @@ class Places:
         key: Array | None = None,
         more: int = 0,
     ) -> tuple[Placed, Any]:
-        """Place the first tokens of rows.
+        """Return the positions of the first tokens of rows.
 
         Args:
           tokens_BT: token ids.
           segments_BT: ids of packed documents, 0 is padding; None: one segment.
-          key: a random key, in training; None: whatever is drawn is always the same.
-          more: tokens that will follow in each row.
+          key: a random key, in training; None: draws are the same in each call.
+          more: the number of tokens that will follow in each row.
 
         Returns:
-          Where they stand, and the state that `follow` wants.
+          The positions, and the state for `follow`.
         """
         return Placed(), ()
 
     def follow(self, state: Any, tokens_BT: Int[Array, "B T"]) -> tuple[Placed, Any]:
-        """Place the tokens after those; the state keeps its shapes."""
+        """Return the positions of the following tokens, and the next state, whose shapes are the same."""
         return Placed(), state
 
 
 def are_tokens(tokens_BT: Array, segments_BT: Array | None) -> Bool[Array, "B T"]:
-    """Tell tokens from padding."""
+    """Return which entries are tokens rather than padding."""
     return jnp.ones(tokens_BT.shape, bool) if segments_BT is None else segments_BT != 0
 
 
 def numbered(
     tokens_BT: Array, segments_BT: Array | None
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Return each token's place in its segment, and that of the token after each row's last."""
+    """Return each token's index in its segment, and the index of the token after each row's last."""
     if segments_BT is None:
         index_BT = jnp.broadcast_to(contiguous(tokens_BT.shape[1]), tokens_BT.shape)
     else:
@@ -104,7 +104,7 @@ def numbered(
 
 
 def of_last(x_BT: Array, valid_BT: Bool[Array, "B T"], otherwise: Any) -> Array:
-    """Return what belongs to each row's last token, [B]; `otherwise` in a row without tokens."""
+    """Return the value at each row's last token, [B]; `otherwise` for a row without tokens."""
     last_B = jnp.where(valid_BT, contiguous(x_BT.shape[1])[None], -1).max(1)
     found_B = jnp.take_along_axis(x_BT, jnp.maximum(last_B, 0)[:, None], 1)[:, 0]
     return jnp.where(last_B < 0, otherwise, found_B)
@@ -116,16 +116,16 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Count each number's digits from its first on, from 1; other tokens are 0.
+    """Count the digits of each number, from 1 for its first digit; other tokens are 0.
 
     Args:
       digits: the ids of the tokens that are digits.
       tokens_BT: token ids.
       segments_BT: ids of packed documents, 0 is padding; None: one segment.
-      run_B: how many digits stand right before each row.
+      run_B: the number of digits directly before each row.
 
     Returns:
-      The counts, and how many digits each row ends with.
+      The counts, and the number of digits at the end of each row.
     """
     if segments_BT is None:
         segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)

@@ -12,7 +12,7 @@ from relpos.places.base import Placed, Places, numbered
 
 
 class _Drawn(NamedTuple):
-    next: Array  # [B], place of the next token
+    next: Array  # [B], index of the next token
     shift: Array  # [B, 1]
     scale: Array  # [B, 1]
 
@@ -22,16 +22,16 @@ class Cape(Places):
     """x_t + PE(s (t + k + e_t)),  k, e_t, log s uniform within +-max_shift, +-max_jitter and +-log(max_scale).
 
     Likhomanenko et al. 2021, "CAPE: Encoding Relative Positions with Continuous Augmented Positional Embeddings",
-    arXiv:2106.03143, sec. 3, for sequences, with the numbers for text. In training k and s are drawn for each row,
-    whose packed documents share them, e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`, added to
-    the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. Left out: positions
-    less their mean, and in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
+    arXiv:2106.03143, sec. 3, for sequences, with the paper's numbers for text. In training k and s are drawn for each
+    row, whose packed documents share them, and e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`,
+    added to the input; attention keeps consecutive positions and its own scheme, in the paper `none`. Left out:
+    subtracting the mean position, and positions in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
 
     Choose it to make absolute positions work for other lengths at no cost in attention: the paper improves on images,
     speech and translation.
 
-    Choose another beside a relative scheme, and where exact offsets matter: positions are jittered and stretched in
-    training.
+    Choose another in combination with a relative scheme, and where exact offsets matter: positions are jittered and
+    stretched in training.
     """
 
     max_shift: float = 5.0

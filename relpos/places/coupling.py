@@ -15,19 +15,18 @@ class Coupling(Places):
 
     Cho et al. 2024, "Position Coupling: Improving Length Generalization of Arithmetic Transformers Using Task
     Structure", arXiv:2405.20671, sec. 3, addition as in the authors' code. P is the table of the scheme `learned`,
-    added to the input; attention keeps consecutive positions and a scheme of its own, in the paper `none`. In training
-    k is drawn for each row, from 1 to where its longest number ends at max_position; at test it is 1. Numbers must be
-    written from their lowest digit on, all of them, the code's "reverse_input": one that is written from its highest
-    has no place values before it ends. Unlike in `abacus`, tokens between the numbers are at k, and each row has its k.
+    added to the input; attention keeps consecutive positions and its own scheme, in the paper `none`. In training k is
+    drawn for each row, from 1 up to the value that places the end of the row's longest number at max_position; at test
+    it is 1. All numbers must be written with the lowest digit first, the code's "reverse_input": otherwise place values
+    are not known before a number ends. Unlike in `abacus`, tokens between numbers are at k, and each row has its own k.
 
-    Choose it for sums of long numbers where digits that belong together are known: the paper trains on 30 digits and
-    adds 200.
+    Choose it for sums of long numbers if it is known which digits belong together: the paper trains on 30 digits and
+    adds numbers of 200.
 
-    Choose another where the task's structure is not known, and for numbers that are written from their highest digit
-    on.
+    Choose another if the task's structure is not known, and for numbers that are written with the highest digit first.
 
     Attributes:
-      max_position: the greatest k + c_t in training; 132 in the authors' configuration.
+      max_position: the largest k + c_t in training; 132 in the authors' configuration.
       digits: the ids of the tokens that are digits.
     """
 

@@ -1,4 +1,4 @@
-"""Sorted random positions: training covers those of longer rows."""
+"""Sorted random positions, so that training covers the positions of longer rows."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from relpos.places.base import Placed, Places, are_tokens
 
 
 class _Drawn(NamedTuple):
-    counts: Array  # [B, max_length], how many of the positions up to each are drawn
-    seen: Array  # [B], tokens so far
+    counts: Array  # [B, max_length], the number of drawn positions up to each one
+    seen: Array  # [B], the number of tokens so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +20,16 @@ class Randomized(Places):
     """position of token i = i-th smallest of n numbers drawn from 0 ... max_length - 1 without replacement.
 
     Ruoss et al. 2023, "Randomized Positional Encodings Boost Length Generalization of Transformers", arXiv:2305.16843,
-    sec. 3. n is the number of the row's tokens, padding left out and those to come counted in; documents packed into
-    a row share its draw. In training each batch is drawn anew, once for all its rows (the paper's code draws again in
-    each layer where the encoding is relative); at test there is one draw for each n, so that a score does not change
-    from call to call. Causality and windows go by the tokens' order.
+    sec. 3. n is the number of the row's tokens, without padding, but including those to come; documents packed into a
+    row share its draw. In training there is one draw for each batch, for all its rows (the paper's code draws again in
+    each layer if the encoding is relative); at test there is one draw for each n, so that scores do not change from
+    call to call. Causality and windows use the tokens' order.
 
     Choose it to train on short rows and read long ones, with a relative scheme: the paper improves on algorithmic
     tasks.
 
-    Choose another where exact offsets matter, because two neighbours may be any distance apart, and for rows longer
-    than `max_length`.
+    Choose another where exact offsets matter, because neighbours may be any distance apart, and for rows longer than
+    `max_length`.
     """
 
     max_length: int = 2048
@@ -52,10 +52,10 @@ class Randomized(Places):
         if tokens_BT.shape[1] + more > self.max_length:
             raise ValueError(
                 f"{tokens_BT.shape[1] + more} tokens are more than the {self.max_length} positions that randomized "
-                "draws from: raise its max_length"
+                "draws from: raise randomized.max_length"
             )
         valid_BT = are_tokens(tokens_BT, segments_BT)
-        # The first n of one permutation are a draw of n, for every n.
+        # For every n, the first n entries of one permutation are a draw of n positions.
         key = jax.random.key(0) if key is None else key
         turn_L = jax.random.permutation(key, self.max_length)
         drawn_BL = turn_L[None] < valid_BT.sum(1, keepdims=True) + more
@@ -69,6 +69,6 @@ class Randomized(Places):
     def _next(self, state: _Drawn, valid_BT) -> tuple[Placed, _Drawn]:
         number_BT = state.seen[:, None] + jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32)
         places_BT: Int[Array, "B T"] = jax.vmap(jnp.searchsorted)(state.counts, number_BT)
-        places_BT = jnp.minimum(places_BT, self.max_length - 1)  # of more tokens than were told of
+        places_BT = jnp.minimum(places_BT, self.max_length - 1)  # if more tokens come than `more`
         placed = Placed(positions=places_BT.astype(jnp.int32), order=number_BT)
         return placed, state._replace(seen=number_BT[:, -1])

@@ -14,16 +14,16 @@ class Shape(Places):
     """x_t + PE(t + k),  k drawn from 0 ... max_shift for each row.
 
     Kiyono et al. 2021, "SHAPE: Shifted Absolute Position Embedding for Transformers", arXiv:2109.05644, sec. 3. PE is
-    the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and a scheme of its own, in the
-    paper `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
+    the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and its own scheme, in the paper
+    `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
 
     Choose it to make absolute positions nearly relative at no cost in attention: the paper translates as well as with
     relative positions.
 
-    Choose another beside a relative scheme, which is shift invariant already.
+    Choose another in combination with a relative scheme, which is shift invariant already.
 
     Attributes:
-      max_shift: the greatest k; 500 in the paper.
+      max_shift: the largest k; 500 in the paper.
     """
 
     max_shift: int = 500

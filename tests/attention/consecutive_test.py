@@ -54,7 +54,7 @@ def test_where_positions_start_is_one_number_or_one_of_each_row():
     with pytest.raises(ValueError, match="start must be an integer"):
         consecutive(1.5)
     q, k, v, _ = inputs()
-    with pytest.raises(ValueError, match="q_positions must start at one number"):
+    with pytest.raises(ValueError, match="q_positions must have one start"):
         attention(q, k, v, q_positions=consecutive([1, 2, 3]), k_positions=consecutive(0))
 
 

@@ -396,7 +396,7 @@ REFUSED = {
         "t5", num_heads=2, head_dim=H, rngs=nnx.Rngs(0))}, "made for 2 heads"),
     "a gate without features": ({"encoding": FOX, "causal": True}, "pass q_features"),
     "a gate of other tokens": ({"encoding": FOX, "causal": True, "q_features": jnp.ones((2, 9, N)),
-                                    "k_features": jnp.ones((2, 9, N))}, "of the same tokens"),
+                                    "k_features": jnp.ones((2, 9, N))}, "must have the tokens and heads of q"),
     "a gate that looks ahead": ({"encoding": FOX}, "causal=True"),
     "one block size": ({"block_sizes": 8}, "two positive integers"),
     "fractional block sizes": ({"block_sizes": (8.0, 8.0)}, "must be an integer"),

@@ -112,7 +112,7 @@ class Sorted(Slots):
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_what_does_not_lower_is_refused():
-    with pytest.raises(ValueError, match=r'Sorted computes .* use implementation="auto"'):
+    with pytest.raises(ValueError, match=r'Sorted evaluates .* use implementation="auto"'):
         lowered(Sorted())
     with pytest.raises(ValueError, match=r"powers of two from 16 on, got \(8, 24\)"):
         lowered(Slots(), block_sizes=(8, 24))

@@ -124,7 +124,7 @@ REFUSED = {
     "a table of reals": ("shaw", np.arange(T) / 2, "round them to integers"),
     "axes of a row": ("rope", PLACES, "RoPE takes one number"),
     "too many axes": (Grid, np.zeros((B, T, 3)), "Grid takes 2 numbers"),
-    "a distance between places": (Distant, PLACES, "may fill no slot of distances"),
+    "a distance between places": (Distant, PLACES, "may fill no distance slot"),
     "half precision": ("rope", jnp.arange(T, dtype=jnp.bfloat16), "float32 or float64"),
     "another length": ("rope", np.arange(T + 1), f"shape [{B}, {T}] or [{T}], or with axes"),
 }

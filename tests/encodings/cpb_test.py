@@ -73,7 +73,7 @@ def test_where_it_starts():
     ("options", "message"),
     [
         ({"hidden": 0}, r"cpb\.hidden must be from 1 to 4096, got 0"),
-        ({"window": 1}, r"cpb\.window must be 0, for none, or at least 2, got 1"),
+        ({"window": 1}, r"cpb\.window must be 0 \(no window\) or at least 2, got 1"),
         ({"spacing": "square"}, r"unknown cpb\.spacing 'square': known: log, linear"),
         ({"bound": -1.0}, r"cpb\.bound must not be negative, got -1"),
     ],

@@ -96,5 +96,5 @@ def test_fox_is_a_product_of_such_matrices():
 
 
 def test_without_gates_it_is_another_scheme():
-    with pytest.raises(ValueError, match="without gates of queries and of keys is alibi"):
+    with pytest.raises(ValueError, match="grape_a without gates is alibi"):
         make("grape_a", queries=False, keys=False)

@@ -106,9 +106,9 @@ def test_text_is_rope(interleaved):
     [
         (12, {"axes": 1}, "mrope.axes must be from 2 to 16, got 1"),
         (12, {"axes": 10**8}, "mrope.axes must be from 2 to 16"),
-        (12, {"sections": (2, 2)}, "mrope.sections must be 3 whole numbers.*6 pairs"),
+        (12, {"sections": (2, 2)}, "mrope.sections must be empty or 3 integers.*6 pairs"),
         (12, {"sections": (2, 2, 3)}, "add up to the 6 pairs"),
-        (12, {"sections": (2.0, 2.0, 2.0)}, "whole numbers"),
+        (12, {"sections": (2.0, 2.0, 2.0)}, "integers"),
         (12, {"sections": (1, 3, 2)}, "interleaved mrope.sections .*: axis 1 may have 2 of 6"),
         (8, {"sections": (2, 2, 0)}, "axis 1 may have 1 of 4"),
         (12, {"layout": "pairs"}, "unknown mrope.layout"),

@@ -72,7 +72,7 @@ def test_one_number_is_a_place_of_a_grid_read_row_by_row():
         for at in (None, grid)
     )
     np.testing.assert_allclose(in_row, in_grid, atol=1e-6)
-    with pytest.raises(ValueError, match="a whole one: give positions"):
+    with pytest.raises(ValueError, match="must be an integer: give positions"):
         attention(q, q, q, encoding=make(), q_positions=grid[:, 0] / 2, k_positions=grid[:, 0] / 2)
 
 

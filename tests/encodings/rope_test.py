@@ -283,13 +283,13 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"long_factors": (1.0, 2.0, 3.0, 4.0)}, "rope.long_factors wants rope.scaling=longrope"),
-        ({"factor": 2.0}, "rope.factor wants rope.scaling=linear or ntk or .*, which is none"),
-        ({"scaling": "linear", "factor": 2.0, "beta_fast": 9.0}, "beta_fast wants rope.scaling"),
+        ({"long_factors": (1.0, 2.0, 3.0, 4.0)}, "rope.long_factors needs rope.scaling=longrope"),
+        ({"factor": 2.0}, "rope.factor needs rope.scaling=linear or ntk or .*, but .* is none"),
+        ({"scaling": "linear", "factor": 2.0, "beta_fast": 9.0}, "beta_fast needs rope.scaling"),
         ({"scaling": "yam"}, "unknown rope.scaling 'yam'"),
         ({"part": "middle"}, "unknown rope.part 'middle': known: first, last"),
         ({"values": "back"}, "unknown rope.values 'back'"),
-        ({"long_factors": (1.0, 2.0)}, "rope.long_factors must be 4 numbers.*got 2"),
+        ({"long_factors": (1.0, 2.0)}, "rope.long_factors must be empty or 4 numbers.*got 2"),
         ({"short_factors": (1.0, 2.0, 3.0, 0.0)}, "rope.short_factors must be numbers from 0.001"),
         ({"long_factors": (1.0, 2.0, 3.0, float("nan"))}, "rope.long_factors must be numbers"),
         ({"scaling": "longrope", "trained_length": 1}, "rope.trained_length must be at least 2"),
@@ -298,15 +298,15 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
         ({"scaling": "longrope", "target_length": -1}, "rope.target_length must be at least 0"),
         (
             {"scaling": "longrope", "long_factors": (1.0,) * 4},
-            "longrope wants rope.short_factors, as rope.target_length=0 is not above .*4096",
+            "longrope needs rope.short_factors, as rope.target_length=0 is not above .*4096",
         ),
         (
             {"scaling": "longrope", "target_length": 9999, "short_factors": (1.0,) * 4},
-            "longrope wants rope.long_factors, as rope.target_length=9999 is above",
+            "longrope needs rope.long_factors, as rope.target_length=9999 is above",
         ),
         ({"scaling": "yarn", "factor": 2.0, "attention_factor": 1e38}, "must be at most 1000"),
         ({"long_factors": 2.0}, "rope.long_factors must be a list"),
-        ({"scaling": "linear"}, "scaling=linear wants a rope.factor above 1"),
+        ({"scaling": "linear"}, "scaling=linear needs a rope.factor above 1"),
         ({"scaling": "ntk", "factor": 0.5}, "rope.factor must be at least 1, got 0.5"),
         ({"scaling": "ntk", "factor": 2.0, "fraction": 0.25}, "at least 4 dimensions"),
         ({"scaling": "dynamic", "target_length": 4096}, "rope.target_length.* above .*, 4096"),
@@ -314,8 +314,8 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
         ({"scaling": "yarn", "factor": 2.0, "beta_slow": 32.0}, "rope.beta_slow .* below"),
         ({"scaling": "llama3", "factor": 2.0, "beta_slow": 0.0}, "rope.beta_slow must be above 0"),
         ({"scaling": "yarn", "factor": 2.0, "attention_factor": -1.0}, "rope.attention_factor"),
-        ({"scaling": "p_rope"}, "rope.kept to leave some"),
-        ({"scaling": "p_rope", "kept": 0.1}, "0.1 leaves 0"),
+        ({"scaling": "p_rope"}, "a rope.kept that turns some"),
+        ({"scaling": "p_rope", "kept": 0.1}, "0.1 turns 0"),
     ],
 )
 def test_a_scaling_that_makes_no_sense_is_refused(options, message):

@@ -120,7 +120,7 @@ def test_blocks_that_end_at_a_query_hide_it():
 def test_what_does_not_go_together_is_refused():
     encoding = make("stick_breaking", heads=1, dtype=jnp.float32)
     arrays = inputs(T=8, N=1, K=1, B=1, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"softcap=3.0 caps the logits of a softmax.*leave it out"):
+    with pytest.raises(ValueError, match=r"softcap=3.0 caps the logits of a softmax.*leave soft"):
         attend(encoding, *arrays, causal=True, softcap=3.0)
     with pytest.raises(ValueError, match="walks along the row"):
         attend(encoding, *arrays, causal=True, implementation="pallas")

@@ -58,8 +58,8 @@ def test_its_scale_is_that_of_the_first_part_and_another_leaves_the_phase():
     [
         ({"alpha": 0.0}, "tapa.alpha must be above 0 and at most 2"),
         ({"alpha": 3.0}, "tapa.alpha"),
-        ({"amplitude": 0.01}, "tapa.amplitude must leave some of 8"),
-        ({"amplitude": 1.0}, "tapa.amplitude must leave some of 8"),
+        ({"amplitude": 0.01}, "tapa.amplitude must give some of the 8"),
+        ({"amplitude": 1.0}, "tapa.amplitude must give some of the 8"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):

@@ -34,7 +34,7 @@ def test_what_is_added_to_the_input_has_places_of_its_own(kind):
 
 def test_a_table_that_is_added_to_the_input_is_of_whole_places_and_one_axis():
     model = make(Decoder, "learned", "rope")
-    with pytest.raises(ValueError, match="Learned has no meaning"):
+    with pytest.raises(ValueError, match="Learned is defined for integer positions only"):
         jax.eval_shape(lambda: model(X, positions=jnp.arange(T) / 2))
     with pytest.raises(ValueError, match="Learned takes one number"):
         jax.eval_shape(lambda: model(X, embed_positions=jnp.zeros((T, 2), int)))

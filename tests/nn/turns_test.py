@@ -57,7 +57,7 @@ def test_a_group_is_as_long_as_all_turns_come_together():
          r"4 layers cannot take turns of 3 \(encoding\), 2 \(window\): .* a multiple of 6"),
         ({"window": "4,,2"}, "window must be an integer or a pair"),
         ({"window": "4:2:1"}, r"a pair \(past, future\), got \(4, 2, 1\)"),
-        ({"window": "4*0"}, "followed by how many layers"),
+        ({"window": "4*0"}, "followed by a number of layers"),
         ({"window": ()}, "window of no layer"),
         ({"scale": "small"}, "scale must be a finite number or None, got 'small'"),
         ({"scale": float("inf")}, "scale must be a finite number"),

@@ -63,5 +63,5 @@ def test_records_of_another_kind_are_left_out_and_pipes_not_waited_for(tmp_path)
     assert (run.encoding, run.step, run.bits_per_byte) == (r"\x1b[2Jrope", 3, {8: 2.5})
     (tmp_path / "a" / "metrics.jsonl").unlink()
     os.mkfifo(tmp_path / "a" / "metrics.jsonl")
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         script("runs").read_run(tmp_path / "a")

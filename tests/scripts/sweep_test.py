@@ -190,7 +190,7 @@ def test_a_damaged_run_directory_is_named(experiment, capsys):
     assert run(experiment, "tiny") == 2
     assert "config.json', restore it" in capsys.readouterr().out.replace("\n", " ")
     os.mkfifo(workdir / ".lock")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         _ = found.runs[1].in_use
     results = experiment / "results" / "tiny.json"
     results.parent.mkdir(exist_ok=True)

@@ -175,7 +175,7 @@ def test_a_summary_is_shown_without_escape_codes(reference, toy_config, tmp_path
     assert shown == [(r"\x1b[2Ja" + "\tline").expandtabs(), "and \ufffd another"]
     (tmp_path / "run" / "summary.txt").unlink()
     os.mkfifo(tmp_path / "run" / "summary.txt")
-    with pytest.raises(UserError, match=r"summary\.txt' is no regular file"):
+    with pytest.raises(UserError, match=r"summary\.txt' is not a regular file"):
         run(toy_config(), tmp_path / "run")
 
 

@@ -115,8 +115,8 @@ def make_link(path):
     ("make", "what"),
     [
         (make_link, "is a link"),
-        (os.mkfifo, "is no regular file"),
-        (os.mkdir, "is no regular file"),
+        (os.mkfifo, "is not a regular file"),
+        (os.mkdir, "is not a regular file"),
     ],
 )
 def test_what_is_no_regular_file_of_its_own_is_refused(tmp_path, make, what):

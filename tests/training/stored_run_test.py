@@ -42,7 +42,7 @@ def test_a_directory_of_something_else_is_no_run(tmp_path):
 
 def test_a_pipe_in_place_of_config_json_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(UserError, match=r"config\.json' is no regular file"):
+    with pytest.raises(UserError, match=r"config\.json' is not a regular file"):
         read_run(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_the_tokenizer_that_a_run_began_with_is_the_only_one(tmp_path, toy_confi
     assert artefact_path(tmp_path / "run", "tokenizer.model") == (file, False)  # an older run
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         artefact_path(tmp_path / "run", "tokenizer.model")
     file.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model' is missing"):

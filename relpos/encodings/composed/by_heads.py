@@ -6,18 +6,18 @@ from relpos.encodings.base import Encoding
 
 
 class ByHeads(Encoding, fills_slots=False):
-    """The first heads have one encoding, the next ones another, and so on.
+    """One encoding for the first heads, another for the next ones, and so on.
 
-    Each part attends by itself, on its heads: none pays for what the others do. Grouped queries: the query heads of
-    one key head are all of one kind, or a kind's heads are all of one group.
+    Each part attends separately with its heads, so that none pays for what others compute. With grouped queries, the
+    query heads of each key head must all be of one kind, or the heads of a kind must all share one key head.
     """
 
     def __init__(self, *parts: tuple[Encoding, int]):
-        """Join encodings, each made for as many heads as stand beside it.
+        """Join pairs of an encoding and the number of heads that it was made for.
 
         Raises:
-          ValueError: there are no heads of a kind, a part has heads of several kinds itself or adds to the model's
-            input, or the sizes of heads differ.
+          ValueError: a part has no heads, has heads of several kinds itself or adds to the model's input, or the sizes
+            of heads differ.
         """
         told = " / ".join(f"{type(part).__name__}: {count}" for part, count in parts)
         for part, count in parts:
@@ -44,15 +44,15 @@ class ByHeads(Encoding, fills_slots=False):
 
     @property
     def of_heads(self) -> tuple[tuple[Encoding, int], ...]:
-        """The parts, and how many heads each serves."""
+        """The parts, with the number of heads of each."""
         return tuple(zip(self.kinds, self.counts, strict=True))
 
     @property
     def reads_positions(self) -> bool:
-        """Whether any part does."""
+        """Whether any part reads positions."""
         return any(part.reads_positions for part in self.kinds)
 
     @property
     def keeps_key_features(self) -> bool:
-        """Whether those of any part do."""
+        """Whether a cache must keep the features of keys for any part."""
         return any(part.keeps_key_features for part in self.kinds)

@@ -1,4 +1,4 @@
-"""Encodings as text: sums, heads of several kinds, layers that take turns.
+"""Encodings as text: sums, heads of several kinds, and schemes that alternate between layers.
 
 layers = heads ["*" times] {"," heads ["*" times]}      rope*3, none
 heads  = sum [":" count] {"/" sum [":" count]}          rope:4 / alibi:4
@@ -15,18 +15,18 @@ _NAME = r"[A-Za-z_]\w*"
 
 
 class Scheme(NamedTuple):
-    """A scheme and the options that stand beside its name."""
+    """A scheme and its options."""
 
-    name: Any  # or a class of one's own
+    name: Any  # or the user's own class
     options: tuple[tuple[str, Any], ...] = ()
 
     def with_defaults(self, options: Mapping[str, Any]) -> "Scheme":
-        """Return the scheme with these options where it has none of its own."""
+        """Return the scheme with these options added; its own options take precedence."""
         return Scheme(self.name, tuple({**options, **dict(self.options)}.items()))
 
 
 class Kind(NamedTuple):
-    """The summands of some heads, and of how many; None: an equal share."""
+    """The summands for one kind of heads, and the number of these heads; None: an equal share."""
 
     summands: tuple[Scheme, ...]
     heads: int | None = None
@@ -36,10 +36,10 @@ Heads = tuple[Kind, ...]
 
 
 def turns(text: str | Sequence[Any]) -> tuple[Any, ...]:
-    """Return each turn's expression: "rope*2, none" is ("rope", "rope", "none"); classes stand for themselves.
+    """Return the expressions that layers take in turn: "rope*2, none" is ("rope", "rope", "none"); classes are kept.
 
     Raises:
-      ValueError: names what cannot be read.
+      ValueError: the text cannot be parsed; the message says which part.
     """
     found: list[Any] = []
     for part in _split(text, ",") if isinstance(text, str) else text:
@@ -56,20 +56,20 @@ def repeated(part: str) -> tuple[str, int]:
     """Return what is repeated, and how often: "rope*3" is ("rope", 3).
 
     Raises:
-      ValueError: it is not once.
+      ValueError: it is repeated less than once.
     """
     found = re.fullmatch(r"(.*\S)\s*\*\s*(\d+)\s*", part, re.DOTALL)
     one, times = (found[1], int(found[2])) if found else (part, 1)
     if times < 1:
-        raise ValueError(f"{part!r}: * is followed by how many layers, at least 1")
+        raise ValueError(f"{part!r}: * must be followed by a number of layers, at least 1")
     return one, times
 
 
 def parse(text: str | type) -> Heads:
-    """Read one layer's encoding; a class of one's own is the one scheme there is.
+    """Parse the encoding of one layer; a class becomes the only scheme.
 
     Raises:
-      ValueError: names what cannot be read.
+      ValueError: the text cannot be parsed; the message says which part.
     """
     if not isinstance(text, str):
         return (Kind((Scheme(text),)),)
@@ -82,16 +82,16 @@ def schemes(heads: Heads) -> tuple[Scheme, ...]:
 
 
 def leaves(layers: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of all schemes in the expressions of several layers, each once."""
+    """Return the names of all schemes in the expressions of several layers, without repetition."""
     found = (scheme.name for text in layers for scheme in schemes(parse(text)))
     return tuple(dict.fromkeys(found))
 
 
 def counts(heads: Heads, num_heads: int) -> tuple[int, ...]:
-    """Return how many heads are of each kind.
+    """Return the number of heads of each kind.
 
     Raises:
-      ValueError: they do not add up.
+      ValueError: the numbers do not add up to `num_heads`.
     """
     given = [kind.heads for kind in heads]
     left = num_heads - sum(count for count in given if count is not None)
@@ -99,7 +99,7 @@ def counts(heads: Heads, num_heads: int) -> tuple[int, ...]:
     if left < shares or (left and not shares) or (shares and left % shares):
         told = " / ".join(map(_told, heads))
         raise ValueError(
-            f"{told}: the parts must have {num_heads} heads together, and those without a number an equal share"
+            f"{told}: the parts must have {num_heads} heads together, shared equally by those without a number"
         )
     return tuple(left // shares if count is None else count for count in given)
 
@@ -145,7 +145,7 @@ def _option(text: str, whole: str) -> tuple[str, Any]:
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """Cut at a sign that stands outside of all brackets and quotes."""
+    """Split at a sign that is outside all brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:

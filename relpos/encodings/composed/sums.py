@@ -1,4 +1,4 @@
-"""Several encodings at once, summed up."""
+"""Sums of several encodings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,18 @@ from relpos.encodings.base import Encoding
 class Sum(Encoding, fills_slots=False):
     """logit = scale * (query(q_i) . key(k_j) + the parts' products with vectors) + the sum of the parts' biases.
 
-    Queries, keys and values go through the parts' `query`, `key` and `value` in turn, outputs back through their
-    `finish`. Vectors of distances meet what each part makes of the query (or key) as it was projected: with
-    rope + shaw, Shaw's vectors meet queries that are not rotated. In blocks each part has a band of its own, so that
-    a part whose distances never end makes no other one dearer.
+    Queries, keys and values pass through the parts' `query`, `key` and `value` in turn, outputs through their `finish`
+    in reverse order. A part's vectors of distances are multiplied with its own vector query (or key), made from the
+    projected one: in rope + shaw, Shaw's vectors are multiplied with queries that are not rotated. In blocks each part
+    has its own band, so that a part without constant_beyond does not make others more expensive.
     """
 
     def __init__(self, *summands: Encoding):
-        """Sum up encodings of the same heads; a sum among them counts as its parts.
+        """Sum encodings of the same heads; a sum among them is replaced by its parts.
 
         Raises:
-          ValueError: they cannot be summed up: one adds to the model's input, or one walks along the row and another
-            walks too, adds vectors to values or mixes heads, or their scales differ.
+          ValueError: they cannot be summed: one adds to the model's input, one walks along the row while another walks,
+            adds vectors to values or mixes heads, or their scales differ.
         """
         parts = [part for summand in summands for part in summand.parts]
         told = " + ".join(type(part).__name__ for part in parts)
@@ -36,12 +36,12 @@ class Sum(Encoding, fills_slots=False):
         self.with_key_vectors = tuple(f.key_vectors for f in filled)
         self.with_query_vectors = tuple(f.query_vectors for f in filled)
         overridden = frozenset[str]().union(*(part.overridden for part in parts))
-        # Vectors of several parts stand side by side, and so must what meets them.
+        # Vectors of several parts are concatenated, and so must be the queries and keys for them.
         if sum(self.with_key_vectors) > 1:
             overridden |= {"vector_query"}
         if sum(self.with_query_vectors) > 1:
             overridden |= {"vector_key"}
-        self.overridden = overridden - {"factored_query", "factored_key"}  # of parts, in blocks
+        self.overridden = overridden - {"factored_query", "factored_key"}  # blocks use the parts'
         self.walks = any(part.walks for part in parts)
         self.walk_rows = min(part.walk_rows for part in parts)
         self.mixes = any(part.mixes for part in parts)
@@ -62,7 +62,7 @@ class Sum(Encoding, fills_slots=False):
         )
         reading = [part for part in parts if part.reads_positions]
         axes = {part.axes for part in reading if part.axes is not None}
-        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked by itself
+        self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked separately
         self.reals = all(part.reals for part in reading)
         self.head_dim = _one("head sizes", told, [part.head_dim for part in parts])
         self.logit_scale = _one("scales", told, [part.logit_scale for part in parts])
@@ -79,7 +79,7 @@ class Sum(Encoding, fills_slots=False):
         return (None,) * len(self.summands) if features is None else features
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return the features of each part, and its state."""
+        """Return the features of each part, and the state of each part."""
         states = (None,) * len(self.summands) if state is None else state
         found = [
             part.tokens(x_TD, valid_T, of_part) if part.needs_tokens else (None, None)
@@ -88,19 +88,19 @@ class Sum(Encoding, fills_slots=False):
         return tuple(features for features, _ in found), tuple(state for _, state in found)
 
     def query(self, q_TH, positions_T, features_T):
-        """Take queries through the parts."""
+        """Pass queries through the parts."""
         return self._in_turn("query", q_TH, positions_T, features_T)
 
     def key(self, k_SH, positions_S, features_S):
-        """Take keys through the parts."""
+        """Pass keys through the parts."""
         return self._in_turn("key", k_SH, positions_S, features_S)
 
     def value(self, v_SH, positions_S, features_S):
-        """Take values through the parts."""
+        """Pass values through the parts."""
         return self._in_turn("value", v_SH, positions_S, features_S)
 
     def finish(self, out_TH, positions_T, features_T):
-        """Take outputs back through the parts, the last one first."""
+        """Pass outputs through the parts, the last one first."""
         return self._in_turn("finish", out_TH, positions_T, features_T, backward=True)
 
     def _in_turn(self, slot, x_TH, positions_T, features_T, *, backward=False):
@@ -115,12 +115,12 @@ class Sum(Encoding, fills_slots=False):
         if self.walks and slot in ("query", "key") and x_TH.shape[-1] != width:
             walking, _ = self._walking(features_T)
             if walking.head_dim is not None:
-                hint = "a walk takes heads as they are projected"
+                hint = "a walk takes heads of the projected width"
                 _refuse_width(slot, last, width, x_TH.shape[-1], walking, hint)
         return x_TH
 
     def vector_query(self, q_TH, positions_T, features_T):
-        """Return what meets the parts' key vectors, side by side."""
+        """Return the queries for the parts' key vectors, concatenated."""
         features = self.features_of_parts(features_T)
         return _side_by_side(
             part.vector_query(q_TH, positions_T, of_part)
@@ -129,7 +129,7 @@ class Sum(Encoding, fills_slots=False):
         )
 
     def vector_key(self, k_SH, positions_S, features_S):
-        """Return what meets the parts' query vectors, side by side."""
+        """Return the keys for the parts' query vectors, concatenated."""
         features = self.features_of_parts(features_S)
         return _side_by_side(
             part.vector_key(k_SH, positions_S, of_part)
@@ -144,11 +144,11 @@ class Sum(Encoding, fills_slots=False):
         return _total(part.bias(d) for part in self.parts)
 
     def key_vectors(self, d):
-        """Return the parts' key vectors, side by side."""
+        """Return the parts' key vectors, concatenated."""
         return _side_by_side(part.key_vectors(d) for part in self.parts)
 
     def query_vectors(self, d):
-        """Return the parts' query vectors, side by side."""
+        """Return the parts' query vectors, concatenated."""
         return _side_by_side(part.query_vectors(d) for part in self.parts)
 
     def value_vectors(self, d):
@@ -156,7 +156,7 @@ class Sum(Encoding, fills_slots=False):
         return _total(part.value_vectors(d) for part in self.parts)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
-        """Return the sum of the parts' biases of pairs."""
+        """Return the sum of the parts' `block_bias`."""
         return _total(
             part.block_bias(q_positions, k_positions, of_queries, of_keys)
             for part, of_queries, of_keys in zip(
@@ -168,12 +168,12 @@ class Sum(Encoding, fills_slots=False):
         )
 
     def sink(self):
-        """Return the logit of all parts' sinks together."""
+        """Return the logit of one sink that stands for all parts' sinks."""
         found = [sink for part in self.parts if (sink := part.sink()) is not None]
         return jax.nn.logsumexp(jnp.stack(found)) if found else None
 
     def mix(self, logits_NCK, bias_NCK):
-        """Mix the logits, and the sum of all biases, as the part does that mixes."""
+        """Mix the logits and the sum of all biases by the part that mixes."""
         (part,) = (part for part in self.parts if part.mixes)
         return part.mix(logits_NCK, bias_NCK)
 
@@ -189,19 +189,19 @@ class Sum(Encoding, fills_slots=False):
         return part.begin(q_TH, of_part)
 
     def query_block(self, q_CH, q_features):
-        """Return what the part that walks makes of a block of queries."""
+        """Return the features of a block of queries for the part that walks."""
         part, of_part = self._walking(q_features)
         return part.query_block(q_CH, of_part)
 
     def key_block(self, k_KH, k_features):
-        """Return what the part that walks makes of a block of keys."""
+        """Return the features of a block of keys for the part that walks."""
         part, of_part = self._walking(k_features)
         return part.key_block(k_KH, of_part)
 
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Walk with the part that walks."""
+        """Walk by the part that walks."""
         part, _ = self._walking(None)
         return part.walk(
             carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
@@ -210,27 +210,26 @@ class Sum(Encoding, fills_slots=False):
 
 def _refuse_width(slot: str, part: Any, width: int, found: int, other: Encoding, hint: str) -> None:
     raise ValueError(
-        f"{type(part).__name__}.{slot} makes heads of {width} {found} wide, which {type(other).__name__} does not "
-        f"expect: {hint}"
+        f"{type(part).__name__}.{slot} changes the width of heads from {width} to {found}, which "
+        f"{type(other).__name__} does not expect: {hint}"
     )
 
 
 def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
-    """Check that a part may stand in this sum."""
+    """Check that a part may be in this sum."""
     name = type(part).__name__
     if part.adds_to_input():
         raise ValueError(
-            f"{told}: {name} adds positions to the model's input, not to attention: in a model write both names "
-            "(a stack takes its part before the layers), for a layer leave it out"
+            f"{told}: {name} adds positions to the model's input, not to attention: name it in the sum for a model, "
+            "which applies it before the layers, but leave it out for a single layer"
         )
     for other in parts:
         if not part.normalized and "sink" in other.overridden:
             raise ValueError(
-                f"{told}: {name}'s weights are no softmax, in which {type(other).__name__} could take part; they "
-                "cannot be summed up"
+                f"{told}: {name} has no softmax, which {type(other).__name__} needs; they cannot be summed"
             )
         if part.mixes and other.mixes and other is not part:
-            raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed up")
+            raise ValueError(f"{told}: two of them mix the heads' logits; they cannot be summed")
         if not part.walks or other is part:
             continue
         if other.walks or other.mixes or SlotUse.of(other).value_vectors:
@@ -238,12 +237,12 @@ def _check(part: Encoding, parts: Sequence[Encoding], told: str) -> None:
                 "walks too" if other.walks else "mixes heads" if other.mixes else "adds to values"
             )
             raise ValueError(
-                f"{told}: {name} walks along the row; it cannot be summed up with {type(other).__name__}, which {does}"
+                f"{told}: {name} walks along the row; it cannot be summed with {type(other).__name__}, which {does}"
             )
     vectors = {p.scaled_vectors for p in parts if SlotUse.of(p).key_vectors}
     if len(vectors) > 1:
         raise ValueError(
-            f"{told}: some of their key vectors join the logits scaled, some unscaled; they cannot be summed up"
+            f"{told}: some of their key vectors are scaled in the logits, others not; they cannot be summed"
         )
 
 

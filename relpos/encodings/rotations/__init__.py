@@ -1,4 +1,4 @@
-"""What schemes that rotate share: which dimensions turn together, and how a model is stretched. It holds no scheme."""
+"""Functions that rotating schemes share: pairs of dimensions, and scalings to longer rows. It holds no scheme."""
 
 from relpos.encodings.rotations.pairs import check_head_dim as check_head_dim
 from relpos.encodings.rotations.pairs import check_layout as check_layout

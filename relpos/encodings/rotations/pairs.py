@@ -8,13 +8,13 @@ LAYOUTS = ("half", "interleaved")
 
 
 def check_layout(key: str, layout: str) -> None:
-    """Check which pairs of dimensions turn together; names the option `key`."""
+    """Check the layout of pairs; the error names the option `key`."""
     if layout not in LAYOUTS:
         raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
 
 
 def check_head_dim(name: str, head_dim: int) -> None:
-    """Check that the dimensions of a head are pairs; names the scheme."""
+    """Check that the number of a head's dimensions is even; the error names the scheme."""
     if head_dim % 2:
         raise ValueError(f"{name} turns pairs of dimensions: head_dim must be even, got {head_dim}")
 
@@ -32,12 +32,12 @@ def rotated(
 
 
 def turning_often(key: str, length: int, base: float, width: int) -> int:
-    """Return how many of the pairs turn at least once in `length` positions,  base^(-2m/width) >= 2 pi / length.
+    """Return how many pairs turn at least once in `length` positions,  base^(-2m/width) >= 2 pi / length.
 
-    They are the first ones: the m-th turns faster than the next.
+    These are the first pairs, as each pair turns faster than the next.
 
     Raises:
-      ValueError: none does; names the option `key` that the length is.
+      ValueError: no pair does; the message names the option `key` that gives the length.
     """
     if length < 7:
         raise ValueError(f"{key} must be at least 7, a turn of the fastest pair, got {length}")

@@ -1,4 +1,4 @@
-"""How `rope` is stretched beyond the length that a model was trained at: what each theta_m is divided by."""
+"""Scalings of `rope` beyond the length that a model was trained at: what each theta_m is divided by."""
 
 import dataclasses
 import math
@@ -11,11 +11,11 @@ MOST_ATTENTION = 1000  # products grow with its square
 
 
 class Pairs(NamedTuple):
-    """The R/2 pairs of dimensions that turn, by theta_m = base^(-2m/R) where nothing is stretched.
+    """The R/2 pairs of dimensions that turn, unscaled by theta_m = base^(-2m/R).
 
     Attributes:
-      base: of theta_m.
-      width: R, the dimensions that turn.
+      base: the base of theta_m.
+      width: R, the number of dimensions that turn.
     """
 
     base: float
@@ -23,20 +23,20 @@ class Pairs(NamedTuple):
 
     @property
     def m(self) -> np.ndarray:
-        """Return their numbers, from the fastest on."""
+        """The numbers m of the pairs, the fastest first."""
         return np.arange(self.width // 2)
 
     def turns(self, length: int) -> np.ndarray:
-        """Return how often each turns in so many positions."""
+        """Return how often each pair turns in `length` positions."""
         return length * self.base ** (-2 * self.m / self.width) / (2 * math.pi)
 
 
 class Scaled(NamedTuple):
-    """How a model is stretched.
+    """The result of a scaling.
 
     Attributes:
-      slower: what each theta_m is divided by, R/2 numbers, infinity where the pair stands still; (): nothing.
-      attention: what turned queries and keys are multiplied by, each.
+      slower: the divisors of theta_m, R/2 numbers, infinity for a pair that does not turn; (): no division.
+      attention: the factor of turned queries and of turned keys.
     """
 
     slower: tuple[float, ...] = ()
@@ -60,12 +60,12 @@ class Stretch:
 
 
 def unscaled(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return theta_m as trained."""
+    """Return the trained theta_m."""
     return Scaled()
 
 
 def linear(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return position interpolation: all turn s times as slowly. Chen et al. 2023, arXiv:2306.15595."""
+    """Return position interpolation: all pairs turn s times as slowly. Chen et al. 2023, arXiv:2306.15595."""
     _check_stretched(stretch, "linear")
     return Scaled(len(pairs.m) * (stretch.factor,))
 
@@ -73,37 +73,38 @@ def linear(pairs: Pairs, stretch: Stretch) -> Scaled:
 def ntk(pairs: Pairs, stretch: Stretch) -> Scaled:
     """Return NTK-aware interpolation, base s^(R/(R-2)): the fastest turns as trained, the slowest s times as slowly.
 
-    Peng et al. 2023, arXiv:2309.00071, sec. 3.1, who have it from a post by bloc97.
+    Peng et al. 2023, arXiv:2309.00071, sec. 3.1, from a post by bloc97.
     """
     _check_stretched(stretch, "ntk")
     return _of_another_base(pairs, stretch.factor)
 
 
 def dynamic(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return NTK-aware interpolation by s L / L0 - (s - 1), L the longest length that the model is to serve.
+    """Return NTK-aware interpolation by s L / L0 - (s - 1), where L is the longest length that the model should serve.
 
-    Transformers' "dynamic", and with s = 1 that of arXiv:2309.00071, sec. 3.3. There L is the length at hand: keys in a
-    cache, turned while it was shorter, would not fit queries turned later. Here L is `target_length`.
+    This is "dynamic" in Hugging Face's transformers and, with s = 1, that of arXiv:2309.00071, sec. 3.3. There L is the
+    current length, so that keys in a cache, turned for a shorter length, do not fit later queries. Here L is
+    `target_length`.
     """
     L0, L = stretch.trained_length, stretch.target_length
     if L <= L0:
         raise ValueError(
-            f"rope.scaling=dynamic wants rope.target_length, the longest length to serve, above rope.trained_length, "
+            f"rope.scaling=dynamic needs rope.target_length, the longest length to serve, above rope.trained_length, "
             f"{L0}; got {L}"
         )
     return _of_another_base(pairs, stretch.factor * L / L0 - (stretch.factor - 1))
 
 
 def yarn(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return YaRN: what turns beta_fast times in L0 or more stays, beta_slow or less turns s times as slowly.
+    """Return YaRN: pairs with at least beta_fast turns in L0 stay; those with at most beta_slow turn s times as slowly.
 
-    Peng et al. 2023, arXiv:2309.00071, sec. 3.2 and 3.4; queries and keys times 0.1 ln s + 1. Between them there is a
-    straight line over the pairs' numbers m, as in the authors' code and so in every model that has it (the paper's
-    own is one over how often they turn: `llama3`). `truncate`: its ends are moved outward to whole m.
+    Peng et al. 2023, arXiv:2309.00071, sec. 3.2 and 3.4; queries and keys are multiplied by 0.1 ln s + 1. Between the
+    two, the scaling is linear in the pair's number m, as in the authors' code and in models that use it (in the paper
+    it is linear in the number of turns, as in `llama3`). `truncate` moves the ends outward to integer m.
     """
     _check_stretched(stretch, "yarn")
     if pairs.base <= 1:
-        raise ValueError(f"rope.scaling=yarn wants a rope.base above 1, got {pairs.base}")
+        raise ValueError(f"rope.scaling=yarn needs a rope.base above 1, got {pairs.base}")
     first, last = (
         pairs.width
         * math.log(stretch.trained_length / (2 * math.pi * often))
@@ -120,10 +121,10 @@ def yarn(pairs: Pairs, stretch: Stretch) -> Scaled:
 
 
 def llama3(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return the scaling of Llama 3.1: that of YaRN's paper, with beta_fast = 4, and nothing for the attention.
+    """Return the scaling of Llama 3.1: that of YaRN's paper with beta_fast = 4, without a factor for queries and keys.
 
     Grattafiori et al. 2024, arXiv:2407.21783, and the released models. Their high_freq_factor is `beta_fast`, their
-    low_freq_factor `beta_slow`; the straight line between them is one over how often a pair turns in L0.
+    low_freq_factor `beta_slow`; between the two, the scaling is linear in the number of turns of a pair in L0.
     """
     _check_stretched(stretch, "llama3")
     fast, slow = _fast_and_slow(stretch, 4.0)
@@ -132,11 +133,10 @@ def llama3(pairs: Pairs, stretch: Stretch) -> Scaled:
 
 
 def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return the factors of the length that the model is to serve, and sqrt(1 + ln s / ln L0),  s = target / L0.
+    """Return the factors for the length that the model should serve, and sqrt(1 + ln s / ln L0),  s = target / L0.
 
-    Ding et al. 2024, arXiv:2402.13753, and the released models that have it. Which set of factors it is depends on
-    nothing that changes from call to call: keys in a cache, turned by one set, would not fit queries turned by the
-    other.
+    Ding et al. 2024, arXiv:2402.13753, and the released models that use it. The choice between the two sets of factors
+    is fixed: keys in a cache that were turned by one set would not fit queries turned by the other.
     """
     L0, L = stretch.trained_length, stretch.target_length
     if L0 < 2:
@@ -145,28 +145,28 @@ def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
     key, factors = ("long", stretch.long_factors) if L > L0 else ("short", stretch.short_factors)
     if not factors:
         raise ValueError(
-            f"rope.scaling=longrope wants rope.{key}_factors, as rope.target_length={L} is "
+            f"rope.scaling=longrope needs rope.{key}_factors, as rope.target_length={L} is "
             f"{'above' if L > L0 else 'not above'} rope.trained_length={L0}"
         )
     return Scaled(tuple(map(float, factors)), stretch.attention_factor or attention)
 
 
 def p_rope(pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return the fastest `kept` of the pairs, the others still; theta_m has the width R of all in its exponent.
+    """Return the scaling that turns only the fastest `kept` of the pairs; theta_m = base^(-2m/R) has R of all pairs.
 
-    Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose full layers keep 0.25. All that turn do so s times
-    as slowly.
+    Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose full layers keep 0.25. The pairs that turn do so s
+    times as slowly.
     """
     kept = int(stretch.kept * pairs.width // 2)
     if not 0 < kept < len(pairs.m):
         raise ValueError(
-            f"rope.scaling=p_rope wants rope.kept to leave some pairs turning, not all {len(pairs.m)}: "
-            f"{stretch.kept} leaves {kept}"
+            f"rope.scaling=p_rope needs a rope.kept that turns some, but not all, of the {len(pairs.m)} pairs: "
+            f"{stretch.kept} turns {kept}"
         )
     return Scaled((*kept * (stretch.factor,), *(len(pairs.m) - kept) * (math.inf,)))
 
 
-SCALINGS = {  # each with the options that it reads
+SCALINGS = {  # with the options that each reads
     "none": (unscaled, ()),
     "linear": (linear, ("factor",)),
     "ntk": (ntk, ("factor",)),
@@ -185,10 +185,10 @@ SCALINGS = {  # each with the options that it reads
 
 
 def scaled(scaling: str, pairs: Pairs, stretch: Stretch) -> Scaled:
-    """Return what a scaling makes of the pairs.
+    """Return the result of the scaling of this name.
 
     Raises:
-      ValueError: an unknown scaling, a value that makes no sense, or an option that the scaling does not read.
+      ValueError: the scaling is unknown, a value is not allowed, or the scaling does not read an option that was given.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"unknown rope.scaling {scaling!r}: known: {', '.join(SCALINGS)}")
@@ -199,7 +199,7 @@ def scaled(scaling: str, pairs: Pairs, stretch: Stretch) -> Scaled:
         if getattr(stretch, field.name) != field.default and field.name not in reads:
             known = [name for name, (_, read) in SCALINGS.items() if field.name in read]
             raise ValueError(
-                f"rope.{field.name} wants rope.scaling={' or '.join(known)}, which is {scaling}"
+                f"rope.{field.name} needs rope.scaling={' or '.join(known)}, but rope.scaling is {scaling}"
             )
     _check_numbers(stretch)
     return function(pairs, stretch)
@@ -208,7 +208,7 @@ def scaled(scaling: str, pairs: Pairs, stretch: Stretch) -> Scaled:
 def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
     if len(factors) not in (0, count):
         raise ValueError(
-            f"{key} must be {count} numbers, one for each pair that turns, or none; got {len(factors)}"
+            f"{key} must be empty or {count} numbers, one for each pair that turns; got {len(factors)}"
         )
     for factor in factors:
         is_number = isinstance(factor, numbers.Real) and not isinstance(factor, bool)
@@ -217,7 +217,7 @@ def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
 
 
 def _check_numbers(stretch: Stretch) -> None:
-    """Check what says of its own that it makes no sense."""
+    """Check the options that do not depend on the scaling."""
     for key, least in (
         ("factor", 1), ("trained_length", 1), ("target_length", 0), ("attention_factor", 0),
     ):  # fmt: skip
@@ -231,7 +231,7 @@ def _check_numbers(stretch: Stretch) -> None:
 
 
 def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
-    """Return how often the pairs turn in L0 that stay as they are, and those that are slowed by all of s."""
+    """Return the numbers of turns in L0 from which on pairs stay as trained, and up to which they are slowed by s."""
     fast, slow = stretch.beta_fast or default, stretch.beta_slow
     if not 0 < slow < fast:
         raise ValueError(
@@ -243,19 +243,19 @@ def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
 def _check_stretched(stretch: Stretch, scaling: str) -> None:
     if stretch.factor == 1:
         raise ValueError(
-            f"rope.scaling={scaling} wants a rope.factor above 1, by which it stretches"
+            f"rope.scaling={scaling} needs a rope.factor above 1, by which rows may be longer"
         )
 
 
 def _of_another_base(pairs: Pairs, s: float) -> Scaled:
-    """Return theta_m of the base times s^(R/(R-2))."""
+    """Return theta_m with the base multiplied by s^(R/(R-2))."""
     if pairs.width < 4:
         raise ValueError(
-            f"rope.scaling=ntk and dynamic want at least 4 dimensions that turn, got {pairs.width}"
+            f"rope.scaling=ntk and dynamic need at least 4 dimensions that turn, got {pairs.width}"
         )
     return Scaled(tuple((s ** (2 * pairs.m / (pairs.width - 2))).tolist()))
 
 
 def _partly(kept: np.ndarray, s: float) -> tuple[float, ...]:
-    """Return what theta_m is divided by where it becomes  kept theta_m + (1 - kept) theta_m / s."""
+    """Return the divisors that turn theta_m into  kept theta_m + (1 - kept) theta_m / s."""
     return tuple((1 / (kept + (1 - kept) / s)).tolist())

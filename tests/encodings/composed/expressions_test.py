@@ -34,5 +34,5 @@ def test_heads_without_a_number_have_equal_shares():
      "rope*0", "rope(base=__import__('os'))", "rope:-2", "rope)", "rope:2.5", "3"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(text):
-    with pytest.raises(ValueError, match=r"encoding|how many layers"):
+    with pytest.raises(ValueError, match=r"encoding|a number of layers"):
         turns(text)
