@@ -13,7 +13,6 @@ your own, a module that the run's config names, is run only with ``--trust_code`
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from relpos import cli
 from relpos.errors import UserError
@@ -40,18 +39,18 @@ def main(argv: Sequence[str]) -> None:
 
     from rich.console import Console  # after the flags: mistakes are told at once
 
+    from relpos.training.evaluation import evaluate, evaluate_text
     from relpos.training.loaded_run import load_run
+    from relpos.training.task import ScoresText
 
     config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
-    how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}
-    if hasattr(task, "evaluate_text"):
-        records = task.evaluate_text(model, path=flags.text, **how)
-    elif flags.text:
-        raise UserError(f"--text is for language models: {config.task} is scored by split")
-    elif hasattr(task, "evaluate_splits"):
-        records = task.evaluate_splits(model, **how)
+    console = Console()
+    if not flags.text:
+        records = evaluate(task, model, flags.split or "test", lengths=lengths, console=console)
+    elif isinstance(task, ScoresText):
+        records = evaluate_text(task, model, flags.text, lengths=lengths, console=console)
     else:
-        raise UserError(f"task {config.task} cannot be evaluated on its own yet")
+        raise UserError(f"--text is for language models: {config.task} is scored by split")
     if flags.json is not None:
         from relpos.files import write_out
         from relpos.training.metrics import finite

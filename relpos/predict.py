@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     from relpos.nn import Sampling
     from relpos.nn.generate import check_new_tokens
     from relpos.training.loaded_run import load_run
+    from relpos.training.task import AnswersLines, Continues
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
     prompts = [_raw(prompt) for prompt in flags.prompts]
     chunks = iter([prompts]) if prompts else _chunks()
-    if hasattr(task, "predict"):
+    if isinstance(task, Continues):
         kept = config.sample
         sampling = dataclasses.replace(kept.sampling, **given)
         max_tokens = flags.max_tokens or kept.max_tokens or 1
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             task.predict(model, chunks, sampling, max_tokens, flags.seed or 0, flags.context or 0)
         )
         return 0
-    if hasattr(task, "predict_lines"):
+    if isinstance(task, AnswersLines):
         for name in ("max_tokens", "context", "temperature", "top_k", "top_p", "seed"):
             if getattr(flags, name) is not None:
                 raise UserError(

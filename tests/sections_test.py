@@ -72,9 +72,12 @@ def get(config, key):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("steps", 2**31 - 1), ("steps", 0), ("seed", 2**32 - 1), ("tied", False), ("kind", "masked"), ("encoding", "t5"), ("lengths", (7,)),
+        ("steps", 2**31 - 1), ("steps", 0), ("seed", 2**32 - 1), ("tied", False), ("kind", "masked"), 
+        ("encoding", "t5"),
+        ("lengths", (7,)),
         ("names", ()), ("names", ("a", "b")),
-        ("model.window", (1, (2, None))), ("model.window", None), ("data.path", None), ("data.path", ""), ("data.path", "\udcff"), ("data.rate", None),
+        ("model.window", (1, (2, None))), ("model.window", None),
+        ("data.path", None), ("data.path", ""), ("data.path", "\udcff"), ("data.rate", None),
         ("encodings.t5.num_buckets", 3), ("encodings.t5.free", "x"), ("encodings.t5.factors", (2.0, 3.0)),
     ],
 )  # fmt: skip

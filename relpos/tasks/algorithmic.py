@@ -13,21 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
-from relpos import cores
 from relpos.data import algorithmic
 from relpos.errors import UserError, did_you_mean
+from relpos.metrics.symbols import METRICS, Scored
 from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
 from relpos.sections import Options, Positive, name_in, options_of
 from relpos.training import memory, model_section
-from relpos.training.progress import track
 from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import check_provenance
-from relpos.training.task import together
+from relpos.training.task import Case, Metrics, Record, Task, together
 
-Record = dict[str, Any]
 Model = Decoder | TokenEncoder
 
 MOST_OPTION = 10**4  # letters, digits, places: beyond it they take minutes or all memory
@@ -76,22 +72,24 @@ class Config(TokenRunConfig):
     test_examples: Positive = 512
 
 
-def create(config: Config, workdir: Path) -> "Algorithmic":
+def create(config: Config) -> "Algorithmic":
     """Return the task of a config."""
-    return Algorithmic(config, workdir)
+    return Algorithmic(config)
 
 
-class Algorithmic:
+class Algorithmic(Task):
     """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`.
 
     An encoder fills in the answer at its places (presentation "placeholder"), or a decoder goes on with it
-    ("causal"). Accuracy is the share of right symbols where the answer counts, exact match that of answers without a
-    wrong one. A decoder is given the right symbols before each, so an exact match is what greedy decoding gives too.
+    ("causal").
     """
 
-    def __init__(self, config: Config, workdir: Path):
+    formats = METRICS.attributes("FORMAT")
+    progress = METRICS.attributes("PROGRESS")
+
+    def __init__(self, config: Config):
         self.config = config
-        self._workdir = workdir
+        self.trained_length = config.sequence_length
         chosen = config.data
         options = chosen.sources[chosen.source]
         for option, value in options.items():
@@ -100,6 +98,7 @@ class Algorithmic:
                     f"config key 'data.sources.{chosen.source}.{option}' must be at most {MOST_OPTION}, got {value}"
                 )
         self.symbols = algorithmic.create(chosen.source, **options)
+        self.title = f"{self.symbols.name}, {config.encoding}"
         self._variants = {
             name: algorithmic.create(chosen.source, **{**options, **changed})
             for name, changed in self.symbols.variants.items()
@@ -109,6 +108,10 @@ class Algorithmic:
         self._check_lengths()
         # Mistakes in the model's sizes are told here as well.
         model_section.check_shapes(config, self.init_model)
+
+    def prepare(self, workdir: Path) -> None:
+        """Nothing is kept; examples are drawn as they were when the run began."""
+        self._workdir = workdir
 
     @property
     def _shortest(self) -> int:
@@ -171,101 +174,53 @@ class Algorithmic:
             )
         )
 
-    def loss(self, model: Model, batch, key):
-        """Return the mean cross-entropy in nats of the symbols that count."""
-        nats_BT, right_BT = _score(model, batch, key)
-        total, count = nats_BT.sum(), batch["scored"].sum().astype(jnp.float32)
-        return total / jnp.maximum(count, 1), {
-            "loss": (total, count),
-            "accuracy": (right_BT.sum().astype(jnp.float32), count),
-        }
+    def metrics(self, model: Model, batch, key) -> Metrics:
+        """Return the cross-entropy in nats of the symbols that count, and the metrics of symbols."""
+        logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
+        nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+        scored_BT = batch["scored"]
+        loss = (nats_BT * scored_BT).sum(), scored_BT.sum().astype(jnp.float32)
+        scored = Scored(logits_BTV, batch["targets"], scored_BT, batch["segments"].any(1))
+        return {"loss": loss, **METRICS.measure(scored)}
 
     def tokens(self, batch) -> int:
         """Return the number of symbols that count."""
         return int(batch["scored"].sum())
 
-    def evaluate(self, model: Model, split: str) -> list[Record]:
-        """Return the scores of a few examples of each of the config's lengths."""
-        lengths = [n for n in self.config.eval_lengths if self._fits(model, split, n)]
-        return [self.score(model, split, n, self.config.eval_examples) for n in lengths]
+    def test_splits(self) -> list[str]:
+        """Return test, and the task's other tests."""
+        return ["test", *self._variants]
 
-    def score(self, model: Model, split: str, length: int, examples: int) -> Record:
-        """Return loss, accuracy and exact match of examples of one length."""
-        if not self._fits(model, split, length):
-            places = self._places(length, split)
-            raise UserError(
-                f"{self.symbols.name} of length {length} takes {places} places, more than the "
-                f"{model.max_length} positions of {self.config.encoding}"
-            )
-        graphdef, state = nnx.split(model)
-        sums = np.zeros(3)
-        symbols = 0
-        for batch in self._examples(split, length, examples):
-            found = cores.by_rows(_sums, (graphdef,), state, batch)
-            sums += [cores.total(x) for x in found]
-            symbols += self.tokens(batch)
-        nats, right, exact = sums.tolist()
-        return {
-            "split": split,
-            "length": length,
-            "loss": nats / symbols,
-            "accuracy": right / symbols,
-            "exact_match": exact / examples,
-        }
-
-    def finish(self, model: Model, console: Console) -> list[Record]:
-        """Print the scores by length, those of the task's other tests too."""
-        return [
-            record
-            for split in ("test", *self._variants)
-            for record in self.evaluate_splits(model, split=split, lengths=(), console=console)
-        ]
-
-    def evaluate_splits(
-        self, model: Model, *, split: str, lengths: Sequence[int], console: Console
-    ) -> list[Record]:
-        """Score many examples of each length, those of the config by default, and print the table."""
+    def cases(self, model: Model, split: str, *, lengths: Sequence[int], brief: bool) -> list[Case]:
+        """Return a case for each length of examples."""
         known = [*_SEEDS, *self._variants]
         if split not in known:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, known)}")
         for length in lengths:
             _refuse_too_long(length)
             self.symbols.check_length(length)
-            if not self._fits(model, split, length):
-                self.score(model, split, length, 1)  # says why it cannot be
-        check_provenance(self._workdir, self.describe())
-        records: list[Record] = []
-        complaints = []
-        for length in track(
-            console, sorted(set(lengths or self.config.eval_lengths)), "evaluating"
-        ):
-            try:
-                records.append(self.score(model, split, length, self.config.test_examples))
-            except UserError as error:
-                complaints.append(str(error))
-        console.print(self._table(split, records, complaints))
-        return records
+            self._check_fits(model, split, length)
+        if not brief:
+            check_provenance(self._workdir, self.describe())
+        examples = self.config.eval_examples if brief else self.config.test_examples
+        return [
+            Case(
+                {"length": length}, functools.partial(self._fitting, model, split, length, examples)
+            )
+            for length in sorted(set(lengths or self.config.eval_lengths))
+        ]
 
-    def _table(self, split: str, records: Sequence[Record], complaints: Sequence[str]) -> Table:
-        trained = self.config.sequence_length
-        table = Table(title=f"{self.symbols.name}, {self.config.encoding}, {split}")
-        for column in ("length", "times trained", "accuracy", "exact match"):
-            table.add_column(column, justify="right")
-        figures = ("accuracy", "exact_match")
-        for beyond in (False, True):
-            part = [record for record in records if (record["length"] > trained) == beyond]
-            for record in part:
-                times = f"{record['length'] / trained:.3g}x"
-                table.add_row(
-                    str(record["length"]), times, *(f"{record[name]:.1%}" for name in figures)
-                )
-            if part:
-                means = (np.mean([record[name] for record in part]) for name in figures)
-                where = "beyond" if beyond else "trained"
-                table.add_row("mean", where, *(f"{mean:.1%}" for mean in means), style="bold")
-                table.add_section()
-        table.caption = "; ".join(complaints) or None
-        return table
+    def _fitting(self, model: Model, split: str, length: int, examples: int):
+        self._check_fits(model, split, length)
+        return self._examples(split, length, examples)
+
+    def _check_fits(self, model: Model, split: str, length: int) -> None:
+        places = self._places(length, split)
+        if model.max_length is not None and places > model.max_length:
+            raise UserError(
+                f"{self.symbols.name} of length {length} takes {places} places, more than the "
+                f"{model.max_length} positions of {self.config.encoding}"
+            )
 
     def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return for each line, a question's symbols separated by spaces, its answer or what is wrong."""
@@ -341,9 +296,6 @@ class Algorithmic:
             self._variants.get(split, self.symbols), length, self._presentation
         )
 
-    def _fits(self, model: Model, split: str, length: int) -> bool:
-        return model.max_length is None or self._places(length, split) <= model.max_length
-
     def _examples(self, split: str, length: int, examples: int) -> list[dict[str, np.ndarray]]:
         trained, places = self._places(self.config.sequence_length), self._places(length, split)
         return algorithmic.eval_batches(
@@ -368,19 +320,3 @@ def _refuse_too_many(places: int) -> None:
         raise UserError(
             f"it takes {places} places, too many to be answered: {MOST_PLACES} are the most"
         )
-
-
-def _score(model: Model, batch, key):
-    """Return nats, and whether the most probable symbol is right, 0 where it does not count; [B, T]."""
-    logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
-    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
-    right_BT = logits_BTV.argmax(-1) == batch["targets"]
-    return nats_BT * batch["scored"], right_BT & batch["scored"]
-
-
-def _sums(graphdef, state, batch):
-    """Return nats, right symbols, and answers without a wrong one."""
-    nats_BT, right_BT = _score(nnx.merge(graphdef, state), batch, None)
-    scored_BT = batch["scored"]
-    exact_B = (right_BT == scored_BT).all(1) & scored_BT.any(1)
-    return nats_BT.sum(), right_BT.sum(), exact_B.sum()

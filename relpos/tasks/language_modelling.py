@@ -11,29 +11,28 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from relpos import cores, data
+from relpos import data
 from relpos.data import text, tokenizers
 from relpos.data.text import packing
 from relpos.data.text.sources.files import read_documents
 from relpos.errors import UserError, did_you_mean
+from relpos.metrics.text import METRICS, Scored
 from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.sections import Options, Positive, at_least, name_in, options_of
 from relpos.terminal import printable
 from relpos.training import dropping, memory, model_section
-from relpos.training.masking import Masking, Objective, evaluated_sums, next_tokens, sums
-from relpos.training.progress import say, track
+from relpos.training.masking import Masking, Objective, next_tokens
+from relpos.training.progress import say
 from relpos.training.prompts import continuations
 from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance
-from relpos.training.task import together
-
-Record = dict[str, Any]
+from relpos.training.task import Case, Metrics, Record, Task, together
 
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
 MASK = b"[MASK]"  # in a line to be filled in
@@ -107,36 +106,42 @@ class Config(TokenRunConfig):
     sample: SampleConfig = SampleConfig()
 
 
-def create(config: Config, workdir: Path) -> "LanguageModelling":
+def create(config: Config) -> "LanguageModelling":
     """Return the task of a config's objective."""
-    return {"causal": Causal, "masked": Masked}[config.objective](config, workdir)
+    return {"causal": Causal, "masked": Masked}[config.objective](config)
 
 
-class LanguageModelling(abc.ABC):
+class LanguageModelling(Task, abc.ABC):
     """A model of packed documents; see `relpos.training.task.Task`. An objective is a subclass.
 
     Attributes:
       model_class: `Decoder` or `TokenEncoder`.
       extra_symbols: how many more the model knows than the tokenizer.
-      figure: the record's entry that the table shows.
+      tokenizer: of `prepare`.
     """
 
     model_class: ClassVar[Any]
     extra_symbols: ClassVar[int] = 0
-    figure: ClassVar[str]
+    formats = METRICS.attributes("FORMAT")
+    progress = METRICS.attributes("PROGRESS")
 
-    def __init__(self, config: Config, workdir: Path):
+    def __init__(self, config: Config):
         self.config = config
-        self._workdir = workdir
+        self.title, self.trained_length = config.encoding, config.sequence_length
         # Mistakes are told before the corpus is read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         dropping.check(config)
+
+    def prepare(self, workdir: Path) -> None:
+        """Read the tokenizer, or train it."""
+        self._workdir = workdir
         self.tokenizer = self._tokenizer()
 
     def without_encoding(self) -> "LanguageModelling":
         """Return the task with models that have no encoding."""
         alike = copy.copy(self)
         alike.config = dropping.without_encoding(self.config)
+        alike.title = alike.config.encoding
         return alike
 
     @functools.cached_property
@@ -172,10 +177,6 @@ class LanguageModelling(abc.ABC):
     def objective(self) -> Objective:
         """What makes of a batch the model's inputs and targets; hashable."""
 
-    @abc.abstractmethod
-    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
-        """Return a record's figures beside the loss."""
-
     def init_model(self, rngs: nnx.Rngs) -> Any:
         """Return an untrained model."""
         size = self.tokenizer.vocab_size
@@ -208,91 +209,59 @@ class LanguageModelling(abc.ABC):
             )
         )
 
-    def loss(self, model, batch, key):
-        """Return the mean cross-entropy of what counts, in nats."""
-        total, count = sums(self.objective, model, batch, key)
-        return total / jnp.maximum(count, 1), {"loss": (total, count)}
+    def metrics(self, model, batch, key) -> Metrics:
+        """Return the cross-entropy of what counts, in nats, and the metrics of text."""
+        inputs_BT, targets_BT, weights_BT, key = self.objective(batch, key)
+        logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
+        nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+        scored = Scored(logits_BTV, targets_BT, nats_BT, weights_BT, self.text_bytes(targets_BT))
+        return {"loss": ((nats_BT * weights_BT).sum(), weights_BT.sum()), **METRICS.measure(scored)}
+
+    @abc.abstractmethod
+    def text_bytes(self, targets_BT: jax.Array) -> jax.Array | None:
+        """Return the bytes that targets stand for; None where the loss is no code length of the text."""
 
     def tokens(self, batch) -> int:
         """Return the number of tokens, padding left out."""
         return int((batch["segments"] > 0).sum())
 
-    def evaluate(self, model, split: str) -> list[Record]:
-        """Return the figures of a split at the trained length."""
-        documents = self._documents(split, self.config.eval_bytes)
-        return [{"split": split, **self.score(model, documents, self.config.sequence_length)}]
+    def cases(self, model, split: str, *, lengths: Sequence[int], brief: bool) -> list[Case]:
+        """Return a case for each length of windows that a split is read in."""
+        if split not in data.SPLITS:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
+        documents = self._documents(split, self.config.eval_bytes if brief else None)
+        return self._cases(model, documents, [self.config.sequence_length] if brief else lengths)
 
-    def score(self, model, documents: Sequence[bytes], length: int) -> Record:
-        """Return the figures of documents that are read in windows of `length` tokens.
+    def text_cases(self, model, path: str, *, lengths: Sequence[int]) -> list[Case]:
+        """Return the cases of any text."""
+        field = self.config.data.sources["files"]["field"]
+        return self._cases(model, read_documents(path, field), lengths)
 
-        Every byte and every document's end is a target of the windows exactly once, whatever the length.
-        """
+    def _cases(self, model, documents: Sequence[bytes], lengths: Sequence[int]) -> list[Case]:
+        for length in lengths:
+            self._check_length(model, length)
+        trained = self.config.sequence_length
+        lengths = lengths or [n * trained for n in self.config.eval_multiples]
+        text_bytes = sum(map(len, documents))
+        return [
+            Case(
+                {"length": length, "bytes": text_bytes},
+                functools.partial(self._windows, model, documents, length),
+            )
+            for length in lengths
+        ]
+
+    def _windows(self, model, documents: Sequence[bytes], length: int) -> Iterator[Any]:
+        """Return batches of windows; every byte and every document's end is a target of one of them."""
         self._check_length(model, length)
         rows = memory.rows(self.config, length)
-        batches = packing.eval_batches(
+        return packing.eval_batches(
             documents, self.tokenizer, sequence_length=length, batch_size=rows
         )
-        graphdef, state = nnx.split(model)
-        nats, targets, text_bytes = 0.0, 0.0, 0
-        for batch in batches:
-            total, count = cores.by_rows(evaluated_sums, (self.objective, graphdef), state, batch)
-            nats += cores.total(total)
-            targets += cores.total(count)
-            text_bytes += packing.text_bytes(batch, self.tokenizer)
-        record = {"length": length, "loss": nats / targets if targets else np.nan}
-        return record | self.figures(nats, targets, text_bytes)
 
     def _check_length(self, model, length: int) -> None:
         model_section.check_length(model.max_length, length, self.config)
         memory.check_reading(self.config, length, self._symbols)
-
-    def finish(self, model, console: Console) -> list[Record]:
-        """Print the figures of the test text at several lengths."""
-        lengths = [n * self.config.sequence_length for n in self.config.eval_multiples]
-        return self.evaluate_lengths(model, self._documents("test", None), "test", lengths, console)
-
-    def evaluate_lengths(
-        self,
-        model,
-        documents: Sequence[bytes],
-        split: str,
-        lengths: Sequence[int],
-        console: Console,
-    ) -> list[Record]:
-        """Score documents at several lengths and print the table."""
-        records: list[Record] = []
-        table = Table(title=f"{self.config.encoding} on {split}")
-        for column in ("length", "times trained", self.figure.replace("_", " ")):
-            table.add_column(column, justify="right")
-        for length in track(console, lengths, "evaluating"):
-            times = f"{length / self.config.sequence_length:g}x"
-            try:
-                record = self.score(model, documents, length)
-            except UserError as error:
-                table.add_row(str(length), times, "-")
-                table.caption = str(error)
-                continue
-            records.append({"split": split, **record})
-            table.add_row(str(length), times, f"{record[self.figure]:.4f}")
-        console.print(table)
-        return records
-
-    def evaluate_text(
-        self, model, *, split: str, path: str, lengths: Sequence[int], console: Console
-    ) -> list[Record]:
-        """Score a split of the corpus, or any text at `path`, at several lengths."""
-        for length in lengths:
-            self._check_length(model, length)
-        if path:
-            field = self.config.data.sources["files"]["field"]
-            documents, name = read_documents(path, field), path
-        elif split in data.SPLITS:
-            documents, name = self._documents(split, None), split
-        else:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
-        trained = self.config.sequence_length
-        lengths = lengths or [n * trained for n in self.config.eval_multiples]
-        return self.evaluate_lengths(model, documents, name, lengths, console)
 
     def _documents(self, split: str, most_bytes: int | None) -> list[bytes]:
         """Return whole documents of a split until `most_bytes` are reached; None: all."""
@@ -310,31 +279,20 @@ class Causal(LanguageModelling):
     """A decoder finds each token from those before it."""
 
     model_class = Decoder
-    figure = "bits_per_byte"
     objective = staticmethod(next_tokens)
 
-    def loss(self, model: Decoder, batch, key):
-        """Return the mean cross-entropy of the targets in nats, padding left out."""
-        loss, metrics = super().loss(model, batch, key)
-        bytes_V = jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)
-        text_bytes = (bytes_V[batch["targets"]] * (batch["segments"] > 0)).sum()
-        total, _ = metrics["loss"]
-        return loss, metrics | {"bits_per_byte": (total / jnp.log(2.0), text_bytes)}
+    def text_bytes(self, targets_BT: jax.Array) -> jax.Array:
+        """Return the bytes that targets stand for; the end of a document stands for none."""
+        return jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)[targets_BT]
 
-    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
-        """Return the code length of the text, that of its ends included, divided by its bytes."""
-        return {"bits_per_byte": nats / np.log(2) / max(text_bytes, 1), "bytes": text_bytes}
-
-    def finish(self, model: Decoder, console: Console) -> list[Record]:
-        """Print bits per byte of the test text at several lengths, and what the model writes."""
-        records = super().finish(model, console)
+    def conclude(self, model: Decoder, console: Console) -> None:
+        """Print what the model writes."""
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
             try:
                 self._show_samples(model, console)
             except UserError as error:  # the run is good all the same
                 say(console, f"no samples: {error}")
-        return records
 
     def _show_samples(self, model: Decoder, console: Console) -> None:
         sample = self.config.sample
@@ -373,7 +331,7 @@ class Masked(LanguageModelling):
 
     model_class = TokenEncoder
     extra_symbols = 1
-    figure = "perplexity"
+    formats = {"perplexity": "{:.4f}"}  # noqa: RUF012
 
     @property
     def objective(self) -> Masking:
@@ -381,12 +339,12 @@ class Masked(LanguageModelling):
         size = self.tokenizer.vocab_size
         return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
 
-    def figures(self, nats: float, targets: float, text_bytes: int) -> Record:
-        """Return the perplexity of the masked tokens, and how many there are."""
-        return {
-            "perplexity": float(np.exp(nats / targets)) if targets else np.nan,
-            "masked": int(targets),
-        }
+    def text_bytes(self, targets_BT: jax.Array) -> None:
+        """Return None."""
+
+    def score(self, model, case: Case, record: Record, outputs) -> list[Record]:
+        """Return the record with the perplexity of the masked tokens."""
+        return [{**record, "perplexity": float(np.exp(record["loss"]))}]
 
     def predict_lines(self, model: TokenEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return each line with the most probable token in place of every [MASK], or what is wrong with it."""

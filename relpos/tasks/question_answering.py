@@ -1,12 +1,11 @@
 """Question answering: point at the span of a text that answers a question, as in SQuAD."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,6 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.table import Table
 
 from relpos import cores, data
 from relpos.data import questions as questions_data
@@ -28,15 +26,22 @@ from relpos.data.questions.rows import NOT_TRAINED, PADDING, Prepared, RowFormat
 from relpos.data.tokenizers import placed as placed_tokens
 from relpos.errors import UserError, did_you_mean
 from relpos.files import read_json, write_atomically
+from relpos.metrics.answers import METRICS
 from relpos.nn import SpanEncoder
 from relpos.sections import NOT_EMPTY, Options, Positive, at_least, name_in, options_of
 from relpos.training import memory, model_section
-from relpos.training.progress import say, track
+from relpos.training.evaluation import means
+from relpos.training.progress import say
 from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance, read_run
-from relpos.training.task import one_by_one
+from relpos.training.task import Case, Metrics, Record, Task, one_by_one
 
-Record = dict[str, Any]
+# SQuAD 2.0 scores questions with and without an answer apart, too.
+SCORES = METRICS.attributes("FORMAT") | {
+    f"{group}_{name}": text
+    for group, names in {"answerable": METRICS.names(), "impossible": ("accuracy",)}.items()
+    for name, text in dict.fromkeys(names, "{:.2f}").items()
+}
 MOST_WINDOWS = 32  # of one context that are read together
 
 
@@ -77,21 +82,27 @@ class Config(TokenRunConfig):
     eval_multiples: Annotated[tuple[Positive, ...], NOT_EMPTY] = (2,)
 
 
-def create(config: Config, workdir: Path) -> "QuestionAnswering":
+def create(config: Config) -> "QuestionAnswering":
     """Return the task of a config."""
-    return QuestionAnswering(config, workdir)
+    return QuestionAnswering(config)
 
 
-class QuestionAnswering:
+class QuestionAnswering(Task):
     """An encoder with a span head; see `relpos.training.task.Task`."""
 
-    def __init__(self, config: Config, workdir: Path):
+    formats = SCORES
+
+    def __init__(self, config: Config):
         self.config = config
-        self._workdir = workdir
+        self.title = config.encoding
         # Mistakes are told before the questions are read.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         for length in self._lengths():
             memory.check_reading(config, length)
+
+    def prepare(self, workdir: Path) -> None:
+        """Read the tokenizer, or make it."""
+        self._workdir = workdir
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -174,36 +185,40 @@ class QuestionAnswering:
             )
         )
 
-    def loss(self, model: SpanEncoder, batch, key):
-        """Return the mean cross-entropy of the answers' first and last tokens in nats."""
+    def metrics(self, model: SpanEncoder, batch, key) -> Metrics:
+        """Return the cross-entropy of the answers' first and last tokens in nats, and whether both are found."""
+        return self.metrics_and_outputs(model, batch, key)[0]
+
+    def metrics_and_outputs(self, model: SpanEncoder, batch, key) -> tuple[Metrics, jax.Array]:
+        """Return the metrics, and the logits of first and last token, [B, 2, T]."""
         logits_B2T = _logits(model, batch, key)
         total, count = _losses(logits_B2T, batch)
         right_B = (logits_B2T.argmax(-1) == batch["target"]).all(-1)
-        return total / jnp.maximum(count, 1), {
-            "loss": (total, count),
-            "exact_span": (right_B.astype(jnp.float32).sum(), count / 2),
-        }
+        right = right_B.astype(jnp.float32).sum(), count / 2
+        return {"loss": (total, count), "exact_span": right}, logits_B2T
 
     def tokens(self, batch) -> int:
         """Return the number of tokens read."""
         return int((batch["parts"] != PADDING).sum())
 
-    def evaluate(self, model: SpanEncoder, split: str) -> list[Record]:
-        """Return exact match, F1 and loss of a split at the trained length."""
-        questions = self.corpus.splits[split][: self.config.eval_questions]
-        answers, loss = self.answer(model, questions, self.config.sequence_length)
-        threshold = answers_lib.threshold(answers, questions) if self.has_impossible else None
-        record = {"split": split, **answers_lib.scores(answers, questions, threshold), "loss": loss}
-        unread = len(questions) - len(answers)
-        return [record | ({"unread": unread} if unread else {})]
+    def test_splits(self) -> list[str]:
+        """Return all splits but train and validation."""
+        return [name for name in self.corpus.splits if name not in ("train", "validation")]
 
-    def answer(
-        self, model: SpanEncoder, questions: Sequence[Question], length: int
-    ) -> tuple[dict[str, Answer], float]:
-        """Return the best span for each question by id, and the loss, read in windows of `length` tokens.
+    def cases(
+        self, model: SpanEncoder, split: str, *, lengths: Sequence[int], brief: bool
+    ) -> list[Case]:
+        """Return a case for each length of windows that the contexts are read in."""
+        if split not in self.corpus.splits:
+            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
+        questions = self.corpus.splits[split][: self.config.eval_questions if brief else None]
+        lengths = [self.config.sequence_length] if brief else lengths or self._lengths()
+        return [self._case(model, questions, length, brief) for length in lengths]
 
-        A question that is too long for that has no answer here.
-        """
+    def _case(
+        self, model: SpanEncoder, questions: Sequence[Question], length: int, brief: bool
+    ) -> Case:
+        """Return a case; a question that is too long for such windows has no answer."""
         model_section.check_length(model.max_length, length, self.config)
         memory.check_reading(self.config, length)
         row_format = self._row_format(length)
@@ -212,21 +227,52 @@ class QuestionAnswering:
             with contextlib.suppress(data.DataError):
                 read.append((question, row_format.prepare(question.context, question.question)))
         size = memory.rows(self.config, length)
-        graphdef, state = nnx.split(model)
-        nats, count = 0.0, 0.0
-        waiting: list[np.ndarray] = []  # logits of windows whose question has others to come
-        answers: dict[str, Answer] = {}
-        unanswered = collections.deque(read)
-        for batch, filled in batches.eval_batches(read, row_format, batch_size=size):
-            logits_B2T, *sums = cores.by_rows(_evaluate, (graphdef,), state, batch)
-            nats, count = nats + cores.total(sums[0]), count + cores.total(sums[1])
-            waiting += list(np.asarray(logits_B2T)[:filled])
-            while unanswered and len(waiting) >= len(unanswered[0][1].windows):
-                question, prepared = unanswered.popleft()
-                logits_W2T = np.stack(waiting[: len(prepared.windows)])
-                waiting = waiting[len(prepared.windows) :]
-                answers[question.id] = self._best(question.context, prepared, logits_W2T)
-        return answers, nats / count if count else np.nan
+        batches_of = functools.partial(batches.eval_batches, read, row_format, batch_size=size)
+        return Case(
+            {"length": length},
+            lambda: (batch for batch, _ in batches_of()),
+            (questions, read, brief),
+        )
+
+    def score(self, model: SpanEncoder, case: Case, record: Record, outputs) -> list[Record]:
+        """Return exact match and F1 in percent, by the distance of the facts as well."""
+        questions, read, brief = case.items
+        answers = self._answers(read, outputs)
+        threshold = None
+        if self.has_impossible:
+            own = answers_lib.threshold(answers, questions) if brief else None
+            threshold = own if brief else self._threshold(model, record["length"])
+        record = {
+            **record,
+            **answers_lib.scores(answers, questions, threshold),
+            "questions": len(questions),
+            "unread": len(questions) - len(answers),
+        }
+        if brief:
+            return [record]
+        trained = max(question.group for question in self.corpus.splits["train"])
+        found = answers_lib.by_distance(answers, questions, threshold, trained)
+        near = [
+            {
+                "length": record["length"],
+                "distance": f"{each.distance}, beyond" if each.beyond else each.distance,
+                "questions": each.questions,
+                **each.scores,
+            }
+            for each in found
+        ]
+        return [{**record, **({} if threshold is None else {"threshold": threshold})}, *near]
+
+    def _answers(
+        self, read: Sequence[tuple[Question, Prepared]], logits: Sequence[np.ndarray]
+    ) -> dict[str, Answer]:
+        """Return the best span for each question by id, of the logits of all windows."""
+        answers, first = {}, 0
+        for question, prepared in read:
+            logits_W2T = np.stack(logits[first : first + len(prepared.windows)])
+            first += len(prepared.windows)
+            answers[question.id] = self._best(question.context, prepared, logits_W2T)
+        return answers
 
     def _best(self, context: str, prepared: Prepared, logits_W2T: np.ndarray) -> Answer:
         return answers_lib.best_answer(
@@ -237,68 +283,23 @@ class QuestionAnswering:
             no_answer=self.has_impossible,
         )
 
-    def finish(self, model: SpanEncoder, console: Console) -> list[Record]:
-        """Print exact match and F1 of the test splits, also by distance, and what is wrong with the data."""
+    def conclude(self, model: SpanEncoder, console: Console) -> None:
+        """Keep the threshold of having no answer, and say what is wrong with the data."""
         if self.has_impossible:
-            length = max(self._lengths())
-            write_atomically(
-                self._workdir / _THRESHOLD,
-                json.dumps({"threshold": float(self._threshold(model, length))}),
-            )
-        records = []
-        for split in self.corpus.splits:
-            if split not in ("train", "validation"):
-                records += self.evaluate_splits(model, split=split, lengths=(), console=console)
+            kept = {"threshold": float(self._threshold(model, max(self._lengths())))}
+            write_atomically(self._workdir / _THRESHOLD, json.dumps(kept))
         for note in self.notes():
             say(console, note)
-        return records
 
     def _lengths(self) -> list[int]:
         return [n * self.config.sequence_length for n in self.config.eval_multiples]
 
     def _threshold(self, model: SpanEncoder, length: int) -> float:
+        """Return the threshold that is best on validation."""
         questions = self.corpus.splits["validation"]
-        return answers_lib.threshold(self.answer(model, questions, length)[0], questions)
-
-    def evaluate_splits(
-        self, model: SpanEncoder, *, split: str, lengths: Sequence[int], console: Console
-    ) -> list[Record]:
-        """Score a split, read in windows of several lengths, and print the tables."""
-        if split not in self.corpus.splits:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
-        questions = self.corpus.splits[split]
-        lengths = lengths or self._lengths()
-        trained = max(question.group for question in self.corpus.splits["train"])
-        table = Table(title=f"{self.config.encoding} on {split}")
-        records: list[Record] = []
-        for length in track(console, lengths, f"answering {split}"):
-            threshold = self._threshold(model, length) if self.has_impossible else None
-            answers, loss = self.answer(model, questions, length)
-            scores = answers_lib.scores(answers, questions, threshold)
-            counts = {"questions": len(questions), "unread": len(questions) - len(answers)}
-            if not records:
-                for name in ("tokens", "distance", "questions", *scores):
-                    table.add_column(name.replace("_", " "), justify="right")
-            _add_row(table, length, "any", len(questions), scores)
-            found = answers_lib.by_distance(answers, questions, threshold, trained)
-            for i, near in enumerate(found):
-                if not i or found[i - 1].beyond < near.beyond:
-                    table.add_section()
-                shown = f"{near.distance}, beyond" if near.beyond else near.distance
-                _add_row(table, length, shown, near.questions, near.scores)
-            table.add_section()
-            kept = {} if threshold is None else {"threshold": threshold}
-            kept |= {
-                f"exact_match_at_{near.distance}": near.scores["exact_match"] for near in found
-            }
-            records.append(
-                {"split": split, "length": length, **scores, "loss": loss, **counts, **kept}
-            )
-        console.print(table)
-        unread = ", ".join(f"{r['unread']} at {r['length']} tokens" for r in records if r["unread"])
-        if unread:
-            say(console, f"questions too long to be read, counted as wrong: {unread}")
-        return records
+        case = self._case(model, questions, length, brief=True)
+        _, outputs = means(self, model, case)
+        return answers_lib.threshold(self._answers(case.items[1], outputs), questions)
 
     def predict_lines(self, model: SpanEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
         """Return for each line, JSON {"context", "question"}, one of JSON with the answer, or what is wrong.
@@ -320,7 +321,7 @@ class QuestionAnswering:
                 some = rows[start : start + MOST_WINDOWS]
                 # Whole powers of two: a program is compiled for each size, not for each line.
                 batch = batches.padded(some, 1 << (len(some) - 1).bit_length())
-                logits_W2T, *_ = cores.by_rows(_evaluate, (graphdef,), state, batch)
+                logits_W2T = cores.by_rows(_evaluate, (graphdef,), state, batch)
                 found.append(np.asarray(logits_W2T)[: len(some)])
             best = self._best(context, prepared, np.concatenate(found))
             return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
@@ -351,13 +352,6 @@ def _shown(answer: Answer, threshold: float) -> Record:
     return {"answer": answer.text, "start": answer.start, "score": answer.score}
 
 
-def _add_row(
-    table: Table, length: int, distance: str, questions: int, scores: Mapping[str, float]
-) -> None:
-    shown = (f"{score:.2f}" for score in scores.values())
-    table.add_row(str(length), distance, str(questions), *shown)
-
-
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:
     """Return the logits of first and last token, [B, 2, T]."""
     ends = model(batch["inputs"], batch["parts"], batch["candidates"], key=key)
@@ -374,5 +368,4 @@ def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
 
 
 def _evaluate(graphdef, state, batch):
-    logits_B2T = _logits(nnx.merge(graphdef, state), batch, None)
-    return logits_B2T, *_losses(logits_B2T, batch)
+    return _logits(nnx.merge(graphdef, state), batch, None)

@@ -15,7 +15,6 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.table import Table
 
 from relpos import cores
 from relpos.data import pairs as pairs_data
@@ -25,18 +24,18 @@ from relpos.data.pairs import Pair
 from relpos.data.pairs import batches as pair_batches
 from relpos.data.pairs import pairs as pairs_lib
 from relpos.data.pairs.batches import Sentences, Tokenized
-from relpos.data.pairs.scores import exact_matches, scores
 from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
+from relpos.metrics.translations import METRICS, scores
 from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
 from relpos.nn.beam_search import Found
 from relpos.sections import Fraction, Options, Positive, at_least, name_in, options_of
 from relpos.training import memory, model_section
-from relpos.training.progress import say, track
+from relpos.training.progress import say
 from relpos.training.run_config import TransformerRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance
+from relpos.training.task import Case, Metrics, Record, Task
 
-Record = dict[str, Any]
 Pairs = Sequence[Pair]
 NOTED_PAIRS = 10_000  # looked at for those that are too long
 TRANSLATED_AT_ONCE = 64  # sentences, however many a training batch has
@@ -104,19 +103,28 @@ class Config(TransformerRunConfig):
     search: SearchConfig = SearchConfig()
 
 
-def create(config: Config, workdir: Path) -> "Translation":
+def create(config: Config) -> "Translation":
     """Return the task of a config."""
-    return Translation(config, workdir)
+    return Translation(config)
 
 
-class Translation:
+class Translation(Task):
     """An encoder-decoder on pairs of sentences; see `relpos.training.task.Task`."""
 
-    def __init__(self, config: Config, workdir: Path):
+    formats = METRICS.attributes("FORMAT") | {
+        "oracle_exact_match": "{:.2f}",
+        "tokens_per_second": "{:.0f}",
+    }
+
+    def __init__(self, config: Config):
         self.config = config
-        self._workdir = workdir
+        self.title = config.encoding
         self._check(config)
         self.beams = Beams(config.search.beams, config.search.length_penalty)
+
+    def prepare(self, workdir: Path) -> None:
+        """Read the tokenizers, or make them."""
+        self._workdir = workdir
         self.source, self.target = self._tokenizers()
 
     @staticmethod
@@ -200,49 +208,81 @@ class Translation:
             )
         )
 
-    def loss(self, model: EncoderDecoder, batch, key):
-        """Return the mean cross-entropy of the targets, smoothed if the config says so; the metric is not."""
+    def metrics(self, model: EncoderDecoder, batch, key) -> Metrics:
+        """Return the cross-entropy of the targets, and as the objective the smoothed one, if the config says so."""
         nats_BT, uniform_BT = _token_losses(model, batch, key)
         weight_BT = batch["segments"].astype(jnp.float32)
         count = weight_BT.sum()
-        smoothing = self.config.label_smoothing
-        mixed_BT = (1 - smoothing) * nats_BT + smoothing * uniform_BT
         metrics = {"loss": ((nats_BT * weight_BT).sum(), count)}
-        return (mixed_BT * weight_BT).sum() / jnp.maximum(count, 1), metrics
+        if smoothing := self.config.label_smoothing:
+            mixed_BT = (1 - smoothing) * nats_BT + smoothing * uniform_BT
+            metrics["objective"] = (mixed_BT * weight_BT).sum(), count
+        return metrics
 
     def tokens(self, batch) -> int:
         """Return the number of target tokens."""
         return int(batch["segments"].sum())
 
-    def evaluate(self, model: EncoderDecoder, split: str) -> list[Record]:
-        """Return the loss of a split, and the scores of greedy translations of some of its pairs."""
-        pairs = self._pairs(split, self.config.eval_pairs)
-        record = {"split": split, **self.score_loss(model, pairs)}
-        if pairs and self.config.eval_pairs:
-            found, _ = self.translate(model, [source for source, _ in pairs], Beams(1))
-            record |= self._scores(_text(found), _text(target for _, target in pairs))
-        return [record]
+    def test_splits(self) -> list[str]:
+        """Return all splits but train and validation."""
+        return [name for name in self.corpus.splits if name not in ("train", "validation")]
 
-    def _scores(self, found: Sequence[str], wanted: Sequence[str]) -> Record:
-        _, language = self.corpus.languages
-        return scores(found, wanted, language)
+    def cases(
+        self, model: EncoderDecoder, split: str, *, lengths: Sequence[int], brief: bool
+    ) -> list[Case]:
+        """Return the one case of a split: its loss, and in `score` its translations."""
+        if lengths:
+            raise UserError(
+                "translations are scored by the length of their source: --lengths has no meaning here"
+            )
+        if split not in self.corpus.splits:
+            raise UserError(
+                f"unknown split {split!r}{did_you_mean(split, list(self.corpus.splits))}"
+            )
+        most = self.config.eval_pairs or None if brief else self.config.search.most_pairs
+        return [self.case(self._pairs(split, most), brief)]
 
-    def score_loss(self, model: EncoderDecoder, pairs: Pairs) -> Record:
-        """Return the mean loss of target tokens; pairs that are too long count in `too_long` alone."""
+    def case(self, pairs: Pairs, brief: bool) -> Case:
+        """Return a case of some pairs; those that are too long have no loss, and are counted in `too_long`."""
         tokenized = Tokenized(pairs, self.source, self.target)
         length = self.config.sequence_length
         usable = [
             pair for i in range(len(pairs)) if pair_batches.fits(pair := tokenized[i], length)
         ]
-        graphdef, state = nnx.split(model)
-        nats, count = 0.0, 0
-        for _, batch in self._batches(usable, self.config.batch_size):
-            nats += cores.total(cores.by_rows(_sum_of_losses, (graphdef,), state, batch))
-            count += self.tokens(batch)
-        record: Record = {"loss": nats / count if count else np.nan}
-        if len(usable) < len(pairs):
-            record["too_long"] = len(pairs) - len(usable)
-        return record
+        too_long = len(pairs) - len(usable)
+
+        def batches():
+            return (batch for _, batch in self._batches(usable, self.config.batch_size))
+
+        return Case({"too_long": too_long} if too_long else {}, batches, (pairs, brief))
+
+    def score(self, model: EncoderDecoder, case: Case, record: Record, outputs) -> list[Record]:
+        """Return scores of greedy translations, and if not brief of beam search, and of sources of similar length."""
+        pairs, brief = case.items
+        if not pairs or (brief and not self.config.eval_pairs):
+            return [record]
+        searches = {"greedy": Beams(1)}
+        if self.beams.size > 1 and not brief:
+            searches[f"beam {self.beams.size}"] = self.beams
+        sources, wanted = [s for s, _ in pairs], _text(t for _, t in pairs)
+        records, found = [], []
+        for name, beams in searches.items():
+            began = time.perf_counter()
+            translated, tokens = self.translate(model, sources, beams)
+            seconds = time.perf_counter() - began
+            found = _text(translated)
+            scored = {**record, **self._scores(found, wanted)}
+            if brief:
+                return [scored]
+            scored |= {"search": name, "tokens_per_second": tokens / seconds, "seconds": seconds}
+            if self.config.search.oracle_length and name == "greedy":
+                scored["oracle_exact_match"] = self._oracle(model, sources, wanted)
+            records.append(scored)
+        return [*records, *self._by_length(list(searches)[-1], sources, found, wanted)]
+
+    def _scores(self, found: Sequence[str], wanted: Sequence[str]) -> Record:
+        _, language = self.corpus.languages
+        return scores(found, wanted, language)
 
     def _batches(self, pairs, batch_size: int):
         return pair_batches.eval_batches(
@@ -292,95 +332,29 @@ class Translation:
                 total += int(sizes[row])
         return found, float(total)
 
-    def finish(self, model: EncoderDecoder, console: Console) -> list[Record]:
-        """Score the test splits and show some translations."""
-        records = []
-        for split in self._test_splits():
-            records += self.evaluate_splits(model, split=split, lengths=(), console=console)
+    def conclude(self, model: EncoderDecoder, console: Console) -> None:
+        """Show some translations."""
         sources = [source for source, _ in self._pairs("test", 3)]
         found, _ = self.translate(model, sources, self.beams)
         for source, target in zip(_text(sources), _text(found), strict=True):
             say(console, f"{source}\n  -> {target}")
-        return records
-
-    def _test_splits(self) -> list[str]:
-        return [name for name in self.corpus.splits if name not in ("train", "validation")]
-
-    def evaluate_splits(
-        self, model: EncoderDecoder, *, split: str, lengths: Sequence[int], console: Console
-    ) -> list[Record]:
-        """Translate a split greedily and by beam search and print the scores, those by source length too."""
-        if lengths:
-            raise UserError(
-                "translations are scored by the length of their source: --lengths has no meaning here"
-            )
-        if split not in self.corpus.splits:
-            raise UserError(
-                f"unknown split {split!r}{did_you_mean(split, list(self.corpus.splits))}"
-            )
-        pairs = self._pairs(split, self.config.search.most_pairs)
-        sources, wanted = [s for s, _ in pairs], _text(t for _, t in pairs)
-        searches = {"greedy": Beams(1)}
-        if self.beams.size > 1:
-            searches[f"beam {self.beams.size}"] = self.beams
-        table = Table(title=f"{self.config.encoding} on {split}, {len(pairs)} pairs")
-        for column in ("search", "BLEU", "chrF", "exact match %", "tokens/s"):
-            table.add_column(column, justify="right")
-        records: list[Record] = []
-        loss = self.score_loss(model, pairs)
-        found: list[str] = []
-        for name, beams in track(console, list(searches.items()), f"translating {split}"):
-            began = time.perf_counter()
-            translated, tokens = self.translate(model, sources, beams)
-            seconds = time.perf_counter() - began
-            found = _text(translated)
-            record = {"split": split, "search": name, **loss, **self._scores(found, wanted)}
-            record |= {"tokens_per_second": tokens / seconds, "seconds": seconds}
-            if self.config.search.oracle_length and name == "greedy":
-                record["oracle_exact_match"] = self._oracle(model, sources, wanted)
-            records.append(record)
-            table.add_row(
-                name,
-                *(f"{record[k]:.2f}" for k in ("bleu", "chrf", "exact_match")),
-                f"{tokens / seconds:.0f}",
-            )
-        table.caption = "tokens/s with compilation, where lengths are new"
-        console.print(table)
-        if "oracle_exact_match" in records[0]:
-            say(console, f"exact match at the true length: {records[0]['oracle_exact_match']:.2f}%")
-        if "too_long" in loss:
-            say(
-                console,
-                f"{loss['too_long']} pairs do not fit into {self.config.sequence_length} tokens: no loss of them",
-            )
-        records += self._by_length(split, list(searches)[-1], sources, found, wanted, console)
-        return records
 
     def _oracle(self, model, sources, wanted: Sequence[str]) -> float:
         lengths = [len(self.target.encode(target.encode())) for target in wanted]
         most = _most_tokens(self.config)
         found, _ = self.translate(model, sources, Beams(1), [min(n, most) for n in lengths])
-        return 100 * exact_matches(_text(found), wanted) / len(wanted)
+        return float(self._scores(_text(found), wanted)["exact_match"])
 
-    def _by_length(self, split, search, sources, found, wanted, console) -> list[Record]:
-        """Return and print the scores of sources of similar length, in words."""
+    def _by_length(self, search: str, sources, found, wanted) -> list[Record]:
+        """Return the scores of sources of similar length, in words."""
         sizes = [len(source.split()) for source in sources]
         bounds = [0, 5, 10, 15, 20, 30, 50, 10**9]
-        table = Table(title=f"by the source's words, {search}")
-        for column in ("words", "pairs", "BLEU", "exact match %"):
-            table.add_column(column, justify="right")
         records = []
         for low, high in itertools.pairwise(bounds):
-            chosen = [i for i, size in enumerate(sizes) if low < size <= high]
-            if not chosen:
-                continue
-            name = f"{low + 1}-{high}" if high < 10**9 else f"over {low}"
-            record = self._scores([found[i] for i in chosen], [wanted[i] for i in chosen])
-            records.append({"split": split, "search": search, "source_words": name, **record})
-            table.add_row(
-                name, str(len(chosen)), f"{record['bleu']:.2f}", f"{record['exact_match']:.2f}"
-            )
-        console.print(table)
+            if chosen := [i for i, size in enumerate(sizes) if low < size <= high]:
+                words = f"{low + 1}-{high}" if high < 10**9 else f"over {low}"
+                scored = self._scores([found[i] for i in chosen], [wanted[i] for i in chosen])
+                records.append({"search": search, "source_words": words, **scored})
         return records
 
     def predict_lines(
@@ -478,8 +452,3 @@ def _search(graphdef, beams: Beams, most: int, separator: int, state, batch) -> 
         nnx.merge(graphdef, state), batch["source"], batch["source_segments"], beams=beams,
         max_length=most, begin=separator, end=separator, lengths_B=batch.get("lengths"),
     )  # fmt: skip
-
-
-def _sum_of_losses(graphdef, state, batch):
-    nats_BT, _ = _token_losses(nnx.merge(graphdef, state), batch, None)
-    return (nats_BT * batch["segments"]).sum()

@@ -12,6 +12,7 @@ from typing import Any
 
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
+from relpos.training.task import DropsEncoding
 
 KEY = "drop_encoding_at"
 
@@ -53,7 +54,7 @@ def check_task(config: Any, task: Any) -> None:
     Raises:
       UserError: it cannot.
     """
-    if getattr(config, KEY, None) is not None and not hasattr(task, "without_encoding"):
+    if getattr(config, KEY, None) is not None and not isinstance(task, DropsEncoding):
         raise UserError(
             f"config key {KEY!r} is {config.drop_encoding_at}, and the task {config.task!r} has no "
             "without_encoding() to return the task with models that have none"

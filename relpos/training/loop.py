@@ -14,6 +14,7 @@ from relpos.files import read_file, write_atomically
 from relpos.training import dropping, memory
 from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
+from relpos.training.evaluation import evaluate
 from relpos.training.interrupts import Interrupted, Interrupts
 from relpos.training.metrics import MetricsLog, Window
 from relpos.training.optimizer import create_optimizer, learning_rate
@@ -21,7 +22,7 @@ from relpos.training.plan import plan
 from relpos.training.run_config import RunConfig
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import continued, init_state, make_train_step, model_of
-from relpos.training.task import Task, create_task
+from relpos.training.task import Concludes, Task, create_task
 
 # Metrics which show that the whole state is finite, and what they are called where it is not.
 _FINITE = {
@@ -117,7 +118,7 @@ def prepare(config: RunConfig, directory: RunDirectory) -> tuple[Task, tuple[Any
     shapes = shapes_that_fit(config, task)
     facts = task.describe()
     directory.describe(facts)
-    notes = [*directory.notes, *(task.notes() if hasattr(task, "notes") else ())]
+    notes = [*directory.notes, *task.notes()]
     return task, shapes, [*plan(config, facts, *shapes, directory.path), *notes]
 
 
@@ -130,8 +131,7 @@ def shapes_that_fit(config: RunConfig, task: Task) -> tuple[Any, Any]:
     tx = create_optimizer(config.optimizer, config.steps)
     shapes = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])
     model, moments = shapes[0], shapes[1]
-    least = task.activation_bytes() if hasattr(task, "activation_bytes") else 0
-    memory.check_model(config, model, optimizer=moments, activations=least)
+    memory.check_model(config, model, optimizer=moments, activations=task.activation_bytes())
     return model, moments
 
 
@@ -188,7 +188,9 @@ class _Run:
             if self._log.damage:
                 progress_lib.say(console, f"{self._log.damage}; the run goes on")
             self._speed = _Speed()
-            self._progress = progress_lib.create_progress(console, config.steps, self.step)
+            self._progress = progress_lib.create_progress(
+                console, config.steps, self.step, task.progress
+            )
             self._opened = opened.pop_all()
 
     def train(self) -> None:
@@ -232,7 +234,14 @@ class _Run:
         """Print the closing tables and keep them: their file marks the run as finished."""
         with self._interrupts.stop_at_once():
             self._console.record = True
-            records = self._task.finish(model_of(self._graphdef, self._state), self._console)
+            model = model_of(self._graphdef, self._state)
+            records = [
+                record
+                for split in self._task.test_splits()
+                for record in evaluate(self._task, model, split, console=self._console)
+            ]
+            if isinstance(self._task, Concludes):
+                self._task.conclude(model, self._console)
             text = self._console.export_text()
             self._console.record = False
         for record in records:
@@ -269,7 +278,8 @@ class _Run:
             return
         self._drain()
         with self._interrupts.stop_at_once():
-            records = self._task.evaluate(model_of(self._graphdef, self._state), "validation")
+            model = model_of(self._graphdef, self._state)
+            records = evaluate(self._task, model, "validation", brief=True)
         for record in records:
             self._log.write(self.step, record)
             progress_lib.say(self._console, f"step {self.step}  {progress_lib.show_record(record)}")

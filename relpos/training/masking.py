@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import nnx
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 
@@ -86,20 +84,3 @@ def _content_key(tokens_T: jax.Array) -> jax.Array:
     zero = jax.random.key(0)
     weights_T = jax.random.bits(zero, tokens_T.shape, jnp.uint32)
     return jax.random.fold_in(zero, (weights_T * (tokens_T + 1).astype(jnp.uint32)).sum())
-
-
-def sums(
-    objective: Objective, model: Any, batch: Mapping[str, Any], key: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """Return the cross-entropy in nats of all that counts in a batch, and how much that is."""
-    inputs_BT, targets_BT, weight_BT, key = objective(batch, key)
-    logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
-    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
-    return (loss_BT * weight_BT).sum(), weight_BT.sum()
-
-
-def evaluated_sums(
-    objective: Objective, graphdef: Any, state: nnx.State, batch: Mapping[str, Any]
-) -> Any:
-    """Return `sums` without dropout, for `relpos.cores.by_rows`."""
-    return sums(objective, nnx.merge(graphdef, state), batch, None)

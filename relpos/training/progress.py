@@ -9,17 +9,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from relpos.terminal import printable
 
-_SHOWN = {
-    "loss": "loss {:.3f}",
-    "bits_per_byte": "{:.3f} bpb",
-    "accuracy": "{:.1%} right",
-}
-
 
 class TerminalProgress:
     """A bar with the time left and the latest means; it fits 60 columns."""
 
-    def __init__(self, console: Console, steps: int, step: int):
+    def __init__(self, console: Console, steps: int, step: int, formats: Mapping[str, str]):
+        self._formats = formats
         self._progress = Progress(
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
@@ -37,7 +32,9 @@ class TerminalProgress:
 
     def update(self, step: int, means: Mapping[str, float]) -> None:
         """Move the bar to a step and show the means of the current window."""
-        self._progress.update(self._task, completed=step, means=" ".join(_show(means)))
+        self._progress.update(
+            self._task, completed=step, means=" ".join(_show(means, self._formats))
+        )
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
         """Nothing: the bar shows them."""
@@ -50,8 +47,9 @@ class TerminalProgress:
 class PlainProgress:
     """One line for each report, without control characters."""
 
-    def __init__(self, console: Console, steps: int):
+    def __init__(self, console: Console, steps: int, formats: Mapping[str, str]):
         self._console = console
+        self._formats = formats
         self._steps = steps
         self._first: int | None = None  # the step at which the clock started
         self._started = 0.0
@@ -66,7 +64,7 @@ class PlainProgress:
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
         """Write a line of the means and the time left."""
-        shown = [f"step {step}/{self._steps}", *_show(means)]
+        shown = [f"step {step}/{self._steps}", *_show(means, self._formats)]
         if self._first is not None and step > self._first:
             per_step = (time.monotonic() - self._started) / (step - self._first)
             shown.append(f"{_duration(per_step * (self._steps - step))} left")
@@ -76,11 +74,20 @@ class PlainProgress:
         """Nothing."""
 
 
-def create_progress(console: Console, steps: int, step: int) -> TerminalProgress | PlainProgress:
-    """Return what suits the console, for a run of `steps` which stands at `step`."""
+def create_progress(
+    console: Console, steps: int, step: int, formats: Mapping[str, str]
+) -> TerminalProgress | PlainProgress:
+    """Return what suits the console.
+
+    Args:
+      console: where it is shown.
+      steps: of the run.
+      step: that it stands at.
+      formats: metric -> how it is shown, beside the loss.
+    """
     if console.is_terminal:
-        return TerminalProgress(console, steps, step)
-    return PlainProgress(console, steps)
+        return TerminalProgress(console, steps, step, formats)
+    return PlainProgress(console, steps, formats)
 
 
 def say(console: Console, text: str) -> None:
@@ -98,8 +105,9 @@ def show_record(record: Mapping[str, Any]) -> str:
     return f"{record.get('split', 'train')}: {', '.join(values)}"
 
 
-def _show(means: Mapping[str, float]) -> Iterable[str]:
-    shown = [text.format(means[name]) for name, text in _SHOWN.items() if name in means]
+def _show(means: Mapping[str, float], formats: Mapping[str, str]) -> Iterable[str]:
+    formats = {"loss": "loss {:.3f}", **formats}
+    shown = [text.format(means[name]) for name, text in formats.items() if name in means]
     if (speed := means.get("tokens_per_second")) is not None:
         shown.append(f"{speed:,.0f} tok/s" if speed < 10_000 else f"{speed / 1000:,.0f}k tok/s")
     return shown

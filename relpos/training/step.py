@@ -10,9 +10,8 @@ import optax
 from flax import nnx
 
 from relpos import cores
-from relpos.training.task import Task
+from relpos.training.task import Metrics, Task
 
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
 TrainStep = Callable[[nnx.State, Mapping[str, Any], jax.Array], tuple[nnx.State, Metrics]]
 
 
@@ -79,15 +78,17 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
         key = cores.own_key(jax.random.fold_in(key, step))
 
         def loss_fn(model):
-            return task.loss(model, batch, key)
+            metrics = task.metrics(model, batch, key)
+            total, count = metrics.get("objective", metrics["loss"])
+            return total / jnp.maximum(count, 1), metrics
 
-        (loss, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
+        (_, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
         # What a model keeps beside its parameters, running means for example, the loss may have changed.
         kept = nnx.state(model, nnx.Not(nnx.Param))
-        _, count = metrics.get("loss", (loss, 1.0))
+        _, count = metrics.get("objective", metrics["loss"])
         return jax.tree.map(
             lambda x: jnp.asarray(x)[None],
-            _Share(gradients, kept, {"loss": (loss, jnp.ones(())), **metrics}, count),
+            _Share(gradients, kept, metrics, count),
         )
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -1,11 +1,12 @@
 """What a task brings to the training loop; `relpos.tasks` holds one file for each."""
 
+import dataclasses
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,9 +14,12 @@ from flax import nnx
 from rich.console import Console
 
 from relpos.errors import UserError, did_you_mean
+from relpos.nn import Sampling
 
 Batch = Mapping[str, np.ndarray]
 Record = dict[str, Any]
+# Name -> (sum, count): over many batches the mean is the sum of the sums over the sum of the counts.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
 T = TypeVar("T")
 
 
@@ -31,27 +35,45 @@ class BatchIterator(Protocol):
         """Go to where that state was taken."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is scored together: a split, read at one length.
+
+    Attributes:
+      labels: what its record is about, such as {"length": 256}.
+      batches: returns the batches that hold everything once.
+      items: what they are made of, if the task wants it again in `Scores.score`.
+    """
+
+    labels: Record
+    batches: Callable[[], Iterable[Batch]]
+    items: Any = None
+
+
 class Task(Protocol):
-    """Data, model, loss and evaluation of one kind of job.
+    """Data, model and metrics of one kind of job; a task is a subclass.
 
     `relpos/tasks/NAME.py` defines ``Config``, a frozen dataclass with the task's defaults (see
-    `relpos.training.run_config.RunConfig`), and ``create(config, workdir) -> Task``, which refuses a config that makes
-    no sense with a UserError, prepares the data and may keep files such as a tokenizer in workdir.
+    `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which refuses a config that makes no sense
+    with a UserError. It reads and writes nothing: `prepare` does.
 
-    A task may also have ``notes() -> list[str]``, lines on the data that are printed at the start, and
-    ``activation_bytes() -> int``, the least memory that the activations of a training batch take. A task whose
-    config has ``drop_encoding_at`` needs ``without_encoding() -> Task``: the same task and data, with models that lack
-    only the parameters of the encoding.
+    What only some tasks can do are protocols of their own: `DropsEncoding`, `KeepsOutputs`, `Scores`, `ScoresText`,
+    `Concludes`, `AnswersLines` and `Continues`.
 
-    For `relpos.evaluate` and `relpos.predict` a task may have these as well:
-
-    - ``evaluate_splits(model, *, split, lengths, console) -> list[Record]`` prints the scores of a
-      split, at several lengths where that means something (no lengths: those of the config);
-      ``evaluate_text(..., path)`` instead of it where any text can be scored;
-    - ``predict_lines(model, lines) -> list[bytes | UserError]``, one for each of a few lines, in
-      order: an answer, or what is wrong with the line; ``predict(model, chunks, sampling, max_tokens,
-      seed, context)`` instead of it where prompts are continued, those of a chunk together.
+    Attributes:
+      title: of tables, before "on SPLIT".
+      formats: figure of a record -> how tables show it.
+      progress: metric -> how the progress of training shows it.
+      trained_length: of which tables tell the multiples; None: they tell none.
     """
+
+    title: str = ""
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.4f}"}
+    progress: ClassVar[Mapping[str, str]] = {}
+    trained_length: int | None = None
+
+    def prepare(self, workdir: Path) -> None:
+        """Make what a run keeps beside its checkpoints, a tokenizer for example, or read it if the run has begun."""
 
     def describe(self) -> dict[str, Any]:
         """Return facts on the data, plain JSON, which go into config.json.
@@ -59,37 +81,134 @@ class Task(Protocol):
         A run is refused to go on when one of them has changed: only what a result depends on
         belongs here (names, versions, hashes; no paths).
         """
+        return {}
+
+    def notes(self) -> list[str]:
+        """Return lines on the data that are printed at the start."""
+        return []
 
     def init_model(self, rngs: nnx.Rngs) -> nnx.Module:
         """Return an untrained model. Its nnx.Param variables (and subclasses) are trained."""
+        raise NotImplementedError
+
+    def activation_bytes(self) -> int:
+        """Return the least memory that the activations of a training batch take."""
+        return 0
 
     def train_batches(self) -> BatchIterator:
         """Return a new iterator at the first batch."""
+        raise NotImplementedError
 
-    def loss(
-        self, model: nnx.Module, batch: Mapping[str, jax.Array], key: jax.Array | None
-    ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-        """Return the mean loss in nats per target, and metrics; pure, called inside jit.
+    def tokens(self, batch: Batch) -> int:
+        """Return how many targets of a batch are not padding, for tokens per second."""
+        raise NotImplementedError
+
+    def metrics(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Metrics:
+        """Return the metrics of a batch; pure, called inside jit.
+
+        Training lowers the mean of ``loss``, in nats per target, or of ``objective`` where there is one.
 
         Args:
           model: the model.
           batch: one batch, on the device.
           key: for dropout; None when evaluating.
+        """
+        raise NotImplementedError
 
-        Returns:
-          The scalar to differentiate, and name -> (sum, count): over many steps the mean of each is
-          the sum of the sums over the sum of the counts. ``loss`` belongs among them: the scalar is the
-          mean over what it counts, by which the parts of a batch on several devices are weighed.
+    def test_splits(self) -> Sequence[str]:
+        """Return the splits that are scored at the end of training."""
+        return ("test",)
+
+    def cases(
+        self, model: Any, split: str, *, lengths: Sequence[int], brief: bool
+    ) -> Sequence[Case]:
+        """Return what is scored of a split.
+
+        Args:
+          model: the model.
+          split: its name.
+          lengths: to read it at; none: those of the config.
+          brief: whether a part of it will do, for evaluations while training.
+
+        Raises:
+          UserError: there is no such split, or such lengths have no meaning.
+        """
+        raise NotImplementedError
+
+
+@runtime_checkable
+class DropsEncoding(Protocol):
+    """A task whose config has ``drop_encoding_at``."""
+
+    def without_encoding(self) -> Task:
+        """Return the same task and data, with models that lack only the parameters of the encoding."""
+
+
+@runtime_checkable
+class KeepsOutputs(Protocol):
+    """A task that needs a model's outputs to score a case."""
+
+    def metrics_and_outputs(
+        self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> tuple[Metrics, jax.Array]:
+        """Return the metrics, and an output for each row."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A task with figures that are no means over batches."""
+
+    def score(
+        self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
+    ) -> list[Record]:
+        """Return the records of a case.
+
+        Args:
+          model: the model.
+          case: of `Task.cases`.
+          record: its labels and the means of its metrics.
+          outputs: one for each row of its batches, of a task that is a `KeepsOutputs`; else empty.
         """
 
-    def tokens(self, batch: Batch) -> int:
-        """Return how many targets of a batch are not padding, for tokens per second."""
 
-    def evaluate(self, model: nnx.Module, split: str) -> list[Record]:
-        """Return records for metrics.jsonl, without ``step``: ``{"split": ..., "loss": ...}``."""
+@runtime_checkable
+class ScoresText(Protocol):
+    """A task that can score any text."""
 
-    def finish(self, model: nnx.Module, console: Console) -> list[Record]:
-        """Print the closing tables and samples to the console and return the records of them."""
+    def text_cases(self, model: Any, path: str, *, lengths: Sequence[int]) -> Sequence[Case]:
+        """Return the cases of a text: a file, a glob or a folder; see `Task.cases`."""
+
+
+@runtime_checkable
+class Concludes(Protocol):
+    """A task that does more at the end of training than score its test splits."""
+
+    def conclude(self, model: Any, console: Console) -> None:
+        """Print samples, say."""
+
+
+@runtime_checkable
+class AnswersLines(Protocol):
+    """A task whose models answer a line with a line."""
+
+    def predict_lines(self, model: Any, lines: Sequence[bytes]) -> list[bytes | UserError]:
+        """Return for each line, in order, an answer, or what is wrong with it."""
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """A task whose models continue prompts."""
+
+    def predict(
+        self,
+        model: Any,
+        chunks: Iterable[Sequence[bytes]],
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        context: int = 0,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each prompt and its continuation; the prompts of a chunk are continued together."""
 
 
 def one_by_one(answer: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T | UserError]:
@@ -124,13 +243,19 @@ def together(
     return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
-def create_task(config: Any, workdir: Path) -> Task:
+def create_task(config: Any, workdir: Path | None = None) -> Task:
     """Return the task of a config.
 
+    Args:
+      config: an instance of the task's `Config`.
+      workdir: of the run that it is prepared for; None: it is not.
+
     Raises:
-      UserError: the task refuses the config.
+      UserError: the task refuses the config, or the run directory is of other data.
     """
-    task: Task = find_module(config.task).create(config, workdir)
+    task: Task = find_module(config.task).create(config)
+    if workdir is not None:
+        task.prepare(workdir)
     return task
 
 

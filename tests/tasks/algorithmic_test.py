@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import io
 import json
@@ -15,6 +16,7 @@ from relpos import evaluate, predict
 from relpos.data import algorithmic
 from relpos.errors import UserError
 from relpos.training import run_config
+from relpos.training.evaluation import evaluate as scores_of
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -40,7 +42,7 @@ def small(name="reverse", **overrides):
 
 
 @functools.cache
-def untrained(name, presentation="", **overrides):
+def untrained(name, presentation="none", **overrides):
     """A task and a model with larger weights than a new one, which says one symbol over and over."""
     task = create_task(small(name, **{"data.presentation": presentation, **overrides}), NOWHERE)
     random = np.random.default_rng(0)
@@ -150,7 +152,7 @@ def test_a_run_whose_examples_would_be_others_is_refused(trained, monkeypatch):
     _, task, model, _ = load_run(trained)
     monkeypatch.setitem(sys.modules["relpos.tasks.algorithmic"]._SEEDS, "test", 99)
     with pytest.raises(UserError, match="another corpus"):
-        task.evaluate_splits(model, split="test", lengths=(), console=Console(quiet=True))
+        scores_of(task, model, "test")
 
 
 # Quick in turns: what a task shows is seen in one presentation, and each presentation with many tasks.
@@ -176,9 +178,9 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
     assert type(model).__name__ == ("Decoder" if presentation == "causal" else "TokenEncoder")
     batch = next(task.train_batches())
     assert batch["inputs"].max() < task.symbols.vocab_size
-    loss, metrics = nnx.eval_shape(lambda *x: task.loss(*x, None), model, batch)
-    assert loss.shape == ()
-    assert set(metrics) == {"loss", "accuracy"}
+    metrics = nnx.eval_shape(lambda *x: task.metrics(*x, None), model, batch)
+    assert set(metrics) == {"loss", "accuracy", "exact_match"}
+    assert all(total.shape == () for total, _ in metrics.values())
     assert task.tokens(batch) == batch["scored"].sum()
 
 
@@ -195,15 +197,16 @@ def test_the_paper_says_how_a_task_is_shown(name):
 
 @pytest.mark.parametrize(
     ("name", "presentation", "length"),
-    [("stack_manipulation", "", 3), ("bucket_sort", "", 5), ("copy_cmc", "causal", 4)],
+    [("stack_manipulation", "none", 3), ("bucket_sort", "none", 5), ("copy_cmc", "causal", 4)],
 )
 def test_scores_are_those_of_a_loop(name, presentation, length):
     task, model = untrained(name, presentation, **{"data.sources.copy_cmc.letters": 2})
-    record = task.score(model, "test", length, 23)
+    task.config = dataclasses.replace(task.config, test_examples=23)
+    (record,) = scores_of(task, model, "test", lengths=[length])
     nats, right, exact = [], [], []
     batches = algorithmic.eval_batches(
         task.symbols, length=length, examples=23, batch_size=23, seed=1,
-        presentation=presentation or None,
+        presentation=None if presentation == "none" else presentation,
     )  # fmt: skip
     (batch,) = batches
     logits = np.asarray(logits_of(model, batch["inputs"], batch["segments"]), np.float64)
@@ -279,11 +282,11 @@ def test_an_option_reaches_the_task():
     ("override", "message"),
     [
         ({"data.source": "revers"}, "did you mean 'reverse'"),
-        ({"data.presentation": "casual"}, "Did you mean 'causal'"),
+        ({"data.presentation": "casual"}, "did you mean 'causal'"),
         ({"data.sources.bucket_sort.leters": 3}, r"data\.sources\.bucket_sort\.letters"),
         ({"data.source": "bucket_sort", "data.sources.bucket_sort.letters": 0}, "letters"),
         ({"data.shortest": -1}, "shortest"),
-        ({"data.source": "parity", "data.shortest": 0, "eval_lengths": "-3"}, "no length -3"),
+        ({"data.source": "parity", "eval_lengths": "-3"}, "no length -3"),
         ({"data.shortest": 8}, "less than the shortest that reverse is trained on, 8"),
         ({"eval_lengths": "5,0"}, "'eval_lengths': reverse has no length 0"),
         ({"data.source": "lego", "data.shortest": 2, "eval_lengths": "27"}, "26 is the most"),
@@ -305,11 +308,11 @@ def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, mess
 def test_lengths_beyond_the_positions_are_told_and_the_others_scored(tmp_path, capsys):
     options = {"encoding": "learned", "encodings.learned.max_length": 14}
     task, model = untrained("reverse", **options)
-    records = task.finish(model, Console(width=200))
+    records = scores_of(task, model, "test", console=Console(width=200))
     assert [record["length"] for record in records] == [5, 7]
     assert "length 11 takes 22 places" in capsys.readouterr().out
     with pytest.raises(UserError, match="14 positions of learned"):
-        task.evaluate_splits(model, split="test", lengths=[11], console=Console())
+        scores_of(task, model, "test", lengths=[11])
     (complaint,) = task.predict_lines(model, [b"0 1 0 1 0 1 0 1"])
     assert "16 places" in str(complaint)
 
@@ -322,12 +325,14 @@ def test_a_papers_other_tests_are_scored_too(name, option, values, capsys):
     task = create_task(small(name, **{"test_examples": 3, "eval_lengths": "5"}), NOWHERE)
     variants = [task.symbols, *task._variants.values()]
     assert [getattr(variant, option) for variant in variants] == values
-    records = task.finish(task.init_model(nnx.Rngs(0)), Console(width=80))
-    assert [record["split"] for record in records] == ["test", *task._variants]
+    model = task.init_model(nnx.Rngs(0))
+    assert task.test_splits() == ["test", *task._variants]
+    records = [record for split in task.test_splits() for record in scores_of(task, model, split)]
+    assert [record["split"] for record in records] == task.test_splits()
     sizes = {len(task._examples(r["split"], 5, 3)[0]["targets"][0]) for r in records}
     assert len(sizes) == (3 if name == "selective_copy" else 1)
     with pytest.raises(UserError, match="did you mean 'dense'"):
-        task.evaluate_splits(None, split="dens", lengths=(), console=Console(quiet=True))
+        scores_of(task, model, "dens")
 
 
 def test_lengths_that_take_minutes_to_draw_are_refused():
@@ -336,4 +341,4 @@ def test_lengths_that_take_minutes_to_draw_are_refused():
             create_task(small(**{key: 10**6}), NOWHERE)
     task, model = untrained("reverse")
     with pytest.raises(UserError, match=r"length 10{30} is too long"):
-        task.evaluate_splits(model, split="test", lengths=[10**30], console=None)
+        scores_of(task, model, "test", lengths=[10**30])

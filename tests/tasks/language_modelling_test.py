@@ -14,7 +14,8 @@ from relpos.errors import UserError
 from relpos.nn import Sampling
 from relpos.sections import flatten, to_plain
 from relpos.tasks import language_modelling
-from relpos.training import run_config
+from relpos.training import evaluation, run_config
+from relpos.training.evaluation import score
 from relpos.training.loop import train
 from relpos.training.task import create_task
 from tests.scripts.load import script
@@ -116,12 +117,12 @@ def test_prompts_before_one_that_does_not_fit_are_continued(tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"sample.top_p": 0}, "top_p"),
         ({"sample.top_k": 2**40}, "top_k"),
-        ({"sample.max_tokens": 10**9}, "sample.max_tokens must be from 1 to 65536"),
+        ({"sample.max_tokens": 10**9}, "section 'sample': max_tokens must be from 1 to 65536"),
         ({"model.dropout_rate": 1.0}, "dropout_rate"),
         ({"model.dtype": "int32"}, "float32, bfloat16"),
         ({"eval_multiples": "0"}, "eval_multiples"),
         ({"encoding": "learned", "encodings.learned.max_length": 8}, "8 positions of learned"),
-        ({"task": "relpos.config"}, "without create"),
+        ({"task": "relpos.config"}, "without Config"),
     ],
 )
 def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):
@@ -256,12 +257,13 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(tmp_path):
     size = sum(map(len, documents))
     expected = np.log2(257) * (size + len(documents)) / size
     for length in (7, 16):
-        record = task.score(model, documents, length)
+        (case,) = task._cases(model, documents, [length])
+        (record,) = score(task, model, case)
         assert record["bytes"] == size
         assert record["loss"] == pytest.approx(np.log(257), rel=1e-6)
         assert record["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
     batch = next(iter(task.train_batches()))
-    _, metrics = task.loss(model, jax.device_put(batch), None)
+    metrics = task.metrics(model, jax.device_put(batch), None)
     nats, targets = map(float, metrics["loss"])
     bits, text_bytes = map(float, metrics["bits_per_byte"])
     assert nats / targets == pytest.approx(np.log(257), rel=1e-6)
@@ -275,7 +277,7 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path):
     model = task.init_model(nnx.Rngs(0))
     for length in (10**12, 10**30):
         with pytest.raises(UserError, match=rf"1 x {length} tokens would be read together"):
-            task.evaluate_text(model, split="test", path="", lengths=[16, length], console=None)
+            evaluation.evaluate(task, model, "test", lengths=[16, length])
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_refused(tmp_path):

@@ -85,7 +85,7 @@ def test_an_encoder_of_questions_is_trained_on_other_positions_each_step(tmp_pat
     graphdef, state = nnx.split(made.init_model(nnx.Rngs(0)))
     state = jax.tree.map(lambda x: x + 0.1, state)
     batch = next(made.train_batches())
-    loss = jax.jit(lambda key: made.loss(nnx.merge(graphdef, state), batch, key)[0])
+    loss = jax.jit(lambda key: made.metrics(nnx.merge(graphdef, state), batch, key)["loss"][0])
     one, other = (loss(jax.random.key(seed)) for seed in (0, 1))
     assert jnp.isfinite(one)
     assert one != other
@@ -93,7 +93,7 @@ def test_an_encoder_of_questions_is_trained_on_other_positions_each_step(tmp_pat
 
 def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path):
     for overrides, message in (
-        ({"positions": "randomised"}, "config key 'positions': there is no 'randomised'"),
+        ({"positions": "randomised"}, "config key 'positions' must be .* did you mean 'randomized'"),
         ({"places.randomized.max_length": 0}, "randomized.max_length must be from 1"),
         ({"places.randomized.max_length": 9}, "16 tokens are more than the 9 positions of rope or randomized"),
         ({"encoding": "tupe"}, "positions up to 2047 are drawn, more than the 512 of tupe"),

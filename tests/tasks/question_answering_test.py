@@ -15,6 +15,7 @@ from relpos.errors import UserError
 from relpos.sections import flatten, to_plain
 from relpos.tasks import question_answering
 from relpos.training import run_config
+from relpos.training.evaluation import evaluate, means
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
@@ -83,9 +84,9 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
     config = small(tmp_path, **overrides, **{TRAIN: squad(tmp_path, impossible=impossible)})
     workdir = tmp_path / "run with a space"
     assert train(config, workdir, Console(width=120)) == 0
-    assert "any" in capsys.readouterr().out
+    assert "questions" in capsys.readouterr().out
     records = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
-    tested = [record for record in records if record["split"] == "test"]
+    tested = [r for r in records if r["split"] == "test" and "distance" not in r]
     length = config.sequence_length
     assert [record["length"] for record in tested] == [length, 2 * length]
     for record in tested:
@@ -126,14 +127,18 @@ def test_the_same_scores_again(tmp_path):
     config = small(tmp_path)
     assert train(config, tmp_path / "run", Console(quiet=True)) == 0
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    (kept,) = [r for r in map(json.loads, records) if r["split"] == "test" and r["length"] == 31]
+    (kept,) = [
+        r
+        for r in map(json.loads, records)
+        if r["split"] == "test" and r["length"] == 31 and "distance" not in r
+    ]
     assert (kept.pop("step"), kept.pop("split")) == (2, "test")
     _, task, model, _ = load_run(tmp_path / "run")
-    (again,) = task.evaluate_splits(model, split="test", lengths=[31], console=Console(quiet=True))
+    again, *_ = evaluate(task, model, "test", lengths=[31])
     assert again.pop("split") == "test"
     assert again == pytest.approx(kept, rel=1e-5)
     with pytest.raises(UserError, match="did you mean 'test'"):
-        task.evaluate_splits(model, split="tets", lengths=[], console=Console(quiet=True))
+        evaluate(task, model, "tets")
 
 
 def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
@@ -141,7 +146,7 @@ def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
     squad(tmp_path, count=50)
     _, task, model, _ = load_run(tmp_path / "run")
     with pytest.raises(UserError, match="another corpus"):
-        task.evaluate_splits(model, split="test", lengths=[], console=Console(quiet=True))
+        evaluate(task, model, "test")
 
 
 def test_a_lost_tokenizer_is_not_learned_anew(tmp_path):
@@ -157,14 +162,18 @@ def test_stories_are_told_apart_by_distance(tmp_path, monkeypatch):
     chosen = {"data.source": "stories", "data.sources.stories.distance": "2,3"}
     config = small(tmp_path, sequence_length=64, eval_multiples=3, **chosen)
     task = create_task(config, tmp_path)
+    model = task.init_model(nnx.Rngs(0))
+    assert task.test_splits() == ["test", "longer"]
     with (tmp_path / "out").open("w") as file:
-        records = task.finish(task.init_model(nnx.Rngs(0)), Console(file=file, width=100))
-    assert [record["split"] for record in records] == ["test", "longer"]
-    names = [sorted(name for name in record if "_at_" in name) for record in records]
-    assert names == [
-        ["exact_match_at_2", "exact_match_at_3"],
-        [f"exact_match_at_{distance}" for distance in (4, 5, 6)],
-    ]
+        console = Console(file=file, width=100)
+        found = {
+            split: evaluate(task, model, split, console=console) for split in task.test_splits()
+        }
+    distances = {split: [r.get("distance") for r in records] for split, records in found.items()}
+    assert distances == {
+        "test": [None, "2", "3"],
+        "longer": [None, *(f"{distance}, beyond" for distance in (4, 5, 6))],
+    }
     printed = (tmp_path / "out").read_text()
     assert "4, beyond" in printed
     assert "3, beyond" not in printed
@@ -296,7 +305,7 @@ def test_the_loss_of_a_model_that_knows_nothing(tmp_path, impossible):
     batch = next(task.train_batches())
     candidates = batch["candidates"].sum(axis=1)
     assert candidates.min() >= 3
-    _, metrics = task.loss(model, jax.device_put(batch), None)
+    metrics = task.metrics(model, jax.device_put(batch), None)
     total, count = map(float, metrics["loss"])
     assert count == 2 * len(candidates)
     assert total == pytest.approx(2 * np.log(candidates).sum(), rel=1e-5)
@@ -309,23 +318,21 @@ def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatc
         chosen = {TRAIN: train_file, "sequence_length": 26, "overlap": 7}
         task = create_task(small(tmp_path, **chosen), tmp_path)
 
-        def oracle(graphdef, state, batch):
+        def oracle(model, batch, key):
             target = jax.nn.one_hot(jnp.maximum(batch["target"], 0), batch["inputs"].shape[1])
             known = (batch["target"] >= 0)[..., None]
             # Windows without the answer are less sure of having none than others of the answer.
             sure = jnp.where((batch["target"] > 0)[..., None], 9.0, 3.0)
-            logits = jnp.where(batch["candidates"][:, None], known * sure * target, -1e9)
-            return logits, 0.0, 1.0
+            return jnp.where(batch["candidates"][:, None], known * sure * target, -1e9)
 
-        monkeypatch.setattr("relpos.tasks.question_answering._evaluate", oracle)
+        monkeypatch.setattr("relpos.tasks.question_answering._logits", oracle)
         for question in task.corpus.splits["train"]:  # where it stands, not only what it says
-            answers, _ = task.answer(blind(task), [question], 26)
+            case = task._case(blind(task), [question], 26, brief=True)
+            answers = task._answers(case.items[1], means(task, blind(task), case)[1])
             if not question.impossible:
                 assert answers[question.id].start in question.starts
         for split in ("train", "test"):
-            (record,) = task.evaluate_splits(
-                blind(task), split=split, lengths=[26], console=Console(quiet=True)
-            )
+            record, *_ = evaluate(task, blind(task), split, lengths=[26])
             assert (record["exact_match"], record["f1"]) == (100.0, 100.0)
 
 
@@ -337,7 +344,7 @@ def test_questions_that_are_too_long_are_wrong_and_told(tmp_path, impossible):
     for split in ("validation", "test"):
         task.corpus.splits[split] = [question]
     console = Console(record=True, width=90, file=io.StringIO())
-    (record,) = task.evaluate_splits(model, split="test", lengths=[31], console=console)
+    (record,) = evaluate(task, model, "test", lengths=[31], console=console)
     assert (record["unread"], record["exact_match"]) == (1, 0.0)
-    assert "too long to be read, counted as wrong: 1 at 31 tokens" in console.export_text()
-    assert task.evaluate(model, "validation")[0]["unread"] == 1
+    assert "unread" in console.export_text()
+    assert evaluate(task, model, "validation", brief=True)[0]["unread"] == 1

@@ -121,7 +121,9 @@ def test_a_run_says_so_and_is_evaluated_and_sampled_without(reference, text, tmp
     validation = {r["step"]: r["loss"] for r in records(workdir) if r["split"] == "validation"}
     _, task, model, step = load_run(workdir)
     assert (step, model.max_length, model.config.encodings) == (5, None, ("none", "none"))
-    assert task.evaluate(model, "validation")[0]["loss"] == pytest.approx(validation[5], rel=1e-6)
+    assert loop.evaluate(task, model, "validation", brief=True)[0]["loss"] == pytest.approx(
+        validation[5], rel=1e-6
+    )
     scores = tmp_path / "scores.json"
     evaluate.main([f"--workdir={workdir}", "--lengths=64", f"--json={scores}"])
     assert json.loads(scores.read_text())[0]["length"] == 64

@@ -12,6 +12,7 @@ from relpos import evaluate, predict
 from relpos.errors import UserError
 from relpos.training import checksums
 from relpos.training.checkpoints import CheckpointError
+from relpos.training.evaluation import evaluate as evaluate_split
 from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 
@@ -23,10 +24,10 @@ def test_a_trained_model_is_loaded_without_its_optimizer(toy_config, tmp_path):
     assert loaded == config
     assert step == 20
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert task.evaluate(model, "test")[0]["loss"] == record["loss"]
+    assert evaluate_split(task, model, "test")[0]["loss"] == record["loss"]
     _, _, earlier, step = load_run(tmp_path, step=10, trust_code=True)
     assert step == 10
-    assert task.evaluate(earlier, "test")[0]["loss"] > record["loss"]
+    assert evaluate_split(task, earlier, "test")[0]["loss"] > record["loss"]
     with pytest.raises(UserError, match="no checkpoint of step 4"):
         load_run(tmp_path, step=4, trust_code=True)
     (tmp_path / "checkpoints" / "20" / "optimizer" / "_METADATA").write_text("{}")

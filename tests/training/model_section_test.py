@@ -113,7 +113,7 @@ def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
 
 @pytest.mark.parametrize(
     ("text", "windows"),
-    [("64", [(64, 64)]), ("none", [(None, None)]), ("64:16", [(64, 16)]), 
+    [("64", [(64, 64)]), ("none", [(None, None)]), ("64:16", [(64, 16)]),
      ("none,64*3", [(None, None), *3 * [(64, 64)]])],
 )  # fmt: skip
 def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):

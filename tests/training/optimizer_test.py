@@ -145,12 +145,13 @@ def test_gradients_are_clipped_by_their_global_norm():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "adamv"}, r"'optimizer\.name' must be one of adamw, muon, got 'adamv': did you mean 'adamw'"),
+        ({"name": "adamv"}, r"must be one of adamw, muon, got 'adamv': did you mean 'adamw'"),
         ({"schedule": "cos"}, r"'optimizer\.schedule' .* did you mean 'cosine'"),
         ({"schedule": "x"}, "one of constant, cosine, wsd"),
         ({"options": {"muon": {"b1": 1.0}}}, r"section 'optimizer': b1 must be in \[0, 1\), got 1\.0"),
         ({"options": {"adamw": {"weight_decay": -1.0}}}, r"weight_decay must be in \[0, inf\)"),
-        ({"options": {"adamw": {"weigth_decay": 1.0}}}, r"'optimizer\.options\.adamw\.weigth_decay': did you mean 'weight_decay'"),
+        ({"options": {"adamw": {"weigth_decay": 1.0}}},
+         r"'optimizer\.options\.adamw\.weigth_decay': did you mean 'weight_decay'"),
         ({"schedules": {"wsd": {"decay": 0}}}, r"decay must be in \(0, 1\], got 0"),
         ({"learning_rate": 0.0}, r"'optimizer\.learning_rate' must be a number above 0"),
         ({"learning_rate": float("inf")}, r"'optimizer\.learning_rate' must be a finite number"),

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from typing import ClassVar
 
 import grain
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from relpos.training.run_config import RunConfig
+from relpos.training.task import Case, Task
 
 VOCABULARY = 13
 
@@ -66,7 +68,10 @@ def die_at(moment):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Toy:
+class Toy(Task):
+    formats: ClassVar = {"loss": "{:.4f}"}
+    progress: ClassVar = {"bits_per_byte": "{:.3f} bpb"}
+
     def __init__(self, config):
         self.config = config
 
@@ -93,14 +98,14 @@ class Toy:
         dataset = dataset.to_iter_dataset(no_threads)
         return DyingIterator(iter(dataset)) if "TOY_KILL" in os.environ else iter(dataset)
 
-    def loss(self, model, batch, key):
+    def metrics(self, model, batch, key):
         die_at("compile")  # this line runs when the step is traced, not when it is taken
         tokens = batch["tokens"]
         logits = model(tokens[:, :-1], key)
         logits += jnp.sum(batch["planted"])  # zeros; a NaN where a test asks for one
         targets = jax.nn.one_hot(tokens[:, 1:], VOCABULARY)
         nats = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
-        return nats.mean(), {
+        return {
             "loss": (nats.sum(), nats.size),
             "bits_per_byte": (nats.sum() / jnp.log(2.0), nats.size),
         }
@@ -108,17 +113,12 @@ class Toy:
     def tokens(self, batch):
         return batch["tokens"].shape[0] * (batch["tokens"].shape[1] - 1)
 
-    def evaluate(self, model, split):
-        loss = nnx.jit(lambda model, batch: self.loss(model, batch, None)[0])(
-            model, next(self.train_batches())
-        )
-        return [{"split": split, "length": self.config.sequence_length, "loss": float(loss)}]
+    def cases(self, model, split, *, lengths, brief):
+        return [Case({"length": self.config.sequence_length}, lambda: [next(self.train_batches())])]
 
-    def finish(self, model, console):
-        records = self.evaluate(model, "test")
-        console.print(f"closing table: test loss {records[0]['loss']:.4f}")
-        return records
+    def conclude(self, model, console):
+        console.print("that was all")
 
 
-def create(config, workdir):
+def create(config):
     return Toy(config)

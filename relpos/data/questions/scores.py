@@ -11,44 +11,11 @@ impossible question, and F1 is 1 where both texts are empty; in 1.1 it is 0, tho
 
 from __future__ import annotations
 
-import collections
-import re
-import string
 from collections.abc import Mapping, Sequence
 
 from relpos.data.errors import DataError
 from relpos.data.questions.question import Question
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalise(text: str) -> str:
-    """Returns what of a text is compared."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """Returns 1.0 if the prediction is one of the answers, else 0.0."""
-    return float(normalise(prediction) in map(normalise, answers))
-
-
-def f1(prediction: str, answers: Sequence[str], *, empty: float = 1.0) -> float:
-    """Returns the best F1 of the prediction's words with an answer's words.
-
-    Args:
-        prediction: the predicted text.
-        answers: the right ones.
-        empty: F1 of two texts without words: 1 in SQuAD 2.0, 0 in 1.1.
-    """
-    return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)
-
-
-def _f1(predicted: list[str], right: list[str], empty: float) -> float:
-    if not predicted and not right:
-        return empty
-    common = (collections.Counter(predicted) & collections.Counter(right)).total()
-    return 2 * common / (len(predicted) + len(right))
+from relpos.metrics.answers import METRICS, normalise
 
 
 def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
@@ -66,12 +33,11 @@ def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> 
         raise DataError(
             f"{len(impossible)} questions, first {impossible[0]}, have no answer: score by SQuAD 2.0."
         )
-    exact, overlap = 0.0, 0.0
-    for q in questions:
-        if q.id in predictions:
-            exact += exact_match(predictions[q.id], q.answers)
-            overlap += f1(predictions[q.id], q.answers, empty=0.0)
-    return {"exact_match": 100 * exact / len(questions), "f1": 100 * overlap / len(questions)}
+    found = [
+        METRICS.measure(predictions[q.id], q.answers, 0.0) if q.id in predictions else _all(0.0)
+        for q in questions
+    ]
+    return _percent(found)
 
 
 def scores_v2(
@@ -99,34 +65,42 @@ def scores_v2(
         DataError: there are no questions.
     """
     _check(questions)
-    pairs = {q.id: _pair_v2(predictions, q, no_answer or {}, threshold) for q in questions}
+    found = {q.id: _scores_v2(predictions, q, no_answer or {}, threshold) for q in questions}
     groups = {
-        "": list(pairs.values()),
-        "answerable_": [pairs[q.id] for q in questions if not q.impossible],
-        "impossible_": [pairs[q.id] for q in questions if q.impossible],
+        "": list(found.values()),
+        "answerable_": [found[q.id] for q in questions if not q.impossible],
+        "impossible_": [found[q.id] for q in questions if q.impossible],
     }
     scores = {}
-    for name, group in groups.items():
-        if not group:
-            continue
-        exact, overlap = (100 * sum(column) / len(group) for column in zip(*group, strict=True))
-        if name == "impossible_":  # no answer at all is right or wrong, both scores are the same
-            scores["impossible_accuracy"] = exact
-        else:
-            scores |= {f"{name}exact_match": exact, f"{name}f1": overlap}
+    for group, members in groups.items():
+        if (
+            members and group == "impossible_"
+        ):  # no answer at all is right or wrong, all metrics are the same
+            scores["impossible_accuracy"] = _percent(members)["exact_match"]
+        elif members:
+            scores |= {f"{group}{name}": value for name, value in _percent(members).items()}
     return scores
 
 
-def _pair_v2(
+def _all(value: float) -> dict[str, float]:
+    return dict.fromkeys(METRICS.names(), value)
+
+
+def _percent(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric in percent."""
+    return {name: 100 * sum(each[name] for each in found) / len(found) for name in METRICS.names()}
+
+
+def _scores_v2(
     predictions: Mapping[str, str], q: Question, no_answer: Mapping[str, float], threshold: float
-) -> tuple[float, float]:
+) -> dict[str, float]:
     if q.id not in predictions:
-        return 0.0, 0.0
+        return _all(0.0)
     # An answer of articles and punctuation alone is none.
     answers = [answer for answer in q.answers if normalise(answer)] or [""]
     if q.id in no_answer and no_answer[q.id] > threshold:
-        return float(q.impossible), float(q.impossible)
-    return exact_match(predictions[q.id], answers), f1(predictions[q.id], answers)
+        return _all(float(q.impossible))
+    return METRICS.measure(predictions[q.id], answers, 1.0)
 
 
 def best_threshold(
@@ -145,10 +119,9 @@ def best_threshold(
         score: "f1" or "exact_match".
     """
     _check(questions)
-    column = {"exact_match": 0, "f1": 1}[score]
     gained = []  # by answering this question instead of giving none
     for q in questions:
-        answered = _pair_v2(predictions, q, {}, 0.0)[column]
+        answered = _scores_v2(predictions, q, {}, 0.0)[score]
         gained.append((no_answer[q.id], answered - float(q.impossible)))
     best, threshold, total = 0.0, float("-inf"), 0.0
     # Of equally certain ones, which stand or fall together, losses come first: no sum within them is

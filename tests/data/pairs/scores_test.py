@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from relpos.data import DataError
-from relpos.data.pairs.scores import exact_matches, scores
+from relpos.errors import UserError
+from relpos.metrics.translations import scores
 
 
 def test_bleu_of_a_sentence_by_hand():
@@ -21,15 +21,16 @@ def test_bleu_of_a_sentence_by_hand():
 
 
 def test_case_counts_and_spaces_do_not():
-    assert exact_matches(["A b ", "a b", "c"], ["A  b", "A b", "c"]) == 2
+    found = scores(["A b ", "a b", "c"], ["A  b", "A b", "c"])
+    assert found["exact_match"] == pytest.approx(200 / 3)
     assert scores(["A b c d"], ["A b c d"])["bleu"] == pytest.approx(100)
     assert scores(["a b c d"], ["A B C D"])["bleu"] < 10
 
 
 def test_counts_that_do_not_fit():
-    with pytest.raises(DataError, match=r"1 translations .* 2 references"):
+    with pytest.raises(UserError, match=r"1 translations .* 2 references"):
         scores(["a"], ["a", "b"])
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         scores([], [])
 
 

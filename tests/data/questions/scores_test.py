@@ -2,14 +2,8 @@ import pytest
 
 from relpos import data
 from relpos.data.questions.question import Question
-from relpos.data.questions.scores import (
-    best_threshold,
-    exact_match,
-    f1,
-    normalise,
-    scores_v1,
-    scores_v2,
-)
+from relpos.data.questions.scores import best_threshold, scores_v1, scores_v2
+from relpos.metrics.answers import METRICS, normalise
 
 
 @pytest.mark.parametrize(
@@ -49,14 +43,13 @@ def test_what_is_compared(text, compared):
     ],
 )
 def test_exact_match_and_f1(prediction, answers, exact, overlap):
-    assert exact_match(prediction, answers) == exact
-    assert f1(prediction, answers) == pytest.approx(overlap)
+    found = METRICS.measure(prediction, answers)
+    assert found == {"exact_match": exact, "f1": pytest.approx(overlap)}
 
 
 def test_two_texts_without_words():
-    assert exact_match("the", [""]) == 1
-    assert f1("the", [""]) == 1
-    assert f1("the", ["a"], empty=0.0) == 0
+    assert METRICS.measure("the", [""]) == {"exact_match": 1, "f1": 1}
+    assert METRICS.measure("the", ["a"], 0.0) == {"exact_match": 1, "f1": 0}
 
 
 def question(id, *answers):

@@ -1,0 +1,12 @@
+"""Whether a prediction is one of the right answers."""
+
+from collections.abc import Sequence
+
+from relpos.metrics.answers import normalise
+
+FORMAT = "{:.2f}"
+
+
+def measure(prediction: str, answers: Sequence[str], empty: float = 1.0) -> float:
+    """Return 1.0 or 0.0. Two texts without words are the same one, whatever `empty` says."""
+    return float(normalise(prediction) in map(normalise, answers))

@@ -1,0 +1,26 @@
+"""Metrics of algorithmic tasks: measure(scored) -> (sum, count)."""
+
+from typing import NamedTuple
+
+import jax
+
+from relpos.metrics import Metrics
+
+
+class Scored(NamedTuple):
+    """A batch and what a model says of it.
+
+    Attributes:
+      logits: [B, T, V].
+      targets: the right symbols, [B, T].
+      counts: whether a symbol is part of the answer, [B, T].
+      is_example: whether a row is an example and not padding, [B].
+    """
+
+    logits: jax.Array
+    targets: jax.Array
+    counts: jax.Array
+    is_example: jax.Array
+
+
+METRICS = Metrics(__name__)

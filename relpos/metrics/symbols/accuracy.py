@@ -1,0 +1,15 @@
+"""The share of right symbols where the answer counts."""
+
+import jax
+import jax.numpy as jnp
+
+from relpos.metrics.symbols import Scored
+
+FORMAT = "{:.1%}"
+PROGRESS = "{:.1%} right"
+
+
+def measure(scored: Scored) -> tuple[jax.Array, jax.Array]:
+    """Return how many of the symbols that count are the most probable ones, and how many there are."""
+    right_BT = (scored.logits.argmax(-1) == scored.targets) & scored.counts
+    return right_BT.sum().astype(jnp.float32), scored.counts.sum().astype(jnp.float32)

@@ -1,0 +1,184 @@
+"""The one evaluation of all tasks: means over the batches of each case, and a table of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from relpos import cores
+from relpos.errors import UserError
+from relpos.training.metrics import Window
+from relpos.training.progress import say, track
+from relpos.training.task import Case, KeepsOutputs, Record, Scores, Task
+
+# What a record is about, in the order of a table's columns; the other values are its figures.
+LABELS = (
+    "length",
+    "search",
+    "source_words",
+    "distance",
+    "pairs",
+    "questions",
+    "too_long",
+    "unread",
+)
+
+
+def evaluate(
+    task: Task,
+    model: nnx.Module,
+    split: str,
+    *,
+    lengths: Sequence[int] = (),
+    brief: bool = False,
+    console: Console | None = None,
+) -> list[Record]:
+    """Return the records of a split, and print their table.
+
+    Args:
+      task: whose `cases` are scored.
+      model: the model.
+      split: its name.
+      lengths: see `relpos.training.task.Task.cases`, as of the next.
+      brief: whether a part of the split will do.
+      console: for the table and a progress bar; None: neither.
+
+    Raises:
+      UserError: the split is unknown, or a length that was asked for cannot be scored.
+    """
+    cases = task.cases(model, split, lengths=lengths, brief=brief)
+    return _evaluate(task, model, cases, split, bool(lengths), console)
+
+
+def evaluate_text(
+    task: Task, model: nnx.Module, path: str, *, lengths: Sequence[int], console: Console
+) -> list[Record]:
+    """Return the records of a text: a file, a glob or a folder. See `evaluate`; the task is a `ScoresText`."""
+    cases = task.text_cases(model, path, lengths=lengths)  # type: ignore[attr-defined]
+    return _evaluate(task, model, cases, path, bool(lengths), console)
+
+
+def _evaluate(
+    task: Task,
+    model: nnx.Module,
+    cases: Sequence[Case],
+    name: str,
+    asked: bool,
+    console: Console | None,
+) -> list[Record]:
+    records: list[Record] = []
+    complaints: dict[str, None] = {}
+    for case in cases if console is None else track(console, cases, f"evaluating {name}"):
+        try:
+            records += [{"split": name, **record} for record in score(task, model, case)]
+        except UserError as error:
+            if asked:
+                raise
+            complaints[str(error)] = None
+    if console is not None:
+        title = f"{task.title} on {name}" if task.title else name
+        show(console, records, title=title, formats=task.formats, trained=task.trained_length)
+        for complaint in complaints:
+            say(console, complaint)
+    return records
+
+
+def score(task: Task, model: nnx.Module, case: Case) -> list[Record]:
+    """Return the records of a case: the mean of each metric, and what the task makes of them."""
+    found, outputs = means(task, model, case)
+    record = {**case.labels, **found}
+    return task.score(model, case, record, outputs) if isinstance(task, Scores) else [record]
+
+
+def means(task: Task, model: nnx.Module, case: Case) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Return the mean of each metric over a case's batches, NaN if there is none, and the outputs of all rows."""
+    graphdef, state = nnx.split(model)
+    function = _with_outputs if isinstance(task, KeepsOutputs) else _without
+    sums, outputs = Window(), []
+    for batch in case.batches():
+        metrics, kept = cores.by_rows(function, (task, graphdef), state, batch)
+        sums.add(
+            {
+                name: (cores.total(total), cores.total(count))
+                for name, (total, count) in metrics.items()
+            }
+        )
+        outputs += list(np.asarray(kept))
+    found = sums.means()
+    return {name: found.get(name, np.nan) for name in {"loss": 0, **sums.totals}}, outputs
+
+
+def _without(task: Any, graphdef: Any, state: nnx.State, batch: Mapping[str, jax.Array]) -> Any:
+    return task.metrics(nnx.merge(graphdef, state), batch, None), jnp.zeros(0)
+
+
+def _with_outputs(
+    task: Any, graphdef: Any, state: nnx.State, batch: Mapping[str, jax.Array]
+) -> Any:
+    return task.metrics_and_outputs(nnx.merge(graphdef, state), batch, None)
+
+
+def show(
+    console: Console,
+    records: Sequence[Record],
+    *,
+    title: str,
+    formats: Mapping[str, str],
+    trained: int | None = None,
+) -> None:
+    """Print a table with a row for each record.
+
+    Args:
+      console: where to.
+      records: figures and what they are about, see `LABELS`.
+      title: of the table.
+      formats: figure -> how it is shown; others are not.
+      trained: the trained length; rows beyond it stand apart, and both parts have their mean.
+    """
+    columns = [name for name in LABELS if any(record.get(name) for record in records)]
+    columns += [name for name in formats if any(name in record for record in records)]
+    with_times = trained is not None and "length" in columns
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+        if name == "length" and with_times:
+            table.add_column("times trained", justify="right")
+    parts = [records]
+    if with_times:
+        parts = [
+            [r for r in records if (r["length"] > trained) == beyond] for beyond in (False, True)
+        ]
+    for beyond, part in enumerate(parts):
+        for record in part:
+            table.add_row(*_cells(record, columns, formats, trained if with_times else None))
+        lengths = {record.get("length") for record in part}
+        if len(lengths) == len(part) > 1:
+            means = {
+                name: np.mean([r[name] for r in part])
+                for name in formats
+                if all(name in r for r in part)
+            }
+            name = "beyond" if beyond else "trained"
+            table.add_row(
+                *_cells({"length": "mean", "times": name, **means}, columns, formats, trained),
+                style="bold",
+            )
+        table.add_section()
+    console.print(table)
+
+
+def _cells(
+    record: Record, columns: Sequence[str], formats: Mapping[str, str], trained: int | None
+) -> list[str]:
+    cells = []
+    for name in columns:
+        value = record.get(name, "")
+        cells.append(formats[name].format(value) if name in formats and value != "" else str(value))
+        if name == "length" and trained is not None:
+            cells.append(record.get("times") or f"{value / trained:.3g}x")
+    return cells
