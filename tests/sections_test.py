@@ -72,7 +72,7 @@ def get(config, key):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("steps", 2**31 - 1), ("steps", 0), ("seed", 2**32 - 1), ("tied", False), ("kind", "masked"), 
+        ("steps", 2**31 - 1), ("steps", 0), ("seed", 2**32 - 1), ("tied", False), ("kind", "masked"),
         ("encoding", "t5"),
         ("lengths", (7,)),
         ("names", ()), ("names", ("a", "b")),
