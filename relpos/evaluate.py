@@ -13,7 +13,6 @@ your own, a module that the run's config names, is run only with ``--trust_code`
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from relpos import cli
 from relpos.errors import UserError
@@ -40,18 +39,12 @@ def main(argv: Sequence[str]) -> None:
 
     from rich.console import Console  # after the flags: mistakes are told at once
 
-    from relpos.training.loaded_run import load_run
+    from relpos.runs import load_run
 
-    config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
-    how: dict[str, Any] = {"split": flags.split or "test", "lengths": lengths, "console": Console()}
-    if hasattr(task, "evaluate_text"):
-        records = task.evaluate_text(model, path=flags.text, **how)
-    elif flags.text:
-        raise UserError(f"--text is for language models: {config.task} is scored by split")
-    elif hasattr(task, "evaluate_splits"):
-        records = task.evaluate_splits(model, **how)
-    else:
-        raise UserError(f"task {config.task} cannot be evaluated on its own yet")
+    run = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
+    records = run.evaluate(
+        flags.split or "test", lengths=lengths, text=flags.text, console=Console()
+    )
     if flags.json is not None:
         from relpos.files import write_out
         from relpos.training.metrics import finite

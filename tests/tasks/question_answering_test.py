@@ -13,8 +13,8 @@ from rich.console import Console
 from relpos import config as config_lib
 from relpos.data.questions.sources import stories
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.tasks import question_answering
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
 
@@ -95,7 +95,8 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
         assert ("threshold" in record) == impossible
 
     (tmp_path / "squad.json").unlink()  # a trained model needs it no more
-    _, task, model, _ = load_run(workdir)
+    loaded = load_run(workdir)
+    task, model = loaded.task, loaded.model
     context = "Ада и Zoë. " * 30 + "Ada went to the attic."
     asked = [line(context=context, question="Where is Ada?"), b"{}"] * 2
     results = list(task.predict_lines(model, asked))
@@ -127,7 +128,8 @@ def test_the_same_scores_again(tmp_path):
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (kept,) = [r for r in map(json.loads, records) if r["split"] == "test" and r["length"] == 31]
     assert (kept.pop("step"), kept.pop("split")) == (2, "test")
-    _, task, model, _ = load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    task, model = loaded.task, loaded.model
     (again,) = task.evaluate_splits(model, split="test", lengths=[31], console=Console(quiet=True))
     assert again.pop("split") == "test"
     assert again == pytest.approx(kept, rel=1e-5)
@@ -138,7 +140,8 @@ def test_the_same_scores_again(tmp_path):
 def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
     assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
     squad(tmp_path, count=50)
-    _, task, model, _ = load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    task, model = loaded.task, loaded.model
     with pytest.raises(UserError, match="another corpus"):
         task.evaluate_splits(model, split="test", lengths=[], console=Console(quiet=True))
 
@@ -147,7 +150,7 @@ def test_a_lost_tokenizer_is_not_learned_anew(tmp_path):
     assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
     (tmp_path / "run" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json' is missing"):
-        load_run(tmp_path / "run")
+        _ = load_run(tmp_path / "run").model
 
 
 def test_stories_are_told_apart_by_distance(tmp_path, monkeypatch):

@@ -18,8 +18,8 @@ from rich.console import Console
 from relpos import config as config_lib
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.terminal import printable
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import prepare, train
 from relpos.training.optimizer import OptimizerOptions
 from relpos.training.run_directory import RunDirectory
@@ -231,7 +231,7 @@ def failures(run, seed: int, folder: Path):
     shutil.copytree(source, folder)
     what = mutate(random.Random(seed), folder)
     found = []
-    if attempt(lambda: load_run(folder), found):
+    if attempt(lambda: load_run(folder).model, found):
         attempt(lambda: evaluate.main([f"--workdir={folder}"]), found)
         attempt(lambda: predict.main([f"--workdir={folder}", line]), found)
     attempt(lambda: _begin_again(config, folder), found)

@@ -1,19 +1,23 @@
 import fcntl
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from relpos import config as config_lib
+from relpos import report, sweep
 from relpos.errors import UserError
-from tests.scripts.load import script
+from relpos.experiments import pool, results, spec
+from relpos.experiments.trial import spelled
 
-sweeps = script("sweeps")
-sweep = script("sweep")
-report = script("report")
+ROOT = Path(__file__).parents[2]
 
 SWEEP = """
 config = "{config}"
@@ -64,8 +68,12 @@ def run(experiment, scale, *more):
 
 
 def states(experiment, scale):
-    found = sweeps.read(experiment, scale, experiment.parent / "runs")
-    return {run.name: run.state for run in found.runs}
+    return {trial.name: trial.state for trial in read(experiment, scale).trials}
+
+
+def read(experiment, scale="tiny"):
+    (found,) = spec.read_all(experiment, scale, experiment.parent / "runs")
+    return found
 
 
 def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys):
@@ -85,7 +93,7 @@ def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys)
     assert "2 finished, 0 failed, 0 to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
-    assert report.main([str(experiment)]) == 0
+    report.main([str(experiment), f"--runs={experiment.parent / 'runs'}"])
     page = (experiment / "results" / "tiny.md").read_text()
     assert page.count("| finished |") == 2
     about = [run["about"] for run in results["runs"]]
@@ -109,7 +117,7 @@ def test_a_run_that_fails_is_kept_with_what_it_said_and_the_others_go_on(experim
 
 def test_a_run_that_is_killed_alone_has_failed(experiment, monkeypatch):
     killed = "import os; os.kill(os.getpid(), 9)"
-    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", killed])
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", killed])
     assert run(experiment, "tiny") == 1
     assert set(states(experiment, "tiny").values()) == {"failed"}
 
@@ -132,7 +140,7 @@ def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch, number):
     fake = experiment.parent / "relpos" / "train.py"
     fake.parent.mkdir()
     fake.write_text(SLOW_RUN)
-    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, str(fake)])
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, str(fake)])
     runs = experiment.parent / "runs"
 
     def stop_when_one_has_begun():
@@ -152,10 +160,9 @@ def test_a_sweep_that_is_stopped_goes_on(experiment, monkeypatch, number):
 
 
 def test_a_run_that_another_process_trains_is_left_alone(experiment, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", "raise SystemExit('begun twice')"])
-    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", "raise SystemExit('begun twice')"])
     handles = []
-    for one in found.runs:
+    for one in read(experiment).trials:
         one.workdir.mkdir(parents=True)
         handles.append((one.workdir / ".lock").open("w"))
         fcntl.flock(handles[-1], fcntl.LOCK_EX)
@@ -166,36 +173,35 @@ def test_a_run_that_another_process_trains_is_left_alone(experiment, monkeypatch
         handle.close()
 
 
-def test_runs_of_an_earlier_sweep_toml_are_named(experiment, capsys):
-    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
-    path = found.runs[1].workdir / "config.json"
+def test_runs_of_an_earlier_sweep_toml_are_named(experiment):
+    path = read(experiment).trials[1].workdir / "config.json"
     path.parent.mkdir(parents=True)
     plain = {"steps": 999, "log_every": 1, "toy": {"width": 5}, "seed": 0}
     path.write_text(json.dumps({"config": plain}))
-    assert run(experiment, "tiny") == 2
-    told = capsys.readouterr().out.replace("\n", " ")
-    assert "steps is 999 there, 2 in sweep.toml" in told
-    assert "Remove these run directories" in told
+    with pytest.raises(
+        UserError, match=r"steps is 999 there, 2 in the sweep\nRemove these run dir"
+    ):
+        run(experiment, "tiny")
     assert states(experiment, "tiny")["width=3,seed=0"] == "waiting"
 
 
-def test_a_damaged_run_directory_is_named(experiment, capsys):
-    found = sweeps.read(experiment, "tiny", experiment.parent / "runs")
-    workdir = found.runs[1].workdir
+def test_a_damaged_run_directory_is_named(experiment):
+    trial = read(experiment).trials[1]
+    workdir = trial.workdir
     workdir.mkdir(parents=True)
     (workdir / "metrics.jsonl").write_bytes(b'{"step": 3}\n{"step": "x"}\n7\n\xff\n')
-    assert found.runs[1].step == 3
+    assert trial.run.last_step == 3
     (workdir / "config.json").write_text('{"config": 3}')
-    assert run(experiment, "tiny") == 2
-    assert "config.json', restore it" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(UserError, match=r"config\.json', restore it"):
+        run(experiment, "tiny")
     os.mkfifo(workdir / ".lock")
     with pytest.raises(UserError, match="is no regular file"):
-        _ = found.runs[1].in_use
-    results = experiment / "results" / "tiny.json"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text('{"runs": [3]}')
+        _ = trial.run.in_use
+    path = experiment / "results" / "tiny.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"runs": [3]}')
     with pytest.raises(UserError, match="is not what a sweep writes"):
-        sweeps.read(experiment, "tiny", experiment.parent / "runs")
+        read(experiment)
 
 
 @pytest.mark.parametrize(
@@ -208,19 +214,20 @@ def test_a_damaged_run_directory_is_named(experiment, capsys):
         {"set": []},
     ],
 )
-def test_results_that_no_sweep_wrote_are_named_by_both(experiment, capsys, changed):
+def test_results_that_no_sweep_wrote_are_named_by_both(experiment, changed):
     path = experiment / "results" / "tiny.json"
     path.parent.mkdir()
     right = {"scale": "tiny", "config": "c", "set": {}, "runs": []}
     path.write_text(json.dumps(right))
-    assert sweeps.read_results(path) == right
+    assert results.read(path) == right
     path.write_text(json.dumps(right | changed))
-    assert run(experiment, "tiny") == 2
-    assert report.main([str(experiment)]) == 2
-    assert capsys.readouterr().out.count("is not what a sweep writes") == 2
+    with pytest.raises(UserError, match="is not what a sweep writes"):
+        run(experiment, "tiny")
+    with pytest.raises(UserError, match="is not what a sweep writes"):
+        report.main([str(experiment)])
     path.write_text("[" * 99_999)
-    assert report.main([str(experiment)]) == 2
-    assert "restore it" in capsys.readouterr().out
+    with pytest.raises(UserError, match="restore it"):
+        report.main([str(experiment)])
 
 
 def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeypatch, capsys):
@@ -232,11 +239,11 @@ def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeyp
         "records": [{"split": "test", "loss": 0.25}],
     }
     common = {"steps": 2, "log_every": 1}
-    results = {"scale": "tiny", "config": "tests/training/toy_config.py", "set": common}
+    there = {"scale": "tiny", "config": "tests/training/toy_config.py", "set": common}
     path.parent.mkdir()
-    path.write_text(json.dumps(results | {"runs": [kept]}))
+    path.write_text(json.dumps(there | {"runs": [kept]}))
     finish = SLOW_RUN.replace("time.sleep(60)", '(workdir / "summary.txt").write_text("")')
-    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", finish])
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", finish])
     assert run(experiment, "tiny") == 0
     told = capsys.readouterr().out
     assert "1 finished, 0 failed, 1 to do" in told
@@ -244,10 +251,9 @@ def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeyp
     now = json.loads(path.read_text())
     assert now["runs"][0] == kept
     assert [r["state"] for r in now["runs"]] == ["finished", "finished"]
-    path.write_text(json.dumps(results | {"set": {"steps": 3}, "runs": [kept]}))
-    assert run(experiment, "tiny") == 2
-    told = capsys.readouterr().out.replace("\n", " ")
-    assert "steps is 3 there, 2 in sweep.toml" in told
+    path.write_text(json.dumps(there | {"set": {"steps": 3}, "runs": [kept]}))
+    with pytest.raises(UserError, match="steps is 3 there, 2 in the sweep"):
+        run(experiment, "tiny")
     assert json.loads(path.read_text())["runs"] == [kept]
 
 
@@ -263,7 +269,7 @@ workdir.mkdir(parents=True)
 (workdir / "flags").write_text(os.environ.get("XLA_FLAGS", ""))
 (workdir / "summary.txt").touch()
 """
-    monkeypatch.setattr(sweep, "TRAIN", [sys.executable, "-c", tell])
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", tell])
     assert run(experiment, "tiny", f"--workers={len(before)}") == 0
     files = list((experiment.parent / "runs").glob("*/*/*/cores"))
     given = [set(map(int, path.read_text().split())) for path in files]
@@ -277,52 +283,114 @@ workdir.mkdir(parents=True)
     [
         (["--scale=tinny"], "did you mean 'tiny'"),
         (["--scale=tiny", "--workers=0"], "--workers must be positive"),
+        ([], "--scale is missing"),
+        (["--scale=tiny", "--config.steps=3"], "leave --config, --grid out"),
     ],
 )
-def test_mistakes_are_named(experiment, capsys, arguments, message):
-    assert sweep.main([str(experiment), *arguments]) == 2
-    assert message in capsys.readouterr().out
+def test_mistakes_are_named(experiment, arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep.main([str(experiment), *arguments])
 
 
-def test_what_is_no_experiment(tmp_path, capsys):
+def test_what_is_no_experiment(tmp_path):
     with pytest.raises(UserError, match="is no experiment"):
-        sweeps.jobs(tmp_path)
+        spec.jobs(tmp_path)
     (tmp_path / "sweep.toml").write_text("a = [")
     with pytest.raises(UserError, match=r"sweep\.toml"):
-        sweeps.read(tmp_path, "cpu", tmp_path)
-    assert report.main([str(tmp_path)]) == 2
-    assert "has no figures" in capsys.readouterr().out
+        spec.read(tmp_path, "cpu", tmp_path)
+    with pytest.raises(UserError, match="has no figures"):
+        report.main([str(tmp_path)])
     near = tmp_path / "scan"
     near.mkdir()
     (near / "sweep.toml").touch()
     for main in (report.main, sweep.main):
-        assert main([str(tmp_path / "scna"), *(["--scale=cpu"] if main is sweep.main else [])]) == 2
-        assert "did you mean" in capsys.readouterr().out.replace("\n", " ")
+        with pytest.raises(UserError, match="did you mean"):
+            main([str(tmp_path / "scna"), "--scale=cpu"])
+
+
+def flags(folder, *more):
+    width = "toy.width=3,5"
+    config = "--config=tests/training/toy_config.py"
+    return [config, f"--grid={width}", "--grid=seed=0,1", f"--runs={folder}", *more]
+
+
+def test_a_sweep_of_flags_needs_no_folder_and_goes_on_by_the_same_line(tmp_path, capsys):
+    line = flags(tmp_path / "grid", "--config.steps=4", "--config.log_every=1")
+    assert sweep.main(line) == 0
+    file = tmp_path / "grid" / "results" / "grid.json"
+    found = results.read(file)
+    assert found["set"] == {"steps": 4, "log_every": 1}
+    points = [{"toy.width": width, "seed": seed} for width in (3, 5) for seed in (0, 1)]
+    assert [run["point"] for run in found["runs"]] == points
+    capsys.readouterr()
+    assert sweep.main(line) == 0
+    told = capsys.readouterr().out
+    assert "4 finished, 0 failed, 0 to do" in told
+    assert f"now: python -m relpos.report {tmp_path / 'grid'}\n" in told
+    # Another seed needs one run more of each width.
+    more = spec.from_flags("tests/training/toy_config.py", ["toy.width=3,5", "seed=0,1,2"],
+                           [("steps", "4"), ("log_every", "1")], tmp_path / "grid")  # fmt: skip
+    assert [trial.state for trial in more.trials].count("waiting") == 2
+    with pytest.raises(UserError, match="steps is 4 there, 5 in the sweep"):
+        sweep.main(flags(tmp_path / "grid", "--config.steps=5", "--config.log_every=1"))
+
+    report.main([str(tmp_path / "grid")])
+    page = file.with_suffix(".html").read_text()
+    (command,) = re.findall(r"<pre>(python -m relpos\.sweep [^<]*)</pre>", page)
+    again = shlex.split(command)[3:]
+    assert sweep.main(again) == 0
+    assert "4 finished, 0 failed, 0 to do" in capsys.readouterr().out
+    assert "Training" in page
+    assert page.count("<svg ") >= 3
+    assert file.with_suffix(".md").read_text().count("| finished |") == 4
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["seed"], "--grid takes KEY=VALUE"),
+        (["seed="], "--grid takes KEY=VALUE"),
+        (["sead=0"], "did you mean 'seed'"),
+        (["seed=x"], "takes a value of type int"),
+        (["seed=0", "seed=1"], "seed is set already"),
+        (["steps=1"], "steps is set already"),
+    ],
+)
+def test_a_wrong_axis_is_named(tmp_path, grid, message):
+    with pytest.raises(UserError, match=message):
+        spec.from_flags("lm", grid, [("steps", "3")], tmp_path)
+
+
+def test_values_of_an_axis(tmp_path):
+    def values(text):
+        found = spec.from_flags("lm", [text], [], tmp_path)
+        return [trial.point[text.partition("=")[0]] for trial in found.trials]
+
+    assert values("encoding=rope, t5") == ["rope", "t5"]
+    assert values("encoding=rope,t5;rope") == ["rope,t5", "rope"]
+    assert values("encoding=rope,t5;") == ["rope,t5"]
+    assert values("eval_multiples=1,2;4") == [[1, 2], [4]]
+    assert values("seed=0,1,0") == [0, 1]
+    every = values("encoding=every scheme")
+    assert {"rope", "t5", "none"} <= set(every)
+    assert "rope_2d" not in every
+    (one,) = spec.from_flags("lm", ["data.sources.files.path=a/b c"], [], tmp_path).trials
+    assert one.workdir == tmp_path / "path=a_b_c"
+    with pytest.raises(UserError, match="would have one run directory"):
+        spec.from_flags("lm", ["data.sources.files.path=a/b,a_b"], [], tmp_path)
 
 
 def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
-    from relpos import config as config_lib
-
-    experiments = sorted(
-        path.parent for path in (script_root() / "experiments").glob("*/README.md")
-    )
-    folders = [job for experiment in experiments for job in sweeps.jobs(experiment)]
-    assert {path.parent for path in (script_root() / "experiments").rglob("sweep.toml")} == set(
-        folders
-    )
+    experiments = sorted(path.parent for path in (ROOT / "experiments").glob("*/README.md"))
+    folders = [job for experiment in experiments for job in spec.jobs(experiment)]
+    assert {path.parent for path in (ROOT / "experiments").rglob("sweep.toml")} == set(folders)
     for folder in folders:
-        read = [sweeps.read(folder, scale, tmp_path) for scale in ("smoke", "cpu", "full")]
+        found = [spec.read(folder, scale, tmp_path) for scale in ("smoke", "cpu", "full")]
         asked = set()  # runs of one setting differ by seed and scheme, which any config takes
-        for found in read:
-            for one in found.runs:
-                items = {key: sweeps.spelled(value) for key, value in one.overrides.items()}
+        for each in found:
+            for one in each.trials:
+                items = {key: spelled(value) for key, value in one.overrides.items()}
                 alike = {"seed": "0", "encoding": "none"}
-                asked.add((found.config, *sorted((items | alike).items())))
+                asked.add((each.config, *sorted((items | alike).items())))
         for config, *items in asked:
-            config_lib.load(script_root() / config, items)
-
-
-def script_root():
-    from tests.scripts.load import SCRIPTS
-
-    return SCRIPTS.parent
+            config_lib.load(ROOT / config, items)
