@@ -23,8 +23,8 @@ h2 { font-size: 1.25rem; margin-top: 2.5rem; padding-top: .75rem; border-top: 1p
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p { max-width: 75ch; overflow-wrap: anywhere; }
 .pictures { display: grid; gap: 16px; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
-.pictures svg { display: block; width: 100%; max-width: 460px; height: auto; }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }
+.pictures svg { display: block; width: 100%; max-width: 560px; height: auto; }
 svg text { font-family: "DejaVu Sans", Verdana, sans-serif !important; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; padding: 0; list-style: none; font-size: .875rem; }
 .legend svg { vertical-align: middle; margin-right: 6px; }
@@ -33,7 +33,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: 4px 10px; text-align: left; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; min-width: 4.5em; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
-pre { background: var(--soft); padding: 10px; font-size: .8125rem; overflow-x: auto; }
+pre { background: var(--soft); padding: 10px; font-size: .8125rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: 6px 0; }
 """
 
@@ -125,6 +125,7 @@ def _svg(drawn: Any) -> str:
     import matplotlib
 
     file = io.StringIO()
+    drawn.draw_without_rendering()  # the ticks, after which the room for them is laid out
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "relpos"}):
         drawn.savefig(
             file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}

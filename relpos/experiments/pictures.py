@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,6 +18,8 @@ from relpos import encodings
 from relpos.errors import UserError
 from relpos.experiments import leaderboard
 from relpos.experiments.job import Job
+from relpos.nn.layer_encodings import is_shared_by_layers
+from relpos.nn.stack import Stack
 from relpos.runs import Run
 from relpos.runs.metrics import by_length, is_number, measure_of
 from relpos.runs.plot import figure, mark_trained, show_lengths
@@ -219,16 +222,19 @@ def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
 
 
 def _biases(run: Run) -> np.ndarray | None:
-    """Return every head's bias at distances up to twice the trained length, of a model's first encoding with one."""
+    """Return every head's bias at distances up to twice the trained length, of the first layer that has one."""
     try:
         d = jnp.arange(2 * run.config.get("sequence_length", 64))
-        parts = [part for _, part in nnx.iter_graph(run.model)]
+        stacks = [part for _, part in nnx.iter_graph(run.model) if isinstance(part, Stack)]
     except (UserError, OSError):  # no run, no checkpoint, or data that are not here
         return None
-    for part in parts:
-        if isinstance(part, encodings.Encoding):
-            with contextlib.suppress(ValueError, NotImplementedError):
-                return np.asarray(encodings.biases(part, d), np.float32)
+    for block in (block for stack in stacks for block in stack.blocks):
+        # A block stands for several layers, whose parameters have an axis of layers where they are not shared.
+        kind, shared, own = nnx.split(block, is_shared_by_layers, ...)
+        first = nnx.merge(kind, shared, jax.tree.map(lambda x: x[0], own))
+        if first.attention.encoding is not None:
+            with contextlib.suppress(ValueError):  # no bias over distance
+                return np.asarray(encodings.biases(first.attention.encoding, d), np.float32)
     return None
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.scripts.load import script
-
-leaderboard = script("leaderboard")
+from relpos.experiments import leaderboard, pictures
+from relpos.experiments.job import Job
+from relpos.experiments.measures import Report
 
 INSIDE = {"name": "inside", "split": "test", "value": "accuracy", "multiple": 1}
 REPORT = {
@@ -33,7 +33,7 @@ def job(name, figures, **changed):
         for seed, run in enumerate(seeds)
     ]
     results = {"scale": "cpu", "config": "configs/algorithmic.py", "set": {}, "runs": runs}
-    return leaderboard.Job(name, REPORT | changed, results)
+    return Job(name, Report.of_section(REPORT | changed, name), results)
 
 
 A = {"none": [(99, 50), (98, 54)], "rope": [(99, 40), (60, 10)], "t5": [(99, 70), (97, 90)]}
@@ -83,7 +83,8 @@ def test_costs_are_of_the_job_that_says_so(costs):
 
 
 def test_the_picture_has_a_panel_for_each_job():
-    drawn = leaderboard.draw([job("a", A), job("b", B, **LOWER)])
+    jobs = [job("a", A), job("b", B, **LOWER)]
+    drawn = pictures.board(jobs, pictures.looks(jobs))
     first, second = drawn.axes
     crosses = [line.get_xdata()[0] for line in first.lines if line.get_marker() == "x"]
     assert crosses == [10]
