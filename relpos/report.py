@@ -2,7 +2,6 @@
 
     relpos report runs/lm_sweep
     relpos report experiments/scan_cutoffs --scale cpu
-    relpos report runs/rope runs/t5 --output lengths.png
 
 A sweep's report lies beside its figures in results/: the tables (.md), a page with all pictures that needs nothing else
 (.html) and its first picture (.png). Every run has a row, failed ones too, with its figure in distribution beside its
@@ -10,8 +9,12 @@ result. Means have the standard deviation of the runs (of the sample, n - 1), to
 runs that have not learned the task itself, and the table says how many those are. An experiment of several jobs has
 tables for each, and one page and a table with a row for each scheme in its own results/.
 
-Curves of training and learned biases need the run directories, below ``--runs``. Run directories without a sweep are
-compared by their test; ``--output`` says where, and by its suffix what: .md, .html, .png, .svg, without a suffix all.
+Curves of training and learned biases need the run directories, below ``--runs``.
+
+    relpos report runs/rope runs/t5 --output lengths.png
+
+compares run directories of no sweep by their test. ``--output`` says where, and by its suffix what is written: .md,
+.html, .png or .svg, and without a suffix the first three.
 """
 
 import functools
@@ -47,15 +50,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="of runs without a sweep")
     flags = parser.parse_args(argv)
     console = Console()
-    of_runs = [path for path in flags.paths if (path / "config.json").exists()]
-    if of_runs:
-        if len(of_runs) < len(flags.paths):
-            raise UserError("give run directories only, or one experiment or sweep")
-        _write_runs(console, job_lib.of_runs(of_runs), flags.output)
+    others = [path for path in flags.paths if not (path / "config.json").exists()]
+    if not others:
+        _write_runs(console, job_lib.of_runs(flags.paths), flags.output)
         return
     if len(flags.paths) > 1 or flags.output:
         raise UserError(
-            "several folders, and --output, are for run directories, which have a config.json"
+            f"{str(others[0])!r} is no run directory: it has no config.json. One experiment or sweep is reported alone, "
+            "without --output"
         )
     (experiment,) = flags.paths
     found = _read(experiment, flags.scale or "*", flags.runs)

@@ -24,7 +24,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p { max-width: 75ch; overflow-wrap: anywhere; }
 .pictures { display: grid; gap: 16px; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }
-.pictures svg { display: block; width: 100%; max-width: 560px; height: auto; }
+.pictures svg { display: block; width: 100%; max-width: 500px; height: auto; }
 svg text { font-family: "DejaVu Sans", Verdana, sans-serif !important; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; padding: 0; list-style: none; font-size: .875rem; }
 .legend svg { vertical-align: middle; margin-right: 6px; }

@@ -155,8 +155,8 @@ def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> Any | None:
 
 
 def _mark_trained(panel: Any, job: Job) -> None:
-    for x in job.xs if job.report.x == "sequence_length" else ():
-        mark_trained(panel, x, GREY)
+    if job.report.x == "sequence_length":
+        mark_trained(panel, job.xs, GREY)
 
 
 def named_lengths(job: Job) -> Any:

@@ -41,7 +41,7 @@ def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, t
         newest = dict(zip(lengths.tolist(), tested[name].tolist(), strict=True))
         panels[1].plot(sorted(newest), [newest[n] for n in sorted(newest)], marker="o")
         show_lengths(panels[1], newest)
-        mark_trained(panels[1], trained_length)
+        mark_trained(panels[1], [trained_length])
         panels[1].set(ylabel=f"test {name}")
     return drawn
 
@@ -55,10 +55,8 @@ def show_lengths(panel: Any, lengths: Iterable[int]) -> None:
     panel.set_xlabel("length")
 
 
-def mark_trained(panel: Any, length: int, color: str = "gray") -> None:
-    """Mark the length that a model was trained at."""
-    panel.axvline(length, color=color, linewidth=0.8, linestyle=":", label="_trained")
-    panel.annotate(
-        "trained", (length, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
-        va="top", fontsize=7, color=color,
-    )  # fmt: skip
+def mark_trained(panel: Any, lengths: Iterable[int], color: str = "gray") -> None:
+    """Mark the lengths that models were trained at, and say so below the axis."""
+    for length in lengths:
+        panel.axvline(length, color=color, linewidth=1, linestyle=":")
+    panel.xaxis.label.set_text(f"{panel.get_xlabel()} (dotted: trained)")

@@ -174,7 +174,8 @@ def test_a_run_is_drawn(toy_config, tmp_path):
         file.write('{"step": 20, "split": "test", "length": 16, "loss": 4.5}\n')
     _, lengths = run.plot().axes
     assert lengths.lines[0].get_xdata().tolist() == [8, 16]
-    assert [text.get_text() for text in lengths.texts] == ["trained"]
+    assert lengths.lines[1].get_xdata() == [8, 8]
+    assert lengths.get_xlabel() == "length (dotted: trained)"
 
 
 def test_the_model_of_a_run_under_way_is_the_newest_there_is(toy_config, tmp_path):
