@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if len(flags.paths) > 1 or flags.output:
         raise UserError(
-            f"{str(others[0])!r} is no run directory: it has no config.json. One experiment or sweep is reported alone, "
-            "without --output"
+            f"{str(others[0])!r} is no run directory: it has no config.json. An experiment or a sweep is reported "
+            "alone, and without --output"
         )
     (experiment,) = flags.paths
     found = _read(experiment, flags.scale or "*", flags.runs)

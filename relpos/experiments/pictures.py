@@ -230,7 +230,8 @@ def _biases(run: Run) -> np.ndarray | None:
         return None
     for block in (block for stack in stacks for block in stack.blocks):
         # A block stands for several layers, whose parameters have an axis of layers where they are not shared.
-        kind, shared, own = nnx.split(block, is_shared_by_layers, ...)
+        parts: Any = nnx.split(block, is_shared_by_layers, ...)
+        kind, shared, own = parts
         first = nnx.merge(kind, shared, jax.tree.map(lambda x: x[0], own))
         if first.attention.encoding is not None:
             with contextlib.suppress(ValueError):  # no bias over distance

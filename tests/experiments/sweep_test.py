@@ -1,4 +1,5 @@
 import fcntl
+import io
 import json
 import os
 import re
@@ -10,12 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from relpos import config as config_lib
 from relpos import report, sweep
 from relpos.errors import UserError
-from relpos.experiments import pool, results, spec
+from relpos.experiments import job as job_lib
+from relpos.experiments import pictures, pool, results, spec
 from relpos.experiments.trial import spelled
+from relpos.runs import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -378,6 +382,87 @@ def test_values_of_an_axis(tmp_path):
     assert one.workdir == tmp_path / "path=a_b_c"
     with pytest.raises(UserError, match="would have one run directory"):
         spec.from_flags("lm", ["data.sources.files.path=a/b,a_b"], [], tmp_path)
+
+
+def test_a_run_that_was_killed_goes_on_exactly(tmp_path, monkeypatch):
+    def line(name):
+        config = "--config=tests/training/toy_config.py"
+        return [config, "--grid=seed=3", f"--runs={tmp_path / name}", "--config.log_every=1"]
+
+    monkeypatch.setenv("TOY_KILL", "batch 13")
+    assert sweep.main(line("killed")) == 1
+    monkeypatch.delenv("TOY_KILL")
+    killed = Run(tmp_path / "killed" / "seed=3")
+    assert 0 < killed.step < 13
+    assert sweep.main([*line("killed"), "--retry"]) == 0
+    assert sweep.main(line("whole")) == 0
+    whole = Run(tmp_path / "whole" / "seed=3")
+    for split in ("train", "validation", "test"):
+        found, wanted = killed.metrics[split], whole.metrics[split]
+        for column in ("step", "loss"):
+            assert found[column].tolist() == wanted[column].tolist()
+
+
+def test_a_terminal_shows_what_runs_and_how_far_it_is(tmp_path):
+    found = spec.from_flags("lm", ["seed=0,1"], [("steps", "40")], tmp_path)
+    first, second = found.trials
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    progress = sweep._Progress(console, found.trials, lambda trial: trial.name)
+    with progress:
+        progress.began(first)
+        first.workdir.mkdir(parents=True)
+        (first.workdir / "metrics.jsonl").write_text('{"step": 10, "split": "train"}\n')
+        progress._show()
+        progress._bar.refresh()
+        assert progress._bar.tasks[0].completed == pytest.approx(0.25)
+        progress.ended(first, "finished")
+        progress.began(second)
+        progress._bar.refresh()
+    shown = console.file.getvalue()
+    for text in ("seed=0", "step 10 of 40", "seed=0: finished after 0.0 min", "1 of 2", "seed=1"):
+        assert text in shown
+
+
+def test_elsewhere_there_is_a_line_when_a_run_begins_or_ends(tmp_path):
+    found = spec.from_flags("lm", ["seed=0,1"], [], tmp_path)
+    console = Console(file=io.StringIO())
+    with sweep._Progress(console, found.trials, lambda trial: trial.name) as progress:
+        for trial in found.trials:
+            progress.began(trial)
+            progress.ended(trial, "finished")
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "seed=0: begins"
+    assert lines[1] == "seed=0: finished after 0.0 min (1 of 2, about 0 min left)"
+    assert lines[3] == "seed=1: finished after 0.0 min"
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys):
+    for name, value in (("a", 2.5), ("b", 2.25)):
+        (tmp_path / name).mkdir()
+        config = {"encoding": "rope", "sequence_length": 8, "seed": 0}
+        (tmp_path / name / "config.json").write_text(json.dumps({"config": config}))
+        (tmp_path / name / "summary.txt").touch()
+        lines = [
+            {"step": 3, "split": "test", "length": length, "bits_per_byte": value + length / 16}
+            for length in (8, 16)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    report.main([*runs, f"--output={tmp_path / 'new' / 'lengths.png'}"])
+    assert "| `b` | 8 | **3.25** | 1 |" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["lengths.png"]
+    report.main([*runs, f"--output={tmp_path / 'all'}"])
+    assert {path.suffix for path in tmp_path.glob("all.*")} == {".md", ".html", ".png"}
+    with pytest.raises(UserError, match=r"none of \.md"):
+        report.main([*runs, f"--output={tmp_path / 'a.gif'}"])
+    with pytest.raises(UserError, match="c' is no run directory"):
+        report.main([*runs, str(tmp_path / "c")])
+    job = job_lib.of_runs([tmp_path / "a", tmp_path / "b"])
+    (axes,) = pictures.named_lengths(job).axes
+    assert [text.get_text() for text in axes.texts] == ["b", "a"]
+    assert axes.lines[0].get_xydata().tolist() == [[8, 2.75], [16, 3.25]]
 
 
 def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
