@@ -139,7 +139,7 @@ def _write_page(
 
 def _picture(console: Console, path: Path, draw: Callable[[], Any]) -> None:
     if _can_draw(console, path):
-        draw().savefig(path, dpi=150)
+        draw().savefig(path, dpi=200)
         say(console, f"written: {path}")
 
 

@@ -48,10 +48,10 @@ def test_a_run_answers_and_is_scored_from_python(workdir):
     assert len(run.predict(["0 1", "1 1 0"])) == 2
     with pytest.raises(UserError, match="x"):
         run.predict(["0 1", "x"])
-    with pytest.raises(UserError, match="temperature is for models that continue a text"):
+    with pytest.raises(UserError, match="--temperature is for models that continue a text"):
         run.predict("0 1", temperature=0.5)
     assert [record["length"] for record in run.evaluate(lengths=[2, 5])] == [2, 5]
-    with pytest.raises(UserError, match="a text is for language models"):
+    with pytest.raises(UserError, match="--text is for language models"):
         run.evaluate(text="a.txt")
     with pytest.raises(UserError, match="has no single tokenizer"):
         _ = run.tokenizer

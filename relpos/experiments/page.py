@@ -72,7 +72,7 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
 def _job(job: Job, drawn_as: Mapping[Any, Look], several: bool) -> Iterable[str]:
     if several:
         yield f"<h2>{html.escape(job.name)}</h2>"
-    yield _paragraph(tables.note(job).partition("; ")[2].partition(". ")[2])
+    yield _paragraph(tables.note(job))
     yield _legend({name: look for name, look in drawn_as.items() if name in job.series})
     headings = []
     for heading, found in pictures.of_job(job, drawn_as):

@@ -224,7 +224,7 @@ def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
 def _biases(run: Run) -> np.ndarray | None:
     """Return every head's bias at distances up to twice the trained length, of the first layer that has one."""
     try:
-        d = jnp.arange(2 * run.config.get("sequence_length", 64))
+        d = jnp.arange(2 * run.settings.get("sequence_length", 64))
         stacks = [part for _, part in nnx.iter_graph(run.model) if isinstance(part, Stack)]
     except (UserError, OSError):  # no run, no checkpoint, or data that are not here
         return None

@@ -20,14 +20,15 @@ def show(value: float | None, digits: int) -> str:
 
 def markdown(job: Job) -> str:
     """Return a table of the means and one of every run."""
-    return "\n".join([note(job), "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
+    made = f"Scale {job.results['scale']}; {job.made_with}. {note(job)}"
+    return "\n".join([made, "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
 
 
 def note(job: Job) -> str:
-    """Return what the figures were made with and what the means leave out."""
+    """Return what the means are and what they leave out."""
     return (
-        f"Scale {job.results['scale']}; {job.made_with}. Means are over {bound(job)}, ± the standard deviation of the "
-        f"n runs; one run has none. The best mean is bold: {job.report.better} is better."
+        f"Means are over {bound(job)}, ± the standard deviation of the n runs; one run has none. The best mean is "
+        f"bold: {job.report.better} is better."
     )
 
 

@@ -135,7 +135,7 @@ class Run:
     @functools.cached_property
     def _created_task(self) -> Task:
         run, config = read_run(self.path), self.config
-        if is_own_code(config.get("task")) and not self._trust_code:
+        if is_own_code(self.settings.get("task")) and not self._trust_code:
             raise UserError(
                 f"{str(self.path / 'config.json')!r} asks for code that is no part of relpos, the task "
                 f"{config.task!r}: where you trust it, --trust_code (in Python trust_code=True) runs it"
@@ -209,7 +209,7 @@ class Run:
             found: list[Record] = task.evaluate_text(self.model, path=text, **how)
             return found
         if text:
-            raise UserError(f"a text is for language models: {self.config.task} is scored by split")
+            raise UserError(f"--text is for language models: {self.config.task} is scored by split")
         if not hasattr(task, "evaluate_splits"):
             raise UserError(f"task {self.config.task} cannot be evaluated on its own yet")
         found = task.evaluate_splits(self.model, **how)
@@ -262,7 +262,9 @@ class Run:
         task: Any = self.task
         if self.continues:
             kept = self.config.sample
-            how = {name: kept[name] for name in ("temperature", "top_k", "top_p")} | sampling
+            how = {
+                name: getattr(kept, name) for name in ("temperature", "top_k", "top_p")
+            } | sampling
             most = max_tokens or kept.max_tokens or 1
             for prompt, continuation in task.predict(
                 self.model, chunks, Sampling(**how), most, seed or 0, context or 0
@@ -273,7 +275,7 @@ class Run:
         for name, value in {**given, **sampling}.items():
             if value is not None:
                 raise UserError(
-                    f"{name} is for models that continue a text; this one has one answer"
+                    f"--{name} is for models that continue a text; this one has one answer"
                 )
         if not hasattr(task, "predict_lines"):
             raise UserError(f"task {self.config.task} cannot predict yet")
