@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
         )
     (experiment,) = flags.paths
     found = _read(experiment, flags.scale or "*", flags.runs)
+    alone = next(iter(found)).parents[1] == experiment  # not one of several jobs
     for path, job in found.items():
         _write(console, path.with_suffix(".md"), tables.markdown(job))
         _picture(console, path.with_suffix(".png"), functools.partial(_results, job))
@@ -68,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
         jobs = [job for path, job in found.items() if path.stem == scale]
         path = experiment / "results" / f"{scale}.html"
         path.parent.mkdir(exist_ok=True)
-        if len(jobs) > 1:
+        if not alone:
             _write(console, path.with_suffix(".md"), leaderboard.markdown(jobs))
             _picture(console, path.with_suffix(".png"), functools.partial(_board, jobs))
-        title = jobs[0].report.title if len(jobs) == 1 else experiment.name
+        title = jobs[0].report.title if alone else experiment.name
         _write_page(console, path, title, jobs, spec.command(experiment, jobs[0].results))
 
 

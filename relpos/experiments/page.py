@@ -43,7 +43,7 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
 
     Args:
       title: of the experiment.
-      jobs: its jobs at one scale; with several the page begins with the leaderboard.
+      jobs: its jobs at one scale, with several the page begins with the leaderboard.
       command: the line that trains the runs, "" where there is none.
 
     Raises:

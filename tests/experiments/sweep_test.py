@@ -437,7 +437,7 @@ def test_elsewhere_there_is_a_line_when_a_run_begins_or_ends(tmp_path):
     assert "\x1b" not in console.file.getvalue()
 
 
-def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys):
+def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys, monkeypatch):
     for name, value in (("a", 2.5), ("b", 2.25)):
         (tmp_path / name).mkdir()
         config = {"encoding": "rope", "sequence_length": 8, "seed": 0}
@@ -459,6 +459,11 @@ def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys):
         report.main([*runs, f"--output={tmp_path / 'a.gif'}"])
     with pytest.raises(UserError, match="c' is no run directory"):
         report.main([*runs, str(tmp_path / "c")])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report.main([*runs, f"--output={tmp_path / 'plain'}"])
+    assert [path.suffix for path in tmp_path.glob("plain.*")] == [".md"]
+    assert "plain.html, which needs matplotlib" in capsys.readouterr().out
+    monkeypatch.undo()
     job = job_lib.of_runs([tmp_path / "a", tmp_path / "b"])
     (axes,) = pictures.named_lengths(job).axes
     assert [text.get_text() for text in axes.texts] == ["b", "a"]

@@ -163,7 +163,7 @@ def test_a_frame_has_a_row_for_each_record(tmp_path, monkeypatch):
     assert Run(tmp_path).frame()["loss"].tolist() == [2.5]
 
 
-def test_a_run_is_drawn(toy_config, tmp_path):
+def test_a_run_is_drawn(toy_config, tmp_path, monkeypatch):
     train(toy_config(), tmp_path, Console(quiet=True))
     run = load_run(tmp_path)
     (panel,) = run.plot().axes
@@ -176,6 +176,9 @@ def test_a_run_is_drawn(toy_config, tmp_path):
     assert lengths.lines[0].get_xdata().tolist() == [8, 16]
     assert lengths.lines[1].get_xdata() == [8, 8]
     assert lengths.get_xlabel() == "length (dotted: trained)"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"pip install 'relpos\[plots\]'"):
+        run.plot()
 
 
 def test_the_model_of_a_run_under_way_is_the_newest_there_is(toy_config, tmp_path):
