@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 FINISHED, BEGUN, WAITING = "finished", "begun", "waiting"
 
 
+class NoCheckpointError(UserError):
+    """A run has no checkpoint yet."""
+
+
 class Run:
     """A run of `relpos train`, finished or not.
 
@@ -124,13 +128,13 @@ class Run:
         """The step of the checkpoint that `model` is read from; settled when it is first asked for.
 
         Raises:
-          UserError: there is no checkpoint yet.
+          NoCheckpointError: there is none yet.
         """
         if self._asked is not None:
             return self._asked
         if (newest := newest_step(self.path)) is not None:
             return newest
-        raise UserError(f"{str(self.path)!r} has no checkpoint yet: train it first")
+        raise NoCheckpointError(f"{str(self.path)!r} has no checkpoint yet: train it first")
 
     @functools.cached_property
     def _created_task(self) -> Task:
@@ -151,9 +155,13 @@ class Run:
         """Its data, loss and evaluation; without the encoding if the run has dropped it by `step`.
 
         Raises:
-          UserError: there is no checkpoint, the task is not part of relpos, or its data are not to be had.
+          UserError: the task is not part of relpos, or its data are not to be had.
         """
-        return dropping.task_at(self.step, self.config, self._created_task)
+        task = self._created_task
+        try:
+            return dropping.task_at(self.step, self.config, task)
+        except NoCheckpointError:
+            return task
 
     @property
     def tokenizer(self) -> Any:
@@ -171,7 +179,7 @@ class Run:
         """The trained model, a Flax NNX module on a device of this machine.
 
         Raises:
-          UserError: as `task`, or there is no such checkpoint.
+          UserError: as `task` and `step`, or there is no such checkpoint.
           CheckpointError: it is damaged.
         """
         while True:

@@ -124,6 +124,9 @@ def test_a_run_tells_how_far_it_is(toy_config, tmp_path):
     directory.describe({"corpus": {"name": "a"}})
     directory.close()
     assert (run.state, run.in_use, run.config.steps) == ("begun", False, 20)
+    assert type(Run(run.path, trust_code=True).task).__name__ == "Toy"
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        _ = Run(run.path, trust_code=True).model
     assert run.settings["toy.width"] == 7
     assert run.provenance["corpus"] == {"name": "a"}
     assert "jax" in run.provenance["versions"]
