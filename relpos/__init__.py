@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from relpos import encodings as encodings
     from relpos.attention import attention as attention
     from relpos.nn import RelativeAttention as RelativeAttention
-    from relpos.training.loaded_run import load_run
+    from relpos.runs import load_run as load_run
 
 __version__ = "0.1.0"
 __all__ = ["RelativeAttention", "attention", "encodings", "load_run"]
-_MODULES = {"RelativeAttention": "relpos.nn", "load_run": "relpos.training.loaded_run"}
+_MODULES = {"RelativeAttention": "relpos.nn", "load_run": "relpos.runs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,17 @@
-"""The command ``relpos``, which is ``python -m relpos`` too: train, evaluate and predict."""
+"""The command ``relpos``, which is ``python -m relpos`` too, and ``relpos-train`` and its likes for each command."""
 
 import importlib
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import relpos
 from relpos import cli
 from relpos.errors import UserError, did_you_mean
 
-COMMANDS = ("train", "evaluate", "predict")
+COMMANDS = ("train", "evaluate", "predict", "sweep", "report")
+_PLAIN = ("sweep", "report")  # do not train themselves: what they start prepares its own process
 _USAGE = f"usage: relpos {{{','.join(COMMANDS)}}} ...   or: relpos --help, relpos --version"
 
 
@@ -40,8 +43,11 @@ def _module(command: str):
 
 
 def main() -> NoReturn:
-    """Run the command line and exit."""
-    cli.command(run_command)
+    """Run the command line and exit. Called as ``relpos-NAME`` it is the command NAME."""
+    _, dash, command = Path(sys.argv[0]).name.partition("relpos-")
+    given = [command] if dash and command in COMMANDS else []
+    start = cli.run if [*given, *sys.argv[1:]][:1] in [[name] for name in _PLAIN] else cli.command
+    start(lambda argv: run_command([*given, *argv]))
 
 
 if __name__ == "__main__":

@@ -39,18 +39,12 @@ def main(argv: Sequence[str]) -> None:
 
     from rich.console import Console  # after the flags: mistakes are told at once
 
-    from relpos.training.evaluation import evaluate, evaluate_text
-    from relpos.training.loaded_run import load_run
-    from relpos.training.task import ScoresText
+    from relpos.runs import load_run
 
-    config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
-    console = Console()
-    if not flags.text:
-        records = evaluate(task, model, flags.split or "test", lengths=lengths, console=console)
-    elif isinstance(task, ScoresText):
-        records = evaluate_text(task, model, flags.text, lengths=lengths, console=console)
-    else:
-        raise UserError(f"--text is for language models: {config.task} is scored by split")
+    run = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
+    records = run.evaluate(
+        flags.split or "test", lengths=lengths, text=flags.text, console=Console()
+    )
     if flags.json is not None:
         from relpos.files import write_out
         from relpos.training.metrics import finite

@@ -15,7 +15,6 @@ its own line is empty, and the exit code in the end is 1:
 - an algorithmic task reads the symbols of a question, separated by spaces.
 """
 
-import dataclasses
 import io
 import select
 import sys
@@ -61,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     # After the flags: mistakes are told at once.
     from relpos.nn import Sampling
     from relpos.nn.generate import check_new_tokens
-    from relpos.training.loaded_run import load_run
-    from relpos.training.task import AnswersLines, Continues
+    from relpos.runs import load_run
 
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -72,39 +70,16 @@ def main(argv: Sequence[str]) -> int:
             check_new_tokens(flags.max_tokens)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    config, task, model, _ = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
+    run = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
     prompts = [_raw(prompt) for prompt in flags.prompts]
     chunks = iter([prompts]) if prompts else _chunks()
-    if isinstance(task, Continues):
-        kept = config.sample
-        sampling = dataclasses.replace(kept.sampling, **given)
-        max_tokens = flags.max_tokens or kept.max_tokens or 1
-        _write_continuations(
-            task.predict(model, chunks, sampling, max_tokens, flags.seed or 0, flags.context or 0)
-        )
-        return 0
-    if isinstance(task, AnswersLines):
-        for name in ("max_tokens", "context", "temperature", "top_k", "top_p", "seed"):
-            if getattr(flags, name) is not None:
-                raise UserError(
-                    f"--{name} is for models that continue a text; this one has one answer"
-                )
-        answers = (answer for chunk in chunks for answer in task.predict_lines(model, chunk))
-        return 1 if _write_answers(answers) else 0
-    raise UserError(f"task {config.task} cannot predict yet")
+    how = {"max_tokens": flags.max_tokens, "context": flags.context, "seed": flags.seed}
+    answers = run.answers(chunks, **how, **given)
+    return 1 if _write(answers, between=b"\n" if run.continues else b"") else 0
 
 
-def _write_continuations(pairs: Iterable[tuple[bytes, bytes]]) -> None:
-    out = sys.stdout.buffer
-    first = True
-    for prompt, continuation in pairs:
-        out.write((b"" if first else b"\n") + prompt + continuation + b"\n")
-        out.flush()
-        first = False
-
-
-def _write_answers(answers: Iterable[bytes | UserError]) -> int:
-    """Write a line for each, and return how many have no answer."""
+def _write(answers: Iterable[bytes | UserError], between: bytes) -> int:
+    """Write each and a line break, with `between` between two; return how many have no answer."""
     out = sys.stdout.buffer
     refused = 0
     for number, answer in enumerate(answers, 1):
@@ -112,7 +87,7 @@ def _write_answers(answers: Iterable[bytes | UserError]) -> int:
             print(printable(f"line {number}: {answer}"), file=sys.stderr)
             answer = b""
             refused += 1
-        out.write(answer + b"\n")
+        out.write((between if number > 1 else b"") + answer + b"\n")
         out.flush()
     return refused
 

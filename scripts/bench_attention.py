@@ -38,7 +38,6 @@ import bench_tables
 import jax
 import jax.numpy as jnp
 import numpy as np
-import provenance
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
@@ -48,6 +47,7 @@ from rich.table import Table
 import relpos
 from relpos import encodings
 from relpos.attention.per_head import SPLIT
+from relpos.experiments import provenance
 from relpos.positions import consecutive
 
 PARTS = ("lengths", "decode", "memory", "short", "kinds")

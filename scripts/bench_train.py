@@ -38,13 +38,13 @@ from typing import Any
 
 import bench_models
 import numpy as np
-import provenance
 from bench_models import NEW, SIZES
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from relpos import process
+from relpos.experiments import provenance
 from relpos.files import write_atomically
 
 PARTS = ("step", "generation", "depth")

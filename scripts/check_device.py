@@ -29,11 +29,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import provenance
 from flax import nnx
 
 import relpos
 from relpos import encodings
+from relpos.experiments import provenance
 
 PATHS = ("reference", "blockwise", "pallas")
 TOLERANCES = {"float32": 2e-5, "bfloat16": 3e-2}  # of the largest number of each array

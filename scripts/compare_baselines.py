@@ -23,9 +23,12 @@ from pathlib import Path
 from ngram import WittenBell
 from rich.console import Console
 from rich.table import Table
-from runs import Run, check_corpus, read_run
 
 from relpos.data import Corpus, DataError, text
+from relpos.errors import UserError
+from relpos.runs import Run, load_run
+from relpos.runs.metrics import by_length
+from relpos.terminal import printable
 
 ORDER = 5
 
@@ -77,14 +80,25 @@ def run_result(run: Run, corpus: Corpus) -> Result:
     """What a run measured on the test split at its trained length.
 
     Raises:
-        DataError: the run belongs to another corpus.
+        DataError: the run belongs to another corpus, or has no such figure.
     """
-    check_corpus(run, corpus.describe())
-    return Result(
-        run.label,
-        run.bits_per_byte[run.trained_length],
-        f"step {run.step}, length {run.trained_length}",
-    )
+    there = run.provenance.get("corpus", {})
+    for key, value in corpus.describe().items():
+        if key in ("name", "version", "sha256") and there.get(key) != value:
+            raise DataError(
+                f"{run.name} was trained on another corpus: its {key} is {there.get(key)!r}, here it is {value!r}. "
+                "Bits per byte of different texts cannot be compared."
+            )
+    settings = run.settings
+    length = settings.get("sequence_length")
+    figures = by_length(run.records(), "bits_per_byte")
+    if length not in figures:
+        raise DataError(
+            f"{run.path}/metrics.jsonl has no bits_per_byte of the test split at length {length}: let a language "
+            "model's run finish."
+        )
+    name = printable(f"{run.name} ({settings.get('encoding')})")
+    return Result(name, figures[length], f"step {run.last_step}, length {length}")
 
 
 def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
@@ -117,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {"path": options.path, "name": options.name, "data_dir": options.data_dir}
         chosen = {key: value for key, value in given.items() if value is not None}
         corpus = text.load(options.source, **chosen)
-        runs = [run_result(read_run(workdir), corpus) for workdir in options.workdir]
-    except DataError as error:
+        runs = [run_result(load_run(workdir), corpus) for workdir in options.workdir]
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     Console().print(table([ngram_result(corpus), xz_result(corpus), *runs], corpus))

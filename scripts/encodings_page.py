@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import leaderboard
 from flax import nnx
 from rich.console import Console
 
@@ -29,6 +28,8 @@ from relpos import encodings, places
 from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import SLOTS
 from relpos.encodings import Encoding, PerHead, PerKeyHead
+from relpos.experiments import job as job_lib
+from relpos.experiments import leaderboard
 from relpos.nn import Cache
 
 ROOT = Path(__file__).parent.parent
@@ -374,17 +375,13 @@ def _against_none(
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
     """Return the results of an experiment by scheme, for each job where all its runs have finished."""
-    jobs = [
-        leaderboard.read(job, "cpu")
-        for job in sorted(path.parent for path in folder.glob("*/sweep.toml"))
-        if (job / "results" / "cpu.json").exists()
-    ]
     found: dict[str, list[str]] = defaultdict(list)
-    for job in jobs:
-        for scheme in job.runs:
-            if all(run["state"] == "finished" for run in job.runs[scheme]):
-                what = job.report["result"]["name"]
-                found[scheme].append(f"{job.name}, {what}: {leaderboard.cell(job, scheme)}")
+    for path in sorted(folder.glob("*/results/cpu.json")):
+        job = job_lib.read(path.parents[1], "cpu")
+        for scheme, rows in job.series.items():
+            if all(row.finished for row in rows):
+                told = leaderboard.cell(job, scheme)
+                found[scheme].append(f"{job.name}, {job.report.result.name}: {told}")
     return {scheme: "; ".join(told) for scheme, told in found.items()}
 
 

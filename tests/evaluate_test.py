@@ -7,6 +7,7 @@ from rich.console import Console
 
 from relpos import evaluate
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.training import run_config
 from relpos.training.loop import train
 
@@ -37,6 +38,23 @@ def test_records_go_through_a_pipe_which_stays(workdir, tmp_path):
     (record,) = json.loads(found[0])
     assert (record["split"], record["length"]) == ("test", 3)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_run_answers_and_is_scored_from_python(workdir):
+    run = load_run(workdir)
+    assert not run.continues
+    (answer,) = run.predict("0 1 1")
+    assert set(answer.split()) <= {"0", "1", "_"}
+    assert len(run.predict(["0 1", "1 1 0"])) == 2
+    with pytest.raises(UserError, match="x"):
+        run.predict(["0 1", "x"])
+    with pytest.raises(UserError, match="--temperature is for models that continue a text"):
+        run.predict("0 1", temperature=0.5)
+    assert [record["length"] for record in run.evaluate(lengths=[2, 5])] == [2, 5]
+    with pytest.raises(UserError, match="--text is for language models"):
+        run.evaluate(text="a.txt")
+    with pytest.raises(UserError, match="has no single tokenizer"):
+        _ = run.tokenizer
 
 
 def test_records_that_cannot_be_written_are_told_and_the_device_stays(workdir, tmp_path):

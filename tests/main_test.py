@@ -3,6 +3,8 @@
 import re
 import shlex
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from relpos.__main__ import COMMANDS, main, run_command
 from relpos.errors import UserError
 from relpos.sections import to_plain
 from relpos.training import run_config
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +48,10 @@ def test_version(capsys):
     [
         ([], "a command is missing"),
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
-        (["--workdir=x"], "unknown command '--workdir=x'; known: evaluate, predict, train"),
+        (
+            ["--workdir=x"],
+            "unknown command '--workdir=x'; known: evaluate, predict, report, sweep, train",
+        ),
         (["evaluate", "--workdr=x"], "did you mean '--workdir'?"),
     ],
 )
@@ -69,17 +76,32 @@ def test_help_names_the_commands_with_their_examples(capsys):
 def test_the_examples_of_help_work(command, capsys, monkeypatch):
     trained = []
     monkeypatch.setattr("relpos.training.loop.train", lambda *given: trained.append(given))
+    monkeypatch.setattr("relpos.sweep._train", lambda *given: trained.append(given))
     given = examples(printed(capsys, command, "--help"))
     assert len(given) >= 2
     for name, *arguments in given:
         assert name == command
-        if command == "train":
+        if command == "train" or "--grid" in arguments:
             run_command([name, *arguments])
         else:  # the flags are right: what is missing is the run
             arguments = arguments[: arguments.index("<")] if "<" in arguments else arguments
-            with pytest.raises(UserError, match="'runs/"):
+            with pytest.raises(UserError, match=r"'(runs|experiments)/"):
                 run_command([name, *arguments])
-    assert len(trained) == (len(given) if command == "train" else 0)
+    assert len(trained) == (len(given) if command == "train" else command == "sweep")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_name_of_its_own(name, capsys, monkeypatch):
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts[f"relpos-{name}"] == scripts["relpos"] == "relpos.__main__:main"
+    prepared = []
+    monkeypatch.setattr(process, "prepare", lambda: prepared.append(name))
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/relpos-{name}", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.startswith(f"usage: relpos {name} ")
+    # What these start prepares a process of its own, for the cores that it is given.
+    assert bool(prepared) == (name not in ("sweep", "report"))
 
 
 def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):

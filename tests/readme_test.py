@@ -52,9 +52,10 @@ def test_a_trained_model_is_loaded(tmp_path, monkeypatch):
     arguments = [f"--config.{key}={value}" for key, value in small.items()]
     assert train.main(["--config=lm", "--workdir=runs/lm", *arguments]) == 0
     found = example("load_run")
-    assert (found["step"], found["config"].sequence_length) == (1, 64)
-    assert isinstance(found["model"], nnx.Module)
-    assert found["logits"].shape == (1, len("def main("), found["task"].tokenizer.vocab_size)
+    run = found["run"]
+    assert (run.step, run.config.sequence_length) == (1, 64)
+    assert isinstance(run.model, nnx.Module)
+    assert found["logits"].shape == (1, len("def main("), run.tokenizer.vocab_size)
 
 
 def test_every_example_is_run():

@@ -56,7 +56,7 @@ def evaluate(
 
 
 def evaluate_text(
-    task: Task, model: nnx.Module, path: str, *, lengths: Sequence[int], console: Console
+    task: Task, model: nnx.Module, path: str, *, lengths: Sequence[int], console: Console | None
 ) -> list[Record]:
     """Return the records of a text: a file, a glob or a folder. See `evaluate`; the task is a `ScoresText`."""
     cases = task.text_cases(model, path, lengths=lengths)  # type: ignore[attr-defined]

@@ -158,6 +158,21 @@ def _make_writable(workdir: Path) -> None:
         raise UserError(f"cannot write to --workdir {str(workdir)!r}: {error.strerror}") from None
 
 
+def is_locked(workdir: Path) -> bool:
+    """Whether a process has the run directory open."""
+    try:
+        handle = open_regular(workdir / ".lock")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _lock(workdir: Path) -> int:
     path = workdir / ".lock"
     try:

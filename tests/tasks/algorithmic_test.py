@@ -15,9 +15,9 @@ from rich.console import Console
 from relpos import evaluate, predict
 from relpos.data import algorithmic
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.training import run_config
 from relpos.training.evaluation import evaluate as scores_of
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
 
@@ -119,7 +119,8 @@ def test_lines_are_answered_in_order_and_bad_ones_told(trained, capfdbinary, mon
 
 
 def test_an_answer_does_not_depend_on_the_other_lines(trained):
-    _, task, model, _ = load_run(trained)
+    loaded = load_run(trained)
+    task, model = loaded.task, loaded.model
     symbols = [b"0", b"1"] if trained.name == "reverse" else [b"t0", b"t1"]
     lines = [b" ".join(symbols[n >> i & 1] for i in range(1 + n % 7)) for n in range(20)]
     answers = task.predict_lines(model, lines)
@@ -149,7 +150,8 @@ def test_flags_that_mean_nothing_here_are_refused(trained, flag):
 
 
 def test_a_run_whose_examples_would_be_others_is_refused(trained, monkeypatch):
-    _, task, model, _ = load_run(trained)
+    loaded = load_run(trained)
+    task, model = loaded.task, loaded.model
     monkeypatch.setitem(sys.modules["relpos.tasks.algorithmic"]._SEEDS, "test", 99)
     with pytest.raises(UserError, match="another corpus"):
         scores_of(task, model, "test")

@@ -12,13 +12,13 @@ from relpos import encodings, evaluate, predict
 from relpos.data import DataError
 from relpos.errors import UserError
 from relpos.nn import Sampling
+from relpos.runs import load_run
 from relpos.sections import flatten, to_plain
 from relpos.tasks import language_modelling
 from relpos.training import evaluation, run_config
 from relpos.training.evaluation import score
 from relpos.training.loop import train
 from relpos.training.task import create_task
-from tests.scripts.load import script
 
 SMALL = {
     "steps": 2,
@@ -50,9 +50,16 @@ def test_a_run_trains_and_is_evaluated_and_continues_prompts(tmp_path, capfdbina
     assert tested[0]["bytes"] == tested[1]["bytes"] > 0
     assert json.loads((workdir / "config.json").read_text())["corpus"]["sha256"]
 
-    run = script("runs").read_run(workdir)
-    assert (run.encoding, run.trained_length, run.step) == ("rope", 16, 2)
-    assert run.bits_per_byte == {r["length"]: r["bits_per_byte"] for r in tested}
+    trained = load_run(workdir)
+    assert (trained.config.encoding, trained.step, trained.last_step) == ("rope", 2, 2)
+    of_test = trained.metrics["test"]
+    assert of_test["bits_per_byte"].tolist() == [r["bits_per_byte"] for r in tested]
+    assert trained.tokenizer.decode(trained.tokenizer.encode(b"def")) == b"def"
+    (text,) = trained.predict("def ", max_tokens=3, temperature=0.0)
+    assert text.startswith("def ")
+    (score,) = trained.evaluate(lengths=[16])
+    assert score["bits_per_byte"] == pytest.approx(tested[0]["bits_per_byte"], rel=1e-5)
+    assert len(trained.plot().axes) == 2
 
     out = tmp_path / "scores.json"
     evaluate.main([f"--workdir={workdir}", "--lengths=16", f"--json={out}"])

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.training import run_config
 from relpos.training.evaluation import score
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
 
@@ -74,7 +74,8 @@ def test_masks_in_lines_are_filled_in_and_bad_lines_told(trained, capfdbinary, m
 
 
 def test_what_is_filled_in_is_most_probable(trained):
-    _, task, model, _ = load_run(trained)
+    loaded = load_run(trained)
+    task, model = loaded.task, loaded.model
     ids = np.array([*b"Line 1[MASK] of".replace(b"[MASK]", b"?")])
     ids[6] = task.objective.mask
     logits = np.array(model(jnp.asarray(ids)[None])[0, 6, :256])
@@ -83,7 +84,8 @@ def test_what_is_filled_in_is_most_probable(trained):
 
 
 def test_what_is_filled_in_does_not_depend_on_the_other_lines(trained):
-    _, task, model, _ = load_run(trained)
+    loaded = load_run(trained)
+    task, model = loaded.task, loaded.model
     lines = [b"Line %d[MASK]" % n + n * b"x" for n in range(50)] + [b"x" * 64 + b"[MASK]"]
     answers = task.predict_lines(model, lines)
     assert "65 tokens, more than the 64 that the run is evaluated at" in str(answers.pop())

@@ -14,8 +14,8 @@ from rich.console import Console
 from relpos import places
 from relpos.errors import UserError
 from relpos.nn import Sampling
+from relpos.runs import load_run
 from relpos.training import run_config
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
 
@@ -60,7 +60,8 @@ def test_a_run_trains_and_is_scored_and_goes_on(tmp_path, task, name):
     assert train(config, workdir, Console(file=io.StringIO(), width=60)) == 0
     tested = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(record["loss"]) for record in tested if "loss" in record)
-    _, made, model, _ = load_run(workdir)
+    loaded = load_run(workdir)
+    made, model = loaded.task, loaded.model
     assert type(model.places) is places.kind(name)
     if task == "lm":
         ((_, text),) = made.predict(model, [[b"12 + 345"]], Sampling(), 4, 0)

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from relpos.data.questions.sources import stories
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.sections import flatten, to_plain
 from relpos.tasks import question_answering
 from relpos.training import run_config
 from relpos.training.evaluation import evaluate, means
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import train
 from relpos.training.task import create_task
 
@@ -97,7 +97,8 @@ def test_a_run_trains_and_is_evaluated_and_answers(tmp_path, tokenizer, impossib
         assert ("threshold" in record) == impossible
 
     (tmp_path / "squad.json").unlink()  # a trained model needs it no more
-    _, task, model, _ = load_run(workdir)
+    loaded = load_run(workdir)
+    task, model = loaded.task, loaded.model
     context = "Ада и Zoë. " * 30 + "Ada went to the attic."
     asked = [line(context=context, question="Where is Ada?"), b"{}"] * 2
     results = list(task.predict_lines(model, asked))
@@ -133,7 +134,8 @@ def test_the_same_scores_again(tmp_path):
         if r["split"] == "test" and r["length"] == 31 and "distance" not in r
     ]
     assert (kept.pop("step"), kept.pop("split")) == (2, "test")
-    _, task, model, _ = load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    task, model = loaded.task, loaded.model
     again, *_ = evaluate(task, model, "test", lengths=[31])
     assert again.pop("split") == "test"
     assert again == pytest.approx(kept, rel=1e-5)
@@ -144,7 +146,8 @@ def test_the_same_scores_again(tmp_path):
 def test_questions_that_have_changed_are_not_scored_as_the_runs_own(tmp_path):
     assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
     squad(tmp_path, count=50)
-    _, task, model, _ = load_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    task, model = loaded.task, loaded.model
     with pytest.raises(UserError, match="another corpus"):
         evaluate(task, model, "test")
 
@@ -153,7 +156,7 @@ def test_a_lost_tokenizer_is_not_learned_anew(tmp_path):
     assert train(small(tmp_path), tmp_path / "run", Console(quiet=True)) == 0
     (tmp_path / "run" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json' is missing"):
-        load_run(tmp_path / "run")
+        _ = load_run(tmp_path / "run").model
 
 
 def test_stories_are_told_apart_by_distance(tmp_path, monkeypatch):

@@ -92,9 +92,10 @@ def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     assert (by_length[0]["source_words"], by_length[0]["pairs"]) == ("1-5", 25)
     assert by_length[0]["bleu"] == beam["bleu"]
     assert by_length[0]["chrf"] == beam["chrf"] > 0
-    from relpos.training.loaded_run import load_run
+    from relpos.runs import load_run
 
-    _, task, model, _ = load_run(workdir, None)
+    loaded = load_run(workdir)
+    task, model = loaded.task, loaded.model
     lines = [b"3 1 4", b"", b"\xff", b"1 " * 12, b"1 0 2"]
     found = task.predict_lines(model, lines)
     assert [found[0], found[4]] == [b"three one four", b"one zero two"]

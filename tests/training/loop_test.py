@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.training import loop
 from relpos.training.checkpoints import Checkpoints
-from relpos.training.loaded_run import load_run
 from relpos.training.metrics import MetricsLog
 
 

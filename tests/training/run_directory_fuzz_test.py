@@ -17,10 +17,10 @@ from rich.console import Console
 
 from relpos import evaluate, predict
 from relpos.errors import UserError
+from relpos.runs import load_run
 from relpos.sections import flatten
 from relpos.terminal import printable
 from relpos.training import run_config
-from relpos.training.loaded_run import load_run
 from relpos.training.loop import prepare, train
 from relpos.training.run_directory import RunDirectory
 
@@ -231,7 +231,7 @@ def failures(run, seed: int, folder: Path):
     shutil.copytree(source, folder)
     what = mutate(random.Random(seed), folder)
     found = []
-    if attempt(lambda: load_run(folder), found):
+    if attempt(lambda: load_run(folder).model, found):
         attempt(lambda: evaluate.main([f"--workdir={folder}"]), found)
         attempt(lambda: predict.main([f"--workdir={folder}", line]), found)
     attempt(lambda: _begin_again(config, folder), found)

@@ -1,11 +1,16 @@
 """The table of several jobs: the ranking, and what it says about runs that have not learned."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from tests.scripts.load import script
+from relpos import report
+from relpos.experiments import leaderboard, pictures
+from relpos.experiments.job import Job
+from relpos.experiments.measures import Report
 
-leaderboard = script("leaderboard")
-
+ROOT = Path(__file__).parents[2]
 INSIDE = {"name": "inside", "split": "test", "value": "accuracy", "multiple": 1}
 REPORT = {
     "x": "sequence_length",
@@ -33,7 +38,7 @@ def job(name, figures, **changed):
         for seed, run in enumerate(seeds)
     ]
     results = {"scale": "cpu", "config": "configs/algorithmic.py", "set": {}, "runs": runs}
-    return leaderboard.Job(name, REPORT | changed, results)
+    return Job(name, Report.of_section(REPORT | changed, name), results)
 
 
 A = {"none": [(99, 50), (98, 54)], "rope": [(99, 40), (60, 10)], "t5": [(99, 70), (97, 90)]}
@@ -83,7 +88,8 @@ def test_costs_are_of_the_job_that_says_so(costs):
 
 
 def test_the_picture_has_a_panel_for_each_job():
-    drawn = leaderboard.draw([job("a", A), job("b", B, **LOWER)])
+    jobs = [job("a", A), job("b", B, **LOWER)]
+    drawn = pictures.board(jobs, pictures.looks(jobs))
     first, second = drawn.axes
     crosses = [line.get_xdata()[0] for line in first.lines if line.get_marker() == "x"]
     assert crosses == [10]
@@ -94,3 +100,32 @@ def test_the_picture_has_a_panel_for_each_job():
         "rope",
         "alibi",
     ]
+
+
+def test_an_experiment_of_several_jobs_has_one_page_and_tables_of_each(tmp_path, capsys):
+    section = (ROOT / "experiments/every_scheme/reverse/sweep.toml").read_text()
+    for name in ("one", "two"):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "sweep.toml").write_text(section)
+        runs = [
+            {"point": {"sequence_length": 16, "seed": 0, "encoding": scheme}, "state": "finished",
+             "records": [{"split": "test", "length": 16, "accuracy": 0.95},
+                         {"split": "test", "length": 32, "accuracy": value}]}
+            for scheme, value in (("rope", 0.5), ("t5", 0.75))
+        ]  # fmt: skip
+        common = {"data.source": "reverse"}
+        results = {"scale": "cpu", "config": "algorithmic", "set": common, "runs": runs}
+        (tmp_path / name / "results" / "cpu.json").write_text(json.dumps(results))
+    report.main([str(tmp_path), f"--runs={tmp_path / 'runs'}"])
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("cpu.*")}
+    jobs = {
+        f"{name}/results/cpu.{kind}" for name in ("one", "two") for kind in ("json", "md", "png")
+    }
+    assert found == jobs | {f"results/cpu.{kind}" for kind in ("md", "png", "html")}
+    board = (tmp_path / "results" / "cpu.md").read_text()
+    assert "| `t5` | 100% | **75.0** (95.0) | **75.0** (95.0) |" in board
+    page = (tmp_path / "results" / "cpu.html").read_text()
+    assert "<h2>one</h2>" in page
+    assert f"python -m relpos.sweep {tmp_path} --scale cpu" in page
+    report.main([str(tmp_path / "one")])
+    assert (tmp_path / "one" / "results" / "cpu.html").exists()

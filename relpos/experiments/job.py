@@ -1,0 +1,238 @@
+"""A job with its results: a row for each run, and what the runs of a series say together."""
+
+import dataclasses
+import functools
+import math
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from relpos.errors import UserError
+from relpos.experiments import results, spec
+from relpos.experiments.measures import BETTER, Measure, Report, setting
+from relpos.experiments.results import Results
+from relpos.experiments.trial import Trial, spelled
+from relpos.runs import Run
+from relpos.runs.run import FINISHED
+from relpos.training import run_config
+from relpos.training.task import create_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A run: its record in the results, its figures by column, and whether it has learned the job."""
+
+    record: Mapping[str, Any]
+    series: Any
+    x: Any
+    figures: Mapping[str, float | None]
+    learned: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has finished."""
+        return bool(self.record["state"] == FINISHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """The runs of one series at one x; `values` are the results of those that have learned the job."""
+
+    values: tuple[float, ...]
+    not_learned: int
+    not_finished: int
+    best: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """The mean result, None without one."""
+        return statistics.mean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of the sample, n - 1; one run has none."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The results of a job.
+
+    Attributes:
+      name: the job's.
+      report: what its figures mean.
+      results: what the sweep has written.
+      runs: the folder with its run directories, some of which may be gone.
+    """
+
+    name: str
+    report: Report
+    results: Results
+    runs: Path | None = None
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """A row for each run."""
+        found = []
+        for run in self.results["runs"]:
+            x = setting(self.results, run["point"], self.report.x)
+            series = setting(self.results, run["point"], self.report.series)
+            records = run.get("records", ())
+            figures = {column.name: column.of(records, x) for column in self.report.columns}
+            learned = self.report.inside.is_learned(figures[self.report.inside.name])
+            found.append(Row(run, series, x, figures, learned))
+        return tuple(found)
+
+    @functools.cached_property
+    def series(self) -> Mapping[Any, tuple[Row, ...]]:
+        """The rows of each series."""
+        names = dict.fromkeys(row.series for row in self.rows)
+        return {name: tuple(row for row in self.rows if row.series == name) for name in names}
+
+    @property
+    def xs(self) -> list[Any]:
+        """The places along `x`."""
+        return list(dict.fromkeys(row.x for row in self.rows))
+
+    def of_inside(self, rows: Iterable[Row]) -> list[float]:
+        """Return the figures in distribution."""
+        return _there(row.figures[self.report.inside.name] for row in rows)
+
+    def of_result(self, rows: Iterable[Row]) -> list[float]:
+        """Return the results of the rows that have learned the job."""
+        return _there(row.figures[self.report.result.name] for row in rows if row.learned)
+
+    @functools.cached_property
+    def means(self) -> Mapping[tuple[Any, Any], Mean]:
+        """(series, x) -> what its runs say; the best has the best mean at its x."""
+        groups: dict[tuple[Any, Any], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row.series, row.x), []).append(row)
+        found = {
+            key: Mean(
+                tuple(self.of_result(rows)),
+                sum(row.finished and not row.learned for row in rows),
+                sum(not row.finished for row in rows),
+            )
+            for key, rows in groups.items()
+        }
+        for (name, x), mean in found.items():
+            rivals = _there(other.mean for (_, at), other in found.items() if at == x)
+            best = len(rivals) > 1 and mean.mean == BETTER[self.report.better](rivals)
+            found[name, x] = dataclasses.replace(mean, best=best)
+        return found
+
+    def mean(self, series: Any) -> float | None:
+        """Return the mean result of a series, None if there is none."""
+        values = self.of_result(self.series.get(series, ()))
+        return statistics.mean(values) if values else None
+
+    def merit(self, series: Any) -> float:
+        """Return the mean result, negated where lower is better; minus infinity if there is none."""
+        sign = 1 if self.report.better == "higher" else -1
+        return -math.inf if (mean := self.mean(series)) is None else sign * mean
+
+    def speed(self, series: Any) -> float | None:
+        """Return the median of the runs' tokens/s while training."""
+        found = _there(row.record.get("tokens_per_second") for row in self.series[series])
+        return statistics.median(found) if found else None
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[Any, int]:
+        """The number of parameters of the models of each series, whose task and data can be had here."""
+        found = {}
+        for name, rows in self.series.items():
+            keys = {**self.results["set"], **rows[0].record["point"]}
+            items = [(key, spelled(value)) for key, value in keys.items()]
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    config = run_config.load(self.results["config"], items)
+                    task = create_task(config, Path(folder))
+                except UserError:
+                    continue
+                make = task.init_model
+                shapes = jax.eval_shape(lambda make=make: nnx.state(make(nnx.Rngs(0)), nnx.Param))
+            found[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        return found
+
+    def trial(self, row: Row) -> Trial:
+        """Return the run of a row, whose directory may be gone."""
+        point = row.record["point"]
+        folder = Path(row.record.get("workdir") or (self.runs or Path()) / spec.folder_of(point))
+        return Trial(self.results["config"], point, {**self.results["set"], **point}, folder)
+
+    def digits(self, column: Measure) -> int:
+        """Return the decimals of a column: those of the pooled deviation of runs that differ only in their seed.
+
+        Without such runs: those of the deviation of all runs.
+        """
+        groups: dict[tuple[Any, Any], list[float]] = {}
+        for row in self.rows:
+            if (value := row.figures[column.name]) is not None:
+                groups.setdefault((row.series, row.x), []).append(value)
+        for some in (groups.values(), [[value for values in groups.values() for value in values]]):
+            spread = [statistics.stdev(values) for values in some if len(set(values)) > 1]
+            if spread:
+                return decimals(math.hypot(*spread) / math.sqrt(len(spread)))
+        return 1
+
+    @property
+    def made_with(self) -> str:
+        """The commits and machines of the runs, usually one of each."""
+        told = [row.record["about"] for row in self.rows if "about" in row.record]
+        commits, machines = (
+            ", ".join(sorted({about[key] for about in told if about[key]})) or "unknown"
+            for key in ("commit", "machine")
+        )
+        return f"commit {commits}; {machines}"
+
+
+def _there(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def decimals(deviation: float) -> int:
+    """Return how many decimals show the two leading digits of a deviation."""
+    return max(0, 1 - math.floor(math.log10(float(f"{deviation:.1e}"))))
+
+
+def read(folder: Path, scale: str, runs: Path | None = None) -> Job:
+    """Return a job's results with what its sweep.toml says about them, or what they suggest where there is none.
+
+    Args:
+      folder: of the job; its figures stand in results/.
+      scale: whose figures.
+      runs: the folder with its run directories.
+
+    Raises:
+      UserError: a file is missing or invalid.
+    """
+    found = results.read(folder / "results" / f"{scale}.json")
+    if not (folder / "sweep.toml").exists():
+        return Job(folder.name, Report.suggested(found, folder.name), found, runs)
+    section = spec.plain(folder).get("report", {})
+    return Job(folder.name, Report.of_section(section, str(folder / "sweep.toml")), found, runs)
+
+
+def of_runs(paths: Iterable[Path]) -> Job:
+    """Return run directories that belong to no sweep as a job, a series each.
+
+    Raises:
+      UserError: one is no run directory, or none has a figure of its test yet.
+    """
+    paths, found = list(paths), []
+    alike = len({path.name for path in paths}) < len(paths)
+    for path in paths:
+        settings = Run(path).settings
+        name = str(path) if alike else path.name
+        point = {"run": name, "sequence_length": settings.get("sequence_length")}
+        record = results.record(Trial("", point, settings, path))
+        found.append(record | {"workdir": str(path)})
+    plain: Results = {"scale": "as they are", "config": "", "set": {}, "runs": found}
+    report = Report.suggested(plain, "runs")
+    return Job("runs", dataclasses.replace(report, x="sequence_length", series="run"), plain)

@@ -1,0 +1,163 @@
+"""What the figures of a job mean: the section [report] of its sweep.toml, or what its records suggest."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relpos.errors import UserError, did_you_mean
+from relpos.experiments import spec
+from relpos.experiments.results import Results
+from relpos.runs.metrics import MEASURES, by_length, measure_of
+
+Record = Mapping[str, Any]
+BETTER = {"higher": max, "lower": min}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A figure of a run: which of its records, the newest that fits, and which value in it.
+
+    Attributes:
+      name: of the column.
+      value: the name of the value.
+      where: what the record must have, such as ``{"split": "test", "length": 40}``.
+      multiple: the record's length in multiples of the run's `x`, None where `where` says all.
+      times: a factor, 100 for percents.
+      least: a run has learned its job from this figure on, None for no bound.
+      most: up to this one.
+    """
+
+    name: str
+    value: str
+    where: Mapping[str, Any]
+    multiple: int | None = None
+    times: float = 1
+    least: float | None = None
+    most: float | None = None
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> "Measure":
+        """Return the measure of a section of [report]; its other keys are those of `where`."""
+        own = {field.name for field in dataclasses.fields(cls)} - {"where"}
+        given = {key: value for key, value in section.items() if key in own}
+        return cls(**given, where={k: v for k, v in section.items() if k not in own})
+
+    def of(self, records: Sequence[Record], x: Any = None) -> float | None:
+        """Return the figure of a run's records, None if there is none."""
+        asked = dict(self.where)
+        if self.multiple is not None:
+            asked["length"] = self.multiple * x
+        found = [
+            record[self.value]
+            for record in records
+            if record.get(self.value) is not None
+            and all(record.get(key) == value for key, value in asked.items())
+        ]
+        return found[-1] * self.times if found else None
+
+    def is_learned(self, figure: float | None) -> bool:
+        """Whether a run with this figure has learned its job."""
+        if figure is None:
+            return False
+        return (self.least is None or figure >= self.least) and (
+            self.most is None or figure <= self.most
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    Attributes:
+      x: the axis of the sweep along which results are shown.
+      series: the axis whose values are compared.
+      title: of the job's picture.
+      better: "higher" or "lower", of the result.
+      result: the figure that is compared.
+      inside: the figure in distribution, which says whether a run has learned its job.
+      more: others for the table.
+      digits: of the leaderboard.
+      costs: whether the leaderboard takes speed and parameters from this job.
+    """
+
+    x: str
+    series: str
+    title: str
+    better: str
+    result: Measure
+    inside: Measure
+    more: tuple[Measure, ...] = ()
+    digits: int = 1
+    costs: bool = False
+
+    @property
+    def columns(self) -> tuple[Measure, ...]:
+        """All figures of a run."""
+        return (self.inside, self.result, *self.more)
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any], where: str) -> "Report":
+        """Return what [report] of the sweep.toml at `where` says.
+
+        Raises:
+          UserError: it lacks something or contradicts itself.
+        """
+        for key in ("x", "series", "title", "better", "result", "in_distribution"):
+            if key not in section:
+                raise UserError(f"{where}: [report] has no {key!r}")
+        if section["better"] not in BETTER:
+            raise UserError(
+                f"{where}: better = {section['better']!r}{did_you_mean(str(section['better']), BETTER)}"
+            )
+        if ("least" in section["in_distribution"]) == ("most" in section["in_distribution"]):
+            raise UserError(
+                f"{where}: [report.in_distribution] needs 'least' where higher is better, else 'most', and not both"
+            )
+        plain = {key: section[key] for key in ("x", "series", "title", "better")}
+        plain |= {key: section[key] for key in ("digits", "costs") if key in section}
+        try:
+            return cls(
+                **plain,
+                result=Measure.of_section(section["result"]),
+                inside=Measure.of_section(section["in_distribution"]),
+                more=tuple(map(Measure.of_section, section.get("more", {}).values())),
+            )
+        except TypeError as error:  # of a Measure without a name or value
+            raise UserError(f"{where}: [report]: {error}") from None
+
+    @classmethod
+    def suggested(cls, results: Results, title: str) -> "Report":
+        """Return what the records themselves suggest, for a sweep without a [report].
+
+        The series is ``encoding`` or the first axis; the result is the first of `MEASURES` that the test has, at the
+        greatest length where there are several.
+
+        Raises:
+          UserError: no run has finished.
+        """
+        records = [record for run in results["runs"] for record in run.get("records", ())]
+        tested = [record for record in records if record.get("split") == "test"]
+        if (value := measure_of(tested)) is None:
+            raise UserError(f"{title}: no run has a figure of the test split yet")
+        axes = [axis for axis in results["runs"][0]["point"] if axis != "seed"] or ["seed"]
+        series = "encoding" if "encoding" in axes else axes[0]
+        x = next((axis for axis in axes if axis != series), "sequence_length")
+        lengths = list(by_length(tested, value)) or [0]
+        inside, result = (
+            Measure(
+                f"{value} at {length}" if length else value,
+                value,
+                {"split": "test"} | ({"length": length} if length else {}),
+            )
+            for length in (lengths[0], lengths[-1])
+        )
+        return cls(x, series, title, MEASURES[value], result, inside, digits=3)
+
+
+def setting(results: Results, point: Mapping[str, Any], key: str) -> Any:
+    """Return a key of a run's config: of its place in the sweep, of what all runs set, or the default."""
+    if key in point:
+        return point[key]
+    return (
+        results["set"][key] if key in results["set"] else spec.settings(results["config"]).get(key)
+    )

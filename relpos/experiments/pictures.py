@@ -1,0 +1,264 @@
+"""The pictures of a job, each a matplotlib Figure as wide as a phone's page: a page shows them side by side.
+
+At most `MOST` series have a colour and a style of their own; the others are grey.
+"""
+
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from relpos import encodings
+from relpos.errors import UserError
+from relpos.experiments import leaderboard
+from relpos.experiments.job import Job
+from relpos.nn.layer_encodings import is_shared_by_layers
+from relpos.nn.stack import Stack
+from relpos.runs import Run
+from relpos.runs.metrics import by_length, is_number, measure_of
+from relpos.runs.plot import figure, mark_trained, show_lengths
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, without yellow and black.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MOST = len(COLORS)  # besides the baseline
+# A page replaces these by those of its light or dark theme.
+INK, GREY, GRID = "#010102", "#8c8c8d", "#d9d9da"
+WIDTH, HEIGHT = 3.6, 2.7  # inches; of a page of 390 pixels, a point has 1.4
+POINTS = 120  # of a curve
+_HEADS = 8  # lines of a panel of biases
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a series is drawn."""
+
+    color: str
+    style: str = "-"
+    highlighted: bool = True
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What matplotlib calls it."""
+        width = {"linewidth": 1.6, "zorder": 3} if self.highlighted else {"linewidth": 0.6}
+        return {"color": self.color, "linestyle": self.style, **width}
+
+
+def looks(jobs: Sequence[Job]) -> dict[Any, Look]:
+    """Return how each series is drawn in all pictures: the best ones in colours, the best first."""
+    ranked = list(leaderboard.ranking(jobs))
+    if len(ranked) > MOST:
+        known = [name for name in ranked if any(job.mean(name) is not None for job in jobs)]
+        coloured = [name for name in known if name != leaderboard.BASELINE][:MOST]
+    else:
+        coloured = [name for name in ranked if name != leaderboard.BASELINE]
+    found = {
+        name: Look(color, "-" if number < MOST / 2 else "--")
+        for number, (name, color) in enumerate(zip(coloured, COLORS, strict=False))
+    }
+    if leaderboard.BASELINE in ranked:
+        found[leaderboard.BASELINE] = Look(INK, ":")
+    grey = Look(GREY, highlighted=False)
+    return {name: found.get(name, grey) for name in ranked}
+
+
+def _panel(title: str, xlabel: str = "", ylabel: str = "", height: float = HEIGHT) -> Any:
+    """Return the only panel of a new figure, `panel.figure`."""
+    panel = figure(WIDTH, height).subplots()
+    _plain(panel)
+    panel.set_title(title, fontsize=8, color=INK, wrap=True)
+    panel.set_xlabel(xlabel, fontsize=8, color=INK)
+    panel.set_ylabel(ylabel, fontsize=8, color=INK)
+    return panel
+
+
+def _plain(panel: Any) -> None:
+    panel.grid(color=GRID, linewidth=0.5)
+    panel.set_axisbelow(True)
+    panel.tick_params(labelsize=7, colors=INK, color=GRID)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(GREY)
+
+
+def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None:
+    """Draw the means of the seeds by place, and a band of their standard deviation where there are several."""
+    places = sorted(values)
+    means = np.array([statistics.mean(values[at]) for at in places])
+    panel.plot(places, means, **look.line)
+    if look.highlighted and any(len(values[at]) > 1 for at in places):
+        spread = np.array([statistics.stdev(v) if len(v := values[at]) > 1 else 0 for at in places])
+        panel.fill_between(
+            places, means - spread, means + spread, color=look.color, alpha=0.15, linewidth=0
+        )
+
+
+def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
+    """Draw a row for each series: the mean as a bar, runs as dots, or crosses where they have not learned the job."""
+    names = list(drawn_as)
+    for place, name in enumerate(names):
+        color = drawn_as[name].color
+        if (mean := job.mean(name)) is not None:
+            panel.plot([mean] * 2, [place - 0.38, place + 0.38], color=color, linewidth=2)
+        for row in job.series.get(name, ()):
+            if (value := row.figures[job.report.result.name]) is not None:
+                mark = "o" if row.learned else "x"
+                panel.plot(value, place, marker=mark, color=color, markersize=3.5, alpha=0.8)
+    panel.set_yticks(range(len(names)), list(map(str, names)))
+    panel.set_ylim(len(names) - 0.5, -0.5)
+
+
+def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
+    """Draw the means by `x`, with bands; or for a single x a row for each series."""
+    told = f"{job.report.result.name} ({job.report.better} is better)"
+    there = {name: look for name, look in drawn_as.items() if name in job.series}
+    if len(job.xs) == 1:
+        panel = _panel(job.report.title, told, height=0.8 + 0.17 * len(there))
+        _dots(panel, job, there)
+        return panel.figure
+    panel = _panel(job.report.title, job.report.x, told)
+    for name, look in there.items():
+        points = {at: job.means[name, x].values for at, x in enumerate(job.xs)
+                  if (name, x) in job.means and job.means[name, x].values}  # fmt: skip
+        if points:
+            _band(panel, points, look)
+        for row in job.series[name]:
+            value = row.figures[job.report.result.name]
+            if value is not None and not row.learned:
+                panel.plot(job.xs.index(row.x), value, marker="x", color=look.color, markersize=4)
+    panel.set_xticks(range(len(job.xs)), list(map(str, job.xs)))
+    return panel.figure
+
+
+def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> Any | None:
+    """Draw what the test says by the length it is read at, the trained length marked; None for a single length."""
+    value, split = job.report.result.value, job.report.result.where.get("split", "test")
+    panel = _panel(f"{value} by length", ylabel=f"{split} {value}")
+    read: set[int] = set()
+    for name, look in drawn_as.items():
+        found: dict[int, list[float]] = {}
+        for row in job.series.get(name, ()):
+            for length, one in by_length(row.record.get("records", ()), value, split).items():
+                found.setdefault(length, []).append(one)
+        if len(found) > 1:
+            _band(panel, found, look)
+            read |= set(found)
+    if not read:
+        return None
+    show_lengths(panel, read)
+    _mark_trained(panel, job)
+    return panel.figure
+
+
+def _mark_trained(panel: Any, job: Job) -> None:
+    if job.report.x == "sequence_length":
+        mark_trained(panel, job.xs, GREY)
+
+
+def named_lengths(job: Job) -> Any:
+    """Draw `lengths` with names at the ends of the lines; where there is a single length, the results."""
+    drawn_as = looks([job])
+    drawn = lengths(job, drawn_as)
+    if drawn is None:
+        return results(job, drawn_as)
+    (panel,) = drawn.axes
+    colors = {look.color: name for name, look in drawn_as.items() if look.highlighted}
+    lines = [line for line in panel.lines if line.get_color() in colors]
+    low, high = panel.get_ylim()
+    height = -float("inf")
+    for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
+        height = max(line.get_ydata()[-1], height + 0.07 * (high - low))  # names do not overlap
+        panel.annotate(
+            str(colors[line.get_color()]), (line.get_xdata()[-1], height), (6, 0), color=line.get_color(),
+            textcoords="offset points", va="center", fontsize=7, annotation_clip=False,
+        )  # fmt: skip
+    return drawn
+
+
+def curves(job: Job, drawn_as: Mapping[Any, Look], split: str) -> Any | None:
+    """Draw a split's loss, or its measure where training has it too, by step; None where no run has two steps.
+
+    The run directories are read: what is gone is left out. Of several x the first is drawn.
+    """
+    rows = [row for row in job.rows if row.x == job.xs[0]]
+    records = {id(row): job.trial(row).run.records() for row in rows}
+    trained = [r for each in records.values() for r in each if r.get("split") == "train"]
+    value = measure_of(trained) or "loss"
+    at = f", {job.report.x} {job.xs[0]}" if len(job.xs) > 1 else ""
+    panel = _panel(f"{split} {value}{at}", "step", f"{split} {value}")
+    for name, look in drawn_as.items():
+        found: dict[int, list[float]] = {}
+        for row in (row for row in rows if row.series == name):
+            for record in records[id(row)]:
+                if record.get("split") == split and is_number(record.get(value)):
+                    found.setdefault(record["step"], []).append(record[value])
+        if len(found) > 1:
+            steps = sorted(found)
+            kept = {*steps[:: -(-len(steps) // POINTS)], steps[-1]}
+            _band(panel, {step: found[step] for step in kept}, look)
+    return panel.figure if panel.lines else None
+
+
+def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
+    """Draw the bias of each head by distance, a picture for each highlighted series whose first run has one.
+
+    The run directories are read: what is gone, or has no bias over distance, is left out.
+    """
+    found = []
+    for name, look in drawn_as.items():
+        if look.highlighted and name in job.series:
+            values_ND = _biases(job.trial(job.series[name][0]).run)
+            if values_ND is not None:
+                panel = _panel(f"{name}: bias of each head", "distance", height=2.0)
+                for head in values_ND[:_HEADS]:
+                    panel.plot(head, color=look.color, linewidth=1, alpha=0.8)
+                _mark_trained(panel, job)
+                found.append(panel.figure)
+    return found
+
+
+def _biases(run: Run) -> np.ndarray | None:
+    """Return every head's bias at distances up to twice the trained length, of the first layer that has one."""
+    try:
+        d = jnp.arange(2 * run.settings.get("sequence_length", 64))
+        stacks = [part for _, part in nnx.iter_graph(run.model) if isinstance(part, Stack)]
+    except (UserError, OSError):  # no run, no checkpoint, or data that are not here
+        return None
+    for block in (block for stack in stacks for block in stack.blocks):
+        # A block stands for several layers, whose parameters have an axis of layers where they are not shared.
+        parts: Any = nnx.split(block, is_shared_by_layers, ...)
+        kind, shared, own = parts
+        first = nnx.merge(kind, shared, jax.tree.map(lambda x: x[0], own))
+        if first.attention.encoding is not None:
+            with contextlib.suppress(ValueError):  # no bias over distance
+                return np.asarray(encodings.biases(first.attention.encoding, d), np.float32)
+    return None
+
+
+def board(jobs: Sequence[Job], drawn_as: Mapping[Any, Look]) -> Any:
+    """Draw a panel for each job, a row for each scheme."""
+    drawn = figure(2.4 * len(jobs) + 1, 0.19 * len(drawn_as) + 1.2)
+    for job, panel in zip(
+        jobs, drawn.subplots(1, len(jobs), sharey=True, squeeze=False)[0], strict=True
+    ):
+        _plain(panel)
+        _dots(panel, job, drawn_as)
+        panel.set_title(f"{job.name}\n{job.report.better} is better", fontsize=9)
+        panel.set_xlabel(job.report.result.name, fontsize=8)
+    return drawn
+
+
+def of_job(job: Job, drawn_as: Mapping[Any, Look]) -> Iterable[tuple[str, list[Any]]]:
+    """Yield the headings of a job's sections, each with its pictures; sections without any are left out."""
+    sections = {
+        "Results": [results(job, drawn_as), lengths(job, drawn_as)],
+        "Training": [curves(job, drawn_as, split) for split in ("train", "validation")],
+        "Bias by distance": biases(job, drawn_as),
+    }
+    for heading, found in sections.items():
+        if there := [drawn for drawn in found if drawn is not None]:
+            yield heading, there

@@ -1,0 +1,37 @@
+"""What figures were measured with: commit and machine."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def commit() -> str:
+    """Return the commit of the checkout, with "-dirty" where files differ from it; "" outside of a checkout."""
+    if not (ROOT / ".git").exists():  # installed, perhaps in the repository of something else
+        return ""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def cores() -> set[int]:
+    """Return the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def machine() -> str:
+    """Return the processor's name and the number of cores that this process may use."""
+    number, facts = len(cores()), Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (facts.read_text().splitlines() if facts.exists() else ())
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {number} core{'s' if number > 1 else ''}"

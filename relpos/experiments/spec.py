@@ -1,0 +1,225 @@
+"""Which runs a sweep has, as plain data: read from a sweep.toml, or from the flags of `relpos sweep`.
+
+An experiment is a folder with a sweep.toml, or a folder of such folders, each of which is one of its jobs.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relpos import encodings
+from relpos.errors import UserError, did_you_mean
+from relpos.experiments import results
+from relpos.experiments.trial import Trial, spelled
+from relpos.sections import flatten, to_plain
+from relpos.training import run_config
+
+# What an axis may be instead of a list: all schemes for one-dimensional positions, or those of them that an encoder
+# can use.
+EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
+    "every scheme": lambda scheme: scheme.axes in (None, 1),
+    "every scheme of both sides": lambda scheme: (
+        scheme.axes in (None, 1) and not scheme.causal_only
+    ),
+}
+GRID = "grid"  # what stands for the scale of a sweep that flags describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep: all runs of one scale of a job.
+
+    Attributes:
+      name: the folder of its sweep.toml, or of its runs.
+      scale: as sweep.toml calls it; `GRID` for a sweep that flags describe.
+      config: the name or file of the config.
+      common: the keys of the config that all runs set alike.
+      results: the file with the figures of the runs.
+      trials: the runs.
+    """
+
+    name: str
+    scale: str
+    config: str
+    common: Mapping[str, Any]
+    results: Path
+    trials: tuple[Trial, ...]
+
+    def write_results(self) -> None:
+        """Write the figures of all runs."""
+        results.write(self.results, self.scale, self.config, self.common, self.trials)
+
+
+@functools.lru_cache(64)
+def settings(config: str, overrides: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:
+    """Return dotted key -> value of a config with some values replaced, as config.json would have them.
+
+    Raises:
+      UserError: there is no such config, or an override does not fit it.
+    """
+    return flatten(to_plain(run_config.load(config, overrides)))
+
+
+def jobs(experiment: Path) -> list[Path]:
+    """Return the folders of an experiment that have a sweep.toml: itself, or folders in it.
+
+    Raises:
+      UserError: there is none; names the nearest experiment beside it.
+    """
+    if (experiment / "sweep.toml").is_file():
+        return [experiment]
+    if found := sorted(path.parent for path in experiment.glob("*/sweep.toml")):
+        return found
+    beside = {path.parent for path in experiment.parent.glob("*/sweep.toml")}
+    beside |= {path.parent.parent for path in experiment.parent.glob("*/*/sweep.toml")}
+    raise UserError(
+        f"{str(experiment)!r} is no experiment: it has no sweep.toml{did_you_mean(str(experiment), map(str, beside))}"
+    )
+
+
+def read_all(experiment: Path, scale: str, runs: Path) -> list[Sweep]:
+    """Return the sweeps of an experiment's jobs, see `read`."""
+    folders = jobs(experiment)
+    return [read(folder, scale, runs_of(experiment, folder, runs)) for folder in folders]
+
+
+def runs_of(experiment: Path, job: Path, runs: Path) -> Path:
+    """Return the folder for the runs of a job, below which each scale has one."""
+    return runs / experiment.name if job == experiment else runs / experiment.name / job.name
+
+
+def plain(experiment: Path) -> dict[str, Any]:
+    """Return what a sweep.toml holds.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = experiment / "sweep.toml"
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read(experiment: Path, scale: str, runs: Path) -> Sweep:
+    """Return the sweep of a sweep.toml.
+
+    Args:
+      experiment: its folder.
+      scale: one of those in the file.
+      runs: the folder of its runs; a scale has a folder of its own there.
+
+    Raises:
+      UserError: there is no such file or scale, or something is missing.
+    """
+    path, found = experiment / "sweep.toml", plain(experiment)
+    scales = found.get("scales", {})
+    if scale not in scales:
+        raise UserError(f"{path} has no scale {scale!r}{did_you_mean(scale, scales)}")
+    try:
+        config, axes = found["config"], scales[scale]["axes"]
+        axes = {axis: _values(axis, values) for axis, values in axes.items()}
+    except KeyError as error:
+        raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    common = found.get("set", {}) | scales[scale].get("set", {})
+    file = experiment / "results" / f"{scale}.json"
+    return _sweep(experiment.name, scale, config, common, axes, file, runs / scale)
+
+
+def from_flags(
+    config: str, grid: Iterable[str], overrides: Sequence[tuple[str, str]], runs: Path
+) -> Sweep:
+    """Return the sweep that the flags of `relpos sweep` describe.
+
+    Args:
+      config: the name or file of the config.
+      grid: the axes, ``KEY=VALUE,VALUE`` each; ``;`` separates values that have commas in them.
+      overrides: what all runs set alike, (key, text) pairs.
+      runs: the folder of its runs and results.
+
+    Raises:
+      UserError: an axis is not of that form or given twice, or a key or a value does not fit the config.
+    """
+    common = {key: settings(config, tuple(overrides))[key] for key, _ in overrides}
+    axes: dict[str, list[Any]] = {}
+    for axis in grid:
+        key, equals, text = axis.partition("=")
+        if not equals or not text:
+            raise UserError(f"--grid takes KEY=VALUE,VALUE such as seed=0,1; got {axis!r}")
+        if key in axes or key in common:
+            raise UserError(f"--grid {axis!r}: {key} is set already")
+        parts = _values(key, text) if text in EVERY else text.split(";" if ";" in text else ",")
+        parts = parts[:-1] if len(parts) > 1 and not parts[-1] else parts  # "a,b;" is one value
+        values = [settings(config, (*overrides, (key, part.strip())))[key] for part in parts]
+        axes[key] = [value for n, value in enumerate(values) if value not in values[:n]]
+    return _sweep(runs.name, GRID, config, common, axes, runs / "results" / f"{GRID}.json", runs)
+
+
+def _values(axis: str, values: Any) -> Sequence[Any]:
+    """Return the values of an axis; a word of EVERY becomes the names of its schemes."""
+    if isinstance(values, list):
+        return values
+    if values not in EVERY:
+        raise UserError(
+            f"{axis} = {values!r} must be a list or one of {', '.join(map(repr, EVERY))}"
+            f"{did_you_mean(str(values), EVERY)}"
+        )
+    return [name for name in encodings.names() if EVERY[values](encodings.scheme(name))]
+
+
+def _sweep(
+    name: str,
+    scale: str,
+    config: str,
+    common: Mapping[str, Any],
+    axes: Mapping[str, Sequence[Any]],
+    file: Path,
+    runs: Path,
+) -> Sweep:
+    """Return a sweep with all combinations of its axes."""
+    kept = results.finished(file, config, common)
+    trials: dict[str, Trial] = {}
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        before = next((run for run in kept if run["point"] == point), None)
+        folder = folder_of(point)
+        if folder in trials:
+            raise UserError(
+                f"{dict(trials[folder].point)} and {point} would have one run directory, {folder!r}"
+            )
+        trials[folder] = Trial(config, point, {**common, **point}, runs / folder, before)
+    return Sweep(name, scale, config, common, file, tuple(trials.values()))
+
+
+def folder_of(point: Mapping[str, Any]) -> str:
+    """Return the name of a run directory, such as ``encoding=rope,seed=0``."""
+    parts = (f"{key.rpartition('.')[2]}={spelled(value)}" for key, value in point.items())
+    return re.sub(r"[^\w.=,:+-]", "_", ",".join(parts)) or "run"
+
+
+def command(folder: Path, results: Mapping[str, Any]) -> str:
+    """Return the line that trains the runs of an experiment's or a sweep's results."""
+    if results["scale"] != GRID:
+        return f"python -m relpos.sweep {folder} --scale {results['scale']}"
+    line = ["python", "-m", "relpos.sweep", "--config", results["config"]]
+    axes: dict[str, dict[str, None]] = {}
+    for run in results["runs"]:
+        for key, value in run["point"].items():
+            axes.setdefault(key, {})[spelled(value)] = None
+    for key, values in axes.items():
+        between = ";" if any("," in value for value in values) else ","
+        text = between.join(values) + (";" if between == ";" and len(values) == 1 else "")
+        line += ["--grid", f"{key}={text}"]
+    line += ["--runs", str(folder)]
+    line += [f"--config.{key}={spelled(value)}" for key, value in results["set"].items()]
+    return shlex.join(line)

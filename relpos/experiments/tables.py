@@ -1,0 +1,68 @@
+"""The tables of a job, as Markdown."""
+
+from relpos.experiments.job import Job, decimals
+
+
+def bound(job: Job) -> str:
+    """Return which runs the means are over, in words."""
+    inside = job.report.inside
+    if inside.least is not None:
+        return f"runs with {inside.name} of at least {inside.least:g}"
+    return (
+        "all runs" if inside.most is None else f"runs with {inside.name} of at most {inside.most:g}"
+    )
+
+
+def show(value: float | None, digits: int) -> str:
+    """Return a figure as text."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def markdown(job: Job) -> str:
+    """Return a table of the means and one of every run."""
+    made = f"Scale {job.results['scale']}; {job.made_with}. {note(job)}"
+    return "\n".join([made, "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
+
+
+def note(job: Job) -> str:
+    """Return what the means are and what they leave out."""
+    return (
+        f"Means are over {bound(job)}, ± the standard deviation of the n runs; one run has none. The best mean is "
+        f"bold: {job.report.better} is better."
+    )
+
+
+def means(job: Job) -> list[str]:
+    """Return the lines of the table of means."""
+    report = job.report
+    lines = [
+        f"| {report.series} | {report.x} | {report.result.name}: mean ± deviation | n | least to greatest "
+        "| not learned | not finished |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (series, x), m in job.means.items():
+        digits = decimals(m.deviation) if m.deviation else job.digits(report.result)
+        told = show(m.mean, digits)
+        told = f"**{told}**" if m.best else told
+        told += f" ± {show(m.deviation, digits)}" if m.deviation is not None else ""
+        n = len(m.values)
+        span = f"{show(min(m.values), digits)} to {show(max(m.values), digits)}" if n > 1 else "-"
+        lines.append(
+            f"| `{series}` | {x} | {told} | {n} | {span} | {m.not_learned} | {m.not_finished} |"
+        )
+    return lines
+
+
+def every_run(job: Job) -> list[str]:
+    """Return the lines of the table with a row for each run."""
+    columns = {column.name: job.digits(column) for column in job.report.columns}
+    axes = list(job.rows[0].record["point"]) if job.rows else []
+    heads = [*axes, "state", "minutes", *columns]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in job.rows:
+        about = row.record.get("about")
+        minutes = f"{about['seconds'] / 60:.1f}" if about else "-"
+        cells = [*(str(row.record["point"][axis]) for axis in axes), row.record["state"], minutes]
+        cells += [show(row.figures[name], digits) for name, digits in columns.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

@@ -1,0 +1,156 @@
+"""Show what the runs of a sweep, of an experiment, or any runs, have found.
+
+    relpos report runs/lm_sweep
+    relpos report experiments/scan_cutoffs --scale cpu
+
+A sweep's report lies beside its figures in results/: the tables (.md), a page with all pictures that needs nothing else
+(.html) and its first picture (.png). Every run has a row, failed ones too, with its figure in distribution beside its
+result. Means have the standard deviation of the runs (of the sample, n - 1), to two significant digits. They leave out
+runs that have not learned the task itself, and the table says how many those are. An experiment of several jobs has
+tables for each, and one page and a table with a row for each scheme in its own results/.
+
+Curves of training and learned biases need the run directories, below ``--runs``.
+
+    relpos report runs/rope runs/t5 --output lengths.png
+
+compares run directories of no sweep by their test. ``--output`` says where, and by its suffix what is written: .md,
+.html, .png or .svg, and without a suffix the first three.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from relpos import cli
+from relpos.errors import UserError
+from relpos.experiments import job as job_lib
+from relpos.experiments import leaderboard, page, pictures, spec, tables
+from relpos.experiments.job import Job
+from relpos.training.progress import say
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the flags and write the reports."""
+    parser = cli.Parser(prog="relpos report", description=__doc__ or "")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="an experiment, a sweep's --runs, or runs",
+    )
+    parser.add_argument("--scale", help="of an experiment; default: all that have figures")
+    parser.add_argument(
+        "--runs", type=cli.directory, default=Path("runs"), metavar="DIR", help="as of relpos sweep"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="of runs without a sweep")
+    flags = parser.parse_args(argv)
+    console = Console()
+    others = [path for path in flags.paths if not (path / "config.json").exists()]
+    if not others:
+        _write_runs(console, job_lib.of_runs(flags.paths), flags.output)
+        return
+    if len(flags.paths) > 1 or flags.output:
+        raise UserError(
+            f"{str(others[0])!r} is no run directory: it has no config.json. An experiment or a sweep is reported "
+            "alone, and without --output"
+        )
+    (experiment,) = flags.paths
+    found = _read(experiment, flags.scale or "*", flags.runs)
+    alone = next(iter(found)).parents[1] == experiment  # not one of several jobs
+    for path, job in found.items():
+        _write(console, path.with_suffix(".md"), tables.markdown(job))
+        _picture(console, path.with_suffix(".png"), functools.partial(_results, job))
+    for scale in dict.fromkeys(path.stem for path in found):
+        jobs = [job for path, job in found.items() if path.stem == scale]
+        path = experiment / "results" / f"{scale}.html"
+        path.parent.mkdir(exist_ok=True)
+        if not alone:
+            _write(console, path.with_suffix(".md"), leaderboard.markdown(jobs))
+            _picture(console, path.with_suffix(".png"), functools.partial(_board, jobs))
+        title = jobs[0].report.title if alone else experiment.name
+        _write_page(console, path, title, jobs, spec.command(experiment, jobs[0].results))
+
+
+def _results(job: Job) -> Any:
+    return pictures.results(job, pictures.looks([job]))
+
+
+def _board(jobs: Sequence[Job]) -> Any:
+    return pictures.board(jobs, pictures.looks(jobs))
+
+
+def _read(experiment: Path, scale: str, runs: Path) -> dict[Path, Job]:
+    """Return file of results -> job, of one scale or of all.
+
+    Raises:
+      UserError: there are no results, or they are damaged.
+    """
+    found = {}
+    if files := sorted((experiment / "results").glob(f"{spec.GRID}.json")):
+        return {path: job_lib.read(experiment, spec.GRID, experiment) for path in files}
+    for folder in spec.jobs(experiment):
+        for path in sorted((folder / "results").glob(f"{scale}.json")):
+            of_job = spec.runs_of(experiment, folder, runs) / path.stem
+            found[path] = job_lib.read(folder, path.stem, of_job)
+    if not found:
+        of_scale = "" if scale == "*" else f" of scale {scale}"
+        raise UserError(
+            f"{experiment} has no figures{of_scale}: run python -m relpos.sweep {experiment} --scale smoke first"
+        )
+    return found
+
+
+def _write_runs(console: Console, job: Job, output: Path | None) -> None:
+    """Print the tables of run directories, and write what `output` asks for."""
+    say(console, tables.markdown(job))
+    if output is None:
+        return
+    kinds = [output.suffix] if output.suffix else [".md", ".html", ".png"]
+    if unknown := set(kinds) - {".md", ".html", ".png", ".svg"}:
+        raise UserError(f"--output {output}: {unknown.pop()} is none of .md, .html, .png, .svg")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for kind in kinds:
+        path = output.with_suffix(kind)
+        if kind == ".md":
+            _write(console, path, tables.markdown(job), shown=False)
+        elif kind == ".html":
+            _write_page(console, path, "runs", [job], "")
+        else:
+            _picture(console, path, functools.partial(pictures.named_lengths, job))
+
+
+def _write(console: Console, path: Path, text: str, shown: bool = True) -> None:
+    path.write_text(text)
+    if shown:
+        say(console, text)
+    say(console, f"written: {path}")
+
+
+def _write_page(
+    console: Console, path: Path, title: str, jobs: Sequence[Job], command: str
+) -> None:
+    if _can_draw(console, path):
+        _write(console, path, page.page(title, jobs, command), shown=False)
+
+
+def _picture(console: Console, path: Path, draw: Callable[[], Any]) -> None:
+    if _can_draw(console, path):
+        draw().savefig(path, dpi=200)
+        say(console, f"written: {path}")
+
+
+def _can_draw(console: Console, path: Path) -> bool:
+    """Whether there is matplotlib; says that a file is not written without it."""
+    there = importlib.util.find_spec("matplotlib") is not None
+    if not there:
+        say(console, f"not written: {path}, which needs matplotlib: pip install 'relpos[plots]'")
+    return there
+
+
+if __name__ == "__main__":
+    cli.run(main)

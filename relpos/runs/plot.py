@@ -1,0 +1,62 @@
+"""The picture of a run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from relpos.errors import UserError
+from relpos.runs.metrics import MEASURES
+
+
+def figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib Figure of a size in inches; it belongs to no window.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise UserError("pictures need matplotlib: pip install 'relpos[plots]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, title: str) -> Any:
+    """Draw the loss by step, and what the test says by length where it has several lengths."""
+    tested = metrics.get("test", {})
+    name = next((name for name in MEASURES if name in tested), None)
+    lengths = tested.get("length", np.zeros(0))
+    wide = len(set(lengths.tolist())) > 1
+    drawn = figure(9 if wide else 5, 3.2)
+    panels = drawn.subplots(1, 2 if wide else 1, squeeze=False)[0]
+    for split in ("train", "validation"):
+        if "loss" in (columns := metrics.get(split, {})):
+            mark = "o" if split == "validation" else ""
+            panels[0].plot(columns["step"], columns["loss"], label=split, marker=mark, markersize=3)
+    panels[0].set(xlabel="step", ylabel="loss", title=title)
+    if panels[0].lines:
+        panels[0].legend(frameon=False)
+    if wide and name:
+        newest = dict(zip(lengths.tolist(), tested[name].tolist(), strict=True))
+        panels[1].plot(sorted(newest), [newest[n] for n in sorted(newest)], marker="o")
+        show_lengths(panels[1], newest)
+        mark_trained(panels[1], [trained_length])
+        panels[1].set(ylabel=f"test {name}")
+    return drawn
+
+
+def show_lengths(panel: Any, lengths: Iterable[int]) -> None:
+    """Make the horizontal axis one of lengths: logarithmic, with a tick at each."""
+    panel.set_xscale("log", base=2)
+    ticks = sorted(set(lengths))
+    panel.set_xticks(ticks, [str(tick) for tick in ticks])
+    panel.minorticks_off()
+    panel.set_xlabel("length")
+
+
+def mark_trained(panel: Any, lengths: Iterable[int], color: str = "gray") -> None:
+    """Mark the lengths that models were trained at, and say so below the axis."""
+    for length in lengths:
+        panel.axvline(length, color=color, linewidth=1, linestyle=":")
+    panel.xaxis.label.set_text(f"{panel.get_xlabel()} (dotted: trained)")

@@ -1,0 +1,37 @@
+"""The trained model of a run directory, without its optimizer."""
+
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from relpos.training.checkpoints import Checkpoints
+from relpos.training.task import Task
+
+
+def newest_step(workdir: Path) -> int | None:
+    """Return the step of the newest checkpoint, None if there is none."""
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
+
+
+def restore_model(workdir: Path, step: int, task: Task, seed: int) -> nnx.Module:
+    """Return the model that a checkpoint holds.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    # On a device of this machine, whatever the run was trained on.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(seed))))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        return nnx.merge(graphdef, checkpoints.restore_model(step, shapes))
+    finally:
+        checkpoints.close()

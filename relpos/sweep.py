@@ -1,0 +1,220 @@
+"""Train every combination of some values, each as a run of its own.
+
+    relpos sweep --config lm --grid encoding=rope,t5 --grid seed=0,1 --runs runs/lm_sweep --config.steps=600
+    relpos sweep experiments/scan_cutoffs --scale cpu
+
+The first form needs no preparation: each ``--grid`` is an axis, and ``--config.KEY=VALUE`` holds for all runs. ``;``
+separates values that have commas in them; ``--grid encoding='every scheme'`` is every scheme for one-dimensional
+positions. The second form runs an experiment, a folder whose sweep.toml says the same; an experiment of several jobs
+has such a folder for each.
+
+The same line continues a sweep that was stopped. Finished runs are skipped, even if only their figures are left and not
+their directories. Failed runs are kept with their traceback and left alone until ``--retry``. Runs at the same time
+have separate cores. Ctrl-C stops all runs, as do kill and closing the terminal; each saves. ``relpos report`` shows the
+figures of all runs, which stand in results/ of the experiment or of ``--runs``.
+"""
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from relpos import cli
+from relpos.errors import UserError
+from relpos.experiments import spec
+from relpos.experiments.pool import INTERRUPTED, Pool, workers
+from relpos.experiments.trial import FAILED, Trial
+from relpos.runs.run import FINISHED
+from relpos.training.progress import say
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read the flags and train what is left to do; return the exit code."""
+    parser = cli.Parser(prog="relpos sweep", description=__doc__ or "")
+    parser.add_argument("experiment", nargs="?", type=Path, help="a folder with a sweep.toml")
+    parser.add_argument("--scale", help="of the experiment, as its sweep.toml calls it")
+    parser.add_argument("--config", metavar="NAME", help="as of relpos train, for --grid")
+    parser.add_argument("--grid", action="append", metavar="KEY=VALUE,VALUE", help="an axis")
+    parser.add_argument(
+        "--config.KEY=VALUE", dest="_", metavar="", help="replace a value of the config"
+    )
+    parser.add_argument(
+        "--runs", type=cli.directory, metavar="DIR", help="where run directories go; default: runs"
+    )
+    parser.add_argument("--workers", type=int, default=workers(), help="runs at once")
+    parser.add_argument("--retry", action="store_true", help="run those that failed once more")
+    flags, overrides = parser.parse_with_overrides(argv)
+    if flags.workers < 1:
+        raise UserError(f"--workers must be positive, got {flags.workers}")
+    console = Console()
+    if flags.experiment is not None:
+        if flags.config or flags.grid or overrides:
+            raise UserError("an experiment has its own config and grid: leave --config, --grid out")
+        if not flags.scale:
+            raise UserError("--scale is missing: one of those in sweep.toml")
+        jobs = spec.read_all(flags.experiment, flags.scale, flags.runs or Path("runs"))
+        shown = flags.experiment
+    else:
+        if not (flags.config and flags.grid and flags.runs) or flags.scale:
+            raise UserError("give an experiment and --scale, or --config, --grid and --runs")
+        jobs = [spec.from_flags(flags.config, flags.grid, overrides, flags.runs)]
+        shown = flags.runs
+    trials = in_turn(jobs)
+    if others := [f"{trial.workdir}: {why}" for trial in trials for why in trial.other_settings()]:
+        raise UserError(
+            "\n".join([*others, "Remove these run directories, or give another --runs."])
+        )
+    skipped = {FINISHED} if flags.retry else {FINISHED, FAILED}
+    states = [trial.state for trial in trials]
+    waiting = [trial for trial in trials if trial.state not in skipped]
+    at_once = max(1, min(flags.workers, len(waiting)))  # more would leave cores idle
+    say(
+        console,
+        f"{len(trials)} runs: {states.count(FINISHED)} finished, "
+        f"{states.count(FAILED)} failed, {len(waiting)} to do, {at_once} at once",
+    )
+    for job in jobs:
+        if gone := sum(not trial.workdir.exists() for trial in job.trials if trial.kept):
+            say(
+                console,
+                f"{gone} finished runs are known only from {job.results}; remove it to run them again",
+            )
+    _train(jobs, waiting, at_once, console)
+    for job in jobs:
+        job.write_results()
+        say(console, f"figures in {job.results}")
+    where = "" if flags.runs in (None, shown) else f" --runs {flags.runs}"
+    say(console, f"now: python -m relpos.report {shown}{where}")
+    failed = [trial for trial in trials if trial.state == FAILED]
+    for trial in failed:
+        say(console, f"failed: {trial.name}, see {trial.failure}")
+    unfinished = any(trial.state != FINISHED for trial in trials)
+    return 1 if failed else INTERRUPTED[1] if unfinished else 0
+
+
+def in_turn(jobs: Sequence[spec.Sweep]) -> list[Trial]:
+    """Return the first run of each job, then the second of each, and so on, so that a stopped sweep has some of all."""
+    rounds = itertools.zip_longest(*(job.trials for job in jobs))
+    return [trial for each in rounds for trial in each if trial is not None]
+
+
+def _train(
+    jobs: Sequence[spec.Sweep], waiting: Sequence[Trial], at_once: int, console: Console
+) -> None:
+    """Train the runs, with a bar on a terminal; a signal stops them."""
+
+    def name(trial: Trial) -> str:
+        job = next(job for job in jobs if trial in job.trials)
+        return trial.name if len(jobs) == 1 else f"{job.name} {trial.name}"
+
+    def done(trial: Trial, what: str) -> None:
+        progress.ended(trial, what)
+        next(job for job in jobs if trial in job.trials).write_results()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        say(console, "stopping: runs save; the same command continues")
+        pool.stop()
+
+    progress = _Progress(console, waiting, name)
+    pool = Pool(at_once, progress.began, done)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        with progress:
+            pool.run(waiting)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress(AbstractContextManager):
+    """On a terminal a bar over all runs and one for each run under way; elsewhere a line when a run begins or ends."""
+
+    def __init__(self, console: Console, trials: Sequence[Trial], name: Callable[[Trial], str]):
+        self._console = console
+        self._name = name
+        self._total, self._ended, self._start = len(trials), 0, time.monotonic()
+        self._under_way: dict[str, tuple[Trial, TaskID]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[told]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=3600,
+        )
+        self._all = self._bar.add_task("all runs", total=self._total, told="")
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        if self._console.is_terminal:
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._bar.stop()
+
+    def began(self, trial: Trial) -> None:
+        """Say that a run has a process now."""
+        if not self._console.is_terminal:
+            say(self._console, f"{self._name(trial)}: begins")
+            return
+        steps = int(trial.overrides.get("steps", spec.settings(trial.config).get("steps", 0)) or 1)
+        task = self._bar.add_task(self._name(trial), total=steps, told="")
+        with self._lock:
+            self._under_way[str(trial.workdir)] = (trial, task)
+
+    def ended(self, trial: Trial, what: str) -> None:
+        """Say what became of a run."""
+        with self._lock:
+            self._ended += 1
+            if found := self._under_way.pop(str(trial.workdir), None):
+                self._bar.remove_task(found[1])
+        minutes = (trial.about or {"seconds": 0.0})["seconds"] / 60
+        told = f"{self._name(trial)}: {what} after {minutes:.1f} min"
+        rest = self._total - self._ended
+        if not self._console.is_terminal and rest:
+            left = (time.monotonic() - self._start) / self._ended * rest / 60
+            told += f" ({self._ended} of {self._total}, about {left:.0f} min left)"
+        say(self._console, told)
+        self._show()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(2):
+            self._show()
+
+    def _show(self) -> None:
+        """Move the bars to the steps that the runs have recorded."""
+        with self._lock:
+            parts = 0.0
+            for trial, task in self._under_way.values():
+                total = self._bar.tasks[self._bar.task_ids.index(task)].total or 1
+                step = trial.run.last_step
+                self._bar.update(task, completed=step, told=f"step {step} of {total:.0f}")
+                parts += min(step / total, 1)
+            told = f"{self._ended} of {self._total}"
+            self._bar.update(self._all, completed=self._ended + parts, told=told)
+
+
+if __name__ == "__main__":
+    cli.run(main)  # without preparing this process: those that train prepare themselves

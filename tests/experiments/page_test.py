@@ -1,0 +1,58 @@
+"""The page of a report, in a browser as wide as a phone and as a desktop."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from relpos.experiments import page
+from relpos.experiments.job import Job
+from relpos.experiments.measures import Report
+from tests.experiments.report_test import sweep_of
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+# A window may not be as narrow as a phone: the page is read in a frame, of which this tells what can be seen.
+FRAME = """
+<iframe id="frame" src="page.html" style="width:WIDTHpx;height:900px;border:0"></iframe><pre id="told"></pre>
+<script>
+addEventListener("load", () => {
+  const inside = document.getElementById("frame").contentDocument, root = inside.documentElement;
+  const told = {overflow: root.scrollWidth - root.clientWidth, clipped: [], smallest: 99, texts: 0};
+  for (const text of inside.querySelectorAll(".pictures svg text")) {
+    const box = text.getBoundingClientRect(), svg = text.closest("svg").getBoundingClientRect();
+    const shown = box.left >= svg.left - 1 && box.right <= svg.right + 1 && box.top >= svg.top - 1
+      && box.bottom <= svg.bottom + 1;
+    const size = parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a;
+    if (!shown) told.clipped.push(text.textContent);
+    if (text.getScreenCTM().b == 0) told.smallest = Math.min(told.smallest, size);
+    told.texts += 1;
+  }
+  document.getElementById("told").textContent = JSON.stringify(told);
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("count", [3, 42])
+def test_everything_is_seen_at(width, count, tmp_path):
+    results = sweep_of(count)
+    job = Job("a sweep", Report.suggested(results, "a sweep of many schemes"), results)
+    (tmp_path / "page.html").write_text(page.page("a sweep", [job], "relpos sweep " + "x" * 300))
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=5000",
+         "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    told = json.loads(re.search(r'<pre id="told">(.*?)</pre>', done.stdout)[1])
+    assert told["texts"] > 20
+    assert told["overflow"] == 0
+    assert told["clipped"] == []
+    assert told["smallest"] >= 9  # pixels

@@ -1,0 +1,215 @@
+"""What the figures of a job mean, and how they are shown."""
+
+import re
+
+import numpy as np
+import pytest
+
+from relpos.errors import UserError
+from relpos.experiments import job as job_lib
+from relpos.experiments import page, pictures, tables
+from relpos.experiments.job import Job
+from relpos.experiments.measures import Measure, Report
+
+REPORT = {
+    "x": "seed",
+    "series": "toy.width",
+    "title": "a toy",
+    "better": "higher",
+    "result": {"name": "result", "split": "test", "value": "loss"},
+    "in_distribution": {"name": "inside", "split": "validation", "value": "loss", "least": 95.0},
+}
+
+
+def results_of(*runs):
+    return {
+        "scale": "cpu",
+        "config": "tests/training/toy_config.py",
+        "set": {},
+        "runs": [
+            {
+                "point": {"toy.width": width, "seed": seed},
+                "state": "finished" if inside is not None else "failed",
+                "records": []
+                if inside is None
+                else [
+                    {"split": "test", "loss": result},
+                    {"split": "validation", "loss": inside},
+                ],
+            }
+            for width, seed, inside, result in runs
+        ],
+    }
+
+
+def job_of(section, results):
+    return Job("a job", Report.of_section(section, "sweep.toml"), results)
+
+
+def test_means_leave_out_what_has_not_learned_and_say_so():
+    asked = REPORT | {"better": "higher", "x": "toy.width"}
+    results = results_of(
+        (3, 0, 99, 40), (3, 1, 50, 0), (3, 2, 95, 60), (5, 0, None, None), (5, 1, 96, 7)
+    )
+    job = job_of(asked, results)
+    three, five = job.means[3, 3], job.means[5, 5]
+    assert (three.values, three.mean, three.deviation) == ((40, 60), 50, 200**0.5)
+    assert (three.not_learned, three.not_finished, three.best) == (1, 0, False)
+    assert (five.values, five.mean, five.deviation) == ((7,), 7, None)
+    assert (five.not_learned, five.not_finished, five.best) == (0, 1, False)
+    text = tables.markdown(job)
+    assert "| `3` | 3 | 50 ± 14 | 2 | 40 to 60 | 1 | 0 |" in text
+    assert "| `5` | 5 | 7 | 1 | - | 0 | 1 |" in text
+    assert "| 3 | 1 | finished | - | 50 | 0 |" in text
+    assert "| 5 | 0 | failed | - | - | - |" in text
+
+
+def test_a_figure_is_of_the_record_that_is_asked_for():
+    records = [{"split": "test", "length": n, "accuracy": n / 100} for n in (10, 20, 30)]
+    records.append({"split": "longer", "length": 20, "accuracy": 0.9})
+    asked = {"name": "a", "split": "test", "length": 20, "value": "accuracy", "times": 100}
+    assert Measure.of_section(asked).of(records) == 20
+    assert Measure.of_section(asked | {"length": 40}).of(records) is None
+    assert Measure("a", "accuracy", {"split": "test"}, multiple=3).of(records, 10) == 0.3
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_picture_of_one_x_or_several(one):
+    results = results_of(*((w, s, 99, w + s) for w in (3, 5) for s in ((0,) if one else (0, 1, 2))))
+    job = job_of(REPORT, results)
+    (axes,) = pictures.results(job, pictures.looks([job])).axes
+    assert "higher is better" in (axes.get_xlabel() if one else axes.get_ylabel())
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["5", "3"] or not one
+
+
+def test_the_mean_of_seeds_has_a_band_and_what_has_not_learned_is_a_cross():
+    asked = REPORT | {"x": "toy.width", "series": "kind"}
+    results = results_of(*((w, s, 99, w + s) for w in (3, 5, 7) for s in (0, 1)), (7, 2, 50, 1))
+    for run in results["runs"]:
+        run["point"] = {"kind": "a"} | run["point"]
+    job = job_of(asked, results)
+    (axes,) = pictures.results(job, pictures.looks([job])).axes
+    curves = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 3]
+    assert curves == [[3.5, 5.5, 7.5]]
+    assert [line.get_ydata() for line in axes.lines if line.get_marker() == "x"] == [[1]]
+    (band,) = axes.collections
+    (corners,) = (path.vertices for path in band.get_paths())
+    np.testing.assert_allclose(corners[:, 1].min(), 3.5 - 0.5**0.5)
+
+
+@pytest.mark.parametrize(
+    ("deviation", "digits"), [(14.1, 0), (9.96, 0), (8.3, 1), (0.25, 2), (0.0996, 2), (0.021, 3)]
+)
+def test_two_digits_of_a_deviation_are_shown(deviation, digits):
+    assert job_lib.decimals(deviation) == digits
+
+
+def test_close_results_are_told_apart_with_several_seeds_and_with_one():
+    several = results_of(*((w, s, 99, 4.49 + w / 100 + s / 500) for w in (3, 5) for s in (0, 1)))
+    text = tables.markdown(job_of(REPORT | {"x": "toy.width"}, several))
+    assert "| `3` | 3 | 4.5210 ± 0.0014 | 2 | 4.5200 to 4.5220 | 0 | 0 |" in text
+    text = tables.markdown(job_of(REPORT, results_of((3, 0, 99, 4.49), (5, 0, 99, 4.54))))
+    assert "| `3` | 0 | 4.490 | 1 | - | 0 | 0 |" in text
+    assert "| `5` | 0 | **4.540** | 1 | - | 0 | 0 |" in text
+
+
+def test_the_better_one_is_the_best_and_a_task_is_learned_from_above_or_below():
+    results = results_of((3, 0, 0.2, 2), (5, 0, 0.4, 1), (7, 0, 0.6, 0))
+    inside = {"name": "inside", "split": "validation", "value": "loss"}
+    lower = REPORT | {"better": "lower", "in_distribution": inside | {"most": 0.5}}
+    best = {key: mean.best for key, mean in job_of(lower, results).means.items()}
+    assert best == {(3, 0): False, (5, 0): True, (7, 0): False}
+    assert "inside of at most 0.5" in tables.markdown(job_of(lower, results))
+    assert "lower is better" in tables.markdown(job_of(lower, results))
+    higher = REPORT | {"in_distribution": inside | {"least": 0.1}}
+    best = {key: mean.best for key, mean in job_of(higher, results).means.items()}
+    assert best == {(3, 0): True, (5, 0): False, (7, 0): False}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"better": "hihger"}, "did you mean 'higher'"),
+        ({"better": None}, "no 'better'"),
+        ({"title": None}, "no 'title'"),
+        ({"in_distribution": {"name": "a"}}, "needs 'least'"),
+        ({"in_distribution": {"name": "a", "least": 1, "most": 2}}, "and not both"),
+        ({"result": {"name": "a"}}, "missing 1 required positional argument: 'value'"),
+    ],
+)
+def test_a_report_that_lacks_something_is_refused(changed, message):
+    asked = {key: value for key, value in (REPORT | changed).items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        Report.of_section(asked, "sweep.toml")
+
+
+def record_of(scheme, seed, **by_length):
+    return {
+        "point": {"encoding": scheme, "seed": seed},
+        "state": "finished",
+        "tokens_per_second": 100.0 * (1 + seed),
+        "records": [
+            {"split": "test", "length": int(name[1:]), "bits_per_byte": value, "loss": 1.0}
+            for name, value in by_length.items()
+        ],
+    }
+
+
+def sweep_of(count):
+    """A sweep of flags with so many schemes, the later ones better, and a baseline that is worst."""
+    names = ["none", *(f"s{n}" for n in range(count))]
+    runs = [
+        record_of(name, seed, n8=3 - n / 50, n32=4 - n / 50 + seed / 10)
+        for n, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    return {"scale": "grid", "config": "lm", "set": {"sequence_length": 8}, "runs": runs}
+
+
+def test_without_a_section_the_records_say_what_is_shown():
+    found = Report.suggested(sweep_of(2), "a sweep")
+    assert (found.x, found.series, found.better) == ("sequence_length", "encoding", "lower")
+    assert (found.inside.where["length"], found.result.where["length"]) == (8, 32)
+    job = Job("a sweep", found, sweep_of(2))
+    assert job.means["s1", 8].mean == pytest.approx(4.01)
+    assert job.means["s1", 8].best
+    with pytest.raises(UserError, match="no run has a figure"):
+        Report.suggested(sweep_of(0) | {"runs": [record_of("none", 0)]}, "a sweep")
+
+
+@pytest.mark.parametrize("count", [3, 42])
+def test_the_best_few_are_coloured_and_the_others_grey(count):
+    job = Job("a sweep", Report.suggested(sweep_of(count), "a sweep"), sweep_of(count))
+    drawn_as = pictures.looks([job])
+    coloured = [name for name, look in drawn_as.items() if look.highlighted]
+    assert coloured == [*[f"s{n}" for n in reversed(range(count))][:6], "none"]
+    assert len({(look.color, look.style) for look in drawn_as.values()}) == len(coloured) + (
+        count > 6
+    )
+    (axes,) = pictures.lengths(job, drawn_as).axes
+    best = next(line for line in axes.lines if line.get_color() == drawn_as[coloured[0]].color)
+    assert best.get_xdata().tolist() == [8, 32]
+    np.testing.assert_allclose(best.get_ydata(), [3 - count / 50, 4.05 - count / 50])
+    assert axes.lines[-1].get_xdata() == [8, 8]
+    assert axes.get_xlabel() == "length (dotted: trained)"
+    assert len(axes.collections) == len(coloured)  # a band each
+
+
+def test_a_page_needs_nothing_else_and_says_what_is_missing():
+    results = sweep_of(42)
+    results["runs"][0]["point"]["encoding"] = "<b>none</b>"
+    job = Job("a sweep", Report.suggested(results, "a & b"), results)
+    text = page.page("a & b", [job], "relpos sweep --grid 'x<y'")
+    assert "<title>a &amp; b</title>" in text
+    assert "&lt;b&gt;none&lt;/b&gt;" in text
+    assert "<b>" not in text
+    assert "x&lt;y" in text
+    assert "the run directories are not here" in text
+    assert "37 others" in text
+    assert len(text) < 2_000_000
+    addresses = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)|@import', text)
+    assert all((one or other).startswith("#") for one, other in addresses)
+    for color in (pictures.INK, pictures.GREY, pictures.GRID):
+        assert color not in text  # they are the theme's
+    assert not re.findall(r'<svg[^>]*(?:width|height)="[^"]*pt"', text)
+    assert text.count("python -m relpos.train") == 2 * 43
