@@ -12,6 +12,6 @@ class DataError(errors.UserError, ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the nearest known word, "" where none is near."""
+    """Return " Did you mean 'x'?" for the nearest known word, "" where none is near."""
     near = errors.nearest(word, known)
     return f" Did you mean {near!r}?" if near else ""

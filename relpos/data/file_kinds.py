@@ -12,10 +12,10 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        name: what it is.
-        endings: of file names, without .gz or .xz behind them.
-        start: the first bytes of every such file; "" where they differ.
-        remedy: how text is made of a file; {word} stands for it as a word of the shell.
+      name: what it is.
+      endings: of file names, without .gz or .xz behind them.
+      start: the first bytes of every such file; "" where they differ.
+      remedy: how text is made of a file; {word} stands for it as a word of the shell.
     """
 
     name: str
@@ -52,18 +52,18 @@ KINDS = (
 
 
 def ending(path: Path) -> str:
-    """Returns the last suffix in small letters, of a file that is unpacked that of its content."""
+    """Return the last suffix in small letters, of a file that is unpacked that of its content."""
     return Path(path.name.lower().removesuffix(".gz").removesuffix(".xz")).suffix
 
 
 def fault_of_name(path: Path) -> str:
-    """Says why a file of this name is no text, and what to do; "" where nothing speaks against it."""
+    """Say why a file of this name is no text, and what to do; "" where nothing speaks against it."""
     kind = next((kind for kind in KINDS if ending(path) in kind.endings), None)
     return _told(kind, path) if kind else ""
 
 
 def fault_of_content(path: Path, content: bytes) -> str:
-    """Says why a file with this content is no text, and what to do; "" where it is one."""
+    """Say why a file with this content is no text, and what to do; "" where it is one."""
     kind = next((kind for kind in KINDS if kind.start and content.startswith(kind.start)), None)
     if kind:
         return _told(kind, path)

@@ -24,22 +24,22 @@ class LineError(DataError):
 
 
 def is_json_lines(path: Path) -> bool:
-    """Says whether a file's name promises lines of JSON."""
+    """Say whether a file's name promises lines of JSON."""
     return kinds.ending(path) in ENDINGS
 
 
 def documents(path: Path, content: bytes, field: str) -> list[bytes]:
-    """Returns the text in one field of every line; blank lines are none.
+    """Return the text in one field of every line; blank lines are none.
 
     Lines that cannot be used are left out, counted and named in one warning.
 
     Args:
-        path: of the file, for messages.
-        content: its bytes.
-        field: the field with the text.
+      path: of the file, for messages.
+      content: its bytes.
+      field: the field with the text.
 
     Raises:
-        DataError: the first object has no such field (the message lists those it has), or no line can be used.
+      DataError: the first object has no such field (the message lists those it has), or no line can be used.
     """
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     found: list[bytes] = []
@@ -71,10 +71,10 @@ def _has(record: Mapping[str, Any], field: str, where: str) -> bool:
 
 
 def read_object(line: bytes) -> Mapping[str, Any]:
-    """Returns the JSON object of a line.
+    """Return the JSON object of a line.
 
     Raises:
-        LineError: what is wrong with the line.
+      LineError: what is wrong with the line.
     """
     try:
         record = parse_json(line)
@@ -88,10 +88,10 @@ def read_object(line: bytes) -> Mapping[str, Any]:
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
-    """Returns the text in a field of an object.
+    """Return the text in a field of an object.
 
     Raises:
-        LineError: there is none, or no text, in it.
+      LineError: there is none, or no text, in it.
     """
     if name not in record:
         raise LineError(f"no field {name!r}")

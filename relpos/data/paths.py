@@ -11,10 +11,10 @@ from relpos.data.errors import DataError, nearest
 
 
 def expanded(name: str) -> Path:
-    """Returns a path as it was given, ``~`` and ``~user`` replaced.
+    """Return a path as it was given, ``~`` and ``~user`` replaced.
 
     Raises:
-        DataError: there is no such user, or no file can have this name.
+      DataError: there is no such user, or no file can have this name.
     """
     if "\0" in name:
         raise DataError(f"{name[:80]!r}: a path cannot hold a NUL byte.")
@@ -35,12 +35,12 @@ def expanded(name: str) -> Path:
 
 
 def find(pattern: str) -> list[Path]:
-    """Returns what a path, a glob or a folder names, in the order of the names.
+    """Return what a path, a glob or a folder names, in the order of the names.
 
     Of a folder it is everything inside but what is hidden, of a glob every match but folders.
 
     Raises:
-        DataError: nothing is there.
+      DataError: nothing is there.
     """
     path = expanded(pattern)
     if path.is_dir():
@@ -76,7 +76,7 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def neighbour(path: Path) -> str:
-    """Says which folder of a missing path is missing, or which name in it is near; "" where none is."""
+    """Say which folder of a missing path is missing, or which name in it is near; "" where none is."""
     folder = path.parent
     if not folder.is_dir():
         missing = next(p for p in reversed([folder, *folder.parents]) if not p.is_dir())

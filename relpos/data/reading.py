@@ -31,17 +31,17 @@ class NoTextError(DataError):
 
 
 def read_file(name: str) -> bytes:
-    """Reads a file of text; one that ends in .gz or .xz is unpacked.
+    """Read a file of text; one that ends in .gz or .xz is unpacked.
 
     Raises:
-        NoTextError: it is of another kind: a folder, a pipe, an archive, binary.
-        DataError: it is not there, or cannot be read.
+      NoTextError: it is of another kind: a folder, a pipe, an archive, binary.
+      DataError: it is not there, or cannot be read.
     """
     return read_text(paths.expanded(name))
 
 
 def read_utf8(name: str) -> bytes:
-    """Reads a file of text in UTF-8, a byte order mark left out; errors as of `read_file`, which name the line."""
+    """Read a file of text in UTF-8, a byte order mark left out; errors as of `read_file`, which name the line."""
     text = read_file(name).removeprefix(codecs.BOM_UTF8)
     try:
         text.decode()
@@ -54,7 +54,7 @@ def read_utf8(name: str) -> bytes:
 
 
 def read_text(path: Path) -> bytes:
-    """Reads a file of text; errors as of `read_file`."""
+    """Read a file of text; errors as of `read_file`."""
     if fault := kinds.fault_of_name(path):
         raise NoTextError(fault)
     content = _unpacked(path)
@@ -64,7 +64,7 @@ def read_text(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Opens a file without waiting for anyone; errors as of `read_file`."""
+    """Open a file without waiting for anyone; errors as of `read_file`."""
     try:
         return os.fdopen(_regular(path), "rb")
     except OSError as error:

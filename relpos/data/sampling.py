@@ -27,13 +27,13 @@ class ByNumber(grain.transforms.MapWithIndex):
         self._draw = draw
 
     def map_with_index(self, index: int, element: object) -> Any:
-        """Returns what is drawn for an index."""
+        """Return what is drawn for an index."""
         del element
         return self._draw(index)
 
 
 def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
-    """Returns an endless dataset whose element i is draw(i).
+    """Return an endless dataset whose element i is draw(i).
 
     `get_state` and `set_state` of its iterators continue exactly, and Orbax saves them with
     `grain.checkpoint.CheckpointSave`.
@@ -48,8 +48,8 @@ class Epochs:
     So a permutation is drawn where it fits into memory.
 
     Args:
-        count: how many numbers.
-        entropy: what the orders are a function of, as `numpy.random.default_rng` takes it.
+      count: how many numbers.
+      entropy: what the orders are a function of, as `numpy.random.default_rng` takes it.
     """
 
     def __init__(self, count: int, entropy: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class Epochs:
         self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
 
     def __getitem__(self, index: int) -> int:
-        """Returns the number that is drawn at an index."""
+        """Return the number that is drawn at an index."""
         epoch, place = divmod(index, self._count)
         if self._count > MOST_PERMUTED:
             seed = (sum(self._entropy) + epoch) % 2**32

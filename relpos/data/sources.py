@@ -18,8 +18,8 @@ class Sources(Generic[Item]):
     """The sources in a folder.
 
     Args:
-        package: the folder as a dotted name.
-        what: the kind of data, for messages.
+      package: the folder as a dotted name.
+      what: the kind of data, for messages.
     """
 
     def __init__(self, package: str, what: str) -> None:
@@ -27,27 +27,27 @@ class Sources(Generic[Item]):
         self._what = what
 
     def names(self) -> tuple[str, ...]:
-        """Returns the names of all sources, sorted."""
+        """Return the names of all sources, sorted."""
         return registry.names(importlib.import_module(self._package))
 
     def options(self, name: str) -> dict[str, Any]:
-        """Returns a source's options with their defaults: the keyword arguments of its `load`.
+        """Return a source's options with their defaults: the keyword arguments of its `load`.
 
         Raises:
-            DataError: there is no such source; the nearest one is named.
+          DataError: there is no such source; the nearest one is named.
         """
         parameters = inspect.signature(self._find(name)).parameters
         return {key: parameter.default for key, parameter in parameters.items()}
 
     def load(self, name: str, /, **chosen: Any) -> Corpus[Item]:
-        """Loads a corpus.
+        """Load a corpus.
 
         Args:
-            name: one of `names()`.
-            **chosen: options of the source, see `options(name)`.
+          name: one of `names()`.
+          **chosen: options of the source, see `options(name)`.
 
         Raises:
-            DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
+          DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
         """
         known = self.options(name)
         for key, value in chosen.items():
@@ -61,13 +61,13 @@ class Sources(Generic[Item]):
         return found
 
     def load_chosen(self, section: Mapping[str, Any]) -> Corpus[Item]:
-        """Loads the corpus of a config's section `data`.
+        """Load the corpus of a config's section `data`.
 
         Args:
-            section: `source` is a name, `sources` maps names to options.
+          section: `source` is a name, `sources` maps names to options.
 
         Raises:
-            DataError: as of `load`.
+          DataError: as of `load`.
         """
         name = section["source"]
         try:

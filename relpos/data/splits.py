@@ -11,20 +11,20 @@ SPLITS = ("train", "validation", "test")
 def held_out(
     keys: Sequence[bytes], sizes: Sequence[int], *, budget: int, largest: int
 ) -> dict[str, list[int]]:
-    """Deals documents out to train, validation and test.
+    """Deal documents out to train, validation and test.
 
     In the order of their keys' SHA-256 the documents fill test, then validation, then train. A
     document's place depends on its key, hardly on what else there is.
 
     Args:
-        keys: what is hashed for each document: its name, or its content.
-        sizes: bytes of each document.
-        budget: bytes that each of test and validation hold, at most.
-        largest: a document of more bytes always goes to train, so that no single one makes up a
-            held-out split.
+      keys: what is hashed for each document: its name, or its content.
+      sizes: bytes of each document.
+      budget: bytes that each of test and validation hold, at most.
+      largest: a document of more bytes always goes to train, so that no single one makes up a
+        held-out split.
 
     Returns:
-        The indices of each split's documents, ascending.
+      The indices of each split's documents, ascending.
     """
     order = sorted(range(len(keys)), key=lambda i: (hashlib.sha256(keys[i]).digest(), i))
     dealt: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -40,7 +40,7 @@ def held_out(
 
 
 def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
-    """Returns the indices of the pairs that hang together by a common first or second part."""
+    """Return the indices of the pairs that hang together by a common first or second part."""
     # Each points to an earlier one of its family, and the first to itself.
     root = list(range(len(pairs)))
 
@@ -62,7 +62,7 @@ def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
 
 
 def split_of(key: bytes) -> str:
-    """Returns the split that a key belongs to by its SHA-256.
+    """Return the split that a key belongs to by its SHA-256.
 
     Eight tenths of all keys are train, a tenth each validation and test: for text that is written
     when it is asked for, so that there is no list to deal out.

@@ -19,33 +19,33 @@ from relpos.errors import did_you_mean
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all tasks, sorted."""
+    """Return the names of all tasks, sorted."""
     return tuple(sorted(_classes()))
 
 
 def task_class(name: str) -> type[Task]:
-    """Returns the class of a task; an unknown name is answered with the nearest right one."""
+    """Return the class of a task; an unknown name is answered with the nearest right one."""
     if name not in _classes():
         raise DataError(f"There is no algorithmic task {name!r}{did_you_mean(name, names())}.")
     return _classes()[name]
 
 
 def options(name: str) -> dict[str, Any]:
-    """Returns a task's options with their defaults."""
+    """Return a task's options with their defaults."""
     parameters = inspect.signature(task_class(name)).parameters
     return {key: parameter.default for key, parameter in parameters.items()}
 
 
 def create(name: str, **chosen: Any) -> Task:
-    """Makes a task.
+    """Make a task.
 
     Args:
-        name: one of `names()`.
-        **chosen: the task's options, see `options(name)`.
+      name: one of `names()`.
+      **chosen: the task's options, see `options(name)`.
 
     Raises:
-        DataError: an unknown name or option (the nearest right one is named), or a value the task
-            refuses.
+      DataError: an unknown name or option (the nearest right one is named), or a value the task
+        refuses.
     """
     known = options(name)
     for key in chosen:

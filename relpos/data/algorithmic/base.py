@@ -32,9 +32,9 @@ class Example(NamedTuple):
     """One sequence, question and answer.
 
     Attributes:
-        tokens: all symbols, those to be found too, int32 [n]. The first one is never hidden.
-        hidden: where the model does not see the symbol and has to produce it, bool [n].
-        scored: where the answer counts for loss and accuracy, some of `hidden`, bool [n].
+      tokens: all symbols, those to be found too, int32 [n]. The first one is never hidden.
+      hidden: where the model does not see the symbol and has to produce it, bool [n].
+      scored: where the answer counts for loss and accuracy, some of `hidden`, bool [n].
     """
 
     tokens: np.ndarray
@@ -46,15 +46,15 @@ class Task(abc.ABC):
     """A task. Its options are the keyword arguments of its constructor.
 
     Attributes:
-        name: what it is called in configs.
-        alphabet: the task's own symbols, readable; the index is the id.
-        presentation: how its paper shows it to a model, see `batches.PRESENTATIONS`.
-        min_length: the smallest length there is. What a length measures, the class tells.
-        max_length: the largest, or None.
-        answer_mark: whether a model that reads from left to right needs to be told where the
-            question ends; False where the question's own symbols say it.
-        variants: tests of its paper on examples unlike those trained on, name -> options.
-        end: the symbol that closes an answer, if one does: what follows it does not count.
+      name: what it is called in configs.
+      alphabet: the task's own symbols, readable; the index is the id.
+      presentation: how its paper shows it to a model, see `batches.PRESENTATIONS`.
+      min_length: the smallest length there is. What a length measures, the class tells.
+      max_length: the largest, or None.
+      answer_mark: whether a model that reads from left to right needs to be told where the
+        question ends; False where the question's own symbols say it.
+      variants: tests of its paper on examples unlike those trained on, name -> options.
+      end: the symbol that closes an answer, if one does: what follows it does not count.
     """
 
     name: ClassVar[str]
@@ -68,7 +68,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, length: int, count: int) -> Sequence[Example]:
-        """Returns `count` independent examples of one length, which has been checked."""
+        """Return `count` independent examples of one length, which has been checked."""
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -86,10 +86,10 @@ class Task(abc.ABC):
         return len(self.alphabet)
 
     def example(self, rng: np.random.Generator, length: int) -> Example:
-        """Returns one example.
+        """Return one example.
 
         Raises:
-            DataError: there is none of that length.
+          DataError: there is none of that length.
         """
         self.check_length(length)
         return self.draw(rng, length, 1)[0]
@@ -97,12 +97,12 @@ class Task(abc.ABC):
     def examples(
         self, rng: np.random.Generator, lengths: Sequence[int] | np.ndarray
     ) -> list[Example]:
-        """Returns an example of each of the lengths [B], in their order.
+        """Return an example of each of the lengths [B], in their order.
 
         Those of equal length are drawn together.
 
         Raises:
-            DataError: there is none of one of these lengths.
+          DataError: there is none of one of these lengths.
         """
         found: dict[int, Example] = {}
         for length in np.unique(lengths).tolist():
@@ -114,26 +114,26 @@ class Task(abc.ABC):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """Returns lengths for training: uniform on shortest..longest, unless the paper has it otherwise."""
+        """Return lengths for training: uniform on shortest..longest, unless the paper has it otherwise."""
         return rng.integers(shortest, longest + 1, size=count)
 
     def most_tokens(self, length: int) -> int:
-        """Returns how many tokens an example of at most this length can have."""
+        """Return how many tokens an example of at most this length can have."""
         return len(self.example(np.random.default_rng(0), length).tokens)
 
     def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        """Returns how many symbols the answer to a question has, the most where `end` closes it.
+        """Return how many symbols the answer to a question has, the most where `end` closes it.
 
         Raises:
-            DataError: no question is of this length.
+          DataError: no question is of this length.
         """
         return int(self.example(np.random.default_rng(0), len(question)).hidden.sum())
 
     def ids(self, text: str) -> list[int]:
-        """Returns the ids of symbols separated by spaces, what `text` is the inverse of.
+        """Return the ids of symbols separated by spaces, what `text` is the inverse of.
 
         Raises:
-            DataError: a word is no symbol of the alphabet; the nearest one is named.
+          DataError: a word is no symbol of the alphabet; the nearest one is named.
         """
         for symbol in (words := text.split()):
             if symbol not in self._ids:
@@ -142,11 +142,11 @@ class Task(abc.ABC):
         return self._ids_of(words)
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns symbols separated by spaces."""
+        """Return symbols separated by spaces."""
         return " ".join(self.symbols[i] for i in ids)
 
     def check_length(self, length: int) -> None:
-        """Raises DataError where there is no example of that length."""
+        """Raise DataError where there is no example of that length."""
         if not isinstance(length, int | np.integer):
             raise DataError(f"A length of {self.name} is a whole number, not {length!r}.")
         if length < self.min_length:
@@ -166,12 +166,12 @@ class Task(abc.ABC):
 def rows(
     questions_BT: np.ndarray, answers_BT: np.ndarray, scored_BT: np.ndarray | None = None
 ) -> list[Example]:
-    """Returns examples whose questions are of one length, and their answers too.
+    """Return examples whose questions are of one length, and their answers too.
 
     Args:
-        questions_BT: what is seen.
-        answers_BT: what follows and is hidden.
-        scored_BT: which symbols of the answers count; None: all of them.
+      questions_BT: what is seen.
+      answers_BT: what follows and is hidden.
+      scored_BT: which symbols of the answers count; None: all of them.
     """
     count, seen = questions_BT.shape
     tokens_BT = np.concatenate([questions_BT, answers_BT], axis=1, dtype=np.int32)
@@ -184,14 +184,14 @@ def rows(
 
 
 def row(question: Sequence[int], answer: Sequence[int]) -> Example:
-    """Returns one example, of which all of the answer counts."""
+    """Return one example, of which all of the answer counts."""
     tokens = np.array([*question, *answer], np.int32)
     hidden = np.arange(len(tokens)) >= len(question)
     return Example(tokens, hidden, hidden)
 
 
 def require_whole(task: Task, option: str, value: int, least: int) -> int:
-    """Returns the value of an option that must be a whole number of at least `least`."""
+    """Return the value of an option that must be a whole number of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise DataError(
             f"{task.name}.{option} must be a whole number of at least {least}, not {value!r}."
@@ -200,7 +200,7 @@ def require_whole(task: Task, option: str, value: int, least: int) -> int:
 
 
 def require_share(task: Task, option: str, value: float) -> float:
-    """Returns the value of an option that must be a probability."""
+    """Return the value of an option that must be a probability."""
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DataError(
             f"{task.name}.{option} is a probability, from 0 to 1, so it cannot be {value!r}."

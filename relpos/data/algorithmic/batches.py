@@ -32,21 +32,21 @@ def batch(
     size: int | None = None,
     presentation: str | None = None,
 ) -> Batch:
-    """Returns one example of each of the lengths, side by side.
+    """Return one example of each of the lengths, side by side.
 
     Args:
-        task: what to draw.
-        rng: where to draw it from.
-        lengths: B lengths as the task measures them, equal or not.
-        size: T, so that all batches are of one shape; None: as few places as it takes.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      task: what to draw.
+      rng: where to draw it from.
+      lengths: B lengths as the task measures them, equal or not.
+      size: T, so that all batches are of one shape; None: as few places as it takes.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
 
     Returns:
-        `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1
-        where there is something, 0 where there is padding.
+      `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1
+      where there is something, 0 where there is padding.
 
     Raises:
-        DataError: the task has no such length, or an example does not fit the size.
+      DataError: the task has no such length, or an example does not fit the size.
     """
     presentation = _presentation(task, presentation)
     examples = task.examples(rng, lengths)
@@ -74,7 +74,7 @@ def batch(
 
 
 def places(task: Task, length: int, presentation: str | None = None) -> int:
-    """Returns the `size` that examples of at most this length fit into."""
+    """Return the `size` that examples of at most this length fit into."""
     causal = _presentation(task, presentation) == "causal"
     return task.most_tokens(length) - (causal and not task.answer_mark)
 
@@ -89,23 +89,23 @@ def train_batches(
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
-    """Returns endless batches; each is a function of the seed and of how many came before.
+    """Return endless batches; each is a function of the seed and of how many came before.
 
     `get_state` and `set_state` of its iterator continue exactly, and Orbax saves it with
     `grain.checkpoint.CheckpointSave`.
 
     Args:
-        task: what to draw.
-        lengths: the smallest and the largest length, drawn as `task.draw_lengths` says.
-        batch_size: B.
-        seed: any integer.
-        size: T; None: what the largest length needs, so that all batches are of one shape.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
-        one_length: whether all examples of a batch are of one length (Ruoss et al.), which is drawn
-            for each batch, or each of its own.
+      task: what to draw.
+      lengths: the smallest and the largest length, drawn as `task.draw_lengths` says.
+      batch_size: B.
+      seed: any integer.
+      size: T; None: what the largest length needs, so that all batches are of one shape.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      one_length: whether all examples of a batch are of one length (Ruoss et al.), which is drawn
+        for each batch, or each of its own.
 
     Raises:
-        DataError: the task has none of these lengths, or a number makes no sense.
+      DataError: the task has none of these lengths, or a number makes no sense.
     """
     shortest, longest = lengths
     if shortest > longest:
@@ -138,21 +138,21 @@ def eval_batches(
     size: int | None = None,
     presentation: str | None = None,
 ) -> list[Batch]:
-    """Returns batches of `examples` examples of one length, the last filled up with empty rows.
+    """Return batches of `examples` examples of one length, the last filled up with empty rows.
 
     The examples are a function of the seed and the length, drawn from other random numbers than training's.
 
     Args:
-        task: what to draw.
-        length: as the task measures it.
-        examples: how many there are in all the batches.
-        batch_size: B.
-        seed: any integer.
-        size: T; None: what this length needs.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      task: what to draw.
+      length: as the task measures it.
+      examples: how many there are in all the batches.
+      batch_size: B.
+      seed: any integer.
+      size: T; None: what this length needs.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
 
     Raises:
-        DataError: the task has no such length, an example does not fit, or a number makes no sense.
+      DataError: the task has no such length, an example does not fit, or a number makes no sense.
     """
     _check_positive(examples=examples, batch_size=batch_size)
     task.check_length(length)

@@ -211,7 +211,7 @@ class ListOps(Task):
         uniform: Iterator[float],
         symbols: list[int],
     ) -> int:
-        """Appends a list of a length to `symbols` and returns its value."""
+        """Append a list of a length to `symbols` and returns its value."""
         if length == 1:
             symbols.append(int(next(uniform) * 10))
             return symbols[-1]
@@ -252,7 +252,7 @@ def _list_shares(
 
 
 def _first_size(lists: list[np.ndarray], left: int, rest: int, uniform: Iterator[float]) -> int:
-    """Draws how many of `rest` symbols the first of left + 1 lists takes."""
+    """Draw how many of `rest` symbols the first of left + 1 lists takes."""
     u = next(uniform) * lists[left + 1][rest]
     digit = lists[1][1] * lists[left][rest - 1]
     if u < digit:  # mostly, so the other sizes need not be looked at
@@ -263,7 +263,7 @@ def _first_size(lists: list[np.ndarray], left: int, rest: int, uniform: Iterator
 
 
 def _draw(weights: list[float], uniform: Iterator[float]) -> int:
-    """Draws an index in proportion to its weight."""
+    """Draw an index in proportion to its weight."""
     below = np.cumsum(weights)
     return int(np.searchsorted(below, next(uniform) * below[-1], side="right"))
 

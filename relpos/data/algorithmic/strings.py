@@ -16,7 +16,7 @@ BITS = ("0", "1")
 
 
 def bits(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-    """Returns uniform bits [B, T]."""
+    """Return uniform bits [B, T]."""
     return rng.integers(2, size=(count, length))
 
 
@@ -157,7 +157,7 @@ class BucketSort(Task):
 def terminated(
     results: list[list[int]], end: int, length: int, score_padding: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns results, each with `end` and zeros up to a length, [B, T], and what of them counts, [B, T].
+    """Return results, each with `end` and zeros up to a length, [B, T], and what of them counts, [B, T].
 
     The authors measure accuracy up to the end and train on the zeros too (`score_padding`).
     """

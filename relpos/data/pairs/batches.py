@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
         """The id that ends a sentence."""
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32."""
+        """Return the ids of a text, int32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Sentences:
 
 
 def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
-    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
+    """Return the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
 
     Nor less than a sixth of it: short batches cost little in any case, and every length is a program to compile.
     Without `between` the least of 8, 16, 32, ...: for what runs seldom.
@@ -93,20 +93,20 @@ def _needed(pairs: Sequence[TokenizedPair]) -> int:
 
 
 def fits(pair: TokenizedPair, sequence_length: int) -> bool:
-    """Tells whether both sides fit with their separators, and neither is empty."""
+    """Tell whether both sides fit with their separators, and neither is empty."""
     return all(0 < len(tokens) < sequence_length for tokens in pair)
 
 
 def train_batches(
     pairs: Tokenized, *, sequence_length: int, batch_size: int, seed: int
 ) -> grain.IterDataset[Batch]:
-    """Returns endless batches; each is a function of the seed and of how many came before.
+    """Return endless batches; each is a function of the seed and of how many came before.
 
     Every epoch visits the pairs in another order. Some batches' worth of them are sorted by length, cut
     into batches and shuffled. Pairs that do not fit are left out, and others shown once more instead.
 
     Raises:
-        DataError: there are no pairs.
+      DataError: there are no pairs.
     """
     if not len(pairs):
         raise DataError("There are no pairs to train on.")
@@ -121,7 +121,7 @@ def eval_batches(
     batch_size: int,
     separators: tuple[int, int],
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Yields batches with the numbers of their pairs, shortest first; the last rows may be padding.
+    """Yield batches with the numbers of their pairs, shortest first; the last rows may be padding.
 
     Pairs which do not fit have to be dealt with before.
     """
@@ -136,13 +136,13 @@ def eval_batches(
 def make_batch(
     pairs: Sequence[TokenizedPair], T: int, rows: int, separators: tuple[int, int]
 ) -> Batch:
-    """Returns the pairs as a batch of so many rows, those that are missing empty.
+    """Return the pairs as a batch of so many rows, those that are missing empty.
 
     Args:
-        pairs: tokens without separators; both sides fit into T with them.
-        T: the tokens of a row.
-        rows: B.
-        separators: of source and target.
+      pairs: tokens without separators; both sides fit into T with them.
+      T: the tokens of a row.
+      rows: B.
+      separators: of source and target.
     """
     names = ("source", "source_segments", "inputs", "targets", "segments")
     batch = {name: np.zeros((rows, T), np.int32) for name in names}
@@ -170,7 +170,7 @@ class _Draw:
         self._pool = functools.lru_cache(maxsize=2)(self._draw_pool)
 
     def __call__(self, index: int) -> Batch:
-        """Returns the batch of step `index`."""
+        """Return the batch of step `index`."""
         number, place = divmod(index, self._pool_size)
         chosen = self._pool(number)[place]
         separators = (self._pairs.source.separator, self._pairs.target.separator)
@@ -183,7 +183,7 @@ class _Draw:
         return [pair for i in drawn if fits(pair := self._pairs[i], self._length)]
 
     def _draw_pool(self, number: int) -> list[list[TokenizedPair]]:
-        """Returns the batches of a pool."""
+        """Return the batches of a pool."""
         count = self._pool_size * self._batch_size
         # Where few pairs fit, a pool may have none: then the next one that has some stands in for it.
         whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))

@@ -19,11 +19,11 @@ class Answer(NamedTuple):
     """The best span of a question's context.
 
     Attributes:
-        text: without white space around it.
-        start: its first character.
-        score: p(first token) p(last token), of all candidates in all windows.
-        no_answer: the logits of having no answer, in the window where they are least, minus those of
-            the span: above 0 where the model holds no answer for likelier.
+      text: without white space around it.
+      start: its first character.
+      score: p(first token) p(last token), of all candidates in all windows.
+      no_answer: the logits of having no answer, in the window where they are least, minus those of
+        the span: above 0 where the model holds no answer for likelier.
     """
 
     text: str
@@ -36,14 +36,14 @@ class Answer(NamedTuple):
 def best_answer(
     context: str, prepared: Prepared, logits_W2T: np.ndarray, *, longest: int, no_answer: bool
 ) -> Answer:
-    """Returns the best span of tokens of the context.
+    """Return the best span of tokens of the context.
 
     Args:
-        context: the text.
-        prepared: its tokens and windows.
-        logits_W2T: of each place of each window's row as the first and as the last token.
-        longest: tokens of an answer, at most.
-        no_answer: whether the first separator stands for having none.
+      context: the text.
+      prepared: its tokens and windows.
+      logits_W2T: of each place of each window's row as the first and as the last token.
+      longest: tokens of an answer, at most.
+      no_answer: whether the first separator stands for having none.
     """
     logits_W2T = logits_W2T.astype(np.float64)
     starts_WS, stops_WS = (logits_W2T[:, end, prepared.head :] for end in (0, 1))
@@ -64,7 +64,7 @@ def best_answer(
 
 
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
-    """Returns the `Answer.no_answer` above which giving none makes F1 on these questions best.
+    """Return the `Answer.no_answer` above which giving none makes F1 on these questions best.
 
     Where none of them was read it is 0.
     """
@@ -78,12 +78,12 @@ def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> f
 def scores(
     answers: Mapping[str, Answer], questions: Sequence[Question], threshold: float | None
 ) -> dict[str, float]:
-    """Returns exact match and F1 in percent; a question without a prediction counts as wrong.
+    """Return exact match and F1 in percent; a question without a prediction counts as wrong.
 
     Args:
-        answers: by question id.
-        questions: all of them.
-        threshold: by SQuAD 2.0 with that threshold; None: by SQuAD 1.1.
+      answers: by question id.
+      questions: all of them.
+      threshold: by SQuAD 2.0 with that threshold; None: by SQuAD 1.1.
     """
     predictions = {id: answer.text for id, answer in answers.items()}
     if threshold is None:
@@ -96,10 +96,10 @@ class AtDistance(NamedTuple):
     """The scores of the questions at a distance or a range of them.
 
     Attributes:
-        distance: such as "3" or "5-8".
-        beyond: whether it is greater than those trained on.
-        questions: how many.
-        scores: of these.
+      distance: such as "3" or "5-8".
+      beyond: whether it is greater than those trained on.
+      questions: how many.
+      scores: of these.
     """
 
     distance: str
@@ -114,13 +114,13 @@ def by_distance(
     threshold: float | None,
     trained: int,
 ) -> list[AtDistance]:
-    """Returns the scores by distance; questions without one are left out.
+    """Return the scores by distance; questions without one are left out.
 
     Args:
-        answers: by question id.
-        questions: all of them.
-        threshold: as for `scores`.
-        trained: the greatest distance that was trained on.
+      answers: by question id.
+      questions: all of them.
+      threshold: as for `scores`.
+      trained: the greatest distance that was trained on.
     """
     found = []
     for low, high in distance_ranges((question.group for question in questions), trained):
@@ -134,13 +134,13 @@ def by_distance(
 
 
 def distance_ranges(groups: Iterable[int], trained: int) -> list[tuple[int, int]]:
-    """Returns ranges of distances to tell results apart by; none lies on both sides of `trained`.
+    """Return ranges of distances to tell results apart by; none lies on both sides of `trained`.
 
     Each distance is told alone where there are few; else a range ends at twice its beginning.
 
     Args:
-        groups: the distances there are; 0 is none.
-        trained: the greatest that was trained on.
+      groups: the distances there are; 0 is none.
+      trained: the greatest that was trained on.
     """
     known = sorted({group for group in groups if group > 0})
     if len(known) <= MOST_DISTANCES:

@@ -23,7 +23,7 @@ class TrainingRows:
     """Random access to the rows of all windows that are trained on; built when it is asked for.
 
     Attributes:
-        problems: questions that are not trained on, by what is wrong with them.
+      problems: questions that are not trained on, by what is wrong with them.
     """
 
     def __init__(self, questions: Sequence[Question], row_format: RowFormat) -> None:
@@ -73,7 +73,7 @@ class TrainingRows:
 
 
 def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.IterDataset[Batch]:
-    """Returns endless batches, every epoch in another order.
+    """Return endless batches, every epoch in another order.
 
     The order is a function of `seed`. The iterator's `get_state` and `set_state` continue exactly,
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
@@ -84,7 +84,7 @@ def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.It
 
 
 def padded(rows: Sequence[Row], batch_size: int) -> Batch:
-    """Returns the rows as a batch, filled up with empty ones, which are not trained on."""
+    """Return the rows as a batch, filled up with empty ones, which are not trained on."""
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     missing = batch_size - len(rows)
     return {
@@ -98,7 +98,7 @@ def padded(rows: Sequence[Row], batch_size: int) -> Batch:
 def eval_batches(
     read: Iterable[tuple[Question, Prepared]], row_format: RowFormat, *, batch_size: int
 ) -> Iterator[tuple[Batch, int]]:
-    """Yields the rows of all windows of all questions, in order, and how many of a batch's are such rows."""
+    """Yield the rows of all windows of all questions, in order, and how many of a batch's are such rows."""
     rows: list[Row] = []
     for question, prepared in read:
         targets = row_format.targets(prepared, question)

@@ -26,7 +26,7 @@ def questions_corpus(
     problems: Iterable[str] = (),
     notes: Sequence[str] = (),
 ) -> Corpus[Question]:
-    """Returns a corpus of questions, see `relpos.data.corpus.corpus_of`."""
+    """Return a corpus of questions, see `relpos.data.corpus.corpus_of`."""
     return corpus_of(
         name,
         version,
@@ -46,16 +46,16 @@ def _measure(questions: Sequence[Question]) -> Sizes:
 def corpus_of_files(
     read: Callable[[str], Reading], *, train: str, validation: str, test: str
 ) -> Corpus[Question]:
-    """Returns the corpus of the user's own files.
+    """Return the corpus of the user's own files.
 
     Args:
-        read: reads one file.
-        train: a file, a glob or a folder.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      read: reads one file.
+      train: a file, a glob or a folder.
+      validation: likewise; "" means held out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: nothing is named to train on, or what is named cannot be used.
     """
     if not train:
         raise DataError("Which files? train names those to train on.")
@@ -71,18 +71,18 @@ def corpus_of_files(
 def corpus_of_readings(
     name: str, version: str, read: Mapping[str, Sequence[Reading]]
 ) -> Corpus[Question]:
-    """Puts what was read together, and holds out the splits that are missing.
+    """Put what was read together, and holds out the splits that are missing.
 
     Whole articles or stories are held out from train by their hash; where there are too few of those, whole
     paragraphs.
 
     Args:
-        name: of the corpus.
-        version: of the data.
-        read: what was read for each split; "train" is there.
+      name: of the corpus.
+      version: of the data.
+      read: what was read for each split; "train" is there.
 
     Raises:
-        DataError: a split has no question that can be used, or there are too few to hold any out.
+      DataError: a split has no question that can be used, or there are too few to hold any out.
     """
     problems = _together(reading.problems for readings in read.values() for reading in readings)
     splits = {
@@ -108,7 +108,7 @@ def corpus_of_readings(
 
 
 def _told_apart(questions: Iterable[Question]) -> list[Question]:
-    """Returns questions of several files, none with the id of another: two languages of a set share theirs."""
+    """Return questions of several files, none with the id of another: two languages of a set share theirs."""
     found: dict[str, Question] = {}
     for question in questions:
         id, number = question.id, 1

@@ -15,16 +15,16 @@ class Question:
     """A question on a text.
 
     Attributes:
-        id: unlike that of any other question of its file.
-        context: the text that holds the answer.
-        question: what is asked.
-        answers: the texts that count as right; () for a question without an answer.
-        starts: where each answer begins in context, in characters:
-            context[start : start + len(answer)] == answer, always.
-        impossible: the context does not answer the question (SQuAD 2.0).
-        group: what results may be told apart by. For stories and bAbI the distance in sentences
-            from the question back to the farthest fact it needs, 1 for the last sentence; else 0.
-        document: the article or the story; one document's questions stay in one split.
+      id: unlike that of any other question of its file.
+      context: the text that holds the answer.
+      question: what is asked.
+      answers: the texts that count as right; () for a question without an answer.
+      starts: where each answer begins in context, in characters:
+        context[start : start + len(answer)] == answer, always.
+      impossible: the context does not answer the question (SQuAD 2.0).
+      group: what results may be told apart by. For stories and bAbI the distance in sentences
+        from the question back to the farthest fact it needs, 1 for the last sentence; else 0.
+      document: the article or the story; one document's questions stay in one split.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Reading:
     """Questions as they are read, and an account of what was wrong with them.
 
     Attributes:
-        questions: those that can be used.
+      questions: those that can be used.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Reading:
         return tuple(Fault(m, count, first) for m, (count, first) in self._found.items())
 
     def complain(self, message: str, where: str) -> None:
-        """Counts a problem of the record that stands at `where`."""
+        """Count a problem of the record that stands at `where`."""
         count, first = self._found.get(message, (0, where))
         self._found[message] = (count + 1, first)
 
@@ -83,21 +83,21 @@ class Reading:
         group: int = 0,
         document: str = "",
     ) -> None:
-        """Keeps a question if it is sound or can be made so.
+        """Keep a question if it is sound or can be made so.
 
         An answer whose start is wrong or missing is searched in the context, and the occurrence
         nearest to that start taken. An answer that is not there is left out, and so is a question
         without any. An id that is no text or number, or that another question has, becomes `where`.
 
         Args:
-            where: the record's place, such as "dev.json data[0].paragraphs[3].qas[1]".
-            id: see `Question`, as do context, question, impossible, group and document.
-            context: the text.
-            question: what is asked.
-            answers: text and start of each; a start that is no int is none.
-            impossible: whether the context has no answer.
-            group: the distance.
-            document: the article or story; "" stands for the context.
+          where: the record's place, such as "dev.json data[0].paragraphs[3].qas[1]".
+          id: see `Question`, as do context, question, impossible, group and document.
+          context: the text.
+          question: what is asked.
+          answers: text and start of each; a start that is no int is none.
+          impossible: whether the context has no answer.
+          group: the distance.
+          document: the article or story; "" stands for the context.
         """
         for name, text in (("context", context), ("question", question)):
             if not text.strip():
@@ -129,7 +129,7 @@ class Reading:
     def _placed(
         self, where: str, context: str, answers: Sequence[tuple[str, Any]]
     ) -> Iterator[tuple[str, int]]:
-        """Yields the answers that are in the context, with their true starts."""
+        """Yield the answers that are in the context, with their true starts."""
         for text, start in answers:
             is_start = isinstance(start, int) and start >= 0
             if not text.strip():

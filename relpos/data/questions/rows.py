@@ -32,9 +32,9 @@ class Prepared(NamedTuple):
     """A question in tokens.
 
     Attributes:
-        question: ids.
-        context: ids and places.
-        windows: where the windows of the context lie, [W, 2].
+      question: ids.
+      context: ids and places.
+      windows: where the windows of the context lie, [W, 2].
     """
 
     question: np.ndarray
@@ -52,13 +52,13 @@ class RowFormat:
     """How questions are laid out in rows.
 
     Attributes:
-        tokenizer: what makes tokens of them.
-        length: T.
-        overlap: tokens that a window has in common with the next one; a question leaves room for
-            twice as many.
-        longest_answer: in tokens; at most one more than the overlap, so that every answer is in a
-            window whole.
-        no_answer: whether a question may have none.
+      tokenizer: what makes tokens of them.
+      length: T.
+      overlap: tokens that a window has in common with the next one; a question leaves room for
+        twice as many.
+      longest_answer: in tokens; at most one more than the overlap, so that every answer is in a
+        window whole.
+      no_answer: whether a question may have none.
     """
 
     tokenizer: PlacingTokenizer
@@ -85,10 +85,10 @@ class RowFormat:
         return self.length - 2 - 2 * self.overlap
 
     def prepare(self, context: str, question: str) -> Prepared:
-        """Returns a question in tokens.
+        """Return a question in tokens.
 
         Raises:
-            DataError: the question is too long.
+          DataError: the question is too long.
         """
         asked = self.tokenizer.tokens(question).ids
         if len(asked) > self.longest_question:
@@ -102,13 +102,13 @@ class RowFormat:
         )
 
     def targets(self, prepared: Prepared, question: Question) -> np.ndarray | None:
-        """Returns the first and the last place of the answer in each window's row, int [W, 2].
+        """Return the first and the last place of the answer in each window's row, int [W, 2].
 
         The answer is the first of those given. A window that does not hold it whole has no answer,
         or is `NOT_TRAINED` on where every question has one.
 
         Returns:
-            None where the answer is longer than `longest_answer`.
+          None where the answer is longer than `longest_answer`.
         """
         elsewhere = _NO_ANSWER if self.no_answer else NOT_TRAINED
         targets = np.full((len(prepared.windows), 2), elsewhere)
@@ -124,12 +124,12 @@ class RowFormat:
         return targets
 
     def row(self, question: np.ndarray, context: np.ndarray, target: np.ndarray) -> Row:
-        """Returns the row of a window.
+        """Return the row of a window.
 
         Args:
-            question: ids.
-            context: ids of the window.
-            target: of `targets`.
+          question: ids.
+          context: ids of the window.
+          target: of `targets`.
         """
         separator, head = self.tokenizer.separator, len(question) + 2
         stop = head + len(context)
@@ -147,11 +147,11 @@ class RowFormat:
         }
 
     def untrained(self, prepared: Prepared) -> np.ndarray:
-        """Returns targets that count for nothing, int [W, 2]."""
+        """Return targets that count for nothing, int [W, 2]."""
         return np.full((len(prepared.windows), 2), NOT_TRAINED)
 
     def rows(self, prepared: Prepared, targets: np.ndarray) -> list[Row]:
-        """Returns the rows of all windows of a question."""
+        """Return the rows of all windows of a question."""
         return [
             self.row(prepared.question, prepared.context.ids[low:high], target)
             for (low, high), target in zip(prepared.windows, targets, strict=True)

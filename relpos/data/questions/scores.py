@@ -24,22 +24,22 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """Returns what of a text is compared."""
+    """Return what of a text is compared."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """Returns 1.0 if the prediction is one of the answers, else 0.0."""
+    """Return 1.0 if the prediction is one of the answers, else 0.0."""
     return float(normalise(prediction) in map(normalise, answers))
 
 
 def f1(prediction: str, answers: Sequence[str], *, empty: float = 1.0) -> float:
-    """Returns the best F1 of the prediction's words with an answer's words.
+    """Return the best F1 of the prediction's words with an answer's words.
 
     Args:
-        prediction: the predicted text.
-        answers: the right ones.
-        empty: F1 of two texts without words: 1 in SQuAD 2.0, 0 in 1.1.
+      prediction: the predicted text.
+      answers: the right ones.
+      empty: F1 of two texts without words: 1 in SQuAD 2.0, 0 in 1.1.
     """
     return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)
 
@@ -52,14 +52,14 @@ def _f1(predicted: list[str], right: list[str], empty: float) -> float:
 
 
 def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
-    """Returns {"exact_match", "f1"} in percent, by SQuAD 1.1.
+    """Return {"exact_match", "f1"} in percent, by SQuAD 1.1.
 
     Args:
-        predictions: the text predicted for each question's id; a missing one counts as wrong.
-        questions: all of them with answers.
+      predictions: the text predicted for each question's id; a missing one counts as wrong.
+      questions: all of them with answers.
 
     Raises:
-        DataError: there are no questions, or one without an answer.
+      DataError: there are no questions, or one without an answer.
     """
     _check(questions)
     if impossible := [q.id for q in questions if q.impossible]:
@@ -81,22 +81,22 @@ def scores_v2(
     no_answer: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Returns percentages by SQuAD 2.0: of all questions, and of those with and without an answer.
+    """Return percentages by SQuAD 2.0: of all questions, and of those with and without an answer.
 
     A missing prediction counts as wrong; the official script leaves its question out.
 
     Args:
-        predictions: the text predicted for each question's id, "" for no answer.
-        questions: with and without answers.
-        no_answer: how sure the model is that a question has no answer, such as a probability.
-        threshold: where no_answer is above it, "" is taken as the prediction.
+      predictions: the text predicted for each question's id, "" for no answer.
+      questions: with and without answers.
+      no_answer: how sure the model is that a question has no answer, such as a probability.
+      threshold: where no_answer is above it, "" is taken as the prediction.
 
     Returns:
-        exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy where there
-        are such questions.
+      exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy where there
+      are such questions.
 
     Raises:
-        DataError: there are no questions.
+      DataError: there are no questions.
     """
     _check(questions)
     pairs = {q.id: _pair_v2(predictions, q, no_answer or {}, threshold) for q in questions}
@@ -136,13 +136,13 @@ def best_threshold(
     *,
     score: str = "f1",
 ) -> float:
-    """Returns the threshold of `scores_v2` at which a score is best: to be chosen on validation.
+    """Return the threshold of `scores_v2` at which a score is best: to be chosen on validation.
 
     Args:
-        predictions: the best span for each question's id, whether or not it is thought answerable.
-        questions: with and without answers.
-        no_answer: for every question, how sure the model is that it has no answer.
-        score: "f1" or "exact_match".
+      predictions: the best span for each question's id, whether or not it is thought answerable.
+      questions: with and without answers.
+      no_answer: for every question, how sure the model is that it has no answer.
+      score: "f1" or "exact_match".
     """
     _check(questions)
     column = {"exact_match": 0, "f1": 1}[score]

@@ -27,17 +27,17 @@ class Span(NamedTuple):
 
 
 def windows(length: int, *, size: int, stride: int) -> np.ndarray:
-    """Returns the first token of every window and the one behind its last, int64 [W, 2].
+    """Return the first token of every window and the one behind its last, int64 [W, 2].
 
     Every token is in a window, and every span of at most size - stride + 1 tokens is in one whole.
 
     Args:
-        length: N, tokens of the context.
-        size: S, tokens of a window; the last window may have fewer.
-        stride: from the first token of a window to that of the next.
+      length: N, tokens of the context.
+      size: S, tokens of a window; the last window may have fewer.
+      stride: from the first token of a window to that of the next.
 
     Raises:
-        DataError: the stride is not from 1 to size: there would be gaps between the windows.
+      DataError: the stride is not from 1 to size: there would be gaps between the windows.
     """
     if not 1 <= stride <= size:
         raise DataError(
@@ -49,24 +49,24 @@ def windows(length: int, *, size: int, stride: int) -> np.ndarray:
 
 
 def holding(windows_W2: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Returns which windows hold the tokens [start, stop) whole, bool [W]."""
+    """Return which windows hold the tokens [start, stop) whole, bool [W]."""
     return (windows_W2[:, 0] <= start) & (stop <= windows_W2[:, 1])
 
 
 def best_span(
     start_WS: np.ndarray, stop_WS: np.ndarray, windows_W2: np.ndarray, *, longest: int
 ) -> Span:
-    """Returns the span with the highest sum of scores, each in the window of its most context.
+    """Return the span with the highest sum of scores, each in the window of its most context.
 
     Args:
-        start_WS: score of each token of each window as the first of an answer.
-        stop_WS: score of each token of each window as the last of an answer.
-        windows_W2: where the windows lie, as `windows` returns it; scores behind the end of a
-            window are ignored.
-        longest: tokens of an answer, at most.
+      start_WS: score of each token of each window as the first of an answer.
+      stop_WS: score of each token of each window as the last of an answer.
+      windows_W2: where the windows lie, as `windows` returns it; scores behind the end of a
+        window are ignored.
+      longest: tokens of an answer, at most.
 
     Raises:
-        DataError: there is no token.
+      DataError: there is no token.
     """
     if not len(windows_W2):
         raise DataError("There are no windows, so no span to choose.")
@@ -92,18 +92,18 @@ def best_span(
 
 
 def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
-    """Returns the characters that each token stands for, [start, stop) each, int64 [N, 2].
+    """Return the characters that each token stands for, [start, stop) each, int64 [N, 2].
 
     A token that begins or ends inside a character has the whole character, so that every span of
     tokens is a span of characters.
 
     Args:
-        text: the text.
-        byte_lengths_N: bytes of each of its tokens: byte_lengths[ids] of a tokenizer that loses
-            nothing.
+      text: the text.
+      byte_lengths_N: bytes of each of its tokens: byte_lengths[ids] of a tokenizer that loses
+        nothing.
 
     Raises:
-        DataError: the tokens do not stand for this text.
+      DataError: the tokens do not stand for this text.
     """
     encoded = np.frombuffer(text.encode(), np.uint8)
     stops = np.cumsum(byte_lengths_N, dtype=np.int64)
@@ -121,12 +121,12 @@ def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
 
 
 def token_span(offsets_N2: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """Returns the fewest tokens [first, behind) that hold the characters [start, stop).
+    """Return the fewest tokens [first, behind) that hold the characters [start, stop).
 
     Args:
-        offsets_N2: as `character_offsets` returns it.
-        start: the first character.
-        stop: the one behind the last, greater than start.
+      offsets_N2: as `character_offsets` returns it.
+      start: the first character.
+      stop: the one behind the last, greater than start.
     """
     first = int(np.searchsorted(offsets_N2[:, 1], start, side="right"))
     behind = int(np.searchsorted(offsets_N2[:, 0], stop, side="left"))

@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
         """Bytes of text that each id stands for, [V]."""
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32."""
+        """Return the ids of a text, int32."""
 
 
 def train_batches(
@@ -59,7 +59,7 @@ def train_batches(
     batch_size: int,
     seed: int,
 ) -> grain.IterDataset[Batch]:
-    """Returns endless shuffled batches for training.
+    """Return endless shuffled batches for training.
 
     Every epoch visits the documents in another order and cuts them at other places, and the pieces
     are shuffled again over a window of `SHUFFLE_TOKENS`, so that a long document spreads over many
@@ -70,7 +70,7 @@ def train_batches(
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
 
     Raises:
-        DataError: a size is not positive, or the text is shorter than one sequence.
+      DataError: a size is not positive, or the text is shorter than one sequence.
     """
     _check_sizes(sequence_length, batch_size)
     _check_enough(documents, tokenizer, sequence_length)
@@ -94,14 +94,14 @@ def eval_batches(
     sequence_length: int,
     batch_size: int,
 ) -> Iterator[Batch]:
-    """Yields batches in which every token and every document's end is a target exactly once.
+    """Yield batches in which every token and every document's end is a target exactly once.
 
     A document is cut into consecutive windows, of which a later one starts from the last token of
     the one before: the targets are the same at any sequence length. The last batch is
     filled up with padding.
 
     Raises:
-        DataError: a size is not positive, or there are no documents.
+      DataError: a size is not positive, or there are no documents.
     """
     _check_sizes(sequence_length, batch_size)
     if not len(documents):
@@ -114,7 +114,7 @@ def eval_batches(
 
 
 def text_bytes(batch: Batch, tokenizer: Tokenizer) -> int:
-    """Returns how many bytes of text a batch's targets stand for (separators stand for none)."""
+    """Return how many bytes of text a batch's targets stand for (separators stand for none)."""
     return int(tokenizer.byte_lengths[batch["targets"]][batch["segments"] > 0].sum())
 
 
@@ -144,7 +144,7 @@ class _Draw:
         self._epochs = Epochs(len(streams), (seed,))
 
     def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns a document's stream, and how short its first piece is to be."""
+        """Return a document's stream, and how short its first piece is to be."""
         stream = self._streams[self._epochs[index]]
         if len(stream) - 1 <= self._length:
             return stream, 0
@@ -174,7 +174,7 @@ class _Cut(FlatMapTransform):
 def _packed(
     pieces: grain.IterDataset, sequence_length: int, *, rows: int, seed: int | None
 ) -> grain.IterDataset:
-    """Packs pieces first-fit, `rows` open rows at a time."""
+    """Pack pieces first-fit, `rows` open rows at a time."""
     packed = FirstFitPackIterDataset(
         pieces,
         length_struct={"inputs": sequence_length, "targets": sequence_length},
@@ -207,7 +207,7 @@ def _check_sizes(sequence_length: int, batch_size: int) -> None:
 
 
 def _check_enough(documents: Sequence[bytes], tokenizer: Tokenizer, sequence_length: int) -> None:
-    """Refuses text which cannot fill one sequence, reading no further than it must."""
+    """Refuse text which cannot fill one sequence, reading no further than it must."""
     streams = _TokenStreams(documents, tokenizer)
     tokens = 0
     for i in range(len(streams)):

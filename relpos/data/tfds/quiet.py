@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silences what tfds prints on standard output, its bars, and its log lines."""
+    """Silence what tfds prints on standard output, its bars, and its log lines."""
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
     bars = tfds.core.utils.tqdm_utils._active  # tfds tells no other way whether bars are on

@@ -12,8 +12,8 @@ class Records(Sequence[Item]):
     """Items read one by one from disk.
 
     Args:
-        source: random access records, as tfds' `as_data_source` gives them.
-        read: makes an item of a record.
+      source: random access records, as tfds' `as_data_source` gives them.
+      read: makes an item of a record.
     """
 
     def __init__(
@@ -58,5 +58,5 @@ class Part(Sequence[Item]):
 
 
 def as_bytes(text: str | bytes) -> bytes:
-    """Returns a text feature's value as UTF-8."""
+    """Return a text feature's value as UTF-8."""
     return text.encode() if isinstance(text, str) else bytes(text)

@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 def open_sources(
     name: str, data_dir: str = ""
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Opens a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0": its builder, and the records of its splits.
+    """Open a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0": its builder, and the records of its splits.
 
     Args:
-        name: as tensorflow-datasets spells it.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
+      DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
     """
     root = str(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)))
     builder = _prepared(name, root) or _prepare(name, root)
@@ -52,12 +52,12 @@ def open_sources(
 
 
 def is_small(builder: tfds.core.DatasetBuilder) -> bool:
-    """Says whether a set is small enough to be read and hashed as a whole."""
+    """Say whether a set is small enough to be read and hashed as a whole."""
     return int(builder.info.dataset_size) <= HASHED_BYTES
 
 
 def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
-    """Returns the builder of what is on disk, None where nothing is."""
+    """Return the builder of what is on disk, None where nothing is."""
     try:
         with quiet_tfds():
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
@@ -68,7 +68,7 @@ def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
 
 
 def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
-    """Downloads and prepares a set, or says within seconds why not."""
+    """Download and prepares a set, or says within seconds why not."""
     bare = name.split("/")[0].split(":")[0]
     try:
         with quiet_tfds():
@@ -126,7 +126,7 @@ def _folders(root: str) -> set[str]:
 
 
 def _silent_server(urls: Iterable[str]) -> str | None:
-    """Returns a server among the urls' which gives no answer at all, None if all do."""
+    """Return a server among the urls' which gives no answer at all, None if all do."""
     servers = {urllib.parse.urlsplit(url)[:2]: url for url in urls if url.startswith("http")}
     for (_, server), url in servers.items():
         try:
@@ -140,10 +140,10 @@ def _silent_server(urls: Iterable[str]) -> str | None:
 
 
 def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
-    """Returns "text", or the only feature which is text.
+    """Return "text", or the only feature which is text.
 
     Raises:
-        DataError: there is none, or there are several.
+      DataError: there is none, or there are several.
     """
     features = builder.info.features
     texts = [key for key, feature in (features or {}).items() if is_text(feature)]
@@ -160,7 +160,7 @@ def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
 
 
 def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
-    """Returns where all texts stand in a record, inside other features too: ("en",), ("translation", "en")."""
+    """Return where all texts stand in a record, inside other features too: ("en",), ("translation", "en")."""
 
     def within(features: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for key, feature in features.items():
@@ -173,7 +173,7 @@ def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
 
 
 def is_text(feature: tfds.features.FeatureConnector) -> bool:
-    """Says whether a feature is one text."""
+    """Say whether a feature is one text."""
     return isinstance(feature, tfds.features.Text) or _is_string(feature)
 
 

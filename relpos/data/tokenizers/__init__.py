@@ -26,16 +26,16 @@ def create(
     path: str | os.PathLike[str] = "",
     vocab_size: int = 0,
 ) -> Bytes | SentencePiece:
-    """Returns a run's tokenizer: loaded from `path` if it is there, else trained and kept there.
+    """Return a run's tokenizer: loaded from `path` if it is there, else trained and kept there.
 
     Args:
-        kind: "bytes" or "sentencepiece".
-        corpus: the train documents, for SentencePiece.
-        path: the run's model file, for SentencePiece.
-        vocab_size: for SentencePiece.
+      kind: "bytes" or "sentencepiece".
+      corpus: the train documents, for SentencePiece.
+      path: the run's model file, for SentencePiece.
+      vocab_size: for SentencePiece.
 
     Raises:
-        DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
+      DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
     """
     if kind == "bytes":
         return Bytes()

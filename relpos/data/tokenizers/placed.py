@@ -31,8 +31,8 @@ class PlacedTokens(NamedTuple):
     """The tokens of a text.
 
     Attributes:
-        ids: int32 [N].
-        places: the characters [start, stop) of each, int64 [N, 2]; neither decreases.
+      ids: int32 [N].
+      places: the characters [start, stop) of each, int64 [N, 2]; neither decreases.
     """
 
     ids: np.ndarray
@@ -51,7 +51,7 @@ class PlacingTokenizer(Protocol):
         """The id that stands before, between and behind texts."""
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text: one at least, unless all is white space."""
+        """Return the tokens of a text: one at least, unless all is white space."""
 
 
 class PlacedWords:
@@ -60,7 +60,7 @@ class PlacedWords:
     The ids are 256 bytes, the separator and the known pieces.
 
     Args:
-        pieces: the known ones.
+      pieces: the known ones.
     """
 
     separator = 256
@@ -71,7 +71,7 @@ class PlacedWords:
         self._ids = {piece: self.separator + 1 + i for i, piece in enumerate(self.pieces)}
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text."""
+        """Return the tokens of a text."""
         ids: list[int] = []
         places: list[tuple[int, int]] = []
         for match in _PIECE.finditer(text):
@@ -88,14 +88,14 @@ class PlacedWords:
 
 
 def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
-    """Returns the most frequent pieces of texts, of equals those first in the alphabet.
+    """Return the most frequent pieces of texts, of equals those first in the alphabet.
 
     Args:
-        texts: of the train split, and nothing else.
-        vocab_size: ids at most, 257 of which are bytes and the separator.
+      texts: of the train split, and nothing else.
+      vocab_size: ids at most, 257 of which are bytes and the separator.
 
     Raises:
-        DataError: so few ids leave no room for a word.
+      DataError: so few ids leave no room for a word.
     """
     room = vocab_size - PlacedWords.separator - 1
     if room < 1:
@@ -118,7 +118,7 @@ class Placed:
         self.separator = tokenizer.separator
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text."""
+        """Return the tokens of a text."""
         ids = self._tokenizer.encode(text.encode())
         return PlacedTokens(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
 
@@ -126,16 +126,16 @@ class Placed:
 def create(
     kind: str, *, texts: Sequence[str] = (), path: str | Path = "", vocab_size: int = 0
 ) -> PlacingTokenizer:
-    """Returns a run's tokenizer: loaded from `path` if it is there, else learned and kept there.
+    """Return a run's tokenizer: loaded from `path` if it is there, else learned and kept there.
 
     Args:
-        kind: "words", "bytes" or "sentencepiece".
-        texts: of the train split, to learn from; of no account for bytes.
-        path: the run's file; bytes need none.
-        vocab_size: ids, for words at most.
+      kind: "words", "bytes" or "sentencepiece".
+      texts: of the train split, to learn from; of no account for bytes.
+      path: the run's file; bytes need none.
+      vocab_size: ids, for words at most.
 
     Raises:
-        DataError: an unknown kind, or it cannot be loaded or learned.
+      DataError: an unknown kind, or it cannot be loaded or learned.
     """
     if kind not in KINDS:
         raise DataError(

@@ -28,11 +28,11 @@ class SentencePiece:
     pieces and not by the library's decoder.
 
     Args:
-        model_file: path of the model.
+      model_file: path of the model.
 
     Raises:
-        DataError: the file is missing or no such model.
-        UserError: it is no regular file, or cannot be read.
+      DataError: the file is missing or no such model.
+      UserError: it is no regular file, or cannot be read.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
@@ -69,7 +69,7 @@ class SentencePiece:
         return piece.replace("\u2581", " ").encode()
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32 [n]."""
+        """Return the ids of a text, int32 [n]."""
         string = text.decode("utf-8", "surrogateescape")
         ids: list[int] = []
         for part in _SPELT_OUT.split(string):
@@ -81,7 +81,7 @@ class SentencePiece:
         return np.array(ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Returns the text; separators stand for none."""
+        """Return the text; separators stand for none."""
         ids = np.asarray(ids, np.int64)
         check_ids(ids, self.vocab_size)
         return b"".join(self._pieces[i] for i in ids.tolist())
@@ -93,16 +93,16 @@ _SPELT_OUT = re.compile("([\u2581\0\udc80-\udcff]+)")
 def train_sentencepiece(
     documents: Sequence[bytes], *, vocab_size: int, path: str | os.PathLike[str], seed: int = 0
 ) -> SentencePiece:
-    """Trains a model on a sample of the documents and writes it to `path` in one step.
+    """Train a model on a sample of the documents and writes it to `path` in one step.
 
     Args:
-        documents: the train split, and nothing else.
-        vocab_size: pieces, of which 256 are bytes and two are special.
-        path: where the model goes.
-        seed: draws the sample, at most `SAMPLE_BYTES` of text.
+      documents: the train split, and nothing else.
+      vocab_size: pieces, of which 256 are bytes and two are special.
+      path: where the model goes.
+      seed: draws the sample, at most `SAMPLE_BYTES` of text.
 
     Raises:
-        DataError: the vocabulary is too large for this text, or too small to hold its characters.
+      DataError: the vocabulary is too large for this text, or too small to hold its characters.
     """
     if not any(len(documents[i]) for i in range(len(documents))):
         raise DataError("There is no text to train a SentencePiece model on.")
@@ -141,7 +141,7 @@ def train_sentencepiece(
 
 
 def _sample(documents: Sequence[bytes], seed: int) -> Iterator[str]:
-    """Yields paragraphs of randomly drawn documents, `SAMPLE_BYTES` at most."""
+    """Yield paragraphs of randomly drawn documents, `SAMPLE_BYTES` at most."""
     left = SAMPLE_BYTES
     for i in np.random.default_rng(seed).permutation(len(documents)):
         text = documents[int(i)].decode("utf-8", "replace")

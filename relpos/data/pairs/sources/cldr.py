@@ -96,16 +96,16 @@ class _Item:
 def load(
     *, languages: Sequence[str] = ("en", "de"), lengths: Sequence[int] = (1, 4), seed: int = 0
 ) -> Corpus[Pair]:
-    """Loads lists in two languages.
+    """Load lists in two languages.
 
     Args:
-        languages: two locales.
-        lengths: the least and the most items of a list, at most `MOST_ITEMS`; those of the split "longer" have more,
-            up to twice as many.
-        seed: which lists.
+      languages: two locales.
+      lengths: the least and the most items of a list, at most `MOST_ITEMS`; those of the split "longer" have more,
+        up to twice as many.
+      seed: which lists.
 
     Raises:
-        DataError: no such locales, or lengths that no list can have.
+      DataError: no such locales, or lengths that no list can have.
     """
     if len(lengths) != 2 or not 1 <= lengths[0] <= lengths[1] <= MOST_ITEMS:
         raise DataError(
@@ -136,17 +136,17 @@ def pairs(
     seed: int = 0,
     languages: Sequence[str] = ("en", "de"),
 ) -> list[tuple[bytes, bytes]]:
-    """Returns the first `count` pairs of a split; the same pair may come twice.
+    """Return the first `count` pairs of a split; the same pair may come twice.
 
     Args:
-        count: how many.
-        length: items of a list, or the least and the most, drawn evenly.
-        split: "train", "validation" or "test".
-        seed: another one draws other sentences, from the same split.
-        languages: source and target locale.
+      count: how many.
+      length: items of a list, or the least and the most, drawn evenly.
+      split: "train", "validation" or "test".
+      seed: another one draws other sentences, from the same split.
+      languages: source and target locale.
 
     Raises:
-        DataError: see `pair`.
+      DataError: see `pair`.
     """
     low, high = (length, length) if isinstance(length, int) else length
     if not 1 <= low <= high:
@@ -165,12 +165,12 @@ def pair(
     seed: int = 0,
     languages: Sequence[str] = ("en", "de"),
 ) -> tuple[bytes, bytes]:
-    """Returns sentence number `index` of a split in both languages, as UTF-8.
+    """Return sentence number `index` of a split in both languages, as UTF-8.
 
     It depends on the arguments and on the version of CLDR, and on nothing else.
 
     Raises:
-        DataError: an unknown locale or split, or a list without items.
+      DataError: an unknown locale or split, or a list without items.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
@@ -189,10 +189,10 @@ def pair(
 
 
 def pair_of_locales(languages: Sequence[str]) -> tuple[str, str]:
-    """Checks two locales' names and returns them as CLDR spells them.
+    """Check two locales' names and returns them as CLDR spells them.
 
     Raises:
-        DataError: not two different locales that Babel knows, or of one that names too little.
+      DataError: not two different locales that Babel knows, or of one that names too little.
     """
     if len(languages) != 2:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
@@ -205,7 +205,7 @@ def pair_of_locales(languages: Sequence[str]) -> tuple[str, str]:
 
 
 def description() -> str:
-    """Returns the version of the rules, of Babel and of CLDR."""
+    """Return the version of the rules, of Babel and of CLDR."""
     return f"{VERSION}+babel-{babel.__version__}-cldr-{get_cldr_version()}"
 
 
@@ -224,7 +224,7 @@ def _spelt(name: str) -> str:
 
 
 def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -> _Item:
-    """Draws an item; one that can be held out belongs to the split."""
+    """Draw an item; one that can be held out belongs to the split."""
     if kind < 2:
         return _name(rng, TABLES[kind], source, target)
     draw = (_date, _time, _quantity, _money)[kind - 2]

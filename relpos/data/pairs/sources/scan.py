@@ -40,14 +40,14 @@ class Split(NamedTuple):
 
 
 def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
-    """Loads commands of at most `cutoff` actions, and in the split "longer" all others, see `split`.
+    """Load commands of at most `cutoff` actions, and in the split "longer" all others, see `split`.
 
     Args:
-        cutoff: the most actions of a pair for training.
-        seed: which of the short pairs are held out, and the order of train.
+      cutoff: the most actions of a pair for training.
+      seed: which of the short pairs are held out, and the order of train.
 
     Raises:
-        DataError: no pair has at most `cutoff` actions, or none has more.
+      DataError: no pair has at most `cutoff` actions, or none has more.
     """
     splits = {
         name: [(command.encode(), actions.encode()) for command, actions in found]
@@ -58,7 +58,7 @@ def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
 
 
 def pairs() -> list[Pair]:
-    """Returns all (command, actions), words separated by spaces, always in the same order."""
+    """Return all (command, actions), words separated by spaces, always in the same order."""
     simple = _simple()
     return [
         *simple,
@@ -68,20 +68,20 @@ def pairs() -> list[Pair]:
 
 
 def split(cutoff: int, seed: int, validation: float = 0.01) -> Split:
-    """Splits the pairs by the number of their actions.
+    """Split the pairs by the number of their actions.
 
     Csordas et al. 2021, arXiv:2108.12284 (after Newman et al. 2020, arXiv:2010.07174): one trains
     on at most `cutoff` actions, a tenth of which is held out as the in-distribution test, and
     tests on all longer ones. Cutoff 22 is the length split of Lake and Baroni.
 
     Args:
-        cutoff: the most actions of a pair for training.
-        seed: which of the short pairs are held out, and the order of `train`.
-        validation: share of the short pairs that is held out besides the test, 0 for none.
+      cutoff: the most actions of a pair for training.
+      seed: which of the short pairs are held out, and the order of `train`.
+      validation: share of the short pairs that is held out besides the test, 0 for none.
 
     Raises:
-        DataError: no pair has at most `cutoff` actions or none has more; or nothing is left to
-            train on.
+      DataError: no pair has at most `cutoff` actions or none has more; or nothing is left to
+        train on.
     """
     if not 0 <= validation < 1 - TEST_FRACTION:
         raise DataError(

@@ -18,19 +18,19 @@ Place = tuple[str, ...]  # of a feature: ("en",) or ("translation", "en")
 def load(
     *, name: str = "", languages: Sequence[str] = ("en", "de"), data_dir: str = ""
 ) -> Corpus[Pair]:
-    """Loads a set of parallel text such as "wmt16_translate/de-en".
+    """Load a set of parallel text such as "wmt16_translate/de-en".
 
     A small set is read as a whole: pairs with an empty side are dropped, and sentences that a
     held-out split shares with train counted. A large one stays on disk, as it is. Where validation
     or test is missing the set is read as well, and `pairs.hold_out` makes them from train.
 
     Args:
-        name: as tensorflow-datasets spells it.
-        languages: the features of source and target.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      languages: the features of source and target.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: the set cannot be opened, has no train split or not these languages.
+      DataError: the set cannot be opened, has no train split or not these languages.
     """
     from relpos.data.tfds import sets  # takes a second, which other sources need not wait for
 
@@ -81,7 +81,7 @@ def _at(record: Mapping[str, Any], path: Place) -> bytes:
 
 
 def _checked(languages: Sequence[str], texts: Iterable[str], name: str) -> Sequence[str]:
-    """Returns the languages, each of which the set must have."""
+    """Return the languages, each of which the set must have."""
     if len(languages) != 2 or languages[0] == languages[1]:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
     for language in languages:

@@ -32,24 +32,24 @@ _VERDICTS = {"yes", "no", "maybe"}
 
 
 def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Loads questions of the user's own files.
+    """Load questions of the user's own files.
 
     Args:
-        train: a file, a glob or a folder; .gz and .xz are unpacked.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      train: a file, a glob or a folder; .gz and .xz are unpacked.
+      validation: likewise; "" means held out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: nothing is named to train on, or what is named cannot be used.
     """
     return corpus_of_files(read_babi, train=train, validation=validation, test=test)
 
 
 def read_babi(path: str) -> Reading:
-    """Reads a file of bAbI; one that ends in .gz or .xz is unpacked.
+    """Read a file of bAbI; one that ends in .gz or .xz is unpacked.
 
     Raises:
-        DataError: the file is not there, is not UTF-8, or its first line has no number.
+      DataError: the file is not there, is not UTF-8, or its first line has no number.
     """
     reading = Reading()
     name = Path(path).name
@@ -75,7 +75,7 @@ def read_babi(path: str) -> Reading:
 
 
 def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: str) -> None:
-    """Adds the question of one line."""
+    """Add the question of one line."""
     question, answer, *rest = (field.strip() for field in text.split("\t"))
     numbers_of_facts = " ".join(rest).split()
     if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in numbers_of_facts):
@@ -108,7 +108,7 @@ def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: 
 
 
 def _place(answer: str, supports: Sequence[int], sentences: Sequence[str]) -> int | None:
-    """Returns where the answer begins in the sentences joined by line ends, None if in no support."""
+    """Return where the answer begins in the sentences joined by line ends, None if in no support."""
     if answer.lower() in _VERDICTS:
         return None
     for support in supports:

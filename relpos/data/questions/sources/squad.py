@@ -23,24 +23,24 @@ from relpos.files import parse_json
 
 
 def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Loads questions of the user's own files.
+    """Load questions of the user's own files.
 
     Args:
-        train: a file, a glob or a folder; .gz and .xz are unpacked.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      train: a file, a glob or a folder; .gz and .xz are unpacked.
+      validation: likewise; "" means held out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: nothing is named to train on, or what is named cannot be used.
     """
     return corpus_of_files(read_squad, train=train, validation=validation, test=test)
 
 
 def read_squad(path: str) -> Reading:
-    """Reads a file in SQuAD's form; one that ends in .gz or .xz is unpacked.
+    """Read a file in SQuAD's form; one that ends in .gz or .xz is unpacked.
 
     Raises:
-        DataError: the file is not there, is no JSON or holds something else.
+      DataError: the file is not there, is no JSON or holds something else.
     """
     reading = Reading()
     name = Path(path).name
@@ -54,7 +54,7 @@ def read_squad(path: str) -> Reading:
 
 
 def _add(reading: Reading, where: str, article: Any, paragraph: Any, qa: Any) -> None:
-    """Adds one question, of which nothing is known yet."""
+    """Add one question, of which nothing is known yet."""
     for record, name in ((paragraph, "context"), (qa, "question")):
         if not isinstance(record, dict) or not isinstance(record.get(name), str):
             return reading.complain(f"no text {name!r}, question left out", where)
@@ -89,7 +89,7 @@ def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
 
 
 def _articles(path: str) -> list[Any]:
-    """Returns what stands under "data"."""
+    """Return what stands under "data"."""
     text = read_utf8(path)
     try:
         content = parse_json(text)

@@ -45,16 +45,16 @@ Range = int | tuple[int, int]
 
 
 def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> Corpus[Question]:
-    """Loads stories.
+    """Load stories.
 
     Args:
-        distance: the least and the greatest, in sentences, at most `MOST_DISTANCE`; those of the split "longer" are
-            greater, up to twice as much.
-        facts: needed sentences, 1 or 2.
-        seed: which stories.
+      distance: the least and the greatest, in sentences, at most `MOST_DISTANCE`; those of the split "longer" are
+        greater, up to twice as much.
+      facts: needed sentences, 1 or 2.
+      seed: which stories.
 
     Raises:
-        DataError: numbers that no story can have.
+      DataError: numbers that no story can have.
     """
     if len(distance) != 2 or max(distance) > MOST_DISTANCE:
         raise DataError(
@@ -84,18 +84,18 @@ def questions(
     split: str = "train",
     seed: int = 0,
 ) -> list[Question]:
-    """Returns the first `count` questions of a split; no story is in two splits.
+    """Return the first `count` questions of a split; no story is in two splits.
 
     Args:
-        count: how many.
-        distance: in sentences, or the least and the most, drawn evenly.
-        facts: 1 or 2 needed sentences.
-        before: sentences before the first needed one, or the least and the most.
-        split: "train", "validation" or "test".
-        seed: another one draws other stories, from the same split.
+      count: how many.
+      distance: in sentences, or the least and the most, drawn evenly.
+      facts: 1 or 2 needed sentences.
+      before: sentences before the first needed one, or the least and the most.
+      split: "train", "validation" or "test".
+      seed: another one draws other stories, from the same split.
 
     Raises:
-        DataError: an unknown split, or numbers that no story can have.
+      DataError: an unknown split, or numbers that no story can have.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
@@ -116,7 +116,7 @@ def questions(
 def example(
     rng: random.Random, distance: int, *, facts: int = 1, before: Range = BEFORE, id: str = ""
 ) -> Question:
-    """Returns a story with its question, one sentence a line; arguments as for `questions`."""
+    """Return a story with its question, one sentence a line; arguments as for `questions`."""
     least = before if isinstance(before, int) else before[0]
     if facts not in (1, 2):
         raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
@@ -159,12 +159,12 @@ class _Story:
     """Sentences, and what is true after them.
 
     Attributes:
-        sentences: so far.
-        place: of every person that has moved.
-        holder: of every thing that someone has.
-        lying: the place of every thing that was dropped and not taken again.
-        fact: number of the sentence that names the answer.
-        answer: the place.
+      sentences: so far.
+      place: of every person that has moved.
+      holder: of every thing that someone has.
+      lying: the place of every thing that was dropped and not taken again.
+      fact: number of the sentence that names the answer.
+      answer: the place.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -177,11 +177,11 @@ class _Story:
         self.answer = ""
 
     def choose(self, options: Sequence[str]) -> str:
-        """Returns any of the options."""
+        """Return any of the options."""
         return self._rng.choice(options)
 
     def draw(self, low: int, high: int) -> int:
-        """Returns any number from low to high."""
+        """Return any number from low to high."""
         return self._rng.randint(low, high)
 
     def move(self, person: str) -> None:
@@ -209,7 +209,7 @@ class _Story:
         self.sentences.append(f"{person} {self.choose(DROPS)} the {thing}.")
 
     def within_reach(self, person: str, without: str = "") -> list[str]:
-        """Returns what a person that has moved can take: what lies there or has not been seen."""
+        """Return what a person that has moved can take: what lies there or has not been seen."""
         at = self.place.get(person)
         free = [t for t in THINGS if t not in self.holder and t != without]
         return [t for t in free if self.lying.get(t, at) == at] if at else []
@@ -222,13 +222,13 @@ class _Story:
         thing: str = "",
         leaving: str = "",
     ) -> None:
-        """Adds sentences, one of which at least is a move.
+        """Add sentences, one of which at least is a move.
 
         Args:
-            count: how many.
-            without: who does nothing.
-            thing: what nobody touches.
-            leaving: who moves once all the same.
+          count: how many.
+          without: who does nothing.
+          thing: what nobody touches.
+          leaving: who moves once all the same.
         """
         persons = [person for person in PERSONS if person != without]
         moving = self.draw(0, count - 1) if count else 0
@@ -304,6 +304,6 @@ def _move_drop(story: _Story, distance: int, before: int) -> str:
 
 
 def vocabulary() -> Sequence[str]:
-    """Returns every word that a story or its question may hold."""
+    """Return every word that a story or its question may hold."""
     phrases = " ".join((*MOVES, *TAKES, *DROPS)).split()
     return sorted({*PERSONS, *PLACES, *THINGS, *phrases, "the", "Where", "is"})

@@ -15,14 +15,14 @@ FEATURES = ("context", "question", "answers")
 
 
 def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
-    """Loads a set; where validation or test is missing it is held out from train.
+    """Load a set; where validation or test is missing it is held out from train.
 
     Args:
-        name: as tensorflow-datasets spells it.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: the set cannot be opened, or does not have SQuAD's features or a train split.
+      DataError: the set cannot be opened, or does not have SQuAD's features or a train split.
     """
     from relpos.data.tfds import sets  # takes a second, which other sources need not wait for
 
@@ -44,12 +44,12 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
 
 
 def read_records(records: Sequence[Mapping[str, Any]], name: str) -> Reading:
-    """Reads the records that tensorflow-datasets makes of SQuAD and of sets like it.
+    """Read the records that tensorflow-datasets makes of SQuAD and of sets like it.
 
     Args:
-        records: of one split, with the features of `FEATURES`, and perhaps id, title and
-            is_impossible.
-        name: of set and split, for problems.
+      records: of one split, with the features of `FEATURES`, and perhaps id, title and
+        is_impossible.
+      name: of set and split, for problems.
     """
     reading = Reading()
     for i in range(len(records)):

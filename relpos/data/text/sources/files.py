@@ -39,14 +39,14 @@ class _Found:
 
 
 def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
-    """Loads text of the user's own.
+    """Load text of the user's own.
 
     Args:
-        path: a file, a glob or a folder, see `read_splits`.
-        field: the field of .jsonl files that holds the text.
+      path: a file, a glob or a folder, see `read_splits`.
+      field: the field of .jsonl files that holds the text.
 
     Raises:
-        DataError: nothing is named, or what is named cannot be used.
+      DataError: nothing is named, or what is named cannot be used.
     """
     if not path:
         raise DataError("Which files? path names a file, a glob or a folder of text.")
@@ -55,19 +55,19 @@ def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
 
 
 def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
-    """Reads what a path names, drops identical files, and splits it.
+    """Read what a path names, drops identical files, and splits it.
 
     With many files whole files are held out, chosen by the hash of their content; with few, the
     last fortieth of each file is test and the fortieth before it validation. Of lines of JSON each
     is a document, and documents are held out by the hash of their content.
 
     Args:
-        pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
-            excepted. Files that end in .gz or .xz are unpacked.
-        field: the field of .jsonl files that holds the text.
+      pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
+        excepted. Files that end in .gz or .xz are unpacked.
+      field: the field of .jsonl files that holds the text.
 
     Raises:
-        DataError: nothing is there, it cannot be read, it is no text, or it is too short to be split.
+      DataError: nothing is there, it cannot be read, it is no text, or it is too short to be split.
     """
     found = _read(pattern, field)
     texts = list(dict.fromkeys(found.texts))
@@ -86,13 +86,13 @@ def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
 
 
 def read_documents(pattern: str, field: str = "text") -> list[bytes]:
-    """Reads all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
+    """Read all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
     found = _read(pattern, field)
     return [part for text in found.texts for part in documents_of(text)] + found.documents
 
 
 def _read(pattern: str, field: str) -> _Found:
-    """Returns what the files hold that have any text; of a folder other files are left out, and told."""
+    """Return what the files hold that have any text; of a folder other files are left out, and told."""
     found = _Found([], [])
     left_out: list[tuple[Path, DataError]] = []
     in_folder = paths.expanded(pattern).is_dir()
@@ -194,7 +194,7 @@ def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 
 def documents_of(text: bytes) -> list[bytes]:
-    """Cuts a text into documents of at most `DOCUMENT_BYTES`, at line ends where there are any."""
+    """Cut a text into documents of at most `DOCUMENT_BYTES`, at line ends where there are any."""
     documents = []
     start = 0
     while len(text) - start > DOCUMENT_BYTES:
@@ -207,7 +207,7 @@ def documents_of(text: bytes) -> list[bytes]:
 
 
 def cut_before(text: bytes, place: int, *, reach: int) -> int:
-    """Returns the last line end in the `reach` bytes before `place`.
+    """Return the last line end in the `reach` bytes before `place`.
 
     Where no line ends there it is the start of the UTF-8 character at `place`.
     """

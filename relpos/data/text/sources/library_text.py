@@ -8,14 +8,14 @@ from relpos.data.text.stdlib import documents
 
 
 def load(*, data_dir: str = "") -> Corpus[bytes]:
-    """Loads library_text, see `relpos.data.text.stdlib`.
+    """Load library_text, see `relpos.data.text.stdlib`.
 
     Args:
-        data_dir: the tensorflow-datasets folder in which it is kept; "" means $TFDS_DATA_DIR or
-            ~/tensorflow_datasets.
+      data_dir: the tensorflow-datasets folder in which it is kept; "" means $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
 
     Raises:
-        DataError: the folder cannot be used.
+      DataError: the folder cannot be used.
     """
     # Takes a second, which other sources need not wait for.
     from relpos.data.text.stdlib import builder

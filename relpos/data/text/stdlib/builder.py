@@ -47,7 +47,7 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def get_metadata(cls) -> tfds.core.DatasetMetadata:
-        """Returns no metadata: tfds would look for README.md and TAGS.txt beside this file."""
+        """Return no metadata: tfds would look for README.md and TAGS.txt beside this file."""
         return tfds.core.DatasetMetadata(description="", citation="", tags=[])
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -76,17 +76,17 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
-    """Prepares library_text where it is not yet, and opens it.
+    """Prepare library_text where it is not yet, and opens it.
 
     Args:
-        data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-            Where it cannot be written a private folder for temporary files is used, with a warning.
+      data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        Where it cannot be written a private folder for temporary files is used, with a warning.
 
     Returns:
-        The documents of each split.
+      The documents of each split.
 
     Raises:
-        DataError: there is no such user, or the folder for temporary files could be another user's.
+      DataError: there is no such user, or the folder for temporary files could be another user's.
     """
     found = library_text.documents()
     config = tfds.core.BuilderConfig(name=_config_name(found))
@@ -132,7 +132,7 @@ def _rules_digest() -> bytes:
 
 
 def _writable(root: Path, config: str) -> Path:
-    """Returns `root`, or a temporary folder where `root` neither holds the text nor can take it."""
+    """Return `root`, or a temporary folder where `root` neither holds the text nor can take it."""
     if (root / "library_text" / config / library_text.VERSION).is_dir():
         return root
     try:
@@ -147,10 +147,10 @@ def _writable(root: Path, config: str) -> Path:
 
 
 def _make_private(folder: Path, why: str) -> None:
-    """Makes a folder that no other user can write to, or checks that it is one: all may write beside it.
+    """Make a folder that no other user can write to, or checks that it is one: all may write beside it.
 
     Raises:
-        DataError: another user could have put a text of theirs there.
+      DataError: another user could have put a text of theirs there.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -27,7 +27,7 @@ _C_KINDS = (
 
 
 def collect() -> dict[str, str]:
-    """Returns each C module's docstrings, in the order of the names."""
+    """Return each C module's docstrings, in the order of the names."""
     texts = {}
     for name in sorted(sys.stdlib_module_names):
         if name.startswith(_SKIPPED_MODULES) or not _is_c_module(name):
@@ -50,7 +50,7 @@ def _is_c_module(name: str) -> bool:
 
 
 def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
-    """Yields a heading and docstring for a C object, then for its members and theirs."""
+    """Yield a heading and docstring for a C object, then for its members and theirs."""
     doc = getattr(thing, "__doc__", None)
     if isinstance(doc, str) and doc.strip():
         signature = getattr(thing, "__text_signature__", None) or ""

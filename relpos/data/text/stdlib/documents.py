@@ -57,7 +57,7 @@ _SKIPPED_FILES = {
 
 
 def documents() -> dict[str, bytes]:
-    """Returns every document by name, in the order of the names, as the installation has it."""
+    """Return every document by name, in the order of the names, as the installation has it."""
     found = {**dict(_sources()), **dict(_topics()), **dict(_builtins())}
     return {
         name: text
@@ -67,7 +67,7 @@ def documents() -> dict[str, bytes]:
 
 
 def build(found: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Deduplicates and splits the documents: {split: {name: text}}.
+    """Deduplicate and splits the documents: {split: {name: text}}.
 
     1. Exact copies go, then lines that only repeat passages of a document earlier in the order.
     2. Each kind of document is split by name, see `splits.held_out`.
@@ -109,7 +109,7 @@ def _is_text(text: bytes) -> bool:
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:
-    """Yields the standard library's .py files."""
+    """Yield the standard library's .py files."""
     root = Path(sysconfig.get_path("stdlib"))
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [
@@ -132,7 +132,7 @@ def _sources() -> Iterator[tuple[str, bytes]]:
 
 
 def _topics() -> Iterator[tuple[str, bytes]]:
-    """Yields the topics of pydoc's help(), prose of the language reference."""
+    """Yield the topics of pydoc's help(), prose of the language reference."""
     try:
         from pydoc_data.topics import topics
     except ImportError:  # a distribution may leave it out
@@ -142,7 +142,7 @@ def _topics() -> Iterator[tuple[str, bytes]]:
 
 
 def _builtins() -> Iterator[tuple[str, bytes]]:
-    """Yields for each module written in C its docstrings, name by name.
+    """Yield for each module written in C its docstrings, name by name.
 
     A fresh interpreter collects them: in this one some library may have put its own function in
     place of, say, sys.excepthook, and importing what nobody asked for is left to the other.

@@ -22,9 +22,9 @@ class Passages:
     """The windows of one text: where they start and end in its bytes, and their hashes.
 
     Attributes:
-        starts: byte offset of the first character of each window, [windows] int64.
-        ends: byte offset after the last character of each window, [windows] int64.
-        hashes: [windows] uint64.
+      starts: byte offset of the first character of each window, [windows] int64.
+      ends: byte offset after the last character of each window, [windows] int64.
+      hashes: [windows] uint64.
     """
 
     def __init__(self, text: bytes, window: int = WINDOW) -> None:
@@ -60,12 +60,12 @@ def _power(exponent: int) -> np.uint64:
 
 
 def cut_lines(text: bytes, covered: np.ndarray, *, wholly: bool) -> bytes:
-    """Returns `text` without the lines which repeat something.
+    """Return `text` without the lines which repeat something.
 
     Args:
-        text: the document.
-        covered: [len(text)] bool, True for every byte inside a repeated window.
-        wholly: cut only lines all of whose characters are covered, instead of every line touched.
+      text: the document.
+      covered: [len(text)] bool, True for every byte inside a repeated window.
+      wholly: cut only lines all of whose characters are covered, instead of every line touched.
     """
     if not covered.any():
         return text
@@ -90,7 +90,7 @@ def _coverage(size: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def drop_repeats(documents: Sequence[bytes], *, window: int = WINDOW) -> list[bytes]:
-    """Cuts from each document the lines that only repeat passages of earlier documents.
+    """Cut from each document the lines that only repeat passages of earlier documents.
 
     What a document repeats of itself stays. A line goes where every visible character of it lies in
     a repeated window, so whole copied paragraphs go and shared idioms inside new lines stay.
@@ -117,7 +117,7 @@ def drop_repeats(documents: Sequence[bytes], *, window: int = WINDOW) -> list[by
 def cut_shared(
     documents: Sequence[bytes], others: Sequence[bytes], *, window: int = WINDOW
 ) -> list[bytes]:
-    """Cuts every line of `documents` touched by a passage that occurs in `others`.
+    """Cut every line of `documents` touched by a passage that occurs in `others`.
 
     Afterwards no passage of `window` visible characters is shared: cutting joins lines which were
     apart, so it is repeated until nothing more is found.
