@@ -1,4 +1,4 @@
-"""Sources of data by name. A folder is the registry: each file is a source, and its `load` returns a corpus."""
+"""Data sources by name. A folder is the registry: each file is a source whose `load` returns a corpus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sources(Generic[Item]):
     """The sources in a folder.
 
     Args:
-      package: the folder as a dotted name.
+      package: the folder's dotted name.
       what: the kind of data, for messages.
     """
 
@@ -34,7 +34,7 @@ class Sources(Generic[Item]):
         """Return a source's options with their defaults: the keyword arguments of its `load`.
 
         Raises:
-          DataError: there is no such source; the nearest one is named.
+          DataError: there is no such source; the message names the nearest one.
         """
         parameters = inspect.signature(self._find(name)).parameters
         return {key: parameter.default for key, parameter in parameters.items()}
@@ -44,10 +44,10 @@ class Sources(Generic[Item]):
 
         Args:
           name: one of `names()`.
-          **chosen: options of the source, see `options(name)`.
+          **chosen: the source's options, see `options(name)`.
 
         Raises:
-          DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
+          DataError: the source or an option is unknown (the message names the nearest one), or the data cannot be used.
         """
         known = self.options(name)
         for key, value in chosen.items():
@@ -61,13 +61,13 @@ class Sources(Generic[Item]):
         return found
 
     def load_chosen(self, section: Mapping[str, Any]) -> Corpus[Item]:
-        """Load the corpus of a config's section `data`.
+        """Load the corpus that a config's `data` section chooses.
 
         Args:
-          section: `source` is a name, `sources` maps names to options.
+          section: `source` names a source, `sources` maps names to options.
 
         Raises:
-          DataError: as of `load`.
+          DataError: as for `load`.
         """
         name = section["source"]
         try:
