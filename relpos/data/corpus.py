@@ -40,7 +40,7 @@ class Corpus(Generic[Item]):
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return what the results depend on, as JSON for a run's config.json."""
+        """Return what the results depend on, as a dict for a run's config.json."""
         return {
             "name": self.name,
             "version": self.version,

@@ -1,4 +1,4 @@
-"""A corpus of documents, each of them bytes."""
+"""A corpus of documents, each as bytes."""
 
 from __future__ import annotations
 

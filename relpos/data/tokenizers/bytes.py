@@ -21,17 +21,17 @@ class Bytes:
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Return the bytes; separators stand for none."""
+        """Return the bytes, without separators."""
         ids = np.asarray(ids, np.int64)
         check_ids(ids, self.vocab_size)
         return ids[ids < 256].astype(np.uint8).tobytes()
 
 
 def check_ids(ids: np.ndarray, vocab_size: int) -> None:
-    """Refuse ids that a vocabulary does not have.
+    """Raise if an id is not in the vocabulary.
 
     Raises:
-      DataError: names the first of them.
+      DataError: an id is out of range; the message names the first.
     """
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = int(ids.min() if ids.min() < 0 else ids.max())
