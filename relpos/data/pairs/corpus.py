@@ -1,4 +1,4 @@
-"""A corpus of pairs of sentences, source and target as UTF-8."""
+"""A corpus of sentence pairs, source and target as UTF-8."""
 
 from __future__ import annotations
 

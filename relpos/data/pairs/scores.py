@@ -9,22 +9,22 @@ import sacrebleu
 
 from relpos.data.errors import DataError
 
-# What sacrebleu cuts into words by itself, without packages of their own: these languages put no spaces between them.
+# The tokenizers built into sacrebleu for languages without spaces between words.
 TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 
 
 def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
-    """Return bleu, chrf and exact_match in percent, cased and on plain text.
+    """Return bleu, chrf and exact_match in percent, case-sensitive and on plain text.
 
     BLEU is that of Papineni et al. 2002 as `sacrebleu` computes it by default (Post 2018, arXiv:1804.08771).
 
     Args:
       found: translations.
-      wanted: one reference for each.
-      language: of both, such as "de" or "zh_Hant"; it decides how BLEU cuts them into words.
+      wanted: one reference for each translation.
+      language: their language, such as "de" or "zh_Hant", which decides how BLEU splits words.
 
     Raises:
-      DataError: there are none, or not as many of one as of the other.
+      DataError: there are no translations, or not as many as references.
     """
     if not found or len(found) != len(wanted):
         raise DataError(
@@ -43,5 +43,5 @@ def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> d
 
 
 def exact_matches(found: Sequence[str], wanted: Sequence[str]) -> int:
-    """Return how many translations are their reference, spaces apart."""
+    """Return how many translations equal their reference, apart from spaces."""
     return sum(a.split() == b.split() for a, b in zip(found, wanted, strict=True))

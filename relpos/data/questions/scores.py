@@ -1,12 +1,11 @@
 """Exact match and F1 of answers, as the official evaluations of SQuAD 1.1 and 2.0 define them.
 
-Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822, with the scripts
-evaluate-v1.1.py and evaluate-v2.0.py beside the data. Texts are compared in lower case, without ASCII
-punctuation, without the words a, an and the, and with single spaces. F1 is that of the bags of
-words; of several right answers the best one counts.
+Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822, with the scripts evaluate-v1.1.py and
+evaluate-v2.0.py beside the data. Texts are compared in lower case, without ASCII punctuation, without the words a, an
+and the, and with single spaces. F1 compares bags of words; among several correct answers the best match counts.
 
-The versions differ where a text has no words left: in 2.0 the empty text is the answer to an
-impossible question, and F1 is 1 where both texts are empty; in 1.1 it is 0, though exact match is 1.
+The versions differ if a text has no words left: in 2.0 the empty text answers an impossible question, and F1 of two
+empty texts is 1; in 1.1 it is 0, though exact match is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """Return what of a text is compared."""
+    """Return the normalised text that is compared."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -34,11 +33,11 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1(prediction: str, answers: Sequence[str], *, empty: float = 1.0) -> float:
-    """Return the best F1 of the prediction's words with an answer's words.
+    """Return the best F1 between the prediction's words and an answer's.
 
     Args:
       prediction: the predicted text.
-      answers: the right ones.
+      answers: the correct ones.
       empty: F1 of two texts without words: 1 in SQuAD 2.0, 0 in 1.1.
     """
     return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)
@@ -55,11 +54,11 @@ def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> 
     """Return {"exact_match", "f1"} in percent, by SQuAD 1.1.
 
     Args:
-      predictions: the text predicted for each question's id; a missing one counts as wrong.
-      questions: all of them with answers.
+      predictions: predicted text by question id; a missing one counts as wrong.
+      questions: questions with answers.
 
     Raises:
-      DataError: there are no questions, or one without an answer.
+      DataError: there are no questions, or one has no answer.
     """
     _check(questions)
     if impossible := [q.id for q in questions if q.impossible]:
@@ -86,14 +85,13 @@ def scores_v2(
     A missing prediction counts as wrong; the official script leaves its question out.
 
     Args:
-      predictions: the text predicted for each question's id, "" for no answer.
+      predictions: predicted text by question id; "" for no answer.
       questions: with and without answers.
-      no_answer: how sure the model is that a question has no answer, such as a probability.
-      threshold: where no_answer is above it, "" is taken as the prediction.
+      no_answer: the model's confidence that a question has no answer, such as a probability.
+      threshold: if no_answer exceeds it, the prediction is "".
 
     Returns:
-      exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy where there
-      are such questions.
+      exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy if there are such questions.
 
     Raises:
       DataError: there are no questions.
@@ -110,7 +108,7 @@ def scores_v2(
         if not group:
             continue
         exact, overlap = (100 * sum(column) / len(group) for column in zip(*group, strict=True))
-        if name == "impossible_":  # no answer at all is right or wrong, both scores are the same
+        if name == "impossible_":  # without answers, both scores are the same
             scores["impossible_accuracy"] = exact
         else:
             scores |= {f"{name}exact_match": exact, f"{name}f1": overlap}
@@ -122,7 +120,7 @@ def _pair_v2(
 ) -> tuple[float, float]:
     if q.id not in predictions:
         return 0.0, 0.0
-    # An answer of articles and punctuation alone is none.
+    # An answer of only articles and punctuation is none.
     answers = [answer for answer in q.answers if normalise(answer)] or [""]
     if q.id in no_answer and no_answer[q.id] > threshold:
         return float(q.impossible), float(q.impossible)
@@ -136,23 +134,23 @@ def best_threshold(
     *,
     score: str = "f1",
 ) -> float:
-    """Return the threshold of `scores_v2` at which a score is best: to be chosen on validation.
+    """Return the threshold of `scores_v2` that maximises a score; choose it on validation.
 
     Args:
-      predictions: the best span for each question's id, whether or not it is thought answerable.
+      predictions: the best span by question id, whether or not the question seems answerable.
       questions: with and without answers.
-      no_answer: for every question, how sure the model is that it has no answer.
+      no_answer: for every question, the model's confidence that it has no answer.
       score: "f1" or "exact_match".
     """
     _check(questions)
     column = {"exact_match": 0, "f1": 1}[score]
-    gained = []  # by answering this question instead of giving none
+    gained = []  # by answering the question rather than giving no answer
     for q in questions:
         answered = _pair_v2(predictions, q, {}, 0.0)[column]
         gained.append((no_answer[q.id], answered - float(q.impossible)))
     best, threshold, total = 0.0, float("-inf"), 0.0
-    # Of equally certain ones, which stand or fall together, losses come first: no sum within them is
-    # greater than that before or that behind.
+    # Questions with equal confidence are answered together. Losses come first, so that no sum within such a group
+    # exceeds the sum before or after it.
     for certainty, gain in sorted(gained):
         total += gain
         if total > best:

@@ -68,9 +68,10 @@ def documents() -> dict[str, bytes]:
 def build(found: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
     """Deduplicate and split the documents: {split: {name: text}}.
 
-    1. Drop exact copies, then lines that only repeat passages of an earlier document. 2. Split each kind of document by
-    name, see `splits.held_out`. 3. Drop every line of validation that touches a passage of train, and every line of
-    test that touches one of train or validation.
+    1. Drop exact copies, then lines that only repeat passages of an earlier document.
+    2. Split each kind of document by name, see `splits.held_out`.
+    3. Drop every line of validation that touches a passage of train, and every line of test that touches one of train
+       or validation.
     """
     unique = {text: name for name, text in reversed(found.items())}
     found = {name: text for name, text in found.items() if unique[text] == name}
