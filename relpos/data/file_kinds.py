@@ -72,11 +72,11 @@ def fault_of_content(path: Path, content: bytes) -> str:
         return ""
     line, word = content.count(b"\n", 0, place) + 1, shlex.quote(str(path))
     return (
-        f"{path}, line {line}: a NUL byte, so this is no text, or not in UTF-8. Name a text file; stray NUL bytes "
-        f"are taken out by: tr -d '\\000' < {word} > {word}.txt"
+        f"{path}, line {line}: a NUL byte, so this is not text, or not UTF-8. Name a text file; to remove "
+        f"stray NUL bytes: tr -d '\\000' < {word} > {word}.txt"
     )
 
 
 def _told(kind: Kind, path: Path) -> str:
     remedy = kind.remedy.format(word=shlex.quote(str(path)))
-    return f"{path} is {kind.name}, no text that can be read: {remedy}"
+    return f"{path} is {kind.name}, not readable text: {remedy}"

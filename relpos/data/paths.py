@@ -22,7 +22,7 @@ def expanded(name: str) -> Path:
         path = Path(name).expanduser()
     except RuntimeError:
         raise DataError(
-            f"{name[:80]}: there is no user {name.split('/')[0][1:][:80]!r} whose folder ~ could stand for."
+            f"{name[:80]}: there is no user {name.split('/')[0][1:][:80]!r} for ~ to stand for."
         ) from None
     try:
         path.lstat()
@@ -81,7 +81,7 @@ def neighbour(path: Path) -> str:
     if not folder.is_dir():
         missing = next(p for p in reversed([folder, *folder.parents]) if not p.is_dir())
         if os.path.lexists(missing):
-            return f" {missing} is no folder."
+            return f" {missing} is not a folder."
         return f" Its folder {missing} is missing." + _neighbour_name(missing)
     return _neighbour_name(path)
 

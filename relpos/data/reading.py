@@ -90,7 +90,7 @@ def _regular(path: Path) -> int:
     if kind == stat.S_IFDIR:
         raise NoTextError(f"{path} is a folder; name a file in it.")
     what = _NO_FILES.get(kind, "something else")
-    raise NoTextError(f"{path} is {what}, no file: write what it gives to a file, and name that.")
+    raise NoTextError(f"{path} is {what}, not a file: write its output to a file, and name that.")
 
 
 def _unpacked(path: Path) -> bytes:

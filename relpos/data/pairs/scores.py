@@ -28,7 +28,7 @@ def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> d
     """
     if not found or len(found) != len(wanted):
         raise DataError(
-            f"{len(found)} translations cannot be held against {len(wanted)} references."
+            f"{len(found)} translations cannot be compared with {len(wanted)} references."
         )
     tokenizer = TOKENIZERS.get(language.replace("-", "_").split("_")[0], "13a")
     bleu, chrf = sacrebleu.BLEU(tokenize=tokenizer), sacrebleu.CHRF()

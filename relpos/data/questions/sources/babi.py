@@ -81,7 +81,7 @@ def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: 
         return reading.complain("line with other fields than a question's, left out", where)
     supports = [int(number) for number in numbers_of_facts]
     if any(fact not in facts for fact in supports):
-        reading.complain("supporting fact that is no earlier sentence, ignored", where)
+        reading.complain("supporting fact that is not an earlier sentence, ignored", where)
         supports = [fact for fact in supports if fact in facts]
     if not answer:
         return reading.complain("empty answer, left out", where)

@@ -150,7 +150,7 @@ def example(
 def _drawn(rng: random.Random, number: Range) -> int:
     low, high = (number, number) if isinstance(number, int) else number
     if low > high:
-        raise DataError(f"{number} is no range: the first number should be the smaller one.")
+        raise DataError(f"{number} is not a range: the first number must be the smaller one.")
     return rng.randint(low, high)
 
 

@@ -117,7 +117,7 @@ def _read(pattern: str, field: str) -> _Found:
     if left_out:
         some = ", ".join(str(path.name) for path, _ in left_out[:3])
         _log.warning(
-            "%s: %d of %d files are no text and are left out: %s%s",
+            "%s: %d of %d files are not text and are left out: %s%s",
             pattern, len(left_out), len(named), some, ", ..." if len(left_out) > 3 else "",
         )  # fmt: skip
     if not found.texts and not found.documents:
