@@ -1,4 +1,4 @@
-"""What figures were measured with: commit and machine."""
+"""The commit and machine with which figures were measured."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def commit() -> str:
-    """The commit that is checked out, with "-dirty" where files differ from it; "" outside of a repository."""
+    """Return the checked-out commit, with "-dirty" if files differ from it; "" outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
@@ -17,7 +17,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """The processor's name and the number of cores that this process may use."""
+    """Return the processor's name and the number of cores that this process may use."""
     cores = ""
     if hasattr(os, "sched_getaffinity"):
         number = len(os.sched_getaffinity(0))

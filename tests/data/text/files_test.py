@@ -141,7 +141,7 @@ def broken_paths(tmp_path):
         ("foldr/x.txt", "folder .*foldr is missing. Did you mean 'folder'"),
         ("loop", "loop is a link that leads back to itself"),
         ("broken", "broken is a link to nowhere, which is not there"),
-        ("pipe", "pipe is a pipe, no file"),
+        ("pipe", "pipe is a pipe, not a file"),
         ("short.txt/x", "short.txt is not a folder"),
         ("~nobody_x/a", "there is no user 'nobody_x'"),
         ("a\0b", "cannot hold a NUL byte"),
@@ -182,14 +182,14 @@ def test_another_text_encoding_is_told(tmp_path, caplog):
     ],
 )
 def test_a_device_as_data_of_any_task_is_refused(kind, source, options):
-    with pytest.raises(data.DataError, match="/dev/zero is a device, no file"):
+    with pytest.raises(data.DataError, match="/dev/zero is a device, not a file"):
         kind.load(source, **dict.fromkeys(options, "/dev/zero"))
 
 
 def test_what_is_put_there_after_a_look_at_a_file_is_refused(monkeypatch):
     regular = os.stat(__file__)
     monkeypatch.setattr(Path, "stat", lambda *_, **__: regular)
-    with pytest.raises(data.DataError, match=r"/dev/null is .*, no file"):
+    with pytest.raises(data.DataError, match=r"/dev/null is .*, not a file"):
         reading.read_file("/dev/null")
 
 

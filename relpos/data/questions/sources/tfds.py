@@ -30,7 +30,7 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
     features = builder.info.features or {}
     if missing := [feature for feature in FEATURES if feature not in features]:
         raise DataError(
-            f"{name} lacks features of SQuAD, {', '.join(missing)}; it has "
+            f"{name} lacks SQuAD's features {', '.join(missing)}; it has "
             f"{', '.join(sorted(features)) or 'none'}."
         )
     if "train" not in sources:
