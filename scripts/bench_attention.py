@@ -8,8 +8,8 @@ Parts:
 - lengths: B=1, 8 heads of 64, float32, causal, one table for each length: forward, forward + backward, compile time,
   bytes of temporaries, and the same for the peers that are installed;
 - short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
-- kinds: other shapes and rules at T=2048: bidirectional, cross, windows, packed, grouped queries, scattered positions, a
-  chunk of 512 behind 1536, bfloat16, dropout, softcap;
+- kinds: other shapes and rules at T=2048: bidirectional, cross, windows, packed, grouped queries, scattered positions,
+  a chunk of 512 behind 1536, bfloat16, dropout, softcap;
 - decode: one step of a layer with a cache of 4096 tokens;
 - memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, compiled but not run;
 - devices (only if named, on a CPU): the heads on two CPU devices against all on one, at T=4096.
