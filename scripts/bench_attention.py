@@ -1,4 +1,4 @@
-"""Measures what positions cost: every encoding on every path, against attention without positions and against peers.
+"""Measure what positions cost: every encoding on every path, against attention without positions and against peers.
 
     python scripts/bench_attention.py [--encodings none,t5] [--lengths 1024,4096] [--kinds causal,packed]
                                       [--peers none] [--parts lengths,short,decode] [--json FILE] [--picture FILE]
@@ -6,19 +6,19 @@
 Parts:
 
 - lengths: B=1, 8 heads of 64, float32, causal, one table for each length: forward, forward + backward, compile time,
-  bytes of temporaries, with peers where they are installed;
+  bytes of temporaries, and the same for the peers that are installed;
 - short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
-- kinds: other shapes and rules at T=2048: not causal, cross, windows, packed, grouped queries, any positions, a chunk
-  of 512 behind 1536, bfloat16, dropout, softcap;
+- kinds: other shapes and rules at T=2048: bidirectional, cross, windows, packed, grouped queries, scattered positions,
+  a chunk of 512 behind 1536, bfloat16, dropout, softcap;
 - decode: one step of a layer with a cache of 4096 tokens;
-- memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, nothing is run;
-- devices (asked for by name, on a CPU): the heads on two CPU devices against all on one, at T=4096.
+- memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, compiled but not run;
+- devices (only if named, on a CPU): the heads on two CPU devices against all on one, at T=4096.
 
-The machine's rate of float32 matrix products is measured beside them, of large ones and of those of a block: causal
-attention has 2 of them forward and 5 backward, of T^2 / 2 * H * 2 operations a head.
+The machine's rate of float32 matrix products is measured too, for large ones and for those of a block: causal attention
+has 2 of them forward and 5 backward, with T^2 / 2 * H * 2 operations per head.
 
-All contestants of a table take turns, so that what else the machine does falls on all of them; medians are shown, with
-the distance between the quartiles. Ratios come first: times alone mean little on a shared machine.
+All contestants of a table take turns, so that other load on the machine affects all of them. The figures are medians
+with the interquartile range. Ratios come first, as absolute times mean little on a shared machine.
 """
 
 import argparse
@@ -62,10 +62,10 @@ class Shape:
     Attributes:
       B, T, S, N, K, H: the sizes.
       dtype: of queries, keys and values.
-      rules: further arguments of `relpos.attention`, plain values.
-      packed: documents of this length in a row; 0: one.
-      scattered: positions that are not consecutive.
-      start: where queries stand, one behind the other, before keys that start at 0; None: where keys do.
+      rules: further arguments of `relpos.attention`, as plain values.
+      packed: the length of the documents packed into a row; 0: one document.
+      scattered: whether positions are not consecutive.
+      start: the first position of consecutive queries, with keys from 0; None: that of the keys.
     """
 
     B: int = 1
@@ -83,7 +83,7 @@ class Shape:
 
 @dataclasses.dataclass
 class Contestant:
-    """Something that can be timed: calls that return when the work is done, or None where it cannot do it."""
+    """Something to time: calls that return when the work is done, or None for work that it cannot do."""
 
     name: str
     forward: Callable[[], Any] | None
@@ -94,7 +94,7 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was measured; seconds are medians, spreads the distance between the quartiles."""
+    """The figures of a contestant; seconds are medians, spreads are interquartile ranges."""
 
     name: str
     forward: float | None
@@ -112,9 +112,9 @@ def ours(
     gradients: bool = True,
     devices: int = 1,
 ) -> Contestant:
-    """An encoding of this library; the step's gradients go to queries, keys, values and all that is trained.
+    """Return an encoding of this library; its step differentiates queries, keys, values and all parameters.
 
-    With several devices each has its share of the heads; an encoding of tokens' features is not split yet.
+    With several devices, each has its share of the heads; encodings that read features are not split yet.
     """
     encoding = encodings.create(
         name, num_heads=shape.N, num_kv_heads=shape.K, head_dim=shape.H, features=shape.N * shape.H,
@@ -141,12 +141,12 @@ def ours(
         starts = shape.start, 0
         rules |= dict(zip(("q_positions", "k_positions"), map(consecutive, starts), strict=True))
     in_attention = None if encoding.adds_to_input() else encoding
-    # A training step differentiates what is trained: not ALiBi's slopes.
+    # A training step differentiates only what is trained: not ALiBi's slopes.
     graphdef, state, fixed = (
         nnx.split(in_attention, nnx.Param, ...) if in_attention else (None, (), ())
     )
 
-    # What is no argument would be a constant of the program, and the compiler would have to chew it.
+    # If they were not arguments, they would be constants, which slow compilation down.
     def attend(state, fixed, q, k, v, x):
         made = None if graphdef is None else nnx.merge(graphdef, state, fixed)
         features = {}
@@ -173,7 +173,7 @@ def ours(
 
 
 def _heads_apart(attend, parameters, devices: int):
-    """The same call with its heads on several devices: nothing has to be sent."""
+    """Return the same call with its heads on several devices, which need not communicate."""
     mesh = jax.make_mesh((devices,), ("heads",), axis_types=(AxisType.Auto,))
     heads = PartitionSpec(None, None, "heads")
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
@@ -187,7 +187,7 @@ def _heads_apart(attend, parameters, devices: int):
 
 
 def decode_step(name: str, cached: int) -> Contestant:
-    """One token through a layer whose cache holds `cached` tokens before it."""
+    """Return a step that decodes one token with a layer whose cache holds `cached` tokens."""
     encoding = encodings.create(
         name, num_heads=HEADS, head_dim=HEAD_DIM, features=HEADS * HEAD_DIM, rngs=nnx.Rngs(0)
     )
@@ -208,7 +208,7 @@ def decode_step(name: str, cached: int) -> Contestant:
 
 
 def matmul_rates() -> dict[str, float]:
-    """Float32 operations a second, the best of ten: of large products, and of a block's two one after another."""
+    """Return float32 operations per second, the best of ten: of large products, and of a block's two in sequence."""
     large = jnp.ones((2048, 2048))
     blocks, C, H = 64, 512, HEAD_DIM
 
@@ -236,7 +236,7 @@ def matmul_rates() -> dict[str, float]:
 
 
 def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None]:
-    """Return a call that waits for its result, the seconds to compile it, and its temporaries' bytes."""
+    """Return a call that waits for its result, its compile time in seconds, and its temporaries in bytes."""
     lowered = jax.jit(function).lower(*arguments)
     began = time.perf_counter()
     program = lowered.compile()
@@ -247,9 +247,9 @@ def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None
 
 
 def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Result]:
-    """Let the contestants take turns until about so many seconds are spent, five rounds at least.
+    """Let the contestants take turns for about so many seconds, but at least five rounds.
 
-    What takes over three times as long as the first contestant takes part in every fourth round only.
+    A contestant that takes over three times as long as the first one takes part only in every fourth round.
     """
     calls = {
         (i, kind): call
@@ -269,10 +269,10 @@ def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> li
     times: dict[tuple[int, str], list[float]] = {who: [] for who in calls}
     for number in track(range(rounds), description=title, transient=True):
         turns = [who for who in calls if number % 4 == 0 or who not in seldom]
-        order.shuffle(turns)  # so that nobody always follows the same one
+        order.shuffle(turns)  # so that none always follows the same one
         for who in turns:
             if once[who] < 0.02:
-                calls[who]()  # or it would pay for what the one before left in the caches
+                calls[who]()  # untimed, as the one before has left its data in the caches
             began = time.perf_counter()
             calls[who]()
             times[who].append(time.perf_counter() - began)
@@ -292,7 +292,7 @@ def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> li
 
 
 def table(title: str, results: Sequence[Result]) -> Table:
-    """Ratios to the first contestant, then times."""
+    """Return a table of ratios to the first contestant, then times."""
     first = results[0]
     shown = Table(title=title)
     shown.add_column(f"ratios to {first.name}", no_wrap=True)
@@ -333,7 +333,7 @@ KINDS = {
 
 
 def run_kinds(names: Sequence[str], kinds: Sequence[str], seconds: float, show) -> None:
-    """Every kind of call, without positions first."""
+    """Measure every kind of call, first without positions."""
     for kind in kinds:
         shape = dataclasses.replace(Shape(T=2048, S=2048), **KINDS[kind])
         causal = dict(shape.rules).get("causal", False)
@@ -347,7 +347,7 @@ def _made(name: str) -> encodings.Encoding:
 
 
 def run_short(names: Sequence[str], seconds: float, show) -> None:
-    """Each scheme's dense path against its blockwise path, batch 16."""
+    """Measure each scheme's dense path against its blockwise path, batch 16."""
     for T in (128, 256, 512):
         shape, contestants = Shape(B=16, T=T, S=T), []
         for name in names:
@@ -359,7 +359,7 @@ def run_short(names: Sequence[str], seconds: float, show) -> None:
 
 
 def run_devices(names: Sequence[str], seconds: float, show) -> None:
-    """Each scheme on one device and on two, all of them in one table."""
+    """Measure each scheme on one device and on two, all in one table."""
     names = [name for name in names if not _made(name).needs_tokens]
     contestants = []
     for devices in (1, 2):
@@ -372,7 +372,7 @@ def run_devices(names: Sequence[str], seconds: float, show) -> None:
 
 
 def run_memory(names: Sequence[str], show) -> None:
-    """What compiling tells: temporaries and compile time."""
+    """Measure what compiling alone shows: temporaries and compile time."""
     for T in (8192, 16384):
         made = [ours(name, Shape(T=T, S=T)) for name in names]
         results = [
@@ -383,7 +383,7 @@ def run_memory(names: Sequence[str], show) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints and writes; returns the process's exit status."""
+    """Measure, print and write; return the process's exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
     names = ["none", *(name for name in options.encodings if name != "none")]
     console = Console(width=132)
-    measured_with = _measured_with()  # now: files may change meanwhile
+    measured_with = _measured_with()  # now, as files may change meanwhile
     rates = matmul_rates()
     told = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"float32 matrix products: {told}")
@@ -425,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {"where": measured_with, "matmul_flops": rates, "results": found}
 
     def show(part, key, title, results):
-        """Print a table and keep it: a run cut short has what it measured."""
+        """Print a table and save it, so that a run cut short keeps what it has measured."""
         console.print(table(title, results))
         found.setdefault(part, {})[key] = [dataclasses.asdict(result) for result in results]
         if options.json is not None:
@@ -447,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     made = [Contestant(*m) for m in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)]
                     for contestant in made:
                         contestant.forward()
-                except Exception as error:  # another library's trouble must not end our run
+                except Exception as error:  # another library's failure must not end this run
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     console.print(f"{peer} is left out: {reason}", highlight=False)
                     continue

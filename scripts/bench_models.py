@@ -1,6 +1,6 @@
-"""Whole models for bench_train.py, ours and other libraries': each makes a training step or a generation of a size.
+"""Whole models for bench_train.py, ours and other libraries': each function makes a training step or a generation.
 
-A maker returns a call without arguments that returns when its work is done. What cannot be imported raises ImportError.
+It returns a call without arguments that returns when its work is done, or raises ImportError if a library is missing.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Size:
     Attributes:
       L, D, N, V: layers (of encoder and decoder each), features, heads, vocabulary.
       B, T: rows and tokens of a batch.
-      pairs: an encoder-decoder.
+      pairs: whether it is an encoder-decoder.
     """
 
     L: int
@@ -53,7 +53,7 @@ PROMPT, NEW = 128, 256
 
 
 def import_for(name: str) -> None:
-    """Import what a contestant wants."""
+    """Import the libraries of a contestant."""
     if name.startswith("relpos"):
         wanted = ["relpos.training.step"]
     elif name == "plain Flax":
@@ -70,7 +70,7 @@ def _cross_entropy(logits, targets):
 
 
 def relpos_model(size: Size, encoding: str, rngs: nnx.Rngs) -> nnx.Module:
-    """Return a decoder, or an encoder-decoder, as its defaults are."""
+    """Return a decoder or encoder-decoder with default options."""
     from relpos.nn import Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, StackConfig
 
     sizes: dict[str, Any] = {
@@ -84,7 +84,7 @@ def relpos_model(size: Size, encoding: str, rngs: nnx.Rngs) -> nnx.Module:
 
 
 class PlainDecoder(nnx.Module):
-    """What one writes first: nnx.Linear, dense attention by jax.nn, no positions."""
+    """The simplest decoder: nnx.Linear, dense attention by jax.nn, no positions."""
 
     def __init__(self, size: Size, rngs: nnx.Rngs):
         D, self.N = size.D, size.N
@@ -108,7 +108,7 @@ class PlainDecoder(nnx.Module):
 
 
 def _flax_step(model: nnx.Module, loss: Callable) -> Call:
-    """Return a step of AdamW, the state donated."""
+    """Return a step of AdamW that donates its state."""
     graphdef, state = nnx.split((model, nnx.Optimizer(model, optax.adamw(RATE), wrt=nnx.Param)))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -128,7 +128,7 @@ def _flax_step(model: nnx.Module, loss: Callable) -> Call:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """What the training loop asks of a task, as much as a step needs."""
+    """The part of a task that a training step needs."""
 
     size: Size
     encoding: str
@@ -144,7 +144,7 @@ class _Task:
 
 
 def relpos_step(size: Size, encoding: str) -> Call:
-    """Return a step of our training loop, with all that it computes besides."""
+    """Return a step of our training loop, including its metrics."""
     from relpos.training.step import init_state, make_train_step
 
     task: Any = _Task(size, encoding)
@@ -185,7 +185,7 @@ def _torch_step(size: Size, model: Any, logits: Callable) -> Call:
 
 
 def x_transformers_step(size: Size, **positions: Any) -> Call:
-    """Return a step of x-transformers' decoder, with its flash attention where positions allow it."""
+    """Return a step of x-transformers' decoder, with its flash attention if the positions allow it."""
     from x_transformers import Decoder, TransformerWrapper
 
     flash = "rel_pos_bias" not in positions
@@ -217,7 +217,7 @@ def neox_step(size: Size, attention: str, compiled: bool = False) -> Call:
 
 
 def t5_step(size: Size) -> Call:
-    """Return a step of Hugging Face's T5: its decoder stack, or for pairs the whole model."""
+    """Return a step of Hugging Face's T5: its decoder stack or, for pairs, the whole model."""
     from transformers import T5Config, T5ForConditionalGeneration
     from transformers.models.t5.modeling_t5 import T5Stack
 
@@ -243,7 +243,7 @@ def t5_step(size: Size) -> Call:
 
 
 def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
-    """Return a greedy continuation by our decoder."""
+    """Return a greedy generation by our decoder."""
     from relpos.nn import Sampling, continue_rows
 
     model = relpos_model(size, encoding, nnx.Rngs(0))
@@ -260,7 +260,7 @@ def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
 
 
 def neox_generation(size: Size, batch: int) -> Call:
-    """Return a greedy continuation by Hugging Face's GPT-NeoX."""
+    """Return a greedy generation by Hugging Face's GPT-NeoX."""
     import torch
 
     model = _neox(size, "sdpa").eval()
@@ -280,11 +280,11 @@ OURS = ("none", "rope", "alibi", "t5", "kerple", "shaw", "fire", "fox", "transfo
 
 
 def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[], Call]]:
-    """Return what makes each contestant's training step, by name."""
+    """Return the maker of each contestant's training step, by name."""
     found: dict[str, Callable[[], Call]] = {
         f"relpos {name}": functools.partial(relpos_step, size, name)
         for name in encodings
-        if not (size.pairs and name == "fox")  # it looks back only
+        if not (size.pairs and name == "fox")  # it looks only back
     }
     if size.pairs:
         return found | {"Hugging Face T5": functools.partial(t5_step, size)}
@@ -301,7 +301,7 @@ def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[
 
 
 def depths() -> dict[str, Callable[[], Call]]:
-    """Return what makes a small training step of each depth, by name."""
+    """Return the maker of a small training step for each depth, by name."""
     return {
         f"relpos rope, {name}": functools.partial(relpos_step, size, "rope")
         for name, size in DEPTHS.items()
@@ -309,7 +309,7 @@ def depths() -> dict[str, Callable[[], Call]]:
 
 
 def generations(size: Size, batch: int) -> dict[str, Callable[[], Call]]:
-    """Return what makes each contestant's generation, by name."""
+    """Return the maker of each contestant's generation, by name."""
     return {
         "relpos rope": functools.partial(relpos_generation, size, "rope", batch),
         "relpos t5": functools.partial(relpos_generation, size, "t5", batch),

@@ -1,7 +1,7 @@
 """Other libraries' attention for bench_attention.py: B=1, causal, float32, on the CPU.
 
-Each peer is a function (T, heads, head size) -> [(name, forward, forward and backward)]; what cannot be imported raises
-ImportError, what a library cannot do is None.
+Each peer is a function (T, heads, head size) -> [(name, forward, forward and backward)]. It raises ImportError if its
+library is missing; None stands for what the library cannot do.
 """
 
 import math
@@ -61,7 +61,7 @@ def sdpa(T: int, N: int, H: int) -> Made:
 
 
 def _t5_buckets(torch, T: int):
-    """T5's buckets of i - j, 32 of them up to distance 128, causal."""
+    """Return T5's causal buckets of i - j: 32 of them, up to distance 128."""
     n = torch.arange(T)
     coarse = 16 + (torch.log(n.clamp(min=1) / 16) / math.log(128 / 16) * 16).long()
     of_distance = torch.where(n < 16, n, coarse.clamp(max=31))
@@ -70,7 +70,7 @@ def _t5_buckets(torch, T: int):
 
 
 def sdpa_bias(T: int, N: int, H: int) -> Made:
-    """PyTorch's SDPA with T5's bias as a tensor [N, T, T], the gradient to its table included."""
+    """PyTorch's SDPA with T5's bias as a tensor [N, T, T], including the gradient to its table."""
     torch, (q, k, v), weight = _torch_inputs(T, N, H)
     table = torch.randn(32, N, requires_grad=True)
     buckets = _t5_buckets(torch, T)
@@ -138,12 +138,12 @@ def x_transformers(T: int, N: int, H: int) -> Made:
 
 
 def tokamax(T: int, N: int, H: int) -> Made:
-    """tokamax's attention without positions: on the CPU it has XLA's, whole or in chunks."""
+    """tokamax's attention without positions: on the CPU XLA's, whole or in chunks."""
     import tokamax as library
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["tokamax"])  # or it takes our command line for its own
+        flags.FLAGS(["tokamax"])  # so that it does not parse our command line
 
     q, k, v, weight = (
         jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)

@@ -1,4 +1,4 @@
-"""What scripts/bench_attention.py has measured, as a picture and as the Markdown tables of docs/performance.md.
+"""Show the figures of scripts/bench_attention.py as a picture and as the Markdown tables of docs/performance.md.
 
 python scripts/bench_tables.py docs/performance.json [--picture FILE]
 """
@@ -20,12 +20,12 @@ class Goal(NamedTuple):
     """One ratio of the goal table.
 
     Attributes:
-      names: the contestants that it is asked of; () all encodings.
-      field: of their rows.
-      against: whose row is the denominator; "": it is no ratio.
-      least: the ratio that was aimed at, an upper bound.
+      names: the contestants to which it applies; (): all encodings.
+      field: the field of their rows.
+      against: the contestant whose row is the denominator; "": the goal is not a ratio.
+      least: the goal, an upper bound of the ratio.
       table: (part, title).
-      base: the denominator's table if it is another.
+      base: the denominator's table, if it is another one.
     """
 
     what: str
@@ -73,7 +73,7 @@ def of(rows: Sequence[Row], name: str) -> Row | None:
 
 
 def ratios(results: Tables, goal: Goal) -> Iterator[tuple[str, float]]:
-    """Yield each contestant that was measured, and its figure."""
+    """Yield each measured contestant and its figure."""
     rows = results.get(goal.table[0], {}).get(goal.table[1], [])
     part, title = goal.base or goal.table
     base = results.get(part, {}).get(title, [])
@@ -88,7 +88,7 @@ def ratios(results: Tables, goal: Goal) -> Iterator[tuple[str, float]]:
 
 
 def goal_table(results: Tables) -> list[list[str]]:
-    """A row for each goal: what, goal, measured, whether it is met."""
+    """Return a row for each goal: what, goal, measured, whether it is met."""
     found = [["", "goal", "measured", ""]]
     for goal in GOALS:
         measured = dict(ratios(results, goal))
@@ -110,7 +110,7 @@ def goal_table(results: Tables) -> list[list[str]]:
 
 
 def against_dense(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Return scheme -> field -> its blockwise path's figure over its dense path's."""
+    """Return scheme -> field -> the ratio of its blockwise path to its dense path."""
     found = {}
     for row in rows:
         name, path = row["name"].split(", ")
@@ -122,7 +122,7 @@ def against_dense(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def short_goals(by_length: dict[str, list[Row]]) -> list[list[str]]:
-    """Batch 16, from T=256 on: the blockwise path may not be slower than the dense one."""
+    """Return the goals at batch 16, from T=256 on: blockwise must not be slower than dense."""
     found = []
     for T in ("256", "512"):
         measured = {
@@ -139,7 +139,7 @@ def short_goals(by_length: dict[str, list[Row]]) -> list[list[str]]:
 
 
 def short_table(by_length: dict[str, list[Row]]) -> list[list[str]]:
-    """The blockwise path against the dense one, a row for each length and scheme."""
+    """Compare the blockwise path with the dense one, a row for each length and scheme."""
     found = [["blockwise against dense", "forward", "forward + backward", "temporaries"]]
     for T, rows in by_length.items():
         for name, ratio in against_dense(rows).items():
@@ -148,7 +148,7 @@ def short_table(by_length: dict[str, list[Row]]) -> list[list[str]]:
 
 
 def kinds_table(by_kind: dict[str, list[Row]]) -> list[list[str]]:
-    """Forward + backward of every kind of call: a row for each scheme, against `none` on the same call."""
+    """Compare forward + backward with `none` on the same kind of call, a row for each scheme."""
     names = dict.fromkeys(row["name"] for rows in by_kind.values() for row in rows)
 
     def cell(name, rows):
@@ -166,7 +166,7 @@ def kinds_table(by_kind: dict[str, list[Row]]) -> list[list[str]]:
 
 
 def ratio_table(rows: Sequence[Row]) -> list[list[str]]:
-    """Ratios to the first row, then figures; columns that nobody has are left out."""
+    """Return ratios to the first row, then figures, without empty columns."""
     columns = {
         "forward": ("forward", 1.0, "x"), "forward + backward": ("step", 1.0, "x"),
         "forward, ms": ("forward", 1e3, "ms"), "forward + backward, ms": ("step", 1e3, "ms"),
@@ -196,7 +196,7 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def pages(record: dict[str, Any]) -> str:
-    """Every table of a record."""
+    """Return every table of a record."""
     results: Tables = record["results"]
     where = record["where"]
     parts = [
@@ -225,7 +225,7 @@ def pages(record: dict[str, Any]) -> str:
 
 
 def draw(by_length: dict[str, list[Row]]):
-    """Time of forward + backward, and temporaries, against the length."""
+    """Draw the time of forward + backward, and the temporaries, against the length."""
     import matplotlib.pyplot as plt  # the tables need no extra package
 
     figure, (times, bytes_) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")

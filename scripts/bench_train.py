@@ -1,4 +1,4 @@
-"""Measures what a user waits for, a training step and a generation, here and in other libraries.
+"""Measure what users wait for, a training step and a generation, here and in other libraries.
 
     python scripts/bench_train.py [--sizes '4 x 256,8 x 512'] [--only 'relpos rope,x-transformers'] [--rounds 6]
                                   [--parts step,generation,depth,rates,profile] [--json FILE]
@@ -8,8 +8,8 @@ Parts:
 - step: AdamW, float32, forward, backward and update;
 - generation: greedy, batch 1 and 16, prompts of 128 tokens, 256 new ones, the decoder of 4 x 256;
 - depth: the first step of small models of 2 to 64 layers, which is mostly compilation;
-- rates (only if named): the most that the machine can do, in products of large matrices and in reading memory;
-- profile (only if named): where the time of a step goes, by XLA operation; of the first name in --only.
+- rates (only if named): the machine's peak rates of large matrix products and of reading memory;
+- profile (only if named): where a step spends its time, by XLA operation; of the first name in --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
 large pages, which the others get too; settings of the environment win). They take turns: one works while the others
@@ -105,7 +105,7 @@ class Contestant:
         self.name, self.seconds = name, list[float]()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the process
         settings = process.settings()
-        # Programs from the cache would hide the time of compilation.
+        # Programs from the cache would hide the compile time.
         settings.pop("JAX_COMPILATION_CACHE_DIR", None)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
@@ -128,7 +128,7 @@ class Contestant:
                 return line  # other lines are messages of a library
 
     def turn(self) -> None:
-        """Work once."""
+        """Make one timed call."""
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
         self.seconds.append(float(self._read()))
@@ -249,7 +249,7 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints and writes."""
+    """Measure, print and write."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["--worker"]:
         work(*arguments[1:])

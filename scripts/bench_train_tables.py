@@ -1,4 +1,4 @@
-"""The figures of scripts/bench_train.py, as a picture and as the Markdown tables of docs/performance.md.
+"""Show the figures of scripts/bench_train.py as a picture and as the Markdown tables of docs/performance.md.
 
 python scripts/bench_train_tables.py docs/steps.json [--picture docs/steps.png]
 """
@@ -23,7 +23,7 @@ TITLES = {
 
 
 def table(title: str, rows: Sequence[Row]) -> list[list[str]]:
-    """Return ratios to the fastest peer and to our own without positions, then figures."""
+    """Return ratios to the fastest peer and to our model without positions, then figures."""
     best, twin = fastest_peer(rows)["tokens_per_second"], of(rows, TWIN)
     found = [[title, "of the fastest peer", "of none", "tokens/s", "ms", "first call, s", "MB"]]
     for row in rows:
@@ -42,7 +42,7 @@ def table(title: str, rows: Sequence[Row]) -> list[list[str]]:
 
 
 def pages(record: dict[str, Any]) -> str:
-    """Return every table of a record; the column "of none" is of the times, so that more is slower."""
+    """Return every table of a record; the column "of none" compares times, so that more is slower."""
     parts = [f"{record['machine']}, commit {record['commit']}."]
     for part, tables in record["tables"].items():
         for title, rows in tables.items():
@@ -57,7 +57,7 @@ def draw(tables: dict[str, dict[str, list[Row]]]):
     panels = [
         (TITLES[part].format(title), rows)
         for part, of_part in tables.items()
-        if part != "depth"  # what counts there is the first call
+        if part != "depth"  # there the first call counts
         for title, rows in of_part.items()
     ]
     columns = [panels[i::2] for i in range(2)]
@@ -85,7 +85,7 @@ def draw(tables: dict[str, dict[str, list[Row]]]):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables and draws; returns the process's exit status."""
+    """Print the tables and draw; return the process's exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,16 +1,16 @@
-"""Checks relpos on this machine's accelerator, and measures it against cuDNN.
+"""Check relpos on this machine's accelerator, and measure it against cuDNN.
 
     python scripts/check_device.py [--minutes 5] [--encodings none,t5] [--calls packed] [--out docs/devices] [--small]
 
-Two parts, each written to OUT/NAME.json and OUT/NAME.md as it goes, so that a run cut short keeps what it has found:
+Two parts, each written to OUT/NAME.json and OUT/NAME.md as it goes, so that a run cut short keeps its results:
 
 - correctness: every scheme on every path, output and gradients (to queries, keys, values and parameters), against the
-  dense path on this machine's CPU in float32; what does not compile is told by scheme;
+  dense path on this machine's CPU in float32; what does not compile is listed by scheme;
 - speed: bfloat16, causal, forward and forward + backward, against jax.nn.dot_product_attention by cuDNN, without a bias
-  and with one that is materialised: TFLOP/s, milliseconds and bytes of temporaries.
+  and with a materialised one: TFLOP/s, milliseconds and bytes of temporaries.
 
-It needs nothing but the package. Programs are compiled before anything is timed, by several threads. --small is a
-rehearsal in small sizes, which a CPU can run.
+It needs nothing but the package. Several threads compile the programs before anything is timed. --small is a rehearsal
+with small sizes, which a CPU can run.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from relpos import encodings
 from relpos.experiments import provenance
 
 PATHS = ("reference", "blockwise", "pallas")
-TOLERANCES = {"float32": 2e-5, "bfloat16": 3e-2}  # of the largest number of each array
+TOLERANCES = {"float32": 2e-5, "bfloat16": 3e-2}  # relative to the largest number of each array
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of attention that is checked."""
+    """One attention call to check."""
 
     B: int = 2
     T: int = 300
@@ -53,7 +53,7 @@ class Call:
     packed: bool = False
     dtype: str = "float32"
     window: tuple[int, int] | None = None
-    start: int | None = None  # the first position, an array
+    start: int | None = None  # the first position, passed as an array
     paths: tuple[str, ...] = ("auto",)
 
 
@@ -65,7 +65,7 @@ CALLS = {
     "windowed": Call(causal=False, window=(100, 50)),
     "offset": Call(start=100),
 }
-# Beside the schemes: a sum, a sum of bands with one of their own each, and heads of two kinds.
+# Besides the schemes: a sum, a sum whose terms have bands of their own, and heads of two kinds.
 COMPOSED = ("rope+t5", "shaw+kerple+fox", "rope/alibi")
 LENGTHS = (2048, 4096, 8192, 16384)
 TOKENS, FEATURES = 16384, 1024  # in a batch; of all heads together
@@ -80,13 +80,13 @@ class Program:
     arguments: Any
 
     def compiled(self, tuned: bool = True) -> Any:
-        """Compile for the device on which the arguments lie; untuned it takes a fraction of the time."""
+        """Compile for the arguments' device; without tuning it takes a fraction of the time."""
         options = {} if tuned else {"xla_gpu_autotune_level": 0}
         return jax.jit(self.function).lower(*self.arguments).compile(options)
 
 
 def gradients(attend: Callable) -> Callable:
-    """Return the function that gives the output and the gradients to all arguments but the first, a weight of it."""
+    """Return a function that gives the output and the gradients to all arguments but the first, the output's weight."""
 
     def both(weight, *arguments):
         out, pull = jax.vjp(attend, *arguments)
@@ -96,7 +96,7 @@ def gradients(attend: Callable) -> Callable:
 
 
 def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, Any]:
-    """Return one scheme's attention, a function of (trained, q, k, v, x), and what is trained."""
+    """Return one scheme's attention, a function of (trained, q, k, v, x), and its trained parameters."""
     options = {}
     if name in encodings.names() and "bidirectional" in encodings.options(name):
         options["bidirectional"] = not call.causal
@@ -140,15 +140,15 @@ def draw(call: Call, trained) -> tuple[tuple[Any, ...], jax.Array]:
     k, v = (array(call.B, call.S, call.K, call.H) for _ in range(2))
     x = array(call.B, max(call.T, call.S), call.N * call.H)
     weight = array(*q.shape)
-    # Initial values are zeros in some schemes, from which nothing could be told.
+    # Some schemes start from zeros, which would hide mistakes.
     moved = lambda p: p + 0.1 * jnp.asarray(drawn.standard_normal(p.shape), p.dtype)  # noqa: E731
     return (jax.tree.map(moved, trained), q, k, v, x), weight
 
 
 def difference(found, wanted) -> float:
-    """Return the largest difference of the output, or of the gradients, by the largest number among them.
+    """Return the largest difference of the output, or of the gradients, relative to the largest number among them.
 
-    Among: an offset to all logits of a row has a gradient of nothing but rounding.
+    Among all of them, as the gradient of an offset to all logits of a row is only rounding.
     """
     worst = 0.0
     for a, b in zip(found, wanted, strict=True):
@@ -168,9 +168,9 @@ def check(
     pool: ThreadPoolExecutor,
     left: Callable[[], float],
 ) -> Iterator[dict[str, Any]]:
-    """Yield what each scheme, call and path gives: its difference, or what went wrong.
+    """Yield the result of each scheme, call and path: its difference, or what went wrong.
 
-    What is not compiled when half of the time is over is left out.
+    Programs that are not compiled after half of the time are left out.
     """
     until = left() / 2
     cpu = jax.devices("cpu")[0]
@@ -178,7 +178,7 @@ def check(
     def on_cpu(name, call):
         with jax.default_device(cpu):
             attend, trained = attend_with(name, call, "reference")
-            # The numbers that the device gets, rounded as there, then computed with in float32.
+            # The numbers that the device gets, rounded as there, but computed with in float32.
             arguments, weight = jax.tree.map(lambda x: x.astype("float32"), draw(call, trained))
             return Program(gradients(attend), (weight, *arguments)).compiled()(weight, *arguments)
 
@@ -226,7 +226,7 @@ def _told(error: Exception) -> str:
 
 
 def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple[Callable, Any]]:
-    """Return every attention that is timed at this size, by its name, and what it trains."""
+    """Return every attention to time at this size, by name, and its trained parameters."""
     found: dict[str, tuple[Callable, Any]] = {}
 
     def cudnn(_, q, k, v, x):
@@ -247,7 +247,7 @@ def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple
 
 
 def sizes(names: Sequence[str], small: bool) -> Iterator[tuple[int, int, Sequence[str]]]:
-    """Yield lengths, head sizes and which schemes take part: all of them at one size."""
+    """Yield lengths, head sizes and the schemes that take part; all take part at one size."""
     few = [name for name in ("none", "t5", "shaw") if name in names]
     if small:
         yield SMALL, 16, names
@@ -262,7 +262,7 @@ def sizes(names: Sequence[str], small: bool) -> Iterator[tuple[int, int, Sequenc
 def measure(
     names: Sequence[str], small: bool, pool: ThreadPoolExecutor, left: Callable[[], float]
 ) -> Iterator[dict[str, Any]]:
-    """Yield time and memory of each contestant, size and pass, as long as time is left."""
+    """Yield the time and memory of each contestant, size and pass while time is left."""
     tokens, features = (SMALL, 32) if small else (TOKENS, FEATURES)
     compiling: dict[tuple[int, int, str, str], tuple[Future, Any]] = {}
     for T, H, chosen in sizes(names, small):
@@ -275,9 +275,9 @@ def measure(
             step = Program(gradients(attend), (weight, *arguments))
             for which, program in (("forward", Program(attend, arguments)), ("step", step)):
                 compiling[T, H, name, which] = pool.submit(program.compiled), program.arguments
-    # Nothing is compiled while it is timed; what is not ready in time is left out.
+    # Nothing compiles during timing; programs that are not ready in time are left out.
     wait([program for program, _ in compiling.values()], timeout=max(0, 0.7 * left()))
-    # One that runs cannot be cancelled.
+    # A compilation that has started cannot be cancelled.
     wait([program for program, _ in compiling.values() if not program.cancel()])
     for (T, H, name, which), (future, arguments) in compiling.items():
         B, N = max(1, tokens // T), features // H
@@ -299,7 +299,7 @@ def measure(
 
 
 def _median_seconds(program, arguments) -> float:
-    """Time a program: some calls in a row are one sample, so that the host's part does not count."""
+    """Time a program; a sample is several calls in a row, so that the host's share is hidden."""
     jax.block_until_ready(program(*arguments))
     began = time.perf_counter()
     jax.block_until_ready(program(*arguments))
@@ -372,7 +372,7 @@ def tables(record: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks, measures, writes and prints; returns 1 if a call disagrees."""
+    """Check, measure, write and print; return 1 if a call disagrees."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Writes docs/encodings.md, a section for each scheme and each position transform, and README's table of schemes.
+"""Write docs/encodings.md, a section for each scheme and position transform, and README's table of schemes.
 
     python scripts/encodings_page.py
 
 The prose is the docstring of the scheme's class: the equation, then the source, then a paragraph that begins with
 "Choose it" and one that begins with "Choose another". The summary is the first line of the scheme's file. Everything
-else is computed from the class, or read from the figures of benchmarks and experiments where there are any.
+else is computed from the class, or read from the figures of benchmarks and experiments, if there are any.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ N, K, H = (
     4,
     2,
     32,
-)  # query heads, key heads and their size, in what is said of parameters and caches
+)  # query heads, key heads and head size, for counting parameters and caches
 D = N * H
 CAPACITY = 64  # tokens of a cache
-LONG = 4096  # tokens of the row that is searched for arrays of T x T
+LONG = 4096  # tokens of the row that is searched for T x T arrays
 
-# A scheme is of the first family of which it fills a slot.
+# A scheme belongs to the first family of which it fills a slot.
 FAMILIES: dict[str, tuple[str, set[str]]] = {
     "Vectors": ("a vector for each distance, multiplied with queries or keys or added to values",
                 {"key_vectors", "query_vectors", "value_vectors"}),
@@ -67,14 +67,14 @@ FORM = (
 
 @dataclasses.dataclass(frozen=True)
 class Prose:
-    """What a docstring says.
+    """The parts of a docstring.
 
     Attributes:
       purpose: the first line of the file.
-      equation: the first paragraph, and the indented ones behind it.
+      equation: the first paragraph, and the indented ones after it.
       source: the paragraphs that follow: the paper and the options.
       choose: when to choose it.
-      another: when not.
+      another: when to choose another.
     """
 
     purpose: str
@@ -85,10 +85,10 @@ class Prose:
 
 
 def prose(cls: type) -> Prose:
-    """Take a class' docstring apart.
+    """Split a class's docstring into its parts.
 
     Raises:
-      ValueError: it is not in the form that this page wants.
+      ValueError: it does not have the form that this page needs.
     """
     where = f"{cls.__module__}.{cls.__name__}"
     module = inspect.getdoc(sys.modules[cls.__module__]) or ""
@@ -129,7 +129,7 @@ def make(name: str, **sizes: int) -> Encoding:
 
 @functools.cache
 def without_numbers(name: str) -> tuple[Encoding, SlotUse | None]:
-    """Return a scheme whose parameters are only shapes, and the slots of attention that it fills."""
+    """Return a scheme whose parameters are only shapes, and the attention slots that it fills."""
     filled: list[SlotUse | None] = []
 
     def of_scheme():
@@ -145,7 +145,7 @@ def number(n: int, what: str) -> str:
 
 
 def parameters(name: str) -> str:
-    """Say which parameters there are, and which of them heads or layers share."""
+    """Describe the parameters, and which of them heads or layers share."""
     told, fixed, total = [], [], 0
     encoding, _ = without_numbers(name)
     for path, variable in nnx.to_flat_state(nnx.state(encoding)):
@@ -169,7 +169,7 @@ def parameters(name: str) -> str:
 
 
 def cost(name: str) -> str:
-    """Say what is computed, by the slots that are filled."""
+    """Describe what is computed, by the slots that are filled."""
     encoding, filled = without_numbers(name)
     if filled is None:
         return "one addition before the first layer; attention is that of `none`"
@@ -216,7 +216,7 @@ def empty_cache(name: str) -> Cache:
 
 
 def largest(program: Any) -> int:
-    """Return the size of the largest array that a program makes, inside its operations too."""
+    """Return the size of the largest array in a program, including inner programs."""
     sizes = [0]
     for operation in program.eqns:
         sizes += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
@@ -227,7 +227,7 @@ def largest(program: Any) -> int:
 
 
 def has_square(name: str) -> bool:
-    """Whether blockwise attention or its gradients make an array with a number for each pair of tokens."""
+    """Return whether blockwise attention or its gradients make an array of one number per pair of tokens."""
     encoding = nnx.eval_shape(
         lambda: make(name, num_heads=1, num_kv_heads=1, head_dim=8, features=8)
     )
@@ -248,7 +248,7 @@ def has_square(name: str) -> bool:
 
 
 def memory(name: str) -> str:
-    """Say what a cache holds besides keys and values, and whether anything grows with the square of the length."""
+    """Describe what a cache holds besides keys and values, and whether memory grows with the square of the length."""
     adds = encodings.scheme(name).adds_to_input()
     cache = empty_cache("none" if adds else name)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
@@ -268,7 +268,7 @@ def memory(name: str) -> str:
 
 
 def reach(name: str) -> str:
-    """Say what is certain about rows longer than those of training."""
+    """Describe what is known about rows longer than those of training."""
     encoding, _ = without_numbers(name)
     if encoding.max_length is not None:
         return f"not possible: positions are 0 to {encoding.max_length - 1}, and the output is NaN beyond"
@@ -281,7 +281,7 @@ def reach(name: str) -> str:
 
 
 def situations(name: str) -> str:
-    """Say where the scheme may be used."""
+    """Describe where the scheme can be used."""
     encoding, _ = without_numbers(name)
     adds = encoding.adds_to_input()
     both = not encoding.causal_only
@@ -333,7 +333,7 @@ class Measured:
         return _against_none(rows, f"relpos {name}", "relpos none", "seconds", "spread")
 
     def told(self, name: str) -> str:
-        """Return all figures of a scheme; where attention was not measured, those of similar schemes too."""
+        """Return all figures of a scheme; if its attention was not measured, also those of similar schemes."""
         figures = {
             "attention, forward and backward": self.attention_of("lengths", "4096", name, "step"),
             "a step of decoding": self.attention_of("decode", "4096", name, "forward"),
@@ -363,7 +363,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _against_none(
     rows: Sequence[Mapping[str, Any]], name: str, none: str, field: str, spread: str = ""
 ) -> str:
-    """Return a ratio, with its interquartile range where that is more than a tenth; "" without figures."""
+    """Return a ratio, with its interquartile range if that exceeds a tenth; "" without figures."""
     found = {row["name"]: row for row in rows}
     ours, base = found.get(name, {}), found.get(none, {})
     if not (ours.get(field) and base.get(field)):
@@ -374,7 +374,7 @@ def _against_none(
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
-    """Return the results of an experiment by scheme, for each job where all its runs have finished."""
+    """Return the results of an experiment by scheme, for each job whose runs have all finished."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.glob("*/results/cpu.json")):
         job = job_lib.read(path.parents[1], "cpu")
@@ -396,7 +396,7 @@ def paragraph(text: str) -> str:
     pieces = linked(" ".join(text.split())).split("`")
     pieces[::2] = (
         piece.replace("*", r"\*") for piece in pieces[::2]
-    )  # what stands between backticks is code
+    )  # text between backticks is code
     return "`".join(pieces)
 
 
@@ -489,7 +489,7 @@ def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None
 
 
 def with_table(readme: str) -> str:
-    """Return README with its table of schemes brought up to date."""
+    """Return README with an updated table of schemes."""
     rows = [
         f"| {', '.join(f'`{name}`' for name in of_family(title))} | {FAMILIES[title][0]} |"
         for title in ORDER
@@ -500,7 +500,7 @@ def with_table(readme: str) -> str:
 
 
 def main() -> int:
-    """Writes both; returns the process's exit status."""
+    """Write both; return the process's exit status."""
     PAGE.write_text(page())
     README.write_text(with_table(README.read_text()))
     Console().print(f"{PAGE.relative_to(ROOT)}: {len(encodings.names())} schemes")

@@ -1,4 +1,4 @@
-"""Draws where a query looks when all tokens are the same, for every scheme.
+"""Draw where a query looks when all tokens are the same, for every scheme.
 
     python scripts/gallery.py [--output docs/gallery.png] [--length 128]
     python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings] [--steps 300]
@@ -7,7 +7,7 @@ The first command draws a panel for each scheme, untrained and with default opti
 four heads: the attention weight that the last query gives to the keys, by distance. Only positions can make it differ
 from a flat line.
 
-With `--schemes` each scheme, or each that is named, gets a picture of its own: the heads of a small decoder's two
+With `--schemes`, each scheme, or each named one, gets a picture of its own: the heads of a small decoder's two
 layers, untrained and after a short training, at distances up to four times the trained length.
 """
 
@@ -107,16 +107,16 @@ def color(head: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A short training: to name, at each token, the one that is `lag` before it.
+    """A short training: predict, at each token, the one `lag` tokens before it.
 
     Attributes:
       length: tokens of a row.
       lag: how far back the answer is.
-      steps: of Adam, each on new rows.
-      batch: rows of a step.
+      steps: steps of Adam, each on new rows.
+      batch: rows per step.
       vocabulary: the number of different tokens; rows are random.
       learning_rate: the peak, after a warm-up and before a cosine decay.
-      times: the longest distance drawn and tested, in trained lengths.
+      times: the longest distance drawn and tested, in multiples of the trained length.
     """
 
     length: int = 64
@@ -164,7 +164,7 @@ class Training:
         ).mean()
 
     def right(self, model: Decoder) -> tuple[float, float]:
-        """Return the share of right answers within the trained length and beyond it."""
+        """Return the share of correct answers within the trained length and beyond it."""
         tokens = self.rows(jax.random.key(2), 8, self.times * self.length)
         graphdef, state = nnx.split(model)
         logits = jax.jit(lambda state, tokens: nnx.merge(graphdef, state)(tokens))(state, tokens)
@@ -233,7 +233,7 @@ def draw_scheme(name: str, training: Training) -> Figure:
 
 
 def save_small(figure: Figure, path: Path) -> None:
-    """Write a picture with a palette of few colours."""
+    """Write a picture with a small palette."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
@@ -241,7 +241,7 @@ def save_small(figure: Figure, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the pictures; returns the process's exit status."""
+    """Draw the pictures; return the process's exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.schemes or encodings.names()
     try:
         for name in names:
-            encodings.scheme(name)  # an unknown one is refused before the first is drawn
+            encodings.scheme(name)  # raise for an unknown one before drawing
     except ValueError as error:
         parser.error(str(error))
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""An interpolated Witten-Bell n-gram model over bytes: a measuring stick for language models.
+"""An interpolated Witten-Bell n-gram model over bytes: a baseline for language models.
 
 For a context h of n-1 symbols that was followed N(h) times by T(h) different symbols in the
 training text,
@@ -8,9 +8,8 @@ training text,
 down to the empty context, whose p(c | h') is uniform.  Witten and Bell 1991, in the interpolated
 form of Chen and Goodman 1998, sec. 2.4.
 
-The symbols are the 256 bytes and an end of document, which also fills the context before a
-document's first byte: contexts never reach into another document, and ends are predicted, as a
-neural model must.
+The symbols are the 256 bytes and an end of document, which also fills the context before a document's first byte. So
+contexts never reach into another document, and ends are predicted, as a neural model predicts them.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class WittenBell:
             self._contexts.append((contexts, totals, kinds))
 
     def probabilities(self, documents: Sequence[bytes]) -> np.ndarray:
-        """Returns p(symbol | the symbols before) of every byte and every end, [symbols]."""
+        """Return p(symbol | preceding symbols) of every byte and every end, [symbols]."""
         return self._probabilities(_grams(documents, self.order))
 
     def _probabilities(self, longest: np.ndarray) -> np.ndarray:
@@ -58,18 +57,18 @@ class WittenBell:
             contexts, totals, kinds = self._contexts[length - 1]
             n, t = _look_up(contexts, gram // np.uint64(SYMBOLS), totals, kinds)
             (count,) = _look_up(*self._grams[length - 1][:1], gram, self._grams[length - 1][1])
-            # A context that never occurred leaves the shorter one's estimate as it is.
+            # A context that never occurred keeps the shorter context's estimate.
             p = np.where(n > 0, (count + t * p) / np.maximum(n + t, 1), p)
         return p
 
     def bits_per_byte(self, documents: Sequence[bytes]) -> float:
-        """Returns the code length of the documents and their ends, over their bytes."""
+        """Return the code length of the documents and their ends, divided by their bytes."""
         size = sum(len(document) for document in documents)
         return float(-np.log2(self.probabilities(documents)).sum() / size)
 
 
 def _grams(documents: Sequence[bytes], order: int) -> np.ndarray:
-    """The `order` symbols that end at each symbol, as one number in base 257: [symbols] uint64."""
+    """Return the `order` symbols that end at each symbol as one number in base 257: [symbols] uint64."""
     parts = []
     for i in range(len(documents)):
         text = np.frombuffer(documents[i], np.uint8).astype(np.uint64)
@@ -83,14 +82,14 @@ def _grams(documents: Sequence[bytes], order: int) -> np.ndarray:
 
 
 def _count(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different values, ascending, and how often each occurs (np.unique hashes: slower)."""
+    """Return the distinct values, ascending, and their counts (np.unique hashes, which is slower)."""
     values = np.sort(values)
     first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
     return values[first], np.diff(np.append(first, len(values)))
 
 
 def _look_up(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The columns' values at each wanted key, 0 where there is none."""
+    """Return the columns' values at each wanted key, or 0 for a missing key."""
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     found = keys[place] == wanted
     return tuple(np.where(found, column[place], 0) for column in columns)

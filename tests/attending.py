@@ -28,11 +28,17 @@ def make(name, heads=N, key_heads=None, dtype=jnp.float64, **options):
     )
     random = np.random.default_rng(1)
     graphdef, fixed, trained = nnx.split(encoding, PerHeadConstant, ...)
-    trained = jax.tree.map(
-        lambda x: jnp.asarray(x + 0.3 * random.normal(size=x.shape), dtype), trained
-    )
-    fixed = jax.tree.map(lambda x: jnp.asarray(x, dtype), fixed)
-    return nnx.merge(graphdef, fixed, trained)
+
+    def shaken(x):
+        return device(np.asarray(x) + 0.3 * random.normal(size=x.shape), dtype)
+
+    fixed = jax.tree.map(lambda x: device(np.asarray(x), dtype), fixed)
+    return nnx.merge(graphdef, fixed, jax.tree.map(shaken, trained))
+
+
+def device(x, dtype):
+    """Return NumPy's array as JAX's; `jnp.asarray` would compile a program to convert it."""
+    return jax.device_put(x.astype(dtype))
 
 
 def inputs(T=T, S=None, N=N, K=K, B=B, seed=0, dtype=np.float64):
@@ -41,7 +47,7 @@ def inputs(T=T, S=None, N=N, K=K, B=B, seed=0, dtype=np.float64):
     q = random.normal(size=(B, T, N, H))
     k, v = random.normal(size=(2, B, S, K, H))
     x = random.normal(size=(B, max(T, S), D))
-    return tuple(jnp.asarray(each, dtype) for each in (q, k, v, x))
+    return tuple(device(each, dtype) for each in (q, k, v, x))
 
 
 def attend(encoding, q, k, v, x, *, valid=None, **kw):
@@ -86,7 +92,7 @@ def assert_trees_close(found, expected, tolerance):
     found, expected = jax.tree.leaves_with_path(found), jax.tree.leaves_with_path(expected)
     assert [path for path, _ in found] == [path for path, _ in expected]
     for (path, a), (_, b) in zip(found, expected, strict=True):
-        bound = tolerance * max(1.0, float(jnp.abs(b).max(initial=0)))
+        bound = tolerance * max(1.0, float(np.abs(np.asarray(b)).max(initial=0)))
         np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
 
 

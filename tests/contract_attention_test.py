@@ -300,8 +300,8 @@ OF_OTHER_SLOTS = [
 
 def marks(name, kind):
     """What another quick test has of most schemes is for the long tests."""
-    is_quick = kind == "causal" or (kind == "from anywhere" and name in OF_OTHER_SLOTS)
-    return () if is_quick else pytest.mark.long
+    quick = {"causal": OF_EACH_KIND, "from anywhere": OF_OTHER_SLOTS}.get(kind, ())
+    return () if name in quick else pytest.mark.long
 
 
 @pytest.mark.parametrize(
@@ -322,6 +322,15 @@ def test_paths_agree_with_each_other_and_with_the_papers_loop(name, kind):
     rows = () if kind == "from anywhere" and encoding.needs_tokens else rows
     oracles = oracles_of(name, encoding, heads)
     assert_as_in_the_paper(out, oracles, encoding, arrays, rows=rows, **kw)
+
+
+@pytest.mark.parametrize("name", [name for name in WITHIN if name not in OF_EACH_KIND])
+def test_heads_are_those_of_the_papers_loop(name):
+    """The quick part of the test above for schemes that share a kind: each one's own numbers."""
+    kw, sizes = setting("causal")
+    encoding, arrays = make(name), inputs(**sizes)
+    found = attend(encoding, *arrays, implementation="blockwise", block_sizes=BLOCKS, **kw)
+    assert_as_in_the_paper(found, oracles_of(name, encoding), encoding, arrays, **kw)
 
 
 TOGETHER = np.ones(T, int)

@@ -38,34 +38,50 @@ def make(name, window=None, **config):
 @functools.cache
 def empty(name, window=None):
     """Caches that T tokens fill, or with a window a ring."""
-    return make(name, window=window).init_caches(B, T)
+    return caches_of(make(name, window=window), B, T)
+
+
+def caches_of(model, rows, length, positions=None):
+    """Return empty caches; outside a program each array of theirs would be a program."""
+    return jax.jit(lambda at: model.init_caches(rows, length, positions=at))(positions)
 
 
 def tokens(batch=B, length=T, seed=1):
     return np.random.default_rng(seed).integers(0, V, (batch, length), np.int32)
 
 
-@nnx.jit
+def in_numpy(program):
+    """Compile a function; its logits come as NumPy's array, which slices without a program."""
+    compiled = nnx.jit(program)
+
+    def run(*args):
+        found = compiled(*args)
+        return (np.asarray(found[0]), found[1]) if isinstance(found, tuple) else np.asarray(found)
+
+    return run
+
+
+@in_numpy
 def forward(model, tokens_BT, segments=None):
     return model(tokens_BT, segments=segments)
 
 
-@nnx.jit
+@in_numpy
 def grow(model, tokens_BT, caches, segments=None):
     return model(tokens_BT, caches=caches, segments=segments)
 
 
-@nnx.jit
+@in_numpy
 def placed(model, tokens_BT, positions, segments):
     return model(tokens_BT, positions=positions, segments=segments)
 
 
-@nnx.jit
+@in_numpy
 def ordered(model, tokens_BT, positions, order=None):
     return model(tokens_BT, positions=positions, order=order)
 
 
-@nnx.jit
+@in_numpy
 def grow_at(model, tokens_BT, caches, positions, order=None):
     return model(tokens_BT, caches=caches, positions=positions, order=order)
 
@@ -75,7 +91,7 @@ def rows_of(caches, rows):
     return tuple(cache.take(rows) for cache in caches)
 
 
-@nnx.jit
+@in_numpy
 def dropped(model, tokens_BT, key):
     return model(tokens_BT, key=key)
 
@@ -119,7 +135,7 @@ def whole(name, x, window=None):
     """The logits of whole rows."""
     if window is not None:
         return forward(make(name, window=window), x)
-    return differentiated(name)(x, np.zeros((B, T, V), np.float32))[1]
+    return np.asarray(differentiated(name)(x, np.zeros((B, T, V), np.float32))[1])
 
 
 def forget():

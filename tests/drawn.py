@@ -53,15 +53,19 @@ def _begin(name, heads, key_heads, head_dim, features):
     """What the parameters of an encoding begin with, where keys stand on one side and on both."""
     has_forms = "bidirectional" in encodings.options(name)
     forms: list[dict] = [{}, {"bidirectional": True}] if has_forms else [{}]
-    made = (
-        encodings.create(
-            name, num_heads=heads, num_kv_heads=key_heads, head_dim=head_dim, features=features,
-            rngs=nnx.Rngs(0), **form,
-        )
-        for form in forms
-    )  # fmt: skip
+
+    def of_form(form):
+        return nnx.state(
+            encodings.create(
+                name, num_heads=heads, num_kv_heads=key_heads, head_dim=head_dim,
+                features=features, rngs=nnx.Rngs(0), **form,
+            )
+        )  # fmt: skip
+
+    # One program, not one for each operation.
+    states = jax.jit(lambda: list(map(of_form, forms)))()
     return [
         (path, np.asarray(variable[...]))
-        for encoding in made
-        for path, variable in nnx.to_flat_state(nnx.state(encoding))
+        for state in states
+        for path, variable in nnx.to_flat_state(state)
     ]

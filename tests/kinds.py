@@ -18,18 +18,30 @@ NAMES = encodings.names()
 
 @functools.cache
 def kind(name):
-    """What tells the scheme apart: its slots, its facts, whether it is trained; itself, if it walks or mixes."""
+    """Return what tells the scheme apart: its slots and facts; itself, if it walks or mixes.
+
+    Not whether it takes reals, is causal alone, or is trained: of those each scheme is asked by a test of its own.
+    """
     scheme = encodings.scheme(name)
     if scheme.walks or scheme.mixes:
         return name
     slots = scheme.overridden & (SLOTS | {"embed"})
-    facts = (scheme.axes, scheme.reals, scheme.causal_only, scheme.shift_invariant, scheme.unbound)
-    one = nnx.eval_shape(
-        lambda: encodings.create(name, num_heads=2, head_dim=4, features=8, rngs=nnx.Rngs(0))
-    )
-    of_one = (one.logit_scale is None, one.scaled_vectors, one.constant_beyond is None)
-    trained = bool(jax.tree.leaves(nnx.state(one, nnx.Param)))
-    return tuple(sorted(slots)), *facts, *of_one, trained
+    one = small(name)
+    ends = one.max_length is None, one.constant_beyond is None
+    scales = one.logit_scale is None, one.scaled_vectors
+    return tuple(sorted(slots)), scheme.axes, scheme.shift_invariant, scheme.unbound, *ends, *scales
+
+
+@functools.cache
+def small(name):
+    """Return a scheme of two heads, without numbers."""
+    create = functools.partial(encodings.create, num_heads=2, head_dim=4, features=8)
+    return nnx.eval_shape(lambda: create(name, rngs=nnx.Rngs(0)))
+
+
+def is_trained(name):
+    """Return whether the scheme has parameters."""
+    return bool(jax.tree.leaves(nnx.state(small(name), nnx.Param)))
 
 
 # The last of a kind, as an alphabet has them, stands for it.

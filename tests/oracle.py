@@ -60,11 +60,11 @@ def attention(oracles, q, k, v, *, q_positions, k_positions, visible, scale, x=N
     T, N, _ = q.shape
     S, K, H = v.shape
     out = np.zeros((T, N, H))
+    seen_T = [[s for s in range(S) if visible(t, s)] for t in range(T)]
     for n in range(N):
         m = n // (N // K)
-        for t in range(T):
+        for t, seen in enumerate(seen_T):
             i = q_positions[t].item()
-            seen = [s for s in range(S) if visible(t, s)]
             if not seen:
                 continue
             js = [k_positions[s].item() for s in seen]

@@ -1,4 +1,4 @@
-"""What a run is trained and tested on: items in splits, with a name, a version and a hash."""
+"""The data of a run: items in splits, with a name, a version and a hash."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Corpus(Generic[Item]):
     """Documents, pairs of sentences or questions, by split.
 
     Attributes:
-        name: such as "library_text", "wmt16_translate/de-en", or the name of a file.
-        version: of the data, or for files of the rules that clean and split them.
-        sha256: of what `hashed` says.
-        splits: "train", "validation" and "test", each with random access to its items; and "longer" of sources that
-            have items longer than those of the other three.
-        sizes: numbers about each split, such as {"documents": 12, "bytes": 3456}.
-        hashed: "items": all items of all splits; "description": a large set's name, version and the sizes of its
-            parts.
-        languages: of source and target, where the items are translations.
-        problems: records that were corrected or left out, each in words.
-        notes: what was dropped, held out or found in two splits, in words.
+      name: such as "library_text", "wmt16_translate/de-en", or the name of a file.
+      version: the version of the data; for files, of the rules that clean and split them.
+      sha256: the hash of what `hashed` names.
+      splits: "train", "validation" and "test", each with random access to its items; some sources add "longer", whose
+        items are longer than those of the other three.
+      sizes: counts for each split, such as {"documents": 12, "bytes": 3456}.
+      hashed: "items": all items of all splits; "description": a large set's name, version and the sizes of its
+        parts.
+      languages: source and target language, if the items are translations.
+      problems: one message for each kind of record that was corrected or left out.
+      notes: messages about what was dropped, held out or found in two splits.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Corpus(Generic[Item]):
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a run's config.json holds: what results depend on, ready for JSON."""
+        """Return what the results depend on, as a dict for a run's config.json."""
         return {
             "name": self.name,
             "version": self.version,
@@ -54,11 +54,11 @@ class Corpus(Generic[Item]):
 def fingerprint(
     splits: Mapping[str, Sequence[Item]], parts: Callable[[Item], Iterable[bytes]]
 ) -> str:
-    """Returns the SHA-256 of all items of all splits, their order and their limits.
+    """Return the SHA-256 of all items of all splits, including their order and boundaries.
 
     Args:
-        splits: items by split.
-        parts: returns the bytes that an item consists of.
+      splits: items by split.
+      parts: returns the bytes that an item consists of.
     """
     digest = hashlib.sha256()
     for split, items in splits.items():
@@ -81,17 +81,17 @@ def corpus_of(
     description: str = "",
     **more: Any,
 ) -> Corpus[Item]:
-    """Returns a corpus that is known by all of its items, or a large one by its description.
+    """Return a corpus identified by the hash of its items or, if it is large, of its description.
 
     Args:
-        name: see `Corpus`, as do version and splits.
-        version: of the data.
-        splits: items by split.
-        unit: what items are called in `sizes`.
-        parts: returns the bytes that an item consists of.
-        measure: returns more numbers about the items of a split.
-        description: the hash of a large set's description, whose items are not read.
-        **more: other attributes of `Corpus`.
+      name: see `Corpus`, also for version and splits.
+      version: of the data.
+      splits: items by split.
+      unit: the name of the items in `sizes`.
+      parts: returns the bytes that an item consists of.
+      measure: returns further sizes of a split.
+      description: the hash of a large set's description; its items are then not read.
+      **more: other attributes of `Corpus`.
     """
     sizes = {
         split: {unit: len(items), **({} if description else measure(items))}

@@ -1,4 +1,4 @@
-"""The one exception of the data layer, and the spelling help its messages give."""
+"""The exception of the data layer, and spelling suggestions for its messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from relpos import errors
 
 
 class DataError(errors.UserError, ValueError):
-    """The text asked for cannot be used: the message says what, where, and what to do."""
+    """The requested data cannot be used; the message says what is wrong, where, and what to do."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the nearest known word, "" where none is near."""
+    """Return " Did you mean 'x'?" for the nearest known word, or "" if none is near."""
     near = errors.nearest(word, known)
     return f" Did you mean {near!r}?" if near else ""

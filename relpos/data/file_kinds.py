@@ -1,4 +1,4 @@
-"""Files that are no text: by which name or first bytes they are known, and how text is made of them."""
+"""Files that are not text: how to recognise them by name or first bytes, and how to convert them to text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        name: what it is.
-        endings: of file names, without .gz or .xz behind them.
-        start: the first bytes of every such file; "" where they differ.
-        remedy: how text is made of a file; {word} stands for it as a word of the shell.
+      name: a description, such as "a zip archive".
+      endings: suffixes of file names, without a further .gz or .xz.
+      start: the first bytes of every such file, or b"" if they vary.
+      remedy: how to convert a file to text; {word} stands for its path, quoted for the shell.
     """
 
     name: str
@@ -52,18 +52,18 @@ KINDS = (
 
 
 def ending(path: Path) -> str:
-    """Returns the last suffix in small letters, of a file that is unpacked that of its content."""
+    """Return the last suffix in lower case, ignoring .gz and .xz."""
     return Path(path.name.lower().removesuffix(".gz").removesuffix(".xz")).suffix
 
 
 def fault_of_name(path: Path) -> str:
-    """Says why a file of this name is no text, and what to do; "" where nothing speaks against it."""
+    """Return why a file of this name is not text and what to do, or "" if the name does not tell."""
     kind = next((kind for kind in KINDS if ending(path) in kind.endings), None)
     return _told(kind, path) if kind else ""
 
 
 def fault_of_content(path: Path, content: bytes) -> str:
-    """Says why a file with this content is no text, and what to do; "" where it is one."""
+    """Return why a file with this content is not text and what to do, or "" if it is text."""
     kind = next((kind for kind in KINDS if kind.start and content.startswith(kind.start)), None)
     if kind:
         return _told(kind, path)
@@ -72,11 +72,11 @@ def fault_of_content(path: Path, content: bytes) -> str:
         return ""
     line, word = content.count(b"\n", 0, place) + 1, shlex.quote(str(path))
     return (
-        f"{path}, line {line}: a NUL byte, so this is no text, or not in UTF-8. Name a text file; stray NUL bytes "
-        f"are taken out by: tr -d '\\000' < {word} > {word}.txt"
+        f"{path}, line {line}: a NUL byte, so this is not text, or not UTF-8. Name a text file; to remove "
+        f"stray NUL bytes: tr -d '\\000' < {word} > {word}.txt"
     )
 
 
 def _told(kind: Kind, path: Path) -> str:
     remedy = kind.remedy.format(word=shlex.quote(str(path)))
-    return f"{path} is {kind.name}, no text that can be read: {remedy}"
+    return f"{path} is {kind.name}, not readable text: {remedy}"

@@ -1,4 +1,4 @@
-"""Lines of JSON: one object a line, of which some fields are text."""
+"""JSON lines: one object per line, with text in some of its fields."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from relpos.data.errors import DataError, nearest
 from relpos.files import parse_json
 
 ENDINGS = (".jsonl", ".ndjson")
-_MOST_TOLD = 5  # faulty lines that are named one by one
+_MOST_TOLD = 5  # faulty lines listed in a message
 
 _log = logging.getLogger(__name__)
 
 
 class LineError(DataError):
-    """A line cannot be used; the message says why, not which it is."""
+    """A line cannot be used; the message says why but does not name the line."""
 
 
 def is_json_lines(path: Path) -> bool:
-    """Says whether a file's name promises lines of JSON."""
+    """Return whether the file's name is that of a JSON lines file."""
     return kinds.ending(path) in ENDINGS
 
 
 def documents(path: Path, content: bytes, field: str) -> list[bytes]:
-    """Returns the text in one field of every line; blank lines are none.
+    """Return the text in one field of every line, skipping blank lines.
 
-    Lines that cannot be used are left out, counted and named in one warning.
+    Lines that cannot be used are skipped, and one warning counts and lists them.
 
     Args:
-        path: of the file, for messages.
-        content: its bytes.
-        field: the field with the text.
+      path: the file's path, for messages.
+      content: the file's bytes.
+      field: the field with the text.
 
     Raises:
-        DataError: the first object has no such field (the message lists those it has), or no line can be used.
+      DataError: the first object lacks the field (the message lists the fields it has), or no line can be used.
     """
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     found: list[bytes] = []
     faults: list[str] = []
-    known = False  # whether an object was seen that has the field
+    known = False  # whether some object had the field
     for number, line in ((n, line) for n, line in enumerate(lines, 1) if line.strip()):
         try:
             record = read_object(line)
@@ -71,10 +71,10 @@ def _has(record: Mapping[str, Any], field: str, where: str) -> bool:
 
 
 def read_object(line: bytes) -> Mapping[str, Any]:
-    """Returns the JSON object of a line.
+    """Return the JSON object of a line.
 
     Raises:
-        LineError: what is wrong with the line.
+      LineError: the line is not a JSON object.
     """
     try:
         record = parse_json(line)
@@ -88,10 +88,10 @@ def read_object(line: bytes) -> Mapping[str, Any]:
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
-    """Returns the text in a field of an object.
+    """Return the text in a field of an object.
 
     Raises:
-        LineError: there is none, or no text, in it.
+      LineError: the field is missing or does not hold text.
     """
     if name not in record:
         raise LineError(f"no field {name!r}")

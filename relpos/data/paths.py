@@ -1,4 +1,4 @@
-"""What a path, a glob or a folder of the user's names; a name that is nowhere gets the nearest one that is there."""
+"""Find the files that a path, a glob or a folder names; for a missing name, suggest the nearest existing one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from relpos.data.errors import DataError, nearest
 
 
 def expanded(name: str) -> Path:
-    """Returns a path as it was given, ``~`` and ``~user`` replaced.
+    """Return the path with ``~`` and ``~user`` expanded.
 
     Raises:
-        DataError: there is no such user, or no file can have this name.
+      DataError: the user does not exist, or no file can have this name.
     """
     if "\0" in name:
         raise DataError(f"{name[:80]!r}: a path cannot hold a NUL byte.")
@@ -22,7 +22,7 @@ def expanded(name: str) -> Path:
         path = Path(name).expanduser()
     except RuntimeError:
         raise DataError(
-            f"{name[:80]}: there is no user {name.split('/')[0][1:][:80]!r} whose folder ~ could stand for."
+            f"{name[:80]}: there is no user {name.split('/')[0][1:][:80]!r} for ~ to stand for."
         ) from None
     try:
         path.lstat()
@@ -35,12 +35,12 @@ def expanded(name: str) -> Path:
 
 
 def find(pattern: str) -> list[Path]:
-    """Returns what a path, a glob or a folder names, in the order of the names.
+    """Return the files that a path, a glob or a folder names, sorted by name.
 
-    Of a folder it is everything inside but what is hidden, of a glob every match but folders.
+    A folder names every file below it that is not hidden; a glob names every match that is not a folder.
 
     Raises:
-        DataError: nothing is there.
+      DataError: there are no such files.
     """
     path = expanded(pattern)
     if path.is_dir():
@@ -48,7 +48,7 @@ def find(pattern: str) -> list[Path]:
         if not found:
             raise DataError(f"The folder {pattern} holds no files.")
         return found
-    if os.path.lexists(path):  # whether it can be read is told when it is
+    if os.path.lexists(path):  # reading it reports whether it can be read
         return [path]
     found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
     if found:
@@ -76,12 +76,12 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def neighbour(path: Path) -> str:
-    """Says which folder of a missing path is missing, or which name in it is near; "" where none is."""
+    """Return a hint about a missing path: the missing folder, or the nearest name; "" if there is none."""
     folder = path.parent
     if not folder.is_dir():
         missing = next(p for p in reversed([folder, *folder.parents]) if not p.is_dir())
         if os.path.lexists(missing):
-            return f" {missing} is no folder."
+            return f" {missing} is not a folder."
         return f" Its folder {missing} is missing." + _neighbour_name(missing)
     return _neighbour_name(path)
 

@@ -1,4 +1,4 @@
-"""The bytes of a file that is text: unpacked, and nothing that would hang or is of another kind."""
+"""Read text files: decompress them, and refuse other kinds of files and whatever could block."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _NO_FILES = {
 
 
 class NoTextError(DataError):
-    """What is there is no file with text in it."""
+    """The path does not name a text file."""
 
 
 def read_file(name: str) -> bytes:
-    """Reads a file of text; one that ends in .gz or .xz is unpacked.
+    """Read a text file; one that ends in .gz or .xz is decompressed.
 
     Raises:
-        NoTextError: it is of another kind: a folder, a pipe, an archive, binary.
-        DataError: it is not there, or cannot be read.
+      NoTextError: it is something else: a folder, a pipe, an archive, a binary file.
+      DataError: it does not exist or cannot be read.
     """
     return read_text(paths.expanded(name))
 
 
 def read_utf8(name: str) -> bytes:
-    """Reads a file of text in UTF-8, a byte order mark left out; errors as of `read_file`, which name the line."""
+    """Read UTF-8 text without its byte order mark; raise as `read_file` does, and name the line of an invalid byte."""
     text = read_file(name).removeprefix(codecs.BOM_UTF8)
     try:
         text.decode()
@@ -54,7 +54,7 @@ def read_utf8(name: str) -> bytes:
 
 
 def read_text(path: Path) -> bytes:
-    """Reads a file of text; errors as of `read_file`."""
+    """Read a text file; raise as `read_file` does."""
     if fault := kinds.fault_of_name(path):
         raise NoTextError(fault)
     content = _unpacked(path)
@@ -64,7 +64,7 @@ def read_text(path: Path) -> bytes:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Opens a file without waiting for anyone; errors as of `read_file`."""
+    """Open a file without blocking; raise as `read_file` does."""
     try:
         return os.fdopen(_regular(path), "rb")
     except OSError as error:
@@ -85,12 +85,12 @@ def _opened(path: Path) -> BinaryIO:
 def _regular(path: Path) -> int:
     try:
         return open_regular(path)
-    except UserError:  # does not say what it is
+    except UserError:  # it does not say what kind of file this is
         kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
         raise NoTextError(f"{path} is a folder; name a file in it.")
     what = _NO_FILES.get(kind, "something else")
-    raise NoTextError(f"{path} is {what}, no file: write what it gives to a file, and name that.")
+    raise NoTextError(f"{path} is {what}, not a file: write its output to a file, and name that.")
 
 
 def _unpacked(path: Path) -> bytes:
@@ -112,7 +112,7 @@ def _unpacked(path: Path) -> bytes:
 
 def _read_xz(path: Path, file: BinaryIO) -> bytes:
     try:
-        import lzma  # some builds of Python go without it, and need it for nothing else here
+        import lzma  # some builds of Python lack it, and only this function needs it
     except ImportError:
         raise DataError(
             f"{path}: this Python has no lzma to unpack it. Unpack it: unxz -k {shlex.quote(str(path))}"

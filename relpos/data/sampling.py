@@ -1,6 +1,6 @@
-"""Random access to what is drawn: endless batches as a function of their number, and epochs in shuffled order.
+"""Random access to draws: endless batches as a function of their index, and epochs in shuffled order.
 
-The state of an iterator is then one number, so that a run resumes exactly.
+An iterator's state is then a single number, so a run resumes exactly.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from grain.experimental import index_shuffle
 
 Drawn = TypeVar("Drawn")
 
-# Grain's workers and buffers would only cost time here: a batch is made faster than a step takes.
+# Grain's workers and buffers would only cost time: making a batch takes less time than a training step.
 IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-MOST_PERMUTED = 2**20  # items, whose order is held in memory
+MOST_PERMUTED = 2**20  # items whose order is held in memory
 
 
 class ByNumber(grain.transforms.MapWithIndex):
-    """A Grain transform that replaces an element by a function of its number."""
+    """A Grain transform that replaces each element by a function of its index."""
 
     def __init__(self, draw: Callable[[int], Any]) -> None:
         self._draw = draw
 
     def map_with_index(self, index: int, element: object) -> Any:
-        """Returns what is drawn for an index."""
+        """Return the draw for an index."""
         del element
         return self._draw(index)
 
 
 def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
-    """Returns an endless dataset whose element i is draw(i).
+    """Return an endless dataset whose element i is draw(i).
 
     `get_state` and `set_state` of its iterators continue exactly, and Orbax saves them with
     `grain.checkpoint.CheckpointSave`.
@@ -42,14 +42,14 @@ def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
 
 
 class Epochs:
-    """The numbers 0 ... count-1, over and over, in another order in each epoch.
+    """The numbers 0 ... count-1, repeated, in a new order in each epoch.
 
-    Grain's own shuffle walks through 2**16 numbers for each index: fast for millions of items, milliseconds for a few.
-    So a permutation is drawn where it fits into memory.
+    Grain's own shuffle walks through 2**16 numbers for each index: fast for millions of items, but milliseconds for a
+    few. So a permutation is drawn if it fits into memory.
 
     Args:
-        count: how many numbers.
-        entropy: what the orders are a function of, as `numpy.random.default_rng` takes it.
+      count: the number of items.
+      entropy: the seed of all orders, as for `numpy.random.default_rng`.
     """
 
     def __init__(self, count: int, entropy: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class Epochs:
         self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
 
     def __getitem__(self, index: int) -> int:
-        """Returns the number that is drawn at an index."""
+        """Return the item at an index."""
         epoch, place = divmod(index, self._count)
         if self._count > MOST_PERMUTED:
             seed = (sum(self._entropy) + epoch) % 2**32

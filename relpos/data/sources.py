@@ -1,4 +1,4 @@
-"""Sources of data by name. A folder is the registry: each file is a source, and its `load` returns a corpus."""
+"""Data sources by name. A folder is the registry: each file is a source whose `load` returns a corpus."""
 
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar

@@ -1,4 +1,4 @@
-"""Which documents are held out: by the hash of a document's key, up to a budget of bytes."""
+"""Choose the held-out documents by the hash of their keys, up to a budget of bytes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ SPLITS = ("train", "validation", "test")
 def held_out(
     keys: Sequence[bytes], sizes: Sequence[int], *, budget: int, largest: int
 ) -> dict[str, list[int]]:
-    """Deals documents out to train, validation and test.
+    """Assign documents to train, validation and test.
 
-    In the order of their keys' SHA-256 the documents fill test, then validation, then train. A
-    document's place depends on its key, hardly on what else there is.
+    In the order of their keys' SHA-256 the documents fill test, then validation, then train. A document's split depends
+    on its key and hardly on the other documents.
 
     Args:
-        keys: what is hashed for each document: its name, or its content.
-        sizes: bytes of each document.
-        budget: bytes that each of test and validation hold, at most.
-        largest: a document of more bytes always goes to train, so that no single one makes up a
-            held-out split.
+      keys: the bytes to hash for each document: its name or its content.
+      sizes: the size of each document in bytes.
+      budget: the most bytes that test and validation may each hold.
+      largest: larger documents always go to train, so that no single document makes up a held-out split.
 
     Returns:
-        The indices of each split's documents, ascending.
+      The indices of each split's documents, in ascending order.
     """
     order = sorted(range(len(keys)), key=lambda i: (hashlib.sha256(keys[i]).digest(), i))
     dealt: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -40,8 +39,8 @@ def held_out(
 
 
 def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
-    """Returns the indices of the pairs that hang together by a common first or second part."""
-    # Each points to an earlier one of its family, and the first to itself.
+    """Group pairs connected by a shared first or second part; return the indices of each group."""
+    # Each pair points to an earlier one of its family, the first to itself.
     root = list(range(len(pairs)))
 
     def find(i: int) -> int:
@@ -62,10 +61,10 @@ def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
 
 
 def split_of(key: bytes) -> str:
-    """Returns the split that a key belongs to by its SHA-256.
+    """Return the split of a key by its SHA-256.
 
-    Eight tenths of all keys are train, a tenth each validation and test: for text that is written
-    when it is asked for, so that there is no list to deal out.
+    Eight tenths of all keys are train, a tenth each validation and test. This serves generated text, which has no list
+    of documents to assign.
     """
     tenth = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 10
     return {8: "validation", 9: "test"}.get(tenth, "train")

@@ -1,4 +1,4 @@
-"""Algorithmic tasks by name. The classes in this folder are the registry: a new one is found by itself."""
+"""Algorithmic tasks by name. The classes in this folder are the registry; a new one is found automatically."""
 
 import functools
 import importlib
@@ -19,33 +19,32 @@ from relpos.errors import did_you_mean
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all tasks, sorted."""
+    """Return the names of all tasks, sorted."""
     return tuple(sorted(_classes()))
 
 
 def task_class(name: str) -> type[Task]:
-    """Returns the class of a task; an unknown name is answered with the nearest right one."""
+    """Return the class of a task; for an unknown name, raise an error that suggests the nearest one."""
     if name not in _classes():
         raise DataError(f"There is no algorithmic task {name!r}{did_you_mean(name, names())}.")
     return _classes()[name]
 
 
 def options(name: str) -> dict[str, Any]:
-    """Returns a task's options with their defaults."""
+    """Return a task's options with their defaults."""
     parameters = inspect.signature(task_class(name)).parameters
     return {key: parameter.default for key, parameter in parameters.items()}
 
 
 def create(name: str, **chosen: Any) -> Task:
-    """Makes a task.
+    """Make a task.
 
     Args:
-        name: one of `names()`.
-        **chosen: the task's options, see `options(name)`.
+      name: one of `names()`.
+      **chosen: the task's options, see `options(name)`.
 
     Raises:
-        DataError: an unknown name or option (the nearest right one is named), or a value the task
-            refuses.
+      DataError: an unknown name or option (the message names the nearest one), or a value the task refuses.
     """
     known = options(name)
     for key in chosen:
@@ -57,7 +56,7 @@ def create(name: str, **chosen: Any) -> Task:
 
 @functools.cache
 def _classes() -> dict[str, type[Task]]:
-    """All classes of this folder that have a name."""
+    """Return all classes of this folder that have a name."""
     found: dict[str, type[Task]] = {}
     for module in pkgutil.iter_modules(__path__):
         for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():

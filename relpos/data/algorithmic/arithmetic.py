@@ -1,4 +1,4 @@
-"""Arithmetic: six of the fifteen tasks of randomized positions; strings.py has the others and the sources."""
+"""Arithmetic: six of the fifteen tasks of randomized positions; strings.py has the others and cites the papers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OPERATORS = ("+", "-", "*")
 
 
 class ModularArithmetic(Task):
-    """The value of digits and operators + - * in turn, products first, modulo `modulus`.
+    """Evaluate digits joined by + - *, products first, modulo `modulus`.
 
-    The question is of odd length: one symbol less where the length is even.
+    A question has odd length: one symbol less if the length is even.
     """
 
     name = "modular_arithmetic"
@@ -36,16 +36,16 @@ class ModularArithmetic(Task):
         for i in range(1, 2 * terms - 1, 2):
             operator, digit = question[:, i] - self.modulus, question[:, i + 1]
             total = np.where(operator == 2, total, total + product)
-            # + and - begin a product, * goes on with it.
+            # + and - begin a new product, * continues it.
             product = np.choose(operator, [digit, -digit, product * digit]) % self.modulus
         return rows(question, ((total + product) % self.modulus)[:, None])
 
 
 class ModularArithmeticBrackets(Task):
-    """The value of an expression in brackets modulo `modulus`.
+    """Evaluate an expression in brackets modulo `modulus`.
 
-    Of length 1 to 4: d, -d, (d), (-d); of any larger one: (L op R) with op one of + - * and the
-    length of L uniform on 1..length - 4.
+    Lengths 1 to 4: d, -d, (d), (-d). Greater lengths: (L op R), where op is one of + - * and the length of L is uniform
+    on 1..length - 4.
     """
 
     name = "modular_arithmetic_brackets"
@@ -62,10 +62,10 @@ class ModularArithmeticBrackets(Task):
 
 
 class SolveEquation(Task):
-    """The digit which x stands for in EXPRESSION=d, modulo `modulus`.
+    """Find the digit x in EXPRESSION=d, modulo `modulus`.
 
-    An expression as above, of length - 2 symbols and without products, of which one digit is
-    hidden: the first at or after a uniform place, going round.
+    The expression is as above, with length - 2 symbols and no products. One of its digits is replaced by x: the first
+    at or after a uniform position, wrapping around.
     """
 
     name = "solve_equation"
@@ -89,15 +89,15 @@ class SolveEquation(Task):
 
 
 class BinaryAddition(Task):
-    """The sum of two binary numbers, lowest bits first.
+    """Add two binary numbers, lowest bits first.
 
-    Question: n, an operator and m, of length symbols in all; n has 1 to length - 2 bits, and the
-    numbers are uniform from 1 to the largest of so many bits. Answer: the sum without leading
-    zeros, end, and zeros up to length + 1 symbols, which do not count.
+    Question: n, an operator and m, `length` symbols in all. n has 1 to length - 2 bits, and each number is uniform from
+    1 to the largest with its number of bits. Answer: the sum without leading zeros, end, and zeros up to length + 1
+    symbols, which are not scored.
     """
 
     name = "binary_addition"
-    alphabet = (*BITS, "op|end")  # the authors' code has one id for both
+    alphabet = (*BITS, "op|end")  # the authors' code uses one id for both
     end = "op|end"
     min_length = 3
     _MARK = 2
@@ -126,7 +126,7 @@ class BinaryAddition(Task):
 
 
 class BinaryMultiplication(BinaryAddition):
-    """The product of two binary numbers; all else as in their addition, but the answer has length symbols."""
+    """Multiply two binary numbers; as `BinaryAddition`, but the answer has `length` symbols."""
 
     name = "binary_multiplication"
     _longer = 0
@@ -136,9 +136,9 @@ class BinaryMultiplication(BinaryAddition):
 
 
 class ComputeSqrt(Task):
-    """The whole part of the root of a binary number, highest bits first.
+    """Compute the integer square root of a binary number, highest bits first.
 
-    The number is uniform on 1..2**length - 1, the root has ceil(length / 2) bits.
+    The number is uniform on 1..2**length - 1; the root has ceil(length / 2) bits.
     """
 
     name = "compute_sqrt"
@@ -158,7 +158,7 @@ def _modulus(task: Task, modulus: int) -> int:
 
 
 def _positive(rng: np.random.Generator, mask_BT: np.ndarray) -> np.ndarray:
-    """Uniform bits where the mask is set, in every row at least one of them 1; [B, T]."""
+    """Draw uniform bits where the mask is set, at least one of them 1 in every row; [B, T]."""
     drawn = bits(rng, *mask_BT.shape) * mask_BT
     while len(again := np.flatnonzero(~drawn.any(axis=1))):
         drawn[again] = bits(rng, len(again), mask_BT.shape[1]) * mask_BT[again]
@@ -172,8 +172,8 @@ def _number(low_first: list[int]) -> int:
 def _expressions(
     rng: np.random.Generator, length: int, count: int, modulus: int, operators: tuple[str, ...]
 ) -> list[tuple[str, int]]:
-    """Expressions in brackets, and their values."""
-    uniform = rng.random((count, length))  # more than enough: each serves at least one symbol
+    """Draw expressions in brackets; return them and their values."""
+    uniform = rng.random((count, length))  # enough, as each one serves at least one symbol
     return [_expression(iter(u), length, modulus, operators) for u in uniform.tolist()]
 
 

@@ -1,6 +1,6 @@
-"""What an algorithmic task is: examples of a given length, drawn from a generator of random numbers.
+"""The interface of an algorithmic task: draw examples of a given length from a random generator.
 
-A task is one class; its file is found by the registry. The shortest one:
+A task is one class, which the registry finds in its file. The shortest one:
 
     class Reverse(Task):
         name = "reverse"
@@ -10,7 +10,7 @@ A task is one class; its file is found by the registry. The shortest one:
             word = rng.integers(2, size=(count, length))
             return rows(word, word[:, ::-1])
 
-B examples in a row, T places, n what one example takes of them.
+Shapes: B examples, T positions in a batch, n positions of one example.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ BLANK = "_"
 
 
 class Example(NamedTuple):
-    """One sequence, question and answer.
+    """One sequence: a question and its answer.
 
     Attributes:
-        tokens: all symbols, those to be found too, int32 [n]. The first one is never hidden.
-        hidden: where the model does not see the symbol and has to produce it, bool [n].
-        scored: where the answer counts for loss and accuracy, some of `hidden`, bool [n].
+      tokens: all symbols, including the hidden ones, int32 [n]. The first is never hidden.
+      hidden: symbols that the model does not see and must predict, bool [n].
+      scored: the hidden symbols that count for loss and accuracy, bool [n].
     """
 
     tokens: np.ndarray
@@ -43,18 +43,18 @@ class Example(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A task. Its options are the keyword arguments of its constructor.
+    """An algorithmic task. Its options are the keyword arguments of its constructor.
 
     Attributes:
-        name: what it is called in configs.
-        alphabet: the task's own symbols, readable; the index is the id.
-        presentation: how its paper shows it to a model, see `batches.PRESENTATIONS`.
-        min_length: the smallest length there is. What a length measures, the class tells.
-        max_length: the largest, or None.
-        answer_mark: whether a model that reads from left to right needs to be told where the
-            question ends; False where the question's own symbols say it.
-        variants: tests of its paper on examples unlike those trained on, name -> options.
-        end: the symbol that closes an answer, if one does: what follows it does not count.
+      name: its name in configs.
+      alphabet: the task's own symbols, as text; a symbol's index is its id.
+      presentation: how the paper presents it to a model, see `batches.PRESENTATIONS`.
+      min_length: the smallest length. The class says what a length measures.
+      max_length: the greatest length, or None.
+      answer_mark: whether a causal model needs a mark where the question ends; False if the question's own symbols show
+        it.
+      variants: the paper's out-of-distribution tests, name -> options.
+      end: the symbol that ends an answer, if there is one; what follows it is not scored.
     """
 
     name: ClassVar[str]
@@ -68,16 +68,16 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, length: int, count: int) -> Sequence[Example]:
-        """Returns `count` independent examples of one length, which has been checked."""
+        """Return `count` independent examples of one valid length."""
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The alphabet and the blank: a placeholder for the hidden, a mark before an answer."""
+        """The alphabet and the blank, which replaces hidden symbols or marks where an answer begins."""
         return (*self.alphabet, BLANK)
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a model has to know, V."""
+        """The number of ids, V."""
         return len(self.alphabet) + 1
 
     @property
@@ -86,10 +86,10 @@ class Task(abc.ABC):
         return len(self.alphabet)
 
     def example(self, rng: np.random.Generator, length: int) -> Example:
-        """Returns one example.
+        """Return one example.
 
         Raises:
-            DataError: there is none of that length.
+          DataError: the task has no such length.
         """
         self.check_length(length)
         return self.draw(rng, length, 1)[0]
@@ -97,12 +97,12 @@ class Task(abc.ABC):
     def examples(
         self, rng: np.random.Generator, lengths: Sequence[int] | np.ndarray
     ) -> list[Example]:
-        """Returns an example of each of the lengths [B], in their order.
+        """Return one example for each of the lengths [B], in their order.
 
-        Those of equal length are drawn together.
+        Examples of equal length are drawn together.
 
         Raises:
-            DataError: there is none of one of these lengths.
+          DataError: the task does not have one of these lengths.
         """
         found: dict[int, Example] = {}
         for length in np.unique(lengths).tolist():
@@ -114,26 +114,26 @@ class Task(abc.ABC):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """Returns lengths for training: uniform on shortest..longest, unless the paper has it otherwise."""
+        """Return lengths for training: uniform on shortest..longest, unless the paper differs."""
         return rng.integers(shortest, longest + 1, size=count)
 
     def most_tokens(self, length: int) -> int:
-        """Returns how many tokens an example of at most this length can have."""
+        """Return the most tokens that an example of at most this length can have."""
         return len(self.example(np.random.default_rng(0), length).tokens)
 
     def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        """Returns how many symbols the answer to a question has, the most where `end` closes it.
+        """Return the number of symbols of a question's answer, or their maximum if `end` ends it.
 
         Raises:
-            DataError: no question is of this length.
+          DataError: no question has this length.
         """
         return int(self.example(np.random.default_rng(0), len(question)).hidden.sum())
 
     def ids(self, text: str) -> list[int]:
-        """Returns the ids of symbols separated by spaces, what `text` is the inverse of.
+        """Return the ids of symbols separated by spaces; the inverse of `text`.
 
         Raises:
-            DataError: a word is no symbol of the alphabet; the nearest one is named.
+          DataError: a word is not in the alphabet; the message names the nearest symbol.
         """
         for symbol in (words := text.split()):
             if symbol not in self._ids:
@@ -142,11 +142,11 @@ class Task(abc.ABC):
         return self._ids_of(words)
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns symbols separated by spaces."""
+        """Return the symbols of ids, separated by spaces."""
         return " ".join(self.symbols[i] for i in ids)
 
     def check_length(self, length: int) -> None:
-        """Raises DataError where there is no example of that length."""
+        """Raise DataError if the task has no such length."""
         if not isinstance(length, int | np.integer):
             raise DataError(f"A length of {self.name} is a whole number, not {length!r}.")
         if length < self.min_length:
@@ -159,19 +159,19 @@ class Task(abc.ABC):
         return {symbol: i for i, symbol in enumerate(self.alphabet)}
 
     def _ids_of(self, symbols: Sequence[str]) -> list[int]:
-        """The ids of a text's symbols; of a string, those of its characters."""
+        """Return the ids of symbols, or of the characters of a string."""
         return [self._ids[symbol] for symbol in symbols]
 
 
 def rows(
     questions_BT: np.ndarray, answers_BT: np.ndarray, scored_BT: np.ndarray | None = None
 ) -> list[Example]:
-    """Returns examples whose questions are of one length, and their answers too.
+    """Return examples whose questions have one length, and whose answers have one length.
 
     Args:
-        questions_BT: what is seen.
-        answers_BT: what follows and is hidden.
-        scored_BT: which symbols of the answers count; None: all of them.
+      questions_BT: the visible symbols.
+      answers_BT: the hidden symbols that follow.
+      scored_BT: the answers' symbols that are scored; None: all of them.
     """
     count, seen = questions_BT.shape
     tokens_BT = np.concatenate([questions_BT, answers_BT], axis=1, dtype=np.int32)
@@ -184,14 +184,14 @@ def rows(
 
 
 def row(question: Sequence[int], answer: Sequence[int]) -> Example:
-    """Returns one example, of which all of the answer counts."""
+    """Return one example whose whole answer is scored."""
     tokens = np.array([*question, *answer], np.int32)
     hidden = np.arange(len(tokens)) >= len(question)
     return Example(tokens, hidden, hidden)
 
 
 def require_whole(task: Task, option: str, value: int, least: int) -> int:
-    """Returns the value of an option that must be a whole number of at least `least`."""
+    """Return an option's value, or raise if it is not a whole number of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise DataError(
             f"{task.name}.{option} must be a whole number of at least {least}, not {value!r}."
@@ -200,7 +200,7 @@ def require_whole(task: Task, option: str, value: int, least: int) -> int:
 
 
 def require_share(task: Task, option: str, value: float) -> float:
-    """Returns the value of an option that must be a probability."""
+    """Return an option's value, or raise if it is not a probability."""
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DataError(
             f"{task.name}.{option} is a probability, from 0 to 1, so it cannot be {value!r}."

@@ -1,4 +1,4 @@
-"""Batches of examples as a model sees them; B examples, T places.
+"""Batches of examples as a model sees them; B examples, T positions.
 
 placeholder    inputs   1 0 0 _ _ _      an encoder finds the hidden symbols where they stand
                targets  1 0 0 0 0 1
@@ -32,21 +32,21 @@ def batch(
     size: int | None = None,
     presentation: str | None = None,
 ) -> Batch:
-    """Returns one example of each of the lengths, side by side.
+    """Return a batch with one example of each of the lengths.
 
     Args:
-        task: what to draw.
-        rng: where to draw it from.
-        lengths: B lengths as the task measures them, equal or not.
-        size: T, so that all batches are of one shape; None: as few places as it takes.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      task: what to draw.
+      rng: the random generator.
+      lengths: B lengths as the task measures them; they may differ.
+      size: T, so that all batches have one shape; None: as few positions as possible.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
 
     Returns:
-        `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1
-        where there is something, 0 where there is padding.
+      `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1 for tokens, 0 for
+      padding.
 
     Raises:
-        DataError: the task has no such length, or an example does not fit the size.
+      DataError: the task has no such length, or an example does not fit the size.
     """
     presentation = _presentation(task, presentation)
     examples = task.examples(rng, lengths)
@@ -74,7 +74,7 @@ def batch(
 
 
 def places(task: Task, length: int, presentation: str | None = None) -> int:
-    """Returns the `size` that examples of at most this length fit into."""
+    """Return the `size` that every example of at most this length fits into."""
     causal = _presentation(task, presentation) == "causal"
     return task.most_tokens(length) - (causal and not task.answer_mark)
 
@@ -89,23 +89,22 @@ def train_batches(
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
-    """Returns endless batches; each is a function of the seed and of how many came before.
+    """Return endless batches; each is a function of the seed and of its index.
 
-    `get_state` and `set_state` of its iterator continue exactly, and Orbax saves it with
+    The iterator's `get_state` and `set_state` continue exactly, and Orbax saves it with
     `grain.checkpoint.CheckpointSave`.
 
     Args:
-        task: what to draw.
-        lengths: the smallest and the largest length, drawn as `task.draw_lengths` says.
-        batch_size: B.
-        seed: any integer.
-        size: T; None: what the largest length needs, so that all batches are of one shape.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
-        one_length: whether all examples of a batch are of one length (Ruoss et al.), which is drawn
-            for each batch, or each of its own.
+      task: what to draw.
+      lengths: the smallest and the greatest length; `task.draw_lengths` draws between them.
+      batch_size: B.
+      seed: any integer.
+      size: T; None: what the greatest length needs. All batches have one shape.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      one_length: draw one length for all examples of a batch (Ruoss et al.) rather than one for each example.
 
     Raises:
-        DataError: the task has none of these lengths, or a number makes no sense.
+      DataError: the task has none of these lengths, or a number is out of range.
     """
     shortest, longest = lengths
     if shortest > longest:
@@ -138,21 +137,21 @@ def eval_batches(
     size: int | None = None,
     presentation: str | None = None,
 ) -> list[Batch]:
-    """Returns batches of `examples` examples of one length, the last filled up with empty rows.
+    """Return batches with `examples` examples of one length, the last padded with empty rows.
 
-    The examples are a function of the seed and the length, drawn from other random numbers than training's.
+    The examples are a function of the seed and the length, and use other random numbers than training.
 
     Args:
-        task: what to draw.
-        length: as the task measures it.
-        examples: how many there are in all the batches.
-        batch_size: B.
-        seed: any integer.
-        size: T; None: what this length needs.
-        presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      task: what to draw.
+      length: the length, as the task measures it.
+      examples: their number over all batches.
+      batch_size: B.
+      seed: any integer.
+      size: T; None: what this length needs.
+      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
 
     Raises:
-        DataError: the task has no such length, an example does not fit, or a number makes no sense.
+      DataError: the task has no such length, an example does not fit, or a number is out of range.
     """
     _check_positive(examples=examples, batch_size=batch_size)
     task.check_length(length)
@@ -171,7 +170,7 @@ _TRAINING, _EVALUATION = 0, 1
 
 
 def _generator(seed: int, *words: int) -> np.random.Generator:
-    """Random numbers that are a function of any integer and some which are not negative."""
+    """Return a generator seeded by any integer and some non-negative ones."""
     return np.random.default_rng((abs(seed), seed < 0, *words))
 
 
@@ -194,7 +193,7 @@ def _presentation(task: Task, presentation: str | None) -> str:
 def _show(
     task: Task, example: Example, presentation: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What goes in, what should come out, and what of it counts."""
+    """Return inputs, targets and which of the targets are scored."""
     tokens, hidden, scored = example
     if presentation == "placeholder":
         return np.where(hidden, task.blank, tokens), tokens, scored

@@ -1,8 +1,8 @@
 """Sums, sorting, polynomials and chains of variables, for models that read from left to right.
 
-Kazemnejad et al. 2023, arXiv:2305.19466, appendix D and their dataset builders, without the words
-of their prompts and without scratchpads; a number is its digits, highest first. An end follows
-every answer, and counts, see copying.py. Their parity is `parity` in the causal presentation.
+Kazemnejad et al. 2023, arXiv:2305.19466, appendix D and their dataset builders, without the words of their prompts and
+without scratchpads. A number is written as its digits, highest first. An end symbol follows every answer and is scored,
+see copying.py. Their parity task is `parity` in the causal presentation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relpos.data.errors import DataError
 
 
 class Sum(Ended):
-    """The sum of digits 1 to 9 modulo `modulus`; the length is their number."""
+    """Add digits from 1 to 9 modulo `modulus`; the length is their number."""
 
     name = "sum"
     alphabet = (*string.digits, END)
@@ -35,7 +35,7 @@ class Sum(Ended):
 
 
 class Sort(Ended):
-    """Symbols in the order of their ids; the length is their number."""
+    """Sort symbols by their ids; the length is their number."""
 
     name = "sort"
 
@@ -50,7 +50,7 @@ class Sort(Ended):
 
 
 class SortNumbers(Ended):
-    """Numbers 10 to 9999 in ascending order, with commas between them; the length is their number."""
+    """Sort numbers from 10 to 9999, separated by commas, in ascending order; the length is their number."""
 
     name = "sort_numbers"
     alphabet = (*string.digits, ",", END)
@@ -70,17 +70,17 @@ class SortNumbers(Ended):
 
 
 class Addition(Ended):
-    """a+b in decimal; the length is the number of digits of the longer one.
+    """Compute a+b in decimal; the length is the number of digits of the longer number.
 
-    The authors' buckets are all pairs of numbers of digits, each equally often. So among a length's
-    examples the pairs of which the longer one is this length are equally frequent, the shorter one
-    having at least `min_digits`, and the lengths are drawn for training in proportion to the number
-    of their pairs. A number is uniform among those of its digits; one digit may be 0.
+    The authors draw each pair (digits of a, digits of b) equally often. So the pairs whose maximum is the length and
+    whose minimum is at least `min_digits` are equally frequent among the examples of a length, and training draws
+    lengths in proportion to their number of pairs. A number is uniform among those with its number of digits; a number
+    of one digit may be 0.
     """
 
     name = "addition"
     alphabet = (*string.digits, "+", END)
-    max_length = 4299  # Python reads and writes ints of 4300 digits at most
+    max_length = 4299  # Python converts ints of at most 4300 digits
 
     def __init__(self, *, min_digits: int = 1):
         self.min_length = require_whole(self, "min_digits", min_digits, 1)
@@ -90,7 +90,7 @@ class Addition(Ended):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         shorter = length - self.min_length
-        # Pairs below `shorter` have b the shorter one, those above it have a.
+        # In pairs below `shorter`, b is the shorter number; in those above it, a is.
         pair = rng.integers(2 * shorter + 1, size=count)
         digits = length - np.stack([np.maximum(pair - shorter, 0), np.maximum(shorter - pair, 0)])
         drawn = rng.integers(10, size=(2, count, length))
@@ -114,10 +114,9 @@ class Addition(Ended):
 
 
 class Polynomial(Ended):
-    """The value of a polynomial at x modulo `modulus`; the length is the number of its terms.
+    """Evaluate a polynomial at x modulo `modulus`; the length is its number of terms.
 
-    Question: x, a semicolon, then terms c*x^d with + between them; x is -2 to 2, c is -3 to 3, d is
-    0 to 3, all uniform.
+    Question: x, a semicolon, then terms c*x^d joined by +. x is uniform on -2..2, c on -3..3, d on 0..3.
     """
 
     name = "polynomial"
@@ -150,12 +149,11 @@ class Polynomial(Ended):
 
 
 class Lego(Ended):
-    """The value of a variable at the end of a chain a = +1, b = -a, c = +b, ...
+    """Find the value of a variable in a chain a = +1, b = -a, c = +b, ...
 
-    Zhang et al. 2022, arXiv:2206.04301, as Kazemnejad et al. use it. The length is the number of
-    variables, which are random letters. Asked is for a uniform one of the later half of the chain
-    (of an odd length without its middle). The clauses are in the chain's order, or with
-    `shuffle` in a random one.
+    Zhang et al. 2022, arXiv:2206.04301, as Kazemnejad et al. use it. The length is the number of variables, which are
+    random letters. The question asks for a uniform one of the later half of the chain (for an odd length, without the
+    middle one). The clauses are in the chain's order or, with `shuffle`, in a random one.
     """
 
     name = "lego"

@@ -1,10 +1,9 @@
-"""Copying and reversing words of many symbols, for models that read from left to right.
+"""Copying and reversing words over a large alphabet, for models that read from left to right.
 
-The copy and reverse tasks are those of Kazemnejad et al. 2023, arXiv:2305.19466, by the short
-names of their splits, without the words of their prompts. The length is that of the word; theirs
-are 4 to 20 for training and 21 to 40 for tests, equally often each. An end follows every answer,
-and counts: with it, all symbols right means that a model which decodes greedily says the answer
-and stops.
+The copy and reverse tasks are those of Kazemnejad et al. 2023, arXiv:2305.19466, under the short names of their splits,
+without the words of their prompts. The length is that of the word; theirs are uniform on 4 to 20 for training and on 21
+to 40 for tests. An end symbol follows every answer and is scored: if all symbols are right, a model that decodes
+greedily gives the answer and stops.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ END = "<end>"
 
 
 class Ended(Task):
-    """A task whose answers have an end."""
+    """A task whose answers end with an end symbol."""
 
     presentation = "causal"
     end = END
 
 
 class _Copying(Ended):
-    """A word over `letters` symbols, what is asked of it, an end."""
+    """A task on a word over `letters` symbols; the answer ends with an end symbol."""
 
     extra: tuple[str, ...] = ()
 
@@ -39,7 +38,7 @@ class _Copying(Ended):
         return rng.integers(self.letters, size=(count, length))
 
     def _symbol(self, symbol: str, count: int) -> np.ndarray:
-        """A column of one symbol, [B, 1]."""
+        """Return a column of one symbol, [B, 1]."""
         return np.full((count, 1), self._ids[symbol])
 
     def _rows(self, question: np.ndarray, *answer: np.ndarray) -> list[Example]:
@@ -48,7 +47,7 @@ class _Copying(Ended):
 
 
 class CopyCmc(_Copying):
-    """The word."""
+    """Copy the word."""
 
     name = "copy_cmc"
 
@@ -58,7 +57,7 @@ class CopyCmc(_Copying):
 
 
 class CopyCmc2x(_Copying):
-    """The word, next, the word."""
+    """Copy the word twice, with `next` between the copies."""
 
     name = "copy_cmc2x"
     extra = ("<next>",)
@@ -69,9 +68,9 @@ class CopyCmc2x(_Copying):
 
 
 class CopyRsc(_Copying):
-    """The word, which is one symbol repeated.
+    """Copy a word that is one symbol repeated.
 
-    The authors have as many symbols as they have examples of a length, each once.
+    The authors have as many symbols as examples of a length, and use each once.
     """
 
     name = "copy_rsc"
@@ -82,7 +81,7 @@ class CopyRsc(_Copying):
 
 
 class CopyRsc2x(_Copying):
-    """The word, which is one symbol repeated, twice."""
+    """Copy a word that is one symbol repeated, twice."""
 
     name = "copy_rsc2x"
 
@@ -92,7 +91,7 @@ class CopyRsc2x(_Copying):
 
 
 class CopyRdc(_Copying):
-    """Replace a by b in a...a: the question is a b a...a, the answer b...b, of two unequal symbols."""
+    """Replace a by b in a...a: the question is a b a...a, the answer b...b, with two different symbols."""
 
     name = "copy_rdc"
 
@@ -106,7 +105,7 @@ class CopyRdc(_Copying):
 
 
 class ReverseMc(_Copying):
-    """The word from its last symbol to its first."""
+    """Reverse the word."""
 
     name = "reverse_mc"
 
@@ -116,7 +115,7 @@ class ReverseMc(_Copying):
 
 
 class ReverseMc2x(_Copying):
-    """The reversed word, next, the reversed word."""
+    """Reverse the word twice, with `next` between the copies."""
 
     name = "reverse_mc2x"
     extra = ("<next>",)
@@ -127,7 +126,7 @@ class ReverseMc2x(_Copying):
 
 
 class ReverseMcrv(_Copying):
-    """The reversed word, next, the word."""
+    """Reverse the word, then copy it, with `next` between the two."""
 
     name = "reverse_mcrv"
     extra = ("<next>",)
@@ -138,12 +137,11 @@ class ReverseMcrv(_Copying):
 
 
 class SelectiveCopy(Task):
-    """The letters of a word that is interleaved with `blanks` gaps.
+    """Copy the letters of a word interleaved with `blanks` gaps.
 
-    Golovneva et al. 2024, arXiv:2405.18719, sec. 5.1: 128 letters and 128 gaps; out of
-    distribution 64 (dense) or 256 (sparse) gaps. The length is the number of letters. Every
-    interleaving is equally likely. How many symbols the authors use is not published: 16, gap among
-    them, are usual.
+    Golovneva et al. 2024, arXiv:2405.18719, sec. 5.1: 128 letters and 128 gaps; out of distribution 64 (dense) or 256
+    (sparse) gaps. The length is the number of letters. Every interleaving is equally likely. The authors do not publish
+    their number of symbols; 16, including the gap, is usual.
     """
 
     name = "selective_copy"

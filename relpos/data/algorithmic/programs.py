@@ -1,4 +1,4 @@
-"""Programs to be run in one's head: counting, flip-flops, nested lists."""
+"""Programs to execute: counting, flip-flops, nested lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relpos.data.errors import DataError
 
 
 class Counting(Task):
-    """What a variable holds after a program of `length` steps.
+    """Find the value of a variable after a program of `length` steps.
 
     Golovneva et al. 2024, arXiv:2405.18719, sec. 5.2, and their count_data_gen.py. A step is
 
@@ -22,16 +22,16 @@ class Counting(Task):
         v ++;      two: adds 1 to a random set variable       weight 7
         pass;      one                                        weight 50
 
-    and one that cannot be (no variable is set, or the one drawn holds 10) is drawn again, its kind
-    too. Then a random set variable is printed. Programs that set none are dropped, so that short
-    lengths are rarer, see `draw_lengths`. Theirs are 3 to 512 steps; of more than `max_tokens`
-    symbols only the last are kept (0: all), so that the answer may not follow from what is seen.
+    and an impossible step (no variable is set, or the drawn one holds 10) is drawn again, including its kind. Then a
+    random set variable is printed. Programs that set no variable are dropped, so short lengths are rarer, see
+    `draw_lengths`. The authors use 3 to 512 steps. Only the last `max_tokens` symbols are kept (0: all), so the visible
+    part may not determine the answer.
     """
 
     name = "counting"
     presentation = "causal"
     answer_mark = False
-    most = 10  # a variable holds
+    most = 10  # that a variable can hold
     _SET, _ADD, _PASS = range(3)
     _weights = (1, 7, 50)
 
@@ -51,7 +51,7 @@ class Counting(Task):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
-        # Before a variable is set there is nothing but pass, so the first is a geometric variate.
+        # Before a variable is set only pass is possible, so the first set is at a geometric variate.
         none_set = self._none_set
         first = np.log1p(-rng.random(count) * (1 - none_set**length)) / np.log(none_set)
         first = np.minimum(first.astype(int), length - 1)[:, None]
@@ -62,12 +62,12 @@ class Counting(Task):
 
     @functools.cached_property
     def _shares(self) -> np.ndarray:
-        """Where on 0..1 a kind of step ends and the next begins."""
+        """Return where on 0..1 one kind of step ends and the next begins."""
         return np.cumsum(self._weights)[:-1] / sum(self._weights)
 
     @property
     def _none_set(self) -> float:
-        """How often a step leaves all variables as they are while none is set."""
+        """Return the probability that a step sets no variable while none is set."""
         return self._weights[self._PASS] / (self._weights[self._PASS] + self._weights[self._SET])
 
     def _example(self, steps: list[int], uniform: Iterator[float]) -> Example:
@@ -105,12 +105,12 @@ class Counting(Task):
 
 
 class FlipFlop(Task):
-    """A bit is written, ignored or read; what is read is what was written last.
+    """Read the bit that was written last, among instructions that write, ignore or read one.
 
-    Liu et al. 2023, arXiv:2306.00946: FFL(p) is `length` pairs of an instruction and a bit, theirs
-    256. The first instruction is w, the last r, all others i with probability `ignore`, w and r with
-    half of the rest each. The bits are uniform, but for those after r: only they are hidden and
-    count. Trained on p = 0.8, tested on 0.8, 0.98 (sparse) and 0.1 (dense).
+    Liu et al. 2023, arXiv:2306.00946: FFL(p) is `length` pairs of an instruction and a bit (256 in the paper). The
+    first instruction is w, the last r; every other is i with probability `ignore`, and w or r with half of the rest
+    each. The bits are uniform, except those after r, which alone are hidden and scored. The paper trains on p = 0.8 and
+    tests on 0.8, 0.98 (sparse) and 0.1 (dense).
     """
 
     name = "flip_flop"
@@ -143,23 +143,21 @@ class FlipFlop(Task):
 
 
 class ListOps(Task):
-    """The value of a nested list of operations on digits.
+    """Evaluate a nested list of operations on digits.
 
-    Nangia and Bowman 2018, arXiv:1804.06028, as in Long Range Arena, Tay et al. 2021,
-    arXiv:2011.04006. A list is a digit, or with probability `expand` an operator, 2 to
-    `max_arguments` lists, and a bracket; those at depth `max_depth` are digits. Operators: smallest,
-    largest, whole part of the median, sum modulo 10.
+    Nangia and Bowman 2018, arXiv:1804.06028, as in Long Range Arena, Tay et al. 2021, arXiv:2011.04006. A list is a
+    digit, or with probability `expand` an operator, 2 to `max_arguments` lists, and a bracket; those at depth
+    `max_depth` are digits. Operators: minimum, maximum, integer part of the median, sum modulo 10.
 
-    The length is the number of symbols. The lists are those of the authors' generator of just this
-    length; it throws away all others until it has one of more than 500 and less than 2000, so that
-    `draw_lengths` on 501..1999 gives its distribution. Their tokenizer loses the brackets; here
-    they stay. A digit alone is not drawn.
+    The length is the number of symbols. The lists are distributed as the authors' generator makes those of this length.
+    It rejects lists until one has more than 500 and fewer than 2000 symbols, so `draw_lengths` on 501..1999 gives its
+    distribution. Their tokenizer drops the brackets; here they stay. A single digit is never drawn.
     """
 
     name = "listops"
     alphabet = (*string.digits, "[MIN", "[MAX", "[MED", "[SM", "]")
     min_length = 4
-    max_length = 4095  # of ten thousand symbols one example takes minutes
+    max_length = 4095  # one example of ten thousand symbols takes minutes
 
     def __init__(self, *, expand: float = 0.25, max_depth: int = 10, max_arguments: int = 10):
         self.expand = require_share(self, "expand", expand)
@@ -198,7 +196,7 @@ class ListOps(Task):
         return 1
 
     def _shares(self, length: int) -> list[list[np.ndarray]]:
-        """What `_list_shares` gives for all lengths up to this one."""
+        """Return `_list_shares` for all lengths up to this one."""
         return _list_shares(
             self.expand, self.max_depth, self.max_arguments, 1 << length.bit_length()
         )
@@ -211,11 +209,11 @@ class ListOps(Task):
         uniform: Iterator[float],
         symbols: list[int],
     ) -> int:
-        """Appends a list of a length to `symbols` and returns its value."""
+        """Append a list of a length to `symbols` and return its value."""
         if length == 1:
             symbols.append(int(next(uniform) * 10))
             return symbols[-1]
-        lists = shares[depth + 1]  # lists[k][n]: k lists are of n symbols together
+        lists = shares[depth + 1]  # lists[k][n]: k lists have n symbols together
         rest = length - 2
         arguments = 2 + _draw([lists[k][rest] for k in range(2, len(lists))], uniform)
         operator = int(next(uniform) * 4)
@@ -236,7 +234,7 @@ class ListOps(Task):
 def _list_shares(
     expand: float, max_depth: int, max_arguments: int, limit: int
 ) -> list[list[np.ndarray]]:
-    """Probability, by depth from 0 and by k, that k lists in a row have n symbols; n < limit."""
+    """Return the probability, by depth and by k, that k lists in a row have n symbols; n < limit."""
     by_depth: list[list[np.ndarray]] = []
     one = np.zeros(limit)
     one[1] = 1
@@ -252,10 +250,10 @@ def _list_shares(
 
 
 def _first_size(lists: list[np.ndarray], left: int, rest: int, uniform: Iterator[float]) -> int:
-    """Draws how many of `rest` symbols the first of left + 1 lists takes."""
+    """Draw how many of `rest` symbols the first of left + 1 lists has."""
     u = next(uniform) * lists[left + 1][rest]
     digit = lists[1][1] * lists[left][rest - 1]
-    if u < digit:  # mostly, so the other sizes need not be looked at
+    if u < digit:  # the usual case: no need to look at the other sizes
         return 1
     sizes = lists[1][2 : rest - left + 1] * lists[left][rest - 2 : left - 1 : -1]
     below = np.cumsum(sizes) + digit
@@ -263,7 +261,7 @@ def _first_size(lists: list[np.ndarray], left: int, rest: int, uniform: Iterator
 
 
 def _draw(weights: list[float], uniform: Iterator[float]) -> int:
-    """Draws an index in proportion to its weight."""
+    """Draw an index in proportion to its weight."""
     below = np.cumsum(weights)
     return int(np.searchsorted(below, next(uniform) * below[-1], side="right"))
 
@@ -273,6 +271,6 @@ def _choose(from_: list[str] | tuple[str, ...], uniform: Iterator[float]) -> str
 
 
 def _uniform(rng: np.random.Generator) -> Iterator[float]:
-    """Uniform numbers on 0..1, one by one but drawn together."""
+    """Yield uniform numbers on 0..1, drawn in blocks."""
     while True:
         yield from rng.random(1024).tolist()

@@ -1,4 +1,4 @@
-"""Associative recall: values by their keys."""
+"""Associative recall: look values up by their keys."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from relpos.data.errors import DataError
 
 
 class MQAR(Task):
-    """Multi-query associative recall: pairs of a key and a value, then each key again, whose value is asked for.
+    """Multi-query associative recall: pairs of a key and a value, then each key again, to be answered by its value.
 
-    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots, of
-    two symbols each. The first `pairs` slots hold a key and its value; keys are distinct, values need not be. Each key
-    then appears in a slot of its own, the g-th after the pairs with a probability proportional to g^(power - 1),
-    followed by its value, which alone is hidden and scored. The other slots are empty. The paper has 32 to 256 slots
-    with 4 to 64 pairs; after a query it has an empty place or a random symbol where this task has the value.
+    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots of
+    two symbols. The first `pairs` slots hold a key and its value; keys are distinct, values need not be. Each key then
+    appears once more in a slot of its own, the g-th after the pairs with a probability proportional to g^(power - 1),
+    followed by its value; only these values are hidden and scored. The other slots are empty. The paper has 32 to 256
+    slots with 4 to 64 pairs, and an empty or random symbol after a query where this task has the value.
     """
 
     name = "mqar"
@@ -58,7 +58,7 @@ class MQAR(Task):
 
 
 def _distinct(rng: np.random.Generator, logits: np.ndarray, count: int, some: int) -> np.ndarray:
-    """Draw `some` of n numbers without replacement, each by softmax(logits [n]) of the rest; returns [B, some]."""
-    # The Gumbel trick: the order of logits plus Gumbel noise is that of such draws.
+    """Draw `some` of n numbers without replacement, each by softmax(logits [n]) over the rest; [B, some]."""
+    # The Gumbel trick: sorting logits plus Gumbel noise orders the numbers as such draws do.
     noisy = logits + rng.gumbel(size=(count, len(logits)))
     return np.argsort(-noisy, axis=1)[:, :some]

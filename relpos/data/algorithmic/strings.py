@@ -1,9 +1,9 @@
 """Strings over small alphabets: nine of the fifteen tasks of randomized positions.
 
-Delétang et al. 2023, arXiv:2207.02098, and Ruoss et al. 2023, arXiv:2305.16843, whose code leaves
-open nothing of what follows. Here and in arithmetic.py the length of an example is that of its
-question; as many placeholders follow as the answer has symbols. At the shortest lengths, where a
-task has no meaning, the authors' generators fall back on fixed examples; here they do not exist.
+Delétang et al. 2023, arXiv:2207.02098, and Ruoss et al. 2023, arXiv:2305.16843, whose code specifies all that follows.
+Here and in arithmetic.py the length of an example is that of its question; as many placeholders follow as the answer
+has symbols. At the shortest lengths, where a task has no meaning, the authors' generators return fixed examples; here
+those lengths are refused.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ BITS = ("0", "1")
 
 
 def bits(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-    """Returns uniform bits [B, T]."""
+    """Return uniform bits [B, T]."""
     return rng.integers(2, size=(count, length))
 
 
 class EvenPairs(Task):
-    """Whether the number of adjacent unequal bits is odd, 1, or even, 0."""
+    """Tell whether the number of adjacent unequal bits is odd (1) or even (0)."""
 
     name = "even_pairs"
     alphabet = BITS
@@ -33,7 +33,7 @@ class EvenPairs(Task):
 
 
 class Parity(Task):
-    """The sum of the bits modulo 2."""
+    """Add the bits modulo 2."""
 
     name = "parity"
     alphabet = BITS
@@ -44,12 +44,12 @@ class Parity(Task):
 
 
 class CycleNavigation(Task):
-    """Where on a cycle one stands after steps 0 (back), 1 (stay) and 2 (forward), starting from 0."""
+    """Find the position on a cycle after steps 0 (back), 1 (stay) and 2 (forward), starting from 0."""
 
     name = "cycle_navigation"
 
     def __init__(self, *, cycle: int = 5):
-        self.cycle = require_whole(self, "cycle", cycle, 3)  # a step is a symbol too
+        self.cycle = require_whole(self, "cycle", cycle, 3)  # the steps are symbols too
         self.alphabet = tuple(map(str, range(self.cycle)))
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
@@ -58,15 +58,14 @@ class CycleNavigation(Task):
 
 
 class StackManipulation(Task):
-    """What is on a stack after some instructions, from its top.
+    """Find what is on a stack after some instructions, from the top.
 
-    Question: the stack, 1 to length - 1 bits from its bottom, then instructions: pop (without
-    effect on an empty stack), push0, push1. Answer: the bits, end, and zeros up to length + 1
-    symbols, which do not count.
+    Question: the stack, 1 to length - 1 bits from the bottom, then instructions: pop (no effect on an empty stack),
+    push0, push1. Answer: the bits, end, and zeros up to length + 1 symbols, which are not scored.
     """
 
     name = "stack_manipulation"
-    alphabet = (*BITS, "pop|end", "push0", "push1")  # the authors' code has one id for two
+    alphabet = (*BITS, "pop|end", "push0", "push1")  # the authors' code uses one id for two
     end = "pop|end"
     _POP = _END = 2
 
@@ -92,7 +91,7 @@ class StackManipulation(Task):
 
 
 class Reverse(Task):
-    """The bits from the last to the first."""
+    """Reverse the bits."""
 
     name = "reverse"
     alphabet = BITS
@@ -103,7 +102,7 @@ class Reverse(Task):
 
 
 class Duplicate(Task):
-    """The bits, twice."""
+    """Repeat the bits twice."""
 
     name = "duplicate"
     alphabet = BITS
@@ -114,7 +113,7 @@ class Duplicate(Task):
 
 
 class MissingDuplicate(Task):
-    """Bits, twice, one of all these made unreadable: it is the answer. An odd length ends in pad."""
+    """Find the one bit that is masked in a string repeated twice. An odd length ends in pad."""
 
     name = "missing_duplicate"
     alphabet = (*BITS, "missing", "pad")
@@ -131,7 +130,7 @@ class MissingDuplicate(Task):
 
 
 class OddsFirst(Task):
-    """The bits at odd indices, then those at even ones, counted from 0."""
+    """Return the bits at odd indices, then those at even ones, counted from 0."""
 
     name = "odds_first"
     alphabet = BITS
@@ -142,7 +141,7 @@ class OddsFirst(Task):
 
 
 class BucketSort(Task):
-    """The symbols in ascending order."""
+    """Sort the symbols in ascending order."""
 
     name = "bucket_sort"
 
@@ -157,9 +156,9 @@ class BucketSort(Task):
 def terminated(
     results: list[list[int]], end: int, length: int, score_padding: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns results, each with `end` and zeros up to a length, [B, T], and what of them counts, [B, T].
+    """Return results, each with `end` and zeros up to a length, [B, T], and which symbols are scored, [B, T].
 
-    The authors measure accuracy up to the end and train on the zeros too (`score_padding`).
+    The authors measure accuracy up to `end`, and train on the zeros too (`score_padding`).
     """
     answers = np.zeros((len(results), length), np.int32)
     scored = np.full(answers.shape, score_padding)

@@ -1,10 +1,10 @@
-"""Batches of sentence pairs of about one length, by Grain.
+"""Batches of sentence pairs of similar length, by Grain.
 
 A pair with source tokens s_1..s_m and target tokens t_1..t_n is shown to an encoder-decoder as
 
     source   s_1 ... s_m <sep>      inputs   <sep> t_1 ... t_n      targets  t_1 ... t_n <sep>
 
-padded to one length that both sides of a batch share, one of few, so that few programs are compiled. A
+padded to one length for both sides of a batch; there are few such lengths, so that few programs are compiled. A
 batch is a dict of int32 arrays [B, T]: `source`, `source_segments`, `inputs`, `targets`, `segments`
 (1 for tokens, 0 for padding).
 """
@@ -26,23 +26,23 @@ from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
 Batch = dict[str, np.ndarray]
 TokenizedPair = tuple[np.ndarray, np.ndarray]
 
-_POOL = 50  # batches that are sorted by length together
+_POOL = 50  # batches whose pairs are sorted by length together
 
 
 class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer, see tokenizers.py."""
+    """What the pipeline needs of a tokenizer, see tokenizers."""
 
     @property
     def separator(self) -> int:
         """The id that ends a sentence."""
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32."""
+        """Return the ids of a text, int32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenized:
-    """Random access to the tokens of pairs, separators not counted."""
+    """Random access to the tokens of pairs, without separators."""
 
     pairs: Sequence[Pair]
     source: Tokenizer
@@ -58,7 +58,7 @@ class Tokenized:
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both by turns."""
+    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both in turn."""
 
     pairs: Sequence[Pair]
     sides: Sequence[int]
@@ -74,10 +74,10 @@ class Sentences:
 
 
 def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
-    """Returns the least of 8, 12, 16, 24, 32, 48, ... that holds so many tokens, but no more than `longest`.
+    """Return the least of 8, 12, 16, 24, 32, 48, ... that holds `needed` tokens, but at most `longest`.
 
-    Nor less than a sixth of it: short batches cost little in any case, and every length is a program to compile.
-    Without `between` the least of 8, 16, 32, ...: for what runs seldom.
+    The result is at least a sixth of `longest`: short batches cost little in any case, and every length needs its own
+    program. Without `between`, choose among 8, 16, 32, ..., for code that runs rarely.
     """
     size = 8
     while size < max(needed, longest / 6):
@@ -93,20 +93,20 @@ def _needed(pairs: Sequence[TokenizedPair]) -> int:
 
 
 def fits(pair: TokenizedPair, sequence_length: int) -> bool:
-    """Tells whether both sides fit with their separators, and neither is empty."""
+    """Return whether neither side is empty and both fit with their separators."""
     return all(0 < len(tokens) < sequence_length for tokens in pair)
 
 
 def train_batches(
     pairs: Tokenized, *, sequence_length: int, batch_size: int, seed: int
 ) -> grain.IterDataset[Batch]:
-    """Returns endless batches; each is a function of the seed and of how many came before.
+    """Return endless batches; each is a function of the seed and of its index.
 
-    Every epoch visits the pairs in another order. Some batches' worth of them are sorted by length, cut
-    into batches and shuffled. Pairs that do not fit are left out, and others shown once more instead.
+    Every epoch visits the pairs in a new order. Pools of several batches are sorted by length, cut into batches and
+    shuffled. Pairs that do not fit are skipped, and others are repeated instead.
 
     Raises:
-        DataError: there are no pairs.
+      DataError: there are no pairs.
     """
     if not len(pairs):
         raise DataError("There are no pairs to train on.")
@@ -121,9 +121,9 @@ def eval_batches(
     batch_size: int,
     separators: tuple[int, int],
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Yields batches with the numbers of their pairs, shortest first; the last rows may be padding.
+    """Yield batches with the indices of their pairs, shortest first; the last rows may be padding.
 
-    Pairs which do not fit have to be dealt with before.
+    The caller must remove pairs that do not fit.
     """
     order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i])))
     for start in range(0, len(order), batch_size):
@@ -136,13 +136,13 @@ def eval_batches(
 def make_batch(
     pairs: Sequence[TokenizedPair], T: int, rows: int, separators: tuple[int, int]
 ) -> Batch:
-    """Returns the pairs as a batch of so many rows, those that are missing empty.
+    """Return the pairs as a batch of `rows` rows; missing rows are empty.
 
     Args:
-        pairs: tokens without separators; both sides fit into T with them.
-        T: the tokens of a row.
-        rows: B.
-        separators: of source and target.
+      pairs: tokens without separators; with them, both sides must fit into T.
+      T: tokens of a row.
+      rows: B.
+      separators: the ids for source and target.
     """
     names = ("source", "source_segments", "inputs", "targets", "segments")
     batch = {name: np.zeros((rows, T), np.int32) for name in names}
@@ -158,7 +158,7 @@ def make_batch(
 
 
 class _Draw:
-    """Gives for the number of a step its batch."""
+    """Map the index of a step to its batch."""
 
     def __init__(self, pairs: Tokenized, sequence_length: int, batch_size: int, seed: int) -> None:
         self._pairs = pairs
@@ -170,7 +170,7 @@ class _Draw:
         self._pool = functools.lru_cache(maxsize=2)(self._draw_pool)
 
     def __call__(self, index: int) -> Batch:
-        """Returns the batch of step `index`."""
+        """Return the batch of step `index`."""
         number, place = divmod(index, self._pool_size)
         chosen = self._pool(number)[place]
         separators = (self._pairs.source.separator, self._pairs.target.separator)
@@ -183,9 +183,9 @@ class _Draw:
         return [pair for i in drawn if fits(pair := self._pairs[i], self._length)]
 
     def _draw_pool(self, number: int) -> list[list[TokenizedPair]]:
-        """Returns the batches of a pool."""
+        """Return the batches of a pool."""
         count = self._pool_size * self._batch_size
-        # Where few pairs fit, a pool may have none: then the next one that has some stands in for it.
+        # If few pairs fit, a pool may have none; the next pool that has some then replaces it.
         whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))
         found = next(filter(None, map(self._draw_fitting, whole_epoch)), None)
         if found is None:

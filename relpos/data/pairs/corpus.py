@@ -1,4 +1,4 @@
-"""A corpus of pairs of sentences, source and target as UTF-8."""
+"""A corpus of sentence pairs, source and target as UTF-8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pairs_corpus(
     notes: Sequence[str] = (),
     description: str = "",
 ) -> Corpus[Pair]:
-    """Returns a corpus of pairs, see `relpos.data.corpus.corpus_of`."""
+    """Return a corpus of pairs, see `relpos.data.corpus.corpus_of`."""
     return corpus_of(
         name,
         version,

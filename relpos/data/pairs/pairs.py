@@ -1,4 +1,4 @@
-"""Pairs of sentences: empty ones dropped, splits held out so that they share no sentence."""
+"""Sentence pairs: drop empty ones, and hold out splits that share no sentence."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from relpos.data.splits import families, held_out
 
 Pair = tuple[bytes, bytes]  # source and target, UTF-8
 
-HELD_OUT_FRACTION = 0.025  # of the pairs, for each of validation and test
+HELD_OUT_FRACTION = 0.025  # of the pairs, in each of validation and test
 HELD_OUT_PAIRS = 2000  # at most
 
 
 def drop_empty(pairs: Iterable[Pair]) -> tuple[list[Pair], int]:
-    """Returns the pairs without white space around them, and how many had an empty side."""
+    """Strip white space from the pairs; return the non-empty ones and the number of the others."""
     stripped = [(strip(source), strip(target)) for source, target in pairs]
     kept = [(source, target) for source, target in stripped if source and target]
     return kept, len(stripped) - len(kept)
 
 
 def strip(sentence: bytes) -> bytes:
-    """Returns a sentence without white space around it, that of Unicode too."""
+    """Return a sentence without surrounding white space, including Unicode's."""
     text = sentence.decode("utf-8", "surrogateescape").strip()
     return text.encode("utf-8", "surrogateescape")
 
 
 def hold_out(pairs: Sequence[Pair], missing: Sequence[str]) -> dict[str, list[Pair]]:
-    """Deals pairs out to train and to the splits that are missing, by the hash of their content.
+    """Assign pairs to train and to the missing splits by the hash of their content.
 
-    Pairs that have the source or the target in common go together, so no sentence of either
-    language is in two splits. A large family of such pairs goes to train.
+    Pairs that share a source or a target stay together, so no sentence of either language is in two splits. A large
+    group of such pairs goes to train.
 
     Args:
-        pairs: what there is to train on.
-        missing: "validation", "test" or both.
+      pairs: the pairs of train.
+      missing: "validation", "test" or both.
 
     Raises:
-        DataError: the pairs are too few, or hang together too much.
+      DataError: the pairs are too few, or too many of them are connected.
     """
     kin = families(pairs)
     budget = max(1, min(HELD_OUT_PAIRS, int(HELD_OUT_FRACTION * len(pairs))))
@@ -61,7 +61,7 @@ def hold_out(pairs: Sequence[Pair], missing: Sequence[str]) -> dict[str, list[Pa
 
 
 def overlaps(splits: Mapping[str, Sequence[Pair]]) -> list[str]:
-    """Returns a note for every held-out split whose source sentences stand in train too."""
+    """Return a note for every held-out split with source sentences that are also in train."""
     trained = {source for source, _ in splits["train"]}
     notes = []
     for split, pairs in splits.items():

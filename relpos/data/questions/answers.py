@@ -1,4 +1,4 @@
-"""Answers from the logits of windows, and their scores: overall and by distance."""
+"""Compute answers from the logits of windows, and score them overall and by distance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from relpos.data.questions.rows import Prepared
 from relpos.data.questions.scores import best_threshold, scores_v1, scores_v2
 from relpos.data.questions.windows import best_span
 
-MOST_DISTANCES = 16  # that are told one by one
+MOST_DISTANCES = 16  # that are reported one by one
 
 
 class Answer(NamedTuple):
     """The best span of a question's context.
 
     Attributes:
-        text: without white space around it.
-        start: its first character.
-        score: p(first token) p(last token), of all candidates in all windows.
-        no_answer: the logits of having no answer, in the window where they are least, minus those of
-            the span: above 0 where the model holds no answer for likelier.
+      text: the span without surrounding white space.
+      start: its first character.
+      score: p(first token) p(last token), normalised over all candidates in all windows.
+      no_answer: null score minus span score, the null score being that of the window where it is least; positive if the
+        model prefers "no answer".
     """
 
     text: str
@@ -36,20 +36,20 @@ class Answer(NamedTuple):
 def best_answer(
     context: str, prepared: Prepared, logits_W2T: np.ndarray, *, longest: int, no_answer: bool
 ) -> Answer:
-    """Returns the best span of tokens of the context.
+    """Return the best span of tokens of the context.
 
     Args:
-        context: the text.
-        prepared: its tokens and windows.
-        logits_W2T: of each place of each window's row as the first and as the last token.
-        longest: tokens of an answer, at most.
-        no_answer: whether the first separator stands for having none.
+      context: the text.
+      prepared: the question's tokens and windows.
+      logits_W2T: logits of each place in each window's row as the first and as the last token.
+      longest: tokens of an answer, at most.
+      no_answer: whether the first separator stands for "no answer".
     """
     logits_W2T = logits_W2T.astype(np.float64)
     starts_WS, stops_WS = (logits_W2T[:, end, prepared.head :] for end in (0, 1))
     span = best_span(starts_WS, stops_WS, prepared.windows, longest=longest)
     none = float(logits_W2T[:, :, 0].sum(axis=1).min()) if no_answer else -np.inf
-    # What is no candidate has a logit so low that it does not count.
+    # Places that are no candidates have a negligibly low logit.
     total = float(np.logaddexp.reduce(logits_W2T, axis=(0, 2)).sum())
     places = prepared.context.places[span.start : span.stop]
     start, stop = int(places[0, 0]), int(places[-1, 1])
@@ -64,9 +64,9 @@ def best_answer(
 
 
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
-    """Returns the `Answer.no_answer` above which giving none makes F1 on these questions best.
+    """Return the threshold of `Answer.no_answer` that maximises F1 on these questions.
 
-    Where none of them was read it is 0.
+    It is 0 if none of them was read.
     """
     read = [question for question in questions if question.id in answers]
     if not read:
@@ -78,12 +78,12 @@ def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> f
 def scores(
     answers: Mapping[str, Answer], questions: Sequence[Question], threshold: float | None
 ) -> dict[str, float]:
-    """Returns exact match and F1 in percent; a question without a prediction counts as wrong.
+    """Return exact match and F1 in percent; a question without a prediction counts as wrong.
 
     Args:
-        answers: by question id.
-        questions: all of them.
-        threshold: by SQuAD 2.0 with that threshold; None: by SQuAD 1.1.
+      answers: by question id.
+      questions: all of them.
+      threshold: score by SQuAD 2.0 with this threshold; None: by SQuAD 1.1.
     """
     predictions = {id: answer.text for id, answer in answers.items()}
     if threshold is None:
@@ -93,13 +93,13 @@ def scores(
 
 
 class AtDistance(NamedTuple):
-    """The scores of the questions at a distance or a range of them.
+    """The scores of the questions at a distance or in a range of distances.
 
     Attributes:
-        distance: such as "3" or "5-8".
-        beyond: whether it is greater than those trained on.
-        questions: how many.
-        scores: of these.
+      distance: such as "3" or "5-8".
+      beyond: whether it is greater than those of training.
+      questions: the number of questions.
+      scores: their scores.
     """
 
     distance: str
@@ -114,13 +114,13 @@ def by_distance(
     threshold: float | None,
     trained: int,
 ) -> list[AtDistance]:
-    """Returns the scores by distance; questions without one are left out.
+    """Return the scores by distance, without questions that have none.
 
     Args:
-        answers: by question id.
-        questions: all of them.
-        threshold: as for `scores`.
-        trained: the greatest distance that was trained on.
+      answers: by question id.
+      questions: all of them.
+      threshold: as for `scores`.
+      trained: the greatest distance of training.
     """
     found = []
     for low, high in distance_ranges((question.group for question in questions), trained):
@@ -134,13 +134,13 @@ def by_distance(
 
 
 def distance_ranges(groups: Iterable[int], trained: int) -> list[tuple[int, int]]:
-    """Returns ranges of distances to tell results apart by; none lies on both sides of `trained`.
+    """Return ranges of distances by which to group results; none spans `trained`.
 
-    Each distance is told alone where there are few; else a range ends at twice its beginning.
+    If there are few distances, each is a range of its own; otherwise a range ends at twice its start.
 
     Args:
-        groups: the distances there are; 0 is none.
-        trained: the greatest that was trained on.
+      groups: the distances that occur; 0 means none.
+      trained: the greatest distance of training.
     """
     known = sorted({group for group in groups if group > 0})
     if len(known) <= MOST_DISTANCES:

@@ -1,7 +1,7 @@
-"""Batches of questions, by Grain: shuffled rows to train on, and all windows of each question to score.
+"""Batches of questions, by Grain: shuffled rows for training, and all windows of each question for scoring.
 
 A batch is a dict: `inputs` and `parts`, int32 [B, T], `candidates`, bool [B, T], and `target`,
-int32 [B, 2], see question_rows.py.
+int32 [B, 2], see rows.py.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Batch = dict[str, np.ndarray]
 
 
 class TrainingRows:
-    """Random access to the rows of all windows that are trained on; built when it is asked for.
+    """Random access to the rows of all windows for training, built on demand.
 
     Attributes:
-        problems: questions that are not trained on, by what is wrong with them.
+      problems: the questions left out of training, by reason.
     """
 
     def __init__(self, questions: Sequence[Question], row_format: RowFormat) -> None:
@@ -73,7 +73,7 @@ class TrainingRows:
 
 
 def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.IterDataset[Batch]:
-    """Returns endless batches, every epoch in another order.
+    """Return endless batches, every epoch in a new order.
 
     The order is a function of `seed`. The iterator's `get_state` and `set_state` continue exactly,
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
@@ -84,7 +84,7 @@ def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.It
 
 
 def padded(rows: Sequence[Row], batch_size: int) -> Batch:
-    """Returns the rows as a batch, filled up with empty ones, which are not trained on."""
+    """Return the rows as a batch, padded with empty rows that are not trained on."""
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     missing = batch_size - len(rows)
     return {
@@ -98,7 +98,7 @@ def padded(rows: Sequence[Row], batch_size: int) -> Batch:
 def eval_batches(
     read: Iterable[tuple[Question, Prepared]], row_format: RowFormat, *, batch_size: int
 ) -> Iterator[tuple[Batch, int]]:
-    """Yields the rows of all windows of all questions, in order, and how many of a batch's are such rows."""
+    """Yield batches of the rows of all windows of all questions, in order, and each batch's number of such rows."""
     rows: list[Row] = []
     for question, prepared in read:
         targets = row_format.targets(prepared, question)

@@ -1,4 +1,4 @@
-"""A corpus of questions, and one made of files: put together, told apart, and split."""
+"""A corpus of questions, and its construction from files: join them, make ids unique, split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relpos.data.questions.question import Fault, Question, Reading
 from relpos.data.splits import SPLITS, families, held_out
 
 VERSION = "1.0.0"  # of the rules that read and split
-HELD_OUT_FRACTION = 0.05  # of the questions, for each of validation and test
+HELD_OUT_FRACTION = 0.05  # of the questions, in each of validation and test
 HELD_OUT_QUESTIONS = 2000  # at most
 
 
@@ -26,7 +26,7 @@ def questions_corpus(
     problems: Iterable[str] = (),
     notes: Sequence[str] = (),
 ) -> Corpus[Question]:
-    """Returns a corpus of questions, see `relpos.data.corpus.corpus_of`."""
+    """Return a corpus of questions, see `relpos.data.corpus.corpus_of`."""
     return corpus_of(
         name,
         version,
@@ -46,16 +46,16 @@ def _measure(questions: Sequence[Question]) -> Sizes:
 def corpus_of_files(
     read: Callable[[str], Reading], *, train: str, validation: str, test: str
 ) -> Corpus[Question]:
-    """Returns the corpus of the user's own files.
+    """Return the corpus of the user's own files.
 
     Args:
-        read: reads one file.
-        train: a file, a glob or a folder.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      read: reads one file.
+      train: a file, a glob or a folder.
+      validation: likewise; "" means to hold out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: train names no files, or a file cannot be used.
     """
     if not train:
         raise DataError("Which files? train names those to train on.")
@@ -71,18 +71,17 @@ def corpus_of_files(
 def corpus_of_readings(
     name: str, version: str, read: Mapping[str, Sequence[Reading]]
 ) -> Corpus[Question]:
-    """Puts what was read together, and holds out the splits that are missing.
+    """Join what was read, and hold out the missing splits.
 
-    Whole articles or stories are held out from train by their hash; where there are too few of those, whole
-    paragraphs.
+    Whole articles or stories are held out from train by their hash; if there are too few, whole paragraphs.
 
     Args:
-        name: of the corpus.
-        version: of the data.
-        read: what was read for each split; "train" is there.
+      name: the corpus's name.
+      version: of the data.
+      read: what was read for each split; "train" must be present.
 
     Raises:
-        DataError: a split has no question that can be used, or there are too few to hold any out.
+      DataError: a split has no usable question, or there are too few to hold any out.
     """
     problems = _together(reading.problems for readings in read.values() for reading in readings)
     splits = {
@@ -108,7 +107,7 @@ def corpus_of_readings(
 
 
 def _told_apart(questions: Iterable[Question]) -> list[Question]:
-    """Returns questions of several files, none with the id of another: two languages of a set share theirs."""
+    """Return the questions of several files with unique ids; two languages of a set share theirs."""
     found: dict[str, Question] = {}
     for question in questions:
         id, number = question.id, 1
@@ -130,7 +129,7 @@ def _together(summaries: Iterable[Iterable[Fault]]) -> tuple[Fault, ...]:
 def _hold_out(questions: Sequence[Question], missing: Sequence[str]) -> dict[str, list[Question]]:
     budget = max(1, min(HELD_OUT_QUESTIONS, int(HELD_OUT_FRACTION * len(questions))))
     for whole in ("document", "context"):
-        # What stands under two titles, or is told twice, must not be in two splits either.
+        # A paragraph with two titles, or a repeated story, must not be in two splits either.
         kin = families([(getattr(q, whole), q.context) for q in questions])
         texts = [q.context + q.question for q in questions]
         dealt = held_out(

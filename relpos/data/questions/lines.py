@@ -5,10 +5,10 @@ from relpos.data.json_lines import read_object, text_of
 
 
 def read_line(line: bytes) -> tuple[str, str]:
-    """Returns context and question of a line of JSON.
+    """Return the context and question in a line of JSON.
 
     Raises:
-        DataError: what is wrong with it.
+      DataError: the line is not such an object.
     """
     if not line.strip():
         raise DataError("empty line")

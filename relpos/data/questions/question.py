@@ -1,4 +1,4 @@
-"""Questions whose answers are spans of a text, and the account of those that could not be used.
+"""Questions whose answers are spans of a text, and a record of those that cannot be used.
 
 Texts are str and offsets count characters, as in SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250).
 """
@@ -12,19 +12,18 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A question on a text.
+    """A question about a text.
 
     Attributes:
-        id: unlike that of any other question of its file.
-        context: the text that holds the answer.
-        question: what is asked.
-        answers: the texts that count as right; () for a question without an answer.
-        starts: where each answer begins in context, in characters:
-            context[start : start + len(answer)] == answer, always.
-        impossible: the context does not answer the question (SQuAD 2.0).
-        group: what results may be told apart by. For stories and bAbI the distance in sentences
-            from the question back to the farthest fact it needs, 1 for the last sentence; else 0.
-        document: the article or the story; one document's questions stay in one split.
+      id: unique within its file.
+      context: the text that holds the answer.
+      question: what is asked.
+      answers: the correct texts; () for a question without an answer.
+      starts: where each answer starts in the context, in characters: context[start : start + len(answer)] == answer.
+      impossible: whether the context does not answer the question (SQuAD 2.0).
+      group: a number by which results may be grouped. For stories and bAbI, the distance in sentences from the question
+        back to the farthest fact it needs, 1 for the last sentence; otherwise 0.
+      document: the article or story; its questions stay in one split.
     """
 
     id: str
@@ -39,7 +38,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What was wrong with some records, how many there were, and where the first one stands."""
+    """A kind of faulty records: what is wrong, how many there are, and where the first one is."""
 
     message: str
     count: int
@@ -50,10 +49,10 @@ class Fault:
 
 
 class Reading:
-    """Questions as they are read, and an account of what was wrong with them.
+    """The questions read so far, and a record of what was wrong.
 
     Attributes:
-        questions: those that can be used.
+      questions: the usable ones.
     """
 
     def __init__(self) -> None:
@@ -63,11 +62,11 @@ class Reading:
 
     @property
     def problems(self) -> tuple[Fault, ...]:
-        """What was put right or left out, in the order it was met."""
+        """Messages about what was corrected or left out, in the order of occurrence."""
         return tuple(Fault(m, count, first) for m, (count, first) in self._found.items())
 
     def complain(self, message: str, where: str) -> None:
-        """Counts a problem of the record that stands at `where`."""
+        """Count a problem of the record at `where`."""
         count, first = self._found.get(message, (0, where))
         self._found[message] = (count + 1, first)
 
@@ -83,21 +82,21 @@ class Reading:
         group: int = 0,
         document: str = "",
     ) -> None:
-        """Keeps a question if it is sound or can be made so.
+        """Add a question if it is valid or can be corrected.
 
-        An answer whose start is wrong or missing is searched in the context, and the occurrence
-        nearest to that start taken. An answer that is not there is left out, and so is a question
-        without any. An id that is no text or number, or that another question has, becomes `where`.
+        If an answer's start is wrong or missing, take the answer's occurrence in the context nearest to that start.
+        Leave out an answer that does not occur, and a question whose answers are all left out. Replace an id by `where`
+        if it is neither text nor number, or is taken.
 
         Args:
-            where: the record's place, such as "dev.json data[0].paragraphs[3].qas[1]".
-            id: see `Question`, as do context, question, impossible, group and document.
-            context: the text.
-            question: what is asked.
-            answers: text and start of each; a start that is no int is none.
-            impossible: whether the context has no answer.
-            group: the distance.
-            document: the article or story; "" stands for the context.
+          where: the location of the record, such as "dev.json data[0].paragraphs[3].qas[1]".
+          id: see `Question`, also for context, question, impossible, group and document.
+          context: the text.
+          question: what is asked.
+          answers: text and start of each; a start that is not an int counts as missing.
+          impossible: whether the context has no answer.
+          group: the distance.
+          document: the article or story; "" stands for the context.
         """
         for name, text in (("context", context), ("question", question)):
             if not text.strip():
@@ -129,7 +128,7 @@ class Reading:
     def _placed(
         self, where: str, context: str, answers: Sequence[tuple[str, Any]]
     ) -> Iterator[tuple[str, int]]:
-        """Yields the answers that are in the context, with their true starts."""
+        """Yield the answers that occur in the context, with their correct starts."""
         for text, start in answers:
             is_start = isinstance(start, int) and start >= 0
             if not text.strip():

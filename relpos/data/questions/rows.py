@@ -1,11 +1,11 @@
-"""Questions as rows that a model reads, and its targets; N tokens of a context, W windows, T places.
+"""Questions as rows of tokens, and their targets; N tokens of a context, W windows, T positions of a row.
 
     inputs      <sep> Where is Ada ? <sep> Ada went to the attic . Ben took ...  _ _
     parts         1    1    1   1  1   1    2   2    2  2    2   2  2   2   ...  0 0
     candidates    n    .    .   .  .   .    x   x    x  x    x   x  x   x   ...  . .
 
-A context that is too long is read in overlapping windows, a row each. An answer is a first and a last
-token of those marked x; where questions may have no answer, both at n, the first separator.
+A context that is too long is read in overlapping windows, one per row. An answer is a first and a last token among
+those marked x; if questions may have no answer, both are n, the first separator, for such a question.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from relpos.data.tokenizers.placed import PlacedTokens, PlacingTokenizer
 
 Row = dict[str, np.ndarray]
 
-PADDING, QUESTION, CONTEXT = 0, 1, 2  # parts of a row
+PADDING, QUESTION, CONTEXT = 0, 1, 2  # the parts of a row
 
-NOT_TRAINED = -1  # as a target
+NOT_TRAINED = -1  # a target
 _NO_ANSWER = 0  # the place of the first separator
 
 
 class Prepared(NamedTuple):
-    """A question in tokens.
+    """A question as tokens.
 
     Attributes:
-        question: ids.
-        context: ids and places.
-        windows: where the windows of the context lie, [W, 2].
+      question: ids.
+      context: ids and their places in the text.
+      windows: the token range of each window of the context, [W, 2].
     """
 
     question: np.ndarray
@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
 
     @property
     def head(self) -> int:
-        """How many places stand before the context."""
+        """The number of positions before the context."""
         return len(self.question) + 2
 
 
@@ -52,13 +52,11 @@ class RowFormat:
     """How questions are laid out in rows.
 
     Attributes:
-        tokenizer: what makes tokens of them.
-        length: T.
-        overlap: tokens that a window has in common with the next one; a question leaves room for
-            twice as many.
-        longest_answer: in tokens; at most one more than the overlap, so that every answer is in a
-            window whole.
-        no_answer: whether a question may have none.
+      tokenizer: the tokenizer.
+      length: T.
+      overlap: tokens that a window shares with the next one; a question leaves room for twice as many.
+      longest_answer: in tokens; at most overlap + 1, so that some window holds every answer whole.
+      no_answer: whether a question may have no answer.
     """
 
     tokenizer: PlacingTokenizer
@@ -81,14 +79,14 @@ class RowFormat:
 
     @property
     def longest_question(self) -> int:
-        """The most tokens that a question may have."""
+        """The most tokens of a question."""
         return self.length - 2 - 2 * self.overlap
 
     def prepare(self, context: str, question: str) -> Prepared:
-        """Returns a question in tokens.
+        """Return a question as tokens.
 
         Raises:
-            DataError: the question is too long.
+          DataError: the question is too long.
         """
         asked = self.tokenizer.tokens(question).ids
         if len(asked) > self.longest_question:
@@ -102,13 +100,13 @@ class RowFormat:
         )
 
     def targets(self, prepared: Prepared, question: Question) -> np.ndarray | None:
-        """Returns the first and the last place of the answer in each window's row, int [W, 2].
+        """Return the first and the last position of the answer in each window's row, int [W, 2].
 
-        The answer is the first of those given. A window that does not hold it whole has no answer,
-        or is `NOT_TRAINED` on where every question has one.
+        The answer is the first of those given. A window that does not hold it whole has no answer or, if every question
+        must have one, is `NOT_TRAINED`.
 
         Returns:
-            None where the answer is longer than `longest_answer`.
+          The targets, or None if the answer is longer than `longest_answer`.
         """
         elsewhere = _NO_ANSWER if self.no_answer else NOT_TRAINED
         targets = np.full((len(prepared.windows), 2), elsewhere)
@@ -124,12 +122,12 @@ class RowFormat:
         return targets
 
     def row(self, question: np.ndarray, context: np.ndarray, target: np.ndarray) -> Row:
-        """Returns the row of a window.
+        """Return the row of a window.
 
         Args:
-            question: ids.
-            context: ids of the window.
-            target: of `targets`.
+          question: ids.
+          context: ids of the window.
+          target: a row of `targets`.
         """
         separator, head = self.tokenizer.separator, len(question) + 2
         stop = head + len(context)
@@ -147,11 +145,11 @@ class RowFormat:
         }
 
     def untrained(self, prepared: Prepared) -> np.ndarray:
-        """Returns targets that count for nothing, int [W, 2]."""
+        """Return targets that are ignored, int [W, 2]."""
         return np.full((len(prepared.windows), 2), NOT_TRAINED)
 
     def rows(self, prepared: Prepared, targets: np.ndarray) -> list[Row]:
-        """Returns the rows of all windows of a question."""
+        """Return the rows of all windows of a question."""
         return [
             self.row(prepared.question, prepared.context.ids[low:high], target)
             for (low, high), target in zip(prepared.windows, targets, strict=True)

@@ -1,12 +1,11 @@
 """Exact match and F1 of answers, as the official evaluations of SQuAD 1.1 and 2.0 define them.
 
-Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822, with the scripts
-evaluate-v1.1.py and evaluate-v2.0.py beside the data. Texts are compared in lower case, without ASCII
-punctuation, without the words a, an and the, and with single spaces. F1 is that of the bags of
-words; of several right answers the best one counts.
+Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822, with the scripts evaluate-v1.1.py and
+evaluate-v2.0.py beside the data. Texts are compared in lower case, without ASCII punctuation, without the words a, an
+and the, and with single spaces. F1 compares bags of words; among several correct answers the best match counts.
 
-The versions differ where a text has no words left: in 2.0 the empty text is the answer to an
-impossible question, and F1 is 1 where both texts are empty; in 1.1 it is 0, though exact match is 1.
+The versions differ if a text has no words left: in 2.0 the empty text answers an impossible question, and F1 of two
+empty texts is 1; in 1.1 it is 0, though exact match is 1.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from relpos.metrics.answers import METRICS, normalise
 
 
 def scores_v1(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
-    """Returns {"exact_match", "f1"} in percent, by SQuAD 1.1.
+    """Return {"exact_match", "f1"} in percent, by SQuAD 1.1.
 
     Args:
-        predictions: the text predicted for each question's id; a missing one counts as wrong.
-        questions: all of them with answers.
+      predictions: predicted text by question id; a missing one counts as wrong.
+      questions: questions with answers.
 
     Raises:
-        DataError: there are no questions, or one without an answer.
+      DataError: there are no questions, or one has no answer.
     """
     _check(questions)
     if impossible := [q.id for q in questions if q.impossible]:
@@ -47,22 +46,21 @@ def scores_v2(
     no_answer: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Returns percentages by SQuAD 2.0: of all questions, and of those with and without an answer.
+    """Return percentages by SQuAD 2.0: of all questions, and of those with and without an answer.
 
     A missing prediction counts as wrong; the official script leaves its question out.
 
     Args:
-        predictions: the text predicted for each question's id, "" for no answer.
-        questions: with and without answers.
-        no_answer: how sure the model is that a question has no answer, such as a probability.
-        threshold: where no_answer is above it, "" is taken as the prediction.
+      predictions: predicted text by question id; "" for no answer.
+      questions: with and without answers.
+      no_answer: the model's confidence that a question has no answer, such as a probability.
+      threshold: if no_answer exceeds it, the prediction is "".
 
     Returns:
-        exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy where there
-        are such questions.
+      exact_match and f1; answerable_exact_match, answerable_f1 and impossible_accuracy if there are such questions.
 
     Raises:
-        DataError: there are no questions.
+      DataError: there are no questions.
     """
     _check(questions)
     found = {q.id: _scores_v2(predictions, q, no_answer or {}, threshold) for q in questions}
@@ -73,9 +71,7 @@ def scores_v2(
     }
     scores = {}
     for group, members in groups.items():
-        if (
-            members and group == "impossible_"
-        ):  # no answer at all is right or wrong, all metrics are the same
+        if members and group == "impossible_":  # without answers, all metrics are the same
             scores["impossible_accuracy"] = _percent(members)["exact_match"]
         elif members:
             scores |= {f"{group}{name}": value for name, value in _percent(members).items()}
@@ -96,7 +92,7 @@ def _scores_v2(
 ) -> dict[str, float]:
     if q.id not in predictions:
         return _all(0.0)
-    # An answer of articles and punctuation alone is none.
+    # An answer of only articles and punctuation is none.
     answers = [answer for answer in q.answers if normalise(answer)] or [""]
     if q.id in no_answer and no_answer[q.id] > threshold:
         return _all(float(q.impossible))
@@ -110,13 +106,13 @@ def best_threshold(
     *,
     score: str = "f1",
 ) -> float:
-    """Returns the threshold of `scores_v2` at which a score is best: to be chosen on validation.
+    """Return the threshold of `scores_v2` that maximises a score; choose it on validation.
 
     Args:
-        predictions: the best span for each question's id, whether or not it is thought answerable.
-        questions: with and without answers.
-        no_answer: for every question, how sure the model is that it has no answer.
-        score: "f1" or "exact_match".
+      predictions: the best span by question id, whether or not the question seems answerable.
+      questions: with and without answers.
+      no_answer: for every question, the model's confidence that it has no answer.
+      score: "f1" or "exact_match".
     """
     _check(questions)
     gained = []  # by answering this question instead of giving none
@@ -124,8 +120,8 @@ def best_threshold(
         answered = _scores_v2(predictions, q, {}, 0.0)[score]
         gained.append((no_answer[q.id], answered - float(q.impossible)))
     best, threshold, total = 0.0, float("-inf"), 0.0
-    # Of equally certain ones, which stand or fall together, losses come first: no sum within them is
-    # greater than that before or that behind.
+    # Questions with equal confidence are answered together. Losses come first, so that no sum within such a group
+    # exceeds the sum before or after it.
     for certainty, gain in sorted(gained):
         total += gain
         if total > best:

@@ -1,10 +1,9 @@
-"""Long contexts in overlapping windows of tokens, and spans of tokens as spans of characters.
+"""Split long contexts into overlapping windows of tokens, and convert token spans to character spans.
 
-As in BERT's run_squad (Devlin et al. 2019, arXiv:1810.04805): a context that is too long for the model
-is cut every `stride` tokens into windows of `size`. An answer is trained on in the windows that hold
-it whole. A span can be scored in several windows; what counts is the one in which it has the most
-context, so that every span has one score. Here context is that of the whole span; in run_squad it is
-that of its first token.
+As in BERT's run_squad (Devlin et al. 2019, arXiv:1810.04805): a context that is too long for the model is split into
+windows of `size` tokens, one every `stride` tokens. An answer is trained in the windows that hold it whole. A span is
+scored in the window that gives it the most context, so that every span has one score. Here this is the context of the
+whole span; in run_squad, that of its first token.
 
 Shapes: N tokens of a context, W windows, S tokens of a window.
 """
@@ -19,7 +18,7 @@ from relpos.data.errors import DataError
 
 
 class Span(NamedTuple):
-    """A span of tokens [start, stop), and its score."""
+    """A span of tokens [start, stop) and its score."""
 
     start: int
     stop: int
@@ -27,17 +26,17 @@ class Span(NamedTuple):
 
 
 def windows(length: int, *, size: int, stride: int) -> np.ndarray:
-    """Returns the first token of every window and the one behind its last, int64 [W, 2].
+    """Return the token range [first, stop) of every window, int64 [W, 2].
 
-    Every token is in a window, and every span of at most size - stride + 1 tokens is in one whole.
+    Every token is in a window, and every span of at most size - stride + 1 tokens is whole in some window.
 
     Args:
-        length: N, tokens of the context.
-        size: S, tokens of a window; the last window may have fewer.
-        stride: from the first token of a window to that of the next.
+      length: N, tokens of the context.
+      size: S, tokens of a window; the last may have fewer.
+      stride: the distance between the first tokens of consecutive windows.
 
     Raises:
-        DataError: the stride is not from 1 to size: there would be gaps between the windows.
+      DataError: the stride is not from 1 to size, so that there would be gaps.
     """
     if not 1 <= stride <= size:
         raise DataError(
@@ -49,30 +48,29 @@ def windows(length: int, *, size: int, stride: int) -> np.ndarray:
 
 
 def holding(windows_W2: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Returns which windows hold the tokens [start, stop) whole, bool [W]."""
+    """Return which windows hold the tokens [start, stop) whole, bool [W]."""
     return (windows_W2[:, 0] <= start) & (stop <= windows_W2[:, 1])
 
 
 def best_span(
     start_WS: np.ndarray, stop_WS: np.ndarray, windows_W2: np.ndarray, *, longest: int
 ) -> Span:
-    """Returns the span with the highest sum of scores, each in the window of its most context.
+    """Return the span with the highest sum of scores, each taken in its window with the most context.
 
     Args:
-        start_WS: score of each token of each window as the first of an answer.
-        stop_WS: score of each token of each window as the last of an answer.
-        windows_W2: where the windows lie, as `windows` returns it; scores behind the end of a
-            window are ignored.
-        longest: tokens of an answer, at most.
+      start_WS: score of each token of each window as the first of an answer.
+      stop_WS: score of each token of each window as the last of an answer.
+      windows_W2: the ranges that `windows` returns; scores beyond the end of a window are ignored.
+      longest: tokens of an answer, at most.
 
     Raises:
-        DataError: there is no token.
+      DataError: there are no windows.
     """
     if not len(windows_W2):
         raise DataError("There are no windows, so no span to choose.")
     length = int(windows_W2[:, 1].max())
     longest = min(longest, length)
-    # Rows are first tokens, columns how many tokens follow.
+    # Rows: the first token. Columns: how many tokens follow it.
     context = np.full((length, longest), -np.inf)
     score = np.full((length, longest), -np.inf)
     for (low, high), starts_S, stops_S in zip(windows_W2, start_WS, stop_WS, strict=True):
@@ -81,7 +79,7 @@ def best_span(
         last = first + np.arange(longest)
         inside = last < size
         last = np.minimum(last, size - 1)
-        # The smaller side counts; of equals the earlier window, which is never the shorter one.
+        # The smaller side counts; ties go to the earlier window, which is never the shorter one.
         here = np.where(inside, np.minimum(first, size - 1 - last), -np.inf)
         better = here > context[low:high]
         context[low:high] = np.where(better, here, context[low:high])
@@ -92,18 +90,17 @@ def best_span(
 
 
 def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
-    """Returns the characters that each token stands for, [start, stop) each, int64 [N, 2].
+    """Return the characters [start, stop) of each token, int64 [N, 2].
 
-    A token that begins or ends inside a character has the whole character, so that every span of
-    tokens is a span of characters.
+    A token that starts or ends inside a character gets the whole character, so that every span of tokens is a span of
+    characters.
 
     Args:
-        text: the text.
-        byte_lengths_N: bytes of each of its tokens: byte_lengths[ids] of a tokenizer that loses
-            nothing.
+      text: the text.
+      byte_lengths_N: the bytes of each token: byte_lengths[ids] of a lossless tokenizer.
 
     Raises:
-        DataError: the tokens do not stand for this text.
+      DataError: the tokens are not those of this text.
     """
     encoded = np.frombuffer(text.encode(), np.uint8)
     stops = np.cumsum(byte_lengths_N, dtype=np.int64)
@@ -112,7 +109,7 @@ def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
             f"The tokens stand for {int(stops[-1]) if len(stops) else 0} bytes, but the text has "
             f"{len(encoded)}."
         )
-    # The character that each byte belongs to: a byte which does not continue one begins the next.
+    # The character of each byte: a byte that does not continue a character starts the next.
     character = np.append(np.cumsum(encoded & 0xC0 != 0x80) - 1, len(text))
     starts = stops - byte_lengths_N
     last = np.maximum(stops - 1, 0)
@@ -121,12 +118,12 @@ def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
 
 
 def token_span(offsets_N2: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """Returns the fewest tokens [first, behind) that hold the characters [start, stop).
+    """Return the smallest token range [first, stop) that holds the characters [start, stop).
 
     Args:
-        offsets_N2: as `character_offsets` returns it.
-        start: the first character.
-        stop: the one behind the last, greater than start.
+      offsets_N2: as `character_offsets` returns it.
+      start: the first character.
+      stop: one past the last character; greater than start.
     """
     first = int(np.searchsorted(offsets_N2[:, 1], start, side="right"))
     behind = int(np.searchsorted(offsets_N2[:, 0], stop, side="left"))

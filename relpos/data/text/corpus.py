@@ -1,4 +1,4 @@
-"""A corpus of documents, each of them bytes."""
+"""A corpus of documents, each as bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relpos.data.corpus import Corpus, Sizes, corpus_of
 def text_corpus(
     name: str, version: str, splits: Mapping[str, Sequence[bytes]], *, description: str = ""
 ) -> Corpus[bytes]:
-    """Returns a corpus of documents, see `relpos.data.corpus.corpus_of`."""
+    """Return a corpus of documents, see `relpos.data.corpus.corpus_of`."""
     return corpus_of(
         name,
         version,

@@ -1,13 +1,13 @@
 """Batches of packed documents, by Grain.
 
-A document with tokens t_1..t_n is predicted from a separator on, and its end is predicted too:
+A document with tokens t_1..t_n is predicted from a separator on, including its end:
 
     inputs   <sep> t_1 t_2 ... t_n
     targets  t_1   t_2 ... t_n <sep>
 
-What is longer than a sequence is cut into pieces, and pieces are packed into rows side by side with
-segment ids 1, 2, ... (0 is padding, which attends to nothing and carries no loss). A batch is a
-dict of int32 arrays [B, T]: `inputs`, `targets`, `segments`.
+Documents longer than a sequence are cut into pieces, and pieces are packed side by side into rows with segment ids 1,
+2, ... (0 is padding, which attends to nothing and has no loss). A batch is a dict of int32 arrays [B, T]: `inputs`,
+`targets`, `segments`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
 
 Batch = dict[str, np.ndarray]
 
-# Pieces are shuffled in windows of this many tokens, all of a small corpus. It bounds memory, and the
-# work of restoring a checkpoint, which fills one window anew.
+# Pieces are shuffled in windows of this many tokens; a small corpus is one window. This bounds memory and the work of
+# restoring a checkpoint, which refills one window.
 SHUFFLE_TOKENS = 2**23
-_MOST_SHUFFLED = 2**16  # pieces, however short they are
+_MOST_SHUFFLED = 2**16  # pieces in a window, however short
 
 
 class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer, see tokenizers.py."""
+    """What the pipeline needs of a tokenizer, see tokenizers."""
 
     @property
     def separator(self) -> int:
@@ -45,10 +45,10 @@ class Tokenizer(Protocol):
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """Bytes of text that each id stands for, [V]."""
+        """The number of bytes of each id, [V]."""
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32."""
+        """Return the ids of a text, int32."""
 
 
 def train_batches(
@@ -59,18 +59,17 @@ def train_batches(
     batch_size: int,
     seed: int,
 ) -> grain.IterDataset[Batch]:
-    """Returns endless shuffled batches for training.
+    """Return endless shuffled batches for training.
 
-    Every epoch visits the documents in another order and cuts them at other places, and the pieces
-    are shuffled again over a window of `SHUFFLE_TOKENS`, so that a long document spreads over many
-    batches. Documents are read and tokenized when their turn comes. Text smaller than a batch
-    repeats within it.
+    Every epoch visits the documents in a new order and cuts them at new places. The pieces are shuffled again within
+    windows of `SHUFFLE_TOKENS`, so that a long document is spread over many batches. Documents are read and tokenized
+    on demand. A text smaller than a batch repeats within it.
 
     The order is a function of `seed`. The iterator's `get_state` and `set_state` continue exactly,
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
 
     Raises:
-        DataError: a size is not positive, or the text is shorter than one sequence.
+      DataError: a size is not positive, or the text is shorter than one sequence.
     """
     _check_sizes(sequence_length, batch_size)
     _check_enough(documents, tokenizer, sequence_length)
@@ -94,14 +93,13 @@ def eval_batches(
     sequence_length: int,
     batch_size: int,
 ) -> Iterator[Batch]:
-    """Yields batches in which every token and every document's end is a target exactly once.
+    """Yield batches in which every token and every document end is a target exactly once.
 
-    A document is cut into consecutive windows, of which a later one starts from the last token of
-    the one before: the targets are the same at any sequence length. The last batch is
-    filled up with padding.
+    A document is cut into consecutive windows, and each window's inputs start with the last token of the one before, so
+    the targets are the same at any sequence length. The last batch is padded.
 
     Raises:
-        DataError: a size is not positive, or there are no documents.
+      DataError: a size is not positive, or there are no documents.
     """
     _check_sizes(sequence_length, batch_size)
     if not len(documents):
@@ -114,12 +112,12 @@ def eval_batches(
 
 
 def text_bytes(batch: Batch, tokenizer: Tokenizer) -> int:
-    """Returns how many bytes of text a batch's targets stand for (separators stand for none)."""
+    """Return the number of bytes of a batch's targets (separators have none)."""
     return int(tokenizer.byte_lengths[batch["targets"]][batch["segments"] > 0].sum())
 
 
 class _TokenStreams:
-    """Random access to <sep> tokens <sep> of each document."""
+    """Random access to the stream <sep> tokens <sep> of each document."""
 
     def __init__(self, documents: Sequence[bytes], tokenizer: Tokenizer) -> None:
         self._documents = documents
@@ -135,7 +133,7 @@ class _TokenStreams:
 
 
 class _Draw:
-    """Gives for the number of a draw the document it falls on, and where to cut it."""
+    """Map the index of a draw to a document and to where it is first cut."""
 
     def __init__(self, streams: _TokenStreams, sequence_length: int, seed: int) -> None:
         self._streams = streams
@@ -144,7 +142,7 @@ class _Draw:
         self._epochs = Epochs(len(streams), (seed,))
 
     def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns a document's stream, and how short its first piece is to be."""
+        """Return a document's stream and how many tokens its first piece lacks."""
         stream = self._streams[self._epochs[index]]
         if len(stream) - 1 <= self._length:
             return stream, 0
@@ -153,9 +151,9 @@ class _Draw:
 
 
 class _Cut(FlatMapTransform):
-    """Cuts (stream, short) into pieces of one sequence, the first of them `short` tokens less."""
+    """Cut (stream, short) into pieces of one sequence, the first one `short` tokens shorter."""
 
-    max_fan_out = 2**62  # as many as it takes
+    max_fan_out = 2**62  # no limit
 
     def __init__(self, sequence_length: int) -> None:
         self._length = sequence_length
@@ -174,7 +172,7 @@ class _Cut(FlatMapTransform):
 def _packed(
     pieces: grain.IterDataset, sequence_length: int, *, rows: int, seed: int | None
 ) -> grain.IterDataset:
-    """Packs pieces first-fit, `rows` open rows at a time."""
+    """Pack pieces first-fit, `rows` open rows at a time."""
     packed = FirstFitPackIterDataset(
         pieces,
         length_struct={"inputs": sequence_length, "targets": sequence_length},
@@ -196,7 +194,7 @@ def _pad_to(batch_size: int) -> Callable[[Sequence[Batch]], Batch]:
 
 
 def _entropy(seed: int) -> int:
-    """Any integer, negative ones too, as entropy."""
+    """Return any integer, including negative ones, as entropy for NumPy."""
     return 2 * seed if seed >= 0 else -2 * seed - 1
 
 
@@ -207,11 +205,11 @@ def _check_sizes(sequence_length: int, batch_size: int) -> None:
 
 
 def _check_enough(documents: Sequence[bytes], tokenizer: Tokenizer, sequence_length: int) -> None:
-    """Refuses text which cannot fill one sequence, reading no further than it must."""
+    """Raise if the text cannot fill one sequence; read only as much of it as needed."""
     streams = _TokenStreams(documents, tokenizer)
     tokens = 0
     for i in range(len(streams)):
-        tokens += len(streams[i]) - 1  # as many as there are targets
+        tokens += len(streams[i]) - 1  # the number of targets
         if tokens >= sequence_length:
             return
     raise DataError(

@@ -1,4 +1,4 @@
-"""Keeps tensorflow-datasets from writing bars and lines into the program's own output."""
+"""Keep the progress bars and messages of tensorflow-datasets out of the program's output."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silences what tfds prints on standard output, its bars, and its log lines."""
+    """Silence what tfds prints on standard output, its progress bars and its log messages."""
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
-    bars = tfds.core.utils.tqdm_utils._active  # tfds tells no other way whether bars are on
+    bars = tfds.core.utils.tqdm_utils._active  # tfds has no other way to tell whether bars are on
     tfds.disable_progress_bar()
     absl_logger.setLevel(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The records of a tensorflow-datasets data source as a sequence of items, read when they are asked for."""
+"""The records of a tensorflow-datasets source as a sequence of items, read on demand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Records(Sequence[Item]):
     """Items read one by one from disk.
 
     Args:
-        source: random access records, as tfds' `as_data_source` gives them.
-        read: makes an item of a record.
+      source: records with random access, as tfds' `as_data_source` returns them.
+      read: makes an item of a record.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Records(Sequence[Item]):
 
 
 class Part(Sequence[Item]):
-    """The items [start, stop) of others, without a copy."""
+    """The items [start, stop) of another sequence, without a copy."""
 
     def __init__(self, items: Sequence[Item], start: int, stop: int) -> None:
         self._items = items
@@ -58,5 +58,5 @@ class Part(Sequence[Item]):
 
 
 def as_bytes(text: str | bytes) -> bytes:
-    """Returns a text feature's value as UTF-8."""
+    """Return a text feature's value as UTF-8."""
     return text.encode() if isinstance(text, str) else bytes(text)

@@ -1,4 +1,4 @@
-"""Any tensorflow-datasets set: from disk where it is prepared, else downloaded if possible."""
+"""Open any tensorflow-datasets set: from disk if it is prepared, else by download if possible."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from relpos.data import paths
 from relpos.data.errors import DataError, nearest
 from relpos.data.tfds.quiet import quiet_tfds
 
-HASHED_BYTES = 64_000_000  # a larger set is known by its description, not by its documents
-_ANSWER_SECONDS = 4  # how long to wait for a server, before a download is begun
+HASHED_BYTES = 64_000_000  # a larger set is identified by its description, not by its documents
+_ANSWER_SECONDS = 4  # how long to wait for a server before a download starts
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 def open_sources(
     name: str, data_dir: str = ""
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Opens a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0": its builder, and the records of its splits.
+    """Return the builder and the splits' records of a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
 
     Args:
-        name: as tensorflow-datasets spells it.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: no such set, not on disk and not to be downloaded, or not stored as array_record.
+      DataError: the set does not exist, is not on disk and cannot be downloaded, or is not stored as array_record.
     """
     root = str(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)))
     builder = _prepared(name, root) or _prepare(name, root)
@@ -52,23 +52,23 @@ def open_sources(
 
 
 def is_small(builder: tfds.core.DatasetBuilder) -> bool:
-    """Says whether a set is small enough to be read and hashed as a whole."""
+    """Return whether a set is small enough to be read and hashed whole."""
     return int(builder.info.dataset_size) <= HASHED_BYTES
 
 
 def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
-    """Returns the builder of what is on disk, None where nothing is."""
+    """Return the builder of the set on disk, or None if there is none."""
     try:
         with quiet_tfds():
             return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except tfds.core.registered.DatasetNotFoundError:
         return None
-    except (ValueError, OSError) as error:  # not a name, or a folder that is damaged
+    except (ValueError, OSError) as error:  # not a valid name, or a damaged folder
         raise DataError(f"Cannot open {name!r} in {root}: {_first_line(error)}") from error
 
 
 def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
-    """Downloads and prepares a set, or says within seconds why not."""
+    """Download and prepare a set, or raise within seconds and say why it cannot be done."""
     bare = name.split("/")[0].split(":")[0]
     try:
         with quiet_tfds():
@@ -81,7 +81,7 @@ def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
             f"There is no tensorflow-datasets set {name!r}, neither prepared in {root} nor known "
             f"to tensorflow-datasets.{nearest(bare, known)}"
         ) from error
-    except Exception as error:  # whatever the code of some set raises: a config, an import, ...
+    except Exception as error:  # a set's code may raise anything: for its config, an import, ...
         raise _cannot(name, root, _first_line(error)) from error
 
     module = sys.modules[type(builder).__module__]
@@ -114,7 +114,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _shipped() -> set[str]:
-    """The names of all sets that tensorflow-datasets ships, with those which need TensorFlow."""
+    """Return the names of all sets that tensorflow-datasets ships, including those that need TensorFlow."""
     package = Path(tfds.__file__).parent
     folders = ("datasets", "text", "summarization", "translate", "question_answering", "structured")
     names = {p.stem for folder in folders for p in (package / folder).glob("[a-z]*")}
@@ -126,24 +126,24 @@ def _folders(root: str) -> set[str]:
 
 
 def _silent_server(urls: Iterable[str]) -> str | None:
-    """Returns a server among the urls' which gives no answer at all, None if all do."""
+    """Return a server of the URLs that does not answer at all, or None if all do."""
     servers = {urllib.parse.urlsplit(url)[:2]: url for url in urls if url.startswith("http")}
     for (_, server), url in servers.items():
         try:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
         except urllib.error.HTTPError:
-            continue  # an answer: HEAD may be forbidden where GET is not
+            continue  # an answer too: a server may forbid HEAD but not GET
         except OSError:
             return str(server)
     return None
 
 
 def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
-    """Returns "text", or the only feature which is text.
+    """Return "text", or the name of the only text feature.
 
     Raises:
-        DataError: there is none, or there are several.
+      DataError: there is no text feature, or there are several.
     """
     features = builder.info.features
     texts = [key for key, feature in (features or {}).items() if is_text(feature)]
@@ -160,7 +160,7 @@ def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
 
 
 def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
-    """Returns where all texts stand in a record, inside other features too: ("en",), ("translation", "en")."""
+    """Return the path of every text in a record, nested ones too: ("en",), ("translation", "en")."""
 
     def within(features: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for key, feature in features.items():
@@ -173,7 +173,7 @@ def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
 
 
 def is_text(feature: tfds.features.FeatureConnector) -> bool:
-    """Says whether a feature is one text."""
+    """Return whether a feature is a single text."""
     return isinstance(feature, tfds.features.Text) or _is_string(feature)
 
 
@@ -186,7 +186,7 @@ def _format(builder: tfds.core.DatasetBuilder) -> str:
 
 
 def description_hash(builder: tfds.core.DatasetBuilder) -> str:
-    """SHA-256 of name, version and every shard's number of documents and bytes."""
+    """Return the SHA-256 of the name, the version and every shard's number of documents and bytes."""
     digest = hashlib.sha256(builder.info.full_name.encode())
     for split, info in sorted(builder.info.splits.items()):
         digest.update(f"\n{split} {info.num_bytes} {list(info.shard_lengths)}".encode())

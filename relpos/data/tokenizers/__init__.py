@@ -1,8 +1,8 @@
-"""Tokenizers: bytes by default, SentencePiece as the option. Both lose nothing.
+"""Tokenizers: bytes by default, or SentencePiece. Both are lossless.
 
-A tokenizer has `vocab_size`, a `separator` id that stands before the first and after the last token
-of a document, `encode(bytes) -> int32 [n]`, `decode(ids) -> bytes` and `byte_lengths` [V], how many
-bytes each id stands for. decode(encode(text)) == text, always.
+A tokenizer has `vocab_size`, a `separator` id that stands before the first and after the last token of a document,
+`encode(bytes) -> int32 [n]`, `decode(ids) -> bytes` and `byte_lengths` [V], the number of bytes of each id.
+decode(encode(text)) == text for every text.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def create(
     path: str | os.PathLike[str] = "",
     vocab_size: int = 0,
 ) -> Bytes | SentencePiece:
-    """Returns a run's tokenizer: loaded from `path` if it is there, else trained and kept there.
+    """Return a run's tokenizer: load it from `path`, or else train it and save it there.
 
     Args:
-        kind: "bytes" or "sentencepiece".
-        corpus: the train documents, for SentencePiece.
-        path: the run's model file, for SentencePiece.
-        vocab_size: for SentencePiece.
+      kind: "bytes" or "sentencepiece".
+      corpus: the train documents, for SentencePiece.
+      path: the run's model file, for SentencePiece.
+      vocab_size: the number of ids, for SentencePiece.
 
     Raises:
-        DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
+      DataError: an unknown kind, or SentencePiece cannot be loaded or trained.
     """
     if kind == "bytes":
         return Bytes()

@@ -17,21 +17,21 @@ class Bytes:
     byte_lengths = np.array([1] * 256 + [0], np.int32)
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the bytes as int32 [n]."""
+        """Return the bytes as int32 [n]."""
         return np.frombuffer(text, np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Returns the bytes; separators stand for none."""
+        """Return the bytes, without separators."""
         ids = np.asarray(ids, np.int64)
         check_ids(ids, self.vocab_size)
         return ids[ids < 256].astype(np.uint8).tobytes()
 
 
 def check_ids(ids: np.ndarray, vocab_size: int) -> None:
-    """Refuses ids that a vocabulary does not have.
+    """Raise if an id is not in the vocabulary.
 
     Raises:
-        DataError: names the first of them.
+      DataError: an id is out of range; the message names the first.
     """
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = int(ids.min() if ids.min() < 0 else ids.max())

@@ -1,8 +1,8 @@
-"""PlacedTokens and the places in a text that they stand for: what pointing at spans needs of a tokenizer.
+"""Tokenizers that also give each token's place in the text, for models that point at spans.
 
-`Placed` gives the places of the tokens of bytes and SentencePiece, which lose nothing;
-`PlacedWords` are words and marks, between which white space falls away: a story of bAbI takes a third of
-the tokens that its bytes do, and "Ada" is one and the same token wherever it stands.
+`Placed` adds places to the lossless tokenizers, bytes and SentencePiece. `PlacedWords` splits text into words and
+punctuation and drops white space: a bAbI story takes a third as many tokens as bytes, and "Ada" is the same token
+wherever it stands.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
 class PlacedTokens(NamedTuple):
-    """The tokens of a text.
+    """The tokens of a text and their places.
 
     Attributes:
-        ids: int32 [N].
-        places: the characters [start, stop) of each, int64 [N, 2]; neither decreases.
+      ids: int32 [N].
+      places: the characters [start, stop) of each token, int64 [N, 2]; neither column decreases.
     """
 
     ids: np.ndarray
@@ -40,27 +40,27 @@ class PlacedTokens(NamedTuple):
 
 
 class PlacingTokenizer(Protocol):
-    """A tokenizer that says where in a text its tokens stand."""
+    """A tokenizer that gives the place of each token in the text."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """The number of ids."""
 
     @property
     def separator(self) -> int:
-        """The id that stands before, between and behind texts."""
+        """The id that stands before, between and after texts."""
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text: one at least, unless all is white space."""
+        """Return the tokens of a text: at least one, unless it is all white space."""
 
 
 class PlacedWords:
-    """Known words and marks are a token each, any other is spelt in the bytes of UTF-8.
+    """Known words and punctuation marks are one token each; others are spelt in UTF-8 bytes.
 
-    The ids are 256 bytes, the separator and the known pieces.
+    The ids are the 256 bytes, the separator and the known pieces.
 
     Args:
-        pieces: the known ones.
+      pieces: the known words and marks.
     """
 
     separator = 256
@@ -71,7 +71,7 @@ class PlacedWords:
         self._ids = {piece: self.separator + 1 + i for i, piece in enumerate(self.pieces)}
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text."""
+        """Return the tokens of a text."""
         ids: list[int] = []
         places: list[tuple[int, int]] = []
         for match in _PIECE.finditer(text):
@@ -88,14 +88,14 @@ class PlacedWords:
 
 
 def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
-    """Returns the most frequent pieces of texts, of equals those first in the alphabet.
+    """Return the most frequent pieces of texts; ties are broken alphabetically.
 
     Args:
-        texts: of the train split, and nothing else.
-        vocab_size: ids at most, 257 of which are bytes and the separator.
+      texts: the train split only.
+      vocab_size: the most ids, of which 257 are the bytes and the separator.
 
     Raises:
-        DataError: so few ids leave no room for a word.
+      DataError: the ids leave no room for a word.
     """
     room = vocab_size - PlacedWords.separator - 1
     if room < 1:
@@ -110,7 +110,7 @@ def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
 
 
 class Placed:
-    """A tokenizer that loses nothing, with the places of its tokens."""
+    """A lossless tokenizer, with the places of its tokens."""
 
     def __init__(self, tokenizer: tokenizers.Bytes | tokenizers.SentencePiece) -> None:
         self._tokenizer = tokenizer
@@ -118,7 +118,7 @@ class Placed:
         self.separator = tokenizer.separator
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Returns the tokens of a text."""
+        """Return the tokens of a text."""
         ids = self._tokenizer.encode(text.encode())
         return PlacedTokens(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
 
@@ -126,16 +126,16 @@ class Placed:
 def create(
     kind: str, *, texts: Sequence[str] = (), path: str | Path = "", vocab_size: int = 0
 ) -> PlacingTokenizer:
-    """Returns a run's tokenizer: loaded from `path` if it is there, else learned and kept there.
+    """Return a run's tokenizer: load it from `path`, or else learn it and save it there.
 
     Args:
-        kind: "words", "bytes" or "sentencepiece".
-        texts: of the train split, to learn from; of no account for bytes.
-        path: the run's file; bytes need none.
-        vocab_size: ids, for words at most.
+      kind: "words", "bytes" or "sentencepiece".
+      texts: the train split, to learn from; unused for bytes.
+      path: the run's file; unused for bytes.
+      vocab_size: the number of ids; for words, the most.
 
     Raises:
-        DataError: an unknown kind, or it cannot be loaded or learned.
+      DataError: the kind is unknown, or the tokenizer cannot be loaded or learned.
     """
     if kind not in KINDS:
         raise DataError(

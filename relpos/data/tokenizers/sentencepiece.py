@@ -1,4 +1,4 @@
-"""SentencePiece, which loses nothing here: what no piece covers is spelt in bytes."""
+"""Lossless SentencePiece: text that no piece covers is spelt in bytes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from relpos.data.errors import DataError
 from relpos.data.tokenizers.bytes import check_ids
 from relpos.files import read_file, write_atomically
 
-SAMPLE_BYTES = 2_000_000  # of text, which SentencePiece is trained on
-MOST_PIECES = 1_000_000  # SentencePiece chooses from so many
+SAMPLE_BYTES = 2_000_000  # of text, on which SentencePiece is trained
+MOST_PIECES = 1_000_000  # from which SentencePiece chooses
 _PARAGRAPH_BYTES = 2000  # SentencePiece learns from pieces of text about this long
 
 
 class SentencePiece:
     """A SentencePiece model made by `train_sentencepiece`.
 
-    What no piece covers is spelt in bytes. SentencePiece writes a space as U+2581, so a real U+2581
-    is spelt in bytes as well, and so are NUL and bytes that are not UTF-8; decoding goes by the
-    pieces and not by the library's decoder.
+    Text that no piece covers is spelt in bytes. SentencePiece writes a space as U+2581, so a real U+2581 is spelt in
+    bytes too, as are NUL and invalid UTF-8. Decoding joins the pieces and does not use the library's decoder.
 
     Args:
-        model_file: path of the model.
+      model_file: the model's path.
 
     Raises:
-        DataError: the file is missing or no such model.
-        UserError: it is no regular file, or cannot be read.
+      DataError: the file is missing or is not such a model.
+      UserError: it is not a regular file, or cannot be read.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
@@ -45,7 +44,7 @@ class SentencePiece:
             self._processor.LoadFromSerializedProto(model)
             self.vocab_size: int = self._processor.vocab_size()
             self._pieces = [self._piece_bytes(i) for i in range(self.vocab_size)]
-        except (RuntimeError, ValueError) as error:  # UnicodeDecodeError too, of a piece
+        except (RuntimeError, ValueError) as error:  # also a piece's UnicodeDecodeError
             raise DataError(
                 f"{model_file} is not a SentencePiece model ({error}): restore it."
             ) from error
@@ -69,7 +68,7 @@ class SentencePiece:
         return piece.replace("\u2581", " ").encode()
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32 [n]."""
+        """Return the ids of a text, int32 [n]."""
         string = text.decode("utf-8", "surrogateescape")
         ids: list[int] = []
         for part in _SPELT_OUT.split(string):
@@ -81,7 +80,7 @@ class SentencePiece:
         return np.array(ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Returns the text; separators stand for none."""
+        """Return the text, without separators."""
         ids = np.asarray(ids, np.int64)
         check_ids(ids, self.vocab_size)
         return b"".join(self._pieces[i] for i in ids.tolist())
@@ -93,16 +92,16 @@ _SPELT_OUT = re.compile("([\u2581\0\udc80-\udcff]+)")
 def train_sentencepiece(
     documents: Sequence[bytes], *, vocab_size: int, path: str | os.PathLike[str], seed: int = 0
 ) -> SentencePiece:
-    """Trains a model on a sample of the documents and writes it to `path` in one step.
+    """Train a model on a sample of the documents and write it to `path` atomically.
 
     Args:
-        documents: the train split, and nothing else.
-        vocab_size: pieces, of which 256 are bytes and two are special.
-        path: where the model goes.
-        seed: draws the sample, at most `SAMPLE_BYTES` of text.
+      documents: the train split only.
+      vocab_size: the number of pieces, of which 256 are bytes and two are special.
+      path: where to write the model.
+      seed: selects the sample of at most `SAMPLE_BYTES` of text.
 
     Raises:
-        DataError: the vocabulary is too large for this text, or too small to hold its characters.
+      DataError: the vocabulary is too large for this text, or too small to hold its characters.
     """
     if not any(len(documents[i]) for i in range(len(documents))):
         raise DataError("There is no text to train a SentencePiece model on.")
@@ -141,7 +140,7 @@ def train_sentencepiece(
 
 
 def _sample(documents: Sequence[bytes], seed: int) -> Iterator[str]:
-    """Yields paragraphs of randomly drawn documents, `SAMPLE_BYTES` at most."""
+    """Yield paragraphs of randomly drawn documents, at most `SAMPLE_BYTES` in all."""
     left = SAMPLE_BYTES
     for i in np.random.default_rng(seed).permutation(len(documents)):
         text = documents[int(i)].decode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""A vocabulary of whole words, for texts whose words are all known: commands, stories.
+"""A vocabulary of whole words, for texts with a closed vocabulary: commands, stories.
 
-Words are what stands between spaces; decoding puts single spaces between them. A word that train does
-not have becomes the unknown word.
+Words are separated by spaces; decoding joins them with single spaces. A word that is not in train becomes the unknown
+word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNKNOWN = b"<unknown>"
 
 
 class Words:
-    """Ids 0 ... n-1 are words, n is the unknown word, n+1 the separator."""
+    """Ids 0 ... n-1 are words, n is the unknown word, n+1 is the separator."""
 
     def __init__(self, words: Sequence[bytes]) -> None:
         self._words = list(words)
@@ -30,27 +30,27 @@ class Words:
         self.separator = len(self._words) + 1
 
     def encode(self, text: bytes) -> np.ndarray:
-        """Returns the ids of a text, int32 [n]."""
+        """Return the ids of a text, int32 [n]."""
         unknown = len(self._words)
         return np.array([self._ids.get(word, unknown) for word in text.split()], np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Returns the words; separators stand for none."""
+        """Return the words, without separators."""
         words = [*self._words, UNKNOWN]
         return b" ".join(words[i] for i in np.asarray(ids).tolist() if i != self.separator)
 
     def unknown(self, text: bytes) -> list[str]:
-        """Returns the words of a text that the vocabulary has not."""
+        """Return the words of a text that are not in the vocabulary."""
         return [word.decode("utf-8", "replace") for word in text.split() if word not in self._ids]
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Returns the words that a file holds as a list in JSON, each of them once.
+    """Return the words in a file, a JSON list without duplicates.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it cannot be read.
-        DataError: it holds something else.
+      FileNotFoundError: the file does not exist.
+      UserError: it cannot be read.
+      DataError: it does not hold such a list.
     """
     try:
         words = parse_json(read_file(path))
@@ -68,10 +68,10 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def load_or_make(path: str | os.PathLike[str], texts: Iterable[bytes]) -> Words:
-    """Returns the vocabulary kept at `path`, or that of the texts, most frequent first, and keeps it there.
+    """Return the vocabulary saved at `path`, or else make it from the texts, most frequent first, and save it.
 
     Raises:
-        DataError: the file is no vocabulary, or there are no words.
+      DataError: the file is not a vocabulary, or there are no words.
     """
     path = Path(path)
     if path.exists():

@@ -68,7 +68,12 @@ LAST = "answer is in no supporting fact, last occurrence taken"
         ("Yes is a band.", "Is it?\tyes\t1", SPAN, None),
         ("Mice are afraid of wolves.", "Of what?\twolf\t1", SPAN, None),
         ("Ada is here. Ada is there.", "Who?\tAda\t", LAST, 13),
-        ("Ada is here.", "Who?\tAda\t7", "supporting fact that is no earlier sentence, ignored", 0),
+        (
+            "Ada is here.",
+            "Who?\tAda\t7",
+            "supporting fact that is not an earlier sentence, ignored",
+            0,
+        ),
         (
             "Ada is here.",
             "Who?\tAda\tx",

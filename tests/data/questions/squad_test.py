@@ -211,7 +211,7 @@ def test_squad_of_tensorflow_datasets(tmp_path, version):
 def test_a_set_without_questions(tmp_path):
     features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
     prepare(tmp_path, "tiny_text", features, {"train": [{"text": "x"}]})
-    with pytest.raises(data.DataError, match="context, question, answers missing; it has text"):
+    with pytest.raises(data.DataError, match="features context, question, answers; it has text"):
         questions.load("tfds", name="tiny_text", data_dir=str(tmp_path))
 
 

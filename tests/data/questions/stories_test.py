@@ -192,7 +192,7 @@ def test_the_vocabulary():
         ({"distance": 3, "facts": 3}, "1 or 2 facts"),
         ({"distance": 3, "facts": 2, "before": 1}, "before=1 is too few"),
         ({"distance": 3, "before": -1}, "before=-1 is too few"),
-        ({"distance": (4, 3)}, "is no range"),
+        ({"distance": (4, 3)}, "is not a range"),
         ({"distance": 3, "split": "tests"}, "Did you mean 'test'"),
     ],
 )

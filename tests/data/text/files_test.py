@@ -109,7 +109,7 @@ def test_a_folder_gives_its_text_files(tmp_path, caplog):
     (tmp_path / "picture").write_bytes(b"\x89PNG\0\0\0")
     parts = read(text_data.load("files", path=str(tmp_path)).splits)
     assert b"".join(parts.values()) == lines(100)
-    assert "1 of 2 files are no text and are left out: picture" in caplog.text
+    assert "1 of 2 files are not text and are left out: picture" in caplog.text
 
 
 def broken_paths(tmp_path):
@@ -141,8 +141,8 @@ def broken_paths(tmp_path):
         ("foldr/x.txt", "folder .*foldr is missing. Did you mean 'folder'"),
         ("loop", "loop is a link that leads back to itself"),
         ("broken", "broken is a link to nowhere, which is not there"),
-        ("pipe", "pipe is a pipe, no file"),
-        ("short.txt/x", "short.txt is no folder"),
+        ("pipe", "pipe is a pipe, not a file"),
+        ("short.txt/x", "short.txt is not a folder"),
         ("~nobody_x/a", "there is no user 'nobody_x'"),
         ("a\0b", "cannot hold a NUL byte"),
         ("n" * 5000, r"n{30}.* characters is too long"),
@@ -182,14 +182,14 @@ def test_another_text_encoding_is_told(tmp_path, caplog):
     ],
 )
 def test_a_device_as_data_of_any_task_is_refused(kind, source, options):
-    with pytest.raises(data.DataError, match="/dev/zero is a device, no file"):
+    with pytest.raises(data.DataError, match="/dev/zero is a device, not a file"):
         kind.load(source, **dict.fromkeys(options, "/dev/zero"))
 
 
 def test_what_is_put_there_after_a_look_at_a_file_is_refused(monkeypatch):
     regular = os.stat(__file__)
     monkeypatch.setattr(Path, "stat", lambda *_, **__: regular)
-    with pytest.raises(data.DataError, match=r"/dev/null is .*, no file"):
+    with pytest.raises(data.DataError, match=r"/dev/null is .*, not a file"):
         reading.read_file("/dev/null")
 
 
@@ -220,7 +220,7 @@ def test_old_word_documents_have_a_remedy_of_their_own():
 def test_a_kind_of_file_that_is_no_text_is_known_by_its_name(tmp_path, kind):
     for name in (f"a b{kind}", f"a b{kind.upper()}.gz"):
         (tmp_path / name).write_bytes(lines(100))
-        with pytest.raises(data.DataError, match=r"no text that can be read: \w+ ") as told:
+        with pytest.raises(data.DataError, match=r"not readable text: \w+ ") as told:
             text_data.load("files", path=str(tmp_path / name))
         assert name in str(told.value)
 
@@ -276,4 +276,4 @@ def test_a_folder_leaves_out_what_is_no_text(tmp_path, caplog):
     (broken / "text").write_bytes(lines(100))
     parts = read(text_data.load("files", path=str(broken)).splits)
     assert b"".join(parts.values()) == lines(100)
-    assert "4 of 5 files are no text and are left out: a.pdf, link, pipe, ..." in caplog.text
+    assert "4 of 5 files are not text and are left out: a.pdf, link, pipe, ..." in caplog.text

@@ -2,20 +2,20 @@
 
     "Jan 5, 2031, 12 kilometers, and Norway"  ->  "05.01.2031, 12 Kilometer und Norwegen"
 
-Babel carries CLDR for hundreds of locales, so nothing is downloaded and any two of them make a
-corpus. A sentence is a list of `length` items joined by the locale's list pattern; training on short
-lists and testing on longer ones measures how a model generalises in length.
+Babel includes CLDR for hundreds of locales, so nothing is downloaded and any two locales make a corpus. A sentence is a
+list of `length` items joined by the locale's list pattern; training on short lists and testing on longer ones measures
+how a model generalises in length.
 
 What train, validation and test share:
 
 - no sentence;
-- no date, time of day, quantity (number with unit) or price (amount with currency): each belongs to
-  one split by its hash, in whatever style it is written;
-- the words: months and weekdays, units, currencies, digits, and the names of countries and
-  languages, which nobody could translate without having seen them. A sentence of names alone, which
-  may be a single one, belongs to one split by the hash of its names in their order.
+- no date, time of day, quantity (number with unit) or price (amount with currency): each belongs to one split by its
+  hash, whatever its style;
+- the words: months and weekdays, units, currencies, digits, and the names of countries and languages, which nobody
+  could translate without having seen them. A sentence of names only, even of a single one, belongs to one split by the
+  hash of its names in order.
 
-CLDR's no-break spaces (U+00A0, U+202F) are written as plain ones.
+CLDR's no-break spaces (U+00A0, U+202F) are written as plain spaces.
 
 Source of the data: Unicode CLDR, https://cldr.unicode.org, as Babel ships it.
 """
@@ -42,13 +42,13 @@ from relpos.data.pairs.pairs import Pair
 from relpos.data.splits import SPLITS, split_of
 
 VERSION = "1.0.0"  # of the rules below
-# Written anew at every start, which takes two to three seconds.
+# Generated at every start, which takes two to three seconds.
 PAIRS = {"train": 20_000, "validation": 500, "test": 500, "longer": 500}
 TABLES = ("territories", "languages")
 DATE_STYLES = ("full", "long", "medium", "short")
 TIME_STYLES = ("medium", "short")
 MONEY_STYLES: tuple[Literal["standard", "name"], ...] = ("standard", "name")
-# A short date has two digits of the year: within a century they say which.
+# A short date has only two digits of the year, which are unique within a century.
 FIRST_DAY = datetime.date(1950, 1, 1).toordinal()
 LAST_DAY = datetime.date(2049, 12, 31).toordinal()
 # fmt: off
@@ -76,8 +76,8 @@ CURRENCIES = (
 )
 # fmt: on
 UNITS = tuple(f"{kind}-{unit}" for kind, names in _UNITS.items() for unit in names)
-MOST_ITEMS = 32  # of a list; longer ones take minutes to make
-LEAST_NAMES = 15  # of countries, and of languages, that two locales must have in common
+MOST_ITEMS = 32  # of a list; longer lists take minutes to generate
+LEAST_NAMES = 15  # of countries and of languages that two locales must share
 _NO_COUNTRY = {"EU", "EZ", "QO", "UN", "XA", "XB", "ZZ"}  # unions, and codes for tests and unknowns
 _PLAIN_SPACES = str.maketrans("\u00a0\u202f", "  ")
 
@@ -86,7 +86,7 @@ Write = Callable[[babel.Locale], str]
 
 @dataclasses.dataclass(frozen=True)
 class _Item:
-    """One item of a list: what decides about its split, and how a locale writes it."""
+    """One item of a list: the key that determines its split, and how a locale writes it."""
 
     key: str
     is_name: bool
@@ -96,16 +96,16 @@ class _Item:
 def load(
     *, languages: Sequence[str] = ("en", "de"), lengths: Sequence[int] = (1, 4), seed: int = 0
 ) -> Corpus[Pair]:
-    """Loads lists in two languages.
+    """Load lists in two languages.
 
     Args:
-        languages: two locales.
-        lengths: the least and the most items of a list, at most `MOST_ITEMS`; those of the split "longer" have more,
-            up to twice as many.
-        seed: which lists.
+      languages: two locales.
+      lengths: the least and the most items of a list, at most `MOST_ITEMS`; lists of the split "longer" have more, up
+        to twice as many.
+      seed: selects the lists.
 
     Raises:
-        DataError: no such locales, or lengths that no list can have.
+      DataError: the locales do not exist, or no list can have such lengths.
     """
     if len(lengths) != 2 or not 1 <= lengths[0] <= lengths[1] <= MOST_ITEMS:
         raise DataError(
@@ -136,17 +136,17 @@ def pairs(
     seed: int = 0,
     languages: Sequence[str] = ("en", "de"),
 ) -> list[tuple[bytes, bytes]]:
-    """Returns the first `count` pairs of a split; the same pair may come twice.
+    """Return the first `count` pairs of a split; a pair may occur twice.
 
     Args:
-        count: how many.
-        length: items of a list, or the least and the most, drawn evenly.
-        split: "train", "validation" or "test".
-        seed: another one draws other sentences, from the same split.
-        languages: source and target locale.
+      count: the number of pairs.
+      length: the number of items of a list, or its range, drawn uniformly.
+      split: "train", "validation" or "test".
+      seed: another seed draws other sentences of the same split.
+      languages: source and target locale.
 
     Raises:
-        DataError: see `pair`.
+      DataError: as for `pair`.
     """
     low, high = (length, length) if isinstance(length, int) else length
     if not 1 <= low <= high:
@@ -165,12 +165,12 @@ def pair(
     seed: int = 0,
     languages: Sequence[str] = ("en", "de"),
 ) -> tuple[bytes, bytes]:
-    """Returns sentence number `index` of a split in both languages, as UTF-8.
+    """Return sentence `index` of a split in both languages, as UTF-8.
 
-    It depends on the arguments and on the version of CLDR, and on nothing else.
+    It depends only on the arguments and on the version of CLDR.
 
     Raises:
-        DataError: an unknown locale or split, or a list without items.
+      DataError: an unknown locale or split, or a list without items.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
@@ -180,7 +180,7 @@ def pair(
     rng = random.Random(f"cldr {seed} {split} {length} {index}")
     kinds = [
         rng.randrange(6) for _ in range(length)
-    ]  # before the loop: splits differ in values alone
+    ]  # before the loop, as splits differ only in values
     while True:
         items = [_draw(kind, rng, split, source, target) for kind in kinds]
         names_alone = all(item.is_name for item in items)
@@ -189,10 +189,10 @@ def pair(
 
 
 def pair_of_locales(languages: Sequence[str]) -> tuple[str, str]:
-    """Checks two locales' names and returns them as CLDR spells them.
+    """Check the names of two locales and return them as CLDR spells them.
 
     Raises:
-        DataError: not two different locales that Babel knows, or of one that names too little.
+      DataError: they are not two different locales that Babel knows, or one of them names too little.
     """
     if len(languages) != 2:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
@@ -205,7 +205,7 @@ def pair_of_locales(languages: Sequence[str]) -> tuple[str, str]:
 
 
 def description() -> str:
-    """Returns the version of the rules, of Babel and of CLDR."""
+    """Return the version of the rules, of Babel and of CLDR."""
     return f"{VERSION}+babel-{babel.__version__}-cldr-{get_cldr_version()}"
 
 
@@ -215,7 +215,7 @@ def _spelt(name: str) -> str:
     except (babel.UnknownLocaleError, ValueError):
         english = {n.lower(): code for code, n in babel.Locale.parse("en").languages.items()}
         known = localedata.locale_identifiers()
-        # "german" is nearer to the name of a language than to any locale.
+        # "german" is nearer to the name of a language than to that of any locale.
         guess = english.get(name.lower(), name)
         raise DataError(
             f"CLDR has no locale {name!r}.{nearest(guess, known)} "
@@ -224,7 +224,7 @@ def _spelt(name: str) -> str:
 
 
 def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -> _Item:
-    """Draws an item; one that can be held out belongs to the split."""
+    """Draw an item; if its kind can be held out, it belongs to the split."""
     if kind < 2:
         return _name(rng, TABLES[kind], source, target)
     draw = (_date, _time, _quantity, _money)[kind - 2]
@@ -241,9 +241,9 @@ def _name(rng: random.Random, table: str, source: str, target: str) -> _Item:
 
 @functools.cache
 def _codes(table: str, source: str, target: str) -> tuple[str, ...]:
-    """The codes of two letters that both locales name; nothing that the source names alike.
+    """Return the two-letter codes that both locales name, without names that the source uses twice.
 
-    Nauru is a country and a language: a sentence must not be in two splits, nor have two meanings.
+    Nauru is a country and a language; a sentence must not be in two splits or have two meanings.
     """
     names, others = babel.Locale.parse(source), babel.Locale.parse(target)
     uses = collections.Counter([*names.territories.values(), *names.languages.values()])
@@ -254,7 +254,7 @@ def _codes(table: str, source: str, target: str) -> tuple[str, ...]:
         if len(code) == 2 and code not in _NO_COUNTRY and code in wanted and uses[found[code]] == 1
     )
     splits = {split_of(f"{table} {code}".encode()) for code in codes}
-    # With fewer no sentence of names alone might belong to some split.
+    # With fewer, a split might have no sentence of names only.
     if len(codes) < LEAST_NAMES or len(splits) < len(SPLITS):
         raise DataError(
             f"CLDR names only {len(codes)} {table} in both {source!r} and {target!r}, too few for "
@@ -289,7 +289,7 @@ def _quantity(rng: random.Random) -> _Item:
 
 def _money(rng: random.Random) -> _Item:
     currency, style = rng.choice(CURRENCIES), rng.choice(MONEY_STYLES)
-    # Other amounts would be rounded, two of them to the same text.
+    # Other amounts would be rounded, and two of them could become the same text.
     digits = numbers.get_currency_precision(currency)
     amount = decimal.Decimal(rng.randint(1, rng.choice((1_000, 1_000_000)))).scaleb(-digits)
     return _Item(

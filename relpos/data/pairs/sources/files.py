@@ -1,7 +1,7 @@
 """The user's own parallel text: two files, one sentence a line, line i of one translating line i.
 
-A line ends at a line feed, and at nothing else: other characters that Unicode counts as line ends
-stand inside sentences, and cutting there would put all later lines beside the wrong ones.
+A line ends only at a line feed. Other characters that Unicode counts as line ends occur within sentences, and cutting
+there would misalign all later lines.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ def load(
     test_target: str = "",
     languages: Sequence[str] = ("en", "de"),
 ) -> Corpus[Pair]:
-    """Loads parallel text of the user's own.
+    """Load the user's own parallel text.
 
     Args:
-        source: file of the source sentences of train, one a line, plain, .gz or .xz.
-        target: file of their translations.
-        validation_source: "" together with validation_target: held out from train.
-        validation_target: see validation_source.
-        test_source: "" together with test_target: held out from train.
-        test_target: see test_source.
-        languages: of source and target; BLEU cuts the target into words by its language.
+      source: file of train's source sentences, one per line, plain, .gz or .xz.
+      target: file of their translations.
+      validation_source: "", also for validation_target, means to hold out from train.
+      validation_target: see validation_source.
+      test_source: "", also for test_target, means to hold out from train.
+      test_target: see test_source.
+      languages: of source and target; the target's decides how BLEU splits words.
 
     Raises:
-        DataError: a file cannot be used, or the files do not go together.
+      DataError: a file cannot be used, or the files do not match.
     """
     files = {
         "train": (source, target),
@@ -79,20 +79,19 @@ def load(
 
 
 def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
-    """Reads two files of sentences; those that end in .gz or .xz are unpacked.
+    """Read two files of sentences; those that end in .gz or .xz are decompressed.
 
-    White space around a sentence is dropped, and so are pairs with an empty side.
+    White space around sentences is stripped, and pairs with an empty side are dropped.
 
     Args:
-        source: file of the source sentences.
-        target: file of their translations.
+      source: file of the source sentences.
+      target: file of their translations.
 
     Returns:
-        The pairs, and notes on what was dropped.
+      The pairs, and notes on what was dropped.
 
     Raises:
-        DataError: a file cannot be read or is not UTF-8, the files have unequal numbers of lines,
-            or no pair is left.
+      DataError: a file cannot be read or is not UTF-8, the numbers of lines differ, or no pair is left.
     """
     sources, targets = _lines(source), _lines(target)
     if len(sources) != len(targets):
@@ -110,6 +109,6 @@ def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
 
 
 def _lines(name: str) -> list[bytes]:
-    """Returns the lines of a UTF-8 file."""
+    """Return the lines of a UTF-8 file."""
     lines = read_utf8(name).split(b"\n")
     return lines[:-1] if not lines[-1] else lines

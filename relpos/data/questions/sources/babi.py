@@ -4,14 +4,13 @@
     2 John went to the hallway.
     3 Where is Mary? <tab> bathroom <tab> 1
 
-Weston et al. 2015, arXiv:1502.05698. Every line has a number, and 1 begins a new story. A question's
-context is the story so far without its questions, one sentence a line.
+Weston et al. 2015, arXiv:1502.05698. Every line has a number, and 1 starts a new story. A question's context is the
+story so far without its questions, one sentence per line.
 
-The answer is a span of the context: where the answer stands as a word in a supporting fact, in the
-order in which the facts are listed, there; else its last occurrence in the story, which is counted
-as a problem, since nothing says that it is what the question is about. Left out and counted are
-questions whose answer is not a span: directions to go ("s,e"), lists, numbers of objects, and
-always yes, no and maybe, for the "no" of "John is no longer here" is no answer.
+The answer is a span of the context: its occurrence as a word in the first supporting fact, as listed, that contains it.
+If none does, it is its last occurrence in the story, which is counted as a problem, since the question may not be about
+it. Questions whose answer is not a span are left out and counted: directions ("s,e"), lists, numbers of objects, and
+always yes, no and maybe, as the "no" in "John is no longer here" is not an answer.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ _VERDICTS = {"yes", "no", "maybe"}
 
 
 def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Loads questions of the user's own files.
+    """Load questions from the user's own files.
 
     Args:
-        train: a file, a glob or a folder; .gz and .xz are unpacked.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      train: a file, a glob or a folder; .gz and .xz files are decompressed.
+      validation: likewise; "" means to hold out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: train names no files, or a file cannot be used.
     """
     return corpus_of_files(read_babi, train=train, validation=validation, test=test)
 
 
 def read_babi(path: str) -> Reading:
-    """Reads a file of bAbI; one that ends in .gz or .xz is unpacked.
+    """Read a bAbI file; one that ends in .gz or .xz is decompressed.
 
     Raises:
-        DataError: the file is not there, is not UTF-8, or its first line has no number.
+      DataError: the file does not exist or is not UTF-8, or its first line has no number.
     """
     reading = Reading()
     name = Path(path).name
-    facts: dict[int, str] = {}  # of the story so far, by the number of their line
+    facts: dict[int, str] = {}  # of the story so far, by line number
     story = ""
     for i, line in enumerate(read_utf8(path).decode().split("\n"), 1):
         where = f"{name} line {i}"
-        match = _LINE.fullmatch(line.strip(" \r"))  # a tab at the end has an empty answer before it
+        match = _LINE.fullmatch(line.strip(" \r"))  # keeps a final tab, after an empty answer
         if not match:
             if i == 1:
                 raise DataError(f"{path} is not bAbI: its first line has no number before it.")
@@ -75,14 +74,14 @@ def read_babi(path: str) -> Reading:
 
 
 def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: str) -> None:
-    """Adds the question of one line."""
+    """Add the question on a line."""
     question, answer, *rest = (field.strip() for field in text.split("\t"))
     numbers_of_facts = " ".join(rest).split()
     if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in numbers_of_facts):
         return reading.complain("line with other fields than a question's, left out", where)
     supports = [int(number) for number in numbers_of_facts]
     if any(fact not in facts for fact in supports):
-        reading.complain("supporting fact that is no earlier sentence, ignored", where)
+        reading.complain("supporting fact that is not an earlier sentence, ignored", where)
         supports = [fact for fact in supports if fact in facts]
     if not answer:
         return reading.complain("empty answer, left out", where)
@@ -108,7 +107,7 @@ def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: 
 
 
 def _place(answer: str, supports: Sequence[int], sentences: Sequence[str]) -> int | None:
-    """Returns where the answer begins in the sentences joined by line ends, None if in no support."""
+    """Return where the answer starts in the sentences joined by newlines; None if no support has it."""
     if answer.lower() in _VERDICTS:
         return None
     for support in supports:

@@ -1,11 +1,11 @@
-"""Files in the JSON of SQuAD, versions 1.1 and 2.0.
+"""Files in SQuAD's JSON format, versions 1.1 and 2.0.
 
     {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [
         {"id": ..., "question": ..., "is_impossible": ..., "answers": [
             {"text": ..., "answer_start": ...}]}]}]}]}
 
-Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822. XQuAD, MLQA and many others have
-the same form. Plausible answers to impossible questions are not read.
+Rajpurkar et al. 2016, arXiv:1606.05250, and 2018, arXiv:1806.03822. XQuAD, MLQA and many others use the same format.
+Plausible answers to impossible questions are ignored.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from relpos.files import parse_json
 
 
 def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Loads questions of the user's own files.
+    """Load questions from the user's own files.
 
     Args:
-        train: a file, a glob or a folder; .gz and .xz are unpacked.
-        validation: likewise; "" means held out from train.
-        test: likewise.
+      train: a file, a glob or a folder; .gz and .xz files are decompressed.
+      validation: likewise; "" means to hold out from train.
+      test: likewise.
 
     Raises:
-        DataError: nothing is named to train on, or what is named cannot be used.
+      DataError: train names no files, or a file cannot be used.
     """
     return corpus_of_files(read_squad, train=train, validation=validation, test=test)
 
 
 def read_squad(path: str) -> Reading:
-    """Reads a file in SQuAD's form; one that ends in .gz or .xz is unpacked.
+    """Read a file in SQuAD's format; one that ends in .gz or .xz is decompressed.
 
     Raises:
-        DataError: the file is not there, is no JSON or holds something else.
+      DataError: the file does not exist, is not JSON or holds something else.
     """
     reading = Reading()
     name = Path(path).name
@@ -54,13 +54,13 @@ def read_squad(path: str) -> Reading:
 
 
 def _add(reading: Reading, where: str, article: Any, paragraph: Any, qa: Any) -> None:
-    """Adds one question, of which nothing is known yet."""
+    """Add one unchecked question."""
     for record, name in ((paragraph, "context"), (qa, "question")):
         if not isinstance(record, dict) or not isinstance(record.get(name), str):
             return reading.complain(f"no text {name!r}, question left out", where)
     impossible = qa.get("is_impossible", False) is True
     answers = []
-    # Version 2.0 need not give an impossible question a list of answers.
+    # In version 2.0 an impossible question may lack a list of answers.
     for answer in (
         [] if impossible and "answers" not in qa else _list(qa, "answers", reading, where)
     ):
@@ -89,7 +89,7 @@ def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
 
 
 def _articles(path: str) -> list[Any]:
-    """Returns what stands under "data"."""
+    """Return the value of "data"."""
     text = read_utf8(path)
     try:
         content = parse_json(text)

@@ -1,22 +1,21 @@
-"""Stories in the manner of bAbI, with the facts that a question needs at a chosen distance.
+"""Stories like bAbI's, with the facts that a question needs at a chosen distance.
 
     Ben went to the cellar.  Ada moved to the attic.  Eve took the lamp.  Ben walked to the office.
     Where is Ada?  attic                                                  (one fact, distance 3)
 
-Weston et al. 2015, arXiv:1502.05698, tasks 1 and 2. The distance is that of the farthest needed
-sentence from the question, 1 for the last one, so how far a model reaches can be measured beyond
-the distances it was trained on. With one fact the question is where a person is; with two, where a
-thing is, in three ways with equal chance:
+Weston et al. 2015, arXiv:1502.05698, tasks 1 and 2. The distance is that from the question back to the farthest
+sentence it needs, 1 for the last sentence, so a model can be tested beyond the distances of its training. With one fact
+the question is where a person is; with two, where a thing is, in one of three equally likely forms:
 
     move ... take    Ada went to the attic. ... Ada took the lamp.
     take ... move    Ada took the lamp. ... Ada went to the attic.
     move ... drop    Ada went to the attic. ... Ada dropped the lamp.
 
-Nothing else tells the answer: after the first needed sentence the person is not mentioned except in
-the second one (and, after a drop, perhaps in leaving), the thing not either, and a thing that is
-picked up was never put down before. All else happens by chance among the others. Wherever there is
-room for it, someone else moves after the sentence that names the answer, so that the place which is
-mentioned last is no better than any other, see the baselines in the tests.
+Nothing else reveals the answer: after the first needed sentence, neither the person nor the thing is mentioned except
+in the second one (and, after a drop, perhaps when the person leaves), and a thing that is picked up was never put down
+before. The other sentences are random events among the others. If there is room, someone else moves after the sentence
+that names the answer, so that the last mentioned place is no better a guess than any other; see the baselines in the
+tests.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ MOVES = ("went to", "moved to", "walked to")
 TAKES = ("took", "picked up")
 DROPS = ("dropped", "put down")
 QUESTIONS = {"train": 10_000, "validation": 500, "test": 1000, "longer": 1000}
-MOST_DISTANCE = 64  # longer stories take minutes to make
+MOST_DISTANCE = 64  # longer stories take minutes to generate
 BEFORE = (2, 12)  # sentences before the first needed one
 
 Range = int | tuple[int, int]
 
 
 def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> Corpus[Question]:
-    """Loads stories.
+    """Load stories.
 
     Args:
-        distance: the least and the greatest, in sentences, at most `MOST_DISTANCE`; those of the split "longer" are
-            greater, up to twice as much.
-        facts: needed sentences, 1 or 2.
-        seed: which stories.
+      distance: the least and the greatest, in sentences, at most `MOST_DISTANCE`; those of the split "longer" are
+        greater, up to twice as great.
+      facts: needed sentences, 1 or 2.
+      seed: selects the stories.
 
     Raises:
-        DataError: numbers that no story can have.
+      DataError: no story can have these numbers.
     """
     if len(distance) != 2 or max(distance) > MOST_DISTANCE:
         raise DataError(
@@ -84,18 +83,18 @@ def questions(
     split: str = "train",
     seed: int = 0,
 ) -> list[Question]:
-    """Returns the first `count` questions of a split; no story is in two splits.
+    """Return the first `count` questions of a split; no story is in two splits.
 
     Args:
-        count: how many.
-        distance: in sentences, or the least and the most, drawn evenly.
-        facts: 1 or 2 needed sentences.
-        before: sentences before the first needed one, or the least and the most.
-        split: "train", "validation" or "test".
-        seed: another one draws other stories, from the same split.
+      count: how many.
+      distance: in sentences, or its range, drawn uniformly.
+      facts: the number of needed sentences, 1 or 2.
+      before: the number of sentences before the first needed one, or its range.
+      split: "train", "validation" or "test".
+      seed: another seed draws other stories of the same split.
 
     Raises:
-        DataError: an unknown split, or numbers that no story can have.
+      DataError: the split is unknown, or no story can have these numbers.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
@@ -116,7 +115,7 @@ def questions(
 def example(
     rng: random.Random, distance: int, *, facts: int = 1, before: Range = BEFORE, id: str = ""
 ) -> Question:
-    """Returns a story with its question, one sentence a line; arguments as for `questions`."""
+    """Return a story and its question, one sentence per line; arguments as for `questions`."""
     least = before if isinstance(before, int) else before[0]
     if facts not in (1, 2):
         raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
@@ -133,7 +132,7 @@ def example(
     else:
         kind = rng.choice((_move_take, _take_move, _move_drop))
         while not (asked := kind(story, distance, _drawn(rng, before))):
-            story = _Story(rng)  # by chance nobody could do what the kind asks for
+            story = _Story(rng)  # start again: nobody could do what the kind requires
     context = "\n".join(story.sentences)
     return Question(
         id=id,
@@ -151,20 +150,20 @@ def example(
 def _drawn(rng: random.Random, number: Range) -> int:
     low, high = (number, number) if isinstance(number, int) else number
     if low > high:
-        raise DataError(f"{number} is no range: the first number should be the smaller one.")
+        raise DataError(f"{number} is not a range: the first number must be the smaller one.")
     return rng.randint(low, high)
 
 
 class _Story:
-    """Sentences, and what is true after them.
+    """The sentences of a story, and the state after them.
 
     Attributes:
-        sentences: so far.
-        place: of every person that has moved.
-        holder: of every thing that someone has.
-        lying: the place of every thing that was dropped and not taken again.
-        fact: number of the sentence that names the answer.
-        answer: the place.
+      sentences: the sentences so far.
+      place: where each person is who has moved.
+      holder: who has each thing that is held.
+      lying: the place of each thing that was dropped and not taken again.
+      fact: the index of the sentence that names the answer.
+      answer: the place asked for.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -177,39 +176,39 @@ class _Story:
         self.answer = ""
 
     def choose(self, options: Sequence[str]) -> str:
-        """Returns any of the options."""
+        """Return a random one of the options."""
         return self._rng.choice(options)
 
     def draw(self, low: int, high: int) -> int:
-        """Returns any number from low to high."""
+        """Return a random number from low to high."""
         return self._rng.randint(low, high)
 
     def move(self, person: str) -> None:
-        """The person goes to another place."""
+        """Move the person to another place."""
         here = self.place.get(person)
         place = self.choose([place for place in PLACES if place != here])
         self.place[person] = place
         self.sentences.append(f"{person} {self.choose(MOVES)} the {place}.")
 
     def answer_move(self, person: str) -> None:
-        """The person goes to the place that will be asked for."""
+        """Move the person to the place that will be asked for."""
         self.move(person)
         self.fact, self.answer = len(self.sentences) - 1, self.place[person]
 
     def take(self, person: str, thing: str) -> None:
-        """The person takes a thing."""
+        """Let the person take a thing."""
         self.lying.pop(thing, None)
         self.holder[thing] = person
         self.sentences.append(f"{person} {self.choose(TAKES)} the {thing}.")
 
     def drop(self, person: str, thing: str) -> None:
-        """The person leaves a thing behind."""
+        """Let the person drop a thing."""
         del self.holder[thing]
         self.lying[thing] = self.place[person]
         self.sentences.append(f"{person} {self.choose(DROPS)} the {thing}.")
 
     def within_reach(self, person: str, without: str = "") -> list[str]:
-        """Returns what a person that has moved can take: what lies there or has not been seen."""
+        """Return what a person who has moved can take: things that lie there or have not been mentioned."""
         at = self.place.get(person)
         free = [t for t in THINGS if t not in self.holder and t != without]
         return [t for t in free if self.lying.get(t, at) == at] if at else []
@@ -222,13 +221,13 @@ class _Story:
         thing: str = "",
         leaving: str = "",
     ) -> None:
-        """Adds sentences, one of which at least is a move.
+        """Add sentences, at least one of which is a move.
 
         Args:
-            count: how many.
-            without: who does nothing.
-            thing: what nobody touches.
-            leaving: who moves once all the same.
+          count: how many.
+          without: the person who does nothing.
+          thing: the thing that nobody touches.
+          leaving: the person who must move once nevertheless.
         """
         persons = [person for person in PERSONS if person != without]
         moving = self.draw(0, count - 1) if count else 0
@@ -256,7 +255,7 @@ def _one_fact(story: _Story, distance: int, before: int) -> str:
 
 
 def _move_take(story: _Story, distance: int, before: int) -> str:
-    """Someone moves, and takes a thing that no other sentence puts anywhere."""
+    """Let someone move and take a thing that no other sentence mentions."""
     near = story.draw(1, distance - 1)
     story.happen(before)
     person = story.choose(PERSONS)
@@ -272,8 +271,8 @@ def _move_take(story: _Story, distance: int, before: int) -> str:
 
 
 def _take_move(story: _Story, distance: int, before: int) -> str:
-    """Someone takes a thing and carries it to where it is asked for."""
-    near = story.draw(min(2, distance - 1), distance - 1)  # leaves room for a move after
+    """Let someone take a thing and carry it to the place asked for."""
+    near = story.draw(min(2, distance - 1), distance - 1)  # leaves room for a later move
     story.happen(before)
     person = story.choose(PERSONS)
     free = story.within_reach(person)
@@ -288,7 +287,7 @@ def _take_move(story: _Story, distance: int, before: int) -> str:
 
 
 def _move_drop(story: _Story, distance: int, before: int) -> str:
-    """Someone who has a thing moves and leaves it there; then perhaps leaves."""
+    """Let someone who has a thing move and drop it, then perhaps leave."""
     near = story.draw(1, distance - 1)
     story.happen(before)
     if not story.holder:
@@ -304,6 +303,6 @@ def _move_drop(story: _Story, distance: int, before: int) -> str:
 
 
 def vocabulary() -> Sequence[str]:
-    """Returns every word that a story or its question may hold."""
+    """Return every word that a story or its question can contain."""
     phrases = " ".join((*MOVES, *TAKES, *DROPS)).split()
     return sorted({*PERSONS, *PLACES, *THINGS, *phrases, "the", "Where", "is"})

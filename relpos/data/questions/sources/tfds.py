@@ -15,22 +15,22 @@ FEATURES = ("context", "question", "answers")
 
 
 def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
-    """Loads a set; where validation or test is missing it is held out from train.
+    """Load a set; a missing validation or test split is held out from train.
 
     Args:
-        name: as tensorflow-datasets spells it.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: the set cannot be opened, or does not have SQuAD's features or a train split.
+      DataError: the set cannot be opened, or lacks SQuAD's features or a train split.
     """
-    from relpos.data.tfds import sets  # takes a second, which other sources need not wait for
+    from relpos.data.tfds import sets  # takes a second, for which other sources need not wait
 
     builder, sources = sets.open_sources(name, data_dir)
     features = builder.info.features or {}
     if missing := [feature for feature in FEATURES if feature not in features]:
         raise DataError(
-            f"{name} has not SQuAD's features: {', '.join(missing)} missing; it has "
+            f"{name} lacks SQuAD's features {', '.join(missing)}; it has "
             f"{', '.join(sorted(features)) or 'none'}."
         )
     if "train" not in sources:
@@ -44,12 +44,11 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
 
 
 def read_records(records: Sequence[Mapping[str, Any]], name: str) -> Reading:
-    """Reads the records that tensorflow-datasets makes of SQuAD and of sets like it.
+    """Read tensorflow-datasets records of SQuAD and similar sets.
 
     Args:
-        records: of one split, with the features of `FEATURES`, and perhaps id, title and
-            is_impossible.
-        name: of set and split, for problems.
+      records: one split, with the features `FEATURES` and perhaps id, title and is_impossible.
+      name: set and split, for messages.
     """
     reading = Reading()
     for i in range(len(records)):

@@ -1,8 +1,8 @@
-"""The user's own text: files, globs and folders, split so that no part of it is in two splits.
+"""The user's own text: files, globs and folders, split so that no part is in two splits.
 
-Bytes pass through unchanged, a byte order mark too; what a text repeats of itself is left as it is. A file is read as
-documents of at most `DOCUMENT_BYTES`, cut at line ends, so that a single long file can be shuffled;
-its documents put together again are the file. Of a file of lines of JSON every line is a document.
+Bytes stay unchanged, including a byte order mark and repetitions within a text. A file is read as documents of at most
+`DOCUMENT_BYTES`, cut at line ends, so that a single long file can be shuffled; joined together, they are the file. In a
+JSON lines file every line is a document.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from relpos.data.reading import NoTextError, read_text
 from relpos.data.splits import SPLITS, held_out
 from relpos.data.text.corpus import text_corpus
 
-VERSION = "1.0.0"  # of the rules that cut and split, below
+VERSION = "1.0.0"  # of the rules below, which cut and split
 DOCUMENT_BYTES = 65536
-HELD_OUT_BYTES = 250_000  # at most, in each of validation and test: evaluation stays cheap
+HELD_OUT_BYTES = 250_000  # at most, in each of validation and test, to keep evaluation cheap
 HELD_OUT_FRACTION = 0.025
-MANY_FILES = 40  # from here on whole files are held out, below it the end of every file
+MANY_FILES = 40  # or more: hold out whole files; fewer: the end of every file
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What the files hold: texts, which may be cut, and documents of their own, which may not."""
+    """The files' content: texts, which may be cut, and documents, which may not."""
 
     texts: list[bytes]
     documents: list[bytes]
 
 
 def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
-    """Loads text of the user's own.
+    """Load the user's own text.
 
     Args:
-        path: a file, a glob or a folder, see `read_splits`.
-        field: the field of .jsonl files that holds the text.
+      path: a file, a glob or a folder, see `read_splits`.
+      field: the field of .jsonl files that holds the text.
 
     Raises:
-        DataError: nothing is named, or what is named cannot be used.
+      DataError: no path is given, or the files cannot be used.
     """
     if not path:
         raise DataError("Which files? path names a file, a glob or a folder of text.")
@@ -55,19 +55,19 @@ def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
 
 
 def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
-    """Reads what a path names, drops identical files, and splits it.
+    """Read the files that a path names, drop identical ones, and split them.
 
-    With many files whole files are held out, chosen by the hash of their content; with few, the
-    last fortieth of each file is test and the fortieth before it validation. Of lines of JSON each
-    is a document, and documents are held out by the hash of their content.
+    Of many files, whole ones are held out, chosen by the hash of their content; of few, the last fortieth of each file
+    is test and the fortieth before it validation. Each JSON line is a document, and documents are held out by the hash
+    of their content.
 
     Args:
-        pattern: a file, a glob, or a folder, of which every text file is taken, hidden ones
-            excepted. Files that end in .gz or .xz are unpacked.
-        field: the field of .jsonl files that holds the text.
+      pattern: a file, a glob, or a folder, which stands for all its text files that are not hidden. Files that end in
+        .gz or .xz are decompressed.
+      field: the field of .jsonl files that holds the text.
 
     Raises:
-        DataError: nothing is there, it cannot be read, it is no text, or it is too short to be split.
+      DataError: there are no files, or they cannot be read, are not text, or are too short to be split.
     """
     found = _read(pattern, field)
     texts = list(dict.fromkeys(found.texts))
@@ -86,13 +86,13 @@ def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
 
 
 def read_documents(pattern: str, field: str = "text") -> list[bytes]:
-    """Reads all that a path names, nothing dropped; arguments and errors as for `read_splits`."""
+    """Read all files that a path names and drop none; arguments and errors as for `read_splits`."""
     found = _read(pattern, field)
     return [part for text in found.texts for part in documents_of(text)] + found.documents
 
 
 def _read(pattern: str, field: str) -> _Found:
-    """Returns what the files hold that have any text; of a folder other files are left out, and told."""
+    """Return the content of the text files; other files of a folder are skipped with a warning."""
     found = _Found([], [])
     left_out: list[tuple[Path, DataError]] = []
     in_folder = paths.expanded(pattern).is_dir()
@@ -117,7 +117,7 @@ def _read(pattern: str, field: str) -> _Found:
     if left_out:
         some = ", ".join(str(path.name) for path, _ in left_out[:3])
         _log.warning(
-            "%s: %d of %d files are no text and are left out: %s%s",
+            "%s: %d of %d files are not text and are left out: %s%s",
             pattern, len(left_out), len(named), some, ", ..." if len(left_out) > 3 else "",
         )  # fmt: skip
     if not found.texts and not found.documents:
@@ -143,14 +143,14 @@ def _split_texts(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 
 def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
-    """Holds out documents, and with each all that are like it."""
+    """Hold out documents, keeping identical ones in one split."""
     places: dict[bytes, list[int]] = {}
     for i, document in enumerate(documents):
         places.setdefault(document, []).append(i)
     sizes = [len(document) * len(same) for document, same in places.items()]
     budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
-    budget = max(budget, statistics.median_low(sizes))  # one document at least
-    # Nor may a few long documents leave train nothing but themselves.
+    budget = max(budget, statistics.median_low(sizes))  # at least one document
+    # A few long documents must not be all that is left for train.
     budget = min(budget, -(-sum(size for size in sizes if size <= budget) // 3))
     keys = [hashlib.sha256(document).digest() for document in places]
     dealt = held_out(keys, sizes, budget=budget, largest=budget)
@@ -170,13 +170,13 @@ def _split_files(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
     budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
     keys = [hashlib.sha256(text).digest() for text in texts]
     dealt = held_out(keys, sizes, budget=budget, largest=budget)
-    if not dealt["test"] or not dealt["validation"]:  # all files are large, compared to the budget
+    if not dealt["test"] or not dealt["validation"]:  # all files are large compared with the budget
         return _split_ends(texts)
     return {s: [d for i in dealt[s] for d in documents_of(texts[i])] for s in SPLITS}
 
 
 def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
-    """Holds out the end of every text."""
+    """Hold out the end of every text."""
     total = sum(map(len, texts))
     fraction = min(HELD_OUT_FRACTION, HELD_OUT_BYTES / total)
     splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
@@ -194,7 +194,7 @@ def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 
 def documents_of(text: bytes) -> list[bytes]:
-    """Cuts a text into documents of at most `DOCUMENT_BYTES`, at line ends where there are any."""
+    """Cut a text into documents of at most `DOCUMENT_BYTES`, at line ends where possible."""
     documents = []
     start = 0
     while len(text) - start > DOCUMENT_BYTES:
@@ -207,9 +207,9 @@ def documents_of(text: bytes) -> list[bytes]:
 
 
 def cut_before(text: bytes, place: int, *, reach: int) -> int:
-    """Returns the last line end in the `reach` bytes before `place`.
+    """Return the last line end in the `reach` bytes before `place`.
 
-    Where no line ends there it is the start of the UTF-8 character at `place`.
+    If no line ends there, return the start of the UTF-8 character at `place`.
     """
     line_end = text.rfind(b"\n", max(place - reach, 0), place) + 1
     if line_end:

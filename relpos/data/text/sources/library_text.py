@@ -1,4 +1,4 @@
-"""The text that every Python installation carries; needs no download."""
+"""The text in every Python installation; needs no download."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from relpos.data.text.stdlib import documents
 
 
 def load(*, data_dir: str = "") -> Corpus[bytes]:
-    """Loads library_text, see `relpos.data.text.stdlib`.
+    """Load library_text, see `relpos.data.text.stdlib`.
 
     Args:
-        data_dir: the tensorflow-datasets folder in which it is kept; "" means $TFDS_DATA_DIR or
-            ~/tensorflow_datasets.
+      data_dir: the tensorflow-datasets folder to store it in; "" means $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
 
     Raises:
-        DataError: the folder cannot be used.
+      DataError: the folder cannot be used.
     """
-    # Takes a second, which other sources need not wait for.
+    # This import takes a second, for which other sources need not wait.
     from relpos.data.text.stdlib import builder
 
     return text_corpus("library_text", documents.VERSION, builder.prepare(data_dir))

@@ -10,24 +10,24 @@ from relpos.data.splits import SPLITS
 from relpos.data.text.corpus import text_corpus
 from relpos.data.tfds.records import Part, Records, as_bytes
 
-HELD_OUT_FRACTION = 0.01  # of the training split, where a set has no validation or test
+HELD_OUT_FRACTION = 0.01  # of train, for a set without validation or test
 HELD_OUT_DOCUMENTS = 2000  # at most
 
 
 def load(*, name: str = "", data_dir: str = "") -> Corpus[bytes]:
-    """Loads a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
+    """Load a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
 
-    Where it has no validation or test split, one is taken from the end of train (which tfds has shuffled).
+    A missing validation or test split is taken from the end of train, which tfds has shuffled.
 
     Args:
-        name: as tensorflow-datasets spells it.
-        data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: as tensorflow-datasets spells it.
+      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: no such set, not on disk and not to be downloaded, not stored as array_record, or
-            without a text feature.
+      DataError: the set does not exist, is not on disk and cannot be downloaded, is not stored as array_record, or has
+        no text feature.
     """
-    from relpos.data.tfds import sets  # takes a second, which other sources need not wait for
+    from relpos.data.tfds import sets  # takes a second, for which other sources need not wait
 
     builder, sources = sets.open_sources(name, data_dir)
     feature = sets.text_feature(builder, name)
@@ -45,7 +45,7 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[bytes]:
 
 
 def _three_splits(found: dict[str, Records[bytes]], name: str) -> dict[str, Sequence[bytes]]:
-    """Returns train, validation and test, carving from train what is missing."""
+    """Return train, validation and test; take missing ones from the end of train."""
     if "train" not in found or not len(found["train"]):
         raise DataError(f"{name} has no train split; it has: {', '.join(found) or 'none'}.")
     splits: dict[str, Sequence[bytes]] = {"train": found["train"]}

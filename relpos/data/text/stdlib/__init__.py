@@ -1,1 +1,1 @@
-"""library_text: the text that every Python installation carries."""
+"""library_text: the text in every Python installation."""

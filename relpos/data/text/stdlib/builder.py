@@ -1,8 +1,7 @@
-"""The tensorflow-datasets builder of library_text: prepared once per Python, read as array_record.
+"""The tensorflow-datasets builder of library_text: prepared once per Python, and read as array_record.
 
-The prepared folder is DATA_DIR/library_text/CONFIG/VERSION, and CONFIG names the Python release and
-a digest of the very text found, so another installation never reads a stale one. TensorFlow is not
-imported.
+The prepared folder is DATA_DIR/library_text/CONFIG/VERSION. CONFIG names the Python release and a digest of the text
+found, so another installation never reads stale text. TensorFlow is not imported.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class LibraryText(tfds.core.GeneratorBasedBuilder):
-    """Source, topics and docstrings of the running Python. Build it with `prepare`."""
+    """The source files, topics and docstrings of the running Python. Build it with `prepare`."""
 
     VERSION = tfds.core.Version(library_text.VERSION)
     RELEASE_NOTES: ClassVar = {
         library_text.VERSION: "Source files, pydoc topics, docstrings of C modules."
     }
-    url_infos = None  # nothing is downloaded, so tfds need not look for checksums beside this file
+    url_infos = None  # nothing is downloaded, so tfds need not look for a checksum file
 
     def __init__(self, *, found: Mapping[str, bytes] | None = None, **kwargs: object) -> None:
         self._found = found
@@ -47,7 +46,7 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def get_metadata(cls) -> tfds.core.DatasetMetadata:
-        """Returns no metadata: tfds would look for README.md and TAGS.txt beside this file."""
+        """Return no metadata, so that tfds does not look for README.md and TAGS.txt."""
         return tfds.core.DatasetMetadata(description="", citation="", tags=[])
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -57,7 +56,7 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {"name": tfds.features.Text(), "text": tfds.features.Text()}
             ),
-            disable_shuffling=True,  # documents keep their order, which the hash stands for
+            disable_shuffling=True,  # keep the documents' order, on which the hash depends
         )
 
     def _split_generators(
@@ -76,17 +75,17 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
-    """Prepares library_text where it is not yet, and opens it.
+    """Prepare library_text unless it is prepared, and open it.
 
     Args:
-        data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
-            Where it cannot be written a private folder for temporary files is used, with a warning.
+      data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        If it is not writable, a private temporary folder is used, with a warning.
 
     Returns:
-        The documents of each split.
+      The documents of each split.
 
     Raises:
-        DataError: there is no such user, or the folder for temporary files could be another user's.
+      DataError: the path names an unknown user, or the temporary folder may be another user's.
     """
     found = library_text.documents()
     config = tfds.core.BuilderConfig(name=_config_name(found))
@@ -101,7 +100,7 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
             with quiet_tfds():
                 builder.download_and_prepare()
         except OSError:
-            # Another process was faster: tfds writes beside and renames, the first one wins.
+            # Another process was faster: tfds writes to a temporary name and renames, and the first one wins.
             with quiet_tfds():
                 builder = LibraryText(found=found, config=config, data_dir=os.fspath(root))
             if not Path(builder.data_dir).is_dir():
@@ -113,7 +112,7 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
 
 
 def _config_name(found: Mapping[str, bytes]) -> str:
-    """For example "cpython-3.11.7-1a2b3c4d5e6f": the release, and a digest of text and rules."""
+    """Return the release and a digest of text and rules, such as "cpython-3.11.7-1a2b3c4d5e6f"."""
     digest = hashlib.sha256(_rules_digest())
     for name, text in found.items():
         digest.update(f"{name} {len(text)}\n".encode())
@@ -124,7 +123,7 @@ def _config_name(found: Mapping[str, bytes]) -> str:
 
 @functools.cache
 def _rules_digest() -> bytes:
-    """Digest of the code that cuts and splits: a changed rule makes another folder."""
+    """Return a digest of the code that cuts and splits, so that a changed rule makes a new folder."""
     rules = (library_text, passages, splits)
     return hashlib.sha256(
         b"".join(Path(str(rule.__file__)).read_bytes() for rule in rules)
@@ -132,7 +131,7 @@ def _rules_digest() -> bytes:
 
 
 def _writable(root: Path, config: str) -> Path:
-    """Returns `root`, or a temporary folder where `root` neither holds the text nor can take it."""
+    """Return `root`, or a temporary folder if `root` neither holds the text nor is writable."""
     if (root / "library_text" / config / library_text.VERSION).is_dir():
         return root
     try:
@@ -147,10 +146,10 @@ def _writable(root: Path, config: str) -> Path:
 
 
 def _make_private(folder: Path, why: str) -> None:
-    """Makes a folder that no other user can write to, or checks that it is one: all may write beside it.
+    """Make a folder that only this user can write to, or check that an existing one is; its parent is public.
 
     Raises:
-        DataError: another user could have put a text of theirs there.
+      DataError: another user could have put text there.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

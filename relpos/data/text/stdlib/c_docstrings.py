@@ -1,6 +1,6 @@
-"""Prints the docstrings of all standard modules written in C, as JSON: {module: text}.
+"""Print the docstrings of all standard modules written in C, as JSON: {module: text}.
 
-library_text.py runs this file in an interpreter of its own; it needs the standard library only.
+documents.py runs this file in a fresh interpreter; it needs only the standard library.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Iterator
 
-# Modules with side effects on import (readline may write to the terminal), or made for tests.
+# Modules with side effects on import (readline may write to the terminal), or meant for tests.
 _SKIPPED_MODULES = ("readline", "_tkinter", "_test", "_xx", "xx", "_ctypes_test")
 _C_KINDS = (
     type,
@@ -27,14 +27,14 @@ _C_KINDS = (
 
 
 def collect() -> dict[str, str]:
-    """Returns each C module's docstrings, in the order of the names."""
+    """Return each C module's docstrings, sorted by module name."""
     texts = {}
     for name in sorted(sys.stdlib_module_names):
         if name.startswith(_SKIPPED_MODULES) or not _is_c_module(name):
             continue
         try:
             module = importlib.import_module(name)
-        except ImportError:  # built without the library behind it
+        except ImportError:  # built without the library that it wraps
             continue
         texts[name] = "\n".join(_docstrings(name, module, depth=0))
     return texts
@@ -50,7 +50,7 @@ def _is_c_module(name: str) -> bool:
 
 
 def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
-    """Yields a heading and docstring for a C object, then for its members and theirs."""
+    """Yield a heading and docstring for a C object, then for its members, recursively."""
     doc = getattr(thing, "__doc__", None)
     if isinstance(doc, str) and doc.strip():
         signature = getattr(thing, "__text_signature__", None) or ""
@@ -66,7 +66,7 @@ def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
 
 
 def _is_c_type(value: type) -> bool:
-    """Whether a type is defined in C: the body of a class statement leaves Python functions."""
+    """Return whether a type is defined in C: a class statement would leave Python functions."""
     return not any(
         isinstance(member, types.FunctionType | property) for member in vars(value).values()
     )

@@ -1,8 +1,8 @@
-"""Repeated passages: find text that already stood elsewhere, and cut the lines that repeat it.
+"""Repeated passages: find text that occurs elsewhere, and cut the lines that repeat it.
 
-A passage is a run of `WINDOW` characters which are not white space, so that re-indented or
-re-wrapped copies (a docstring in a .py file and the same words in a C module) count as the same.
-Every window of every document is hashed with NumPy: 12 MB take about two seconds.
+A passage is a run of `WINDOW` characters other than white space, so that re-indented or re-wrapped copies (a docstring
+in a .py file and the same words in a C module) count as the same. Every window of every document is hashed with NumPy:
+12 MB take about two seconds.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 WINDOW = 48
 _WHITE = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\v\f", np.uint8))
-# One 64-bit code per byte value, from a fixed seed: the cuts are part of the corpus.
+# One 64-bit code per byte value, from a fixed seed, as the cuts define the corpus.
 _CODES = np.random.default_rng(20190112).integers(0, 2**64, size=256, dtype=np.uint64)
-_BASE = 0x9E3779B97F4A7C15  # odd: multiplying by it loses nothing modulo 2**64
+_BASE = 0x9E3779B97F4A7C15  # odd, so multiplying by it is invertible modulo 2**64
 
 
 class Passages:
     """The windows of one text: where they start and end in its bytes, and their hashes.
 
     Attributes:
-        starts: byte offset of the first character of each window, [windows] int64.
-        ends: byte offset after the last character of each window, [windows] int64.
-        hashes: [windows] uint64.
+      starts: byte offset of the first character of each window, [windows] int64.
+      ends: byte offset after the last character of each window, [windows] int64.
+      hashes: [windows] uint64.
     """
 
     def __init__(self, text: bytes, window: int = WINDOW) -> None:
@@ -37,10 +37,10 @@ class Passages:
 
 
 def _window_hashes(codes: np.ndarray, window: int) -> np.ndarray:
-    """Polynomial hash of every run of `window` codes: [n] -> [max(n - window + 1, 0)]."""
+    """Return the polynomial hash of every run of `window` codes: [n] -> [max(n - window + 1, 0)]."""
     if len(codes) < window:
         return np.empty(0, np.uint64)
-    # Double the window while it fits, and put the binary parts of `window` side by side.
+    # Double the window while it fits, and concatenate the binary parts of `window`.
     whole = np.zeros(len(codes) + 1, np.uint64)
     covered, part, length = 0, codes, 1
     while True:
@@ -60,12 +60,12 @@ def _power(exponent: int) -> np.uint64:
 
 
 def cut_lines(text: bytes, covered: np.ndarray, *, wholly: bool) -> bytes:
-    """Returns `text` without the lines which repeat something.
+    """Return `text` without the lines that repeat something.
 
     Args:
-        text: the document.
-        covered: [len(text)] bool, True for every byte inside a repeated window.
-        wholly: cut only lines all of whose characters are covered, instead of every line touched.
+      text: the document.
+      covered: [len(text)] bool, True for every byte inside a repeated window.
+      wholly: cut only lines whose characters are all covered, not every line that is touched.
     """
     if not covered.any():
         return text
@@ -84,16 +84,16 @@ def cut_lines(text: bytes, covered: np.ndarray, *, wholly: bool) -> bytes:
 
 
 def _coverage(size: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """[size] bool: True inside any of the spans [starts, ends)."""
+    """Return [size] bool: True inside any of the spans [starts, ends)."""
     steps = np.bincount(starts, minlength=size + 1) - np.bincount(ends, minlength=size + 1)
     return np.cumsum(steps[:size]) > 0
 
 
 def drop_repeats(documents: Sequence[bytes], *, window: int = WINDOW) -> list[bytes]:
-    """Cuts from each document the lines that only repeat passages of earlier documents.
+    """Cut from each document the lines that only repeat passages of earlier documents.
 
-    What a document repeats of itself stays. A line goes where every visible character of it lies in
-    a repeated window, so whole copied paragraphs go and shared idioms inside new lines stay.
+    Repetitions within a document stay. A line is cut if all its visible characters lie in repeated windows, so copied
+    paragraphs go and shared idioms within new lines stay.
     """
     passages = [Passages(document, window) for document in documents]
     counts = [len(p.hashes) for p in passages]
@@ -117,10 +117,10 @@ def drop_repeats(documents: Sequence[bytes], *, window: int = WINDOW) -> list[by
 def cut_shared(
     documents: Sequence[bytes], others: Sequence[bytes], *, window: int = WINDOW
 ) -> list[bytes]:
-    """Cuts every line of `documents` touched by a passage that occurs in `others`.
+    """Cut every line of `documents` that touches a passage of `others`.
 
-    Afterwards no passage of `window` visible characters is shared: cutting joins lines which were
-    apart, so it is repeated until nothing more is found.
+    Afterwards no passage of `window` visible characters is shared: cutting joins lines that were apart, so it is
+    repeated until nothing more is found.
     """
     known = [Passages(other, window).hashes for other in others]
     table = np.sort(np.concatenate(known)) if known else np.empty(0, np.uint64)
@@ -138,7 +138,7 @@ def cut_shared(
 
 
 def _is_in(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """[n] bool: which values stand in the sorted table."""
+    """Return [n] bool: which values are in the sorted table."""
     if not len(table):
         return np.zeros(len(values), bool)
     found = np.minimum(np.searchsorted(table, values), len(table) - 1)
