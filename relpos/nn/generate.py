@@ -115,7 +115,7 @@ def continued(
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
     placed, places = model.places.begin(prompts_BT, segments, more=max_new_tokens)
     caches = model.init_caches(B, T + max_new_tokens, positions=placed.positions)
-    logits_BTV, caches = model(prompts_BT, segments=segments, caches=caches, **placed._asdict())
+    logits_BTV, caches = model.decode(prompts_BT, caches, segments=segments, **placed._asdict())
     logits_BV = jnp.take_along_axis(logits_BTV, (lengths_B - 1)[:, None, None], 1)[:, 0]
 
     def unfinished(carry):
@@ -129,7 +129,7 @@ def continued(
         tokens_BM = tokens_BM.at[:, step].set(jnp.where(done_B, stop, chosen_B))
         counts_B = counts_B + ~done_B
         placed, places = model.places.follow(places, chosen_B[:, None])
-        logits_BTV, caches = model(chosen_B[:, None], caches=caches, **placed._asdict())
+        logits_BTV, caches = model.decode(chosen_B[:, None], caches, **placed._asdict())
         return step + 1, logits_BTV[:, 0], caches, places, done_B, tokens_BM, counts_B
 
     tokens_BM = jnp.full((B, max_new_tokens), stop, jnp.int32)

@@ -9,13 +9,13 @@ from relpos import encodings
 from relpos.encodings import Encoding
 from relpos.encodings.composed import expressions
 from relpos.encodings.composed.expressions import Kind, Scheme
-from relpos.nn.stack_config import StackConfig
+from relpos.nn.transformer_config import TransformerConfig
 
 EncodingOptions = Mapping[str, Mapping[str, Any]]
 
 
 def of_layer(
-    text: str, config: StackConfig, options: EncodingOptions, *, causal: bool, rngs: nnx.Rngs
+    text: str, config: TransformerConfig, options: EncodingOptions, *, causal: bool, rngs: nnx.Rngs
 ) -> Encoding | None:
     """Make the encoding of one layer's attention; None where all there is adds to the input.
 
@@ -43,7 +43,7 @@ def of_layer(
 
 
 def of_input(
-    texts: Sequence[str], config: StackConfig, options: EncodingOptions, *, rngs: nnx.Rngs
+    texts: Sequence[str], config: TransformerConfig, options: EncodingOptions, *, rngs: nnx.Rngs
 ) -> list[Encoding]:
     """Make what is added to the input, each scheme once, wherever the layers name it."""
     found = {

@@ -69,7 +69,7 @@ def _each(name: str, given: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
         given = (given,)
     if not given:
         raise ValueError(
-            f"{name} of no layer: give one value, or those that the layers take in turn"
+            f"{name} is empty: give one value, or several that the layers take in turn"
         )
     return tuple(map(read, given))
 

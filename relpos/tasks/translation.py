@@ -29,7 +29,7 @@ from relpos.data.pairs.batches import Sentences, Tokenized
 from relpos.data.pairs.scores import exact_matches, scores
 from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
+from relpos.nn import Beams, EncoderDecoder, TransformerConfig, beam_search
 from relpos.nn.beam_search import Found
 from relpos.training import memory, model_section
 from relpos.training.progress import say, track
@@ -390,14 +390,12 @@ def _model(
 
     def make() -> EncoderDecoder:
         model = EncoderDecoder(
-            EncoderDecoderConfig(
-                source_vocab,
-                target_vocab,
-                encoder=StackConfig(**model_section.layer_sizes(config, causal=False)),
-                decoder=StackConfig(**model_section.layer_sizes(config, of_decoder, causal=True)),
-                cross_encoding=config.cross_encoding,
-                share_embeddings=config.data.joint_vocabulary,
-            ),
+            encoder=TransformerConfig(**model_section.layer_sizes(config, causal=False)),
+            decoder=TransformerConfig(**model_section.layer_sizes(config, of_decoder, causal=True)),
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            cross_encoding=config.cross_encoding,
+            share_embeddings=config.data.joint_vocabulary,
             encoding_options=model_section.encoding_options(config),
             rngs=rngs,
         )

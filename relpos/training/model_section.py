@@ -10,14 +10,14 @@ from ml_collections import ConfigDict
 from relpos import encodings, places
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError, did_you_mean
-from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
+from relpos.nn import Decoder, SpanEncoder, TokenEncoder, TransformerConfig
 from relpos.training import memory
 
 TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 
 
 def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> dict[str, Any]:
-    """Return the arguments of `relpos.nn.StackConfig` that a config gives.
+    """Return the arguments of `relpos.nn.TransformerConfig` that a config gives.
 
     Args:
       config: with ``model``; a size of 0 stands for None.
@@ -40,7 +40,7 @@ def layer_sizes(config: ConfigDict, key: str = "encoding", *, causal: bool) -> d
         "scale": model.scale,
         "softcap": model.softcap,
         "dropout_rate": model.dropout_rate,
-        "norm": model.norm,
+        "norm_placement": model.norm,
         "dtype": model.dtype,
     }
 
@@ -178,10 +178,11 @@ def token_model(
       UserError: the sizes, the encoding, its options or the length do not go together.
     """
     sizes = layer_sizes(config, causal=kind is Decoder)
-    chosen = build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
+    chosen = build(lambda: TransformerConfig(**sizes), "model")
     try:
         model = kind(
             chosen,
+            vocab_size=vocab_size,
             encoding_options=encoding_options(config),
             places=create_places(config, tuple(digits)),
             rngs=rngs,

@@ -7,7 +7,7 @@ import pytest
 
 from relpos import config as config_lib
 from relpos.errors import UserError
-from relpos.nn import DecoderConfig
+from relpos.nn import TransformerConfig
 from relpos.training import model_section
 from relpos.training.task import create_task
 
@@ -121,7 +121,7 @@ def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):
     config = config_lib.load(
         config_lib.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
     )
-    sizes = DecoderConfig(vocab_size=3, **model_section.layer_sizes(config, causal=True))
+    sizes = TransformerConfig(**model_section.layer_sizes(config, causal=True))
     assert list(sizes.window) == windows
     assert (sizes.scale, sizes.softcap) == ((1.0, None), (50.0,))
 
