@@ -13,17 +13,10 @@ from relpos import positions as positions_lib
 from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
 from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
-from relpos.nn import moving_keys
+from relpos.nn import moving_keys, of_attention
 from relpos.nn.cache import Cache, by_head
 from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.linear import Linear
-from relpos.nn.of_attention import (
-    check_heads,
-    check_input,
-    dropout_options,
-    head_norms,
-    no_positions,
-)
 
 
 class RelativeAttention(nnx.Module):
@@ -88,7 +81,9 @@ class RelativeAttention(nnx.Module):
         Raises:
           ValueError: sizes do not divide, or the encoding is unknown.
         """
-        num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
+        num_kv_heads, head_dim = of_attention.check_heads(
+            num_heads, in_features, num_kv_heads, head_dim
+        )
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = head_dim
         self.causal, self.dropout_rate = causal, dropout_rate
@@ -114,7 +109,9 @@ class RelativeAttention(nnx.Module):
         self.out = Linear(
             num_heads * self.head_dim, in_features, bias=out_bias, dtype=dtype, rngs=rngs
         )
-        self.q_norm, self.k_norm = head_norms(qk_norm, self.head_dim, norm_epsilon, dtype, rngs)
+        self.q_norm, self.k_norm = of_attention.head_norms(
+            qk_norm, self.head_dim, norm_epsilon, dtype, rngs
+        )
 
     def __call__(
         self,
@@ -139,7 +136,7 @@ class RelativeAttention(nnx.Module):
             q, k, v, encoding=encoding, q_features=features, k_features=features,
             q_positions=positions, k_positions=positions, q_order=order, k_order=order,
             q_segments=segments, k_segments=segments, **self._options,
-            **dropout_options(self.dropout_rate, dropout_key, deterministic),
+            **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
         )  # fmt: skip
         return self._join(out)
 
@@ -209,7 +206,7 @@ class RelativeAttention(nnx.Module):
             q, k, v, encoding=encoding,
             q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
             q_positions=at[0], k_positions=at[1], q_segments=ids_BS[:, M:], k_segments=ids_BS,
-            **self._options, **dropout_options(self.dropout_rate, dropout_key, deterministic),
+            **self._options, **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
         )  # fmt: skip
         return self._join(out)
 
@@ -275,7 +272,7 @@ class RelativeAttention(nnx.Module):
 
     def _bound(self, encoding: Encoding | None) -> Encoding:
         """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or no_positions()
+        encoding = encoding or self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
         return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
@@ -287,7 +284,7 @@ class RelativeAttention(nnx.Module):
 
     def _project(self, x_BTD):
         """Return queries, keys and values."""
-        check_input(x_BTD)
+        of_attention.check_input(x_BTD)
         if x_BTD.shape[-1] != self.qkv.in_features:
             raise ValueError(
                 f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"

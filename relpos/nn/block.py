@@ -1,7 +1,7 @@
 """One layer of an encoder or decoder."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,27 @@ from relpos.nn.transformer_config import TransformerConfig
 from relpos.nn.turns import Turn
 
 
+class At(NamedTuple):
+    """Where the tokens of a call stand.
+
+    Attributes:
+      places: [B, T], their positions as queries of cross-attention.
+      segments: ids of packed documents, 0 is padding; None: one document.
+      positions: those of self-attention, see `RelativeAttention`.
+      order: likewise.
+    """
+
+    places: Num[Array, "B T *axes"]
+    segments: Int[Array, "B T"] | None = None
+    positions: Num[Array, "B T *axes"] | None = None
+    order: Num[Array, "B T"] | None = None
+
+
 class Block(nnx.Module):
     """Self-attention, optional cross-attention and an MLP, each with a residual connection.
 
-    All methods share these arguments:
-
-      memory: what cross-attention reads; None in a block without it.
-      places: [B, T], the positions of the queries in cross-attention.
-      segments: ids of packed documents, 0 is padding; None: one document.
-      key: a random key, which switches dropout on.
+    The methods take the memory that cross-attention reads, None in a block without it, and a random key, which
+    switches dropout on.
     """
 
     def __init__(
@@ -95,70 +107,48 @@ class Block(nnx.Module):
                 attention.out.kernel[...] = attention.out.kernel[...] * scale**0.5
 
     def __call__(
-        self,
-        x_BTD: Float[Array, "B T D"],
-        *,
-        positions: Num[Array, "B T *axes"] | None = None,
-        order: Num[Array, "B T"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
-        memory: Memory | None = None,
-        places: Num[Array, "B T *axes"] | None = None,
-        key: Array | None = None,
+        self, x_BTD: Float[Array, "B T D"], at: At, *, memory: Memory | None = None, key: Any = None
     ) -> Float[Array, "B T D"]:
-        """Return the output of the layer; `positions` and `order` are those of `RelativeAttention`."""
+        """Return the output of the layer."""
         keys = _keys(key)
         out = self.attention(
             self._before(x_BTD, self.attention_norm),
-            positions=positions, order=order, segments=segments,
+            positions=at.positions, order=at.order, segments=at.segments,
             dropout_key=keys[0], deterministic=key is None,
         )  # fmt: skip
-        return self._rest(x_BTD, out, memory, places, segments, keys)
+        return self._rest(x_BTD, out, at, memory, keys)
 
     def decode(
-        self,
-        x_BTD: Float[Array, "B T D"],
-        cache: Cache,
-        *,
-        positions: Num[Array, "B T *axes"] | None = None,
-        order: Num[Array, "B T"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
-        memory: Memory | None = None,
-        places: Num[Array, "B T *axes"] | None = None,
+        self, x_BTD: Float[Array, "B T D"], cache: Cache, at: At, *, memory: Memory | None = None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Return the output for tokens behind those in the cache, and the new cache."""
         out, cache = self.attention.decode(
             self._before(x_BTD, self.attention_norm), cache,
-            positions=positions, order=order, segments=segments,
+            positions=at.positions, order=at.order, segments=at.segments,
         )  # fmt: skip
-        return self._rest(x_BTD, out, memory, places, segments, _keys(None)), cache
+        return self._rest(x_BTD, out, at, memory, _keys(None)), cache
 
     def read_on(
-        self,
-        x_BTD: Float[Array, "B T D"],
-        earlier: Earlier,
-        *,
-        segments: Int[Array, "B T"] | None = None,
-        key: Array | None = None,
+        self, x_BTD: Float[Array, "B T D"], earlier: Earlier, at: At, *, key: Any = None
     ) -> tuple[Float[Array, "B T D"], Earlier]:
         """Return the output for tokens behind earlier ones, and the last inputs for the next segment."""
         keys = _keys(key)
         h = self._before(x_BTD, self.attention_norm)
         normed = self._before(jax.lax.stop_gradient(earlier.inputs), self.attention_norm)
         out = self.attention.read_on(
-            h, Earlier(normed, earlier.segments), segments=segments,
+            h, Earlier(normed, earlier.segments), segments=at.segments,
             dropout_key=keys[0], deterministic=key is None,
         )  # fmt: skip
-        grown = earlier.then(x_BTD, segments)
-        return self._rest(x_BTD, out, None, None, segments, keys), grown
+        return self._rest(x_BTD, out, at, None, keys), earlier.then(x_BTD, at.segments)
 
-    def _rest(self, x_BTD, out_BTD, memory, places, segments, keys):
+    def _rest(self, x_BTD, out_BTD, at: At, memory, keys):
         """Add the output of self-attention to x, then what the other sublayers make of it."""
         read_BTD = x_BTD  # by a parallel MLP
         x_BTD = self._after(x_BTD, out_BTD, self.attention_norm, keys[1])
         if self.cross is not None:
             out_BTD = self.cross(
-                self._before(x_BTD, self.cross_norm), memory=memory, positions=places,
-                segments=segments, dropout_key=keys[2], deterministic=keys[2] is None,
+                self._before(x_BTD, self.cross_norm), memory=memory, positions=at.places,
+                segments=at.segments, dropout_key=keys[2], deterministic=keys[2] is None,
             )  # fmt: skip
             x_BTD = self._after(x_BTD, out_BTD, self.cross_norm, keys[3])
         read_BTD = read_BTD if self.parallel else x_BTD

@@ -12,7 +12,7 @@ from relpos.attention.checks import checked_number
 from relpos.encodings import Encoding
 from relpos.nn import layer_encodings, stacked
 from relpos.nn.added_to_input import add_to_input, check_counted_on
-from relpos.nn.block import Block, dropped
+from relpos.nn.block import At, Block, dropped
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import Memory
 from relpos.nn.earlier import Earlier, check_layers
@@ -134,12 +134,10 @@ class Stack(nnx.Module):
         else:
             places = jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
 
+        at = At(places, segments, positions, order)
+
         def one(block, x, key, _, memory):
-            out = block(
-                x, positions=positions, order=order, segments=segments, memory=memory, places=places,
-                key=key,
-            )  # fmt: skip
-            return out, None
+            return block(x, at, memory=memory, key=key), None
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         x_BTD, keys = self._dropped(x_BTD, key)
@@ -172,22 +170,16 @@ class Stack(nnx.Module):
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
             places = jnp.maximum(first.next_positions(valid), 0)
 
+        at = At(places, segments, positions, order)
+
         def one(block, x, _, cache, memory):
-            return block.decode(
-                x, cache, positions=positions, order=order, segments=segments, memory=memory,
-                places=places,
-            )  # fmt: skip
+            return block.decode(x, cache, at, memory=memory)
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         return stacked.run(
-            self.blocks,
-            self.groups,
-            one,
-            x_BTD,
-            carried=caches,
-            memories=memories,
+            self.blocks, self.groups, one, x_BTD, carried=caches, memories=memories,
             in_a_loop=in_a_loop,
-        )
+        )  # fmt: skip
 
     def read_on(
         self,
@@ -201,7 +193,7 @@ class Stack(nnx.Module):
         """Return the output for a segment of a text that every layer reads behind its earlier inputs.
 
         Args:
-          x_BTD: as above, likewise the others.
+          x_BTD: embedded tokens.
           earlier: from `init_earlier` or the call for the previous segment.
           embed_positions: counted on through the text; needed by what adds to the input.
           segments: a document that goes on keeps its id.
@@ -219,7 +211,7 @@ class Stack(nnx.Module):
         places = positions_lib.within_segments(ids_BS)[:, M:]
 
         def one(block, x, key, earlier, _):
-            return block.read_on(x, earlier, segments=segments, key=key)
+            return block.read_on(x, earlier, At(places, segments), key=key)
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         x_BTD, keys = self._dropped(x_BTD, key)

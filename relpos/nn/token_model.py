@@ -3,7 +3,7 @@
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from relpos.nn.embedding import Embedding
 from relpos.nn.layer_encodings import EncodingOptions
@@ -15,7 +15,7 @@ from relpos.places import Placed, Places
 
 
 class TokenModel(nnx.Module):
-    """Embeddings, a stack of layers and a final norm. Subclasses say what they return of it.
+    """Embeddings, a stack of layers and a final norm.
 
     Attributes:
       max_length: the longest sequence that there are positions for; None: any.
@@ -63,3 +63,33 @@ class TokenModel(nnx.Module):
         """Return a vector for each token, from its embedding x and the positions that a call gives."""
         placed = place(self.places, given, tokens_BT, segments, key=key)
         return self.norm(self.stack(x_BTD, segments=segments, key=key, **placed._asdict()))
+
+
+class LogitsModel(TokenModel):
+    """Tokens to logits."""
+
+    has_logits = True
+
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return the logits at each place, in float32.
+
+        Args:
+          tokens_BT: token ids.
+          positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment.
+          order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
+          embed_positions: the positions that are added to the input; None: the positions.
+          segments: ids of packed documents, 0 is padding; None: one document.
+          key: a random key, which switches dropout on.
+        """
+        given = Placed(positions, order, embed_positions)
+        x_BTD = self.read(self.embed(tokens_BT), tokens_BT, given, segments, key)
+        return self.embed.logits(x_BTD)

@@ -130,7 +130,7 @@ class TransformerConfig:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """What the layers of one group have, one after another; the next group has the same again."""
+        """The options that the layers of the pattern have of their own, one after another."""
         group = turns_lib.together(
             self.num_layers,
             encoding=tuple(self.encodings),
