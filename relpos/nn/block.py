@@ -107,7 +107,7 @@ class Block(nnx.Module):
                 attention.out.kernel[...] = attention.out.kernel[...] * scale**0.5
 
     def __call__(
-        self, x_BTD: Float[Array, "B T D"], at: At, *, memory: Memory | None = None, key: Any = None
+        self, x_BTD: Float[Array, "B T D"], *, at: At, memory: Memory | None = None, key: Any = None
     ) -> Float[Array, "B T D"]:
         """Return the output of the layer."""
         keys = _keys(key)
@@ -119,7 +119,7 @@ class Block(nnx.Module):
         return self._rest(x_BTD, out, at, memory, keys)
 
     def decode(
-        self, x_BTD: Float[Array, "B T D"], cache: Cache, at: At, *, memory: Memory | None = None
+        self, x_BTD: Float[Array, "B T D"], cache: Cache, *, at: At, memory: Memory | None = None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Return the output for tokens behind those in the cache, and the new cache."""
         out, cache = self.attention.decode(
@@ -129,7 +129,7 @@ class Block(nnx.Module):
         return self._rest(x_BTD, out, at, memory, _keys(None)), cache
 
     def read_on(
-        self, x_BTD: Float[Array, "B T D"], earlier: Earlier, at: At, *, key: Any = None
+        self, x_BTD: Float[Array, "B T D"], earlier: Earlier, *, at: At, key: Any = None
     ) -> tuple[Float[Array, "B T D"], Earlier]:
         """Return the output for tokens behind earlier ones, and the last inputs for the next segment."""
         keys = _keys(key)

@@ -137,7 +137,7 @@ class Stack(nnx.Module):
         at = At(places, segments, positions, order)
 
         def one(block, x, key, _, memory):
-            return block(x, at, memory=memory, key=key), None
+            return block(x, at=at, memory=memory, key=key), None
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         x_BTD, keys = self._dropped(x_BTD, key)
@@ -173,7 +173,7 @@ class Stack(nnx.Module):
         at = At(places, segments, positions, order)
 
         def one(block, x, _, cache, memory):
-            return block.decode(x, cache, at, memory=memory)
+            return block.decode(x, cache, at=at, memory=memory)
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         return stacked.run(
@@ -211,7 +211,7 @@ class Stack(nnx.Module):
         places = positions_lib.within_segments(ids_BS)[:, M:]
 
         def one(block, x, key, earlier, _):
-            return block.read_on(x, earlier, At(places, segments), key=key)
+            return block.read_on(x, earlier, at=At(places, segments), key=key)
 
         x_BTD = self._with_positions(x_BTD, places, embed_positions)
         x_BTD, keys = self._dropped(x_BTD, key)
