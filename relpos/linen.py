@@ -34,7 +34,6 @@ class RelativeAttention(nn.Module):
     encoding_options: Any = nn.FrozenDict()
     options: Any = nn.FrozenDict()
 
-    @nn.compact
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
@@ -42,17 +41,49 @@ class RelativeAttention(nn.Module):
         positions: Num[Array, "B T *axes"] | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        cache: Cache | None = None,
-        earlier: Earlier | Float[Array, "B M D"] | None = None,
         deterministic: bool = True,
-    ) -> Any:
+    ) -> Float[Array, "B T D"]:
         """Attend; the arguments are those of `relpos.RelativeAttention`.
 
-        With deterministic=False and a dropout rate, the random stream "dropout" is used.
-
-        Returns:
-          [B, T, D]; with a cache, a pair of this and the new cache.
+        With deterministic=False and a dropout rate, the random stream "dropout" is read.
         """
+        layer = self._bound(x_BTD)
+        return layer(
+            x_BTD, positions=positions, order=order, segments=segments,
+            **self._dropout(layer, deterministic),
+        )  # fmt: skip
+
+    def decode(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        cache: Cache,
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Append x to a cache and attend, as `relpos.RelativeAttention.decode`: apply(..., method="decode")."""
+        return self._bound(x_BTD).decode(
+            x_BTD, cache, positions=positions, order=order, segments=segments
+        )
+
+    def read_on(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        earlier: Earlier | Float[Array, "B M D"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """Attend to earlier tokens too, as `relpos.RelativeAttention.read_on`: apply(..., method="read_on")."""
+        layer = self._bound(x_BTD)
+        return layer.read_on(
+            x_BTD, earlier, segments=segments, **self._dropout(layer, deterministic)
+        )
+
+    @nn.compact
+    def _bound(self, x_BTD: Float[Array, "B T D"]) -> relpos_nn.RelativeAttention:
+        """Return the layer for an input, with this module's parameters."""
         check_input(x_BTD)
         features = x_BTD.shape[-1]
 
@@ -61,18 +92,12 @@ class RelativeAttention(nn.Module):
 
         graphdef, initial, fixed = nnx.split(self._layer(features, nnx.Rngs(0)), nnx.Param, ...)  # type: ignore[misc]
         nnx.replace_by_pure_dict(initial, self.param("layer", init))
-        layer = nnx.merge(graphdef, initial, fixed)
+        return nnx.merge(graphdef, initial, fixed)
+
+    def _dropout(self, layer: relpos_nn.RelativeAttention, deterministic: bool) -> dict[str, Any]:
         dropping = not deterministic and layer.dropout_rate > 0
-        return layer(
-            x_BTD,
-            positions=positions,
-            order=order,
-            segments=segments,
-            cache=cache,
-            earlier=earlier,
-            dropout_key=self.make_rng("dropout") if dropping else None,
-            deterministic=deterministic,
-        )
+        key = self.make_rng("dropout") if dropping else None
+        return {"dropout_key": key, "deterministic": deterministic}
 
     def init_cache(
         self,

@@ -10,6 +10,7 @@ What a value may be stands in the annotation of its field, and nowhere else::
         sources: Options = options_of(text)
 
 A field is a bool, int, float, str or Literal, one of these or None, a tuple of one kind, another section, or `Options`.
+One with `metadata={"key": False}` is no key of the config.
 """
 
 import ast
@@ -147,9 +148,7 @@ def override(
 
 def to_plain(section: Any) -> dict[str, Any]:
     """Return nested dicts that JSON holds and `read` takes."""
-    return {
-        field.name: _to_plain(getattr(section, field.name)) for field in dataclasses.fields(section)
-    }
+    return {field.name: _to_plain(getattr(section, field.name)) for field in _fields(section)}
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,10 +184,15 @@ def show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _fields(section: Any) -> list[dataclasses.Field]:
+    """Return the fields that are keys, all but those with `metadata={"key": False}`."""
+    return [field for field in dataclasses.fields(section) if field.metadata.get("key", True)]
+
+
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+    return {field.name: hints[field.name] for field in _fields(kind)}
 
 
 @functools.cache

@@ -200,7 +200,7 @@ def decode_step(name: str, cached: int) -> Contestant:
     cache = layer.init_cache(1, cached + 1)
 
     def run(state, x, cache):
-        return nnx.merge(graphdef, state)(x, cache=cache)
+        return nnx.merge(graphdef, state).decode(x, cache)
 
     _, cache = jax.jit(run)(state, x, cache)
     forward, seconds, temporary = _compiled(run, (state, x[:, :1], cache))

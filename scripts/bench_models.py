@@ -70,17 +70,19 @@ def _cross_entropy(logits, targets):
 
 
 def relpos_model(size: Size, encoding: str, rngs: nnx.Rngs) -> nnx.Module:
-    """Return a decoder or encoder-decoder with default options."""
-    from relpos.nn import Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, StackConfig
+    """Return a decoder, or an encoder-decoder, as its defaults are."""
+    from relpos.nn import Decoder, EncoderDecoder, TransformerConfig
 
     sizes: dict[str, Any] = {
         "num_layers": size.L, "features": size.D, "num_heads": size.N, "encodings": (encoding,)
     }  # fmt: skip
+    config = TransformerConfig(**sizes)
     if not size.pairs:
-        return Decoder(DecoderConfig(vocab_size=size.V, **sizes), rngs=rngs)
-    stack = StackConfig(**sizes)
-    config = EncoderDecoderConfig(size.V, size.V, stack, stack, share_embeddings=True)
-    return EncoderDecoder(config, rngs=rngs)
+        return Decoder(config, vocab_size=size.V, rngs=rngs)
+    return EncoderDecoder(
+        encoder=config, decoder=config, source_vocab=size.V, target_vocab=size.V,
+        share_embeddings=True, rngs=rngs,
+    )  # fmt: skip
 
 
 class PlainDecoder(nnx.Module):

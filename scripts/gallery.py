@@ -34,7 +34,7 @@ from rich.progress import track
 
 from relpos import attention, encodings
 from relpos.encodings import Encoding
-from relpos.nn import Decoder, DecoderConfig
+from relpos.nn import Decoder, TransformerConfig
 from relpos.nn.layer_encodings import is_shared_by_layers
 
 HEADS, COLUMNS = 4, 4
@@ -129,11 +129,11 @@ class Training:
 
     def decoder(self, name: str) -> Decoder:
         """Return the untrained model of two layers."""
-        config = DecoderConfig(
-            vocab_size=self.vocabulary, num_layers=2, features=16 * HEADS, num_heads=HEADS,
+        config = TransformerConfig(
+            num_layers=2, features=16 * HEADS, num_heads=HEADS,
             encodings=(name,),
         )  # fmt: skip
-        return Decoder(config, rngs=nnx.Rngs(0))
+        return Decoder(config, vocab_size=self.vocabulary, rngs=nnx.Rngs(0))
 
     def rows(self, key: Array, count: int, length: int) -> Array:
         return jax.random.randint(key, (count, length), 0, self.vocabulary)

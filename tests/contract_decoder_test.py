@@ -152,13 +152,13 @@ def test_a_cache_is_given_positions_or_counts_them():
     model, x = make("rope"), tokens()
     counting, placed = (model.init_caches(B, T, positions=at) for at in (None, jnp.zeros((B, T))))
     with pytest.raises(ValueError, match="this cache counts positions"):
-        model(x, caches=counting, positions=jnp.arange(T))
+        model.decode(x, counting, positions=jnp.arange(T))
     with pytest.raises(ValueError, match="pass those of the new tokens too"):
-        model(x, caches=placed)
+        model.decode(x, placed)
     with pytest.raises(
         ValueError, match=r"made for positions float32\[2, 13\], got int32\[2, 13, 2\]"
     ):
-        model(x, caches=placed, positions=jnp.zeros((B, T, 2), jnp.int32))
+        model.decode(x, placed, positions=jnp.zeros((B, T, 2), jnp.int32))
 
 
 @long_but_for(*OF_EACH_KIND, *READ_TOKENS)  # whose sums go on from token to token

@@ -12,11 +12,10 @@ from flax import nnx
 from relpos import encodings
 from relpos.nn import (
     Beams,
-    DecoderConfig,
     Encoder,
     EncoderDecoder,
-    EncoderDecoderConfig,
-    StackConfig,
+    TokenEncoder,
+    TransformerConfig,
     beam_search,
 )
 from relpos.nn.encoder_decoder import Decoding
@@ -29,15 +28,13 @@ BEGIN, END = 0, 1
 
 @functools.cache
 def model_of(encoder, decoder, cross, norm):
-    sizes = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 1, "features": 24, "norm": norm}
-    config = EncoderDecoderConfig(
-        V + 2,
-        V,
-        StackConfig(encodings=(encoder,), **sizes),
-        StackConfig(encodings=(decoder,), **sizes),
-        cross,
-    )
-    return drawn(lambda: EncoderDecoder(config, rngs=nnx.Rngs(0)), config.decoder)
+    sizes = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 1, "features": 24}
+    of_decoder = TransformerConfig(encodings=(decoder,), norm_placement=norm, **sizes)
+    make = lambda: EncoderDecoder(  # noqa: E731
+        encoder=dataclasses.replace(of_decoder, encodings=(encoder,)), decoder=of_decoder,
+        source_vocab=V + 2, target_vocab=V, cross_encoding=cross, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    return drawn(make, of_decoder)
 
 
 def make(encoder="rope", decoder="rope", cross="none"):
@@ -194,8 +191,8 @@ def test_what_is_remembered_of_a_token_is_of_all_but_padding(place):
 
 
 def encoder_config(name):
-    return DecoderConfig(
-        vocab_size=V, num_layers=1, features=24, num_heads=4, encodings=(name,), norm="post"
+    return TransformerConfig(
+        num_layers=1, features=24, num_heads=4, encodings=(name,), norm_placement="post"
     )
 
 
@@ -209,9 +206,9 @@ def encoder_config(name):
 )
 def test_an_encoder_sees_both_sides(name):
     config = encoder_config(name)
-    model = nnx.merge(*drawn(lambda: Encoder(config, rngs=nnx.Rngs(0)), config))
+    model = nnx.merge(*drawn(lambda: TokenEncoder(config, vocab_size=V, rngs=nnx.Rngs(0)), config))
     x = tokens(T)
-    encode = nnx.jit(lambda model, x, segments=None: model.logits(model(x, segments=segments)))
+    encode = nnx.jit(lambda model, x, segments=None: model(x, segments=segments))
     whole = encode(model, x)
     assert whole.shape == (B, T, V)
     for changed in (0, T - 1):
@@ -225,7 +222,7 @@ def test_an_encoder_sees_both_sides(name):
 @pytest.mark.parametrize("name", list(filter(sees_the_past_alone, NAMES)))
 def test_an_encoder_refuses_what_sees_the_past_alone(name):
     with pytest.raises(ValueError, match="causal"):
-        Encoder(encoder_config(name), rngs=nnx.Rngs(0))
+        Encoder(encoder_config(name), vocab_size=V, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {cross for _, _, cross in PLACES}))
@@ -267,9 +264,11 @@ def every_target(seed, source, length):
 
 def small_model(seed):
     sizes = {"num_heads": 2, "num_layers": 1, "features": 8}
-    stack = StackConfig(encodings=("rope",), **sizes)
-    config = EncoderDecoderConfig(4, 4, stack, stack, share_embeddings=True)
-    make = lambda: EncoderDecoder(config, rngs=nnx.Rngs(0))  # noqa: E731
+    stack = TransformerConfig(encodings=("rope",), **sizes)
+    make = lambda: EncoderDecoder(  # noqa: E731
+        encoder=stack, decoder=stack, source_vocab=4, target_vocab=4, share_embeddings=True,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
     return nnx.merge(*drawn(make, stack, seed=seed, size=0.6))
 
 

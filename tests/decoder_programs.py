@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from relpos.nn import Decoder, DecoderConfig
+from relpos.nn import Decoder, TransformerConfig
 from relpos.positions import Window
 from tests.drawn import drawn
 
@@ -23,8 +23,8 @@ def made(name, config):
     config = {"num_heads": 6, "num_kv_heads": 3, "num_layers": len(layers), "features": 24} | dict(
         config
     )
-    sizes = DecoderConfig(vocab_size=V, encodings=layers, **config)
-    return drawn(lambda: Decoder(sizes, rngs=nnx.Rngs(0)), sizes)
+    sizes = TransformerConfig(encodings=layers, **config)
+    return drawn(lambda: Decoder(sizes, vocab_size=V, rngs=nnx.Rngs(0)), sizes)
 
 
 def make(name, window=None, **config):
@@ -68,7 +68,7 @@ def forward(model, tokens_BT, segments=None):
 
 @in_numpy
 def grow(model, tokens_BT, caches, segments=None):
-    return model(tokens_BT, caches=caches, segments=segments)
+    return model.decode(tokens_BT, caches, segments=segments)
 
 
 @in_numpy
@@ -83,7 +83,7 @@ def ordered(model, tokens_BT, positions, order=None):
 
 @in_numpy
 def grow_at(model, tokens_BT, caches, positions, order=None):
-    return model(tokens_BT, caches=caches, positions=positions, order=order)
+    return model.decode(tokens_BT, caches, positions=positions, order=order)
 
 
 @jax.jit

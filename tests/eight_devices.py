@@ -27,11 +27,9 @@ from relpos.attention import choices
 from relpos.attention.per_head import SPLIT
 from relpos.nn import (
     Decoder,
-    DecoderConfig,
     EncoderDecoder,
-    EncoderDecoderConfig,
     RelativeAttention,
-    StackConfig,
+    TransformerConfig,
 )
 
 B, T, N, H = 16, 136, 8, 4  # more pairs than are computed with all heads together
@@ -116,8 +114,8 @@ SIZES = {"features": D, "num_heads": N, "dropout_rate": 0.1}
 
 
 def decoder(kind, name, layers=2):
-    config = DecoderConfig(vocab_size=7, encodings=(name,), num_layers=layers, **SIZES)
-    graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    config = TransformerConfig(encodings=(name,), num_layers=layers, **SIZES)
+    graphdef, state = nnx.split(Decoder(config, vocab_size=7, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
     segments = jnp.broadcast_to(1 + jnp.arange(T) // 50, (B, T))
 
@@ -130,9 +128,11 @@ def decoder(kind, name, layers=2):
 
 
 def encoder_decoder(kind, name, layers=2):
-    sides = StackConfig(encodings=(name,), num_layers=layers, **SIZES)
-    config = EncoderDecoderConfig(source_vocab=7, target_vocab=7, encoder=sides, decoder=sides)
-    graphdef, state = nnx.split(EncoderDecoder(config, rngs=nnx.Rngs(0)))
+    sides = TransformerConfig(encodings=(name,), num_layers=layers, **SIZES)
+    model = EncoderDecoder(
+        encoder=sides, decoder=sides, source_vocab=7, target_vocab=7, rngs=nnx.Rngs(0)
+    )
+    graphdef, state = nnx.split(model)
     tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
     loss = lambda state, x, y: jax.nn.logsumexp(nnx.merge(graphdef, state)(x, y), -1).mean()  # noqa: E731
     return measure(kind, gradient_of(loss), state, [ROWS, ROWS], [tokens, tokens])

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.nn import Decoder, DecoderConfig
+from relpos.nn import Decoder, TransformerConfig
 from tests.attending import WITHIN, D, H, N, attend, make
 
 K = 3
@@ -73,8 +73,8 @@ def test_a_gradient_with_other_rules_and_symbols(kw):
 @pytest.mark.parametrize("name", ["sinusoidal", "t5,fox"])
 def test_a_models_batch_and_length_may_be_symbols(name):
     names = tuple(name.split(","))
-    config = DecoderConfig(vocab_size=7, num_layers=2, features=12, num_heads=2, encodings=names)
-    graphdef, state = nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    config = TransformerConfig(num_layers=2, features=12, num_heads=2, encodings=names)
+    graphdef, state = nnx.split(Decoder(config, vocab_size=7, rngs=nnx.Rngs(0)))
     function = jax.jit(lambda state, *x: nnx.merge(graphdef, state)(x[0], segments=x[1]))
     b, t = jax.export.symbolic_shape("b, t")
     tokens = jax.ShapeDtypeStruct((b, t), jnp.int32)

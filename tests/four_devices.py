@@ -11,9 +11,9 @@ from relpos import cores, room
 from relpos.attention import choices
 from relpos.nn import (
     Decoder,
-    DecoderConfig,
     Sampling,
     TokenEncoder,
+    TransformerConfig,
     continue_rows,
     most_probable,
 )
@@ -138,8 +138,8 @@ def rows_are_continued_and_read_as_on_one_device():
     every, sharing, together = jax.local_devices(), cores.sharing, cores._together
     cores._together = lambda *arguments: seen.append(1) or together(*arguments)
     for kind, read in ((Decoder, continue_rows), (TokenEncoder, most_probable)):
-        sizes = DecoderConfig(vocab_size=11, num_layers=1, features=16, num_heads=2)
-        graphdef, state = nnx.split(kind(sizes, rngs=nnx.Rngs(0)))
+        sizes = TransformerConfig(num_layers=1, features=16, num_heads=2)
+        graphdef, state = nnx.split(kind(sizes, vocab_size=11, rngs=nnx.Rngs(0)))
         state = jax.tree.map(lambda x: x + jnp.sin(jnp.arange(x.size)).reshape(x.shape), state)
         model, options, found = nnx.merge(graphdef, state), how if read is continue_rows else {}, []
         for devices in (1, 4):

@@ -75,7 +75,7 @@ def test_cached_decoding(name):
     cache = layer.init_cache(2, 11, D)
     outputs = []
     for t in range(11):
-        out, cache = layer.apply(variables, X[:, t : t + 1], cache=cache)
+        out, cache = layer.apply(variables, X[:, t : t + 1], cache, method="decode")
         outputs.append(out)
     np.testing.assert_allclose(
         jnp.concatenate(outputs, 1), layer.apply(variables, X), rtol=0, atol=1e-4

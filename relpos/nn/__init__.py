@@ -8,15 +8,13 @@ from relpos.nn.cache import Cache as Cache
 from relpos.nn.cross_attention import CrossAttention as CrossAttention
 from relpos.nn.cross_attention import Memory as Memory
 from relpos.nn.decoder import Decoder as Decoder
-from relpos.nn.decoder import DecoderConfig as DecoderConfig
 from relpos.nn.earlier import Earlier as Earlier
 from relpos.nn.encoder import Encoder as Encoder
 from relpos.nn.encoder import TokenEncoder as TokenEncoder
 from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
-from relpos.nn.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
 from relpos.nn.generate import Sampling as Sampling
 from relpos.nn.generate import generate as generate
 from relpos.nn.rows import continue_rows as continue_rows
 from relpos.nn.rows import most_probable as most_probable
 from relpos.nn.span_encoder import SpanEncoder as SpanEncoder
-from relpos.nn.stack import StackConfig as StackConfig
+from relpos.nn.transformer_config import TransformerConfig as TransformerConfig

@@ -13,22 +13,28 @@ from relpos import positions as positions_lib
 from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
 from relpos.attention.checks import check_encoding, check_places, checked_number
 from relpos.encodings import Encoding
-from relpos.nn import moving_keys
+from relpos.nn import moving_keys, of_attention
 from relpos.nn.cache import Cache, by_head
 from relpos.nn.earlier import Earlier, check_earlier
-from relpos.nn.linear import Linear, product
-from relpos.nn.of_attention import (
-    check_heads,
-    check_input,
-    dropout_options,
-    no_positions,
-)
+from relpos.nn.linear import Linear
 
 
 class RelativeAttention(nnx.Module):
     """Self-attention of N query heads and K key/value heads, with a position encoding.
 
     out = concat_n(attention(x W_q, x W_k, x W_v)_n) W_o;  see `relpos.attention` for the equation of one head.
+
+    The methods that attend share these arguments:
+
+      x_BTD: the input.
+      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on from
+        the tokens in the cache.
+      order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
+      segments: ids of packed documents, 0 is padding; None: one document. With a cache, all but 0 are one document.
+      encoding: used instead of the layer's own, as when all layers share one.
+      dropout_key: a random key, which switches dropout on.
+      deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,
+        and log once if there is none.
     """
 
     def __init__(
@@ -44,30 +50,40 @@ class RelativeAttention(nnx.Module):
         window: int | tuple[int | None, int | None] | None = None,
         scale: float | None = None,
         softcap: float | None = None,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        qk_norm: bool = False,
+        norm_epsilon: float = 1e-6,
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
         """Make the projections and, from a name, the encoding.
 
         Args:
-          num_heads: N, query heads.
+          num_heads: N, the number of query heads.
           in_features: D, the width of input and output.
           encoding: a scheme's name or class (with its default options), an encoding made by
-            `relpos.encodings.create`, or None: no positions, unless each call brings an encoding.
+            `relpos.encodings.create`, or None: no positions, unless a call passes an encoding.
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
-          causal: see only the past.
+          causal: whether a token sees only those before it.
           window: see only keys with |d| < window; or a pair (past, future), see `relpos.positions.Window`.
-          scale: of the dot products; None: 1 / sqrt(H). T5 itself has 1.
+          scale: the factor of the dot products; None: the encoding's own, 1 / sqrt(H) if it has none. T5 uses 1.
           softcap: logits become softcap * tanh(logits / softcap).
-          dropout_rate: of the attention weights.
-          dtype: to compute in; parameters are float32.
+          qkv_bias: whether the projections to queries, keys and values add a bias.
+          out_bias: whether the output projection adds a bias.
+          qk_norm: whether an RMS norm over H follows the projections to queries and keys.
+          norm_epsilon: what this norm adds to the mean square.
+          dropout_rate: for the attention weights.
+          dtype: the type to compute in; parameters are float32.
 
         Raises:
-          ValueError: sizes that do not divide, or an unknown encoding.
+          ValueError: sizes do not divide, or the encoding is unknown.
         """
-        num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
+        num_kv_heads, head_dim = of_attention.check_heads(
+            num_heads, in_features, num_kv_heads, head_dim
+        )
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = head_dim
         self.causal, self.dropout_rate = causal, dropout_rate
@@ -89,8 +105,13 @@ class RelativeAttention(nnx.Module):
             )
         self.encoding = encoding
         heads = num_heads + 2 * num_kv_heads
-        self.qkv = Linear(in_features, heads * self.head_dim, dtype=dtype, rngs=rngs)
-        self.out = Linear(num_heads * self.head_dim, in_features, dtype=dtype, rngs=rngs)
+        self.qkv = Linear(in_features, heads * self.head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(
+            num_heads * self.head_dim, in_features, bias=out_bias, dtype=dtype, rngs=rngs
+        )
+        self.q_norm, self.k_norm = of_attention.head_norms(
+            qk_norm, self.head_dim, norm_epsilon, dtype, rngs
+        )
 
     def __call__(
         self,
@@ -99,76 +120,95 @@ class RelativeAttention(nnx.Module):
         positions: Num[Array, "B T *axes"] | positions_lib.Consecutive | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        cache: Cache | None = None,
-        earlier: Earlier | Float[Array, "B M D"] | None = None,
         encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
-    ) -> Any:
-        """Attend.
+    ) -> Float[Array, "B T D"]:
+        """Attend within x."""
+        encoding = self._bound(encoding)
+        q, k, v = self._project(x_BTD)
+        valid = None if segments is None else segments != 0
+        features, _ = encodings.tokens(
+            encoding, x_BTD, valid, segments=segments,
+            positions=_in_one_number(positions, order, x_BTD.shape[:2]),
+        )  # fmt: skip
+        out = attention(
+            q, k, v, encoding=encoding, q_features=features, k_features=features,
+            q_positions=positions, k_positions=positions, q_order=order, k_order=order,
+            q_segments=segments, k_segments=segments, **self._options,
+            **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
+        )  # fmt: skip
+        return self._join(out)
 
-        Args:
-          x_BTD: the input.
-          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or,
-            with a cache that counts, behind the tokens in it.
-          order: what causality and windows go by; None: the positions, or where these have axes the row.
-          segments: ids of packed documents, 0 is padding; with a cache only 0 or not 0 matters.
-          cache: from `init_cache` or an earlier call; the tokens of x come after those in it.
-          earlier: the layer's inputs at the M tokens before, of an earlier segment of the text: keys and values are of
-            both, and x counts on from them (`relpos.nn.Earlier`, Transformer-XL's recurrence). No gradient goes to an
-            array; an `Earlier` is read as it is.
-          encoding: used instead of the layer's own (one encoding shared by all layers).
-          dropout_key: switches dropout on.
-          deterministic: True: no dropout, whatever the key; False: a dropout rate needs a key; None: the key decides,
-            and that there is none is logged once.
+    def decode(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        cache: Cache,
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        encoding: Encoding | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Append x to a cache and attend to all tokens in it, without dropout.
+
+        `cache` comes from `init_cache` or the previous call.
 
         Returns:
-          [B, T, D]; with a cache the pair of that and the new cache. In a row with more tokens than its cache can
-          hold everything is NaN.
+          The output and the new cache. If a row has more tokens than its cache can hold, all its outputs are NaN.
         """
         encoding = self._bound(encoding)
-        check_input(x_BTD)
-        if x_BTD.shape[-1] != self.qkv.in_features:
-            raise ValueError(
-                f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
-            )
         q, k, v = self._project(x_BTD)
-        options: dict[str, Any] = {
-            "causal": self.causal,
-            "window": self.window,
-            "scale": self.scale,
-            "softcap": self.softcap,
-        }
-        options |= dropout_options(self.dropout_rate, dropout_key, deterministic)
-        if earlier is not None:
-            earlier = earlier if isinstance(earlier, Earlier) else Earlier.of(earlier)
-            check_earlier(earlier, x_BTD, cache=cache, positions=positions, order=order)
-            return self._join(
-                self._attend_earlier(encoding, x_BTD, (q, k, v), earlier, segments, options)
-            )
-        if cache is None:
-            valid = None if segments is None else segments != 0
-            features, _ = encodings.tokens(
-                encoding, x_BTD, valid, segments=segments,
-                positions=_in_one_number(positions, order, x_BTD.shape[:2]),
-            )  # fmt: skip
-            out = attention(
-                q, k, v, encoding=encoding, q_features=features, k_features=features,
-                q_positions=positions, k_positions=positions, q_order=order, k_order=order,
-                q_segments=segments, k_segments=segments, **options,
-            )  # fmt: skip
-            return self._join(out)
         if cache.length.shape != x_BTD.shape[:1]:
             raise ValueError(
-                f"the cache is of {cache.length.shape[0]} rows, the input of {x_BTD.shape[0]}"
+                f"the cache has {cache.length.shape[0]} rows, the input has {x_BTD.shape[0]}"
             )
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         at = cache.places(valid, positions, order)
         check_places(encoding, at[0])
         out, cache = self._attend_cached(
-            encoding, x_BTD, q, k, v, valid, at, cache, all_tokens=segments is None, **options
+            encoding, x_BTD, q, k, v, valid, at, cache, all_tokens=segments is None
         )
         return self._join(out), cache
+
+    def read_on(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        earlier: Earlier | Float[Array, "B M D"],
+        *,
+        segments: Int[Array, "B T"] | None = None,
+        encoding: Encoding | None = None,
+        dropout_key: Array | None = None,
+        deterministic: bool | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Attend to x and to the earlier tokens of its text, from which positions count on (Transformer-XL).
+
+        `earlier` holds the layer's inputs at the M tokens before x; their keys and values are computed anew. No
+        gradient flows to an array; an `Earlier` is read as it is.
+        """
+        encoding = self._bound(encoding)
+        q, k, v = self._project(x_BTD)
+        earlier = earlier if isinstance(earlier, Earlier) else Earlier.of(earlier)
+        check_earlier(earlier, x_BTD)
+        M, ids_BS = earlier.length, earlier.ids_with(x_BTD.shape[:2], segments)
+        before = self._split(self.qkv(earlier.inputs, self.num_heads * self.head_dim), 0)[1:]
+        k, v = (jnp.concatenate([a, b], 1) for a, b in zip(before, (k, v), strict=True))
+        k_features, _ = encodings.tokens(
+            encoding, earlier.inputs_with(x_BTD), ids_BS != 0, segments=ids_BS
+        )
+        at: tuple[Any, Any]
+        if encoding.shift_invariant:  # then a document may begin anywhere
+            at = positions_lib.consecutive(M), positions_lib.consecutive(0)
+        else:
+            at_BS = positions_lib.within_segments(ids_BS)
+            at = at_BS[:, M:], at_BS
+        out = attention(
+            q, k, v, encoding=encoding,
+            q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
+            q_positions=at[0], k_positions=at[1], q_segments=ids_BS[:, M:], k_segments=ids_BS,
+            **self._options, **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
+        )  # fmt: skip
+        return self._join(out)
 
     def init_cache(
         self,
@@ -182,17 +222,17 @@ class RelativeAttention(nnx.Module):
 
         Args:
           batch: B.
-          max_length: how many tokens a row may come to; with a window, no more slots than its past are kept, unless
-            positions are given: a window may then hold any number of tokens.
-          encoding: as in the call.
-          positions: such as each call will be given, [B, T] or [B, T, axes] of any number of tokens, of which the axes
-            and the type are taken (a `jax.ShapeDtypeStruct` will do); None: positions are counted.
+          max_length: the largest number of tokens of a row. With a window and counted positions, the cache has no more
+            slots than the window's past; with positions that are given, a window may hold any number of tokens.
+          encoding: used instead of the layer's own, as in the calls.
+          positions: like those of each call, [B, T] or [B, T, axes] for any T. Only the axes and the type are used: a
+            `jax.ShapeDtypeStruct` will do. None: positions are counted.
         """
         if batch < 0 or max_length < 1:
-            raise ValueError(f"a cache of {batch} rows and {max_length} tokens cannot be")
+            raise ValueError(f"a cache cannot have {batch} rows and {max_length} tokens")
         if not self.causal:
             raise ValueError(
-                "a layer with causal=False sees keys to come, which no cache has: make it causal"
+                "a layer with causal=False sees future keys, which no cache has: make it causal"
             )
         encoding = self._bound(encoding)
         counts = positions is None
@@ -232,16 +272,31 @@ class RelativeAttention(nnx.Module):
 
     def _bound(self, encoding: Encoding | None) -> Encoding:
         """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or no_positions()
+        encoding = encoding or self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
         return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        names = ("causal", "window", "scale", "softcap")
+        return {name: getattr(self, name) for name in names}
+
     def _project(self, x_BTD):
-        qkv = self.qkv(x_BTD.astype(self.dtype))
-        N, K = self.num_heads, self.num_kv_heads
-        qkv = qkv.reshape(*x_BTD.shape[:2], N + 2 * K, self.head_dim)
-        return qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
+        """Return queries, keys and values."""
+        of_attention.check_input(x_BTD)
+        if x_BTD.shape[-1] != self.qkv.in_features:
+            raise ValueError(
+                f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"
+            )
+        return self._split(self.qkv(x_BTD), self.num_heads)
+
+    def _split(self, qkv_BTF, N: int):
+        """Return the N query heads in a projection, keys and values."""
+        K = self.num_kv_heads
+        qkv = qkv_BTF.reshape(*qkv_BTF.shape[:2], N + 2 * K, self.head_dim)
+        q, k, v = qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
+        return self.q_norm(q), self.k_norm(k), v
 
     def _ready(self, encoding, k, v, positions, features):
         """Return keys and values as a cache stores them."""
@@ -253,37 +308,12 @@ class RelativeAttention(nnx.Module):
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
 
-    def _attend_earlier(self, encoding, x_BTD, qkv, earlier: Earlier, segments, options):
-        """Attend to the earlier tokens as well, whose keys and values are made anew."""
-        q, k, v = qkv
-        M, ids_BS = earlier.length, earlier.ids_with(x_BTD.shape[:2], segments)
-        kernel = self.qkv.kernel[...].astype(self.dtype)[:, self.num_heads * self.head_dim :]
-        kv = product(earlier.inputs.astype(self.dtype), kernel)
-        kv = kv.reshape(*earlier.segments.shape, 2 * self.num_kv_heads, self.head_dim)
-        before = jnp.split(kv, 2, axis=2)
-        k, v = (jnp.concatenate([a, b], 1) for a, b in zip(before, (k, v), strict=True))
-        k_features, _ = encodings.tokens(
-            encoding, earlier.inputs_with(x_BTD), ids_BS != 0, segments=ids_BS
-        )
-        at: tuple[Any, Any]
-        if encoding.shift_invariant:  # then a document may begin anywhere
-            at = positions_lib.consecutive(M), positions_lib.consecutive(0)
-        else:
-            at_BS = positions_lib.within_segments(ids_BS)
-            at = at_BS[:, M:], at_BS
-        return attention(
-            q, k, v, encoding=encoding,
-            q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
-            q_positions=at[0], k_positions=at[1],
-            q_segments=ids_BS[:, M:], k_segments=ids_BS, **options,
-        )  # fmt: skip
-
     def _attend_cached(
-        self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool, **options
+        self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool
     ):
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
         k, v = self._ready(encoding, k, v, at[0], features)
-        attend = functools.partial(self._attend_grown, options, all_tokens, q, v, state, valid, at)
+        attend = functools.partial(self._attend_grown, all_tokens, q, v, state, valid, at)
         if not moving_keys.come_along(encoding):
             return attend(encoding, features, k, cache)
         past, now = moving_keys.moved(encoding, cache.key, k, features)
@@ -294,7 +324,7 @@ class RelativeAttention(nnx.Module):
         return out, behind.append(now, v, moving_keys.kept(encoding, features), state, valid, *at)
 
     def _attend_grown(
-        self, options, all_tokens, q, v, state, valid, at, encoding, features, k, cache: Cache
+        self, all_tokens, q, v, state, valid, at, encoding, features, k, cache: Cache
     ):
         """Append keys and values to a cache, and attend to all."""
         positions, order = at
@@ -311,7 +341,7 @@ class RelativeAttention(nnx.Module):
                 lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], 1), before, now
             )
         keys, values, k_positions, written, k_features = seen
-        options = options | {"q_positions": positions, "k_positions": k_positions}
+        options = self._options | {"q_positions": positions, "k_positions": k_positions}
         if cache.counts and not is_ring and all_tokens and q.shape[1] > 1:
             # Slots that are not written lie behind all tokens.
             options["q_positions"] = positions_lib.consecutive(cache.length)
@@ -330,7 +360,7 @@ class RelativeAttention(nnx.Module):
 
 
 def _in_one_number(positions: Any, order: Any, shape: tuple[int, ...]) -> Any:
-    """Return what tokens follow each other by; None: by their rows."""
+    """Return what orders the tokens, one number for each; None: their order in the row."""
     if order is not None or positions is None or isinstance(positions, positions_lib.Consecutive):
         return order
     return None if positions_lib.axes(positions, shape) else positions

@@ -1,4 +1,4 @@
-"""Position encodings inside of Flax's own attention layers."""
+"""Position encodings in Flax's own attention layers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from relpos.nn.of_attention import dropout_options
 
 
 class AttentionFunction(nnx.Module):
-    """See `attention_fn`; the encoding's parameters are this module's."""
+    """See `attention_fn`. The parameters of the encoding belong to this module."""
 
     def __init__(self, encoding: Encoding, causal: bool):
         self.encoding = encoding
@@ -35,11 +35,11 @@ class AttentionFunction(nnx.Module):
         module: Any = None,
         is_causal: bool = False,
     ) -> Float[Array, "B T N H"]:
-        """Attend as `flax.nnx.dot_product_attention` does, with positions; every weight is dropped by itself.
+        """Attend as `flax.nnx.dot_product_attention` does, with positions; dropout draws each weight independently.
 
         Raises:
-          ValueError: a mask or a bias of pairs, a precision, weights to be sown, or a gate that needs the layer's
-            input.
+          ValueError: a mask or a bias of pairs is given, a precision, weights to be sown, or an encoding that needs the
+            layer's input.
         """
         if mask is not None or bias is not None:
             raise ValueError(
@@ -67,12 +67,12 @@ class AttentionFunction(nnx.Module):
 
 
 def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:
-    """Return what `flax.nnx.MultiHeadAttention` takes as `attention_fn`.
+    """Return an `attention_fn` for `flax.nnx.MultiHeadAttention`.
 
         layer = nnx.MultiHeadAttention(8, 512, decode=False, rngs=rngs, attention_fn=relpos.nn.attention_fn(t5))
 
-    The encoding is a part of the layer: its parameters are trained with the others. For `flax.linen`'s layers see
-    `relpos.linen.attention_fn`.
+    The encoding becomes a part of the layer, and its parameters are trained with the others. For layers of `flax.linen`
+    see `relpos.linen.attention_fn`.
 
     Args:
       encoding: made by `relpos.encodings.create`, for the layer's heads.

@@ -18,7 +18,7 @@ class Beams:
 
     Attributes:
       size: the number of beams; 1 is greedy search.
-      length_penalty: alpha: log probabilities are divided by ((5 + length) / 6)^alpha, the length counting the end
+      length_penalty: alpha. Log probabilities are divided by ((5 + length) / 6)^alpha; the length includes the end
         mark (Wu et al. 2016, arXiv:1609.08144, sec. 7).
     """
 
@@ -39,7 +39,7 @@ class Beams:
 
 
 class Found(NamedTuple):
-    """Targets, the best first.
+    """The targets that a search finds, best first.
 
     Attributes:
       tokens: [B, E, M], padded with the end mark.
@@ -61,12 +61,13 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows are final, [B]: they have all their targets, and no live beam can beat the best.
+        """Return which rows are final, [B]: they have as many targets as beams, and no live beam can beat the best.
 
-        A log probability only falls, so a live beam is worth at most its present one, scored at the greatest length.
+        Log probabilities only fall, so the final score of a live beam is at most that of its present log probability
+        at the largest length.
         """
         full = (self.done.scores > LOWEST / 2).all(-1)
-        if beams.size == 1:  # greedy: what ended was the most probable
+        if beams.size == 1:  # greedy: the most probable token was the end mark
             return full
         within_reach = beams.score(self.alive.max(-1), longest)
         return full & (self.done.scores.max(-1) >= within_reach)
@@ -88,17 +89,16 @@ def beam_search(
 ) -> Found:
     """Search for the targets of sources, in one program.
 
-    A source is done when as many of its targets have ended as there are beams, and no live beam could score higher than
-    the best of them, even at length M. It is not enough that they have ended: if a model is sure of each next
-    token, the end mark is often its second choice, and such truncated targets would fill the beams before the right one
-    ends.
+    A source is done when it has as many finished targets as beams, and no live beam could score higher than the best of
+    them, even at length M. Finished targets alone are no stopping rule: confident models rank the end mark second, and
+    truncated targets would fill the beams before the right one ends.
 
     Args:
       model: an encoder-decoder.
       source_BS: source tokens.
       segments_BS: 1 for tokens, 0 for padding; None: no padding.
-      beams: how many, and how they are ranked.
-      max_length: M, the most tokens of a target; longer ones are cut there.
+      beams: the number of beams and how they are ranked.
+      max_length: M, the largest number of tokens of a target; longer ones are cut.
       begin: the token before every target.
       end: the token after every target.
       lengths_B: the length of each target ("oracle length"); None: the model decides.
@@ -119,7 +119,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
     model: EncoderDecoder = nnx.merge(graphdef, state).apart()
     B, E = source_BS.shape[0], beams.size
     each_B1 = jnp.arange(B)[:, None]
-    # Rows of padding are not waited for.
+    # Do not wait for rows of padding.
     empty_B = jnp.zeros(B, bool) if segments_BS is None else (segments_BS == 0).all(-1)
 
     def one_step(search: _Search) -> _Search:
@@ -127,7 +127,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         logits, decoding = model.step(search.last.reshape(B * E, 1), search.decoding)
         log_BEV = jax.nn.log_softmax(logits[:, 0].reshape(B, E, -1))
         V = log_BEV.shape[-1]
-        # The last step ends every live beam.
+        # Every live beam ends at the last step.
         must_B = jnp.full((B,), step == M)
         if lengths_B is not None:
             must_B |= lengths_B == step
@@ -136,7 +136,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         allowed_BV = jnp.where(is_end_V[None], may_B[:, None], ~must_B[:, None])
         total_BEV = jnp.where(allowed_BV[:, None], search.alive[..., None] + log_BEV, LOWEST)
 
-        # Enough candidates for all beams to end now, and for as many to continue.
+        # Enough candidates for all beams to end now and as many others to go on.
         best_BC, chosen_BC = jax.lax.top_k(total_BEV.reshape(B, E * V), 2 * E)
         parent_BC, token_BC = chosen_BC // V, chosen_BC % V
         ends_BC = (token_BC == end) & (best_BC > LOWEST / 2)
@@ -168,7 +168,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         jnp.int32(0),
         model.start(source_BS, segments_BS, max_length=M + 1, beams=E),
         jnp.full((B, E), begin, jnp.int32),
-        # All beams start alike, so only the first is alive.
+        # All beams start alike, so only the first is live.
         jnp.where(jnp.arange(E)[None] == 0, jnp.zeros((B, E)), LOWEST),
         nothing_BEM,
         Found(nothing_BEM, jnp.zeros((B, E), jnp.int32), jnp.full((B, E), LOWEST)),

@@ -1,123 +1,182 @@
 """One layer of an encoder or decoder."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Num
 
 from relpos.attention import dropout
 from relpos.encodings import Encoding
 from relpos.nn.attention import RelativeAttention
-from relpos.nn.cross_attention import CrossAttention
+from relpos.nn.cache import Cache
+from relpos.nn.cross_attention import CrossAttention, Memory
 from relpos.nn.earlier import Earlier
 from relpos.nn.linear import Linear
-from relpos.nn.stack_config import StackConfig
+from relpos.nn.mlp import KINDS
+from relpos.nn.norms import make_norm
+from relpos.nn.transformer_config import TransformerConfig
 from relpos.nn.turns import Turn
 
 
-class Block(nnx.Module):
-    """Self-attention, in a decoder of an encoder's output cross-attention, and an MLP, each with a way around it.
+class At(NamedTuple):
+    """Where the tokens of a call stand.
 
-    The MLP is W_2 relu(W_1 x)^2 (So et al. 2021, arXiv:2109.08668).
+    Attributes:
+      places: [B, T], their positions as queries of cross-attention.
+      segments: ids of packed documents, 0 is padding; None: one document.
+      positions: those of self-attention, see `RelativeAttention`.
+      order: likewise.
+    """
+
+    places: Num[Array, "B T *axes"]
+    segments: Int[Array, "B T"] | None = None
+    positions: Num[Array, "B T *axes"] | None = None
+    order: Num[Array, "B T"] | None = None
+
+
+class Block(nnx.Module):
+    """Self-attention, optional cross-attention and an MLP, each with a residual connection.
+
+    The methods take the memory that cross-attention reads, None in a block without it, and a random key, which
+    switches dropout on.
     """
 
     def __init__(
         self,
-        config: StackConfig,
+        config: TransformerConfig,
         turn: Turn,
         encoding: Encoding | None,
         *,
         causal: bool,
-        cross: CrossAttention | None = None,
+        cross_encoding: Encoding | None = None,
         rngs: nnx.Rngs,
     ):
+        """Make the layer.
+
+        Args:
+          config: the sizes and the kind of the layer.
+          turn: what the layer does not share with all others.
+          encoding: the encoding of self-attention.
+          causal: whether a token sees only those before it.
+          cross_encoding: the encoding of cross-attention; None: no cross-attention.
+          rngs: for the initial parameters.
+        """
         D, dtype = config.features, jnp.dtype(config.dtype)
-        M = 4 * D if config.mlp_features is None else config.mlp_features
-        self.norm = config.norm
-        self.attention_norm = nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
-        self.attention = RelativeAttention(
-            config.num_heads,
-            D,
-            encoding=encoding,
-            rngs=rngs,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            causal=causal,
-            window=turn.window,
-            scale=turn.scale,
-            softcap=turn.softcap,
-            dropout_rate=config.dropout_rate,
-            dtype=dtype,
+        self.placement, self.parallel = config.norm_placement, config.parallel
+        self.dropout_rate = config.dropout_rate
+        options: dict[str, Any] = {
+            "num_kv_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "scale": turn.scale,
+            "softcap": turn.softcap,
+            "qkv_bias": "qkv" in config.bias,
+            "out_bias": "out" in config.bias,
+            "qk_norm": config.qk_norm,
+            "norm_epsilon": config.norm_epsilon,
+            "dropout_rate": config.dropout_rate,
+            "dtype": dtype,
+        }
+        if config.parallel and cross_encoding is not None:
+            raise ValueError("parallel layers cannot have cross-attention: set parallel=False")
+        self.cross = (
+            None
+            if cross_encoding is None
+            else CrossAttention(config.num_heads, D, encoding=cross_encoding, rngs=rngs, **options)
         )
-        self.mlp_norm = nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
-        # What a sublayer adds starts small: the sum over all layers keeps the size of the input.
-        scale = 0.5 / config.num_layers if config.norm == "pre" else 1.0
+        self.attention_norm = make_norm(config, rngs)
+        self.attention = RelativeAttention(
+            config.num_heads, D, encoding=encoding, rngs=rngs, causal=causal, window=turn.window,
+            **options,
+        )  # fmt: skip
+        self.mlp_norm = make_norm(config, rngs)
+        # Pre-norm layers add to x without end: small initial outputs keep the size of the input over all layers.
+        scale = 0.5 / config.num_layers if config.norm_placement == "pre" else 1.0
         small = jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
-        self.mlp_in = Linear(D, M, dtype=dtype, rngs=rngs)
-        self.mlp_out = Linear(M, D, init=small, dtype=dtype, rngs=rngs)
-        self.cross = cross
-        self.cross_norm = None if cross is None else nnx.RMSNorm(D, dtype=dtype, rngs=rngs)
-        for attention in (self.attention, cross):
+        self.mlp = config.mlp
+        M = 4 * D if config.mlp_features is None else config.mlp_features
+        into = 2 * M if KINDS[config.mlp].gated else M
+        bias = "mlp" in config.bias
+        self.mlp_in = Linear(D, into, bias=bias, dtype=dtype, rngs=rngs)
+        self.mlp_out = Linear(M, D, bias=bias, init=small, dtype=dtype, rngs=rngs)
+        self.cross_norm = None if self.cross is None else make_norm(config, rngs)
+        for attention in (self.attention, self.cross):
             if attention is not None:
                 attention.out.kernel[...] = attention.out.kernel[...] * scale**0.5
-        self.dropout_rate = config.dropout_rate
 
     def __call__(
-        self,
-        x_BTD,
-        *,
-        key=None,
-        cache=None,
-        earlier: Earlier | None = None,
-        memory=None,
-        places=None,
-        **self_attention: Any,
-    ):
-        """Return x, and the new cache, or what is earlier for the segment to come; None without either."""
-        keys: Any = [None] * 5 if key is None else jax.random.split(key, 5)
-        h = self._before(x_BTD, self.attention_norm)
-        before = None
-        if earlier is not None:
-            normed = self._before(jax.lax.stop_gradient(earlier.inputs), self.attention_norm)
-            before = Earlier(normed, earlier.segments)
+        self, x_BTD: Float[Array, "B T D"], *, at: At, memory: Memory | None = None, key: Any = None
+    ) -> Float[Array, "B T D"]:
+        """Return the output of the layer."""
+        keys = _keys(key)
         out = self.attention(
-            h, cache=cache, earlier=before, dropout_key=keys[0], deterministic=key is None,
-            **self_attention,
+            self._before(x_BTD, self.attention_norm),
+            positions=at.positions, order=at.order, segments=at.segments,
+            dropout_key=keys[0], deterministic=key is None,
         )  # fmt: skip
-        out, grown = (out, None) if cache is None else out
-        if earlier is not None:
-            grown = earlier.then(x_BTD, self_attention.get("segments"))
-        x_BTD = self._after(x_BTD, out, self.attention_norm, keys[1])
+        return self._rest(x_BTD, out, at, memory, keys)
+
+    def decode(
+        self, x_BTD: Float[Array, "B T D"], cache: Cache, *, at: At, memory: Memory | None = None
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Return the output for tokens behind those in the cache, and the new cache."""
+        out, cache = self.attention.decode(
+            self._before(x_BTD, self.attention_norm), cache,
+            positions=at.positions, order=at.order, segments=at.segments,
+        )  # fmt: skip
+        return self._rest(x_BTD, out, at, memory, _keys(None)), cache
+
+    def read_on(
+        self, x_BTD: Float[Array, "B T D"], earlier: Earlier, *, at: At, key: Any = None
+    ) -> tuple[Float[Array, "B T D"], Earlier]:
+        """Return the output for tokens behind earlier ones, and the last inputs for the next segment."""
+        keys = _keys(key)
+        h = self._before(x_BTD, self.attention_norm)
+        normed = self._before(jax.lax.stop_gradient(earlier.inputs), self.attention_norm)
+        out = self.attention.read_on(
+            h, Earlier(normed, earlier.segments), segments=at.segments,
+            dropout_key=keys[0], deterministic=key is None,
+        )  # fmt: skip
+        return self._rest(x_BTD, out, at, None, keys), earlier.then(x_BTD, at.segments)
+
+    def _rest(self, x_BTD, out_BTD, at: At, memory, keys):
+        """Add the output of self-attention to x, then what the other sublayers make of it."""
+        read_BTD = x_BTD  # by a parallel MLP
+        x_BTD = self._after(x_BTD, out_BTD, self.attention_norm, keys[1])
         if self.cross is not None:
-            out = self.cross(
-                self._before(x_BTD, self.cross_norm), memory=memory, positions=places,
-                segments=self_attention.get("segments"),
-                dropout_key=keys[2], deterministic=key is None,
+            out_BTD = self.cross(
+                self._before(x_BTD, self.cross_norm), memory=memory, positions=at.places,
+                segments=at.segments, dropout_key=keys[2], deterministic=keys[2] is None,
             )  # fmt: skip
-            x_BTD = self._after(x_BTD, out, self.cross_norm, keys[3])
-        out = self._mlp(self._before(x_BTD, self.mlp_norm))
-        return self._after(x_BTD, out, self.mlp_norm, keys[4]), grown
+            x_BTD = self._after(x_BTD, out_BTD, self.cross_norm, keys[3])
+        read_BTD = read_BTD if self.parallel else x_BTD
+        out_BTD = self._mlp(self._before(read_BTD, self.mlp_norm))
+        return self._after(x_BTD, out_BTD, self.mlp_norm, keys[4])
 
     def _mlp(self, h_BTD):
-        """The MLP; a loop over layers keeps of it what goes into the activation, the wide rest is cheaper anew."""
-        out = jax.checkpoint(lambda h_BTM: self.mlp_out(jax.nn.relu(h_BTM) ** 2), prevent_cse=False)
+        """Return the output of the MLP; the gradient keeps the hidden values and computes their activations anew."""
+        hidden = KINDS[self.mlp].hidden
+        out = jax.checkpoint(lambda h_BTM: self.mlp_out(hidden(h_BTM)), prevent_cse=False)
         return out(self.mlp_in(h_BTD))
 
     def _before(self, x, norm):
-        return x if self.norm == "post" else norm(x)
+        return x if self.placement == "post" else norm(x)
 
     def _after(self, x, out, norm, key):
         x = x + dropped(out, self.dropout_rate, key)
-        return norm(x) if self.norm == "post" else x
+        return norm(x) if self.placement == "post" else x
+
+
+def _keys(key: Array | None) -> Any:
+    return [None] * 5 if key is None else jax.random.split(key, 5)
 
 
 def dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:
-    """Drop activations by the hash that attention's weights are dropped by; without a key none.
+    """Drop activations by the hash that drops attention's weights; without a key, drop none.
 
-    JAX's generator takes several times the operations for each of them.
+    JAX's generator would take several times as many operations.
     """
     if key is None or not rate:
         return x_BTD

@@ -13,22 +13,22 @@ from relpos.attention.checks import checked_number
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """The keys and values of earlier tokens, and what an encoding needs of them.
+    """The keys and values of earlier tokens, and what an encoding keeps of them.
 
     Rows are ragged: each has its own length, and padding is never stored. With a window, the capacity may be as small
-    as the window's past: the slots are then a ring buffer.
+    as the window's past; the slots are then a ring buffer.
 
     Attributes:
       keys: [K, B, C, H], as the encoding's `key` returns them (rotated), in the layout that products with queries
-        read. C is the capacity. If keys `come_along`, they are as the token after the last one needs them.
+        read. C is the capacity. Keys that `come_along` are kept as the next token sees them.
       values: [K, B, C, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
-      features: the encoding's features of each token, a tree of [B, C, heads, ...]: of N heads, K, or one for all.
+      features: the encoding's features of each token, a tree of [B, C, heads, ...]; heads is N, K, or 1 for all.
       state: what the encoding carries from token to token, a tree of [B, heads, ...].
-      length: how many tokens each row has seen, [B].
-      order: [B, C], what causality and windows use, in a cache that is given positions; None in one that counts them.
-      tables: the encoding's vectors for each distance, evaluated once, [N, C, H]; None if it has none.
+      length: the number of tokens that each row has seen, [B].
+      order: [B, C], what causality and windows use in a cache that is given positions; None in one that counts them.
+      tables: the encoding's vectors for each distance, computed once, [N, C, H]; None if it has none.
     """
 
     keys: Float[Array, "K B C H"]
@@ -66,16 +66,16 @@ class Cache:
         return self.order is None
 
     def next_positions(self, valid_BT: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-        """Return how many tokens precede each new one; padding gets the number of the token before it."""
+        """Return the number of tokens before each new one; padding has the number of the last token before it."""
         return self.length[:, None] + jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1
 
     def places(
         self, valid_BT: Bool[Array, "B T"], positions: Any = None, order: Any = None
     ) -> tuple[Num[Array, "B T *axes"], Num[Array, "B T"] | None]:
-        """Return the positions of the new tokens, and their order where that is not the positions.
+        """Return the positions of new tokens, and their order where that differs.
 
         Raises:
-          ValueError: positions are given to a cache that counts, or differ in kind from those it was made for.
+          ValueError: positions are given to a cache that counts them, or differ in kind from those it was made for.
         """
         if self.counts:
             if positions is not None or order is not None:
@@ -119,7 +119,7 @@ class Cache:
         """Append tokens, at the positions from `places`; in a full ring they replace the oldest."""
         count_BT = self.next_positions(valid_BT)
         length = self.length + valid_BT.sum(1, dtype=jnp.int32)
-        # Of more tokens than slots only the last are kept, so that no slot is written twice.
+        # Of more tokens than slots, keep only the last, so that no slot is written twice.
         kept_BT = valid_BT & (count_BT >= length[:, None] - self.capacity)
         slots_BT = jnp.where(kept_BT, count_BT % self.capacity, self.capacity)
 

@@ -11,14 +11,9 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
+from relpos.nn import of_attention
 from relpos.nn.cache import by_head, by_token
 from relpos.nn.linear import Linear
-from relpos.nn.of_attention import (
-    check_heads,
-    check_input,
-    dropout_options,
-    no_positions,
-)
 from relpos.positions import contiguous, within_segments
 
 
@@ -67,24 +62,34 @@ class CrossAttention(nnx.Module):
         head_dim: int | None = None,
         scale: float | None = None,
         softcap: float | None = None,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        qk_norm: bool = False,
+        norm_epsilon: float = 1e-6,
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
         """Make the projections.
 
         Args:
-          num_heads: N, query heads.
+          num_heads: N, the number of query heads.
           in_features: D, the width of both sequences.
           encoding: made by `relpos.encodings.create`; None: no positions, unless a call passes an encoding.
           rngs: for the initial parameters.
-          num_kv_heads: K, a divisor of N; None: N.
-          head_dim: H; None: D / N.
-          scale: of the dot products; None: what the encoding says, 1 / sqrt(H) if nothing.
-          softcap: logits become softcap * tanh(logits / softcap).
-          dropout_rate: of the attention weights.
-          dtype: to compute in; parameters are float32.
+          num_kv_heads: as in `RelativeAttention`, likewise all below.
+          head_dim: H.
+          scale: the factor of the dot products.
+          softcap: of the logits.
+          qkv_bias: whether the projections to queries, keys and values add a bias.
+          out_bias: whether the output projection adds a bias.
+          qk_norm: whether an RMS norm over H follows the projections to queries and keys.
+          norm_epsilon: what this norm adds to the mean square.
+          dropout_rate: for the attention weights.
+          dtype: the type to compute in.
         """
-        num_kv_heads, head_dim = check_heads(num_heads, in_features, num_kv_heads, head_dim)
+        num_kv_heads, head_dim = of_attention.check_heads(
+            num_heads, in_features, num_kv_heads, head_dim
+        )
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.dropout_rate, self.dtype = dropout_rate, dtype
         self.scale, self.softcap = scale, softcap
@@ -94,13 +99,17 @@ class CrossAttention(nnx.Module):
             )
             self._check(encoding)
         self.encoding = encoding
-        self.query = Linear(in_features, num_heads * head_dim, dtype=dtype, rngs=rngs)
-        self.key_value = Linear(in_features, 2 * num_kv_heads * head_dim, dtype=dtype, rngs=rngs)
-        self.out = Linear(num_heads * head_dim, in_features, dtype=dtype, rngs=rngs)
+        F, D, of_heads = num_heads * head_dim, in_features, 2 * num_kv_heads * head_dim
+        self.query = Linear(D, F, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.key_value = Linear(D, of_heads, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
+        self.q_norm, self.k_norm = of_attention.head_norms(
+            qk_norm, head_dim, norm_epsilon, dtype, rngs
+        )
 
     def _bound(self, encoding: Encoding | None) -> Encoding:
         """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or no_positions()
+        encoding = encoding or self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         query_DNH = self.query.kernel[...].reshape(-1, N, H)
         key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
@@ -129,16 +138,16 @@ class CrossAttention(nnx.Module):
         """
         encoding = self._bound(encoding)
         self._check(encoding)
-        check_input(y_BSD)
+        of_attention.check_input(y_BSD)
         B, S = y_BSD.shape[:2]
         K = self.num_kv_heads
-        kv = self.key_value(y_BSD.astype(self.dtype)).reshape(B, S, 2 * K, self.head_dim)
+        kv = self.key_value(y_BSD).reshape(B, S, 2 * K, self.head_dim)
         if segments is None:
             segments = jnp.ones((B, S), jnp.int32)
             positions = jnp.broadcast_to(contiguous(S), (B, S))
         else:
             positions = within_segments(segments)
-        k = transform_keys(encoding, kv[:, :, :K], positions, self.num_heads)
+        k = transform_keys(encoding, self.k_norm(kv[:, :, :K]), positions, self.num_heads)
         v = transform_values(encoding, kv[:, :, K:], positions, self.num_heads)
         k, v = match_heads(k, v)
         return Memory(by_head(k), by_head(v), positions, segments)
@@ -154,32 +163,32 @@ class CrossAttention(nnx.Module):
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "R T D"]:
-        """Attend.
+        """Attend to a memory.
 
         Args:
-          x_RTD: the queries' sequence. R is a multiple of the memory's B rows: each serves R / B consecutive rows, its
-            beams.
+          x_RTD: the sequence of the queries. R is a multiple of the B rows of the memory, each of which serves R / B
+            consecutive rows, its beams.
           memory: from `remember`.
-          positions: of the queries.
-          segments: of the queries, which see the memory of their own segment; 0 is padding; None: all are 1.
+          positions: the positions of the queries.
+          segments: ids of the queries, which see the memory of their own segment; 0 is padding; None: all are 1.
           encoding: used instead of the layer's own.
-          dropout_key: switches dropout on.
+          dropout_key: a random key, which switches dropout on.
           deterministic: as in `RelativeAttention`.
 
         Raises:
           ValueError: R is not a multiple of B, or the input does not have three axes.
         """
-        check_input(x_RTD)
+        of_attention.check_input(x_RTD)
         encoding = self._bound(encoding)
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
         if R % B:
             raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")
         rows = R // B * T  # queries that read the same row of memory
-        q = self.query(x_RTD.astype(self.dtype)).reshape(B, rows, self.num_heads, self.head_dim)
-        options = dropout_options(self.dropout_rate, dropout_key, deterministic)
+        q = self.query(x_RTD).reshape(B, rows, self.num_heads, self.head_dim)
+        options = of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic)
         segments = jnp.ones((R, T), jnp.int32) if segments is None else segments
         out = attention(
-            q, memory.key, memory.value, encoding=encoding, keys_ready=True,
+            self.q_norm(q), memory.key, memory.value, encoding=encoding, keys_ready=True,
             q_positions=positions.reshape(B, rows), k_positions=memory.positions,
             q_segments=segments.reshape(B, rows), k_segments=memory.segments,
             scale=self.scale, softcap=self.softcap, **options,

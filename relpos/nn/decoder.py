@@ -1,105 +1,76 @@
 """A decoder-only Transformer."""
 
-import dataclasses
-from typing import Any
-
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
 from relpos.nn.cache import Cache
 from relpos.nn.earlier import Earlier
-from relpos.nn.embedding import Embedding
-from relpos.nn.placing import longest, place
-from relpos.nn.stack import EncodingOptions, Stack, StackConfig
-from relpos.places import Placed, Places
+from relpos.nn.placing import check_given
+from relpos.nn.token_model import LogitsModel
+from relpos.places import Placed
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(StackConfig):
-    """The sizes of a decoder.
+class Decoder(LogitsModel):
+    """Tokens to the logits of each next token."""
 
-    Attributes:
-      vocab_size: V.
-    """
+    causal = True
 
-    vocab_size: int
-
-
-class Decoder(nnx.Module):
-    """Tokens to logits, the embedding tied to the output.
-
-    Attributes:
-      max_length: the longest sequence that there are positions for; None: any.
-    """
-
-    def __init__(
-        self,
-        config: DecoderConfig,
-        *,
-        encoding_options: EncodingOptions | None = None,
-        places: Places | None = None,
-        rngs: nnx.Rngs,
-    ):
-        """Make the model.
-
-        Args:
-          config: the sizes.
-          encoding_options: scheme name -> its options.
-          places: where tokens stand whose positions are not given; None: one behind the other.
-          rngs: for the initial parameters.
-        """
-        self.config = config
-        self.embed = Embedding(config.vocab_size, config, rngs)
-        self.places = places or Places()
-        self.stack = Stack(
-            config, causal=True, encoding_options=encoding_options,
-            input_encoding=self.places.embeds, rngs=rngs,
-        )  # fmt: skip
-        self.max_length = longest(self.stack, self.places)
-        self.norm = nnx.RMSNorm(config.features, dtype=jnp.dtype(config.dtype), rngs=rngs)
-
-    def __call__(
+    def decode(
         self,
         tokens_BT: Int[Array, "B T"],
+        caches: tuple[Cache, ...],
         *,
         positions: Num[Array, "B T *axes"] | None = None,
         order: Num[Array, "B T"] | None = None,
         embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        caches: tuple[Cache, ...] | None = None,
-        earlier: tuple[Earlier, ...] | None = None,
+    ) -> tuple[Float[Array, "B T V"], tuple[Cache, ...]]:
+        """Return the logits behind tokens that follow those in the caches, and the new caches.
+
+        Args:
+          tokens_BT: token ids, of a prompt or of one token a row.
+          caches: from `init_caches` or the previous call.
+          positions: as in `__call__`, likewise all below; None: counted on from the tokens in the caches.
+          order: what causality and windows use.
+          embed_positions: the positions that are added to the input.
+          segments: 0 is padding; all other tokens of a row are one document.
+        """
+        given = Placed(positions, order, embed_positions)
+        check_given(self.places, given)
+        x_BTD, caches = self.stack.decode(
+            self.embed(tokens_BT), caches, segments=segments, **given._asdict()
+        )
+        return self.embed.logits(self.norm(x_BTD)), caches
+
+    def read_on(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        earlier: tuple[Earlier, ...],
+        *,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
-    ) -> Any:
-        """Return the logits of each next token.
+    ) -> tuple[Float[Array, "B T V"], tuple[Earlier, ...]]:
+        """Return the logits of the next segment of a text, and what the segment after it needs.
+
+        All layers also see their last M inputs of the segments before (Transformer-XL, arXiv:1901.02860, sec. 3.2).
 
         Args:
           tokens_BT: token ids.
-          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
-            behind the tokens in the caches.
-          order: what causality and windows go by; None: the positions, or where these have axes the row.
-          embed_positions: of what is added to the input; None: the positions.
-          segments: ids of packed documents, 0 is padding.
-          caches: from `init_caches` or an earlier call.
-          earlier: from `init_earlier` or the call for the segment of the text before this one: all layers see its last
-            M tokens too (Transformer-XL, arXiv:1901.02860, sec. 3.2).
-          key: switches dropout on.
-
-        Returns:
-          [B, T, V] in float32; with caches the pair of that and the new caches, with `earlier` that and the new one.
+          earlier: from `init_earlier` or the call for the previous segment.
+          embed_positions: the positions that are added to the input, counted on through the text.
+          segments: ids of packed documents; a document that goes on keeps its id.
+          key: a random key, which switches dropout on.
         """
-        given = Placed(positions, order, embed_positions)
-        before = caches if earlier is None else earlier
-        placed = place(self.places, given, tokens_BT, segments, before, key)
-        x, grown = self.stack(
-            self.embed(tokens_BT), segments=segments, caches=caches, earlier=earlier, key=key,
-            **placed,
+        check_given(self.places, Placed(None, None, embed_positions))
+        x_BTD, earlier = self.stack.read_on(
+            self.embed(tokens_BT), earlier, embed_positions=embed_positions, segments=segments,
+            key=key,
         )  # fmt: skip
-        logits = self.embed.logits(self.norm(x))
-        return logits if before is None else (logits, grown)
+        return self.embed.logits(self.norm(x_BTD)), earlier
 
     def apart(self) -> "Decoder":
-        """Return a copy as loops of decoding want it, see `Stack.apart`."""
+        """Return a copy to decode in a loop, see `Stack.apart`."""
         alike = nnx.merge(*nnx.split(self))
         alike.stack = self.stack.apart()
         return alike
@@ -111,5 +82,5 @@ class Decoder(nnx.Module):
         return self.stack.init_caches(batch, max_length, positions=positions)
 
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
-        """Return what all layers remember before the first segment: nothing, see `Stack.init_earlier`."""
+        """Return the earlier inputs of all layers before the first segment: none, see `Stack.init_earlier`."""
         return self.stack.init_earlier(batch, length)

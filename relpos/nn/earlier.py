@@ -1,4 +1,4 @@
-"""What a layer read before: Transformer-XL's recurrence from segment to segment."""
+"""The earlier inputs of a layer: Transformer-XL's recurrence from segment to segment."""
 
 import dataclasses
 from typing import Any
@@ -11,17 +11,17 @@ from jaxtyping import Array, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """The inputs of one layer at the last M tokens before those that are read.
+    """The inputs of one layer at the M tokens before those that it reads.
 
-        keys and values of [SG(earlier); x],  queries of x;  query i stands at M + i
+        keys and values from [SG(earlier); x],  queries from x;  query i stands at M + i
 
-    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.2. SG lets no gradient through. A row's tokens stand at
-    the end, side by side: padding never enters. A `Cache` holds keys, values and what an encoding sums up, for
-    decoding; this holds inputs, for training on a text in pieces.
+    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.2. SG stops the gradient. The tokens of a row stand side
+    by side at its end, without padding. A `Cache` holds keys, values and an encoding's state, for decoding; this holds
+    inputs, for training on a text segment by segment.
 
     Attributes:
       inputs: [B, M, D].
-      segments: ids of packed documents, as those of x; 0 where a row has had fewer than M tokens, [B, M].
+      segments: ids of packed documents, like those of x; 0 where a row has had fewer than M tokens, [B, M].
     """
 
     inputs: Float[Array, "B M D"]
@@ -29,11 +29,11 @@ class Earlier:
 
     @classmethod
     def of(cls, inputs_BMD: Float[Array, "B M D"], segments: Any = None) -> "Earlier":
-        """Return what is told by these inputs, to which no gradient goes.
+        """Make it from inputs that get no gradient.
 
         Args:
           inputs_BMD: the inputs.
-          segments: ids, [B, M]; None: all are tokens of segment 1.
+          segments: ids, [B, M]; None: all tokens are of segment 1.
         """
         if segments is None:
             segments = jnp.ones(inputs_BMD.shape[:2], jnp.int32)
@@ -45,11 +45,11 @@ class Earlier:
         return self.segments.shape[-1]
 
     def of_layer(self, layer: int) -> "Earlier":
-        """Return what is one layer's of several that are stacked."""
+        """Return the inputs of one layer, where those of several are stacked."""
         return jax.tree.map(lambda x: x[layer], self)
 
     def ids_with(self, shape: tuple[int, ...], segments: Any) -> Int[Array, "B S"]:
-        """Return the ids of these tokens and of [B, T] more; None: all of these are of segment 1."""
+        """Return the ids of these tokens and of [B, T] more; None: the latter are of segment 1."""
         ids_BT = jnp.ones(shape, jnp.int32) if segments is None else segments
         ids_BT = jnp.broadcast_to(jnp.asarray(ids_BT, jnp.int32), shape)
         return jnp.concatenate([self.segments, ids_BT], 1)
@@ -59,7 +59,7 @@ class Earlier:
         return jnp.concatenate([self.inputs.astype(x_BTD.dtype), x_BTD], 1)
 
     def then(self, x_BTD: Float[Array, "B T D"], segments: Any = None) -> "Earlier":
-        """Return the last M tokens of these and of those in x, for the segment to come."""
+        """Return the last M tokens of these and of x, for the next segment."""
         ids_BS = self.ids_with(x_BTD.shape[:2], segments)
         last_BM = jnp.argsort(ids_BS != 0, axis=1, stable=True)[:, -self.length :]
         inputs_BMD = jnp.take_along_axis(self.inputs_with(x_BTD), last_BM[:, :, None], 1)
@@ -67,11 +67,11 @@ class Earlier:
         return Earlier.of(inputs_BMD.astype(self.inputs.dtype), ids_BM)
 
 
-def check_earlier(earlier: Earlier, x_BTD: Array, **apart: Any) -> None:
-    """Check that earlier tokens fit to these, and come with nothing that says otherwise where tokens stand.
+def check_earlier(earlier: Earlier, x_BTD: Array) -> None:
+    """Check that earlier inputs fit those of x.
 
     Raises:
-      ValueError: shapes disagree, or what is in `apart`, by name, is given as well.
+      ValueError: shapes disagree.
     """
     if earlier.inputs.ndim != 3 or earlier.inputs.shape[::2] != x_BTD.shape[::2]:
         raise ValueError(
@@ -83,19 +83,13 @@ def check_earlier(earlier: Earlier, x_BTD: Array, **apart: Any) -> None:
             f"the segments of earlier inputs must be {list(earlier.inputs.shape[:2])}, got "
             f"{list(earlier.segments.shape)}"
         )
-    if given := [name for name, value in apart.items() if value is not None]:
-        raise ValueError(
-            f"{' and '.join(given)} beside earlier: a cache holds the tokens before by itself, and positions count on "
-            "from the earlier tokens; give either"
-        )
 
 
-def check_layers(
-    earlier: tuple[Earlier, ...], x_BTD: Array, turns: int, caches: Any, positions: Any, order: Any
-) -> None:
-    """Check what is earlier for all layers of a stack, one after another, see `check_earlier`."""
-    if len(earlier) != turns:
+def check_layers(earlier: tuple[Earlier, ...], x_BTD: Array, blocks: int) -> None:
+    """Check the earlier inputs of all layers of a stack, see `check_earlier`."""
+    if len(earlier) != blocks:
         raise ValueError(
-            f"earlier has the inputs of {len(earlier)} layers in turn, these are {turns}: make it by init_earlier"
+            f"earlier has the inputs of {len(earlier)} blocks of layers, this stack has {blocks}: make it with "
+            "init_earlier"
         )
-    check_earlier(earlier[0].of_layer(0), x_BTD, cache=caches, positions=positions, order=order)
+    check_earlier(earlier[0].of_layer(0), x_BTD)

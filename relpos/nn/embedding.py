@@ -1,4 +1,4 @@
-"""Token embeddings, tied to the output."""
+"""Token embeddings, and the logits of tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +6,38 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from relpos.nn.linear import product
-from relpos.nn.stack import StackConfig
+from relpos.nn.transformer_config import TransformerConfig
 from relpos.sharding import left_to_the_compiler
 
 
 class Embedding(nnx.Module):
-    """sqrt(D) E[token], and back: x E^T."""
+    """sqrt(D) E[token], and logits x E^T, or x U^T + b where they have a table or a bias of their own."""
 
-    def __init__(self, vocab_size: int, config: StackConfig, rngs: nnx.Rngs):
+    def __init__(
+        self, vocab_size: int, config: TransformerConfig, rngs: nnx.Rngs, *, has_logits: bool
+    ):
+        """Make the tables.
+
+        Args:
+          vocab_size: V.
+          config: the width, and whether logits have a table and a bias of their own.
+          rngs: for the initial parameters.
+          has_logits: whether logits are computed at all.
+        """
         if vocab_size < 1:
             raise ValueError(f"vocab_size must be positive, got {vocab_size}")
-        dtype = jnp.dtype(config.dtype)
-        init = jax.nn.initializers.normal(config.features**-0.5)
-        self.table = nnx.Embed(
-            vocab_size, config.features, embedding_init=init, dtype=dtype, rngs=rngs
-        )
+
+        def table() -> nnx.Embed:
+            init = jax.nn.initializers.normal(config.features**-0.5)
+            dtype = jnp.dtype(config.dtype)
+            return nnx.Embed(
+                vocab_size, config.features, embedding_init=init, dtype=dtype, rngs=rngs
+            )
+
+        self.table = table()
+        self.of_logits = table() if has_logits and not config.tied_embeddings else None
+        biased = has_logits and "logits" in config.bias
+        self.bias = nnx.Param(jnp.zeros(vocab_size, jnp.float32)) if biased else None
 
     def __call__(self, tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Return the vectors of tokens."""
@@ -30,7 +47,11 @@ class Embedding(nnx.Module):
 
     def logits(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the logits of all tokens, in float32."""
-        return product(x_BTD, self.table.embedding[...].T.astype(x_BTD.dtype)).astype(jnp.float32)
+        table = self.table if self.of_logits is None else self.of_logits
+        logits = product(x_BTD, table.embedding[...].T.astype(x_BTD.dtype)).astype(jnp.float32)
+        return (
+            logits if self.bias is None else logits + self.bias[...].astype(jnp.float32)[None, None]
+        )
 
 
 def _look_up(graphdef, state, tokens_BT):

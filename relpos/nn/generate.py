@@ -19,10 +19,10 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-      temperature: logits are divided by it; 0 takes the most probable token.
-      top_k: only the k most probable tokens; 0: all.
-      top_p: only the fewest most probable tokens whose probabilities sum to at least p (Holtzman et al. 2020,
-        arXiv:1904.09751, sec. 3.1); 1: all.
+      temperature: what logits are divided by; 0: take the most probable token.
+      top_k: draw only from the k most probable tokens; 0: from all.
+      top_p: draw only from the smallest set of most probable tokens whose probabilities sum to at least p (Holtzman
+        et al. 2020, arXiv:1904.09751, sec. 3.1); 1: from all.
     """
 
     temperature: float = 1.0
@@ -38,7 +38,7 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
     def choose(self, logits_BV: Float[Array, "B V"], keys_B: Array) -> Int[Array, "B"]:
-        """Draw a token for each row, with the row's random key."""
+        """Draw a token for each row, with its own random key."""
         if self.temperature == 0:
             return logits_BV.argmax(-1).astype(jnp.int32)
         logits_BV = logits_BV / self.temperature
@@ -46,7 +46,7 @@ class Sampling:
             order_BV = jnp.argsort(-logits_BV, axis=-1)
             sorted_BV = jnp.take_along_axis(logits_BV, order_BV, -1)
             mass_BV = jax.nn.softmax(sorted_BV, -1)
-            # What comes before a token decides, so that the first one always stays.
+            # The mass before a token decides, so that the most probable token always stays.
             kept_BV = jnp.cumsum(mass_BV, -1) - mass_BV < self.top_p
             if self.top_k:
                 kept_BV &= jnp.arange(logits_BV.shape[-1]) < self.top_k
@@ -60,7 +60,7 @@ _draw = jax.vmap(jax.random.categorical)
 
 
 def check_new_tokens(count: int) -> None:
-    """Refuse, with a ValueError, a number of tokens to be written that cannot be."""
+    """Check the number of new tokens; raise a ValueError if there is no room for them."""
     if not 1 <= count <= MOST_NEW_TOKENS:
         raise ValueError(
             f"max_tokens must be from 1 to {MOST_NEW_TOKENS}, for the cache has room for all of them from the "
@@ -82,15 +82,15 @@ def generate(
 
     Args:
       model: a decoder.
-      prompts_BT: the prompts, each filled up behind its end with anything.
-      lengths_B: how many tokens each prompt has, at least 1.
+      prompts_BT: the prompts, each padded at its end with any tokens.
+      lengths_B: the number of tokens of each prompt, at least 1.
       max_new_tokens: M, at most MOST_NEW_TOKENS.
-      stop: the token that ends a continuation; it is not part of it.
+      stop: the token that ends a continuation, and is no part of it.
       sampling: how tokens are chosen.
-      key: a random key, or one for each row, [B]; a row's draws depend on its own and the step only.
+      key: a random key, or one for each row, [B]. The draws of a row depend only on its own key and the step.
 
     Returns:
-      The new tokens, and how many each row has.
+      The new tokens, and their number in each row.
 
     Raises:
       ValueError: max_new_tokens is below 1 or too many.
@@ -108,14 +108,14 @@ _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 def continued(
     graphdef: Any, max_new_tokens: int, stop: int, sampling: Sampling, state: Any, asked: Mapping
 ) -> tuple[Int[Array, "B M"], Int[Array, "B"]]:
-    """Continue rows as `generate` does, to be compiled: a model in two parts, and prompts, lengths and keys."""
+    """Do what `generate` does, uncompiled: from a model in two parts, and a dict of prompts, lengths and keys."""
     prompts_BT, lengths_B, keys_B = (asked[name] for name in ("prompts", "lengths", "keys"))
     model = nnx.merge(graphdef, state).apart()
     B, T = prompts_BT.shape
     segments = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
     placed, places = model.places.begin(prompts_BT, segments, more=max_new_tokens)
     caches = model.init_caches(B, T + max_new_tokens, positions=placed.positions)
-    logits_BTV, caches = model(prompts_BT, segments=segments, caches=caches, **placed._asdict())
+    logits_BTV, caches = model.decode(prompts_BT, caches, segments=segments, **placed._asdict())
     logits_BV = jnp.take_along_axis(logits_BTV, (lengths_B - 1)[:, None, None], 1)[:, 0]
 
     def unfinished(carry):
@@ -129,7 +129,7 @@ def continued(
         tokens_BM = tokens_BM.at[:, step].set(jnp.where(done_B, stop, chosen_B))
         counts_B = counts_B + ~done_B
         placed, places = model.places.follow(places, chosen_B[:, None])
-        logits_BTV, caches = model(chosen_B[:, None], caches=caches, **placed._asdict())
+        logits_BTV, caches = model.decode(chosen_B[:, None], caches, **placed._asdict())
         return step + 1, logits_BTV[:, 0], caches, places, done_B, tokens_BM, counts_B
 
     tokens_BM = jnp.full((B, max_new_tokens), stop, jnp.int32)

@@ -1,4 +1,4 @@
-"""The encodings of a stack's layers, of what a config says of them."""
+"""The encodings of a stack's layers, made from a config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,21 @@ from relpos import encodings
 from relpos.encodings import Encoding
 from relpos.encodings.composed import expressions
 from relpos.encodings.composed.expressions import Kind, Scheme
-from relpos.nn.stack_config import StackConfig
+from relpos.nn.transformer_config import TransformerConfig
 
 EncodingOptions = Mapping[str, Mapping[str, Any]]
 
 
 def of_layer(
-    text: str, config: StackConfig, options: EncodingOptions, *, causal: bool, rngs: nnx.Rngs
+    text: str, config: TransformerConfig, options: EncodingOptions, *, causal: bool, rngs: nnx.Rngs
 ) -> Encoding | None:
-    """Make the encoding of one layer's attention; None where all there is adds to the input.
+    """Make the encoding of one layer's attention; return None if all of it adds to the input.
 
     Args:
-      text: such as `relpos.encodings.create` reads.
+      text: a scheme or several in one, as `relpos.encodings.create` reads them.
       config: the sizes.
-      options: scheme name -> its options, where the text says nothing else.
-      causal: where keys stand on both sides, `bidirectional` is switched on.
+      options: scheme name -> its options; those in the text come first.
+      causal: whether a token sees only those before it; if not, `bidirectional` is switched on.
       rngs: for the initial parameters.
     """
     kinds = []
@@ -34,7 +34,7 @@ def of_layer(
         if len(kinds) == 1:
             return None
         raise ValueError(
-            f"{text}: what adds to the input is seen by all heads: give those heads another scheme"
+            f"{text}: what adds to the input is seen by all heads, so give those heads another scheme"
         )
     return encodings.create(
         tuple(kinds), num_heads=config.num_heads, head_dim=config.head_size,
@@ -43,9 +43,9 @@ def of_layer(
 
 
 def of_input(
-    texts: Sequence[str], config: StackConfig, options: EncodingOptions, *, rngs: nnx.Rngs
+    texts: Sequence[str], config: TransformerConfig, options: EncodingOptions, *, rngs: nnx.Rngs
 ) -> list[Encoding]:
-    """Make what is added to the input, each scheme once, wherever the layers name it."""
+    """Make the encodings that add to the input, one for each such scheme that the layers name."""
     found = {
         scheme: None
         for text in texts
@@ -69,12 +69,12 @@ def _chosen(scheme: Scheme, options: EncodingOptions, causal: bool) -> Scheme:
 
 
 def is_shared_by_layers(path: Any, variable: Any) -> bool:
-    """Whether all layers have one and the same parameter: so it is marked, `shared_by_layers=True`."""
+    """Whether all layers share this parameter, which is then marked `shared_by_layers=True`."""
     return bool(variable.get_metadata().get("shared_by_layers", False))
 
 
 def tie(module: nnx.Module | None, to: nnx.Module | None) -> None:
-    """Make the parameters that layers share those of another module that is made alike."""
+    """Replace the parameters that layers share by those of another module of the same structure."""
     for path, variable in list(nnx.iter_graph(to)):
         if isinstance(variable, nnx.Variable) and is_shared_by_layers(path, variable):
             *parents, last = map(str, path)

@@ -13,18 +13,41 @@ from relpos.attention.mesh_axes import varying_like
 
 
 class Linear(nnx.Linear):
-    """x W, over the last axis of x."""
+    """x W + b, over the last axis of x."""
 
-    def __init__(self, inputs: int, outputs: int, *, init: Any = None, dtype: Any, rngs: nnx.Rngs):
-        """Make the kernel [inputs, outputs]; without `init` normal, of variance 1 / inputs."""
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        init: Any = None,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        """Make the kernel [inputs, outputs] and, if there is one, a bias of zeros.
+
+        Args:
+          inputs: the size of the last axis of x.
+          outputs: the size of the last axis of the result.
+          bias: whether to add b.
+          init: initializer of the kernel; None: normal with variance 1 / inputs.
+          dtype: the type to compute in.
+          rngs: for the initial parameters.
+        """
         init = init or jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         super().__init__(
-            inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs
+            inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs
         )  # fmt: skip
 
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... M"]:  # type: ignore[override]
-        """Return x W in the layer's type."""
-        return product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    def __call__(self, x: Float[Array, "... D"], first: int = 0) -> Float[Array, "... M"]:
+        """Return x W + b in the layer's type, or only the outputs from the index `first` on."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = product(x.astype(self.dtype), kernel[:, first:] if first else kernel)
+        if self.bias is None:
+            return y
+        bias = self.bias[first:].astype(self.dtype)
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def product(x: Float[Array, "... D"], kernel: Float[Array, "D M"]) -> Float[Array, "... M"]:

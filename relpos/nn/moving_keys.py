@@ -1,7 +1,7 @@
-"""Keys of a cache that come along: each as it is met from behind the last token, so that one query need not walk.
+"""Cached keys that are kept up to date: each as a query behind the last token sees it, so that decoding need not walk.
 
-Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, keep reflected keys like this: a step of decoding turns all keys
-by one more token, which costs no more than reading them.
+Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, keep reflected keys in this way: each decoding step applies the
+reflection of one more token to all keys, which costs no more than reading them.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from relpos.attention.per_head import for_heads, repeated
 from relpos.encodings import Encoding
 from relpos.nn.cache import Cache
 
-_BLOCK = 64  # tokens that keys are moved past at once
+_BLOCK = 64  # tokens that keys are moved past at a time
 
 
 def come_along(encoding: Encoding) -> bool:
-    """Whether a cache holds keys of this encoding as they are by now."""
+    """Whether a cache keeps the keys of this encoding up to date."""
     return not encoding.of_heads and any("come_along" in p.overridden for p in encoding.parts)
 
 
 def _walking(encoding: Encoding) -> tuple[int, Encoding]:
-    """Return the part that walks, and which it is."""
+    """Return the part that walks, after its number."""
     (found,) = ((number, part) for number, part in enumerate(encoding.parts) if part.walks)
     return found
 
@@ -36,7 +36,7 @@ def _of_part(encoding: Encoding, features: Any) -> Any:
 
 
 def _replaced(encoding: Encoding, features: Any, of_part: Any) -> Any:
-    """Return the features with others of the part that walks."""
+    """Return the features, with those of the part that walks replaced."""
     if len(encoding.parts) == 1:
         return of_part
     number, _ = _walking(encoding)
@@ -45,7 +45,7 @@ def _replaced(encoding: Encoding, features: Any, of_part: Any) -> Any:
 
 
 def standing(encoding: Encoding, features: Any) -> tuple[Encoding, Any]:
-    """Return the encoding and its features for queries of the last token: the walk has been walked."""
+    """Return the encoding and its features for queries of the last token, which need no walk."""
     one = nnx.merge(*nnx.split(encoding))
     for _, module in nnx.iter_graph(one):
         if isinstance(module, Slots):
@@ -54,7 +54,7 @@ def standing(encoding: Encoding, features: Any) -> tuple[Encoding, Any]:
 
 
 def kept(encoding: Encoding, features: Any) -> Any:
-    """Return what a cache keeps of features: what queries to come will meet."""
+    """Return the features that a cache keeps for later queries."""
     if come_along(encoding):
         encoding, features = standing(encoding, features)
     return features if encoding.keeps_key_features else None
@@ -63,9 +63,9 @@ def kept(encoding: Encoding, features: Any) -> Any:
 def of_own_heads(
     encoding: Encoding, k: Float[Array, "B T K H"], num_heads: int
 ) -> Float[Array, "B T heads H"]:
-    """Return keys as a cache holds them: of query heads where each of these moves them in its own way.
+    """Return keys as a cache holds them: one for each query head, if these move keys differently.
 
-    They are at least float32, for errors add up on the way.
+    They are at least float32, because errors add up.
     """
     if not come_along(encoding):
         return k
@@ -76,7 +76,7 @@ def of_own_heads(
 
 
 def walked_past(encoding: Encoding, cache: Cache, features: Any) -> Cache:
-    """Return the cache as a walk may go past it: of features that change nothing, for its keys have come along."""
+    """Return the cache for a walk over it: its keys are up to date, so its features change nothing."""
     B, C = cache.written.shape
     zeros = jax.tree.map(
         lambda f: jnp.zeros((B, C, *f.shape[2:]), f.dtype), _of_part(encoding, features)
@@ -90,13 +90,13 @@ def moved(
     now: Float[Array, "B T heads H"],
     features: Any,
 ) -> tuple[Array, Array]:
-    """Return the keys of the past, and those of now, as they are met from behind the last token of now.
+    """Return the keys in a cache and new ones, as a query behind the last new token sees them.
 
     Args:
-      encoding: whose keys come along.
+      encoding: the encoding, whose `come_along` moves keys.
       past: the keys in the cache.
-      now: keys behind them, as `of_own_heads` gives them.
-      features: of the tokens of now.
+      now: the new keys, from `of_own_heads`.
+      features: the features of the new tokens.
     """
     heads = now.shape[2]
     split, per_head, shared = split_heads(_walking(encoding)[1])
@@ -112,7 +112,7 @@ def moved(
 
 
 def _moved(one: Encoding, past_CH: Array, now_TH: Array, features_T: Any) -> tuple[Array, Array]:
-    """Move keys of one head and row: from the last block of tokens to the first, all behind it as one matrix."""
+    """Move the keys of one head and row, block by block from the last; one matrix moves past all later blocks."""
     T, H = now_TH.shape
     size = min(T, _BLOCK)
 

@@ -1,7 +1,8 @@
-"""What layers of attention share: checks of sizes and inputs, options of dropout, projections."""
+"""What self- and cross-attention share: checks, dropout options, norms of queries and keys."""
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -9,12 +10,13 @@ from jaxtyping import Array
 
 from relpos import encodings
 from relpos.encodings import Encoding
+from relpos.nn.norms import unchanged
 
 _log = logging.getLogger(__name__)
 
 
 def check_input(x_BTD: Array) -> None:
-    """Refuse an input of other than three axes."""
+    """Check that an input has three axes."""
     if x_BTD.ndim != 3:
         hint = ": give it a batch axis, x[None]" if x_BTD.ndim == 2 else ""
         raise ValueError(f"the input must be [B, T, D], got {list(x_BTD.shape)}{hint}")
@@ -23,10 +25,10 @@ def check_input(x_BTD: Array) -> None:
 def dropout_options(
     rate: float, key: Array | None, deterministic: bool | None = None
 ) -> dict[str, Any]:
-    """Return attention's arguments for dropout, none where it is off.
+    """Return the dropout arguments of `relpos.attention`; none if dropout is off.
 
     Raises:
-      ValueError: deterministic=False with a rate and no key.
+      ValueError: deterministic=False and a rate, but no key.
     """
     if not rate or deterministic:
         return {}
@@ -50,7 +52,7 @@ def _log_no_dropout(rate: float) -> None:
 def check_heads(
     num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
 ) -> tuple[int, int]:
-    """Return K and H, or say what does not divide."""
+    """Return K and H, and check that the sizes divide."""
     if num_heads < 1 or in_features < 1:
         raise ValueError(
             f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
@@ -69,6 +71,16 @@ def check_heads(
     return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
 
 
+def head_norms(
+    wanted: bool, head_dim: int, epsilon: float, dtype: Any, rngs: nnx.Rngs
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """Return RMS norms over H for queries and keys; unwanted, functions that change nothing."""
+    if not wanted:
+        return unchanged, unchanged
+    make = functools.partial(nnx.RMSNorm, head_dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
+    return make(), make()
+
+
 def no_positions() -> Encoding:
-    """Return an encoding that fills no slot."""
+    """Return an encoding that defines no slot."""
     return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))

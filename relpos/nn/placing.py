@@ -1,4 +1,4 @@
-"""How models come by the places of their tokens: given in the call, or by their `relpos.places.Places`."""
+"""The positions of a model's tokens: given in the call, or by its `relpos.places.Places`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _STREAM = 0x706C6163  # of random numbers, apart from dropout's
 
 
 def longest(stack: Stack, places: Places) -> int | None:
-    """Return how many tokens a row may have; None: any number.
+    """Return the largest number of tokens of a row; None: any.
 
     Raises:
       ValueError: the encodings have no parameters for the positions.
@@ -33,24 +33,24 @@ def _check_drawn(largest: int | None, most: int | None, whose: str) -> None:
 
 
 def place(
-    places: Places,
-    given: Placed,
-    tokens_BT: Int[Array, "B T"],
-    segments_BT: Any,
-    caches: Any = None,
-    key: Array | None = None,
-) -> dict[str, Any]:
-    """Return the stack's arguments positions, order and embed_positions: what is given, else what `places` says.
+    places: Places, given: Placed, tokens_BT: Int[Array, "B T"], segments_BT: Any, key: Array | None
+) -> Placed:
+    """Return the positions that a call gives; if it gives none, those that `places` says."""
+    if any(x is not None for x in given) or places.are_consecutive:
+        return given
+    of_places = None if key is None else jax.random.fold_in(key, _STREAM)
+    return places.begin(tokens_BT, segments_BT, key=of_places)[0]
+
+
+def check_given(places: Places, given: Placed) -> None:
+    """Check that a call behind earlier tokens gives positions, where `places` would have to know these tokens.
 
     Raises:
-      ValueError: beside caches nothing is given, and `places` would have to know the tokens in them.
+      ValueError: it gives none.
     """
-    if any(x is not None for x in given) or places.are_consecutive:
-        return given._asdict()
-    if caches is not None:
+    if all(x is None for x in given) and not places.are_consecutive:
         raise ValueError(
-            f"{type(places).__name__} places tokens by those before them, which a cache or an earlier segment "
-            "does not tell: give the positions as its `begin` and `follow` return them, as relpos.nn.generate does"
+            f"the positions of {type(places).__name__} depend on all tokens of a row, and a cache or an earlier "
+            "segment does not hold them: pass the positions that its `begin` and `follow` return, as "
+            "relpos.nn.generate does"
         )
-    of_places = None if key is None else jax.random.fold_in(key, _STREAM)
-    return places.begin(tokens_BT, segments_BT, key=of_places)[0]._asdict()

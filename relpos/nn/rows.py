@@ -1,7 +1,7 @@
-"""What a model makes of rows of tokens, each of its own length, in batches of one padded length.
+"""Run a model on rows of tokens of different lengths, in batches of one padded length.
 
-Lengths are powers of two and numbers of rows one of four, so that few programs are compiled. A row's padded length
-depends on the row alone: what the model makes of it does not depend on the others.
+Padded lengths are powers of two, and a batch has one of four numbers of rows, so that few programs are compiled. The
+padded length of a row depends on that row alone, so its result does not depend on the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ Row = Sequence[int] | np.ndarray
 
 _ROWS = (1, 4, 16, 64)
 _LEAST_TOKENS = 64
-_MOST_READ = 1 << 13  # tokens of a batch, unless one row has more: each has its logits
-_MOST_CACHED = 1 << 15  # with those to come
+_MOST_READ = 1 << 13  # tokens of a batch, each of which has logits; a single row may have more
+_MOST_CACHED = 1 << 15  # the same, with the tokens that will be added
 
 
 class RowBatch(NamedTuple):
-    """Rows of one padded length; copies of its first fill a batch up.
+    """Rows of one padded length. Copies of the first row complete a batch.
 
     Attributes:
-      numbers: which row each is, int64 [B].
-      tokens: zeros behind each row's, int32 [B, T].
-      lengths: how many tokens each row has, int32 [B].
+      numbers: the number of each row, int64 [B].
+      tokens: each row, padded with zeros at its end, int32 [B, T].
+      lengths: the number of tokens of each row, int32 [B].
     """
 
     numbers: np.ndarray
@@ -43,12 +43,12 @@ class RowBatch(NamedTuple):
 def row_batches(
     rows: Sequence[Row], *, max_length: int | None, more: int = 0
 ) -> Iterator[RowBatch]:
-    """Yield all rows, those of the least padded length first.
+    """Yield all rows, shortest padded length first.
 
     Args:
       rows: tokens, at least one each.
-      max_length: of the model, which the padded rows and what comes behind them stay within; None: no limit.
-      more: tokens that the model will add to each row.
+      max_length: the model's limit for a padded row and what is added to it; None: no limit.
+      more: the number of tokens that the model will add to each row.
     """
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -87,10 +87,10 @@ def continue_rows(
     Args:
       model: a decoder.
       rows: the prompts, which must fit the model together with max_new_tokens.
-      max_new_tokens: at most.
-      stop: the token that ends a continuation; it is not part of it.
+      max_new_tokens: the largest number of new tokens of a row.
+      stop: the token that ends a continuation, and is no part of it.
       sampling: how tokens are chosen.
-      key: a random key; a row's draws depend on it and on the row's number only.
+      key: a random key. The draws of a row depend only on the key and the number of the row.
       first: the number of the first row.
     """
     check_new_tokens(max_new_tokens)
@@ -116,7 +116,7 @@ def most_probable(
     Args:
       model: an encoder.
       rows: tokens, which must fit the model.
-      allowed_V: which symbols may be; None: all.
+      allowed_V: which symbols are allowed; None: all.
     """
     graphdef, state = nnx.split(model)
     found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)

@@ -4,25 +4,26 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from relpos.nn.decoder import DecoderConfig
 from relpos.nn.encoder import Encoder
-from relpos.nn.stack import EncodingOptions
+from relpos.nn.layer_encodings import EncodingOptions
+from relpos.nn.transformer_config import TransformerConfig
 from relpos.places import Placed, Places
 
-_NEVER = -1e9  # finite: a row of padding has no candidate at all
+_NEVER = -1e9  # finite, because a row of padding has no candidates
 
 
 class SpanEncoder(nnx.Module):
-    """start = x w_1, stop = x w_2 for the encoder's output x, which has read E[token] + P[part].
+    """start = x w_1, stop = x w_2, for the output x of an encoder whose input is E[token] + P[part].
 
-    Devlin et al. 2019, arXiv:1810.04805, sec. 3 and 4.2. The parts of a text, such as question and context, are told
-    apart by P, whatever the positions do.
+    Devlin et al. 2019, arXiv:1810.04805, sec. 3 and 4.2. P distinguishes the parts of a text, such as question and
+    context, with any positions.
     """
 
     def __init__(
         self,
-        config: DecoderConfig,
+        config: TransformerConfig,
         *,
+        vocab_size: int,
         num_parts: int = 2,
         encoding_options: EncodingOptions | None = None,
         places: Places | None = None,
@@ -31,13 +32,17 @@ class SpanEncoder(nnx.Module):
         """Make the model.
 
         Args:
-          config: the encoder's sizes.
-          num_parts: how many parts a text has; 0 is padding and none of them.
+          config: the sizes and the kind of the layers.
+          vocab_size: V.
+          num_parts: the number of parts of a text, not counting 0, padding.
           encoding_options: scheme name -> its options.
-          places: where tokens stand; None: one behind the other.
+          places: the positions of tokens; None: consecutive ones.
           rngs: for the initial parameters.
         """
-        self.encoder = Encoder(config, encoding_options=encoding_options, places=places, rngs=rngs)
+        self.encoder = Encoder(
+            config, vocab_size=vocab_size, encoding_options=encoding_options, places=places,
+            rngs=rngs,
+        )  # fmt: skip
         self.parts = nnx.Embed(
             num_parts + 1, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
             embedding_init=nnx.initializers.normal(1.0),
@@ -61,12 +66,12 @@ class SpanEncoder(nnx.Module):
 
         Args:
           tokens_BT: token ids.
-          parts_BT: the part that each token belongs to, 1, 2, ...; 0 is padding.
+          parts_BT: the part of each token, 1, 2, ...; 0 is padding.
           candidates_BT: the tokens that a span may begin or end with.
-          key: switches dropout on.
+          key: a random key, which switches dropout on.
         """
         encoder, segments = self.encoder, (parts_BT > 0).astype(jnp.int32)
         embedded_BTD = encoder.embed(tokens_BT) + self.parts(parts_BT)
-        x_BTD = encoder.read(embedded_BTD, tokens_BT, segments, Placed(), key)
+        x_BTD = encoder.read(embedded_BTD, tokens_BT, Placed(), segments, key)
         ends_BT2 = jnp.where(candidates_BT[..., None], self.ends(x_BTD.astype(jnp.float32)), _NEVER)
         return ends_BT2[..., 0], ends_BT2[..., 1]

@@ -8,31 +8,41 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from relpos import positions as positions_lib
-from relpos.attention.checks import check_places, checked_number
+from relpos.attention.checks import checked_number
 from relpos.encodings import Encoding
-from relpos.nn import layer_encodings
-from relpos.nn.block import Block, dropped
+from relpos.nn import layer_encodings, stacked
+from relpos.nn.added_to_input import add_to_input, check_counted_on
+from relpos.nn.block import At, Block, dropped
 from relpos.nn.cache import Cache
-from relpos.nn.cross_attention import CrossAttention, Memory
+from relpos.nn.cross_attention import Memory
 from relpos.nn.earlier import Earlier, check_layers
-from relpos.nn.layer_encodings import EncodingOptions as EncodingOptions
-from relpos.nn.stack_config import StackConfig as StackConfig
+from relpos.nn.layer_encodings import EncodingOptions
+from relpos.nn.transformer_config import TransformerConfig
 from relpos.nn.turns import Turn
-from relpos.sharding import left_to_the_compiler
-
-FEW_LAYERS = 8  # as quick to compile without a loop over them, whose turns copy what they hand on
 
 
 class Stack(nnx.Module):
-    """Layers whose parameters are stacked, and scanned where they are many: compile time hardly grows with depth.
+    """Layers whose parameters are stacked. Many layers are scanned, so that compile time hardly grows with depth.
 
-    Each layer has an encoding of its own, but for the parameters that are marked as shared by layers; what adds to the
-    input stands before the layers.
+    Each layer has its own encoding, except for parameters that are marked as shared by layers. Encodings that add to
+    the input are applied once, before the first layer.
+
+    The methods that run the layers share these arguments:
+
+      x_BTD: embedded tokens.
+      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on
+        from the tokens in the caches.
+      order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
+      embed_positions: the positions of the scheme in `input_encoding`, or without one, of all that adds to the input;
+        None: the positions.
+      segments: ids of packed documents, 0 is padding; None: one document.
+      memories: from `memories`, what cross-attention reads.
+      key: a random key, which switches dropout on.
     """
 
     def __init__(
         self,
-        config: StackConfig,
+        config: TransformerConfig,
         *,
         causal: bool,
         encoding_options: EncodingOptions | None = None,
@@ -43,11 +53,11 @@ class Stack(nnx.Module):
         """Make the layers.
 
         Args:
-          config: the sizes.
+          config: the sizes and the kind of the layers.
           causal: whether a token sees only those before it.
           encoding_options: scheme name -> its options.
-          cross_encoding: a scheme for attention to a memory; "none": without positions; None: no such attention.
-          input_encoding: a scheme that adds to the input at `embed_positions`, beside those of the layers.
+          cross_encoding: the scheme of cross-attention; "none": without positions; None: no cross-attention.
+          input_encoding: a scheme that adds to the input at `embed_positions`, besides those of the layers.
           rngs: for the initial parameters.
         """
         options = encoding_options or {}
@@ -58,47 +68,41 @@ class Stack(nnx.Module):
         beside = (input_encoding,) if input_encoding else ()
         added = layer_encodings.of_input(beside, config, options, rngs=rngs)
         self.input_encoding = added[0] if added else None
-        turns = config.turns
-        groups = config.num_layers // len(turns)
 
-        def cross(turn: Turn, rngs: nnx.Rngs) -> CrossAttention | None:
-            if cross_encoding is None:
-                return None
-            encoding = layer_encodings.of_layer(
-                cross_encoding, config, options, causal=False, rngs=rngs
-            )
-            if encoding is None:
-                raise ValueError(
-                    f"{cross_encoding} adds positions to the input, cross-attention has none of its own: choose "
-                    "none or a relative scheme"
-                )
-            return CrossAttention(
-                config.num_heads, config.features, encoding=encoding,
-                num_kv_heads=config.num_kv_heads, head_dim=config.head_dim,
-                scale=turn.scale, softcap=turn.softcap,
-                dropout_rate=config.dropout_rate, dtype=jnp.dtype(config.dtype), rngs=rngs,
-            )  # fmt: skip
+        def made(text: Any, causal: bool, rngs: nnx.Rngs) -> Encoding | None:
+            return layer_encodings.of_layer(text, config, options, causal=causal, rngs=rngs)
 
         def stack(turn: Turn) -> Block:
             def init(key):
-                rngs = nnx.Rngs(key)
-                own = layer_encodings.of_layer(
-                    turn.encoding, config, options, causal=causal, rngs=rngs
+                rngs, cross = nnx.Rngs(key), None
+                own = made(turn.encoding, causal, rngs)
+                if cross_encoding is not None:
+                    cross = made(cross_encoding, False, rngs)
+                    if cross is None:
+                        raise ValueError(
+                            f"{cross_encoding} adds positions to the input, cross-attention has none of its own: "
+                            "choose none or a relative scheme"
+                        )
+                return stacked.split(
+                    Block(config, turn, own, causal=causal, cross_encoding=cross, rngs=rngs)
                 )
-                of_memory = cross(turn, rngs)
-                return _split(Block(config, turn, own, causal=causal, cross=of_memory, rngs=rngs))
 
-            keys = jax.random.split(rngs.params(), groups)
+            keys = jax.random.split(rngs.params(), config.num_layers // len(config.turns))
             graphdef, shared, _ = init(keys[0])
             return nnx.merge(graphdef, shared, jax.vmap(lambda key: init(key)[2])(keys))
 
-        self.blocks = nnx.List(map(stack, turns))
+        self.blocks = nnx.List(map(stack, config.turns))
         first: dict[str, Block] = {}
-        for turn, block in zip(turns, self.blocks, strict=True):
+        for turn, block in zip(config.turns, self.blocks, strict=True):
             if first.setdefault(turn.encoding, block) is not block:
                 layer_encodings.tie(block.attention, first[turn.encoding].attention)
             if block is not self.blocks[0]:
                 layer_encodings.tie(block.cross, self.blocks[0].cross)
+
+    @property
+    def groups(self) -> int:
+        """How often the pattern of layers repeats."""
+        return self.config.num_layers // len(self.blocks)
 
     @property
     def max_length(self) -> int | None:
@@ -117,139 +121,133 @@ class Stack(nnx.Module):
         order: Num[Array, "B T"] | None = None,
         embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        caches: tuple[Cache, ...] | None = None,
-        earlier: tuple[Earlier, ...] | None = None,
         memories: dict[str, Memory] | None = None,
         key: Array | None = None,
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        """Run all layers.
+    ) -> Float[Array, "B T D"]:
+        """Return the output of the last layer."""
+        shape = x_BTD.shape[:2]
+        self._check_length(shape[1])
+        if positions is not None:
+            places = checked_number("positions", positions, shape, with_axes=True)
+        elif segments is not None:
+            places = positions_lib.within_segments(segments)
+        else:
+            places = jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
+
+        at = At(places, segments, positions, order)
+
+        def one(block, x, key, _, memory):
+            return block(x, at=at, memory=memory, key=key), None
+
+        x_BTD = self._with_positions(x_BTD, places, embed_positions)
+        x_BTD, keys = self._dropped(x_BTD, key)
+        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, memories=memories)[0]
+
+    def decode(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        caches: tuple[Cache, ...],
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        memories: dict[str, Memory] | None = None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
+        """Return the output for tokens behind those in the caches, and the new caches.
+
+        `caches` come from `init_caches` or the previous call.
+        """
+        shape, in_a_loop = x_BTD.shape[:2], _is_stacked(caches)
+        if not in_a_loop and len(caches) != self.config.num_layers:
+            raise ValueError(
+                f"got {len(caches)} caches for {self.config.num_layers} layers: make them with init_caches"
+            )
+        if positions is not None:
+            places = checked_number("positions", positions, shape, with_axes=True)
+        else:
+            first = jax.tree.map(lambda x: x[0], caches[0]) if in_a_loop else caches[0]
+            valid = jnp.ones(shape, bool) if segments is None else segments != 0
+            places = jnp.maximum(first.next_positions(valid), 0)
+
+        at = At(places, segments, positions, order)
+
+        def one(block, x, _, cache, memory):
+            return block.decode(x, cache, at=at, memory=memory)
+
+        x_BTD = self._with_positions(x_BTD, places, embed_positions)
+        return stacked.run(
+            self.blocks, self.groups, one, x_BTD, carried=caches, memories=memories,
+            in_a_loop=in_a_loop,
+        )  # fmt: skip
+
+    def read_on(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        earlier: tuple[Earlier, ...],
+        *,
+        embed_positions: Num[Array, "B T *axes"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: Array | None = None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Earlier, ...]]:
+        """Return the output for a segment of a text that every layer reads behind its earlier inputs.
 
         Args:
-          x_BTD: embedded tokens; schemes that add to the input do it here.
-          positions: any integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or
-            behind the tokens in the caches.
-          order: what causality and windows go by; None: the positions, or where these have axes the row.
-          embed_positions: of what is added to the input, that of `input_encoding` alone where there is one; None: the
-            positions.
-          segments: ids of packed documents, 0 is padding.
-          caches: from `init_caches` or an earlier call.
-          earlier: from `init_earlier` or the call for the segment before this one.
-          memories: from `memories`, of what cross-attention reads.
+          x_BTD: embedded tokens.
+          earlier: from `init_earlier` or the call for the previous segment.
+          embed_positions: counted on through the text; needed by what adds to the input.
+          segments: a document that goes on keeps its id.
           key: switches dropout on.
 
         Returns:
-          The output, and the new caches or, of each layer, the last inputs for the segment to come.
+          The output, and the last inputs of each layer for the next segment.
         """
-        T = x_BTD.shape[1]
-        if earlier is not None:
-            check_layers(earlier, x_BTD, len(self.blocks), caches, positions, order)
-            self._check_embedded(embed_positions)
-            T += earlier[0].length
-        if caches is None and self.max_length is not None and self.max_length < T:
+        shape = x_BTD.shape[:2]
+        check_layers(earlier, x_BTD, len(self.blocks))
+        check_counted_on(self.input_encodings, self.input_encoding, embed_positions)
+        M = earlier[0].length
+        self._check_length(M + shape[1])
+        ids_BS = earlier[0].of_layer(0).ids_with(shape, segments)
+        places = positions_lib.within_segments(ids_BS)[:, M:]
+
+        def one(block, x, key, earlier, _):
+            return block.read_on(x, earlier, at=At(places, segments), key=key)
+
+        x_BTD = self._with_positions(x_BTD, places, embed_positions)
+        x_BTD, keys = self._dropped(x_BTD, key)
+        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, carried=earlier)
+
+    def _dropped(self, x_BTD, key):
+        """Return the input after dropout, and a key for each layer."""
+        if key is None:
+            return x_BTD, None
+        keys = jax.random.split(key, (self.groups, len(self.blocks)))
+        of_input = jax.random.fold_in(key, self.groups)
+        return dropped(x_BTD, self.config.dropout_rate, of_input), keys
+
+    def _with_positions(self, x_BTD, places, embed_positions):
+        return add_to_input(
+            x_BTD, self.input_encodings, self.input_encoding, places, embed_positions
+        )
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and self.max_length < length:
             raise ValueError(
-                f"{T} tokens are more than the {self.max_length} positions of "
+                f"{length} tokens are more than the {self.max_length} positions of "
                 f"{', '.join(map(str, self.config.encodings))}"
             )
-        places = self._places(x_BTD.shape[:2], positions, segments, caches, earlier)
-        added = places
-        if embed_positions is not None:
-            added = checked_number(
-                "embed_positions", embed_positions, x_BTD.shape[:2], with_axes=True
-            )
-        x = x_BTD
-        for encoding in self.input_encodings:
-            x = self._embedded(encoding, x, added if self.input_encoding is None else places)
-        if self.input_encoding is not None:
-            x = self._embedded(self.input_encoding, x, added)
-        graphs, shared, states = zip(*map(_split, self.blocks), strict=True)
-        groups = self.config.num_layers // len(self.blocks)
-        keys = None if key is None else jax.random.split(key, (groups, len(self.blocks)))
-        if key is not None:
-            x = dropped(x, self.config.dropout_rate, jax.random.fold_in(key, groups))
-
-        def group(x, inputs):
-            states, keys, caches, earlier, memories = inputs
-            grown = []
-            for i, (graph, of_all, state) in enumerate(zip(graphs, shared, states, strict=True)):
-                x, cache = nnx.merge(graph, of_all, state)(
-                    x,
-                    key=None if keys is None else keys[i],
-                    cache=None if caches is None else caches[i],
-                    earlier=None if earlier is None else earlier[i],
-                    memory=None if memories is None else memories[str(i)],
-                    places=places,
-                    positions=positions,
-                    order=order,
-                    segments=segments,
-                )
-                grown.append(cache)
-            return x, None if caches is None and earlier is None else tuple(grown)
-
-        if caches is not None and not _is_stacked(caches):
-            if len(caches) != self.config.num_layers:
-                raise ValueError(
-                    f"got {len(caches)} caches for {self.config.num_layers} layers: make them by init_caches"
-                )
-            grown: tuple[Cache, ...] = ()
-            for number in range(groups):
-                own, key, memory = jax.tree.map(lambda x, n=number: x[n], (states, keys, memories))
-                of_group = caches[number * len(graphs) : (number + 1) * len(graphs)]
-                x, more = group(x, (own, key, of_group, None, memory))
-                grown += more
-            return x, grown
-        unroll = groups if self.config.num_layers <= FEW_LAYERS else 2
-        return jax.lax.scan(group, x, (states, keys, caches, earlier, memories), unroll=unroll)
-
-    @staticmethod
-    def _embedded(encoding: Encoding, x_BTD, places_BT):
-        """Add what the encoding adds to the input."""
-        if not encoding.adds_to_input():
-            return x_BTD
-        check_places(encoding, places_BT)
-        graphdef, state = nnx.split(encoding)
-        embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
-        return embed(state, x_BTD, places_BT)
-
-    def _check_embedded(self, embed_positions: Any) -> None:
-        """Refuse to add positions to an input whose earlier segments have had others."""
-        beside = () if self.input_encoding is None else (self.input_encoding,)
-        added = [*self.input_encodings, *beside]
-        if embed_positions is not None:  # they place one of the two, see `__call__`
-            added = list(self.input_encodings) if beside else []
-        if added:
-            names = ", ".join(type(encoding).__name__ for encoding in added)
-            raise ValueError(
-                f"{names} adds positions to the input, and tokens of an earlier segment have had theirs, counted from "
-                "its own start: choose a relative scheme, or give embed_positions that count on through the text"
-            )
-
-    def _places(self, shape, positions, segments, caches, earlier):
-        """Return the positions that are added to the input, and those cross-attention counts from."""
-        if positions is not None:
-            return checked_number("positions", positions, shape, with_axes=True)
-        if caches is not None:
-            valid = jnp.ones(shape, bool) if segments is None else segments != 0
-            first = caches[0]
-            first = jax.tree.map(lambda x: x[0], first) if _is_stacked(caches) else first
-            return jnp.maximum(first.next_positions(valid), 0)
-        if earlier is not None:
-            ids_BS = earlier[0].of_layer(0).ids_with(shape, segments)
-            return positions_lib.within_segments(ids_BS)[:, earlier[0].length :]
-        if segments is not None:
-            return positions_lib.within_segments(segments)
-        return jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
 
     def init_caches(
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:
         """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
 
-        Of few layers there is one for each, of many one for each stack of layers, which are scanned.
+        A stack of few layers has one for each layer, a stack of many has one for each block of scanned layers.
 
         Args:
           batch: B.
-          max_length: how many tokens a row may come to.
-          positions: such as each call will be given, see `RelativeAttention.init_cache`; None: they are counted.
+          max_length: the largest number of tokens of a row.
+          positions: like those of each call, see `RelativeAttention.init_cache`; None: positions are counted.
         """
         if self.max_length is not None and max_length > self.max_length:
             raise ValueError(
@@ -257,55 +255,41 @@ class Stack(nnx.Module):
                 f"{', '.join(map(str, self.config.encodings))}"
             )
 
-        def stack(block: Block) -> Cache:
-            graph, shared, state = _split(block)
+        def empty(block: Block) -> Cache:
+            return block.attention.init_cache(batch, max_length, positions=positions)
 
-            def one(state):
-                attention = nnx.merge(graph, shared, state).attention
-                return attention.init_cache(batch, max_length, positions=positions)
-
-            return jax.vmap(one)(state)
-
-        stacked = tuple(map(stack, self.blocks))
-        if self.config.num_layers > FEW_LAYERS:
-            return stacked
-        groups = self.config.num_layers // len(self.blocks)
-        # Each layer by itself is written in place, where a stack of them would be taken apart and put together.
+        caches = tuple(stacked.of_each_layer(block, empty) for block in self.blocks)
+        if self.config.num_layers > stacked.FEW_LAYERS:
+            return caches
+        # A cache of one layer is updated in place, a stack of them would be taken apart and put together.
         return tuple(
             jax.tree.map(lambda x, n=number: x[n], cache)
-            for number in range(groups)
-            for cache in stacked
+            for number in range(self.groups)
+            for cache in caches
         )
 
     def apart(self) -> "Stack":
-        """Return a copy whose layers, if they are few, are blocks of their own; of many the stack itself.
+        """Return a copy with a block for each layer, to decode in a loop; a stack of many layers returns itself.
 
-        For loops of decoding: what is taken out of the stacked parameters is taken out before the loop, once. It takes
-        as much memory as they do.
+        The parameters of each layer are then taken out of the stacked ones once, before the loop. The copy takes as
+        much memory as they do.
         """
-        if self.config.num_layers > FEW_LAYERS:
+        if self.config.num_layers > stacked.FEW_LAYERS:
             return self
-        groups = self.config.num_layers // len(self.blocks)
-        blocks = []
-        for number in range(groups):
-            for block in self.blocks:
-                graph, shared, own = _split(block)
-                one = jax.tree.map(lambda x, n=number: x[n : n + 1], own)
-                blocks.append(nnx.merge(graph, shared, one))
         alike = nnx.merge(*nnx.split(self))
-        alike.blocks = nnx.List(blocks)
+        alike.blocks = nnx.List(stacked.apart(self.blocks, self.groups))
         return alike
 
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
-        """Return what all layers remember before the first segment of a text: nothing.
+        """Return the earlier inputs of all layers before the first segment of a text: none.
 
         Args:
           batch: B.
-          length: M, how many tokens before a segment its own may see; of the layers' windows no more than the past.
+          length: M, the number of tokens before a segment that its own may see; windows allow no more than their past.
         """
         if batch < 0 or length < 1:
             raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")
-        shape = (self.config.num_layers // len(self.blocks), batch, length)
+        shape = (self.groups, batch, length)
 
         def nothing() -> Earlier:
             inputs = jnp.zeros((*shape, self.config.features), jnp.dtype(self.config.dtype))
@@ -318,29 +302,15 @@ class Stack(nnx.Module):
     ) -> dict[str, Memory]:
         """Return the keys and values of all layers' cross-attention to an encoder's output, by block."""
 
-        def stack(block: Block) -> Memory:
-            graph, shared, state = _split(block)
+        def remember(block: Block) -> Memory:
+            if block.cross is None:
+                raise ValueError("this stack was made without cross-attention")
+            return block.cross.remember(encoded_BSD, segments)
 
-            def one(state):
-                cross = nnx.merge(graph, shared, state).cross
-                if cross is None:
-                    raise ValueError("this stack was made without cross-attention")
-                return cross.remember(encoded_BSD, segments)
-
-            return jax.vmap(one)(state)
-
-        return {str(i): stack(block) for i, block in enumerate(self.blocks)}
+        return {
+            str(i): stacked.of_each_layer(block, remember) for i, block in enumerate(self.blocks)
+        }
 
 
 def _is_stacked(caches: tuple[Cache, ...]) -> bool:
     return caches[0].length.ndim > 1
-
-
-def _embed(graphdef, state, x_BTD, places_BT):
-    return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, places_BT)
-
-
-def _split(block: Block) -> tuple[Any, Any, Any]:
-    """Return (graphdef, what all layers share, what is each layer's)."""
-    graphdef, shared, own = nnx.split(block, layer_encodings.is_shared_by_layers, ...)  # type: ignore[misc]
-    return graphdef, shared, own

@@ -1,4 +1,4 @@
-"""What the layers of a stack take in turn: of one value each, of several the first layer the first, and so on."""
+"""Options that the layers of a stack take in turn: the first layer takes the first value, and so on."""
 
 import ast
 import math
@@ -10,13 +10,13 @@ from relpos.positions import Window
 
 
 class Turn(NamedTuple):
-    """What one layer has of its own.
+    """The options of one layer that other layers may not share.
 
     Attributes:
-      encoding: as `relpos.encodings.create` reads it.
+      encoding: a scheme, as `relpos.encodings.create` reads it.
       window: how far a token sees.
-      scale: of the dot products; None: what the encoding says, 1 / sqrt(H) if nothing.
-      softcap: of the logits; None: no cap.
+      scale: the factor of the dot products; None: the encoding's own, 1 / sqrt(H) if it has none.
+      softcap: the bound of the logits; None: no cap.
     """
 
     encoding: Any
@@ -26,12 +26,12 @@ class Turn(NamedTuple):
 
 
 def windows(given: Any) -> tuple[Window, ...]:
-    """Return the window of each turn: an integer, None or a `Window` is that of all; a sequence has one for each.
+    """Return the window of each turn, from one for all (an integer, None or a `Window`) or a sequence of them.
 
-    There a pair has two sides, (past, future). As text: "none, 128:64*2".
+    In a sequence, a pair is (past, future). As text: "none, 128:64*2".
 
     Raises:
-      ValueError: names what is no window.
+      ValueError: a value is no window.
     """
     return _each("window", given, Window.of)
 
@@ -47,10 +47,10 @@ def softcaps(given: Any) -> tuple[float | None, ...]:
 
 
 def together(num_layers: int, **options: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """Return what the layers of one group have: as many as the least common multiple of all options' turns.
+    """Return the options of each layer of the pattern, whose length is the least common multiple of all turns.
 
     Raises:
-      ValueError: the number of layers is no multiple of that.
+      ValueError: the number of layers is no multiple of that length.
     """
     length = math.lcm(*map(len, options.values()))
     if num_layers % length:
@@ -69,7 +69,7 @@ def _each(name: str, given: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
         given = (given,)
     if not given:
         raise ValueError(
-            f"{name} of no layer: give one value, or those that the layers take in turn"
+            f"{name} is empty: give one value, or several that the layers take in turn"
         )
     return tuple(map(read, given))
 
@@ -86,7 +86,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
-        return text  # which whoever reads it names
+        return text  # refused, by name, by the reader of the value
 
 
 def _number(name: str, value: Any, is_right: Callable[[float], bool]) -> float | None:

@@ -1,5 +1,6 @@
 """The sections ``model``, ``encodings`` and ``places`` of a config, read for `relpos.nn`."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -9,17 +10,17 @@ from flax import nnx
 from relpos import encodings, places
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
-from relpos.nn import Decoder, DecoderConfig, SpanEncoder, TokenEncoder
+from relpos.nn import Decoder, SpanEncoder, TokenEncoder, TransformerConfig
 from relpos.training import memory
 from relpos.training.run_config import TokenRunConfig, TransformerRunConfig
 
 TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 
 
-def layer_sizes(
+def layers(
     config: TransformerRunConfig, encoding: str, *, causal: bool, key: str = "encoding"
-) -> dict[str, Any]:
-    """Return the arguments of `relpos.nn.StackConfig` that a config gives.
+) -> TransformerConfig:
+    """Return the layers that a config describes.
 
     Args:
       config: with ``model``.
@@ -42,7 +43,7 @@ def layer_sizes(
                 f"config key {key!r}: {name} is causal, for keys in the past, and here they stand on both sides: "
                 f"choose another scheme{apart}"
             )
-    return vars(config.model) | {"encodings": turns}
+    return dataclasses.replace(config.model, encodings=turns)
 
 
 def _turns(encoding: str, key: str) -> tuple[str, ...]:
@@ -147,11 +148,11 @@ def token_model(
     Raises:
       UserError: the sizes, the encoding, its options or the length do not go together.
     """
-    sizes = layer_sizes(config, config.encoding, causal=kind is Decoder)
-    chosen = build(lambda: DecoderConfig(vocab_size=vocab_size, **sizes), "model")
+    chosen = build(lambda: layers(config, config.encoding, causal=kind is Decoder), "model")
     try:
         model = kind(
             chosen,
+            vocab_size=vocab_size,
             encoding_options=config.encodings,
             places=create_places(config, tuple(digits)),
             rngs=rngs,

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from relpos import config as config_lib
 from relpos import encodings, places, sections
 from relpos.errors import UserError
-from relpos.sections import Fraction, Options, Positive, Seed, at_least, name_in, options_of
+from relpos.nn import TransformerConfig
+from relpos.sections import Options, Positive, Seed, at_least, name_in, options_of
 from relpos.training.optimizer import OptimizerConfig
 from relpos.training.task import find_module
 
@@ -41,51 +42,18 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The sizes of a model's layers; `relpos.nn.StackConfig` tells more of each.
-
-    Attributes:
-      num_layers: of the encoder and the decoder each, where there are both.
-      features: D.
-      num_heads: N, of queries.
-      num_kv_heads: K; None: N.
-      head_dim: H; None: D / N.
-      mlp_features: the width inside the MLP; None: 4 D.
-      window: tokens seen on each side; 64:16 past:future; none,128*2 by layers in turn; None: all.
-      scale: of dot products; None: what the encoding says, mostly 1 / sqrt(H); likewise in turn.
-      softcap: of logits; None: no cap; likewise in turn.
-      dropout_rate: of attention weights and of what each sublayer adds.
-      norm: where the norms are.
-      dtype: to compute in.
-    """
-
-    num_layers: Positive = 2
-    features: Positive = 128
-    num_heads: Positive = 4
-    num_kv_heads: Positive | None = None
-    head_dim: Positive | None = None
-    mlp_features: Positive | None = None
-    window: Any = None
-    scale: Any = None
-    softcap: Any = None
-    dropout_rate: Fraction = 0.0
-    norm: Literal["pre", "post"] = "pre"
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerRunConfig(RunConfig):
     """The config of a task whose model is made of `relpos.nn`'s layers.
 
     Attributes:
       encoding: one scheme, or several that the layers take in turn, "rope,none", or together, "rope+t5".
       encodings: scheme -> its options.
-      model: the layers.
+      model: the layers; of the encoder and the decoder each, where there are both.
     """
 
     encoding: str = "rope"
     encodings: Options = options_of(encodings)
-    model: ModelConfig = ModelConfig()
+    model: TransformerConfig = TransformerConfig(num_layers=2, features=128, num_heads=4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

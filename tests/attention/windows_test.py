@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from relpos import attention
-from relpos.nn import DecoderConfig, Encoder, RelativeAttention
+from relpos.nn import Encoder, RelativeAttention, TransformerConfig
 from relpos.positions import Window
 from tests import oracle
 from tests.attending import BLOCKS, B, H, N, T, attend, inputs, make
@@ -78,11 +78,12 @@ def test_two_equal_sides_are_a_window_of_one_number(implementation):
 
 
 def test_an_encoder_has_a_window_on_both_sides():
-    sizes = {"vocab_size": 7, "num_layers": 2, "features": 8, "num_heads": 2, "dtype": "float64"}
+    sizes = {"num_layers": 2, "features": 8, "num_heads": 2, "dtype": "float64"}
     x = jnp.arange(16)[None] % 7
 
     def run(window):
-        return Encoder(DecoderConfig(window=window, **sizes), rngs=nnx.Rngs(0))(x)
+        config = TransformerConfig(window=window, **sizes)
+        return Encoder(config, vocab_size=7, rngs=nnx.Rngs(0))(x)
 
     np.testing.assert_array_equal(run(Window(4, 4)), run(4))
     assert jnp.abs(run(Window(4, 2)) - run(4)).max() > 1e-3

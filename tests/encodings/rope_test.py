@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from relpos import attention, encodings
-from relpos.nn import Decoder, DecoderConfig
+from relpos.nn import Decoder, TransformerConfig
 from tests import oracle
 
 SHORT, LONG = (1.0, 1.1, 1.5, 2.0, 3.0), (1.0, 2.5, 7.0, 20.0, 64.0)
@@ -264,11 +264,11 @@ STRETCHED = {
 )  # fmt: skip
 def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
     """Keys of the first tokens are turned before anybody knows how long the row becomes."""
-    sizes = DecoderConfig(vocab_size=31, num_layers=2, features=16, num_heads=2)
+    sizes = TransformerConfig(num_layers=2, features=16, num_heads=2)
     options = {"rope": STRETCHED[scaling] | {"scaling": scaling}}
-    model = Decoder(sizes, encoding_options=options, rngs=nnx.Rngs(0))
+    model = Decoder(sizes, vocab_size=31, encoding_options=options, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).integers(0, 31, (2, 13)), jnp.int32)
-    grow = nnx.jit(lambda model, x, caches: model(x, caches=caches))
+    grow = nnx.jit(lambda model, x, caches: model.decode(x, caches))
     caches, logits, at = model.init_caches(2, 13), [], 0
     for size in chunks:
         part, caches = grow(model, x[:, at : at + size], caches)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings, linen, places
-from relpos.nn import Decoder, DecoderConfig, Earlier, RelativeAttention, StackConfig
+from relpos.nn import Decoder, Earlier, RelativeAttention, TransformerConfig
 from relpos.nn.stack import Stack
 from relpos.positions import Window
 
@@ -36,8 +36,8 @@ def random_state(module):
 
 def make(encoding, **options):
     sizes = {"num_layers": 2, "features": D, "num_heads": 2, "dtype": "float64"} | options
-    config = DecoderConfig(vocab_size=V, encodings=encoding, **sizes)
-    return random_state(Decoder(config, rngs=nnx.Rngs(0)))
+    config = TransformerConfig(encodings=encoding, **sizes)
+    return random_state(Decoder(config, vocab_size=V, rngs=nnx.Rngs(0)))
 
 
 TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
@@ -46,10 +46,10 @@ TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
 @nnx.jit
 def run(model, tokens_BT, segments=None, earlier=None, embed_positions=None):
     """What logits are made of, in float64, which logits are not."""
-    x_BTD, grown = model.stack(
-        model.embed(tokens_BT), segments=segments, earlier=earlier, embed_positions=embed_positions
-    )
-    return x_BTD if earlier is None else (x_BTD, grown)
+    x_BTD, how = model.embed(tokens_BT), {"segments": segments, "embed_positions": embed_positions}
+    if earlier is None:
+        return model.stack(x_BTD, **how)
+    return model.stack.read_on(x_BTD, earlier, **how)
 
 
 def in_pieces(model, x, sizes, length, segments=None):
@@ -79,7 +79,9 @@ def test_two_halves_with_memory_are_the_whole(name):
 
 
 def test_layers_that_take_turns_have_a_memory_each():
-    model = make("rope,t5", num_layers=4, window=(Window(5, 2), None), norm="post", num_kv_heads=1)
+    model = make(
+        "rope,t5", num_layers=4, window=(Window(5, 2), None), norm_placement="post", num_kv_heads=1
+    )
     found, earlier = in_pieces(model, TOKENS, (5, 5, 4), 10)
     close(found, run(model, TOKENS))
     assert [each.inputs.shape for each in earlier] == 2 * [(2, B, 10, D)]
@@ -87,15 +89,17 @@ def test_layers_that_take_turns_have_a_memory_each():
 
 def test_a_decoder_has_the_logits_of_the_whole():
     model = make("rope")
-    logits = nnx.jit(lambda model, x, earlier=None: model(x, earlier=earlier))
-    first, earlier = logits(model, TOKENS[:, :HALF], model.init_earlier(B, HALF))
-    second, _ = logits(model, TOKENS[:, HALF:], earlier)
-    whole = logits(model, TOKENS)
+    read_on = nnx.jit(lambda model, *x: model.read_on(*x))
+    first, earlier = read_on(model, TOKENS[:, :HALF], model.init_earlier(B, HALF))
+    second, _ = read_on(model, TOKENS[:, HALF:], earlier)
+    whole = nnx.jit(lambda model, x: model(x))(model, TOKENS)
     np.testing.assert_allclose(np.concatenate([first, second], 1), whole, rtol=1e-6, atol=1e-6)
 
 
 def stack(name):
-    config = StackConfig(num_layers=1, features=D, num_heads=2, encodings=name, dtype="float64")
+    config = TransformerConfig(
+        num_layers=1, features=D, num_heads=2, encodings=name, dtype="float64"
+    )
     return random_state(Stack(config, causal=True, rngs=nnx.Rngs(0)))
 
 
@@ -108,11 +112,11 @@ def test_gradients_are_those_of_one_row_whose_beginning_is_constant(name):
 
     def with_memory(state, before, x):
         earlier = Earlier(before[None], jnp.ones((1, B, HALF), jnp.int32))
-        return (nnx.merge(graphdef, state)(x, earlier=(earlier,))[0] * weight).sum()
+        return (nnx.merge(graphdef, state).read_on(x, (earlier,))[0] * weight).sum()
 
     def as_one_row(state, before, x):
         row = jnp.concatenate([jax.lax.stop_gradient(before), x], 1)
-        return (nnx.merge(graphdef, state)(row)[0][:, HALF:] * weight).sum()
+        return (nnx.merge(graphdef, state)(row)[:, HALF:] * weight).sum()
 
     found, expected = (
         jax.jit(jax.value_and_grad(loss, (0, 1, 2), allow_int=True))(state, before, x)
@@ -158,12 +162,12 @@ def test_a_layer_takes_an_array_to_which_no_gradient_goes():
     x = jnp.asarray(np.random.default_rng(3).normal(size=(B, T, D)))
     layer = RelativeAttention(2, D, encoding="t5", rngs=nnx.Rngs(0), dtype=float)
     before, now = x[:, :HALF], x[:, HALF:]
-    close(layer(now, earlier=before), layer(x)[:, HALF:])
-    gradient = jax.grad(lambda before: layer(now, earlier=before).sum())(before)
+    close(layer.read_on(now, before), layer(x)[:, HALF:])
+    gradient = jax.grad(lambda before: layer.read_on(now, before).sum())(before)
     assert not gradient.any()
     shell = linen.RelativeAttention(2, "t5", options={"dtype": float})
     parameters = shell.init(jax.random.key(0), x)
-    found = shell.apply(parameters, now, earlier=before)
+    found = shell.apply(parameters, now, before, method="read_on")
     close(found, shell.apply(parameters, x)[:, HALF:])
 
 
@@ -171,7 +175,7 @@ def test_both_sides_of_what_is_read_see_what_is_earlier():
     """A layer that is not causal: only the tokens that are read ask."""
     x = jnp.asarray(np.random.default_rng(3).normal(size=(B, T, D)))
     layer = RelativeAttention(2, D, encoding="shaw", causal=False, rngs=nnx.Rngs(0), dtype=float)
-    close(layer(x[:, 5:], earlier=x[:, :5]), layer(x)[:, 5:])
+    close(layer.read_on(x[:, 5:], x[:, :5]), layer(x)[:, 5:])
 
 
 def test_what_adds_to_the_input_wants_places_that_count_on():
@@ -180,7 +184,7 @@ def test_what_adds_to_the_input_wants_places_that_count_on():
     with pytest.raises(
         ValueError, match=r"Sinusoidal adds positions to the input.*embed_positions"
     ):
-        model(TOKENS[:, :HALF], earlier=earlier)
+        model.read_on(TOKENS[:, :HALF], earlier)
     found = []
     for piece in (np.arange(HALF), np.arange(HALF, T)):
         out, earlier = run(model, TOKENS[:, piece], None, earlier, piece)
@@ -193,19 +197,17 @@ def test_what_does_not_go_with_earlier_tokens_is_refused():
     earlier = model.init_earlier(B, HALF)
     half = jnp.asarray(TOKENS[:, :HALF])
     refused = functools.partial(pytest.raises, ValueError)
-    with refused(match="cache beside earlier"):
-        model(half, earlier=earlier, caches=model.init_caches(B, T))
-    with refused(match="positions beside earlier"):
-        model(half, earlier=earlier, positions=jnp.arange(HALF))
-    with refused(match="of 2 layers in turn, these are 1"):
-        model(half, earlier=2 * earlier)
+    with refused(match="of 2 blocks of layers, this stack has 1"):
+        model.read_on(half, 2 * earlier)
     with refused(match=r"earlier inputs must be \[B, M, D\] .* got \[3, 7, 12\]"):
-        model(half, earlier=model.init_earlier(3, HALF))
+        model.read_on(half, model.init_earlier(3, HALF))
     with refused(match="0 tokens cannot be"):
         model.init_earlier(B, 0)
     layer = RelativeAttention(2, D, rngs=nnx.Rngs(0))
     with refused(match=r"the segments of earlier inputs must be \[2, 3\], got \[2, 4\]"):
-        layer(jnp.ones((2, 5, D)), earlier=Earlier.of(jnp.ones((2, 3, D)), jnp.ones((2, 4))))
-    drawn = Decoder(model.config, places=places.create("randomized"), rngs=nnx.Rngs(0))
-    with refused(match="which a cache or an earlier segment does not tell"):
-        drawn(half, earlier=earlier)
+        layer.read_on(jnp.ones((2, 5, D)), Earlier.of(jnp.ones((2, 3, D)), jnp.ones((2, 4))))
+    drawn = Decoder(
+        model.config, vocab_size=V, places=places.create("randomized"), rngs=nnx.Rngs(0)
+    )
+    with refused(match="a cache or an earlier segment does not hold them"):
+        drawn.read_on(half, earlier)

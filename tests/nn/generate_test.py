@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from relpos.nn import Decoder, DecoderConfig, Sampling, generate
+from relpos.nn import Decoder, Sampling, TransformerConfig, generate
 
 LOGITS = jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25]))
 
@@ -34,8 +34,8 @@ def test_tokens_are_drawn_with_their_probabilities(sampling, expected):
 
 
 def test_greedy_continuations_are_those_of_full_forwards():
-    sizes = DecoderConfig(vocab_size=7, num_layers=2, features=16, num_heads=2)
-    model = Decoder(sizes, rngs=nnx.Rngs(0))
+    sizes = TransformerConfig(num_layers=2, features=16, num_heads=2)
+    model = Decoder(sizes, vocab_size=7, rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
     # Larger weights: an untrained model says one token over and over.
     graphdef, state = nnx.split(model)

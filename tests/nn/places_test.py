@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from relpos.nn import Decoder, DecoderConfig, Encoder, TokenEncoder
+from relpos.nn import Decoder, Encoder, TokenEncoder, TransformerConfig
 
 B, T, V = 2, 9, 11
 
 
 def make(kind, *encodings):
-    sizes = DecoderConfig(
-        vocab_size=V, num_layers=2, features=8, num_heads=2, encodings=encodings
+    sizes = TransformerConfig(
+        num_layers=2, features=8, num_heads=2, encodings=encodings
     )  # fmt: skip
-    return kind(sizes, rngs=nnx.Rngs(0))
+    return kind(sizes, vocab_size=V, rngs=nnx.Rngs(0))
 
 
 X = jnp.asarray(np.random.default_rng(1).integers(0, V, (B, T)), jnp.int32)

@@ -6,9 +6,9 @@ from flax import nnx
 
 from relpos.nn import (
     Decoder,
-    DecoderConfig,
     Sampling,
     TokenEncoder,
+    TransformerConfig,
     continue_rows,
     generate,
     most_probable,
@@ -18,8 +18,8 @@ from relpos.nn.rows import row_batches
 
 def lively(kind):
     """A model whose tokens depend on what it reads."""
-    sizes = DecoderConfig(vocab_size=11, num_layers=2, features=16, num_heads=2)
-    graphdef, state = nnx.split(kind(sizes, rngs=nnx.Rngs(0)))
+    sizes = TransformerConfig(num_layers=2, features=16, num_heads=2)
+    graphdef, state = nnx.split(kind(sizes, vocab_size=11, rngs=nnx.Rngs(0)))
     random = np.random.default_rng(0)
     return nnx.merge(
         graphdef,

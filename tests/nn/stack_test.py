@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.encodings import Encoding
-from relpos.nn import Decoder, DecoderConfig, block, stack
+from relpos.nn import Decoder, TransformerConfig, block, stack
 
 ONES = jnp.ones((4, 50, 64))
 
@@ -38,9 +38,9 @@ def test_nothing_is_dropped_without_a_key_or_a_rate():
 def test_float64_that_would_be_float32_is_refused():
     sizes = {"num_layers": 1, "features": 4, "num_heads": 1, "dtype": "float64"}
     with pytest.raises(ValueError, match="needs jax_enable_x64"):
-        stack.StackConfig(**sizes)
+        TransformerConfig(**sizes)
     with jax.enable_x64(True):
-        assert stack.StackConfig(**sizes).dtype == "float64"
+        assert TransformerConfig(**sizes).dtype == "float64"
 
 
 def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeypatch):
@@ -51,7 +51,7 @@ def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeyp
     monkeypatch.setattr(
         encodings, "scheme", lambda name: Limited if name == "limited" else known(name)
     )
-    config = stack.StackConfig(num_layers=2, features=8, num_heads=2, encodings=("limited",))
+    config = TransformerConfig(num_layers=2, features=8, num_heads=2, encodings=("limited",))
     made = stack.Stack(config, causal=True, rngs=nnx.Rngs(0))
     assert made.max_length == 4
     with pytest.raises(ValueError, match="5 tokens are more than the 4 positions of limited"):
@@ -61,8 +61,8 @@ def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeyp
 
 
 def made(encodings, **sizes):
-    config = {"vocab_size": 7, "num_layers": 4, "features": 16, "num_heads": 4} | sizes
-    return Decoder(DecoderConfig(encodings=encodings, **config), rngs=nnx.Rngs(0))
+    config = {"num_layers": 4, "features": 16, "num_heads": 4} | sizes
+    return Decoder(TransformerConfig(encodings=encodings, **config), vocab_size=7, rngs=nnx.Rngs(0))
 
 
 def of_encodings(model):
@@ -129,10 +129,10 @@ def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
 )
 def test_compositions_decode_as_they_run(text):
     model, x = made(text, num_kv_heads=2), jax.random.randint(jax.random.key(0), (2, 9), 0, 7)
-    run = nnx.jit(lambda model, x, caches=None: model(x, caches=caches))
+    run, decode = nnx.jit(lambda model, x: model(x)), nnx.jit(lambda model, *x: model.decode(*x))
     caches, found = model.init_caches(2, 9), []
     for part in (x[:, :4], x[:, 4:8], x[:, 8:]):
-        out, caches = run(model, part, caches)
+        out, caches = decode(model, part, caches)
         found.append(out)
     np.testing.assert_allclose(np.concatenate(found, 1), run(model, x), atol=1e-5)
 
@@ -151,24 +151,22 @@ def test_a_class_of_ones_own_stands_in_turn_and_decodes():
     model = made((Waves, "none"), num_kv_heads=2)
     assert isinstance(model.stack.blocks[0].attention.encoding, Waves)
     x = jnp.arange(7)[None]
-    out, caches = model(x[:, :4], caches=model.init_caches(1, 7))
-    rest, _ = model(x[:, 4:], caches=caches)
+    out, caches = model.decode(x[:, :4], model.init_caches(1, 7))
+    rest, _ = model.decode(x[:, 4:], caches)
     np.testing.assert_allclose(jnp.concatenate([out, rest], 1), model(x), atol=1e-5)
 
 
 def test_layers_apart_run_as_they_do_in_a_loop(monkeypatch):
     """Few layers, whose caches stand one by one, and the same as if they were many."""
-    config = DecoderConfig(
-        vocab_size=11, num_layers=4, features=12, num_heads=2, encodings=("t5", "rope")
-    )
-    model = Decoder(config, rngs=nnx.Rngs(0))
+    config = TransformerConfig(num_layers=4, features=12, num_heads=2, encodings=("t5", "rope"))
+    model = Decoder(config, vocab_size=11, rngs=nnx.Rngs(0))
     tokens = jnp.arange(10).reshape(2, 5)
     whole = model(tokens)
 
     def decoded(model):
         caches, found = model.init_caches(2, 5), []
         for t in range(5):
-            logits, caches = model(tokens[:, t : t + 1], caches=caches)
+            logits, caches = model.decode(tokens[:, t : t + 1], caches)
             found.append(logits)
         return jnp.concatenate(found, 1), len(caches)
 
@@ -177,8 +175,8 @@ def test_layers_apart_run_as_they_do_in_a_loop(monkeypatch):
     assert count == len(model.apart().stack.blocks) == 4
     assert len(model.stack.blocks) == 2  # the model itself stays as it was
     with pytest.raises(ValueError, match="got 3 caches for 4 layers"):
-        model(tokens, caches=model.init_caches(2, 5)[:3])
-    monkeypatch.setattr("relpos.nn.stack.FEW_LAYERS", 1)
+        model.decode(tokens, model.init_caches(2, 5)[:3])
+    monkeypatch.setattr("relpos.nn.stacked.FEW_LAYERS", 1)
     found, count = decoded(model.apart())
     np.testing.assert_allclose(found, whole, atol=1e-5)
     assert count == 2

@@ -1,6 +1,7 @@
-"""Whole models of Hugging Face's transformers with an MLP as ours: Arcee and T5, logits, gradients, greedy tokens."""
+"""Whole decoders of Hugging Face's transformers with random weights: logits, gradients, greedy tokens.
 
-import functools
+Arcee has our default MLP; Llama, Qwen3 and GPT-NeoX have layers of other kinds.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,77 +9,136 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import ArceeConfig, ArceeForCausalLM, T5Config, T5ForConditionalGeneration
-
-from relpos.nn import (
-    Decoder,
-    DecoderConfig,
-    EncoderDecoder,
-    EncoderDecoderConfig,
-    Sampling,
-    StackConfig,
-    generate,
+from transformers import (
+    ArceeConfig,
+    ArceeForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+
+from relpos.nn import Decoder, Sampling, TransformerConfig, generate
 from tests.parity.comparing import FLOAT32, hidden, left_padded, randomised, seen_by
+from tests.parity.filling import Layers, in_float64
 
 LAYERS, D, N, K, M, V = 3, 12, 6, 2, 20, 61
 B, T = 2, 21
 TOKENS = np.random.default_rng(0).integers(0, V, (B, T))
 PACKED = np.array([[1] * 5 + [2] * 9 + [3] * 7, [1] * 20 + [2]])
 STOP = V  # never generated
+SIZES = {
+    "vocab_size": V, "hidden_size": D, "intermediate_size": M, "num_hidden_layers": LAYERS,
+    "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+    "attn_implementation": "eager",
+}  # fmt: skip
+HEADS = {"num_attention_heads": N, "num_key_value_heads": K}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def arcee(**how):
     """Return the model; `how` are options of `randomised`."""
     config = ArceeConfig(
-        vocab_size=V, hidden_size=D, intermediate_size=M, num_hidden_layers=LAYERS,
-        num_attention_heads=N, num_key_value_heads=K, tie_word_embeddings=True, rms_norm_eps=1e-6,
-        max_position_embeddings=64, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        attn_implementation="eager",
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
+        tie_word_embeddings=True, rms_norm_eps=1e-6, rope_parameters=ROPE, **SIZES, **HEADS
+    )
     return randomised(ArceeForCausalLM(config), **how)
 
 
-def stacked(p, stack, *names):
-    """Return the kernels of all layers, as our stacks hold them; those of several names are concatenated."""
-    kernels = [[p[f"{stack}.{n}.{name}.weight"].T for name in names] for n in range(LAYERS)]
-    return jnp.stack([jnp.concatenate(each, -1) for each in kernels])
+def llama():
+    config = LlamaConfig(
+        tie_word_embeddings=False, rms_norm_eps=1e-3, rope_parameters=ROPE, **SIZES, **HEADS
+    )
+    return randomised(LlamaForCausalLM(config))
 
 
-def in_float64(parts):
-    """Return the model of a graphdef and a state, in float64."""
-    graphdef, state = parts
-    return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(float), state))
+def qwen3():
+    config = Qwen3Config(
+        tie_word_embeddings=True, rms_norm_eps=1e-3, rope_parameters=ROPE, head_dim=4, **SIZES, **HEADS
+    )  # fmt: skip
+    return randomised(Qwen3ForCausalLM(config))
+
+
+def gpt_neox():
+    rope = ROPE | {"partial_rotary_factor": 0.5}
+    config = GPTNeoXConfig(num_attention_heads=3, rope_parameters=rope, **SIZES)
+    return randomised(GPTNeoXForCausalLM(config))
 
 
 def filled(parts, p):
-    """Put Arcee's parameters into ours, which multiplies embeddings by sqrt(D): here they are divided by it.
-
-    The last norm is multiplied by it, because the output is tied to the embeddings.
-    """
-
-    of_layers = functools.partial(stacked, p, "model.layers")
-    model = in_float64(parts)
+    """Put the parameters of a Llama, or of a model with its names, into ours."""
+    model, of = in_float64(parts), Layers(p, "model.layers", LAYERS)
     (block,) = model.stack.blocks
-    block.attention.qkv.kernel[...] = of_layers(*(f"self_attn.{of}_proj" for of in "qkv"))
-    block.attention.out.kernel[...] = of_layers("self_attn.o_proj")
-    block.mlp_in.kernel[...] = of_layers("mlp.up_proj")
-    block.mlp_out.kernel[...] = of_layers("mlp.down_proj")
-    block.attention_norm.scale[...] = of_layers("input_layernorm")
-    block.mlp_norm.scale[...] = of_layers("post_attention_layernorm")
-    model.embed.table.embedding[...] = p["model.embed_tokens.weight"] / D**0.5
-    model.norm.scale[...] = p["model.norm.weight"] * D**0.5
+    block.attention.qkv.kernel[...] = of.kernel(*(f"self_attn.{name}_proj" for name in "qkv"))
+    block.attention.out.kernel[...] = of.kernel("self_attn.o_proj")
+    if model.config.qk_norm:
+        block.attention.q_norm.scale[...] = of("self_attn.q_norm.weight")
+        block.attention.k_norm.scale[...] = of("self_attn.k_norm.weight")
+    gate = ("mlp.gate_proj",) if model.config.mlp == "swiglu" else ()
+    block.mlp_in.kernel[...] = of.kernel(*gate, "mlp.up_proj")
+    block.mlp_out.kernel[...] = of.kernel("mlp.down_proj")
+    block.attention_norm.scale[...] = of("input_layernorm.weight")
+    block.mlp_norm.scale[...] = of("post_attention_layernorm.weight")
+    with_embeddings(model, p, "model.embed_tokens.weight", "lm_head.weight")
+    # Logits of tied embeddings are as much smaller as these are.
+    rate = D**0.5 if model.config.tied_embeddings else 1
+    model.norm.scale[...] = p["model.norm.weight"] * rate
     return model
 
 
-def decoder():
+def with_embeddings(model, p, embedding, logits):
+    """Ours multiplies embeddings by sqrt(D): here they are divided by it."""
+    model.embed.table.embedding[...] = p[embedding] / D**0.5
+    if not model.config.tied_embeddings:
+        model.embed.of_logits.embedding[...] = p[logits]
+
+
+def neox_filled(parts, p):
+    """Put GPT-NeoX's parameters into ours: there each head has its query, key and value side by side."""
+    model, of = in_float64(parts), Layers(p, "gpt_neox.layers", LAYERS)
+    (block,) = model.stack.blocks
+
+    def by_kind(x):
+        return x.reshape(3, 3, D // 3, -1).swapaxes(0, 1).reshape(x.shape)
+
+    attention, names = block.attention, {
+        block.attention_norm: "input_layernorm", block.mlp_norm: "post_attention_layernorm",
+    }  # fmt: skip
+    attention.qkv.kernel[...] = of("attention.query_key_value.weight", lambda x: by_kind(x).T)
+    attention.qkv.bias[...] = of("attention.query_key_value.bias", by_kind)
+    for norm, name in names.items():
+        norm.scale[...], norm.bias[...] = of(f"{name}.weight"), of(f"{name}.bias")
+    for linear, name in (
+        (attention.out, "attention.dense"),
+        (block.mlp_in, "mlp.dense_h_to_4h"),
+        (block.mlp_out, "mlp.dense_4h_to_h"),
+    ):
+        linear.kernel[...], linear.bias[...] = of.kernel(name), of(f"{name}.bias")
+    model.norm.scale[...] = p["gpt_neox.final_layer_norm.weight"]
+    model.norm.bias[...] = p["gpt_neox.final_layer_norm.bias"]
+    with_embeddings(model, p, "gpt_neox.embed_in.weight", "lm_head.weight")
+    return model
+
+
+def decoder(**options):
     """Return our model as graphdef and state."""
-    config = DecoderConfig(
-        vocab_size=V, num_layers=LAYERS, features=D, num_heads=N, num_kv_heads=K, mlp_features=M,
-        encodings="rope", dtype="float64",
-    )  # fmt: skip
-    return nnx.split(Decoder(config, rngs=nnx.Rngs(0)))
+    sizes = {"num_layers": LAYERS, "features": D, "mlp_features": M, "dtype": "float64"}
+    sizes |= {"num_heads": N, "num_kv_heads": K} | options
+    return nnx.split(Decoder(TransformerConfig(**sizes), vocab_size=V, rngs=nnx.Rngs(0)))
+
+
+# A foreign model, how its parameters fill ours, and the options of ours.
+MODELS = {
+    "arcee": (arcee, filled, {}),
+    "llama": (llama, filled, {"mlp": "swiglu", "tied_embeddings": False, "norm_epsilon": 1e-3}),
+    "qwen3": (qwen3, filled, {"mlp": "swiglu", "qk_norm": True, "head_dim": 4, "norm_epsilon": 1e-3}),
+    "gpt_neox": (gpt_neox, neox_filled, {
+        "num_heads": 3, "num_kv_heads": None, "encodings": "rope(fraction=0.5)", "norm": "layer",
+        "norm_epsilon": 1e-5, "mlp": "gelu", "parallel": True, "bias": "qkv, out, mlp",
+        "tied_embeddings": False,
+    }),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -86,10 +146,11 @@ def decoder():
     [left_padded(T, 0), left_padded(T, 8), PACKED],
     ids=["whole rows", "left padding", "packed"],
 )
-def test_arcee(agree, segments):
-    module = arcee()
+@pytest.mark.parametrize("name", MODELS)
+def test_decoders(agree, name, segments):
+    make, filled, options = MODELS[name]
+    module, parts = make(), decoder(**options)
     starts = np.array([[np.flatnonzero(row == id)[0] for id in row] for row in segments])
-    parts = decoder()
 
     def theirs():
         return module(
@@ -123,62 +184,3 @@ def test_greedy_tokens_of_arcee():
     np.testing.assert_array_equal(ours, theirs)
     assert counts.tolist() == [more, more]
     assert len(np.unique(ours)) > 5, "tokens that repeat say little"
-
-
-def t5_filled(parts, p):
-    """Put T5's parameters into ours, embeddings divided as Arcee's are; the output is divided by sqrt(D) there too."""
-    model = in_float64(parts)
-    for name in ("encoder", "decoder"):
-        of_layers = functools.partial(stacked, p, f"{name}.block")
-        attention, mlp = "layer.0.SelfAttention", "layer.1" if name == "encoder" else "layer.2"
-        (block,) = getattr(model, name).blocks
-        block.attention.qkv.kernel[...] = of_layers(*(f"{attention}.{of}" for of in "qkv"))
-        block.attention.out.kernel[...] = of_layers(f"{attention}.o")
-        block.attention_norm.scale[...] = of_layers("layer.0.layer_norm")
-        block.mlp_in.kernel[...] = of_layers(f"{mlp}.DenseReluDense.wi")
-        block.mlp_out.kernel[...] = of_layers(f"{mlp}.DenseReluDense.wo")
-        block.mlp_norm.scale[...] = of_layers(f"{mlp}.layer_norm")
-        table = p[f"{name}.block.0.{attention}.relative_attention_bias.weight"].T
-        block.attention.encoding.table[...] = table
-        getattr(model, f"{name}_norm").scale[...] = p[f"{name}.final_layer_norm.weight"]
-        if name == "decoder":
-            cross = "layer.1.EncDecAttention"
-            block.cross.query.kernel[...] = of_layers(f"{cross}.q")
-            block.cross.key_value.kernel[...] = of_layers(f"{cross}.k", f"{cross}.v")
-            block.cross.out.kernel[...] = of_layers(f"{cross}.o")
-            block.cross_norm.scale[...] = of_layers("layer.1.layer_norm")
-    model.target.table.embedding[...] = p["shared.weight"] / D**0.5
-    return model
-
-
-@pytest.mark.parametrize("padding", [0, 8], ids=["whole rows", "padding"])
-def test_t5(agree, padding):
-    config = T5Config(
-        vocab_size=V, d_model=D, d_kv=3, d_ff=M, num_layers=LAYERS, num_heads=N,
-        relative_attention_num_buckets=12, relative_attention_max_distance=18,
-        feed_forward_proj="relu2", dropout_rate=0.0, layer_norm_epsilon=1e-6,
-    )  # fmt: skip
-    module = randomised(T5ForConditionalGeneration(config))
-    stack = StackConfig(
-        num_layers=LAYERS, features=D, num_heads=N, head_dim=3, mlp_features=M, encodings="t5",
-        scale=1.0, dtype="float64",
-    )  # fmt: skip
-    config = EncoderDecoderConfig(V, V, stack, stack, share_embeddings=True)
-    options = {"t5": {"num_buckets": 12, "max_distance": 18}}
-    parts = nnx.split(EncoderDecoder(config, encoding_options=options, rngs=nnx.Rngs(0)))
-    segments = left_padded(T, padding)[:, ::-1]
-    target = np.random.default_rng(1).integers(0, V, (B, 13))
-
-    def theirs():
-        return module(
-            torch.tensor(TOKENS), attention_mask=torch.tensor(segments.copy()),
-            decoder_input_ids=torch.tensor(target), use_cache=False,
-        ).logits  # fmt: skip
-
-    def ours(p):
-        return t5_filled(parts, p)(
-            jnp.asarray(TOKENS), jnp.asarray(target), source_segments=segments,
-            target_segments=np.ones((B, 13), int),
-        )  # fmt: skip
-
-    agree(theirs, ours, {}, module=module, tolerance=FLOAT32)

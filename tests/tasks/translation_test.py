@@ -260,7 +260,7 @@ def test_a_packed_vocabulary_shares_its_table(tmp_path):
         ({"cross_encoding": "sinusoidal"}, "cross-attention has none"),
         ({"encoding": "fox", "decoder_encoding": "fox"}, "causal"),
         ({"model.num_heads": 3}, "divide"),
-        ({"model.norm": "middle"}, "model.norm' must be one of"),
+        ({"model.norm_placement": "middle"}, "norm_placement must be one of"),
         ({"search.beams": 0}, "beams"),
         ({"search.max_length": -1}, "search.max_length"),
         ({"label_smoothing": 1.0}, "label_smoothing"),

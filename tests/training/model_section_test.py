@@ -7,7 +7,6 @@ import pytest
 
 from relpos import config as config_lib
 from relpos.errors import UserError
-from relpos.nn import DecoderConfig
 from relpos.training import model_section, run_config
 from relpos.training.task import create_task
 
@@ -121,11 +120,11 @@ def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):
     config = run_config.load(
         config_lib.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
     )
-    sizes = DecoderConfig(
-        vocab_size=3, **model_section.layer_sizes(config, config.encoding, causal=True)
-    )
-    assert list(sizes.window) == windows
-    assert (sizes.scale, sizes.softcap) == ((1.0, None), (50.0,))
+    sizes = model_section.layers(config, config.encoding, causal=True)
+    turns = sizes.turns
+    assert [turn.window for turn in turns] == windows * (len(turns) // len(windows))
+    assert [turn.scale for turn in turns[:2]] == [1.0, None]
+    assert {turn.softcap for turn in turns} == {50.0}
 
 
 @pytest.mark.parametrize(

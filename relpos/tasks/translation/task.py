@@ -26,7 +26,7 @@ from relpos.data.pairs.batches import Sentences, Tokenized
 from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
 from relpos.metrics.translations import METRICS, scores
-from relpos.nn import Beams, EncoderDecoder, EncoderDecoderConfig, StackConfig, beam_search
+from relpos.nn import Beams, EncoderDecoder, beam_search
 from relpos.nn.beam_search import Found
 from relpos.tasks.translation.config import Config
 from relpos.training import memory, model_section
@@ -334,18 +334,12 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
 
     def make() -> EncoderDecoder:
         model = EncoderDecoder(
-            EncoderDecoderConfig(
-                source_vocab,
-                target_vocab,
-                encoder=StackConfig(
-                    **model_section.layer_sizes(config, config.encoding, causal=False)
-                ),
-                decoder=StackConfig(
-                    **model_section.layer_sizes(config, of_decoder, causal=True, key=key)
-                ),
-                cross_encoding=config.cross_encoding,
-                share_embeddings=config.data.joint_vocabulary,
-            ),
+            encoder=model_section.layers(config, config.encoding, causal=False),
+            decoder=model_section.layers(config, of_decoder, causal=True, key=key),
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            cross_encoding=config.cross_encoding,
+            share_embeddings=config.data.joint_vocabulary,
             encoding_options=config.encodings,
             rngs=rngs,
         )

@@ -1,0 +1,30 @@
+"""The norms of a Transformer."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from relpos.nn.transformer_config import TransformerConfig
+
+
+def make_norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+    """Make the norm that a config names, over its features."""
+    dtype = jnp.dtype(config.dtype)
+    if config.norm == "rms":
+        return nnx.RMSNorm(config.features, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(
+        config.features, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs,
+        use_fast_variance=False,  # which cancels where the mean is large
+    )  # fmt: skip
+
+
+def make_final_norm(config: TransformerConfig, rngs: nnx.Rngs) -> Callable[[Array], Array]:
+    """Make the norm behind the last layer; without one, a function that changes nothing."""
+    return make_norm(config, rngs) if config.final_norm else unchanged
+
+
+def unchanged(x: Array) -> Array:
+    """Return x: the norm where there is none."""
+    return x
