@@ -35,6 +35,7 @@ from rich.progress import track
 from relpos import attention, encodings
 from relpos.encodings import Encoding
 from relpos.nn import Decoder, TransformerConfig
+from relpos.nn.block import At
 from relpos.nn.layer_encodings import is_shared_by_layers
 
 HEADS, COLUMNS = 4, 4
@@ -191,7 +192,7 @@ def _of_layers(graphdef: Any, state: Any, length: int) -> list[Array]:
         h_1TD = block.attention_norm(x_1TD)
         q, k, _ = jnp.split(block.attention.qkv(h_1TD).reshape(1, length, 3 * HEADS, -1), 3, 2)
         weights.append(of_last(block.attention.encoding, h_1TD, q, k))
-        x_1TD, _ = block(x_1TD)
+        x_1TD = block(x_1TD, at=At(jnp.arange(length)[None]))
     return weights
 
 

@@ -140,4 +140,4 @@ def test_what_no_layer_can_have_is_refused(key, value, message):
 
 @pytest.mark.parametrize("name", NO_DATA)
 def test_an_unknown_type_is_told_before_its_size_is_asked_for(name):
-    assert "model.dtype' must be one of float32" in refused(name, **{"model.dtype": ""})
+    assert "section 'model': dtype must be one of float32" in refused(name, **{"model.dtype": ""})
