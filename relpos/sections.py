@@ -13,15 +13,13 @@ A field is a bool, int, float, str or Literal, one of these or None, a tuple of 
 One with `metadata={"key": False}` is no key of the config.
 """
 
-import ast
 import dataclasses
 import functools
-import math
 import reprlib
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 from relpos.errors import UserError, did_you_mean, nearest
@@ -115,35 +113,6 @@ def read(
     except ValueError as error:
         where = f"config section {prefix[:-1]!r}: " if prefix else ""
         raise UserError(f"{where}{error}") from error
-
-
-def override(
-    kind: Any, plain: Mapping[str, Any], pairs: Iterable[tuple[str, str]]
-) -> dict[str, Any]:
-    """Return plain values with some replaced.
-
-    Args:
-      kind: the dataclass that they are for.
-      plain: nested mappings.
-      pairs: dotted keys and texts; of two with one key the later wins. A text is read as its field is declared:
-        ``1e6`` is an int, ``rope,none`` a tuple of strings, ``none`` is None where that is allowed.
-
-    Raises:
-      UserError: a key is unknown, or a text cannot be read.
-    """
-    known = keys(kind)
-    changed = _copied(plain)
-    for key, text in pairs:
-        if key not in known:
-            _refuse_key(key, known)
-        *sections, last = key.split(".")
-        section = changed
-        for name in sections:
-            section = section.setdefault(name, {})
-            if not isinstance(section, dict):
-                raise UserError(f"config key {name!r} must be a section, got {section!r}")
-        section[last] = _parse(text, known[key], key)
-    return changed
 
 
 def to_plain(section: Any) -> dict[str, Any]:
@@ -262,7 +231,7 @@ class _Fault(NamedTuple):
 
 def _checked(value: Any, hint: Any) -> Any:
     """Return the value as its field holds it, or what it should have been."""
-    hint, rules, may_be_none = _parts(hint)
+    hint, rules, may_be_none = parts(hint)
     if value is None and may_be_none:
         return None
     whole = next((rule for rule in rules if isinstance(rule, range)), _INT32)
@@ -274,7 +243,7 @@ def _checked(value: Any, hint: Any) -> Any:
         if broken is None:
             return found
         known = broken.known()
-        found = _one_of(known) if known else _Fault(f"{_noun(hint)} {broken.words}")
+        found = _one_of(known) if known else _Fault(f"{noun(hint)} {broken.words}")
     return found._replace(wanted=f"{found.wanted}, or none") if may_be_none else found
 
 
@@ -282,7 +251,8 @@ def _one_of(known: tuple[str, ...]) -> _Fault:
     return _Fault(f"one of {', '.join(known)}", known)
 
 
-def _noun(kind: Any) -> str:
+def noun(kind: Any) -> str:
+    """Return what a value of a kind is called."""
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
         kind, "a list"
     )
@@ -291,7 +261,7 @@ def _noun(kind: Any) -> str:
 def _of_kind(value: Any, hint: Any, whole: range) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is Any:
-        return _as_tuples(value)
+        return as_tuples(value)
     if hint is bool:
         return value if isinstance(value, bool) else _Fault("true or false")
     if hint is int:
@@ -315,7 +285,7 @@ def _of_kind(value: Any, hint: Any, whole: range) -> Any:
     return found if fault is None else _Fault(f"a list, each {fault.wanted}")
 
 
-def _parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
+def parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
     """Return an annotation's kind, its rules, and whether None is allowed."""
     rules: tuple[Any, ...] = ()
     may_be_none = False
@@ -338,74 +308,10 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def _refuse_key(key: str, known: Mapping[str, Any]) -> None:
-    if inside := [name for name in known if name.startswith(f"{key}.")]:
-        raise UserError(
-            f"config key {key!r} is a section, set one of its keys: {', '.join(inside)}"
-        )
-    raise UserError(f"unknown config key {key!r}{_nearest_key(key, known)}")
-
-
-def _nearest_key(key: str, known: Mapping[str, Any]) -> str:
-    section, _, name = key.rpartition(".")
-    # 'bse' alone says more about what was meant than its long prefix, shared by many keys, does.
-    beside = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
-    elsewhere = [full for full in known if full.rpartition(".")[2] == name]
-    if near := nearest(name, beside):
-        return f": did you mean {beside[near]!r}?"
-    if elsewhere:  # 'base' for 'encodings.rope.base'
-        return f": did you mean {' or '.join(map(repr, elsewhere))}?"
-    if near := nearest(key, known):
-        return f": did you mean {near!r}?"
-    return f"; the sections and keys are {', '.join({full.partition('.')[0]: 0 for full in known})}"
-
-
-def _parse(text: str, hint: Any, key: str) -> Any:
-    """Read a text as what its field is."""
-    kind, _, may_be_none = _parts(hint)
-    if may_be_none and text.lower() == "none":
-        return None
-    try:
-        if kind is Any:
-            return _literal(text)
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if kind is int:
-            return _integer(text)
-        if kind is float:
-            if math.isnan(number := float(text)):
-                raise ValueError(text)
-            return number
-        if typing.get_origin(kind) is tuple:
-            parts = [part.strip().strip("'\"") for part in text.strip().strip("()[]").split(",")]
-            return tuple(_parse(part, typing.get_args(kind)[0], key) for part in parts if part)
-        return text
-    except (ValueError, KeyError, SyntaxError):
-        wanted = f"{_noun(kind)}, or none" if may_be_none else _noun(kind)
-        raise UserError(f"config key {key!r} must be {wanted}, got {text!r}") from None
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        if (number := float(text)).is_integer():  # 1e6
-            return int(number)
-        raise
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text.lower()]
-    try:
-        return _as_tuples(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _as_tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
+    """Return a value with tuples in place of lists."""
     if isinstance(value, list | tuple):
-        return tuple(_as_tuples(inner) for inner in value)
+        return tuple(as_tuples(inner) for inner in value)
     return value
 
 
@@ -415,12 +321,6 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _to_plain(inner) for key, inner in value.items()}
     return [_to_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
-
-
-def _copied(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _copied(value) if isinstance(value, Mapping) else value for key, value in plain.items()
-    }
 
 
 _brief = reprlib.Repr()

@@ -248,7 +248,7 @@ def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
     """Return a greedy generation by our decoder."""
     from relpos.nn import Sampling, continue_rows
 
-    model = relpos_model(size, encoding, nnx.Rngs(0))
+    model: Any = relpos_model(size, encoding, nnx.Rngs(0))
     prompts = list(np.resize(size.tokens(), (batch, PROMPT)))
 
     def run():

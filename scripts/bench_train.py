@@ -209,7 +209,7 @@ def rates(rounds: int) -> dict[str, float]:
     many = np.ones(1 << 26)  # 512 MB, beyond any cache
     shares = np.array_split(many, os.cpu_count() or 1)
     with ThreadPoolExecutor(len(shares)) as threads:
-        calls = {
+        calls: dict[str, tuple[int, Callable[[], Any]]] = {
             "FLOP/s": (2 * 1024**3, lambda: product(matrix, matrix).block_until_ready()),
             "bytes/s, a thread": (many.nbytes, many.sum),
             "bytes/s, all": (many.nbytes, lambda: list(threads.map(np.sum, shares))),
@@ -245,7 +245,7 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
         if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
             kind = re.sub(r"[.\d]+$", "", event["name"])
             spent[kind] += event["dur"] / 1e3 / calls
-    return spent.most_common(20)
+    return [(kind, float(spent[kind])) for kind, _ in spent.most_common(20)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

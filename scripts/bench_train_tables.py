@@ -62,7 +62,7 @@ def draw(tables: dict[str, dict[str, list[Row]]]):
     ]
     columns = [panels[i::2] for i in range(2)]
     tall = max(sum(len(rows) + 2 for _, rows in column) for column in columns)
-    figure = plt.figure(figsize=(12, 0.24 * tall), layout="constrained")
+    figure: Any = plt.figure(figsize=(12, 0.24 * tall), layout="constrained")
     for part, column in zip(figure.subfigures(1, 2), columns, strict=True):
         heights = [len(rows) + 2 for _, rows in column]
         drawn = part.subplots(len(column), height_ratios=heights, squeeze=False)[:, 0]

@@ -81,7 +81,7 @@ class Program:
 
     def compiled(self, tuned: bool = True) -> Any:
         """Compile for the arguments' device; without tuning it takes a fraction of the time."""
-        options = {} if tuned else {"xla_gpu_autotune_level": 0}
+        options: dict[str, Any] = {} if tuned else {"xla_gpu_autotune_level": 0}
         return jax.jit(self.function).lower(*self.arguments).compile(options)
 
 
@@ -95,16 +95,16 @@ def gradients(attend: Callable) -> Callable:
     return both
 
 
-def attend_with(name: str, call: Call, implementation: str) -> tuple[Callable, Any]:
+def attend_with(name: str, call: Call, implementation: Any) -> tuple[Callable, Any]:
     """Return one scheme's attention, a function of (trained, q, k, v, x), and its trained parameters."""
-    options = {}
+    options: dict[str, Any] = {}
     if name in encodings.names() and "bidirectional" in encodings.options(name):
         options["bidirectional"] = not call.causal
     encoding = encodings.create(
         name, num_heads=call.N, num_kv_heads=call.K, head_dim=call.H, features=call.N * call.H,
         rngs=nnx.Rngs(0), **options,
     )  # fmt: skip
-    graphdef, trained, fixed = nnx.split(encoding, nnx.Param, ...)
+    graphdef, trained, fixed = nnx.split(encoding, nnx.Param, ...)  # type: ignore[misc]
     places: dict[str, Any] = {}
     if call.packed:  # three documents, and padding
         ids = jnp.asarray(np.minimum(np.arange(call.T) // (call.T // 3 - 1) + 1, 4) % 4)

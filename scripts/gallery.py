@@ -185,7 +185,8 @@ def _of_layers(graphdef: Any, state: Any, length: int) -> list[Array]:
     x_1TD = model.embed(jnp.zeros((1, length), jnp.int32))
     for encoding in model.stack.input_encodings:
         x_1TD = encoding.embed(x_1TD[0], jnp.arange(length))[None]
-    stacked, shared, own = nnx.split(model.stack.blocks[0], is_shared_by_layers, ...)
+    parts = nnx.split(model.stack.blocks[0], is_shared_by_layers, ...)
+    stacked, shared, own = parts  # type: ignore[misc]
     weights = []
     for number in range(model.config.num_layers):
         block = nnx.merge(stacked, shared, jax.tree.map(lambda x, n=number: x[n], own))

@@ -232,6 +232,7 @@ def test_every_parameter_of_the_encoding_gets_a_gradient(name):
         assert (gradient != 0).any(), path
 
 
+@long_but_for(*NAMES)  # what each scheme says of itself
 def test_shifting_all_positions_changes_nothing_where_the_scheme_says_so(name):
     model, x = make(name), tokens()
     scheme = encodings.scheme(name)

@@ -77,13 +77,13 @@ class Task:
     def init_model(self, rngs):
         return Model(rngs)
 
-    def loss(self, model, batch, key):
+    def metrics(self, model, batch, key):
         logits = model.linear(batch["x"])
         if self.drops:
             logits *= jax.random.bernoulli(key, 0.5, logits.shape)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
         total, count = (nats * batch["weight"]).sum(), batch["weight"].sum()
-        return total / jnp.maximum(count, 1), {"loss": (total, count)}
+        return {"loss": (total, count)}
 
 
 def a_step_is_that_of_one_device():

@@ -20,7 +20,7 @@ NAMES = encodings.names()
 def kind(name):
     """Return what tells the scheme apart: its slots and facts; itself, if it walks or mixes.
 
-    Not whether it takes reals, is causal alone, or is trained: of those each scheme is asked by a test of its own.
+    Tests of their own ask every scheme whether it takes reals, is causal only, and is trained.
     """
     scheme = encodings.scheme(name)
     if scheme.walks or scheme.mixes:

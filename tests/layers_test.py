@@ -1,6 +1,7 @@
 """Imports go down only: the layers of the library, and a reading of every import in it."""
 
 import ast
+import graphlib
 import importlib.metadata
 import re
 import sys
@@ -23,6 +24,7 @@ LAYERS = {
     "config": 2,
     "metrics": 2,
     "sections": 2,
+    "overrides": 3,
     "attention": 2,
     "places": 2,
     "data": 3,
@@ -123,3 +125,34 @@ def test_imports_are_what_pip_brings(path):
         brought |= names(PROJECT["optional-dependencies"]["train"])
     for distributions in from_elsewhere(path):
         assert distributions & brought, f"{path.name} imports {distributions}"
+
+
+def module(path):
+    parts = ("relpos", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def read_at_import(path):
+    """The modules of relpos that a file needs before its own code has run."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+
+
+def test_no_imports_go_in_circles():
+    graph = {name: set(read_at_import(path)) - {name} for name, path in MODULES.items()}
+    assert len([name for name, needed in graph.items() if needed]) > 100
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # else it raises the circle
+    assert set(order) == set(MODULES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_one_reason_to_exist(path):
+    assert len(path.read_text().splitlines()) <= 400

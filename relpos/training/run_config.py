@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from relpos import config as config_lib
 from relpos import encodings, places, sections
+from relpos import overrides as overrides_lib
 from relpos.errors import UserError
 from relpos.nn import TransformerConfig
 from relpos.sections import Options, Positive, Seed, at_least, name_in, options_of
@@ -74,7 +75,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> Any:
 
     Args:
       path: a Python file with ``get_config()``, or the name of one that comes with relpos, as ``lm``.
-      overrides: pairs of dotted key and text, see `relpos.sections.override`.
+      overrides: pairs of dotted key and text, see `relpos.overrides`.
 
     Returns:
       An instance of the task's `Config`.
@@ -85,7 +86,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> Any:
     plain, pairs = config_lib.read_file(path), list(overrides)
     task = dict(pairs).get("task", plain.get("task"))
     kind = config_class(task)
-    return sections.read(kind, sections.override(kind, plain, pairs))
+    return sections.read(kind, overrides_lib.override(kind, plain, pairs))
 
 
 def config_class(task: Any) -> type[RunConfig]:

@@ -77,5 +77,7 @@ def test_kernels_hide_a_query_from_itself_and_refuse_weights_without_a_sum():
 
 
 def test_a_sink_takes_no_share_of_what_has_no_sum():
-    with pytest.raises(ValueError, match=r"Drained has an attention sink.*only one of the two"):
+    with pytest.raises(
+        ValueError, match=r"Drained has both an attention sink.*only one of the two"
+    ):
         attend(Drained(), *inputs(N=N), causal=True)

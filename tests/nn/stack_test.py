@@ -62,7 +62,22 @@ def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeyp
 
 def made(encodings, **sizes):
     config = {"num_layers": 4, "features": 16, "num_heads": 4} | sizes
-    return Decoder(TransformerConfig(encodings=encodings, **config), vocab_size=7, rngs=nnx.Rngs(0))
+    return created(TransformerConfig(encodings=encodings, **config), 7)
+
+
+def created(config, vocab_size):
+    """Return a decoder that one program makes; operation by operation it would take one for each."""
+    return nnx.jit(lambda: Decoder(config, vocab_size=vocab_size, rngs=nnx.Rngs(0)))()
+
+
+@nnx.jit
+def run(model, tokens):
+    return model(tokens)
+
+
+@nnx.jit
+def decode(model, tokens, caches):
+    return model.decode(tokens, caches)
 
 
 def of_encodings(model):
@@ -85,7 +100,7 @@ def test_layers_that_take_turns_share_what_is_marked():
     tables = [model.stack.blocks[i].attention.encoding.table for i in (0, 2)]
     assert tables[0] is tables[1]
     x = jnp.arange(6)[None]
-    whole = nnx.grad(lambda model: (model(x) ** 2).sum())(model)
+    whole = nnx.jit(nnx.grad(lambda model: (model(x) ** 2).sum()))(model)
     apart = made(
         "t5,rope,t5(num_buckets=32),none"
     )  # the same scheme, told otherwise: a table of its own
@@ -93,7 +108,7 @@ def test_layers_that_take_turns_share_what_is_marked():
         apart.stack.blocks[2].attention.encoding,
         nnx.state(apart.stack.blocks[0].attention.encoding),
     )
-    each = nnx.grad(lambda model: (model(x) ** 2).sum())(apart)["stack"]["blocks"]
+    each = nnx.jit(nnx.grad(lambda model: (model(x) ** 2).sum()))(apart)["stack"]["blocks"]
     summed = sum(each[i]["attention"]["encoding"]["table"][...] for i in (0, 2))
     found = whole["stack"]["blocks"][0]["attention"]["encoding"]["table"][...]
     np.testing.assert_allclose(found, summed, rtol=1e-4, atol=1e-5)
@@ -103,7 +118,7 @@ def test_two_layers_may_have_two_bases():
     near, far = made("rope(base=10.0),rope(base=1e6)"), made("rope(base=10.0)")
     assert [b.attention.encoding.base for b in near.stack.blocks] == [10.0, 1e6]
     x = jnp.arange(6)[None]
-    assert jnp.abs(near(x) - far(x)).max() > 1e-3
+    assert jnp.abs(run(near, x) - run(far, x)).max() > 1e-3
 
 
 def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
@@ -129,7 +144,6 @@ def test_the_part_of_a_sum_that_adds_to_the_input_stands_before_the_layers():
 )
 def test_compositions_decode_as_they_run(text):
     model, x = made(text, num_kv_heads=2), jax.random.randint(jax.random.key(0), (2, 9), 0, 7)
-    run, decode = nnx.jit(lambda model, x: model(x)), nnx.jit(lambda model, *x: model.decode(*x))
     caches, found = model.init_caches(2, 9), []
     for part in (x[:, :4], x[:, 4:8], x[:, 8:]):
         out, caches = decode(model, part, caches)
@@ -151,22 +165,22 @@ def test_a_class_of_ones_own_stands_in_turn_and_decodes():
     model = made((Waves, "none"), num_kv_heads=2)
     assert isinstance(model.stack.blocks[0].attention.encoding, Waves)
     x = jnp.arange(7)[None]
-    out, caches = model.decode(x[:, :4], model.init_caches(1, 7))
-    rest, _ = model.decode(x[:, 4:], caches)
-    np.testing.assert_allclose(jnp.concatenate([out, rest], 1), model(x), atol=1e-5)
+    out, caches = decode(model, x[:, :4], model.init_caches(1, 7))
+    rest, _ = decode(model, x[:, 4:], caches)
+    np.testing.assert_allclose(jnp.concatenate([out, rest], 1), run(model, x), atol=1e-5)
 
 
 def test_layers_apart_run_as_they_do_in_a_loop(monkeypatch):
     """Few layers, whose caches stand one by one, and the same as if they were many."""
     config = TransformerConfig(num_layers=4, features=12, num_heads=2, encodings=("t5", "rope"))
-    model = Decoder(config, vocab_size=11, rngs=nnx.Rngs(0))
+    model = created(config, 11)
     tokens = jnp.arange(10).reshape(2, 5)
-    whole = model(tokens)
+    whole = run(model, tokens)
 
     def decoded(model):
         caches, found = model.init_caches(2, 5), []
         for t in range(5):
-            logits, caches = model.decode(tokens[:, t : t + 1], caches)
+            logits, caches = decode(model, tokens[:, t : t + 1], caches)
             found.append(logits)
         return jnp.concatenate(found, 1), len(caches)
 

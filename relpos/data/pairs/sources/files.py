@@ -28,6 +28,7 @@ def load(
     test_source: str = "",
     test_target: str = "",
     languages: Sequence[str] = ("en", "de"),
+    train_words: int = 0,
 ) -> Corpus[Pair]:
     """Load the user's own parallel text.
 
@@ -39,6 +40,7 @@ def load(
       test_source: "", also for test_target, means to hold out from train.
       test_target: see test_source.
       languages: of source and target; the target's decides how BLEU splits words.
+      train_words: train has only pairs whose source has at most so many words, 0 means all.
 
     Raises:
       DataError: a file cannot be used, or the files do not match.
@@ -68,6 +70,12 @@ def load(
     if missing:
         splits.update(pairs_lib.hold_out(splits["train"], missing))
         notes.append(f"{' and '.join(missing)} held out from train")
+    if train_words:
+        kept = [pair for pair in splits["train"] if len(pair[0].split()) <= train_words]
+        notes.append(
+            f"train: {len(splits['train']) - len(kept)} pairs with more than {train_words} words left out"
+        )
+        splits["train"] = kept
     splits = {split: splits[split] for split in files}
     return pairs_corpus(
         ", ".join(Path(file).name for file in files["train"]),
