@@ -8,6 +8,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.experiments import spec
 from relpos.experiments.results import Results
 from relpos.runs.metrics import MEASURES, by_length, measure_of
+from relpos.training.evaluation import PARTS
 
 Record = Mapping[str, Any]
 BETTER = {"higher": max, "lower": min}
@@ -52,6 +53,7 @@ class Measure:
             for record in records
             if record.get(self.value) is not None
             and all(record.get(key) == value for key, value in asked.items())
+            and all(part in asked or part not in record for part in PARTS)
         ]
         return found[-1] * self.times if found else None
 

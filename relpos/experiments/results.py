@@ -83,7 +83,7 @@ def record(trial: Trial) -> dict[str, Any]:
         found["records"] = [
             {k: v for k, v in r.items() if not k.endswith("signature")}
             for r in records
-            if r.get("step") == last and r.get("split") != "train" and "source_words" not in r
+            if r.get("step") == last and r.get("split") != "train"
         ]
     if trial.state == FAILED:
         found["failure"] = trial.failure.read_text().splitlines()[-12:]

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from relpos.training.evaluation import PARTS
+
 # What says most about a model, the first that a task has: is "higher" or "lower" better?
 MEASURES = {
     "bits_per_byte": "lower",
@@ -69,5 +71,6 @@ def by_length(
         if record.get("split") == split
         and isinstance(record.get("length"), int)
         and is_number(record.get(name))
+        and not any(part in record for part in PARTS)
     }
     return dict(sorted(found.items()))

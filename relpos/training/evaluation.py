@@ -16,17 +16,10 @@ from relpos.training.metrics import Window
 from relpos.training.progress import say, track
 from relpos.training.task import Case, KeepsOutputs, Record, Scores, Task
 
+# Labels of records that are about a part of a case.
+PARTS = ("source_words", "distance")
 # What a record is about, in the order of a table's columns; the other values are its figures.
-LABELS = (
-    "length",
-    "search",
-    "source_words",
-    "distance",
-    "pairs",
-    "questions",
-    "too_long",
-    "unread",
-)
+LABELS = ("length", "search", *PARTS, "pairs", "questions", "too_long", "unread")
 
 
 def evaluate(
