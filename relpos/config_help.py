@@ -12,22 +12,35 @@ from relpos.training import run_config
 
 
 def describe() -> str:
-    """Return the configs with their commands and data, the keys that all have, and the schemes."""
-    configs = {}
-    lines = ["configs, and what of their data can be set (--config.data.KEY=VALUE):"]
+    """Return the configs with their commands, the keys that all have, those of each task, schemes and positions."""
+    lines, tasks = ["configs:"], []
     for name, path in config_lib.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         title, command = text.split("\n\n")[:2]
-        configs[name] = to_plain(run_config.load(path))
-        data = configs[name]["data"]
-        lines += [_item(name, [title]), f"    {command.strip()}", _item("  data", _values(data))]
-        for source, options in data["sources"].items():
-            lines.append(_item(f"  data.sources.{source}", _values(options)))
-    shared = set.intersection(*map(set, configs.values())) - {"data", "encodings", "places"}
-    some = next(iter(configs.values()))
-    lines += ["", "keys of every config (--config.KEY=VALUE, --config.SECTION.KEY=VALUE):"]
-    lines.append(_item("", [key for key in some if key in shared and not _is_section(some[key])]))
-    lines += [_item(key, some[key]) for key in some if key in shared and _is_section(some[key])]
+        lines += [_item(name, [title]), f"    {command.strip()}"]
+        tasks.append(config_lib.read_file(path)["task"])
+    defaults = {
+        task: to_plain(run_config.config_class(task)(task=task)) for task in sorted(set(tasks))
+    }
+    shared = set.intersection(*map(set, defaults.values())) - {"data", "encodings"}
+    some = next(iter(defaults.values()))
+    lines += [
+        "",
+        "keys of each task (--config.KEY=VALUE, --config.SECTION.KEY=VALUE), with their defaults:",
+    ]
+    for task, config in defaults.items():
+        own = {k: v for k, v in config.items() if k not in (*shared, "encodings", "places")}
+        lines.append(_item(task, _values(own)))
+        lines += [
+            line for key in own if _is_section(own[key]) for line in _section(f"  {key}", own[key])
+        ]
+    lines += ["", "keys of all tasks:"]
+    lines.append(
+        _item("", _values({key: some[key] for key in some if key in shared and key != "task"}))
+    )
+    for key in some:
+        if key in shared and _is_section(some[key]):
+            lines += _section(key, some[key])
     lines += [
         "",
         "schemes (--config.encoding=NAME; several: rope+t5 a sum, rope:4/alibi:4 by heads, rope*3,none by layers),",
@@ -39,7 +52,7 @@ def describe() -> str:
         "positions (--config.positions=NAME, of language models, question answering and algorithmic tasks), options",
         "(--config.places.NAME.OPTION=VALUE):",
     ]
-    placing = next(config["places"] for config in configs.values() if "places" in config)
+    placing = next(config["places"] for config in defaults.values() if "places" in config)
     lines += [_item(name, _values(options)) for name, options in placing.items()]
     return "\n".join(lines) + "\n"
 
@@ -55,6 +68,20 @@ def _values(section: Mapping[str, Any]) -> list[str]:
         for key, value in section.items()
         if not _is_section(value)
     ]
+
+
+def _section(name: str, section: Mapping[str, Any]) -> list[str]:
+    """Return a line for a section, and one for each section in it that has keys."""
+    lines = [_item(name, _values(section))]
+    for key, inner in section.items():
+        if _is_section(inner):
+            parts = [
+                _section(f"{name}.{key}.{part}", inner[part])
+                for part in inner
+                if _is_section(inner[part])
+            ]
+            lines += [line for part in parts for line in part]
+    return lines
 
 
 def _item(name: str, words: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import relpos
-from relpos import config, encodings, process
+from relpos import config, encodings, process, sections
 from relpos.__main__ import COMMANDS, main, run_command
 from relpos.errors import UserError
 from relpos.sections import to_plain
@@ -110,9 +110,12 @@ def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
         assert f" {name}: " in text
         assert f"relpos train --config {name} --workdir" in text
         plain = to_plain(run_config.load(path))
+        defaults = to_plain(run_config.config_class(plain["task"])(task=plain["task"]))
+        for key in sections.flatten(defaults | {"encodings": {}, "places": {}}):
+            assert re.search(rf"[ .]{key.rpartition('.')[2]}\b", text), key
         for key in plain["data"]:
             assert re.search(rf"[ .]{key}\b", text), key
-        assert f"source={plain['data']['source']}" in text
+        assert f"source={defaults['data']['source']}" in text
         for source, options in plain["data"]["sources"].items():
             assert f"data.sources.{source}" in text
             for option in options:
