@@ -64,7 +64,7 @@ def attention(
         logit[i, j] = scale * (query(q_i) . key(k_j) + q_i . a_K[d] + k_j . a_Q[d]) + b[d] + ...
         out[i]      = sum_j softmax_j(logit[i, :]) (v_j + a_V[d]),   d = position of i - position of j
 
-    `relpos.encodings.Slots` has the whole equation.
+    The docstring of `relpos.attention.slots` has the whole equation.
 
     Memory is O(T + S), except for implementation="reference" and "pallas" (see below). Gradients to q, k, v and every
     parameter of the encoding are exact. A query that sees no key gets zeros.
@@ -81,13 +81,13 @@ def attention(
         `relpos.positions.consecutive(start)`: given for both sides, it is as fast as None.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
-        self-attention pass the same array twice: distances are then known to be consecutive.
+        self-attention pass the same array twice: attention then knows that positions are consecutive.
       k_segments: likewise for the keys; give both or neither.
       q_order: any numbers, [B, T] or [T], which define causality and windows. None: the positions or, if these have
         axes, each token's index in its row. Give it where positions repeat or restart, as ids of digits do: a token
         would otherwise see tokens that come after it.
       k_order: likewise for the keys; give both or neither.
-      window: a query sees only keys nearer than this in the order. A pair (past, future) sets one limit for each side;
+      window: a query sees only keys with |d| < window, d being the difference in the order. A pair (past, future) sets one limit for each side;
         None: no limit on that side (`relpos.positions.Window`).
       scale: the scale of the dot products; None: the encoding's `logit_scale` or, without one, 1 / sqrt(H).
       softcap: logits become softcap * tanh(logits / softcap).
@@ -100,8 +100,8 @@ def attention(
         k_features are then needed only by encodings that read them together with q_features.
       tables: from `tabulate`, out of a cache; they must cover every distance.
       implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted on other platforms, for
-        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and were run on this
-        kind of GPU; otherwise dense for few pairs, else blockwise.
+        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and have been
+        tested on this model of GPU; otherwise dense for few pairs, else blockwise.
       block_sizes: numbers of queries and keys in a block; None: chosen by platform and shape.
 
     Returns:

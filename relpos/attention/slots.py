@@ -73,7 +73,7 @@ class Slots(nnx.Module):
       head_dim: H, if the encoding was made for heads of one size; None: any size.
       causal_only: whether the encoding is defined for keys in the past only.
       needs_tokens: whether slots read features that `tokens` computes from the layer's input.
-      scaled_vectors: whether the products with key vectors are scaled like the dot products of the content.
+      scaled_vectors: whether q . a_K is multiplied by the scale, as q . k is.
       logit_scale: the scale of the dot products if the caller gives none; None: 1 / sqrt(H).
       normalized: whether weights are divided by their sum; if not, they are exp(logit), as some walks need.
       sees_itself: whether a query may see keys at its own place in the order.
@@ -81,8 +81,8 @@ class Slots(nnx.Module):
       walk_rows: the largest block of queries for a walk; smaller if blocks on the diagonal are expensive.
       walks: whether `walk` is filled: keys are then visited one block after another, the nearest first.
       axes: how many numbers a token's position has. 1: positions are [T]. More: positions are [T, axes], such as row
-        and column of an image; the encoding may accept or refuse positions [T], and fills no distance slot. None: no
-        slot reads positions, so that any number will do.
+        and column of an image; positions [T] are optional there, and no distance slot may be filled. None: no slot
+        reads positions, so any number of axes is accepted.
       reals: whether positions and distances may be real numbers; tables hold integer distances only.
       unbound: whether the slots read projections of the layer that `bind` has not supplied yet.
       one_head: whether this is one head of an encoding, see `relpos.attention.one_head`; slots with parameters per
@@ -111,7 +111,7 @@ class Slots(nnx.Module):
     overridden: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, *, fills_slots: bool = True, **options: Any) -> None:
-        """Record which slots the class fills when it is defined: tools such as `nnx.tabulate` wrap methods later."""
+        """Record at class definition which slots are overridden: tools such as `nnx.tabulate` wrap methods later."""
         super().__init_subclass__(**options)
         if not fills_slots:
             return
@@ -243,7 +243,7 @@ class Slots(nnx.Module):
     ) -> Float[Array, "C K"] | None:
         """Return a bias that is not a function of d alone, but of the positions or the tokens' features.
 
-        At hidden pairs the result is not used, but must be finite.
+        Where a pair is masked the result is not used, but must be finite.
 
         Args:
           q_positions: positions of a block of queries.
@@ -280,7 +280,7 @@ class Slots(nnx.Module):
         seen_CK: Bool[Array, "C K"] | None,
         scale: float,
     ) -> Passed:
-        """Take the queries past one block of keys, from its last key to its first.
+        """Update what each query carries by one block of keys, from its last key to its first.
 
         Keys are sorted by position, one segment after another, so that a query sees one contiguous run of them.
         Blocks come from the last to the first: a causal query meets its own key first and then walks outward.
@@ -304,7 +304,7 @@ class Slots(nnx.Module):
         raise NotImplementedError
 
     def come_along(self, k_SH: Float[Array, "S H"], block: Any) -> Float[Array, "S H"]:
-        """Return earlier keys as a query after this block of keys meets them; `block` is the result of `key_block`.
+        """Transform earlier keys for a query that comes after this block of keys; `block` is the result of `key_block`.
 
         An encoding that fills this and `at_end` asserts that its walk is a dot product with each transformed key, that
         the transformation is linear in the key, and that a key with zero features changes no other key. A cache then

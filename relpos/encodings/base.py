@@ -58,11 +58,11 @@ class Dims:
 
 
 class Encoding(Slots, fills_slots=False):
-    """A position encoding for one head, as a function of distance.
+    """The base class of position encodings. Methods are written for one head; attention maps them over heads.
 
     Each scheme is one file with one subclass, and the file's name is the scheme's name. Its options are the keyword
     arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults. All
-    layers of a stack share a parameter made with `shared_by_layers=True`, where the paper shares it.
+    layers of a stack share a parameter that is created with `shared_by_layers=True`; schemes do so where the paper does.
     Besides the slots of attention (`relpos.attention.Slots`), an encoding may fill `embed` and `tokens`.
 
     Attributes:
@@ -119,7 +119,7 @@ class Encoding(Slots, fills_slots=False):
 
 
 def check_base(key: str, base: float) -> None:
-    """Check that the base of the angular speeds base^(-2m/R) is at least 1, where all speeds are equal.
+    """Check that the base of the angular speeds base^(-2m/R) is at least 1. (At 1 all speeds are equal.)
 
     Raises:
       ValueError: the base is less than 1; the message names the option `key`, such as "rope.base".
@@ -225,7 +225,7 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
 
 
 def _read_per_head(one_head, per_head, x_TD, valid_T, state):
-    """Return the parameters per head; for key heads alone if the features read no parameter per query head."""
+    """Return the parameters per head: K copies if the features read none that are per query head, otherwise N."""
     leaves, tree = jax.tree.flatten(per_head)
     K, N = (f((x.shape[0] for x in leaves), default=1) for f in (min, max))
     if K < N:

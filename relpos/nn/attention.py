@@ -30,7 +30,7 @@ class RelativeAttention(nnx.Module):
       positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on from
         the tokens in the cache.
       order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
-      segments: ids of packed documents, 0 is padding; None: one document. With a cache, all but 0 are one document.
+      segments: ids of packed documents, 0 is padding; None: one document. With a cache, all nonzero ids are the same document.
       encoding: used instead of the layer's own, as when all layers share one.
       dropout_key: a random key, which switches dropout on.
       deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,
@@ -67,7 +67,7 @@ class RelativeAttention(nnx.Module):
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
-          causal: whether a token sees only those before it.
+          causal: whether a token sees only itself and earlier tokens.
           window: see only keys with |d| < window; or a pair (past, future), see `relpos.positions.Window`.
           scale: the factor of the dot products; None: the encoding's own, 1 / sqrt(H) if it has none. T5 uses 1.
           softcap: logits become softcap * tanh(logits / softcap).
@@ -181,10 +181,10 @@ class RelativeAttention(nnx.Module):
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attend to x and to the earlier tokens of its text, from which positions count on (Transformer-XL).
+        """Attend to x and to the tokens before it, as in Transformer-XL; positions continue from theirs.
 
         `earlier` holds the layer's inputs at the M tokens before x; their keys and values are computed anew. No
-        gradient flows to an array; an `Earlier` is read as it is.
+        gradient flows into an array; an `Earlier` is used unchanged.
         """
         encoding = self._bound(encoding)
         q, k, v = self._project(x_BTD)
@@ -343,7 +343,7 @@ class RelativeAttention(nnx.Module):
         keys, values, k_positions, written, k_features = seen
         options = self._options | {"q_positions": positions, "k_positions": k_positions}
         if cache.counts and not is_ring and all_tokens and q.shape[1] > 1:
-            # Slots that are not written lie behind all tokens.
+            # Cache entries that are not written come after every token, so that causality masks them.
             options["q_positions"] = positions_lib.consecutive(cache.length)
             options["k_positions"] = positions_lib.consecutive(0)
         else:
