@@ -87,8 +87,8 @@ def attention(
         axes, each token's index in its row. Give it where positions repeat or restart, as ids of digits do: a token
         would otherwise see tokens that come after it.
       k_order: likewise for the keys; give both or neither.
-      window: a query sees only keys with |d| < window, d being the difference in the order. A pair (past, future) sets one limit for each side;
-        None: no limit on that side (`relpos.positions.Window`).
+      window: a query sees only keys with |d| < window, d being the difference in the order. A pair (past, future) sets
+        one limit for each side; None: no limit on that side (`relpos.positions.Window`).
       scale: the scale of the dot products; None: the encoding's `logit_scale` or, without one, 1 / sqrt(H).
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability of dropping a weight; the others are scaled up. Needs dropout_key.

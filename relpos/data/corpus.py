@@ -90,7 +90,7 @@ def corpus_of(
       unit: the name of the items in `sizes`.
       parts: returns the bytes that an item consists of.
       measure: returns further sizes of a split.
-      description: the hash of a large set's description; its items are then not read.
+      description: the hash of a large set's description, used in place of hashing its items, which are then not read.
       **more: other attributes of `Corpus`.
     """
     sizes = {

@@ -62,7 +62,7 @@ class Encoding(Slots, fills_slots=False):
 
     Each scheme is one file with one subclass, and the file's name is the scheme's name. Its options are the keyword
     arguments of `__init__` except `dims` and `rngs`; they are plain data, with the paper's values as defaults. All
-    layers of a stack share a parameter that is created with `shared_by_layers=True`; schemes do so where the paper does.
+    layers of a stack share a parameter that is created with `shared_by_layers=True`; schemes do so where papers do.
     Besides the slots of attention (`relpos.attention.Slots`), an encoding may fill `embed` and `tokens`.
 
     Attributes:

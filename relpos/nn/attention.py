@@ -30,7 +30,7 @@ class RelativeAttention(nnx.Module):
       positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on from
         the tokens in the cache.
       order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
-      segments: ids of packed documents, 0 is padding; None: one document. With a cache, all nonzero ids are the same document.
+      segments: ids of packed documents, 0 is padding; None: one document. With a cache, all ids but 0 are one document.
       encoding: used instead of the layer's own, as when all layers share one.
       dropout_key: a random key, which switches dropout on.
       deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,

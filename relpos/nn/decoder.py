@@ -25,12 +25,12 @@ class Decoder(LogitsModel):
         embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T V"], tuple[Cache, ...]]:
-        """Return the logits behind tokens that follow those in the caches, and the new caches.
+        """Return the next-token logits for tokens that follow those in the caches, and the new caches.
 
         Args:
           tokens_BT: token ids, of a prompt or of one token a row.
           caches: from `init_caches` or the previous call.
-          positions: as in `__call__`, likewise all below; None: counted on from the tokens in the caches.
+          positions: as in `__call__`, as are the next three; None: they continue after the tokens in the caches.
           order: what causality and windows use.
           embed_positions: the positions that are added to the input.
           segments: 0 is padding; all other tokens of a row are one document.
@@ -58,8 +58,8 @@ class Decoder(LogitsModel):
         Args:
           tokens_BT: token ids.
           earlier: from `init_earlier` or the call for the previous segment.
-          embed_positions: the positions that are added to the input, counted on through the text.
-          segments: ids of packed documents; a document that goes on keeps its id.
+          embed_positions: the positions that are added to the input, continued from segment to segment.
+          segments: ids of packed documents; a document that continues keeps its id.
           key: a random key, which switches dropout on.
         """
         check_given(self.places, Placed(None, None, embed_positions))

@@ -30,8 +30,8 @@ class Stack(nnx.Module):
     The methods that run the layers share these arguments:
 
       x_BTD: embedded tokens.
-      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on
-        from the tokens in the caches.
+      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or after the
+        tokens in the caches.
       order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
       embed_positions: the positions of the scheme in `input_encoding`, or without one, of all that adds to the input;
         None: the positions.
@@ -80,7 +80,7 @@ class Stack(nnx.Module):
                     cross = made(cross_encoding, False, rngs)
                     if cross is None:
                         raise ValueError(
-                            f"{cross_encoding} adds positions to the input, cross-attention has none of its own: "
+                            f"{cross_encoding} adds positions to the input, so it cannot be used in cross-attention: "
                             "choose none or a relative scheme"
                         )
                 return stacked.split(
@@ -154,7 +154,7 @@ class Stack(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         memories: dict[str, Memory] | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
-        """Return the output for tokens behind those in the caches, and the new caches.
+        """Return the output for tokens that follow those in the caches, and the new caches.
 
         `caches` come from `init_caches` or the previous call.
         """
@@ -190,13 +190,13 @@ class Stack(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Earlier, ...]]:
-        """Return the output for a segment of a text that every layer reads behind its earlier inputs.
+        """Run the layers on the next segment of a text, attending also to each layer's earlier inputs (Transformer-XL).
 
         Args:
           x_BTD: embedded tokens.
           earlier: from `init_earlier` or the call for the previous segment.
-          embed_positions: counted on through the text; needed by what adds to the input.
-          segments: a document that goes on keeps its id.
+          embed_positions: continued from segment to segment; needed by what adds to the input.
+          segments: a document that continues keeps its id.
           key: switches dropout on.
 
         Returns:
@@ -242,7 +242,7 @@ class Stack(nnx.Module):
     ) -> tuple[Cache, ...]:
         """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
 
-        A stack of few layers has one for each layer, a stack of many has one for each block of scanned layers.
+        Up to `FEW_LAYERS` layers have a cache each; beyond that, each block of scanned layers has one.
 
         Args:
           batch: B.
@@ -285,7 +285,7 @@ class Stack(nnx.Module):
 
         Args:
           batch: B.
-          length: M, the number of tokens before a segment that its own may see; windows allow no more than their past.
+          length: M, how many tokens before a segment its tokens may see; windows may limit this further.
         """
         if batch < 0 or length < 1:
             raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")

@@ -1,4 +1,4 @@
-"""The sizes and the kind of a stack of Transformer layers."""
+"""The sizes and options of a stack of Transformer layers."""
 
 import dataclasses
 from typing import Any
@@ -21,16 +21,16 @@ BIASES = ("qkv", "out", "mlp", "logits")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The sizes and the kind of a stack of Transformer layers.
+    """The sizes and options of a stack of Transformer layers.
 
     `encodings`, `window`, `scale` and `softcap` each hold one value for all layers, or a sequence of values that the
-    layers take in turn. The pattern of the layers repeats after the least common multiple of their lengths.
+    layers take in turn. The period of the pattern of layers is the least common multiple of the lengths of these sequences.
 
     Attributes:
       num_layers: the number of layers, a multiple of the length of the pattern.
       features: D, the width of the model.
       num_heads: N, the number of query heads.
-      num_kv_heads: K, the number of key heads; None: N.
+      num_kv_heads: K, the number of heads of keys and values; None: N.
       head_dim: H, the size of a head; None: D / N.
       mlp_features: the hidden width of the MLP; None: 4 D.
       encodings: position encodings, as `relpos.encodings.create` reads them. ("rope", "none") rotates in every other
@@ -62,7 +62,7 @@ class TransformerConfig:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     mlp_features: int | None = None
-    # Not a key of the section: runs have one of their own.
+    # Not a key of a config's section `model`: a run sets it by its own key `encoding`.
     encodings: tuple[str, ...] | str = dataclasses.field(default=("rope",), metadata={"key": False})
     window: Any = None
     scale: Any = None
@@ -102,7 +102,7 @@ class TransformerConfig:
                     raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
         if self.parallel and self.norm_placement != "pre":
             raise ValueError(
-                "parallel layers need norm_placement=pre: behind a sum of two sublayers post-norm is not defined"
+                "parallel layers need norm_placement=pre: post-norm is not defined for parallel sublayers"
             )
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(

@@ -223,7 +223,7 @@ def test_a_start_that_fails_leaves_nothing_behind(tmp_path):
         tmp_path,
         **{"data.tokenizer": "sentencepiece", "data.vocab_size": 290, "sequence_length": 10**6},
     )
-    with pytest.raises((UserError, DataError), match="less than one sequence"):
+    with pytest.raises((UserError, DataError), match="fewer than one sequence"):
         train(config, tmp_path / "run", Console(quiet=True))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 

@@ -1,6 +1,6 @@
 """Batches of packed documents, by Grain.
 
-A document with tokens t_1..t_n is predicted from a separator on, including its end:
+A model predicts every token t_1..t_n of a document, and the separator that ends it, starting from a separator:
 
     inputs   <sep> t_1 t_2 ... t_n
     targets  t_1   t_2 ... t_n <sep>
@@ -63,9 +63,9 @@ def train_batches(
 
     Every epoch visits the documents in a new order and cuts them at new places. The pieces are shuffled again within
     windows of `SHUFFLE_TOKENS`, so that a long document is spread over many batches. Documents are read and tokenized
-    on demand. A text smaller than a batch repeats within it.
+    on demand. If the text is smaller than a batch, it is repeated to fill it.
 
-    The order is a function of `seed`. The iterator's `get_state` and `set_state` continue exactly,
+    The order is a function of `seed`. The iterator's `get_state` and `set_state` restore it exactly,
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
 
     Raises:
@@ -194,7 +194,7 @@ def _pad_to(batch_size: int) -> Callable[[Sequence[Batch]], Batch]:
 
 
 def _entropy(seed: int) -> int:
-    """Return any integer, including negative ones, as entropy for NumPy."""
+    """Map a seed, which may be negative, to an integer that is not, as NumPy requires."""
     return 2 * seed if seed >= 0 else -2 * seed - 1
 
 
@@ -213,7 +213,7 @@ def _check_enough(documents: Sequence[bytes], tokenizer: Tokenizer, sequence_len
         if tokens >= sequence_length:
             return
     raise DataError(
-        f"The training text has {tokens} tokens, less than one sequence of {sequence_length}: "
+        f"The training text has {tokens} tokens, fewer than one sequence of {sequence_length}: "
         f"give more text, or set sequence_length to {tokens} or less."
         if tokens
         else "There are no documents to train on: give some text."

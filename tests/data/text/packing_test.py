@@ -247,7 +247,7 @@ def test_documents_are_read_when_their_turn_comes():
 @pytest.mark.parametrize(
     ("docs", "length", "batch_size", "message"),
     [
-        ([b"short", b"text"], 100, 2, "11 tokens, less than one sequence of 100.*to 11 or less"),
+        ([b"short", b"text"], 100, 2, "11 tokens, fewer than one sequence of 100.*to 11 or less"),
         ([], 10, 2, "no documents to train on"),
         ([b"text"], 0, 2, "sequence_length must be at least 1, not 0"),
         ([b"text"], -5, 2, "sequence_length must be at least 1, not -5"),
