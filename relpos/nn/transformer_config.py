@@ -24,7 +24,7 @@ class TransformerConfig:
     """The sizes and options of a stack of Transformer layers.
 
     `encodings`, `window`, `scale` and `softcap` each hold one value for all layers, or a sequence of values that the
-    layers take in turn. The period of the pattern of layers is the least common multiple of the lengths of these sequences.
+    layers take in turn. The period of the pattern of layers is the least common multiple of the sequences' lengths.
 
     Attributes:
       num_layers: the number of layers, a multiple of the length of the pattern.

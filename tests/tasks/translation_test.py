@@ -257,7 +257,7 @@ def test_a_packed_vocabulary_shares_its_table(tmp_path):
     [
         ({"encoding": "ropee"}, "rope"),
         ({"decoder_encoding": "sinus"}, "sinusoidal"),
-        ({"cross_encoding": "sinusoidal"}, "cannot be used in cross-attention"),
+        ({"cross_encoding": "sinusoidal"}, "cross-attention has none"),
         ({"encoding": "fox", "decoder_encoding": "fox"}, "causal"),
         ({"model.num_heads": 3}, "divide"),
         ({"model.norm_placement": "middle"}, "norm_placement must be one of"),
