@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from relpos import config as config_lib
+from relpos import config_files
 from relpos.sections import show, to_plain
 from relpos.training import run_config
 
@@ -14,11 +14,11 @@ from relpos.training import run_config
 def describe() -> str:
     """Return the configs with their commands, the keys that all have, those of each task, schemes and positions."""
     lines, tasks = ["configs:"], []
-    for name, path in config_lib.shipped().items():
+    for name, path in config_files.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         title, command = text.split("\n\n")[:2]
         lines += [_item(name, [title]), f"    {command.strip()}"]
-        tasks.append(config_lib.read_file(path)["task"])
+        tasks.append(config_files.read_file(path)["task"])
     defaults = {
         task: to_plain(run_config.config_class(task)(task=task)) for task in sorted(set(tasks))
     }

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if flags.json is not None:
         from relpos.files import write_out
-        from relpos.training.metrics import finite
+        from relpos.training.metrics_log import finite
 
         text = json.dumps([finite(record) for record in records], indent=2, allow_nan=False)
         write_out(flags.json, text + "\n")

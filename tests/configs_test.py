@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from relpos import config, encodings, places
+from relpos import config_files, encodings, places
 from relpos.data import algorithmic, pairs, questions, text
 from relpos.sections import to_plain
 from relpos.training import run_config
@@ -17,7 +17,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("path", config.shipped().values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", config_files.shipped().values(), ids=lambda path: path.stem)
 def test_options_are_those_of_the_code(path):
     chosen = to_plain(run_config.load(path))
     for registry, found in (

@@ -2,8 +2,7 @@
 
 import random
 
-from relpos import config as config_lib
-from relpos import encodings
+from relpos import config_files, encodings
 from relpos.sections import flatten, to_plain
 from relpos.training import run_config
 
@@ -64,7 +63,7 @@ def hostile(seed: int) -> tuple[str, dict[str, str]]:
     """Returns the name of a shipped config and what a hostile user overrides in it."""
     rng = random.Random(seed)
     name = rng.choice(sorted(_SMALL))
-    defaults = flatten(to_plain(run_config.load(config_lib.shipped()[name])))
+    defaults = flatten(to_plain(run_config.load(config_files.shipped()[name])))
     sections = {}
     for key, value in defaults.items():
         if value != {} and not key.startswith(_LEFT_OUT):
@@ -84,4 +83,4 @@ def small(name: str, files: dict[str, str], overrides: dict[str, str]):
     """Returns a shipped config, small but for the overrides; `files` are put for TEXT, STORIES and LINES."""
     pairs = _SMALL_MODEL | _SMALL[name] | overrides
     texts = [(key, files.get(str(value), str(value))) for key, value in pairs.items()]
-    return run_config.load(config_lib.shipped()[name], texts)
+    return run_config.load(config_files.shipped()[name], texts)

@@ -21,7 +21,7 @@ LAYERS = {
     "files": 1,
     "positions": 1,
     "registry": 1,
-    "config": 2,
+    "config_files": 2,
     "metrics": 2,
     "sections": 2,
     "overrides": 3,

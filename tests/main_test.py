@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import relpos
-from relpos import config, encodings, process, sections
+from relpos import config_files, encodings, process, sections
 from relpos.__main__ import COMMANDS, main, run_command
 from relpos.errors import UserError
 from relpos.sections import to_plain
@@ -106,7 +106,7 @@ def test_each_command_has_a_name_of_its_own(name, capsys, monkeypatch):
 
 def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
     text = " ".join(printed(capsys, "train", "--help").split())
-    for name, path in config.shipped().items():
+    for name, path in config_files.shipped().items():
         assert f" {name}: " in text
         assert f"relpos train --config {name} --workdir" in text
         plain = to_plain(run_config.load(path))

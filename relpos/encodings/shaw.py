@@ -13,9 +13,9 @@ class Shaw(Encoding):
     """logit = q_i . (k_j + a_K[c]) / sqrt(H),  out_i = sum_j p_ij (v_j + a_V[c]),  c = clip(j - i, -k, k).
 
     Shaw, Uszkoreit, Vaswani 2018, "Self-Attention with Relative Position Representations", arXiv:1803.02155,
-    sec. 3.1-3.2. Two tables [2k+1, H], shared by the heads; each layer has its own. `keys=False` or `values=False` drops
-    one (the paper's table 3). As in released models, `right` is the clipping distance of keys in the future if it differs
-    from k (-1: it is k), with tables [k + right + 1, H]; with `per_head` each head has its own tables.
+    sec. 3.1-3.2. Two tables [2k+1, H], shared by the heads; each layer has its own. `keys=False` or `values=False`
+    drops one (the paper's table 3). As in released models, `right` is the clipping distance of keys in the future if it
+    differs from k (-1: it is k), with tables [k + right + 1, H]; with `per_head` each head has its own tables.
 
     Choose it where exact offsets of near tokens matter, as in translation: of three schemes it had the best BLEU on
     Multi30k (docs/tasks.md). From k on all distances are alike, so rows may be of any length.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from relpos import cores
 from relpos.errors import UserError
-from relpos.training.metrics import Window
+from relpos.training.metrics_log import Window
 from relpos.training.progress import say, track
 from relpos.training.task import Case, KeepsOutputs, Record, Scores, Task
 

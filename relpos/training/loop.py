@@ -16,7 +16,7 @@ from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.evaluation import evaluate
 from relpos.training.interrupts import Interrupted, Interrupts
-from relpos.training.metrics import MetricsLog, Window
+from relpos.training.metrics_log import MetricsLog, Window
 from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.plan import plan
 from relpos.training.run_config import RunConfig

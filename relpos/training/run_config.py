@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from relpos import config as config_lib
-from relpos import encodings, places, sections
+from relpos import config_files, encodings, places, sections
 from relpos import overrides as overrides_lib
 from relpos.errors import UserError
 from relpos.nn import TransformerConfig
@@ -83,7 +82,7 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> Any:
     Raises:
       UserError: there is no such file, it is no config, a key is unknown or a value wrong.
     """
-    plain, pairs = config_lib.read_file(path), list(overrides)
+    plain, pairs = config_files.read_file(path), list(overrides)
     task = dict(pairs).get("task", plain.get("task"))
     kind = config_class(task)
     return sections.read(kind, overrides_lib.override(kind, plain, pairs))

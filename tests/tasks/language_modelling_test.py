@@ -129,7 +129,7 @@ def test_prompts_before_one_that_does_not_fit_are_continued(tmp_path):
         ({"model.dtype": "int32"}, "float32, bfloat16"),
         ({"eval_multiples": "0"}, "eval_multiples"),
         ({"encoding": "learned", "encodings.learned.max_length": 8}, "8 positions of learned"),
-        ({"task": "relpos.config"}, "without Config"),
+        ({"task": "relpos.config_files"}, "without Config"),
     ],
 )
 def test_what_cannot_work_is_a_user_error_that_says_why(tmp_path, override, message):

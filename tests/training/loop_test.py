@@ -14,7 +14,7 @@ from relpos.errors import UserError
 from relpos.runs import load_run
 from relpos.training import loop
 from relpos.training.checkpoints import Checkpoints
-from relpos.training.metrics import MetricsLog
+from relpos.training.metrics_log import MetricsLog
 
 
 def run(config, workdir):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from relpos import config as config_lib
+from relpos import config_files
 from relpos.errors import UserError
 from relpos.training import model_section, run_config
 from relpos.training.task import create_task
@@ -28,7 +28,7 @@ def refused(name, **overrides):
     pairs = [(key, str(value)) for key, value in (NO_DATA[name] | overrides).items()]
     began = time.thread_time()
     with pytest.raises(UserError) as caught:
-        create_task(run_config.load(config_lib.shipped()[name], pairs), NOWHERE)
+        create_task(run_config.load(config_files.shipped()[name], pairs), NOWHERE)
     assert time.thread_time() - began < 5
     message = str(caught.value)
     assert "\n" not in message
@@ -100,7 +100,7 @@ def test_translations_whose_cache_is_beyond_memory_are_refused(overrides):
 def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
     _, _, source, option = key.split(".")
     config = run_config.load(
-        config_lib.shipped()[name], [("data.source", source), (key, str(value))]
+        config_files.shipped()[name], [("data.source", source), (key, str(value))]
     )
     began = time.thread_time()
     with pytest.raises(UserError, match=option) as caught:
@@ -118,7 +118,7 @@ def test_data_that_take_minutes_to_make_are_refused(name, key, value, most):
 def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):
     pairs = [("model.window", text), ("model.scale", "1,none"), ("model.softcap", "50")]
     config = run_config.load(
-        config_lib.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
+        config_files.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
     )
     sizes = model_section.layers(config, config.encoding, causal=True)
     turns = sizes.turns

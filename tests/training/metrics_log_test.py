@@ -5,8 +5,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from relpos.files import read_records
-from relpos.training import metrics
-from relpos.training.metrics import MetricsLog, RecordError, Window
+from relpos.training import metrics_log
+from relpos.training.metrics_log import MetricsLog, RecordError, Window
 
 
 def read(workdir):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from relpos import config as config_lib
+from relpos import config_files
 from relpos.errors import UserError
 
 SOURCE = """
@@ -22,7 +22,7 @@ def path(tmp_path):
 
 
 def load(path):
-    return config_lib.read_file(path)
+    return config_files.read_file(path)
 
 
 def test_a_file_says_what_differs_from_the_defaults(path):
@@ -85,7 +85,7 @@ def test_a_config_imports_its_neighbours_wherever_the_command_is_given(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     path, modules = list(sys.path), set(sys.modules)
-    assert config_lib.read_file(f"../{folder}/small.py")["steps"] == len("seven")
+    assert config_files.read_file(f"../{folder}/small.py")["steps"] == len("seven")
     assert sys.path == path
     assert set(sys.modules) == modules
 
@@ -94,8 +94,8 @@ def test_a_config_imports_its_neighbours_wherever_the_command_is_given(
 def test_a_copy_of_a_config_still_finds_what_comes_with_relpos(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / folder).mkdir()
-    shutil.copy(config_lib.shipped()["scan"], tmp_path / folder / "copy.py")
-    assert config_lib.read_file(f"{folder}/copy.py") == config_lib.read_file("scan")
+    shutil.copy(config_files.shipped()["scan"], tmp_path / folder / "copy.py")
+    assert config_files.read_file(f"{folder}/copy.py") == config_files.read_file("scan")
 
 
 def test_a_folder_beside_the_command_does_not_stand_before_what_comes_with_relpos(
@@ -105,7 +105,7 @@ def test_a_folder_beside_the_command_does_not_stand_before_what_comes_with_relpo
     (tmp_path / "configs" / "translation.py").write_text("MINE = {}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert config_lib.read_file("scan")["data"]["source"] == "scan"
+    assert config_files.read_file("scan")["data"]["source"] == "scan"
 
 
 def test_nothing_of_relpos_is_imported_as_if_it_were_no_part_of_it(tmp_path):
@@ -114,23 +114,23 @@ def test_nothing_of_relpos_is_imported_as_if_it_were_no_part_of_it(tmp_path):
     write_config(folder / "configs" / "x.py", package="cli", module="run", name="RUN")
     (folder / "cli.py").write_text("")
     with pytest.raises(UserError, match="No module named 'cli'"):
-        config_lib.read_file(folder / "configs" / "x.py")
+        config_files.read_file(folder / "configs" / "x.py")
 
 
 def test_a_config_in_a_folder_named_as_a_module_may_import_that(tmp_path):
     write_config(tmp_path / "json" / "x.py", package="json", module="tool", name="__name__")
-    assert config_lib.read_file(tmp_path / "json" / "x.py")["steps"] == len("json.tool")
+    assert config_files.read_file(tmp_path / "json" / "x.py")["steps"] == len("json.tool")
 
 
 def test_a_file_stands_before_a_name(tmp_path, monkeypatch):
     (tmp_path / "lm").write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="'lm' is not a Python file"):
-        config_lib.read_file("lm")
+        config_files.read_file("lm")
 
 
 def test_the_configs_that_come_with_relpos_are_known_by_name():
-    found = config_lib.shipped()
+    found = config_files.shipped()
     assert {"lm", "drope", "translation", "scan", "qa", "algorithmic"} == set(found)
     for name, path in found.items():
-        assert config_lib.read_file(name) == config_lib.read_file(path)
+        assert config_files.read_file(name) == config_files.read_file(path)
