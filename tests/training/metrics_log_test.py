@@ -5,7 +5,6 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from relpos.files import read_records
-from relpos.training import metrics_log
 from relpos.training.metrics_log import MetricsLog, RecordError, Window
 
 
