@@ -91,7 +91,7 @@ def test_a_log_that_cannot_be_opened_leaves_no_file_open(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics, "EventsWriter", refuse)
+    monkeypatch.setattr("relpos.training.metrics_log.EventsWriter", refuse)
     before = os.listdir("/dev/fd")
     with pytest.raises(RecordError, match="No space left") as caught:
         MetricsLog(tmp_path)
