@@ -1,4 +1,4 @@
-"""Keys of a config that the command line sets: texts, read as their fields are declared."""
+"""Config overrides from the command line, parsed according to the declared type of each field."""
 
 import ast
 import math
@@ -13,16 +13,16 @@ from relpos.sections import as_tuples, keys, noun, parts
 def override(
     kind: Any, plain: Mapping[str, Any], pairs: Iterable[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return plain values with some replaced.
+    """Return a copy of plain config values with overrides applied.
 
     Args:
-      kind: the dataclass that they are for.
+      kind: the config's dataclass.
       plain: nested mappings.
-      pairs: dotted keys and texts; of two with one key the later wins. A text is read as its field is declared:
-        ``1e6`` is an int, ``rope,none`` a tuple of strings, ``none`` is None where that is allowed.
+      pairs: pairs of dotted key and text; the last one wins. The field's type determines how the text is parsed:
+        ``1e6`` can be an int, ``rope,none`` a tuple of strings, and ``none`` is None where that is allowed.
 
     Raises:
-      UserError: a key is unknown, or a text cannot be read.
+      UserError: a key is unknown, or a text cannot be parsed.
     """
     known = keys(kind)
     changed = _copied(plain)
@@ -49,7 +49,7 @@ def _refuse_key(key: str, known: Mapping[str, Any]) -> None:
 
 def _nearest_key(key: str, known: Mapping[str, Any]) -> str:
     section, _, name = key.rpartition(".")
-    # 'bse' alone says more about what was meant than its long prefix, shared by many keys, does.
+    # Compare last parts first: many keys share the long prefix, so it would dominate the distance.
     beside = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
     elsewhere = [full for full in known if full.rpartition(".")[2] == name]
     if near := nearest(name, beside):
@@ -62,7 +62,7 @@ def _nearest_key(key: str, known: Mapping[str, Any]) -> str:
 
 
 def _parse(text: str, hint: Any, key: str) -> Any:
-    """Read a text as what its field is."""
+    """Parse a text as a value of its field's type."""
     kind, _, may_be_none = parts(hint)
     if may_be_none and text.lower() == "none":
         return None

@@ -1,6 +1,6 @@
-"""Sections of a config as frozen dataclasses.
+"""Config sections as frozen dataclasses.
 
-What a value may be stands in the annotation of its field, and nowhere else::
+The annotation of a field defines its valid values::
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Data:
@@ -9,8 +9,8 @@ What a value may be stands in the annotation of its field, and nowhere else::
         longest: Positive | None = None
         sources: Options = options_of(text)
 
-A field is a bool, int, float, str or Literal, one of these or None, a tuple of one kind, another section, or `Options`.
-One with `metadata={"key": False}` is no key of the config.
+A field is a bool, int, float, str or Literal, one of these or None, a tuple of one type, another section, or `Options`.
+A field with `metadata={"key": False}` is not a config key.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from relpos.errors import UserError, did_you_mean, nearest
 from relpos.registry import HasOptions, all_options
 
 Section = TypeVar("Section")
-# The options of everything in a registry: name -> option -> value.
+# Options of all members of a registry: name -> option -> value.
 Options = Mapping[str, Mapping[str, Any]]
 
 _INT32 = range(-(2**31), 2**31)
@@ -36,9 +36,9 @@ class Rule(NamedTuple):
     """A condition on a value.
 
     Attributes:
-      words: what comes after "must be a whole number", say.
-      holds: tells whether a value of the right kind meets it.
-      known: returns the names that are right, if it is one of some names.
+      words: the condition in an error message, for example after "must be a whole number".
+      holds: returns whether a value of the right type meets the condition.
+      known: returns the valid names, if the value must be one of a set of names.
     """
 
     words: str
@@ -47,22 +47,22 @@ class Rule(NamedTuple):
 
 
 def at_least(least: float) -> Rule:
-    """Return the rule that a number is not below `least`."""
+    """Require a number to be at least `least`."""
     return Rule(f"of at least {least}", lambda value: value >= least)
 
 
 def above(bound: float) -> Rule:
-    """Return the rule that a number is greater than `bound`."""
+    """Require a number to be greater than `bound`."""
     return Rule(f"above {bound}", lambda value: value > bound)
 
 
 def below(bound: float) -> Rule:
-    """Return the rule that a number is less than `bound`."""
+    """Require a number to be less than `bound`."""
     return Rule(f"below {bound}", lambda value: value < bound)
 
 
 def name_in(registry: HasOptions) -> Rule:
-    """Return the rule that a text is a name in a registry."""
+    """Require a string to be a name in a registry."""
     return Rule("", lambda value: value in registry.names(), registry.names)
 
 
@@ -73,7 +73,7 @@ Seed = Annotated[int, range(2**32)]
 
 
 def options_of(registry: HasOptions) -> Any:
-    """Return a field of `Options` with the defaults of everything in a registry."""
+    """Return an `Options` field with the defaults of all members of a registry."""
     return dataclasses.field(default_factory=functools.partial(all_options, registry))
 
 
@@ -84,16 +84,16 @@ def read(
     default: Section | None = None,
     prefix: str = "",
 ) -> Section:
-    """Return a section made of plain values; those that are missing have their defaults.
+    """Build a section from plain values. Missing keys get their defaults.
 
     Args:
       kind: a dataclass.
-      plain: nested mappings, as JSON has them.
-      default: holds the defaults; None: those of the class.
-      prefix: of the section's keys in messages, such as "model.".
+      plain: nested mappings of JSON values.
+      default: a section that holds the defaults; None uses those of the class.
+      prefix: prefix of the section's keys in error messages, such as "model.".
 
     Raises:
-      UserError: a key is unknown or missing, or a value is not what its field may be. It names the key.
+      UserError: a key is unknown or missing, or a value is invalid. The message names the key.
     """
     hints: dict[str, Any] = _hints(typing.cast(Any, kind))
     defaults = _defaults(typing.cast(Any, kind)) if default is None else vars(default)
@@ -116,12 +116,12 @@ def read(
 
 
 def to_plain(section: Any) -> dict[str, Any]:
-    """Return nested dicts that JSON holds and `read` takes."""
+    """Convert a section to nested dicts that are JSON-serializable and that `read` accepts."""
     return {field.name: _to_plain(getattr(section, field.name)) for field in _fields(section)}
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of nested mappings: ``{"data.path": None, ...}``."""
+    """Flatten nested mappings to dotted key -> value: ``{"data.path": None, ...}``."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, Mapping) and value:
@@ -132,7 +132,7 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keys(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> annotation of all fields of a section and of the sections in it."""
+    """Return dotted key -> annotation for all fields of a section and its subsections."""
     found: dict[str, Any] = {}
     defaults = _defaults(kind)
     for key, hint in _hints(kind).items():
@@ -147,14 +147,14 @@ def keys(kind: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def show(value: Any) -> str:
-    """Return a value as it is written on the command line."""
+    """Format a value as it is written on the command line."""
     if isinstance(value, tuple | list):
         return ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 
 def _fields(section: Any) -> list[dataclasses.Field]:
-    """Return the fields that are keys, all but those with `metadata={"key": False}`."""
+    """Return all fields except those with `metadata={"key": False}`."""
     return [field for field in dataclasses.fields(section) if field.metadata.get("key", True)]
 
 
@@ -176,7 +176,7 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 
 def _kind_of(default: Any) -> Any:
-    """Return the annotation that an option with this default would have."""
+    """Infer an option's annotation from its default."""
     if default is None:
         return Any
     if isinstance(default, tuple):
@@ -230,7 +230,7 @@ class _Fault(NamedTuple):
 
 
 def _checked(value: Any, hint: Any) -> Any:
-    """Return the value as its field holds it, or what it should have been."""
+    """Return the value converted to its annotated type, or a `_Fault`."""
     hint, rules, may_be_none = parts(hint)
     if value is None and may_be_none:
         return None
@@ -252,7 +252,7 @@ def _one_of(known: tuple[str, ...]) -> _Fault:
 
 
 def noun(kind: Any) -> str:
-    """Return what a value of a kind is called."""
+    """Return the name of a type in error messages."""
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
         kind, "a list"
     )
@@ -286,7 +286,7 @@ def _of_kind(value: Any, hint: Any, whole: range) -> Any:
 
 
 def parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """Return an annotation's kind, its rules, and whether None is allowed."""
+    """Split an annotation into its type, its rules, and whether None is allowed."""
     rules: tuple[Any, ...] = ()
     may_be_none = False
     while True:
@@ -301,7 +301,7 @@ def parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether it can be a name or a path: no half of a pair of surrogates, no NUL."""
+    """Return whether a string is valid as a name or path: no NUL and no unpaired surrogates."""
     try:
         return b"\0" not in value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -309,7 +309,7 @@ def _is_text(value: str) -> bool:
 
 
 def as_tuples(value: Any) -> Any:
-    """Return a value with tuples in place of lists."""
+    """Replace lists by tuples, recursively."""
     if isinstance(value, list | tuple):
         return tuple(as_tuples(inner) for inner in value)
     return value

@@ -1,1 +1,1 @@
-"""The kinds of work: one file for each."""
+"""The tasks, one module or package each."""

@@ -1,4 +1,4 @@
-"""Algorithmic tasks: right answers at the trained lengths and beyond."""
+"""Algorithmic tasks: accuracy at the trained lengths and beyond."""
 
 import dataclasses
 import functools
@@ -26,11 +26,11 @@ from relpos.training.task import Case, Metrics, Record, Task, together
 
 Model = Decoder | TokenEncoder
 
-MOST_OPTION = 10**4  # letters, digits, places: beyond it they take minutes or all memory
-MOST_LENGTH = 10**5  # beyond it examples take minutes to draw
-MOST_PLACES = 20_000  # of a question and its answer; more take minutes to be answered
+MOST_OPTION = 10**4  # more letters, digits or places take minutes or exhaust the memory
+MOST_LENGTH = 10**5  # longer examples take minutes to draw
+MOST_PLACES = 20_000  # places of a question and its answer; more take minutes to answer
 
-# Evaluation draws its examples from these seeds, whatever the run's: all runs of a task are tested on the same.
+# Evaluation seeds do not depend on the run's seed, so all runs of a task are tested on the same examples.
 _SEEDS = {"validation": 0, "test": 1}
 
 
@@ -39,12 +39,12 @@ class DataConfig:
     """The examples.
 
     Attributes:
-      source: one of the tasks in `relpos/data/algorithmic`.
-      sources: name -> its options.
-      shortest: the shortest length that is trained on; None: the shortest that the task has.
-      one_length: whether all examples of a batch are of one length.
-      presentation: placeholder: an encoder fills in the answer; causal: a decoder goes on with it; None: as the task's
-        paper has it.
+      source: the task, one of `relpos/data/algorithmic`.
+      sources: name -> options.
+      shortest: the shortest length in training; None uses the task's minimum.
+      one_length: whether all examples of a batch have the same length.
+      presentation: "placeholder": an encoder fills in the answer; "causal": a decoder generates it; None: as in the
+        task's paper.
     """
 
     source: Annotated[str, name_in(algorithmic)] = "flip_flop"
@@ -59,11 +59,11 @@ class Config(TokenRunConfig):
     """The config of an algorithmic task.
 
     Attributes:
-      sequence_length: the longest that is trained on, as the task measures it.
+      sequence_length: the longest length in training, as the task measures it.
       data: the examples.
-      eval_lengths: the test is on these; what is over sequence_length is shown apart.
-      eval_examples: of each length, while training.
-      test_examples: of each length, at the end.
+      eval_lengths: lengths to test; those above sequence_length are shown separately.
+      eval_examples: examples per length during training.
+      test_examples: examples per length at the end.
     """
 
     data: DataConfig = DataConfig()
@@ -78,11 +78,7 @@ def create(config: Config) -> "Algorithmic":
 
 
 class Algorithmic(Task):
-    """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`.
-
-    An encoder fills in the answer at its places (presentation "placeholder"), or a decoder goes on with it
-    ("causal").
-    """
+    """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`."""
 
     formats = METRICS.attributes("FORMAT")
     progress = METRICS.attributes("PROGRESS")
@@ -104,13 +100,13 @@ class Algorithmic(Task):
             for name, changed in self.symbols.variants.items()
         }
         self._presentation = chosen.presentation or self.symbols.presentation
-        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # is it one?
+        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # validates it
         self._check_lengths()
-        # Mistakes in the model's sizes are told here as well.
+        # Report invalid model sizes early, too.
         model_section.check_shapes(config, self.init_model)
 
     def prepare(self, workdir: Path) -> None:
-        """Nothing is kept; examples are drawn as they were when the run began."""
+        """Do nothing: examples are generated, so no files are kept."""
         self._workdir = workdir
 
     @property
@@ -134,7 +130,7 @@ class Algorithmic(Task):
                     raise UserError(f"config key {key!r}: {error}") from error
 
     def describe(self) -> Record:
-        """Return the task's name and a hash of examples, which a change to how they are drawn would change."""
+        """Return the task's name and a hash of examples, to detect changes to the generator."""
         drawn = self._examples("test", self.config.sequence_length, 16)
         digest = hashlib.sha256(b"".join(batch["targets"].tobytes() for batch in drawn))
         return {"corpus": {"name": self.symbols.name, "sha256": digest.hexdigest()}}
@@ -156,12 +152,12 @@ class Algorithmic(Task):
         )
 
     def activation_bytes(self) -> int:
-        """Return the least memory that the activations of a training batch take."""
+        """Return a lower bound on the activation memory of a training batch, in bytes."""
         places = self.config.batch_size * self._places(self.config.sequence_length)
         return memory.activation_bytes(self.config, places, self.symbols.vocab_size)
 
     def train_batches(self) -> Any:
-        """Return the iterator of batches."""
+        """Return the iterator of training batches."""
         config = self.config
         return iter(
             algorithmic.train_batches(
@@ -175,7 +171,7 @@ class Algorithmic(Task):
         )
 
     def metrics(self, model: Model, batch, key) -> Metrics:
-        """Return the cross-entropy in nats of the symbols that count, and the metrics of symbols."""
+        """Compute the cross-entropy of the scored symbols in nats, and the symbol metrics."""
         logits_BTV = model(batch["inputs"], segments=batch["segments"], key=key)
         nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
         scored_BT = batch["scored"]
@@ -184,15 +180,15 @@ class Algorithmic(Task):
         return {"loss": loss, **METRICS.measure(scored)}
 
     def tokens(self, batch) -> int:
-        """Return the number of symbols that count."""
+        """Return the number of scored symbols."""
         return int(batch["scored"].sum())
 
     def test_splits(self) -> list[str]:
-        """Return test, and the task's other tests."""
+        """Return "test" and the task's additional test splits."""
         return ["test", *self._variants]
 
     def cases(self, model: Model, split: str, *, lengths: Sequence[int], brief: bool) -> list[Case]:
-        """Return a case for each length of examples."""
+        """Return a case for each length."""
         known = [*_SEEDS, *self._variants]
         if split not in known:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, known)}")
@@ -223,13 +219,13 @@ class Algorithmic(Task):
             )
 
     def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return for each line, a question's symbols separated by spaces, its answer or what is wrong."""
+        """Return the answer, or an error, for each line: a question's symbols, separated by spaces."""
         return together(
             functools.partial(self._question, model), functools.partial(self._answers, model), lines
         )
 
     def _question(self, model: Model, line: bytes) -> tuple[list[int], int]:
-        """Return the symbols that are shown, and how many the answer has."""
+        """Parse a line into the input symbols and the number of answer symbols."""
         try:
             question = self.symbols.ids(line.decode())
         except UnicodeDecodeError as error:
@@ -267,7 +263,7 @@ class Algorithmic(Task):
         end = self.symbols.end
         groups: dict[int, list[int]] = {}
         for i, (_, size) in enumerate(questions):
-            # Whole powers of two: a program is compiled for each size, not for each question.
+            # Round up to a power of two, so that each size is compiled once, not each question.
             most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
             groups.setdefault(most, []).append(i)
         answers = [np.zeros(0, np.int32)] * len(questions)

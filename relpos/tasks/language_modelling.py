@@ -1,4 +1,4 @@
-"""Language modelling: predict the next token of a text, measured in bits per byte, or masked ones."""
+"""Language modelling: predict the next token of a text, measured in bits per byte, or masked tokens."""
 
 import abc
 import copy
@@ -35,7 +35,7 @@ from relpos.training.stored_run import artefact_path, check_provenance
 from relpos.training.task import Case, Metrics, Record, Task, together
 
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
-MASK = b"[MASK]"  # in a line to be filled in
+MASK = b"[MASK]"  # marks a token to predict in an input line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class DataConfig:
 
     Attributes:
       source: one of `relpos/data/text/sources`.
-      sources: name -> its options.
-      tokenizer: bytes; or sentencepiece, trained on the corpus and kept in the run.
-      vocab_size: of sentencepiece.
+      sources: name -> options.
+      tokenizer: bytes, or sentencepiece, trained on the corpus and stored in the run directory.
+      vocab_size: vocabulary size of sentencepiece.
     """
 
     source: Annotated[str, name_in(text)] = "library_text"
@@ -57,14 +57,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What a causal model writes at the end.
+    """The samples that a causal model generates at the end of training.
 
     Attributes:
-      prompts: what it continues.
-      max_tokens: of a continuation.
-      temperature: see `relpos.nn.Sampling`, as of the next.
-      top_k: None: all.
-      top_p: 1: all.
+      prompts: texts to continue.
+      max_tokens: maximum number of tokens per continuation.
+      temperature: see `relpos.nn.Sampling`.
+      top_k: see `relpos.nn.Sampling`; None keeps all tokens.
+      top_p: see `relpos.nn.Sampling`; 1 keeps all tokens.
     """
 
     prompts: tuple[str, ...] = ("def main(", '"""Return the ', "The ")
@@ -80,7 +80,7 @@ class SampleConfig:
 
     @property
     def sampling(self) -> Sampling:
-        """How the next token is chosen."""
+        """The sampling settings."""
         return Sampling(self.temperature, self.top_k or 0, self.top_p)
 
 
@@ -89,13 +89,13 @@ class Config(TokenRunConfig):
     """The config of language modelling.
 
     Attributes:
-      objective: causal; or masked: find 15% of the tokens from those on both sides. That reports their perplexity, and
-        predict fills in every [MASK] of a line.
-      drop_encoding_at: the step from which the layers have no encoding (DroPE, see configs/drope.py); None: never.
+      objective: "causal", or "masked": predict 15% of the tokens from both sides. Masked models report the perplexity
+        of these tokens, and predict fills in every [MASK] of a line.
+      drop_encoding_at: the step at which the layers lose their encoding (DroPE, see configs/drope.py); None: never.
       data: the text.
-      eval_bytes: of the validation text while training; None: all.
-      eval_multiples: the test text is scored at these multiples of sequence_length at the end.
-      sample: what a causal model writes at the end.
+      eval_bytes: bytes of validation text to score during training; None: all.
+      eval_multiples: multiples of sequence_length at which to score the test text.
+      sample: samples to generate at the end of training.
     """
 
     objective: Literal["causal", "masked"] = "causal"
@@ -107,17 +107,17 @@ class Config(TokenRunConfig):
 
 
 def create(config: Config) -> "LanguageModelling":
-    """Return the task of a config's objective."""
+    """Return the task for a config's objective."""
     return {"causal": Causal, "masked": Masked}[config.objective](config)
 
 
 class LanguageModelling(Task, abc.ABC):
-    """A model of packed documents; see `relpos.training.task.Task`. An objective is a subclass.
+    """Language modelling on packed documents; see `relpos.training.task.Task`. Each objective is a subclass.
 
     Attributes:
       model_class: `Decoder` or `TokenEncoder`.
-      extra_symbols: how many more the model knows than the tokenizer.
-      tokenizer: of `prepare`.
+      extra_symbols: number of symbols that the model has in addition to the tokenizer's.
+      tokenizer: the tokenizer, set by `prepare`.
     """
 
     model_class: ClassVar[Any]
@@ -128,17 +128,17 @@ class LanguageModelling(Task, abc.ABC):
     def __init__(self, config: Config):
         self.config = config
         self.title, self.trained_length = config.encoding, config.sequence_length
-        # Mistakes are told before the corpus is read.
+        # Report invalid sizes before reading the corpus.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         dropping.check(config)
 
     def prepare(self, workdir: Path) -> None:
-        """Read the tokenizer, or train it."""
+        """Load the tokenizer, or train it."""
         self._workdir = workdir
         self.tokenizer = self._tokenizer()
 
     def without_encoding(self) -> "LanguageModelling":
-        """Return the task with models that have no encoding."""
+        """Return the task with models without an encoding."""
         alike = copy.copy(self)
         alike.config = dropping.without_encoding(self.config)
         alike.title = alike.config.encoding
@@ -146,14 +146,14 @@ class LanguageModelling(Task, abc.ABC):
 
     @functools.cached_property
     def corpus(self) -> data.Corpus[bytes]:
-        """The text, read when it is first needed: a trained model continues prompts without it."""
+        """The corpus, loaded on first use: a trained model continues prompts without it."""
         corpus = text.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     @property
     def longest_evaluated(self) -> int:
-        """How many tokens the longest windows have that the run is evaluated in."""
+        """The length of the longest evaluation windows, in tokens."""
         return int(max(self.config.eval_multiples, default=1) * self.config.sequence_length)
 
     def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
@@ -169,13 +169,13 @@ class LanguageModelling(Task, abc.ABC):
         )
 
     def describe(self) -> Record:
-        """Return the corpus' name, version and hash."""
+        """Return the corpus's name, version and hash."""
         return {"corpus": self.corpus.describe()}
 
     @property
     @abc.abstractmethod
     def objective(self) -> Objective:
-        """What makes of a batch the model's inputs and targets; hashable."""
+        """A hashable function from a batch to the model's inputs and targets."""
 
     def init_model(self, rngs: nnx.Rngs) -> Any:
         """Return an untrained model."""
@@ -189,7 +189,7 @@ class LanguageModelling(Task, abc.ABC):
         )  # fmt: skip
 
     def activation_bytes(self) -> int:
-        """Return the least memory that the activations of a training batch take."""
+        """Return a lower bound on the activation memory of a training batch, in bytes."""
         places = self.config.batch_size * self.config.sequence_length
         return memory.activation_bytes(self.config, places, self._symbols)
 
@@ -210,7 +210,7 @@ class LanguageModelling(Task, abc.ABC):
         )
 
     def metrics(self, model, batch, key) -> Metrics:
-        """Return the cross-entropy of what counts, in nats, and the metrics of text."""
+        """Compute the cross-entropy of the scored tokens in nats, and the text metrics."""
         inputs_BT, targets_BT, weights_BT, key = self.objective(batch, key)
         logits_BTV = model(inputs_BT, segments=batch["segments"], key=key)
         nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
@@ -219,21 +219,21 @@ class LanguageModelling(Task, abc.ABC):
 
     @abc.abstractmethod
     def text_bytes(self, targets_BT: jax.Array) -> jax.Array | None:
-        """Return the bytes that targets stand for; None where the loss is no code length of the text."""
+        """Return the number of bytes per target, or None if the loss is not a code length of the text."""
 
     def tokens(self, batch) -> int:
-        """Return the number of tokens, padding left out."""
+        """Return the number of tokens, excluding padding."""
         return int((batch["segments"] > 0).sum())
 
     def cases(self, model, split: str, *, lengths: Sequence[int], brief: bool) -> list[Case]:
-        """Return a case for each length of windows that a split is read in."""
+        """Return a case for each window length."""
         if split not in data.SPLITS:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
         documents = self._documents(split, self.config.eval_bytes if brief else None)
         return self._cases(model, documents, [self.config.sequence_length] if brief else lengths)
 
     def text_cases(self, model, path: str, *, lengths: Sequence[int]) -> list[Case]:
-        """Return the cases of any text."""
+        """Return the cases of a file, glob or folder."""
         field = self.config.data.sources["files"]["field"]
         return self._cases(model, read_documents(path, field), lengths)
 
@@ -252,7 +252,7 @@ class LanguageModelling(Task, abc.ABC):
         ]
 
     def _windows(self, model, documents: Sequence[bytes], length: int) -> Iterator[Any]:
-        """Return batches of windows; every byte and every document's end is a target of one of them."""
+        """Return batches of windows in which every byte and every document end is a target once."""
         self._check_length(model, length)
         rows = memory.rows(self.config, length)
         return packing.eval_batches(
@@ -264,7 +264,7 @@ class LanguageModelling(Task, abc.ABC):
         memory.check_reading(self.config, length, self._symbols)
 
     def _documents(self, split: str, most_bytes: int | None) -> list[bytes]:
-        """Return whole documents of a split until `most_bytes` are reached; None: all."""
+        """Return whole documents of a split, up to about `most_bytes`; None returns all."""
         chosen: list[bytes] = []
         total = 0
         for document in self.corpus.splits[split]:
@@ -276,22 +276,22 @@ class LanguageModelling(Task, abc.ABC):
 
 
 class Causal(LanguageModelling):
-    """A decoder finds each token from those before it."""
+    """Causal language modelling: a decoder predicts each token from those before it."""
 
     model_class = Decoder
     objective = staticmethod(next_tokens)
 
     def text_bytes(self, targets_BT: jax.Array) -> jax.Array:
-        """Return the bytes that targets stand for; the end of a document stands for none."""
+        """Return the number of bytes per target; the end of a document counts as none."""
         return jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)[targets_BT]
 
     def conclude(self, model: Decoder, console: Console) -> None:
-        """Print what the model writes."""
+        """Print samples."""
         sample = self.config.sample
         if sample.prompts and sample.max_tokens:
             try:
                 self._show_samples(model, console)
-            except UserError as error:  # the run is good all the same
+            except UserError as error:  # the run itself has succeeded
                 say(console, f"no samples: {error}")
 
     def _show_samples(self, model: Decoder, console: Console) -> None:
@@ -314,8 +314,7 @@ class Causal(LanguageModelling):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield each prompt and its continuation, see `relpos.training.prompts`.
 
-        Of a prompt as many of its last tokens are read as `context` says; 0: as many as the longest windows have that
-        the run is evaluated in.
+        Only the last `context` tokens of a prompt are read; 0 stands for the longest evaluation window.
         """
         return continuations(
             model, self.tokenizer, chunks, sampling=sampling, max_tokens=max_tokens, seed=seed,
@@ -324,9 +323,9 @@ class Causal(LanguageModelling):
 
 
 class Masked(LanguageModelling):
-    """An encoder finds tokens that are masked from those on both sides.
+    """Masked language modelling: an encoder predicts masked tokens from both sides.
 
-    Its loss is no code length of the text, so there are no bits per byte.
+    The loss is not a code length of the text, so bits per byte are undefined.
     """
 
     model_class = TokenEncoder
@@ -335,7 +334,7 @@ class Masked(LanguageModelling):
 
     @property
     def objective(self) -> Masking:
-        """What masks tokens; the mask symbol comes after all of the tokenizer's."""
+        """The masking, with a mask symbol that follows all of the tokenizer's symbols."""
         size = self.tokenizer.vocab_size
         return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
 
@@ -347,7 +346,7 @@ class Masked(LanguageModelling):
         return [{**record, "perplexity": float(np.exp(record["loss"]))}]
 
     def predict_lines(self, model: TokenEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return each line with the most probable token in place of every [MASK], or what is wrong with it."""
+        """Return each line with every [MASK] replaced by its most probable token, or an error."""
         return together(
             functools.partial(self._masked, model), functools.partial(self._filled, model), lines
         )
@@ -375,6 +374,6 @@ class Masked(LanguageModelling):
 
     @functools.cached_property
     def _fit_a_line(self) -> jax.Array:
-        """Which symbols may be filled in: text without a line's end."""
+        """Return a mask of the symbols allowed as replacements: text without line breaks."""
         spelt = [self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size)]
         return jnp.array([bool(s) and not set(s) & set(b"\r\n") for s in spelt] + [False])

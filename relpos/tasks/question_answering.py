@@ -1,4 +1,4 @@
-"""Question answering: point at the span of a text that answers a question, as in SQuAD."""
+"""Question answering: find the span of a text that answers a question, as in SQuAD."""
 
 import contextlib
 import dataclasses
@@ -36,13 +36,13 @@ from relpos.training.run_config import TokenRunConfig
 from relpos.training.stored_run import artefact_path, check_provenance, read_run
 from relpos.training.task import Case, Metrics, Record, Task, one_by_one
 
-# SQuAD 2.0 scores questions with and without an answer apart, too.
+# SQuAD 2.0 also scores questions with and without an answer separately.
 SCORES = METRICS.attributes("FORMAT") | {
     f"{group}_{name}": text
     for group, names in {"answerable": METRICS.names(), "impossible": ("accuracy",)}.items()
     for name, text in dict.fromkeys(names, "{:.2f}").items()
 }
-MOST_WINDOWS = 32  # of one context that are read together
+MOST_WINDOWS = 32  # windows of one context per batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class DataConfig:
 
     Attributes:
       source: one of `relpos/data/questions/sources`.
-      sources: name -> its options.
-      tokenizer: words; or bytes; or sentencepiece; learned from train, kept in the run.
-      vocab_size: of words (at most) and sentencepiece.
+      sources: name -> options.
+      tokenizer: words, bytes or sentencepiece, learned from the train split and stored in the run directory.
+      vocab_size: maximum vocabulary size of words, exact size of sentencepiece.
     """
 
     source: Annotated[str, name_in(questions_data)] = "stories"
@@ -67,12 +67,12 @@ class Config(TokenRunConfig):
     """The config of question answering.
 
     Attributes:
-      sequence_length: of a question and a window of its context.
+      sequence_length: tokens of a question and a window of its context.
       data: the questions.
-      overlap: tokens that a window of a long context shares with the next.
-      longest_answer: in tokens.
-      eval_questions: of validation while training; None: all.
-      eval_multiples: the test questions are read in windows of these multiples of sequence_length at the end.
+      overlap: tokens shared by consecutive windows of a long context.
+      longest_answer: maximum answer length in tokens.
+      eval_questions: number of validation questions to score during training; None: all.
+      eval_multiples: window lengths of the final test, as multiples of sequence_length.
     """
 
     data: DataConfig = DataConfig()
@@ -88,33 +88,33 @@ def create(config: Config) -> "QuestionAnswering":
 
 
 class QuestionAnswering(Task):
-    """An encoder with a span head; see `relpos.training.task.Task`."""
+    """Question answering by an encoder with a span head; see `relpos.training.task.Task`."""
 
     formats = SCORES
 
     def __init__(self, config: Config):
         self.config = config
         self.title = config.encoding
-        # Mistakes are told before the questions are read.
+        # Report invalid sizes before reading the questions.
         model_section.check_shapes(config, functools.partial(self._model, 1))
         for length in self._lengths():
             memory.check_reading(config, length)
 
     def prepare(self, workdir: Path) -> None:
-        """Read the tokenizer, or make it."""
+        """Load the tokenizer, or create it."""
         self._workdir = workdir
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
     def corpus(self) -> data.Corpus[Question]:
-        """The questions, read when they are first needed: a trained model answers others without them."""
+        """The questions, loaded on first use: a trained model answers other questions without them."""
         corpus = questions_data.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     @functools.cached_property
     def has_impossible(self) -> bool:
-        """Whether questions may have no answer: what is trained and how it is scored is SQuAD 2.0's then."""
+        """Whether questions may have no answer. Training and scores then follow SQuAD 2.0."""
         there = (self._workdir / "config.json").exists()
         facts = read_run(self._workdir).get("corpus", {}) if there else self.corpus.describe()
         if "splits" not in facts:
@@ -138,11 +138,11 @@ class QuestionAnswering(Task):
         )
 
     def describe(self) -> Record:
-        """Return the questions' name, version, hash and numbers."""
+        """Return the questions' name, version, hash and counts."""
         return {"corpus": self.corpus.describe()}
 
     def notes(self) -> list[str]:
-        """Return what should be known of the data before training on them."""
+        """Return warnings about the data to print before training."""
         problems = (*self.corpus.problems, *self._training_rows.problems)
         return [*(f"problem: {problem}" for problem in problems), *self.corpus.notes]
 
@@ -158,7 +158,7 @@ class QuestionAnswering(Task):
         )  # fmt: skip
 
     def activation_bytes(self) -> int:
-        """Return the least memory that the activations of a training batch take."""
+        """Return a lower bound on the activation memory of a training batch, in bytes."""
         return memory.activation_bytes(
             self.config, self.config.batch_size * self.config.sequence_length
         )
@@ -186,11 +186,11 @@ class QuestionAnswering(Task):
         )
 
     def metrics(self, model: SpanEncoder, batch, key) -> Metrics:
-        """Return the cross-entropy of the answers' first and last tokens in nats, and whether both are found."""
+        """Compute the cross-entropy of the answers' first and last tokens in nats, and whether both are correct."""
         return self.metrics_and_outputs(model, batch, key)[0]
 
     def metrics_and_outputs(self, model: SpanEncoder, batch, key) -> tuple[Metrics, jax.Array]:
-        """Return the metrics, and the logits of first and last token, [B, 2, T]."""
+        """Return the metrics, and the logits of the first and last token, [B, 2, T]."""
         logits_B2T = _logits(model, batch, key)
         total, count = _losses(logits_B2T, batch)
         right_B = (logits_B2T.argmax(-1) == batch["target"]).all(-1)
@@ -198,17 +198,17 @@ class QuestionAnswering(Task):
         return {"loss": (total, count), "exact_span": right}, logits_B2T
 
     def tokens(self, batch) -> int:
-        """Return the number of tokens read."""
+        """Return the number of input tokens."""
         return int((batch["parts"] != PADDING).sum())
 
     def test_splits(self) -> list[str]:
-        """Return all splits but train and validation."""
+        """Return all splits except train and validation."""
         return [name for name in self.corpus.splits if name not in ("train", "validation")]
 
     def cases(
         self, model: SpanEncoder, split: str, *, lengths: Sequence[int], brief: bool
     ) -> list[Case]:
-        """Return a case for each length of windows that the contexts are read in."""
+        """Return a case for each window length."""
         if split not in self.corpus.splits:
             raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
         questions = self.corpus.splits[split][: self.config.eval_questions if brief else None]
@@ -218,7 +218,7 @@ class QuestionAnswering(Task):
     def _case(
         self, model: SpanEncoder, questions: Sequence[Question], length: int, brief: bool
     ) -> Case:
-        """Return a case; a question that is too long for such windows has no answer."""
+        """Return a case. A question that is too long for its windows gets no answer."""
         model_section.check_length(model.max_length, length, self.config)
         memory.check_reading(self.config, length)
         row_format = self._row_format(length)
@@ -235,7 +235,7 @@ class QuestionAnswering(Task):
         )
 
     def score(self, model: SpanEncoder, case: Case, record: Record, outputs) -> list[Record]:
-        """Return exact match and F1 in percent, by the distance of the facts as well."""
+        """Return exact match and F1 in percent, overall and by the distance of the facts."""
         questions, read, brief = case.items
         answers = self._answers(read, outputs)
         threshold = None
@@ -266,7 +266,7 @@ class QuestionAnswering(Task):
     def _answers(
         self, read: Sequence[tuple[Question, Prepared]], logits: Sequence[np.ndarray]
     ) -> dict[str, Answer]:
-        """Return the best span for each question by id, of the logits of all windows."""
+        """Return question id -> best span over the logits of all windows."""
         answers, first = {}, 0
         for question, prepared in read:
             logits_W2T = np.stack(logits[first : first + len(prepared.windows)])
@@ -284,7 +284,7 @@ class QuestionAnswering(Task):
         )
 
     def conclude(self, model: SpanEncoder, console: Console) -> None:
-        """Keep the threshold of having no answer, and say what is wrong with the data."""
+        """Store the no-answer threshold, and print warnings about the data."""
         if self.has_impossible:
             kept = {"threshold": float(self._threshold(model, max(self._lengths())))}
             write_atomically(self._workdir / _THRESHOLD, json.dumps(kept))
@@ -295,18 +295,18 @@ class QuestionAnswering(Task):
         return [n * self.config.sequence_length for n in self.config.eval_multiples]
 
     def _threshold(self, model: SpanEncoder, length: int) -> float:
-        """Return the threshold that is best on validation."""
+        """Return the no-answer threshold that scores best on validation."""
         questions = self.corpus.splits["validation"]
         case = self._case(model, questions, length, brief=True)
         _, outputs = means(self, model, case)
         return answers_lib.threshold(self._answers(case.items[1], outputs), questions)
 
     def predict_lines(self, model: SpanEncoder, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return for each line, JSON {"context", "question"}, one of JSON with the answer, or what is wrong.
+        """Return the answer as JSON, or an error, for each line: JSON {"context", "question"}.
 
-        Contexts are read in windows of the greatest length that the closing tables have. ``score`` is the
-        probability of the answer, ``start`` its first character; where questions may have none, the
-        answer is "" and its start null.
+        Contexts are read in windows of the longest length tested at the end of training. ``score`` is the answer's
+        probability and ``start`` its first character. For a question without an answer, the answer is "" and its
+        start null.
         """
         row_format = self._row_format(max(self._lengths()))
         threshold = _kept_threshold(self._workdir)
@@ -319,7 +319,7 @@ class QuestionAnswering(Task):
             found = []
             for start in range(0, len(rows), MOST_WINDOWS):
                 some = rows[start : start + MOST_WINDOWS]
-                # Whole powers of two: a program is compiled for each size, not for each line.
+                # Round up to a power of two, so that each size is compiled once, not each line.
                 batch = batches.padded(some, 1 << (len(some) - 1).bit_length())
                 logits_W2T = cores.by_rows(_evaluate, (graphdef,), state, batch)
                 found.append(np.asarray(logits_W2T)[: len(some)])
@@ -333,14 +333,14 @@ _THRESHOLD = "no_answer.json"
 
 
 def _kept_threshold(workdir: Path) -> float:
-    """Return the threshold that was chosen on validation at the end of training; 0 before."""
+    """Return the no-answer threshold chosen at the end of training; 0 before."""
     path = workdir / _THRESHOLD
     try:
         kept = read_json(path)
     except FileNotFoundError:
         return 0.0
     threshold = kept.get("threshold") if isinstance(kept, dict) else None
-    # Infinity is one of the best: whatever is asked, there is an answer, or none.
+    # An infinite threshold is valid: always answer, or never.
     if not isinstance(threshold, float) or np.isnan(threshold):
         raise UserError(f"{str(path)!r} has no number as its threshold: restore it")
     return threshold
@@ -353,13 +353,13 @@ def _shown(answer: Answer, threshold: float) -> Record:
 
 
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:
-    """Return the logits of first and last token, [B, 2, T]."""
+    """Return the logits of the first and last token, [B, 2, T]."""
     ends = model(batch["inputs"], batch["parts"], batch["candidates"], key=key)
     return jnp.stack(ends, axis=1)
 
 
 def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
-    """Return the sum over first and last tokens that are trained on, and their number."""
+    """Return the loss summed over the first and last tokens in training, and their number."""
     weight_B2 = (batch["target"] != NOT_TRAINED).astype(jnp.float32)
     loss_B2 = optax.softmax_cross_entropy_with_integer_labels(
         logits_B2T, jnp.maximum(batch["target"], 0)

@@ -1,4 +1,4 @@
-"""The one evaluation of all tasks: means over the batches of each case, and a table of them."""
+"""Evaluation, shared by all tasks: metric means over the batches of each case, and a table of the results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ from relpos.training.metrics_log import Window
 from relpos.training.progress import say, track
 from relpos.training.task import Case, KeepsOutputs, Record, Scores, Task
 
-# Labels of records that are about a part of a case.
+# Labels of records that cover only part of a case.
 PARTS = ("source_words", "distance")
-# What a record is about, in the order of a table's columns; the other values are its figures.
+# All labels, in the order of table columns. The other values of a record are scores.
 LABELS = ("length", "search", *PARTS, "pairs", "questions", "too_long", "unread")
 
 
@@ -31,18 +31,18 @@ def evaluate(
     brief: bool = False,
     console: Console | None = None,
 ) -> list[Record]:
-    """Return the records of a split, and print their table.
+    """Score a split, print a table and return the records.
 
     Args:
-      task: whose `cases` are scored.
+      task: the task.
       model: the model.
-      split: its name.
-      lengths: see `relpos.training.task.Task.cases`, as of the next.
-      brief: whether a part of the split will do.
-      console: for the table and a progress bar; None: neither.
+      split: the split's name.
+      lengths: see `relpos.training.task.Task.cases`.
+      brief: see `relpos.training.task.Task.cases`.
+      console: where to print the table and a progress bar; None prints nothing.
 
     Raises:
-      UserError: the split is unknown, or a length that was asked for cannot be scored.
+      UserError: the split is unknown, or one of `lengths` cannot be scored.
     """
     cases = task.cases(model, split, lengths=lengths, brief=brief)
     return _evaluate(task, model, cases, split, bool(lengths), console)
@@ -51,7 +51,7 @@ def evaluate(
 def evaluate_text(
     task: Task, model: nnx.Module, path: str, *, lengths: Sequence[int], console: Console | None
 ) -> list[Record]:
-    """Return the records of a text: a file, a glob or a folder. See `evaluate`; the task is a `ScoresText`."""
+    """Score a file, glob or folder like `evaluate`. The task must be a `ScoresText`."""
     cases = task.text_cases(model, path, lengths=lengths)  # type: ignore[attr-defined]
     return _evaluate(task, model, cases, path, bool(lengths), console)
 
@@ -82,14 +82,14 @@ def _evaluate(
 
 
 def score(task: Task, model: nnx.Module, case: Case) -> list[Record]:
-    """Return the records of a case: the mean of each metric, and what the task makes of them."""
+    """Return the records of a case: the metric means, refined by the task if it is a `Scores`."""
     found, outputs = means(task, model, case)
     record = {**case.labels, **found}
     return task.score(model, case, record, outputs) if isinstance(task, Scores) else [record]
 
 
 def means(task: Task, model: nnx.Module, case: Case) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Return the mean of each metric over a case's batches, NaN if there is none, and the outputs of all rows."""
+    """Return the metric means over a case's batches (NaN for an empty case) and the outputs of all rows."""
     graphdef, state = nnx.split(model)
     function = _with_outputs if isinstance(task, KeepsOutputs) else _without
     sums, outputs = Window(), []
@@ -124,14 +124,14 @@ def show(
     formats: Mapping[str, str],
     trained: int | None = None,
 ) -> None:
-    """Print a table with a row for each record.
+    """Print a table with one row per record.
 
     Args:
-      console: where to.
-      records: figures and what they are about, see `LABELS`.
-      title: of the table.
-      formats: figure -> how it is shown; others are not.
-      trained: the trained length; rows beyond it stand apart, and both parts have their mean.
+      console: where to print.
+      records: scores with their labels (see `LABELS`).
+      title: the table's title.
+      formats: score -> format string; other scores are omitted.
+      trained: the trained length. Longer lengths form a separate group, and each group ends with its mean.
     """
     columns = [name for name in LABELS if any(record.get(name) for record in records)]
     columns += [name for name in formats if any(name in record for record in records)]

@@ -1,4 +1,4 @@
-"""What every run is told: frozen dataclasses, made of a config file and the command line once, when a run starts."""
+"""Run configs: frozen dataclasses, built once from a config file and the command line when a run starts."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -16,18 +16,18 @@ from relpos.training.task import find_module
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The config of any task; a task's own is a subclass.
+    """The config shared by all tasks. Each task subclasses it.
 
     Attributes:
-      task: a module of `relpos/tasks`, or of your own, by its dotted name.
-      seed: of the initial parameters, the order of the data and dropout.
-      steps: updates.
-      batch_size: rows of a batch.
+      task: the name of a module in `relpos/tasks`, or the dotted name of your own module.
+      seed: seed of parameter initialization, data order and dropout.
+      steps: number of updates.
+      batch_size: rows per batch.
       sequence_length: T, in tokens.
-      optimizer: how the model is updated.
-      log_every: steps between two reports.
-      eval_every: steps between two evaluations on the validation split.
-      checkpoint_every: steps between two checkpoints.
+      optimizer: the optimizer and its schedule.
+      log_every: steps between log lines.
+      eval_every: steps between evaluations on the validation split.
+      checkpoint_every: steps between checkpoints.
     """
 
     task: str
@@ -43,12 +43,12 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerRunConfig(RunConfig):
-    """The config of a task whose model is made of `relpos.nn`'s layers.
+    """The config of a task with a model built from `relpos.nn` layers.
 
     Attributes:
-      encoding: one scheme, or several that the layers take in turn, "rope,none", or together, "rope+t5".
-      encodings: scheme -> its options.
-      model: the layers; of the encoder and the decoder each, where there are both.
+      encoding: a scheme; several for alternating layers, "rope,none"; or several in every layer, "rope+t5".
+      encodings: scheme -> options.
+      model: the layers. An encoder-decoder uses them for both of its stacks.
     """
 
     encoding: str = "rope"
@@ -58,11 +58,11 @@ class TransformerRunConfig(RunConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenRunConfig(TransformerRunConfig):
-    """The config of a task whose model reads one sequence of tokens.
+    """The config of a task with a model of a single token sequence.
 
     Attributes:
-      positions: where tokens stand, one of `relpos/places`: randomized, shape, ...; None: one behind the other.
-      places: name -> its options.
+      positions: how tokens get positions, a module of `relpos/places` such as randomized; None counts 0, 1, 2, ...
+      places: name -> options.
     """
 
     positions: Annotated[str, name_in(places)] | None = None
@@ -70,17 +70,17 @@ class TokenRunConfig(TransformerRunConfig):
 
 
 def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> Any:
-    """Return the config of a file, with some values replaced.
+    """Load a config file and apply overrides.
 
     Args:
-      path: a Python file with ``get_config()``, or the name of one that comes with relpos, as ``lm``.
+      path: a Python file that defines ``get_config()``, or the name of a config shipped with relpos, such as ``lm``.
       overrides: pairs of dotted key and text, see `relpos.overrides`.
 
     Returns:
       An instance of the task's `Config`.
 
     Raises:
-      UserError: there is no such file, it is no config, a key is unknown or a value wrong.
+      UserError: the file is missing or is not a config, a key is unknown, or a value is invalid.
     """
     plain, pairs = config_files.read_file(path), list(overrides)
     task = dict(pairs).get("task", plain.get("task"))
@@ -89,10 +89,10 @@ def load(path: str | Path, overrides: Iterable[tuple[str, str]] = ()) -> Any:
 
 
 def config_class(task: Any) -> type[RunConfig]:
-    """Return the class of a task's config: `Config` in its module, which is imported.
+    """Import a task's module and return its `Config` class.
 
     Raises:
-      UserError: there is no such task, or its `Config` is no `RunConfig`.
+      UserError: the task does not exist, or its `Config` is not a subclass of `RunConfig`.
     """
     kind = find_module(task).Config
     if not (isinstance(kind, type) and issubclass(kind, RunConfig)):
@@ -103,15 +103,15 @@ def config_class(task: Any) -> type[RunConfig]:
 
 
 def read_stored(plain: Mapping[str, Any], kind: type[Any], path: str) -> Any:
-    """Return the config that a run directory holds; what it lacks has its default.
+    """Return the config stored in a run directory. Missing keys get their defaults.
 
     Args:
-      plain: of config.json.
-      kind: the class of the config.
-      path: of the file, for messages.
+      plain: the config from config.json.
+      kind: the config class.
+      path: path of the file, for error messages.
 
     Raises:
-      UserError: a value is not what its key may be, or a key is unknown, as in runs of other versions.
+      UserError: a value is invalid, or a key is unknown, as in runs of other versions.
     """
     try:
         return sections.read(kind, plain)

@@ -1,4 +1,4 @@
-"""What a task brings to the training loop; `relpos.tasks` holds one file for each."""
+"""The interface between a task and the training loop. `relpos.tasks` holds the tasks."""
 
 import dataclasses
 import importlib
@@ -18,31 +18,31 @@ from relpos.nn import Sampling
 
 Batch = Mapping[str, np.ndarray]
 Record = dict[str, Any]
-# Name -> (sum, count): over many batches the mean is the sum of the sums over the sum of the counts.
+# Name -> (sum, count). The mean over several batches is the total sum divided by the total count.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 T = TypeVar("T")
 
 
 class BatchIterator(Protocol):
-    """A Grain iterator: endless batches, and a state from which the same ones follow."""
+    """An endless Grain iterator that can save and restore its position."""
 
     def __next__(self) -> Batch: ...
 
     def get_state(self) -> Any:
-        """Return what JSON can hold."""
+        """Return the position as JSON-serializable data."""
 
     def set_state(self, state: Any) -> None:
-        """Go to where that state was taken."""
+        """Restore a position returned by `get_state`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is scored together: a split, read at one length.
+    """One unit of evaluation: a split at one length.
 
     Attributes:
-      labels: what its record is about, such as {"length": 256}.
-      batches: returns the batches that hold everything once.
-      items: what they are made of, if the task wants it again in `Scores.score`.
+      labels: labels of the record, such as {"length": 256}.
+      batches: returns batches that cover every item once.
+      items: the items behind the batches, if `Scores.score` needs them.
     """
 
     labels: Record
@@ -51,20 +51,20 @@ class Case:
 
 
 class Task(Protocol):
-    """Data, model and metrics of one kind of job; a task is a subclass.
+    """The data, model and metrics of a task. Subclass it to define one.
 
     `relpos/tasks/NAME.py` defines ``Config``, a frozen dataclass with the task's defaults (see
-    `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which refuses a config that makes no sense
-    with a UserError. It reads and writes nothing: `prepare` does.
+    `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which raises a UserError for an invalid
+    config. `create` does no I/O; `prepare` does.
 
-    What only some tasks can do are protocols of their own: `DropsEncoding`, `KeepsOutputs`, `Scores`, `ScoresText`,
+    Optional capabilities are separate protocols: `DropsEncoding`, `KeepsOutputs`, `Scores`, `ScoresText`,
     `Concludes`, `AnswersLines` and `Continues`.
 
     Attributes:
-      title: of tables, before "on SPLIT".
-      formats: figure of a record -> how tables show it.
-      progress: metric -> how the progress of training shows it.
-      trained_length: of which tables tell the multiples; None: they tell none.
+      title: table title, followed by "on SPLIT".
+      formats: value name -> format string in tables.
+      progress: metric -> format string in the progress display.
+      trained_length: if set, tables also show lengths as multiples of it.
     """
 
     title: str = ""
@@ -73,90 +73,90 @@ class Task(Protocol):
     trained_length: int | None = None
 
     def prepare(self, workdir: Path) -> None:
-        """Make what a run keeps beside its checkpoints, a tokenizer for example, or read it if the run has begun."""
+        """Create the files a run keeps beside its checkpoints, such as a tokenizer, or load them if the run exists."""
 
     def describe(self) -> dict[str, Any]:
-        """Return facts on the data, plain JSON, which go into config.json.
+        """Return facts about the data as plain JSON, to be stored in config.json.
 
-        A run is refused to go on when one of them has changed: only what a result depends on
-        belongs here (names, versions, hashes; no paths).
+        A run cannot be resumed after a fact has changed, so include only what results depend on: names, versions and
+        hashes, but no paths.
         """
         return {}
 
     def notes(self) -> list[str]:
-        """Return lines on the data that are printed at the start."""
+        """Return lines about the data to print at the start."""
         return []
 
     def init_model(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Return an untrained model. Its nnx.Param variables (and subclasses) are trained."""
+        """Return an untrained model. Training updates its nnx.Param variables (and subclasses)."""
         raise NotImplementedError
 
     def activation_bytes(self) -> int:
-        """Return the least memory that the activations of a training batch take."""
+        """Return a lower bound on the activation memory of a training batch, in bytes."""
         return 0
 
     def train_batches(self) -> BatchIterator:
-        """Return a new iterator at the first batch."""
+        """Return a new iterator positioned at the first batch."""
         raise NotImplementedError
 
     def tokens(self, batch: Batch) -> int:
-        """Return how many targets of a batch are not padding, for tokens per second."""
+        """Return the number of targets in a batch, excluding padding, for tokens per second."""
         raise NotImplementedError
 
     def metrics(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Metrics:
-        """Return the metrics of a batch; pure, called inside jit.
+        """Compute the metrics of a batch. The method must be pure; it is called inside jit.
 
-        Training lowers the mean of ``loss``, in nats per target, or of ``objective`` where there is one.
+        Training minimizes the mean of ``objective`` if present, otherwise of ``loss``, in nats per target.
 
         Args:
           model: the model.
           batch: one batch, on the device.
-          key: for dropout; None when evaluating.
+          key: random key for dropout, or None for evaluation.
         """
         raise NotImplementedError
 
     def test_splits(self) -> Sequence[str]:
-        """Return the splits that are scored at the end of training."""
+        """Return the splits to score at the end of training."""
         return ("test",)
 
     def cases(
         self, model: Any, split: str, *, lengths: Sequence[int], brief: bool
     ) -> Sequence[Case]:
-        """Return what is scored of a split.
+        """Return the cases of a split.
 
         Args:
           model: the model.
-          split: its name.
-          lengths: to read it at; none: those of the config.
-          brief: whether a part of it will do, for evaluations while training.
+          split: the split's name.
+          lengths: lengths to evaluate at; if empty, those of the config.
+          brief: whether to use only part of the split, as evaluations during training do.
 
         Raises:
-          UserError: there is no such split, or such lengths have no meaning.
+          UserError: the split is unknown, or the task does not support these lengths.
         """
         raise NotImplementedError
 
 
 @runtime_checkable
 class DropsEncoding(Protocol):
-    """A task whose config has ``drop_encoding_at``."""
+    """A task that supports ``drop_encoding_at`` in its config."""
 
     def without_encoding(self) -> Task:
-        """Return the same task and data, with models that lack only the parameters of the encoding."""
+        """Return the same task with models that lack only the parameters of the encoding."""
 
 
 @runtime_checkable
 class KeepsOutputs(Protocol):
-    """A task that needs a model's outputs to score a case."""
+    """A task that scores a case from the model's outputs."""
 
     def metrics_and_outputs(
         self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
     ) -> tuple[Metrics, jax.Array]:
-        """Return the metrics, and an output for each row."""
+        """Return the metrics and one output per row."""
 
 
 @runtime_checkable
 class Scores(Protocol):
-    """A task with figures that are no means over batches."""
+    """A task with scores that are not means over batches."""
 
     def score(
         self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
@@ -165,39 +165,39 @@ class Scores(Protocol):
 
         Args:
           model: the model.
-          case: of `Task.cases`.
-          record: its labels and the means of its metrics.
-          outputs: one for each row of its batches, of a task that is a `KeepsOutputs`; else empty.
+          case: a case from `Task.cases`.
+          record: its labels and metric means.
+          outputs: one output per row if the task is a `KeepsOutputs`; otherwise empty.
         """
 
 
 @runtime_checkable
 class ScoresText(Protocol):
-    """A task that can score any text."""
+    """A task that can score arbitrary text."""
 
     def text_cases(self, model: Any, path: str, *, lengths: Sequence[int]) -> Sequence[Case]:
-        """Return the cases of a text: a file, a glob or a folder; see `Task.cases`."""
+        """Return the cases of a file, glob or folder; see `Task.cases`."""
 
 
 @runtime_checkable
 class Concludes(Protocol):
-    """A task that does more at the end of training than score its test splits."""
+    """A task with an extra step at the end of training."""
 
     def conclude(self, model: Any, console: Console) -> None:
-        """Print samples, say."""
+        """Run the extra step, such as printing samples."""
 
 
 @runtime_checkable
 class AnswersLines(Protocol):
-    """A task whose models answer a line with a line."""
+    """A task that answers each input line with an output line."""
 
     def predict_lines(self, model: Any, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return for each line, in order, an answer, or what is wrong with it."""
+        """Return an answer or an error for each line, in order."""
 
 
 @runtime_checkable
 class Continues(Protocol):
-    """A task whose models continue prompts."""
+    """A task that continues prompts."""
 
     def predict(
         self,
@@ -208,11 +208,11 @@ class Continues(Protocol):
         seed: int,
         context: int = 0,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield each prompt and its continuation; the prompts of a chunk are continued together."""
+        """Yield each prompt and its continuation. Each chunk is processed as one batch."""
 
 
 def one_by_one(answer: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T | UserError]:
-    """Return what `answer` makes of each line, or the UserError that it raises."""
+    """Return `answer(line)` for each line, or the UserError that it raises."""
 
     def guarded(line: bytes) -> T | UserError:
         try:
@@ -228,15 +228,15 @@ def together(
     answer: Callable[[Sequence[T]], Sequence[bytes]],
     lines: Sequence[bytes],
 ) -> list[bytes | UserError]:
-    """Return the answers to lines that are read one by one and answered together.
+    """Parse lines one by one and answer them as one batch.
 
     Args:
-      read: makes a question of a line, or raises a UserError.
+      read: parses a line into a question, or raises a UserError.
       answer: returns the answers to all questions.
       lines: the lines.
 
     Returns:
-      For each line its answer, or what is wrong with it.
+      An answer or an error for each line.
     """
     found = one_by_one(read, lines)
     answers = iter(answer([question for question in found if not isinstance(question, UserError)]))
@@ -248,10 +248,10 @@ def create_task(config: Any, workdir: Path | None = None) -> Task:
 
     Args:
       config: an instance of the task's `Config`.
-      workdir: of the run that it is prepared for; None: it is not.
+      workdir: run directory to prepare the task for; None skips `Task.prepare`.
 
     Raises:
-      UserError: the task refuses the config, or the run directory is of other data.
+      UserError: the config is invalid for the task, or the run directory was made with other data.
     """
     task: Task = find_module(config.task).create(config)
     if workdir is not None:
@@ -260,18 +260,18 @@ def create_task(config: Any, workdir: Path | None = None) -> Task:
 
 
 def is_own_code(task: Any) -> bool:
-    """Tell whether a config's ``task`` is no part of relpos but a module of somebody's."""
+    """Return whether a config's ``task`` is a module outside relpos."""
     return isinstance(task, str) and "." in task
 
 
 def find_module(name: Any) -> Any:
     """Import the module of a task.
 
-    A plain name is a module of `relpos.tasks`; one with a dot is any importable module, which runs its code: whoever
-    wrote the config must be trusted.
+    A plain name refers to a module of `relpos.tasks`, a dotted name to any importable module. Importing a module runs
+    its code, so use only configs that you trust.
 
     Raises:
-      UserError: there is no such task.
+      UserError: the task does not exist.
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
