@@ -100,7 +100,7 @@ class Algorithmic(Task):
             for name, changed in self.symbols.variants.items()
         }
         self._presentation = chosen.presentation or self.symbols.presentation
-        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # validates it
+        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # valid?
         self._check_lengths()
         # Report invalid model sizes early, too.
         model_section.check_shapes(config, self.init_model)

@@ -264,7 +264,7 @@ class LanguageModelling(Task, abc.ABC):
         memory.check_reading(self.config, length, self._symbols)
 
     def _documents(self, split: str, most_bytes: int | None) -> list[bytes]:
-        """Return whole documents of a split, up to about `most_bytes`; None returns all."""
+        """Return whole documents of a split until their size reaches `most_bytes`; None returns all."""
         chosen: list[bytes] = []
         total = 0
         for document in self.corpus.splits[split]:

@@ -53,7 +53,7 @@ class DataConfig:
       source: one of `relpos/data/questions/sources`.
       sources: name -> options.
       tokenizer: words, bytes or sentencepiece, learned from the train split and stored in the run directory.
-      vocab_size: maximum vocabulary size of words, exact size of sentencepiece.
+      vocab_size: vocabulary size of sentencepiece, maximum vocabulary size of words.
     """
 
     source: Annotated[str, name_in(questions_data)] = "stories"
@@ -359,7 +359,7 @@ def _logits(model: SpanEncoder, batch, key) -> jax.Array:
 
 
 def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
-    """Return the loss summed over the first and last tokens in training, and their number."""
+    """Return the loss summed over the first and last tokens that are trained on, and their number."""
     weight_B2 = (batch["target"] != NOT_TRAINED).astype(jnp.float32)
     loss_B2 = optax.softmax_cross_entropy_with_integer_labels(
         logits_B2T, jnp.maximum(batch["target"], 0)

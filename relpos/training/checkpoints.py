@@ -1,4 +1,4 @@
-"""Checkpoints: model, optimizer, step and data iterator, saved while training goes on (Orbax)."""
+"""Checkpoints of the model, optimizer, step and data iterator, saved in the background with Orbax."""
 
 import contextlib
 import logging
@@ -20,35 +20,33 @@ from relpos.training import checksums
 from relpos.training.task import BatchIterator
 
 KEEP = 2
-# Either of them tells a checkpoint of ours; the first came later.
+# Either file identifies a checkpoint of ours; older checkpoints lack the first.
 _OURS = (checksums.NAME, "meta/metadata")
-# What a kill leaves behind: a folder that was being saved or removed, by Orbax or by us.
+# Folders left by a kill during a save or removal, by Orbax or by us.
 _LEFTOVERS = (".[0-9]*.incomplete*", "[0-9]*.orbax-checkpoint-tmp")
 
 _log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A checkpoint could not be written or read."""
+    """Raised when a checkpoint cannot be written or read."""
 
     exit_code = 1
 
 
 class Checkpoints:
-    """The checkpoints of a run directory, the last two of them kept.
+    """The last two checkpoints of a run directory.
 
-    A checkpoint is complete or invisible: Orbax writes it under another name, its checksums are
-    added, and only then it gets the name of its step. One that a kill or a full disk cut short is
-    never read, nor is one whose files are no longer what was written. What else lies beside the
-    checkpoints is left alone.
+    A checkpoint becomes visible only when complete: Orbax writes it under a temporary name, checksums are added, and
+    then it is renamed to its step. Incomplete or modified checkpoints are never read. Other files are left alone.
 
     Args:
       workdir: the run directory.
-      read_only: for a reader beside a run that may be under way; otherwise this process holds the
-        run directory, and what a killed save left behind is removed.
+      read_only: True to read while another process may be training. Otherwise this process must hold the run
+        directory, and leftovers of killed saves are removed.
 
     Raises:
-      CheckpointError: the directory cannot be read or made.
+      CheckpointError: the directory cannot be read or created.
     """
 
     def __init__(self, workdir: Path, read_only: bool = False):
@@ -66,29 +64,29 @@ class Checkpoints:
             ) from error
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
-            # A directory that cannot be made in the background is waited for, for minutes.
+            # In the background, Orbax waits minutes for a directory that cannot be created.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._background = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
 
     def latest_step(self) -> int | None:
-        """Return the step of the newest complete checkpoint, None when there is none."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._steps[-1] if self._steps else None
 
     def save(
         self, step: int, state: nnx.State, batches: BatchIterator, meta: dict[str, Any]
     ) -> None:
-        """Start to save; the state may be donated as soon as this returns.
+        """Start a save. The state may be donated as soon as this returns.
 
         Args:
-          step: updates done.
-          state: of `init_state`.
-          batches: the iterator, which has given exactly `step` batches.
+          step: number of completed updates.
+          state: a state as returned by `init_state`.
+          batches: the iterator, after exactly `step` batches.
           meta: plain JSON.
 
         Raises:
-          CheckpointError: this save or the one before it failed.
+          CheckpointError: this save or the previous one failed.
         """
         self.wait()
         if os.path.lexists(self._folder(step)):
@@ -108,15 +106,15 @@ class Checkpoints:
     def restore(
         self, step: int, state: nnx.State, batches: BatchIterator
     ) -> tuple[nnx.State, dict[str, Any]]:
-        """Return the saved state and meta; the iterator is set to the next batch in place.
+        """Return the saved state and meta, and move the iterator to the next batch in place.
 
         Args:
-          step: which checkpoint.
-          state: a state of the same structure, whose shapes, types and devices are the target.
+          step: step of the checkpoint.
+          state: target with the structure, shapes, dtypes and devices to restore to.
           batches: a new iterator.
 
         Raises:
-          CheckpointError: it is damaged, cannot be read, or does not fit the state.
+          CheckpointError: the checkpoint is damaged, cannot be read, or does not match `state`.
         """
         args = ocp.args.Composite(
             model=ocp.args.StandardRestore(_target(state[0])),
@@ -130,7 +128,7 @@ class Checkpoints:
         return state, restored["meta"]
 
     def restore_model(self, step: int, state: nnx.State) -> nnx.State:
-        """Return the model's part of a checkpoint; `state` is the target, a model's state."""
+        """Return the model state of a checkpoint; `state` is the restore target."""
         args = ocp.args.Composite(
             model=ocp.args.StandardRestore(_target(state)), meta=ocp.args.JsonRestore()
         )
@@ -138,12 +136,12 @@ class Checkpoints:
         return state
 
     def wait(self) -> None:
-        """Return when what was saved is on disk.
+        """Wait until all saves are on disk.
 
         Raises:
           CheckpointError: a save failed.
         """
-        saving, self._saving = self._saving, None  # a failure is told once
+        saving, self._saving = self._saving, None  # report a failure once
         try:
             if saving is not None:
                 saving.result()
@@ -151,7 +149,7 @@ class Checkpoints:
             raise self._failure(_first_line(error)) from error
 
     def close(self) -> None:
-        """Wait for a save under way and stop the threads."""
+        """Wait for a running save and stop the threads."""
         try:
             self.wait()
         finally:
@@ -159,13 +157,13 @@ class Checkpoints:
             self._orbax.close()
 
     def _complete(self, step: int) -> None:
-        """In the background: wait for Orbax, add the checksums, show the checkpoint, remove older ones."""
+        """Wait for Orbax, add checksums, publish the checkpoint and remove older ones. Runs in the background."""
         self._orbax.wait_until_finished()
         checksums.write(self._incomplete(step))
         self._incomplete(step).rename(self._folder(step))
         self._steps = [*self._steps, step]
         while len(self._steps) > KEEP:
-            # Renamed first: what a kill leaves of it is no checkpoint.
+            # Rename first, so that a kill cannot leave a partial checkpoint.
             oldest = self._folder(self._steps[0]).rename(self._incomplete(self._steps[0]))
             self._steps = self._steps[1:]
             _remove(oldest)
@@ -186,7 +184,7 @@ class Checkpoints:
             raise self._unreadable(step, why) from error
         try:
             restored = self._orbax.restore(folder.absolute(), args=args)
-            saved = restored["meta"].pop("step", None)  # it came with the checksums
+            saved = restored["meta"].pop("step", None)  # written since checkpoints have checksums
         except Exception as error:
             raise self._unreadable(step, _first_line(error)) from error
         if saved is not None and not verified:
@@ -201,7 +199,7 @@ class Checkpoints:
             raise self._unreadable(step, f"it is step {saved} under another name{hint}")
         for part, name in (("model", "a parameter"), ("optimizer", "the optimizer's state")):
             if not all(np.isfinite(x).all() for x in jax.tree.leaves(restored.get(part))):
-                # No such state is ever saved by the loop.
+                # The loop never saves such a state.
                 raise self._unreadable(step, f"{name} is not a finite number")
         return restored
 
@@ -225,12 +223,12 @@ class Checkpoints:
 
 
 def _target(state: nnx.State) -> Any:
-    """Return the shapes, types and devices to restore to."""
+    """Return the shapes, dtypes and devices to restore to."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
 
 
 def _steps(path: Path) -> list[int]:
-    """Return the steps of the complete checkpoints, in order; other files and folders are not ours."""
+    """Return the steps of the complete checkpoints, in order."""
     return sorted(
         int(folder.name)
         for folder in path.iterdir()
@@ -239,19 +237,19 @@ def _steps(path: Path) -> list[int]:
 
 
 def is_step(name: str) -> bool:
-    """Whether a checkpoint may have this name: a step, written as `str` writes it."""
+    """Return whether a name is a step as formatted by `str`."""
     return name.isdecimal() and name.isascii() and (name == "0" or name[0] != "0")
 
 
 def _remove(folder: Path) -> None:
-    if folder.is_symlink():  # someone has moved it to another disk
+    if folder.is_symlink():  # moved to another disk by the user
         folder.unlink()
     else:
         shutil.rmtree(folder)
 
 
 def _first_line(error: Exception) -> str:
-    """Return what the error says, without TensorStore's settings and its longer paths."""
+    """Return an error's message without TensorStore's settings and long paths."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     line = re.split(r" \[(?:tensorstore_spec|os_error_code|source locations)", line)[0]
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-180:]}"

@@ -1,4 +1,4 @@
-"""Checksums of all files in a folder, so that damage is named before anything is read from it."""
+"""Checksums of all files in a folder, to detect damage before reading them."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ NAME = "checksums.json"
 
 
 class ChecksumError(UserError):
-    """The files of a folder are not those that were written; the message names one."""
+    """Raised when the files of a folder have changed since they were written. The message names one."""
 
     exit_code = 1
 
 
 def write(folder: Path) -> None:
-    """Write ``checksums.json``: the SHA-256 of each file below the folder, and of that list.
+    """Write ``checksums.json``: the SHA-256 of each file below the folder, and of the list itself.
 
     Raises:
       OSError: a file cannot be read or written.
@@ -28,10 +28,10 @@ def write(folder: Path) -> None:
 
 
 def verify(folder: Path) -> bool:
-    """Return whether the folder has checksums. Where it has, they hold and no file is missing or new.
+    """Verify a folder's checksums, or return False if it has none.
 
     Raises:
-      ChecksumError: a file is damaged, missing or was added.
+      ChecksumError: a file was damaged, removed or added.
       OSError: a file cannot be read.
     """
     found = _digests(folder)
@@ -76,7 +76,7 @@ def _digests(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         digests[path.relative_to(folder).as_posix()] = digest
-    digests.pop(NAME, None)  # it cannot hold its own
+    digests.pop(NAME, None)  # it cannot contain its own hash
     return digests
 
 
@@ -87,5 +87,5 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield from _files(Path(entry.path))
             elif entry.is_file():
                 yield Path(entry.path)
-            else:  # a pipe would be waited for
+            else:  # reading a pipe would block
                 raise ChecksumError(f"{entry.name!r} is neither a file nor a directory")

@@ -1,10 +1,10 @@
-"""The step from which a model has no position encoding: DroPE.
+"""DroPE: dropping the position encoding at a given step.
 
 Gelberg et al. 2025, "Extending the Context of Pretrained LLMs by Dropping Their Positional Embeddings",
-arXiv:2512.12167: a decoder is trained with rotary positions, loses them, and is trained a little longer at the same
-length. Then only the causal mask gives tokens an order, and nothing in the model ends at the trained length.
+arXiv:2512.12167: train a decoder with rotary positions, remove them, and train briefly at the same length. The causal
+mask is then the only source of order, and no part of the model is specific to the trained length.
 
-`drop_encoding_at` counts updates: after that many the model has no encoding, in training, evaluation and checkpoints.
+After `drop_encoding_at` updates the model has no encoding, in training, evaluation and checkpoints.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ KEY = "drop_encoding_at"
 
 
 def check(config: Any) -> None:
-    """Check the key of a config whose ``encoding`` is valid.
+    """Check `drop_encoding_at` of a config with a valid ``encoding``.
 
     Raises:
-      UserError: the run has no such step, there is no encoding to drop, or ``positions`` would remain.
+      UserError: the step is outside the run, there is no encoding to drop, or ``positions`` would remain.
     """
     step = config.drop_encoding_at
     if step is None:
@@ -43,16 +43,16 @@ def check(config: Any) -> None:
 
 
 def is_dropped(config: Any, step: int) -> bool:
-    """Tell whether a model has lost its encoding after `step` updates; False for configs without the key."""
+    """Return whether the encoding is dropped after `step` updates; False for configs without the key."""
     at = getattr(config, KEY, None)
     return at is not None and at <= step
 
 
 def check_task(config: Any, task: Any) -> None:
-    """Check that the task can drop its encoding if the config asks for it: the user's own task may not.
+    """Check that the task supports `drop_encoding_at` if the config sets it; a user's own task may not.
 
     Raises:
-      UserError: it cannot.
+      UserError: the task does not support it.
     """
     if getattr(config, KEY, None) is not None and not isinstance(task, DropsEncoding):
         raise UserError(
@@ -62,11 +62,11 @@ def check_task(config: Any, task: Any) -> None:
 
 
 def task_at(step: int, config: Any, task: Any) -> Any:
-    """Return the task as it is after `step` updates: without an encoding from the config's step on."""
+    """Return the task for `step` completed updates, without its encoding if that is dropped."""
     return task.without_encoding() if is_dropped(config, step) else task
 
 
 def without_encoding(config: Any) -> Any:
-    """Return the config with ``none`` in place of the encoding of each layer."""
+    """Return the config with the encoding of each layer replaced by ``none``."""
     none = ",".join("none" for _ in expressions.turns(config.encoding))
     return dataclasses.replace(config, encoding=none)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal: once asks the run to finish its step and save, twice quits at once."""
+"""Ctrl-C, SIGTERM and a lost terminal: the first signal makes the run finish its step and save, the second quits."""
 
 import contextlib
 import os
@@ -11,25 +11,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing was going on that a stop would spoil."""
+    """Raised when a signal arrives at a point where it is safe to stop."""
 
 
 class Interrupts:
-    """Context manager which takes over SIGINT, SIGTERM and SIGHUP while it is open.
+    """A context manager that handles SIGINT, SIGTERM and SIGHUP.
 
-    A SIGHUP that is ignored, as under nohup, stays so. One that comes says that the terminal is gone: what would be
-    written there goes nowhere. It never quits at once, for a lost terminal may send several.
+    SIGHUP stays ignored if it was, as under nohup. Otherwise it means that the terminal is gone, so output is
+    discarded. It never quits at once, because a lost terminal may send several.
 
-    Python runs its own signal handlers only between bytecodes, so a compilation of a minute would
-    hold them up. The C handler's wake-up byte, read by a thread, does not wait: it announces the
-    first signal and carries out the second at any time.
+    Python runs signal handlers only between bytecodes, so a long compilation would delay them. A thread therefore reads
+    the C handler's wake-up byte, announces the first signal and quits at the second, at any time.
 
     Args:
-      announce: called (in that thread) at the first signal.
-      before_exit: called before the process quits at the second, to tidy up the terminal.
+      announce: called in that thread at the first signal.
+      before_exit: called before the process quits at the second signal, to restore the terminal.
 
     Attributes:
-      signal: the number of the signal that came, None before.
+      signal: number of the received signal, None before.
     """
 
     def __init__(self, announce: Callable[[], object], before_exit: Callable[[], object]):
@@ -40,12 +39,12 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The code by which shells know the signal: 130, 143 or 129."""
+        """The exit code for the signal: 130, 143 or 129."""
         return 128 + (self.signal or 0)
 
     @contextlib.contextmanager
     def stop_at_once(self) -> Iterator[None]:
-        """While open, a signal raises `Interrupted` in the main thread; an earlier one too."""
+        """Make a signal, even an earlier one, raise `Interrupted` in the main thread."""
         self._at_once = True
         try:
             if self.signal is not None:
@@ -56,7 +55,7 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is not threading.main_thread():
-            self._previous = None  # only the main thread may; someone else handles signals then
+            self._previous = None  # only the main thread may set handlers
             return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -104,7 +103,7 @@ class Interrupts:
 
 
 def _leave_lost_terminal() -> None:
-    """Point standard output and error at nothing where they can no longer be written to."""
+    """Redirect standard output and error to the null device if they are no longer writable."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")

@@ -1,4 +1,4 @@
-"""The training loop, one for all tasks."""
+"""The training loop, shared by all tasks."""
 
 import contextlib
 import math
@@ -24,7 +24,7 @@ from relpos.training.run_directory import RunDirectory
 from relpos.training.step import continued, init_state, make_train_step, model_of
 from relpos.training.task import Concludes, Task, create_task
 
-# Metrics which show that the whole state is finite, and what they are called where it is not.
+# Metrics that are finite only if the whole state is, and their names in error messages.
 _FINITE = {
     "loss": "loss",
     "gradient_norm": "gradient norm",
@@ -34,26 +34,26 @@ _FINITE = {
 
 
 class DivergenceError(UserError):
-    """The loss, a gradient or the state stopped being a finite number."""
+    """Raised when the loss, a gradient or the state is no longer finite."""
 
     exit_code = 1
 
 
 def train(config: RunConfig, workdir: Path, console: Console) -> int:
-    """Train ``config.task`` for ``config.steps`` steps in a run directory, or go on with it.
+    """Train ``config.task`` for ``config.steps`` steps in a run directory, or resume the run.
 
     Args:
-      config: of `relpos.training.run_config.load`, or an instance of the task's `Config`.
-      workdir: the run directory, made when it is missing.
-      console: where progress, tables and samples go.
+      config: an instance of the task's `Config`, for example from `relpos.training.run_config.load`.
+      workdir: the run directory, created if missing.
+      console: where to print progress, tables and samples.
 
     Returns:
-      0 when the run is finished, 128 + signal when SIGINT, SIGTERM or SIGHUP stopped it (it has saved).
+      0 if the run is finished; 128 + signal if SIGINT, SIGTERM or SIGHUP stopped it after a save.
 
     Raises:
-      UserError: the config, the data or the directory are not fit for it; nothing was lost.
+      UserError: the config, the data or the directory is invalid; nothing was lost.
       DivergenceError: the loss or the state is NaN or infinite. Such a state is never saved.
-      CheckpointError: a checkpoint could not be written or read.
+      CheckpointError: a checkpoint cannot be written or read.
     """
     directory = RunDirectory(workdir, config)
     interrupts = Interrupts(
@@ -65,7 +65,7 @@ def train(config: RunConfig, workdir: Path, console: Console) -> int:
     try:
         summary = workdir / "summary.txt"
         if summary.exists():
-            if directory.moved:  # of the same data?
+            if directory.moved:  # same data?
                 directory.describe(create_task(config, workdir).describe())
             for note in directory.notes:
                 progress_lib.say(console, note)
@@ -108,10 +108,10 @@ def _train(
 
 
 def prepare(config: RunConfig, directory: RunDirectory) -> tuple[Task, tuple[Any, Any], list[str]]:
-    """Return the task, the shapes of the parameters and of the optimizer's state, and lines on what will be done.
+    """Return the task, the shapes of the parameters and the optimizer's state, and lines that describe the run.
 
     Raises:
-      UserError: the data are not fit, the run would not fit into memory, or the directory is of other data.
+      UserError: the data are invalid, the run does not fit into memory, or the directory was made with other data.
     """
     task = create_task(config, directory.path)
     dropping.check_task(config, task)
@@ -123,10 +123,10 @@ def prepare(config: RunConfig, directory: RunDirectory) -> tuple[Task, tuple[Any
 
 
 def shapes_that_fit(config: RunConfig, task: Task) -> tuple[Any, Any]:
-    """Return the shapes of the parameters and of the optimizer's state. Nothing is made.
+    """Return the shapes of the parameters and the optimizer's state without allocating them.
 
     Raises:
-      UserError: the run would need more memory than there is.
+      UserError: the run does not fit into memory.
     """
     tx = create_optimizer(config.optimizer, config.steps)
     shapes = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])
@@ -136,7 +136,7 @@ def shapes_that_fit(config: RunConfig, task: Task) -> tuple[Any, Any]:
 
 
 def _stop(run: "_Run | None", console: Console) -> None:
-    """Save what there is and say how to go on."""
+    """Save the run and print how to resume it."""
     if run is None or run.untouched:
         progress_lib.say(console, "stopped before the first step")
         return
@@ -146,7 +146,7 @@ def _stop(run: "_Run | None", console: Console) -> None:
 
 
 class _Run:
-    """A task on its way: the state, the step it stands at, and what has been reported."""
+    """A run in progress: the state, the current step and the reports."""
 
     def __init__(
         self,
@@ -194,10 +194,10 @@ class _Run:
             self._opened = opened.pop_all()
 
     def train(self) -> None:
-        """Take the steps that are left, with evaluations and checkpoints on the way.
+        """Run the remaining steps with their evaluations and checkpoints.
 
         Raises:
-          Interrupted: a signal asked to stop; the step is complete.
+          Interrupted: a signal arrived; the current step is complete.
         """
         config = self._config
         compiled = False
@@ -216,7 +216,7 @@ class _Run:
             if self._interrupts.signal is not None:
                 raise Interrupted
             if compiled:
-                # Everything crosses to the device and back by name; anything else is a stall.
+                # Allow explicit transfers only; implicit ones would stall the device.
                 with jax.transfer_guard("disallow"):
                     self._take_step()
             else:
@@ -227,11 +227,11 @@ class _Run:
 
     @property
     def untouched(self) -> bool:
-        """Whether there is nothing yet to keep: no step taken, no checkpoint."""
+        """Whether there is nothing to keep yet: no step and no checkpoint."""
         return self.step == 0 and self._saved is None
 
     def finish(self) -> None:
-        """Print the closing tables and keep them: their file marks the run as finished."""
+        """Print and store the final tables. Their file marks the run as finished."""
         with self._interrupts.stop_at_once():
             self._console.record = True
             model = model_of(self._graphdef, self._state)
@@ -250,7 +250,7 @@ class _Run:
         write_atomically(self._workdir / "summary.txt", text)
 
     def save(self) -> None:
-        """Start to save a checkpoint of this step unless there is one."""
+        """Start to save a checkpoint of this step, unless it exists."""
         self._drain()
         if self._saved == self.step:
             return
@@ -265,11 +265,11 @@ class _Run:
         self._speed.resume()
 
     def wait(self) -> None:
-        """Return when the checkpoints are on disk."""
+        """Wait until the checkpoints are on disk."""
         self._checkpoints.wait()
 
     def close(self) -> None:
-        """Stop the bar and the threads, write out what was reported; what was saved is on disk."""
+        """Stop the bar and the threads, flush the reports and wait for saves."""
         self._progress.stop()
         self._opened.close()
 
@@ -312,7 +312,7 @@ class _Run:
         tokens = self._task.tokens(batch)
         self._state, metrics = self._train_step(self._state, batch, self._key)
         self.step += 1
-        # Fetch what the step before this one left, so that the device is never waited for idle.
+        # Fetch the previous step's metrics, so that the device always has work.
         ready, self._pending = self._pending, (self.step, metrics, tokens)
         if ready is not None:
             self._absorb(*ready)
@@ -354,7 +354,7 @@ class _Run:
 
 
 class _Speed:
-    """Tokens per second of training alone; evaluation, saving and compilation do not count."""
+    """Tokens per second of training, excluding evaluation, saving and compilation."""
 
     def __init__(self):
         self.reset()
@@ -364,7 +364,7 @@ class _Speed:
         self.resume()
 
     def resume(self) -> None:
-        """Leave out the time since the last step."""
+        """Exclude the time since the last step."""
         self._mark = time.monotonic()
 
     def add(self, tokens: int) -> None:

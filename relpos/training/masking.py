@@ -1,4 +1,4 @@
-"""What a language model is shown and what it has to say: the next tokens, or some that are masked."""
+"""Inputs and targets of language models: next tokens or masked tokens."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,13 +11,13 @@ CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 
 
 class Posed(NamedTuple):
-    """A batch as a model sees it.
+    """The inputs and targets of a batch.
 
     Attributes:
       inputs: token ids [B, T].
-      targets: what the model has to find at each place [B, T].
-      weights: 1.0 where that counts, else 0.0 [B, T].
-      key: for dropout; None when evaluating.
+      targets: the target at each place [B, T].
+      weights: 1.0 where the target counts, else 0.0 [B, T].
+      key: random key for dropout, or None for evaluation.
     """
 
     inputs: jax.Array
@@ -30,22 +30,22 @@ Objective = Callable[[Mapping[str, Any], jax.Array | None], Posed]
 
 
 def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
-    """Return all tokens, each to be found from those before it."""
+    """Make every token a target, predicted from the tokens before it."""
     weights = (batch["segments"] > 0).astype(jnp.float32)
     return Posed(batch["inputs"], batch["targets"], weights, key)
 
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """Chooses 15% of the tokens, to be found from all others; the end of a document is never chosen.
+    """Selects 15% of the tokens as targets, never the end of a document.
 
-    Of the chosen 80% are replaced by a mask symbol, 10% by a random token, 10% stay: Devlin et al. 2019,
+    Of these, 80% are replaced by a mask symbol, 10% by a random token, and 10% are kept: Devlin et al. 2019,
     arXiv:1810.04805, sec. 3.1.
 
     Attributes:
-      mask: the mask symbol's id, which no token has.
+      mask: the mask symbol's id, different from all token ids.
       separator: the id that ends a document.
-      vocab_size: of the tokens, without the mask.
+      vocab_size: number of tokens, without the mask symbol.
     """
 
     mask: int
@@ -53,11 +53,11 @@ class Masking:
     vocab_size: int
 
     def __call__(self, batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
-        """Return the batch's tokens with some of them masked.
+        """Mask some tokens of a batch.
 
         Args:
-          batch: `targets`, of which a document's windows have every token once, and `segments`; [B, T].
-          key: to draw from; None, when evaluating: from each row's own content.
+          batch: `targets`, with every token of a document in one window only, and `segments`; [B, T].
+          key: random key. None, for evaluation, derives a key from the content of each row.
         """
         tokens_BT = batch["targets"]
         if key is None:
@@ -80,7 +80,7 @@ class Masking:
 
 
 def _content_key(tokens_T: jax.Array) -> jax.Array:
-    """Return a key that is a function of the tokens."""
+    """Derive a key from the tokens."""
     zero = jax.random.key(0)
     weights_T = jax.random.bits(zero, tokens_T.shape, jnp.uint32)
     return jax.random.fold_in(zero, (weights_T * (tokens_T + 1).astype(jnp.uint32)).sum())

@@ -1,4 +1,4 @@
-"""Whether a run fits the memory there is, told from shapes before anything is made."""
+"""Memory checks from shapes alone, before anything is allocated."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from relpos.training.run_config import RunConfig, TransformerRunConfig
 
 
 def show(size: int) -> str:
-    """Return bytes for people: ``5.1 MB``."""
+    """Format a number of bytes: ``5.1 MB``."""
     for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
@@ -23,14 +23,14 @@ def show(size: int) -> str:
 
 
 def check(parts: Mapping[str, int], cause: str) -> None:
-    """Refuse what needs more memory than there is.
+    """Check that the sum of some sizes fits into memory.
 
     Args:
-      parts: what it consists of -> the least bytes of that.
-      cause: what asks for so much, and what to change.
+      parts: name -> lower bound on its bytes.
+      cause: the cause of the demand and its remedy, for the message.
 
     Raises:
-      UserError: the sum is greater than `relpos.room.available()`; it names the parts.
+      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts.
     """
     there_is, needed = room.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
@@ -43,16 +43,16 @@ def check(parts: Mapping[str, int], cause: str) -> None:
 def check_model(
     config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
-    """Refuse a model that does not fit into memory.
+    """Check that a model fits into memory.
 
     Args:
-      config: whose keys the message names.
-      model: the shapes of its parameters.
-      optimizer: the shapes of the optimizer's state; None: the model is not trained.
-      activations: the least bytes that those of one batch take.
+      config: the config; the message names its keys.
+      model: the shapes of the parameters.
+      optimizer: the shapes of the optimizer's state; None if the model is not trained.
+      activations: lower bound on the activation bytes of a batch.
 
     Raises:
-      UserError: it does not; the sizes, the biggest parameter and the keys that make it so are named.
+      UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.
     """
     parts = {"parameters": room.tree_bytes(model)}
     if optimizer is not None:
@@ -73,32 +73,32 @@ def check_model(
 
 
 def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
-    """Return the least memory that the activations of a training batch take: each layer's input, and the logits.
+    """Return the bytes of each layer's input and of the logits: a lower bound on activation memory in training.
 
     Args:
-      config: with ``model``.
-      places: of all rows of the batch.
-      vocab_size: of the logits, float32; 0: there are none.
+      config: the config.
+      places: number of places in the batch.
+      vocab_size: size of the float32 logits; 0 for none.
     """
     width = jnp.dtype(config.model.dtype).itemsize * config.model.features
     return places * (width * config.model.num_layers + 4 * vocab_size)
 
 
 def rows(config: TransformerRunConfig, length: int) -> int:
-    """Return how many windows of `length` tokens are read together: as many tokens as a training batch has."""
+    """Return the number of windows of `length` tokens with about as many tokens as a training batch."""
     return max(1, config.batch_size * config.sequence_length // length)
 
 
 def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0) -> None:
-    """Refuse windows that do not fit into memory without training: one layer's input, and the logits.
+    """Check that one layer's input and the logits of evaluation windows fit into memory.
 
     Args:
-      config: with ``model`` and the sizes of a batch.
-      length: of a window.
-      vocab_size: of the logits, float32; 0: there are none.
+      config: the config.
+      length: tokens per window.
+      vocab_size: size of the float32 logits; 0 for none.
 
     Raises:
-      UserError: there is not so much memory.
+      UserError: they do not fit.
     """
     together = rows(config, length)
     width = jnp.dtype(config.model.dtype).itemsize * config.model.features
@@ -109,12 +109,12 @@ def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0
 
 
 def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
-    """Refuse to write so many tokens that their cache does not fit into memory.
+    """Check that the cache for generation fits into memory.
 
     Args:
-      caches: what makes the caches; only their shapes are.
-      length: the tokens of a row.
-      cause: the key and value that ask for so many.
+      caches: creates the caches; evaluated for shapes only.
+      length: tokens per row.
+      cause: the key and value that set the length, for the message.
 
     Raises:
       UserError: they do not fit, or int32 cannot count the tokens.
@@ -125,7 +125,7 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
 
 
 def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the sizes of a config that a shape is made of, the greatest first: its factors, or those less 1."""
+    """Return the two largest sizes in a config that divide an axis of the shape, or an axis minus 1."""
     plain = to_plain(config)
     keys = ("encoding", "decoder_encoding", "cross_encoding")
     chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]

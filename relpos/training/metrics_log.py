@@ -1,4 +1,4 @@
-"""Metrics of a run: means over a window of steps, and the files that keep them."""
+"""Metrics of a run: means over a window of steps, and the files that store them."""
 
 import contextlib
 import errno
@@ -19,13 +19,13 @@ from relpos.files import open_regular, parse_json, write_atomically
 
 
 class RecordError(UserError):
-    """The records of a run could not be read or written."""
+    """Raised when the records of a run cannot be read or written."""
 
     exit_code = 1
 
 
 class Window:
-    """Sums and counts of metrics since the last report; checkpoints hold its `totals`."""
+    """Sums and counts of metrics since the last report. Checkpoints store its `totals`."""
 
     def __init__(self, totals: Mapping[str, Any] | None = None):
         self.totals: dict[str, list[float]] = {
@@ -33,14 +33,14 @@ class Window:
         }
 
     def add(self, metrics: Mapping[str, tuple[Any, Any]]) -> None:
-        """Add one step's (sum, count) pairs, which are on the host already."""
+        """Add one step's (sum, count) pairs, already on the host."""
         for name, (total, count) in metrics.items():
             pair = self.totals.setdefault(name, [0.0, 0.0])
             pair[0] += float(total)
             pair[1] += float(count)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each metric that has been counted."""
+        """Return the mean of each metric with a nonzero count."""
         return {name: total / count for name, (total, count) in self.totals.items() if count}
 
 
@@ -49,16 +49,17 @@ class MetricsLog:
 
     Args:
       workdir: the run directory.
-      step: the step that the run stands at.
-      lines: how many lines the file had when that step was saved. What came later, a torn last line
-        among it, is dropped: the resumed run writes it again.
+      step: the run's current step.
+      lines: number of lines when that step was saved. Later lines, including a torn last one, are dropped, because the
+        resumed run writes them again.
 
     Attributes:
-      lines: how many lines the file has.
-      damage: what is wrong with the lines that were kept, in words; "" when nothing is.
+      lines: number of lines in the file.
+      damage: a description of damage in the kept lines, or "".
 
     Raises:
-      RecordError: the disk is full, say; of every method. The file is no regular file of its own.
+      RecordError: the file is not a regular file, or (from every method) it cannot be written, for example on a full
+        disk.
     """
 
     def __init__(self, workdir: Path, step: int = 0, lines: int = 0):
@@ -71,17 +72,17 @@ class MetricsLog:
             write_atomically(self._path, b"".join(line + b"\n" for line in kept))
             self._file = opened.enter_context(self._path.open("a", encoding="utf-8"))
             (workdir / "tensorboard").mkdir(exist_ok=True)
-            # The plain writer: SummaryWriter's thread fails apart from the run, and unheard.
+            # Not SummaryWriter: errors in its thread would go unnoticed.
             self._events = EventsWriter(
                 str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}"
             )
             opened.callback(self._events.close)
-            if step:  # TensorBoard drops what an earlier file has from this step on
+            if step:  # makes TensorBoard drop later steps of earlier files
                 self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
             opened.pop_all()
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append ``{"step": step, "split": ..., names: values}`` and show it to TensorBoard, which gets no NaN."""
+        """Append ``{"step": step, "split": ..., names: values}``, also to TensorBoard except for NaN."""
         record = finite({"step": step, **record})
         split = record.get("split", "train")
         length = f"_{record['length']}" if "length" in record else ""
@@ -95,14 +96,14 @@ class MetricsLog:
             self._events.flush()
 
     def sync(self) -> None:
-        """Return when the records are on disk."""
+        """Wait until the records are on disk."""
         with self._named_errors():
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the files; `write` has left nothing to be written."""
+        """Close the files. `write` has already flushed all records."""
         for file in (self._file, self._events):
-            with contextlib.suppress(OSError):  # a failed write was told, and is tried again here
+            with contextlib.suppress(OSError):  # closing retries a failed write, already reported
                 file.close()
 
     def _event(self, step: int, **content: Any) -> None:
@@ -129,7 +130,7 @@ class MetricsLog:
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record for JSON, which knows no NaN and no infinity: None in their place."""
+    """Replace NaN and infinity in a record by None, because JSON has neither."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()
@@ -137,7 +138,7 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
-    """Return what is in a file, b"" where there is none; a pipe is not waited for, a link not followed."""
+    """Return a file's content, or b"" if it is missing, without blocking on pipes or following links."""
     try:
         handle = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:

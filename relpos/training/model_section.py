@@ -1,4 +1,4 @@
-"""The sections ``model``, ``encodings`` and ``places`` of a config, read for `relpos.nn`."""
+"""Builds `relpos.nn` models from the config sections ``model``, ``encodings`` and ``places``."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 def layers(
     config: TransformerRunConfig, encoding: str, *, causal: bool, key: str = "encoding"
 ) -> TransformerConfig:
-    """Return the layers that a config describes.
+    """Return the config of the layers with their encodings.
 
     Args:
-      config: with ``model``.
-      encoding: what layers take in turn, separated by commas: scheme names, or several in one.
-      causal: whether a token sees only those before it.
-      key: of the config, that `encoding` comes from.
+      config: the config.
+      encoding: an encoding expression, see `TransformerRunConfig`.
+      causal: whether tokens attend only to earlier ones.
+      key: the config key of `encoding`, for messages.
 
     Raises:
-      UserError: there is no such scheme, or it is for the past alone and the layers are not.
+      UserError: a scheme is unknown, or supports only causal layers and these are not.
     """
     turns = _turns(encoding, key)
     for name in expressions.leaves(turns):
@@ -54,10 +54,10 @@ def _turns(encoding: str, key: str) -> tuple[str, ...]:
 
 
 def check_cross_encoding(encoding: str) -> None:
-    """Check the config's ``cross_encoding``, of attention from one sequence to another.
+    """Check the config's ``cross_encoding``.
 
     Raises:
-      UserError: there is no such scheme, or it has no meaning there.
+      UserError: a scheme is unknown, or does not support cross-attention.
     """
     turns = _turns(encoding, "cross_encoding")
     if len(turns) != 1:
@@ -82,7 +82,7 @@ def _scheme(name: str, key: str) -> type[encodings.Encoding]:
 
 
 def build(make: Any, what: str) -> Any:
-    """Return make(); what its sizes or options have wrong is told as the user's mistake in section `what`."""
+    """Return make(), and report invalid sizes or options as a UserError about section `what`."""
     try:
         return make()
     except (ValueError, TypeError) as error:
@@ -90,20 +90,20 @@ def build(make: Any, what: str) -> Any:
 
 
 def check_shapes(config: TransformerRunConfig, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
-    """Make the shapes of a model alone, so that mistakes in its sizes are told at once.
+    """Build only the shapes of a model, to report invalid sizes early.
 
     Args:
-      config: whose keys messages name.
-      make: of random keys the model.
+      config: the config; messages name its keys.
+      make: builds the model from random keys.
 
     Raises:
-      UserError: what `make` raises, or the parameters do not fit into memory.
+      UserError: `make` raises it, or the parameters do not fit into memory.
     """
     memory.check_model(config, jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)))))
 
 
 def check_length(max_length: int | None, length: int, config: TransformerRunConfig) -> None:
-    """Refuse a length that the encodings have no parameters for."""
+    """Check that the encodings have parameters for a length."""
     if max_length is not None and max_length < length:
         positions = getattr(config, "positions", None)
         whose = f"{config.encoding} or {positions}" if positions else config.encoding
@@ -114,12 +114,12 @@ def check_length(max_length: int | None, length: int, config: TransformerRunConf
 
 
 def create_places(config: TokenRunConfig, digits: tuple[int, ...]) -> places.Places:
-    """Return what the config's ``positions`` names, with its options of the section ``places``.
+    """Create the places named by ``positions``, with their options from the section ``places``.
 
     Raises:
-      UserError: it refuses an option.
+      UserError: an option is invalid.
     """
-    try:  # what is not chosen is checked as well
+    try:  # check the options of all, not just the chosen ones
         made = {name: places.create(name, digits=digits, **o) for name, o in config.places.items()}
     except ValueError as error:
         raise UserError(f"config section 'places': {error}") from error
@@ -135,18 +135,18 @@ def token_model(
     digits: Sequence[int] = (),
     rngs: nnx.Rngs,
 ) -> TokenModel:
-    """Return an untrained model of a sequence of tokens.
+    """Return an untrained model of token sequences.
 
     Args:
-      kind: `relpos.nn.Decoder`, or one that sees both sides, `relpos.nn.TokenEncoder` or `SpanEncoder`.
-      config: with ``model``, ``encoding``, ``encodings``, ``positions`` and ``places``.
+      kind: `relpos.nn.Decoder`, or a bidirectional `relpos.nn.TokenEncoder` or `SpanEncoder`.
+      config: the config.
       vocab_size: V.
-      length: the longest sequence that it must take.
-      digits: the ids of the tokens that are digits.
-      rngs: for the initial parameters.
+      length: the longest sequence that the model must support.
+      digits: ids of the digit tokens.
+      rngs: random keys for the initial parameters.
 
     Raises:
-      UserError: the sizes, the encoding, its options or the length do not go together.
+      UserError: the sizes, the encoding, its options or the length are incompatible.
     """
     chosen = build(lambda: layers(config, config.encoding, causal=kind is Decoder), "model")
     try:

@@ -1,4 +1,4 @@
-"""The section ``optimizer`` of a config, and the optimizer and learning rates that it describes."""
+"""The config section ``optimizer``, and the optimizer and learning-rate schedule that it defines."""
 
 import dataclasses
 import functools
@@ -14,17 +14,17 @@ from relpos.training import optimizers, schedules
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How a model is updated.
+    """The optimizer and its learning-rate schedule.
 
     Attributes:
       name: one of `relpos/training/optimizers`.
-      options: name -> its options, such as b1, b2 and weight_decay.
-      learning_rate: the peak.
-      warmup_steps: steps of linear growth to the peak, part of the run's steps.
-      schedule: what comes after them, one of `relpos/training/schedules`.
-      schedules: name -> its options.
+      options: name -> options, such as b1, b2 and weight_decay.
+      learning_rate: peak learning rate.
+      warmup_steps: steps of linear warm-up, part of the run's steps.
+      schedule: the schedule after the warm-up, one of `relpos/training/schedules`.
+      schedules: name -> options.
       final_fraction: final learning rate / peak.
-      clip_norm: the largest global norm of a gradient; None: no limit.
+      clip_norm: maximum global gradient norm; None: no clipping.
     """
 
     name: Annotated[str, name_in(optimizers)] = "muon"
@@ -37,7 +37,7 @@ class OptimizerConfig:
     clip_norm: Annotated[float, above(0)] | None = 1.0
 
     def __post_init__(self):
-        # Options of what is not chosen are checked as well.
+        # Check the options of all, not just the chosen ones.
         for name, options in self.options.items():
             optimizers.call(name, lambda step: 0.0, **options)
         for name, options in self.schedules.items():
@@ -45,7 +45,7 @@ class OptimizerConfig:
 
 
 def create_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Return the gradient transformation of a run of so many steps, clipping included."""
+    """Return the gradient transformation, including clipping, for a run of `steps` steps."""
     clip = (
         optax.identity()
         if config.clip_norm is None
@@ -58,8 +58,8 @@ def create_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTrans
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Return step -> learning rate, for the steps 0 .. steps-1.
 
-    The warm-up reaches its peak at its last step and starts above 0, so that no step is lost; the
-    decay spans what the warm-up leaves of the run and would reach its end at `steps`.
+    The warm-up starts above 0, so that no step is wasted, and reaches the peak at its last step. The decay covers the
+    remaining steps and would end at `steps`.
     """
     warmup, options = config.warmup_steps, config.schedules[config.schedule]
 

@@ -1,4 +1,4 @@
-"""What a run is about to do, in a few lines before it begins."""
+"""A summary of a run, printed before it starts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ def plan(
     optimizer: Any,
     workdir: Path,
 ) -> list[str]:
-    """Return lines on the model, the device, the data, the steps and the place of a run.
+    """Return lines about the model, device, data, steps and directory of a run.
 
     Args:
-      config: of the run.
-      facts: of `Task.describe`.
+      config: the run's config.
+      facts: facts about the data, from `Task.describe`.
       model: the shapes of the parameters.
       optimizer: the shapes of the optimizer's state.
       workdir: the run directory.
@@ -53,7 +53,7 @@ def _device(rows: int, model: nnx.State) -> str:
 
 
 def _corpus(facts: Mapping[str, Any]) -> str:
-    """Return ``library_text, train: 1,234 documents, 5.1 MB``, as much as the facts tell."""
+    """Return ``library_text, train: 1,234 documents, 5.1 MB``, as far as the facts are known."""
     counts = facts.get("splits", {}).get("train", {})
     size = sum(number for name, number in counts.items() if name.endswith("bytes"))
     shown = [f"{number:,} {name}" for name, number in list(counts.items())[:1]]

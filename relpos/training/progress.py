@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines anywhere else."""
+"""Progress display: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from relpos.terminal import printable
 
 
 class TerminalProgress:
-    """A bar with the time left and the latest means; it fits 60 columns."""
+    """A progress bar with the time left and the latest means; it fits into 60 columns."""
 
     def __init__(self, console: Console, steps: int, step: int, formats: Mapping[str, str]):
         self._formats = formats
@@ -31,21 +31,21 @@ class TerminalProgress:
         self._progress.start()
 
     def update(self, step: int, means: Mapping[str, float]) -> None:
-        """Move the bar to a step and show the means of the current window."""
+        """Move the bar and show the means of the current window."""
         self._progress.update(
             self._task, completed=step, means=" ".join(_show(means, self._formats))
         )
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
-        """Nothing: the bar shows them."""
+        """Do nothing: the bar shows the means."""
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 class PlainProgress:
-    """One line for each report, without control characters."""
+    """One line per report, without control characters."""
 
     def __init__(self, console: Console, steps: int, formats: Mapping[str, str]):
         self._console = console
@@ -55,15 +55,15 @@ class PlainProgress:
         self._started = 0.0
 
     def start(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, step: int, means: Mapping[str, float]) -> None:
-        """Start the clock at the first step, which has compiled."""
+        """Start the clock after the first step, which includes compilation."""
         if self._first is None:
             self._first, self._started = step, time.monotonic()
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
-        """Write a line of the means and the time left."""
+        """Print a line with the means and the time left."""
         shown = [f"step {step}/{self._steps}", *_show(means, self._formats)]
         if self._first is not None and step > self._first:
             per_step = (time.monotonic() - self._started) / (step - self._first)
@@ -71,19 +71,19 @@ class PlainProgress:
         say(self._console, "  ".join(shown))
 
     def stop(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def create_progress(
     console: Console, steps: int, step: int, formats: Mapping[str, str]
 ) -> TerminalProgress | PlainProgress:
-    """Return what suits the console.
+    """Return the progress display for a console.
 
     Args:
-      console: where it is shown.
-      steps: of the run.
-      step: that it stands at.
-      formats: metric -> how it is shown, beside the loss.
+      console: the console.
+      steps: total steps of the run.
+      step: current step.
+      formats: metric -> format string, in addition to the loss.
     """
     if console.is_terminal:
         return TerminalProgress(console, steps, step, formats)
@@ -91,12 +91,12 @@ def create_progress(
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line: no markup, no colours, no line breaks of Rich's own, and no escape codes of whoever wrote it."""
+    """Print a line without Rich's markup, colours and line breaks, and without escape codes in the text."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_record(record: Mapping[str, Any]) -> str:
-    """Return ``validation: length 256, bits_per_byte 2.013``."""
+    """Format a record: ``validation: length 256, bits_per_byte 2.013``."""
     values = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in record.items()

@@ -1,4 +1,4 @@
-"""Prompts and their continuations by a causal language model."""
+"""Continuation of prompts by a causal language model."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,19 +23,19 @@ def continuations(
     seed: int,
     context: int,
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each prompt and its continuation, which depends on no other prompt.
+    """Yield each prompt and its continuation, which does not depend on other prompts.
 
     Args:
       model: a trained model.
-      tokenizer: the model's.
-      chunks: prompts; those of a chunk are continued together.
-      sampling: how tokens are chosen.
-      max_tokens: of a continuation.
-      seed: a prompt's draws depend on it and on how many came before.
-      context: a prompt that is longer is read from so many of its last tokens.
+      tokenizer: the model's tokenizer.
+      chunks: prompts; each chunk is one batch.
+      sampling: sampling settings.
+      max_tokens: maximum tokens per continuation.
+      seed: random seed; draws depend on it and on the index of the prompt.
+      context: maximum tokens of a prompt; of longer prompts only the last ones are read.
 
     Raises:
-      UserError: what is read of a prompt and max_tokens do not fit the model; those before it have been continued.
+      UserError: a prompt and max_tokens do not fit the model. All prompts before it have been continued.
     """
     key = jax.random.key(seed)
     first, told = 0, False
@@ -62,7 +62,7 @@ def continuations(
             model, rows, max_new_tokens=max_tokens, stop=tokenizer.separator,
             sampling=sampling, key=key, first=first,
         )  # fmt: skip
-        for prompt, new in zip(chunk, found, strict=False):  # up to the one that does not fit
+        for prompt, new in zip(chunk, found, strict=False):  # up to the first that does not fit
             yield prompt, tokenizer.decode(new)
         if fault is not None:
             raise fault

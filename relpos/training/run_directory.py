@@ -1,4 +1,4 @@
-"""The run directory: one run's config, records and checkpoints, used by one process at a time."""
+"""The run directory: config, records and checkpoints of a run, used by one process at a time."""
 
 import copy
 import fcntl
@@ -28,11 +28,11 @@ from relpos.training.stored_run import (
     same_bytes,
 )
 
-# Keys that change what is reported or kept, not what is computed: a run may go on with others.
+# Keys that affect reports and storage but not results; they may change when a run is resumed.
 FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
-# Keys that say which data: a run may go on with others if the data have the same hash.
+# Keys that locate the data; they may change when a run is resumed if the data have the same hash.
 _DATA_KEYS = re.compile(r"data\.(source|sources\..*)")
-# What a start that fails takes away again, unless it was there before; the config last, which the others need.
+# Files that a failed start removes, unless they were there before. The config is last because the others need it.
 _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
 
 
@@ -40,16 +40,16 @@ class RunDirectory:
     """A directory claimed for one config and locked while this object is open.
 
     Args:
-      workdir: made with its parents when it is missing.
+      workdir: the directory, created with its parents if missing.
       config: the config of the run.
 
     Attributes:
-      moved: keys of the data with other values than when the run began; `describe` checks the data.
-      notes: lines on what is not as it was when the run began, of `describe`.
+      moved: data keys that have changed since the run began; `describe` then checks the data.
+      notes: lines about changes since the run began, set by `describe`.
 
     Raises:
-      UserError: workdir is no directory or not writable, another process uses it, it has lost its config.json, or
-        it belongs to a run with another config (the message lists the keys that differ).
+      UserError: workdir is not a writable directory, is in use by another process, has lost its config.json, or
+        belongs to a run with another config (the message lists the differing keys).
     """
 
     def __init__(self, workdir: Path, config: RunConfig):
@@ -71,12 +71,12 @@ class RunDirectory:
             raise
 
     def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write config.json with the facts on the data, or compare them with those there.
+        """Write config.json with facts about the data, or compare them with an existing one.
 
-        Where the data have moved, config.json follows.
+        If the data have moved, config.json is updated.
 
         Raises:
-          UserError: the data are not those that the run began with.
+          UserError: the data differ from those that the run began with.
         """
         self._run |= json.loads(json.dumps(facts))
         if self.stored is None:
@@ -101,9 +101,9 @@ class RunDirectory:
         write_atomically(self.path / "config.json", json.dumps(run, indent=2) + "\n")
 
     def forget(self) -> None:
-        """Withdraw the claim, for a run that failed before it had anything to keep: all is as it was before."""
+        """Restore the directory's original content, for a run that failed before it had anything to keep."""
         if self.stored is None:
-            # Of `artefact_path`; what it put aside first was there before.
+            # Restore files that `artefact_path` renamed; the first one renamed is the original.
             for aside in sorted(self.path.glob("old*.tokenizer.*"), reverse=True):
                 if aside.name not in self._there:
                     aside.replace(self.path / aside.name.partition(".")[2])
@@ -117,7 +117,7 @@ class RunDirectory:
 
     def _refuse_another_config(self, config: RunConfig) -> None:
         there = read_run(self.path)["config"]
-        if there.get("task") == config.task:  # what an older version has not stored has its default
+        if there.get("task") == config.task:  # fill in keys that older versions did not store
             there = to_plain(read_stored(there, type(config), str(self.path / "config.json")))
         others = differences(there, self._run["config"])
         self.moved = {key: pair for key, pair in others.items() if _DATA_KEYS.fullmatch(key)}
@@ -150,7 +150,7 @@ def _make_writable(workdir: Path) -> None:
         raise UserError(f"--workdir {str(workdir)!r}: a file is in its place") from None
     except OSError as error:
         raise UserError(f"cannot make --workdir {str(workdir)!r}: {error.strerror}") from None
-    try:  # what os.access promises need not hold on a full or read-only disk
+    try:  # os.access is unreliable on full or read-only disks
         with tempfile.TemporaryFile(dir=workdir) as file:
             file.write(b"x")
             file.flush()
@@ -159,7 +159,7 @@ def _make_writable(workdir: Path) -> None:
 
 
 def is_locked(workdir: Path) -> bool:
-    """Whether a process has the run directory open."""
+    """Return whether a process has the run directory open."""
     try:
         handle = open_regular(workdir / ".lock")
     except (FileNotFoundError, NotADirectoryError):

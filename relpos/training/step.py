@@ -1,4 +1,4 @@
-"""The training state and the one step that moves it."""
+"""The training state and the training step."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ TrainStep = Callable[[nnx.State, Mapping[str, Any], jax.Array], tuple[nnx.State,
 def init_state(
     task: Task, tx: optax.GradientTransformation, key: jax.Array
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Return ``nnx.split((model, optimizer))``, untrained; the state is what checkpoints hold.
+    """Return ``nnx.split((model, optimizer))``, untrained. Checkpoints store the state.
 
-    One program makes all of it: compiled one by one, the draws of every parameter took most of a run's start.
+    A single program initializes everything, because compiling each parameter's draws separately is slow.
     """
     graphdefs: list[nnx.GraphDef] = []
 
@@ -31,7 +31,7 @@ def init_state(
         graphdefs.append(graphdef)
         return state
 
-    # Put there by name, as an update leaves it: else the second step would compile all anew.
+    # Commit the state to the device, as an update does; otherwise the second step would recompile.
     state = jax.device_put(make(key), jax.local_devices()[0])
     return graphdefs[0], state
 
@@ -39,9 +39,9 @@ def init_state(
 def continued(
     task: Task, tx: optax.GradientTransformation, state: nnx.State
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """Return what `init_state` returns, with the values of `state`, whose model has these parameters and more.
+    """Return the same as `init_state`, with values from `state`, whose model has additional parameters.
 
-    The optimizer continues where it was, without its state of the parameters that are gone.
+    The optimizer state is kept, except for the removed parameters.
     """
     graphdefs: list[nnx.GraphDef] = []
 
@@ -58,18 +58,17 @@ def continued(
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
     """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
 
-    It is two programs, gradients and update: a batch of another shape compiles the first one alone. Where the cores
-    of a CPU are devices, each has some rows of the batch (`relpos.cores`), and the loss is the mean over
-    what its metric counts.
+    Gradients and update are separate programs, so a new batch shape recompiles only the gradients. If CPU cores are
+    devices, the rows of a batch are divided among them (`relpos.cores`); the loss is the mean over all rows.
 
-    Randomness comes from the key folded with the optimizer's step count, so that it is the same
-    whether or not the run was interrupted. The metrics are the task's (sum, count) pairs, and
+    The key is folded with the optimizer's step count, so that a resumed run draws the same random numbers. The metrics
+    are the task's (sum, count) pairs, and
 
-    - ``gradient_norm``: the global norm, before clipping;
-    - ``parameter_norm``: after the update;
-    - ``optimizer_maximum``: the largest magnitude in the optimizer's state, after the update. Where
-      these and the loss are finite, so is the state;
-    - ``learning_rate``: of this update.
+    - ``gradient_norm``: the global norm before clipping;
+    - ``parameter_norm``: the global norm after the update;
+    - ``optimizer_maximum``: the largest magnitude in the optimizer state after the update. If these and the loss are
+      finite, so is the state;
+    - ``learning_rate``: the learning rate of this update.
     """
 
     def differentiate(graphdef, state, batch):
@@ -83,7 +82,7 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
             return total / jnp.maximum(count, 1), metrics
 
         (_, metrics), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(model)
-        # What a model keeps beside its parameters, running means for example, the loss may have changed.
+        # The loss may have changed variables other than parameters, such as running means.
         kept = nnx.state(model, nnx.Not(nnx.Param))
         _, count = metrics.get("objective", metrics["loss"])
         return jax.tree.map(
@@ -101,7 +100,7 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
         metrics = {
             "gradient_norm": (optax.tree.norm(gradients), 1.0),
             "parameter_norm": (optax.tree.norm(nnx.state(model, nnx.Param)), 1.0),
-            # The squares of a norm would overflow where second moments are merely large.
+            # Not a norm: the squares of large second moments would overflow.
             "optimizer_maximum": (_maximum(optimizer.opt_state), 1.0),
             "learning_rate": (learning_rate(done), 1.0),
         }
@@ -120,19 +119,18 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
 
 
 class _Share(NamedTuple):
-    """What the rows of one device give, each array with an axis of 1 in front."""
+    """The results of one device's rows, each array with a leading axis of 1."""
 
     gradients: nnx.State
     kept: nnx.State
     metrics: Metrics
-    weight: jax.Array  # of its mean loss
+    weight: jax.Array  # weight of its mean loss
 
 
 def _put_together(shares: Sequence[_Share]) -> tuple[nnx.State, nnx.State, Metrics]:
-    """Return the gradients of the mean over all rows, what the model keeps, and the metrics.
+    """Return the gradients of the mean loss over all rows, the model's other variables, and the metrics.
 
-    What it keeps is that of the first device's rows: fixed numbers are the same on all, and running means of a part of
-    the rows are running means.
+    Other variables come from the first device: constants are equal on all, and running means may use part of the rows.
     """
     if len(shares) == 1:
         return jax.tree.map(lambda x: x[0], shares[0])[:3]
@@ -147,13 +145,13 @@ def _put_together(shares: Sequence[_Share]) -> tuple[nnx.State, nnx.State, Metri
 
 
 def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:
-    """Return the model of a state. It shares the buffers, which the next step will donate."""
+    """Return the model of a state. It shares buffers that the next step donates."""
     model, _ = nnx.merge(graphdef, state)
     return model
 
 
 def _maximum(tree: Any) -> jax.Array:
-    """Return the largest magnitude among the real numbers of a tree; NaN where there is one."""
+    """Return the largest magnitude among the real numbers of a tree, or NaN if any is NaN."""
     real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.max(
         jnp.array([0.0] + [jnp.max(jnp.abs(x), initial=0).astype(jnp.float32) for x in real])

@@ -1,4 +1,4 @@
-"""What a run directory says of its run: config.json, and the files that it answers for. All of it is checked."""
+"""Reading and checking config.json and the tokenizer files that belong to it."""
 
 import contextlib
 import hashlib
@@ -26,10 +26,10 @@ _MISSING = "(nothing)"
 def read_run(workdir: Path) -> dict[str, Any]:
     """Return config.json: ``{"config": ..., the task's facts, "tokenizers": ..., "versions": ..., "x64": ...}``.
 
-    Runs of older versions lack the last ones.
+    Older runs lack the last keys.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: the file is missing or damaged.
     """
     path = workdir / "config.json"
     try:
@@ -68,9 +68,9 @@ _SECTIONS: dict[str, Callable[[Any], bool]] = {
 
 
 def environment() -> dict[str, Any]:
-    """Return what config.json says of where a run began: versions of packages, and whether JAX takes 64 bits.
+    """Return the environment to record in config.json: package versions, and whether JAX uses 64 bits.
 
-    A package that was not installed, but lies on the path, has no version.
+    A package that is on the path but not installed has no version.
     """
     versions = {"python": platform.python_version(), "relpos": relpos.__version__}
     for name in _PACKAGES:
@@ -80,7 +80,7 @@ def environment() -> dict[str, Any]:
 
 
 def notes_on_environment(run: Mapping[str, Any]) -> list[str]:
-    """Return a line for each thing that is not as it was when the run began."""
+    """Return a line for each change of the environment since the run began."""
     here = environment()
     there = run.get("versions", {})
     others = {
@@ -98,7 +98,7 @@ def notes_on_environment(run: Mapping[str, Any]) -> list[str]:
 
 
 def hash_tokenizers(workdir: Path) -> dict[str, str]:
-    """Return name -> sha256 of the tokenizer's files."""
+    """Return name -> SHA-256 of the tokenizer files."""
     return {path.name: _sha256(path) for path in sorted(workdir.glob("tokenizer.*"))}
 
 
@@ -107,14 +107,13 @@ def _sha256(path: Path) -> str:
 
 
 def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
-    """Return the path of a tokenizer's file that a run makes before it begins, and whether it has to be made now.
+    """Return the path of a tokenizer file, and whether it still has to be created.
 
-    What a start has left that was killed before it had a config.json may be of other data, and what lies in a
-    directory without one may be the user's: it is put aside as old.NAME, or where that is taken as old2.NAME and so
-    on. `RunDirectory.forget` puts it back.
+    Before config.json exists, an existing file may be stale or the user's, so it is renamed to old.NAME (or old2.NAME,
+    ...). `RunDirectory.forget` restores it.
 
     Raises:
-      UserError: the run has begun and the file is gone, or another.
+      UserError: the run has begun, and the file is missing or has changed.
     """
     path = workdir / name
     begun = (workdir / "config.json").exists()
@@ -131,7 +130,7 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
             f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
             "its pieces in another way"
         ) from None
-    # Runs of older versions have no hash of it.
+    # Older runs have no hash of the file.
     if read_run(workdir).get("tokenizers", {}).get(name, found) != found:
         raise UserError(
             f"{str(path)!r} is not the file that this run was trained with: its sha256 is {found}. Restore it; "
@@ -141,12 +140,12 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
 
 
 def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
-    """Check that a run's data are those it began with; a directory without a run has nothing to say.
+    """Check that a run's data have not changed since it began. A directory without a run passes.
 
-    The name of a file does not matter where the hash is the same.
+    A file may be renamed if its hash is the same.
 
     Raises:
-      UserError: they are not, with what differs.
+      UserError: the data have changed. The message lists the differences.
     """
     if not (workdir / "config.json").exists():
         return
@@ -163,13 +162,13 @@ def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
 
 
 def same_bytes(there: Any, here: Any) -> bool:
-    """Whether two corpora have a hash, and the same one."""
+    """Return whether two corpora have the same hash."""
     both = isinstance(there, dict) and isinstance(here, dict)
     return both and there.get("sha256") is not None and there["sha256"] == here.get("sha256")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return dotted key -> the two values, for every value that is not the same in both."""
+    """Return dotted key -> both values, for every value that differs."""
     old, new = flatten(there), flatten(here)
     return {
         key: (old.get(key, _MISSING), new.get(key, _MISSING))
@@ -179,7 +178,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
 
 
 def listed(others: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return a line for each of the `differences`."""
+    """Format `differences`, one per line."""
     return "\n".join(
         f"  {printable(key, keep='')}: {old!r} there, {new!r} asked for"
         for key, (old, new) in others.items()

@@ -1,4 +1,4 @@
-"""The best F1 of the bag of a prediction's words with that of a right answer's."""
+"""The best bag-of-words F1 between a prediction and the correct answers."""
 
 import collections
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def measure(prediction: str, answers: Sequence[str], empty: float = 1.0) -> floa
 
     Args:
       prediction: the predicted text.
-      answers: the right ones.
+      answers: the correct answers.
       empty: F1 of two texts without words.
     """
     return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)

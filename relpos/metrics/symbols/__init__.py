@@ -8,13 +8,13 @@ from relpos.metrics import Metrics
 
 
 class Scored(NamedTuple):
-    """A batch and what a model says of it.
+    """A batch and the model's predictions.
 
     Attributes:
       logits: [B, T, V].
-      targets: the right symbols, [B, T].
+      targets: the correct symbols, [B, T].
       counts: whether a symbol is part of the answer, [B, T].
-      is_example: whether a row is an example and not padding, [B].
+      is_example: whether a row is an example, not padding, [B].
     """
 
     logits: jax.Array

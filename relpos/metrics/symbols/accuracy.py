@@ -1,4 +1,4 @@
-"""The share of right symbols where the answer counts."""
+"""The share of correct answer symbols."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,6 @@ PROGRESS = "{:.1%} right"
 
 
 def measure(scored: Scored) -> tuple[jax.Array, jax.Array]:
-    """Return how many of the symbols that count are the most probable ones, and how many there are."""
+    """Return the number of answer symbols predicted correctly, and the number of answer symbols."""
     right_BT = (scored.logits.argmax(-1) == scored.targets) & scored.counts
     return right_BT.sum().astype(jnp.float32), scored.counts.sum().astype(jnp.float32)

@@ -1,6 +1,6 @@
 """The share of answers without a wrong symbol.
 
-A decoder is given the right symbols before each, so that an exact match is what greedy decoding gives too.
+A decoder sees the correct previous symbols, so an exact match under teacher forcing is one under greedy decoding, too.
 """
 
 import jax
@@ -12,7 +12,7 @@ FORMAT = "{:.1%}"
 
 
 def measure(scored: Scored) -> tuple[jax.Array, jax.Array]:
-    """Return how many answers are right, and how many there are."""
+    """Return the number of correct answers and the number of answers."""
     wrong_BT = (scored.logits.argmax(-1) != scored.targets) & scored.counts
     right_B = ~wrong_BT.any(1) & scored.counts.any(1)
     return right_B.sum().astype(jnp.float32), scored.is_example.sum().astype(jnp.float32)

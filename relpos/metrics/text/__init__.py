@@ -1,4 +1,4 @@
-"""Metrics of language models: measure(scored) -> (sum, count), or None where it has no meaning."""
+"""Metrics of language models: measure(scored) -> (sum, count), or None where the metric is undefined."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from relpos.metrics import Metrics
 
 
 class Scored(NamedTuple):
-    """A batch and what a model says of it.
+    """A batch and the model's predictions.
 
     Attributes:
       logits: [B, T, V].
-      targets: the tokens to be found, [B, T].
+      targets: the tokens to predict, [B, T].
       nats: their cross-entropy, [B, T].
       weights: 1.0 where a target counts, else 0.0, [B, T].
-      text_bytes: the bytes that each target stands for, [B, T]; None where the loss is no code length of the text.
+      text_bytes: number of bytes per target, [B, T]; None if the loss is not a code length of the text.
     """
 
     logits: jax.Array

@@ -1,4 +1,4 @@
-"""Bits per byte: the code length of the text, that of its ends included, divided by its bytes."""
+"""Bits per byte: the code length of the text, including document ends, divided by its bytes."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ PROGRESS = "{:.3f} bpb"
 
 
 def measure(scored: Scored) -> tuple[jax.Array, jax.Array] | None:
-    """Return bits and bytes."""
+    """Return the number of bits and the number of bytes."""
     if scored.text_bytes is None:
         return None
     bits = (scored.nats * scored.weights).sum() / jnp.log(2.0)

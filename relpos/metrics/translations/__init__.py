@@ -1,6 +1,6 @@
-"""Metrics of translations: measure(found, wanted, language) -> a number, for sentences and one reference of each.
+"""Metrics of translations: measure(found, wanted, language) -> a number, with one reference per sentence.
 
-A file may have signature(language), which says in sacrebleu's terms what was computed.
+A module may also define signature(language), the signature of the metric in sacrebleu's format.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ METRICS = Metrics(__name__)
 
 
 def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
-    """Return all metrics of translations, cased and on plain text, their signatures, and how many pairs there are.
+    """Compute all metrics on cased, plain text. Return them with their signatures and the number of pairs.
 
     Args:
       found: translations.
-      wanted: one reference for each.
-      language: of both, such as "de" or "zh_Hant"; it decides how they are cut into words.
+      wanted: one reference per translation.
+      language: the target language, such as "de" or "zh_Hant"; it determines tokenization.
 
     Raises:
-      UserError: there are none, or not as many of one as of the other.
+      UserError: there are no translations, or the numbers of translations and references differ.
     """
     if not found or len(found) != len(wanted):
         raise UserError(

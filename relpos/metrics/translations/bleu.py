@@ -1,10 +1,10 @@
-"""BLEU of Papineni et al. 2002, as `sacrebleu` computes it by default (Post 2018, arXiv:1804.08771)."""
+"""BLEU (Papineni et al. 2002) with the defaults of `sacrebleu` (Post 2018, arXiv:1804.08771)."""
 
 import sacrebleu
 
 FORMAT = "{:.2f}"
 
-# What sacrebleu cuts into words by itself, without packages of their own: these languages put no spaces between them.
+# Tokenizers for languages without spaces between words, from sacrebleu itself without extra packages.
 TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 
 

@@ -1,4 +1,4 @@
-"""chrF of Popović 2015, as `sacrebleu` computes it by default."""
+"""chrF (Popović 2015) with the defaults of `sacrebleu`."""
 
 import sacrebleu
 

@@ -1,4 +1,4 @@
-"""The share of translations that are their reference, spaces apart."""
+"""The share of translations equal to their reference, up to white space."""
 
 FORMAT = "{:.2f}"
 

@@ -14,10 +14,10 @@ class DataConfig:
 
     Attributes:
       source: one of `relpos/data/pairs/sources`.
-      sources: name -> its options.
-      tokenizer: sentencepiece, learned from train and kept in the run; or words (for scan); or bytes.
-      vocab_size: of sentencepiece.
-      joint_vocabulary: whether both sides have one vocabulary and one table of embeddings.
+      sources: name -> options.
+      tokenizer: sentencepiece, learned from train and stored in the run directory; words (for scan); or bytes.
+      vocab_size: vocabulary size of sentencepiece.
+      joint_vocabulary: whether source and target share a vocabulary and an embedding table.
     """
 
     source: Annotated[str, name_in(pairs_data)] = "cldr"
@@ -29,14 +29,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How translations are searched for.
+    """The search for translations.
 
     Attributes:
-      beams: 1: greedily.
+      beams: number of beams; 1 is greedy search.
       length_penalty: see `relpos.nn.Beams`.
-      max_length: the most tokens of a translation; None: those of sequence_length.
-      most_pairs: of a test split that are translated, drawn from all over it; None: all.
-      oracle_length: whether exact match at the true length is scored as well.
+      max_length: maximum tokens of a translation; None: sequence_length.
+      most_pairs: maximum pairs to translate per test split, spread over the split; None: all.
+      oracle_length: whether to score exact match at the true length as well.
     """
 
     beams: Positive = 4
@@ -51,14 +51,14 @@ class Config(TransformerRunConfig):
     """The config of translation.
 
     Attributes:
-      sequence_length: the most tokens of a sentence, its end counted.
-      batch_size: pairs.
-      decoder_encoding: of the decoder's self-attention; "": as the encoder's.
-      cross_encoding: of the attention from decoder to encoder.
+      sequence_length: maximum tokens of a sentence, including the end symbol.
+      batch_size: pairs per batch.
+      decoder_encoding: encoding of the decoder's self-attention; "" uses the encoder's.
+      cross_encoding: encoding of cross-attention.
       data: the pairs.
-      label_smoothing: the part of the loss that all tokens share alike.
-      eval_pairs: of the validation pairs, translated while training; 0: loss alone.
-      search: how translations are searched for.
+      label_smoothing: target probability spread uniformly over the vocabulary.
+      eval_pairs: validation pairs to translate during training; 0 computes only the loss.
+      search: the search for translations.
     """
 
     sequence_length: Annotated[int, at_least(2)] = 128

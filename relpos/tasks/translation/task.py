@@ -1,4 +1,4 @@
-"""Translation by an encoder-decoder: BLEU, chrF and exact match, also by the length of the source."""
+"""Translation by an encoder-decoder, scored by BLEU, chrF and exact match, overall and by source length."""
 
 import codecs
 import functools
@@ -35,12 +35,12 @@ from relpos.training.stored_run import artefact_path, check_provenance
 from relpos.training.task import Case, Metrics, Record, Task
 
 Pairs = Sequence[Pair]
-NOTED_PAIRS = 10_000  # looked at for those that are too long
-TRANSLATED_AT_ONCE = 64  # sentences, however many a training batch has
+NOTED_PAIRS = 10_000  # pairs checked for excessive length
+TRANSLATED_AT_ONCE = 64  # sentences per batch, whatever the training batch size
 
 
 class Translation(Task):
-    """An encoder-decoder on pairs of sentences; see `relpos.training.task.Task`."""
+    """Translation by an encoder-decoder; see `relpos.training.task.Task`."""
 
     formats = METRICS.attributes("FORMAT") | {
         "oracle_exact_match": "{:.2f}",
@@ -54,14 +54,14 @@ class Translation(Task):
         self.beams = Beams(config.search.beams, config.search.length_penalty)
 
     def prepare(self, workdir: Path) -> None:
-        """Read the tokenizers, or make them."""
+        """Load the tokenizers, or create them."""
         self._workdir = workdir
         self.source, self.target = self._tokenizers()
 
     @staticmethod
     def _check(config: Config) -> None:
         search = config.search
-        # Mistakes are told before the corpus is read.
+        # Report invalid sizes before reading the corpus.
         model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
         memory.check_cache(
             lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(
@@ -74,13 +74,13 @@ class Translation(Task):
 
     @functools.cached_property
     def corpus(self) -> Corpus[Pair]:
-        """The pairs, read when they are first needed: a trained model translates without them."""
+        """The pairs, loaded on first use: a trained model translates without them."""
         corpus = pairs_data.load_chosen(self.config.data.source, self.config.data.sources)
         check_provenance(self._workdir, {"corpus": corpus.describe()})
         return corpus
 
     def _tokenizers(self) -> tuple[Any, Any]:
-        """Return those of source and target, one and the same where the vocabulary is joint."""
+        """Return the tokenizers of source and target; they are the same object for a joint vocabulary."""
         chosen = self.config.data
         sides = {"joint": (0, 1)} if chosen.joint_vocabulary else {"source": (0,), "target": (1,)}
         found = [self._tokenizer(name, which) for name, which in sides.items()]
@@ -99,11 +99,11 @@ class Translation(Task):
         return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
 
     def describe(self) -> Record:
-        """Return the corpus' name, version and hash."""
+        """Return the corpus's name, version and hash."""
         return {"corpus": self.corpus.describe()}
 
     def notes(self) -> list[str]:
-        """Return what should be known of the pairs: dropped, held out, found in two splits, too long."""
+        """Return warnings about pairs that are dropped, held out, in two splits or too long."""
         train = self.corpus.splits["train"]
         first = Tokenized(train, self.source, self.target)
         looked_at = min(len(first), NOTED_PAIRS)
@@ -122,13 +122,13 @@ class Translation(Task):
         return _model(self.config, self.source.vocab_size, self.target.vocab_size, rngs)
 
     def activation_bytes(self) -> int:
-        """Return the least memory that the activations of a training batch take, whose pairs may be short."""
+        """Return a lower bound on the activation memory of a training batch, in bytes. Its pairs may be short."""
         places = self.config.batch_size * pair_batches.padded_length(0, self.config.sequence_length)
         of_source = memory.activation_bytes(self.config, places)
         return of_source + memory.activation_bytes(self.config, places, self.target.vocab_size)
 
     def train_batches(self) -> Any:
-        """Return the iterator of batches of about one length."""
+        """Return the iterator of training batches of pairs of similar length."""
         pairs = Tokenized(self.corpus.splits["train"], self.source, self.target)
         return iter(
             pair_batches.train_batches(
@@ -140,7 +140,7 @@ class Translation(Task):
         )
 
     def metrics(self, model: EncoderDecoder, batch, key) -> Metrics:
-        """Return the cross-entropy of the targets, and as the objective the smoothed one, if the config says so."""
+        """Compute the cross-entropy, and with label smoothing the smoothed one as the objective."""
         nats_BT, uniform_BT = _token_losses(model, batch, key)
         weight_BT = batch["segments"].astype(jnp.float32)
         count = weight_BT.sum()
@@ -155,13 +155,13 @@ class Translation(Task):
         return int(batch["segments"].sum())
 
     def test_splits(self) -> list[str]:
-        """Return all splits but train and validation."""
+        """Return all splits except train and validation."""
         return [name for name in self.corpus.splits if name not in ("train", "validation")]
 
     def cases(
         self, model: EncoderDecoder, split: str, *, lengths: Sequence[int], brief: bool
     ) -> list[Case]:
-        """Return the one case of a split: its loss, and in `score` its translations."""
+        """Return the single case of a split. `metrics` computes its loss, `score` its translations."""
         if lengths:
             raise UserError(
                 "translations are scored by the length of their source: --lengths has no meaning here"
@@ -174,7 +174,7 @@ class Translation(Task):
         return [self.case(self._pairs(split, most), brief)]
 
     def case(self, pairs: Pairs, brief: bool) -> Case:
-        """Return a case of some pairs; those that are too long have no loss, and are counted in `too_long`."""
+        """Return a case of some pairs. Pairs that are too long have no loss and are counted in `too_long`."""
         tokenized = Tokenized(pairs, self.source, self.target)
         length = self.config.sequence_length
         usable = [
@@ -188,7 +188,7 @@ class Translation(Task):
         return Case({"too_long": too_long} if too_long else {}, batches, (pairs, brief))
 
     def score(self, model: EncoderDecoder, case: Case, record: Record, outputs) -> list[Record]:
-        """Return scores of greedy translations, and if not brief of beam search, and of sources of similar length."""
+        """Return scores of greedy search and, unless brief, of beam search and by source length."""
         pairs, brief = case.items
         if not pairs or (brief and not self.config.eval_pairs):
             return [record]
@@ -230,16 +230,16 @@ class Translation(Task):
         beams: Beams,
         lengths: Sequence[int] | None = None,
     ) -> tuple[list[bytes], float]:
-        """Translate sentences; what does not fit the model gives an empty one.
+        """Translate sentences. A sentence that does not fit the model gets an empty translation.
 
         Args:
           model: the model.
           sources: sentences.
-          beams: how to search.
-          lengths: tokens that each target must have; None: the model ends it.
+          beams: search settings.
+          lengths: exact number of tokens per translation; None lets the model end each.
 
         Returns:
-          The translations, in order, and how many tokens there are of them.
+          The translations, in order, and their total number of tokens.
         """
         graphdef, state = nnx.split(model)
         static = graphdef, beams, _most_tokens(self.config), self.target.separator
@@ -250,7 +250,7 @@ class Translation(Task):
         found, total = [b""] * len(sources), 0
         shown = [(tokens[i], nothing) for i in usable]
         for numbers, batch in self._batches(shown, TRANSLATED_AT_ONCE):
-            # Rows of padding would be decoded too: no more of them than the next power of two takes.
+            # Padding rows are decoded too, so pad only to the next power of two.
             rows = min(len(batch["source"]), 1 << (len(numbers) - 1).bit_length())
             asked = {name: batch[name][:rows] for name in ("source", "source_segments")}
             if lengths is not None:
@@ -264,7 +264,7 @@ class Translation(Task):
         return found, float(total)
 
     def conclude(self, model: EncoderDecoder, console: Console) -> None:
-        """Show some translations."""
+        """Print sample translations."""
         sources = [source for source, _ in self._pairs("test", 3)]
         found, _ = self.translate(model, sources, self.beams)
         for source, target in zip(_text(sources), _text(found), strict=True):
@@ -277,7 +277,7 @@ class Translation(Task):
         return float(self._scores(_text(found), wanted)["exact_match"])
 
     def _by_length(self, search: str, sources, found, wanted) -> list[Record]:
-        """Return the scores of sources of similar length, in words."""
+        """Return scores by source length in words."""
         sizes = [len(source.split()) for source in sources]
         bounds = [0, 5, 10, 15, 20, 30, 50, 10**9]
         records = []
@@ -291,8 +291,8 @@ class Translation(Task):
     def predict_lines(
         self, model: EncoderDecoder, lines: Sequence[bytes]
     ) -> list[bytes | UserError]:
-        """Return the translation of each line, or what is wrong with it."""
-        # As training pairs are read.
+        """Return the translation of each line, or an error."""
+        # Strip as for training pairs.
         lines = [pairs_lib.strip(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
         faults = [self._fault(line) for line in lines]
         found, _ = self.translate(model, lines, self.beams)
@@ -318,7 +318,7 @@ class Translation(Task):
         return None
 
     def _pairs(self, split: str, most: int | None) -> list[Pair]:
-        """Return pairs from all over a split, the same ones each time; None: all."""
+        """Return `most` pairs spread over a split, always the same ones; None returns all."""
         pairs = self.corpus.splits[split]
         numbers: Sequence[int] = range(len(pairs))
         if most is not None and most < len(pairs):
@@ -353,7 +353,7 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
 
 
 def _most_tokens(config: Config) -> int:
-    """Return where a translation is cut: by default where a target of training would be."""
+    """Return the maximum tokens of a translation, by default that of training targets."""
     return config.search.max_length or config.sequence_length - 1
 
 
@@ -362,7 +362,7 @@ def _text(sentences: Iterable[bytes]) -> list[str]:
 
 
 def _token_losses(model: EncoderDecoder, batch, key):
-    """Return each target's cross-entropy, and that of all tokens alike in its place."""
+    """Return the cross-entropy of each target, and that of a uniform target."""
     logits_BTV = model(
         batch["source"], batch["inputs"],
         source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,

@@ -1,4 +1,4 @@
-"""Optimizers by name: each file has create(rate, **options), which returns the gradient transformation."""
+"""Optimizers by name. Each module defines create(rate, **options), which returns a gradient transformation."""
 
 from relpos.registry import Functions
 

@@ -1,4 +1,4 @@
-"""What optimizers share: which parameters are kernels, which alone are decayed, and a check of their options."""
+"""Helpers for optimizers: the kernels, which alone are decayed, and a check of options."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import jax
 
 
 def is_kernel(path: tuple) -> bool:
-    """Tell whether a parameter's tree path ends in the name ``kernel``.
+    """Return whether a parameter's tree path ends in the name ``kernel``.
 
-    These are the matrices [..., in, out] (leading axes: layers). The number of axes does not tell them from stacked
-    biases and norms; the name does.
+    Kernels are matrices [..., in, out]; leading axes are layers. Stacked biases and norms may have as many axes, so
+    only the name distinguishes kernels.
     """
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
     return bool(names) and names[-1] == "kernel"
@@ -21,10 +21,10 @@ def kernels(params: Any) -> Any:
 
 
 def check_decays(**decays: float) -> None:
-    """Check that decays of moments are in [0, 1), and `weight_decay` is at least 0 and finite.
+    """Check that moment decays are in [0, 1), and that `weight_decay` is finite and at least 0.
 
     Raises:
-      ValueError: it names the first that is not.
+      ValueError: a decay is out of range.
     """
     for name, value in decays.items():
         most = float("inf") if name == "weight_decay" else 1

@@ -1,7 +1,6 @@
-"""Learning-rate schedules by name: each file has fraction(done, **options).
+"""Learning-rate schedules by name. Each module defines fraction(done, **options).
 
-It maps the part of the steps after the warm-up that is done, 0 to 1, to how far the rate is from its final value, 1 to
-0.
+It maps progress after the warm-up, from 0 to 1, to the remaining distance from the final rate, from 1 to 0.
 """
 
 from relpos.registry import Functions

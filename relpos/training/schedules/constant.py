@@ -1,4 +1,4 @@
-"""The rate stays where the warm-up has brought it."""
+"""A constant rate after the warm-up."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The rate falls by half a cosine. Loshchilov and Hutter 2017, arXiv:1608.03983."""
+"""Cosine decay. Loshchilov and Hutter 2017, arXiv:1608.03983."""
 
 import jax
 import jax.numpy as jnp

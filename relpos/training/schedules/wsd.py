@@ -1,11 +1,11 @@
-"""Warm-up, stable, decay: the rate is constant, then falls linearly. Hägele et al. 2024, arXiv:2405.18392, sec. 3."""
+"""Warm-up, stable, decay: a constant rate, then linear decay. Hägele et al. 2024, arXiv:2405.18392, sec. 3."""
 
 import jax
 import jax.numpy as jnp
 
 
 def fraction(done: jax.Array, *, decay: float = 0.2) -> jax.Array:
-    """Return 1 until the last part, of size `decay`, and from there on (1 - done) / decay.
+    """Return 1 until the last fraction `decay` of the steps, then (1 - done) / decay.
 
     Raises:
       ValueError: `decay` is not in (0, 1].
