@@ -1,5 +1,5 @@
 """Sweeps of runs and their reports: `relpos sweep` and `relpos report`.
 
-`spec` says which runs a sweep has, `trial` what is known of one, `pool` trains them, `results` keeps their figures,
-`measures` and `job` say what the figures mean, and `tables`, `leaderboard`, `pictures` and `page` show it.
+`spec` defines the runs of a sweep, `trial` is one run, `pool` trains them, `results` stores their figures, `measures`
+and `job` interpret the figures, and `tables`, `leaderboard`, `pictures` and `page` present them.
 """

@@ -1,4 +1,4 @@
-"""A job with its results: a row for each run, and what the runs of a series say together."""
+"""A job with its results: a row for each run, and means over the runs of a series."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from relpos.training.task import create_task
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A run: its record in the results, its figures by column, and whether it has learned the job."""
+    """A run: its record in the results, its figures by column, and whether it learned the job."""
 
     record: Mapping[str, Any]
     series: Any
@@ -41,7 +41,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """The runs of one series at one x; `values` are the results of those that have learned the job."""
+    """The runs of one series at one x. `values` are the results of the runs that learned the job."""
 
     values: tuple[float, ...]
     not_learned: int
@@ -50,12 +50,12 @@ class Mean:
 
     @property
     def mean(self) -> float | None:
-        """The mean result, None without one."""
+        """The mean result, None without results."""
         return statistics.mean(self.values) if self.values else None
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of the sample, n - 1; one run has none."""
+        """The sample standard deviation (n - 1), None for a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -64,10 +64,10 @@ class Job:
     """The results of a job.
 
     Attributes:
-      name: the job's.
-      report: what its figures mean.
-      results: what the sweep has written.
-      runs: the folder with its run directories, some of which may be gone.
+      name: the job's name.
+      report: the meaning of its figures.
+      results: the results written by the sweep.
+      runs: the folder of its run directories, some of which may be missing.
     """
 
     name: str
@@ -96,20 +96,20 @@ class Job:
 
     @property
     def xs(self) -> list[Any]:
-        """The places along `x`."""
+        """The values of the axis `x`."""
         return list(dict.fromkeys(row.x for row in self.rows))
 
     def of_inside(self, rows: Iterable[Row]) -> list[float]:
-        """Return the figures in distribution."""
+        """Return the in-distribution figures."""
         return _there(row.figures[self.report.inside.name] for row in rows)
 
     def of_result(self, rows: Iterable[Row]) -> list[float]:
-        """Return the results of the rows that have learned the job."""
+        """Return the results of the rows that learned the job."""
         return _there(row.figures[self.report.result.name] for row in rows if row.learned)
 
     @functools.cached_property
     def means(self) -> Mapping[tuple[Any, Any], Mean]:
-        """(series, x) -> what its runs say; the best has the best mean at its x."""
+        """(series, x) -> mean. The best mean at each x is marked as `best`."""
         groups: dict[tuple[Any, Any], list[Row]] = {}
         for row in self.rows:
             groups.setdefault((row.series, row.x), []).append(row)
@@ -128,23 +128,23 @@ class Job:
         return found
 
     def mean(self, series: Any) -> float | None:
-        """Return the mean result of a series, None if there is none."""
+        """Return the mean result of a series, or None."""
         values = self.of_result(self.series.get(series, ()))
         return statistics.mean(values) if values else None
 
     def merit(self, series: Any) -> float:
-        """Return the mean result, negated where lower is better; minus infinity if there is none."""
+        """Return the mean result, negated if lower is better; minus infinity if there is none."""
         sign = 1 if self.report.better == "higher" else -1
         return -math.inf if (mean := self.mean(series)) is None else sign * mean
 
     def speed(self, series: Any) -> float | None:
-        """Return the median of the runs' tokens/s while training."""
+        """Return the median training speed of the runs in tokens/s."""
         found = _there(row.record.get("tokens_per_second") for row in self.series[series])
         return statistics.median(found) if found else None
 
     @functools.cached_property
     def parameters(self) -> Mapping[Any, int]:
-        """The number of parameters of the models of each series, whose task and data can be had here."""
+        """Series -> number of model parameters, if the task and data are available here."""
         found = {}
         for name, rows in self.series.items():
             keys = {**self.results["set"], **rows[0].record["point"]}
@@ -161,15 +161,15 @@ class Job:
         return found
 
     def trial(self, row: Row) -> Trial:
-        """Return the run of a row, whose directory may be gone."""
+        """Return the run of a row. Its directory may be missing."""
         point = row.record["point"]
         folder = Path(row.record.get("workdir") or (self.runs or Path()) / spec.folder_of(point))
         return Trial(self.results["config"], point, {**self.results["set"], **point}, folder)
 
     def digits(self, column: Measure) -> int:
-        """Return the decimals of a column: those of the pooled deviation of runs that differ only in their seed.
+        """Return the decimals of a column, from the pooled deviation of runs that differ only in their seed.
 
-        Without such runs: those of the deviation of all runs.
+        Without such runs, the deviation of all runs is used.
         """
         groups: dict[tuple[Any, Any], list[float]] = {}
         for row in self.rows:
@@ -183,7 +183,7 @@ class Job:
 
     @property
     def made_with(self) -> str:
-        """The commits and machines of the runs, usually one of each."""
+        """The commits and machines of the runs."""
         told = [row.record["about"] for row in self.rows if "about" in row.record]
         commits, machines = (
             ", ".join(sorted({about[key] for about in told if about[key]})) or "unknown"
@@ -197,17 +197,17 @@ def _there(values: Iterable[float | None]) -> list[float]:
 
 
 def decimals(deviation: float) -> int:
-    """Return how many decimals show the two leading digits of a deviation."""
+    """Return the number of decimals that show two significant digits of a deviation."""
     return max(0, 1 - math.floor(math.log10(float(f"{deviation:.1e}"))))
 
 
 def read(folder: Path, scale: str, runs: Path | None = None) -> Job:
-    """Return a job's results with what its sweep.toml says about them, or what they suggest where there is none.
+    """Read a job's results, with the report defined in its sweep.toml or, without one, a suggested report.
 
     Args:
-      folder: of the job; its figures stand in results/.
-      scale: whose figures.
-      runs: the folder with its run directories.
+      folder: the job's folder, with its figures in results/.
+      scale: the scale of the results.
+      runs: the folder of its run directories.
 
     Raises:
       UserError: a file is missing or invalid.
@@ -220,10 +220,10 @@ def read(folder: Path, scale: str, runs: Path | None = None) -> Job:
 
 
 def of_runs(paths: Iterable[Path]) -> Job:
-    """Return run directories that belong to no sweep as a job, a series each.
+    """Return a job with a series for each run directory, none of which belongs to a sweep.
 
     Raises:
-      UserError: one is no run directory, or none has a figure of its test yet.
+      UserError: a path is not a run directory, or no run has a test figure yet.
     """
     paths, found = list(paths), []
     alike = len({path.name for path in paths}) < len(paths)

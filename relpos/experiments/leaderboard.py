@@ -1,15 +1,15 @@
-"""The table of an experiment of several jobs: a row for each scheme, a column for each job."""
+"""The leaderboard of an experiment with several jobs: a row for each scheme, a column for each job."""
 
 import statistics
 from collections.abc import Sequence
 
 from relpos.experiments.job import Job
 
-BASELINE = "none"  # the scheme that speeds are compared with
+BASELINE = "none"  # the reference for speeds
 
 
 def beaten(jobs: Sequence[Job], scheme: str) -> float:
-    """Return the share of the other schemes with a worse mean, averaged over the scheme's jobs; a tie counts half."""
+    """Return the share of other schemes with a worse mean, averaged over the scheme's jobs. Ties count half."""
     shares = []
     for job in jobs:
         theirs = [job.merit(other) for other in job.series if other != scheme]
@@ -20,14 +20,14 @@ def beaten(jobs: Sequence[Job], scheme: str) -> float:
 
 
 def ranking(jobs: Sequence[Job]) -> dict[str, float]:
-    """Return every scheme with the share that it beats, the largest first."""
+    """Return scheme -> share of schemes that it beats, largest first."""
     schemes = dict.fromkeys(scheme for job in jobs for scheme in job.series)
     found = {scheme: beaten(jobs, scheme) for scheme in schemes}
     return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
 
 def cell(job: Job, scheme: str) -> str:
-    """Return a scheme's result in a job as text."""
+    """Format a scheme's result in a job."""
     if scheme not in job.series:
         return "cannot"
     rows, digits = job.series[scheme], job.report.digits
@@ -51,12 +51,12 @@ def cell(job: Job, scheme: str) -> str:
 
 
 def measured(jobs: Sequence[Job]) -> Job:
-    """Return the job that speed and parameters are taken from."""
+    """Return the job used for speed and parameters."""
     return next((job for job in jobs if job.report.costs), jobs[0])
 
 
 def costs(job: Job, scheme: str) -> tuple[str, str]:
-    """Return a scheme's speed relative to `BASELINE` and the parameters that it adds, "-" where unknown."""
+    """Return a scheme's speed relative to `BASELINE` and the number of parameters it adds, "-" if unknown."""
     speed = job.speed(scheme) if scheme in job.series else None
     base = job.speed(BASELINE) if BASELINE in job.series else None
     sizes = job.parameters
@@ -65,7 +65,7 @@ def costs(job: Job, scheme: str) -> tuple[str, str]:
 
 
 def note(jobs: Sequence[Job]) -> str:
-    """Return what the columns of the table mean."""
+    """Return a description of the columns."""
     return (
         "Means over the runs that have learned the job, ± their standard deviation over seeds; in brackets the mean in "
         "distribution. `beats`: the share of the other schemes with a worse mean, averaged over the scheme's jobs. "
@@ -75,7 +75,7 @@ def note(jobs: Sequence[Job]) -> str:
 
 
 def markdown(jobs: Sequence[Job]) -> str:
-    """Return the table, the schemes that beat the most others first."""
+    """Return the table as Markdown, with the schemes that beat the most others first."""
     made = "; ".join(dict.fromkeys(job.made_with for job in jobs))
     scale = f"Scale {jobs[0].results['scale']}; {made}."
     return "\n".join([scale, "", note(jobs), "", *table(jobs)]) + "\n"

@@ -1,4 +1,4 @@
-"""What the figures of a job mean: the section [report] of its sweep.toml, or what its records suggest."""
+"""The meaning of a job's figures: the section [report] of its sweep.toml, or defaults chosen from its records."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ BETTER = {"higher": max, "lower": min}
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A figure of a run: which of its records, the newest that fits, and which value in it.
+    """A figure of a run: a value in the newest of its records that matches some conditions.
 
     Attributes:
-      name: of the column.
-      value: the name of the value.
-      where: what the record must have, such as ``{"split": "test", "length": 40}``.
-      multiple: the record's length in multiples of the run's `x`, None where `where` says all.
-      times: a factor, 100 for percents.
-      least: a run has learned its job from this figure on, None for no bound.
-      most: up to this one.
+      name: name of the column.
+      value: name of the value in the record.
+      where: required labels of the record, such as ``{"split": "test", "length": 40}``.
+      multiple: required length of the record as a multiple of the run's `x`, or None.
+      times: scale factor, 100 for percentages.
+      least: minimum figure for a run to have learned its job, None for no bound.
+      most: maximum figure for a run to have learned its job, None for no bound.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Measure:
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> "Measure":
-        """Return the measure of a section of [report]; its other keys are those of `where`."""
+        """Return the measure of a section of [report]. Its additional keys go to `where`."""
         own = {field.name for field in dataclasses.fields(cls)} - {"where"}
         given = {key: value for key, value in section.items() if key in own}
         return cls(**given, where={k: v for k, v in section.items() if k not in own})
 
     def of(self, records: Sequence[Record], x: Any = None) -> float | None:
-        """Return the figure of a run's records, None if there is none."""
+        """Return the figure of a run's records, or None."""
         asked = dict(self.where)
         if self.multiple is not None:
             asked["length"] = self.multiple * x
@@ -58,7 +58,7 @@ class Measure:
         return found[-1] * self.times if found else None
 
     def is_learned(self, figure: float | None) -> bool:
-        """Whether a run with this figure has learned its job."""
+        """Return whether a run with this figure has learned its job."""
         if figure is None:
             return False
         return (self.least is None or figure >= self.least) and (
@@ -68,17 +68,17 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a report shows.
+    """The content of a report.
 
     Attributes:
-      x: the axis of the sweep along which results are shown.
-      series: the axis whose values are compared.
-      title: of the job's picture.
-      better: "higher" or "lower", of the result.
-      result: the figure that is compared.
-      inside: the figure in distribution, which says whether a run has learned its job.
-      more: others for the table.
-      digits: of the leaderboard.
+      x: the sweep axis along which to show results.
+      series: the sweep axis to compare.
+      title: title of the job's picture.
+      better: whether "higher" or "lower" results are better.
+      result: the figure to compare.
+      inside: the in-distribution figure, which determines whether a run has learned its job.
+      more: additional figures for the table.
+      digits: decimals in the leaderboard.
       costs: whether the leaderboard takes speed and parameters from this job.
     """
 
@@ -99,10 +99,10 @@ class Report:
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any], where: str) -> "Report":
-        """Return what [report] of the sweep.toml at `where` says.
+        """Read the section [report] of the sweep.toml at `where`.
 
         Raises:
-          UserError: it lacks something or contradicts itself.
+          UserError: the section is incomplete or contradictory.
         """
         for key in ("x", "series", "title", "better", "result", "in_distribution"):
             if key not in section:
@@ -124,15 +124,15 @@ class Report:
                 inside=Measure.of_section(section["in_distribution"]),
                 more=tuple(map(Measure.of_section, section.get("more", {}).values())),
             )
-        except TypeError as error:  # of a Measure without a name or value
+        except TypeError as error:  # a Measure lacks its name or value
             raise UserError(f"{where}: [report]: {error}") from None
 
     @classmethod
     def suggested(cls, results: Results, title: str) -> "Report":
-        """Return what the records themselves suggest, for a sweep without a [report].
+        """Choose a report from the records, for a sweep without a [report].
 
-        The series is ``encoding`` or the first axis; the result is the first of `MEASURES` that the test has, at the
-        greatest length where there are several.
+        The series is ``encoding`` or the first axis. The result is the first of `MEASURES` in the test, at the greatest
+        length if there are several.
 
         Raises:
           UserError: no run has finished.
@@ -157,7 +157,7 @@ class Report:
 
 
 def setting(results: Results, point: Mapping[str, Any], key: str) -> Any:
-    """Return a key of a run's config: of its place in the sweep, of what all runs set, or the default."""
+    """Return a key of a run's config: from its point in the sweep, the common settings, or the default."""
     if key in point:
         return point[key]
     return (

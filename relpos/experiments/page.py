@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: pictures are inline SVG."""
+"""The report as a self-contained HTML page with pictures as inline SVG."""
 
 import html
 import io
@@ -42,9 +42,9 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
     """Return the page of an experiment.
 
     Args:
-      title: of the experiment.
-      jobs: its jobs at one scale, with several the page begins with the leaderboard.
-      command: the line that trains the runs, "" where there is none.
+      title: title of the experiment.
+      jobs: its jobs at one scale. With several jobs, the page begins with the leaderboard.
+      command: the command that trains the runs, or "".
 
     Raises:
       UserError: matplotlib is not installed.
@@ -93,7 +93,7 @@ def _job(job: Job, drawn_as: Mapping[Any, Look], several: bool) -> Iterable[str]
 
 
 def _costs(job: Job) -> list[str]:
-    """Return the table of means with tokens/s and parameters beside them."""
+    """Return the table of means with columns for tokens/s and parameters."""
     head, rule, *rows = tables.means(job)
     lines = [f"{head} tokens/s | parameters |", f"{rule}---|---|"]
     for line, (name, _) in zip(rows, job.means, strict=True):
@@ -104,7 +104,7 @@ def _costs(job: Job) -> list[str]:
 
 
 def _legend(drawn_as: Mapping[Any, Look]) -> str:
-    """Return the legend of all pictures of a job."""
+    """Return the legend for a job's pictures."""
     dashes = {"-": "", "--": "6 3", ":": "2 2"}
 
     def entry(name: str, look: Look) -> str:
@@ -121,11 +121,11 @@ def _legend(drawn_as: Mapping[Any, Look]) -> str:
 
 
 def _svg(drawn: Any) -> str:
-    """Return a figure as SVG for this page: its text is text, its greys are those of the theme."""
+    """Return a figure as SVG, with text kept as text and greys replaced by those of the theme."""
     import matplotlib
 
     file = io.StringIO()
-    drawn.draw_without_rendering()  # the ticks, after which the room for them is laid out
+    drawn.draw_without_rendering()  # create the ticks before the layout reserves space for them
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "relpos"}):
         drawn.savefig(
             file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
@@ -133,7 +133,7 @@ def _svg(drawn: Any) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)  # the same in every figure
+    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)  # ids would repeat in every figure
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
     text = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", text)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
@@ -152,18 +152,18 @@ def _paragraph(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Return a line of Markdown, with no more than code and bold in it, as HTML."""
+    """Convert a line of Markdown with code and bold text to HTML."""
     text = html.escape(text)
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*([^*]*)\*\*", r"<strong>\1</strong>", text)
 
 
 def _table(lines: Sequence[str]) -> str:
-    """Return a table of Markdown as HTML."""
+    """Convert a Markdown table to HTML."""
     rows = [line.strip().strip("|").split("|") for line in lines]
     shown = []
     for number, cells in enumerate(rows):
-        if number != 1:  # the rule
+        if number != 1:  # skip the rule
             kind = "th" if number == 0 else "td"
             shown.append("".join(f"<{kind}>{_inline(cell.strip())}</{kind}>" for cell in cells))
     return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in shown)}</table></div>'

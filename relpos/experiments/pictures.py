@@ -1,6 +1,6 @@
-"""The pictures of a job, each a matplotlib Figure as wide as a phone's page: a page shows them side by side.
+"""The pictures of a job, matplotlib Figures as wide as a phone's screen. A page shows them side by side.
 
-At most `MOST` series have a colour and a style of their own; the others are grey.
+At most `MOST` series have their own colour and style; the others are grey.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from relpos.runs import Run
 from relpos.runs.metrics import by_length, is_number, measure_of
 from relpos.runs.plot import figure, mark_trained, show_lengths
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, without yellow and black.
+# The colour-blind-safe palette of Okabe and Ito, without yellow and black.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MOST = len(COLORS)  # besides the baseline
-# A page replaces these by those of its light or dark theme.
+# Replaced on a page by the colours of its light or dark theme.
 INK, GREY, GRID = "#010102", "#8c8c8d", "#d9d9da"
-WIDTH, HEIGHT = 3.6, 2.7  # inches; of a page of 390 pixels, a point has 1.4
-POINTS = 120  # of a curve
-_HEADS = 8  # lines of a panel of biases
+WIDTH, HEIGHT = 3.6, 2.7  # inches; on a page 390 pixels wide, a point is 1.4 pixels
+POINTS = 120  # per curve
+_HEADS = 8  # lines per panel of biases
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How a series is drawn."""
+    """The colour and style of a series."""
 
     color: str
     style: str = "-"
@@ -44,13 +44,13 @@ class Look:
 
     @property
     def line(self) -> dict[str, Any]:
-        """What matplotlib calls it."""
+        """Keyword arguments for matplotlib's lines."""
         width = {"linewidth": 1.6, "zorder": 3} if self.highlighted else {"linewidth": 0.6}
         return {"color": self.color, "linestyle": self.style, **width}
 
 
 def looks(jobs: Sequence[Job]) -> dict[Any, Look]:
-    """Return how each series is drawn in all pictures: the best ones in colours, the best first."""
+    """Return series -> look for all pictures, best series first. Only the best have colours."""
     ranked = list(leaderboard.ranking(jobs))
     if len(ranked) > MOST:
         known = [name for name in ranked if any(job.mean(name) is not None for job in jobs)]
@@ -68,7 +68,7 @@ def looks(jobs: Sequence[Job]) -> dict[Any, Look]:
 
 
 def _panel(title: str, xlabel: str = "", ylabel: str = "", height: float = HEIGHT) -> Any:
-    """Return the only panel of a new figure, `panel.figure`."""
+    """Return the single panel of a new figure, `panel.figure`."""
     panel = figure(WIDTH, height).subplots()
     _plain(panel)
     panel.set_title(title, fontsize=8, color=INK, wrap=True)
@@ -86,7 +86,7 @@ def _plain(panel: Any) -> None:
 
 
 def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None:
-    """Draw the means of the seeds by place, and a band of their standard deviation where there are several."""
+    """Draw the means over seeds with a band of their standard deviation, if there are several seeds."""
     places = sorted(values)
     means = np.array([statistics.mean(values[at]) for at in places])
     panel.plot(places, means, **look.line)
@@ -98,7 +98,7 @@ def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None
 
 
 def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
-    """Draw a row for each series: the mean as a bar, runs as dots, or crosses where they have not learned the job."""
+    """Draw a row per series: the mean as a bar, and runs as dots, or crosses if they have not learned the job."""
     names = list(drawn_as)
     for place, name in enumerate(names):
         color = drawn_as[name].color
@@ -113,7 +113,7 @@ def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
 
 
 def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
-    """Draw the means by `x`, with bands; or for a single x a row for each series."""
+    """Draw the means by `x` with bands, or for a single x, a row per series."""
     told = f"{job.report.result.name} ({job.report.better} is better)"
     there = {name: look for name, look in drawn_as.items() if name in job.series}
     if len(job.xs) == 1:
@@ -135,7 +135,7 @@ def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
 
 
 def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> Any | None:
-    """Draw what the test says by the length it is read at, the trained length marked; None for a single length."""
+    """Draw the test measure by length, with the trained length marked. Return None for a single length."""
     value, split = job.report.result.value, job.report.result.where.get("split", "test")
     panel = _panel(f"{value} by length", ylabel=f"{split} {value}")
     read: set[int] = set()
@@ -160,7 +160,7 @@ def _mark_trained(panel: Any, job: Job) -> None:
 
 
 def named_lengths(job: Job) -> Any:
-    """Draw `lengths` with names at the ends of the lines; where there is a single length, the results."""
+    """Draw `lengths` with names at the ends of the lines, or the results if there is a single length."""
     drawn_as = looks([job])
     drawn = lengths(job, drawn_as)
     if drawn is None:
@@ -180,9 +180,9 @@ def named_lengths(job: Job) -> Any:
 
 
 def curves(job: Job, drawn_as: Mapping[Any, Look], split: str) -> Any | None:
-    """Draw a split's loss, or its measure where training has it too, by step; None where no run has two steps.
+    """Draw a split's measure by step, or its loss if training lacks the measure; None if no run has two steps.
 
-    The run directories are read: what is gone is left out. Of several x the first is drawn.
+    Runs whose directories are missing are omitted. Only the first x is drawn.
     """
     rows = [row for row in job.rows if row.x == job.xs[0]]
     records = {id(row): job.trial(row).run.records() for row in rows}
@@ -204,9 +204,9 @@ def curves(job: Job, drawn_as: Mapping[Any, Look], split: str) -> Any | None:
 
 
 def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
-    """Draw the bias of each head by distance, a picture for each highlighted series whose first run has one.
+    """Draw the bias of each head by distance, one picture per highlighted series, from its first run.
 
-    The run directories are read: what is gone, or has no bias over distance, is left out.
+    Series are omitted if the run directory is missing or the model has no bias over distance.
     """
     found = []
     for name, look in drawn_as.items():
@@ -222,14 +222,14 @@ def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
 
 
 def _biases(run: Run) -> np.ndarray | None:
-    """Return every head's bias at distances up to twice the trained length, of the first layer that has one."""
+    """Return the biases of the first layer that has any: every head, up to twice the trained length."""
     try:
         d = jnp.arange(2 * run.settings.get("sequence_length", 64))
         stacks = [part for _, part in nnx.iter_graph(run.model) if isinstance(part, Stack)]
-    except (UserError, OSError):  # no run, no checkpoint, or data that are not here
+    except (UserError, OSError):  # the run, its checkpoint or its data are missing
         return None
     for block in (block for stack in stacks for block in stack.blocks):
-        # A block stands for several layers, whose parameters have an axis of layers where they are not shared.
+        # A block represents several layers; parameters that they do not share have a leading axis of layers.
         parts: Any = nnx.split(block, is_shared_by_layers, ...)
         kind, shared, own = parts
         first = nnx.merge(kind, shared, jax.tree.map(lambda x: x[0], own))
@@ -240,7 +240,7 @@ def _biases(run: Run) -> np.ndarray | None:
 
 
 def board(jobs: Sequence[Job], drawn_as: Mapping[Any, Look]) -> Any:
-    """Draw a panel for each job, a row for each scheme."""
+    """Draw a panel per job with a row per scheme."""
     drawn = figure(2.4 * len(jobs) + 1, 0.19 * len(drawn_as) + 1.2)
     for job, panel in zip(
         jobs, drawn.subplots(1, len(jobs), sharey=True, squeeze=False)[0], strict=True
@@ -253,7 +253,7 @@ def board(jobs: Sequence[Job], drawn_as: Mapping[Any, Look]) -> Any:
 
 
 def of_job(job: Job, drawn_as: Mapping[Any, Look]) -> Iterable[tuple[str, list[Any]]]:
-    """Yield the headings of a job's sections, each with its pictures; sections without any are left out."""
+    """Yield the heading and pictures of each section of a job, omitting sections without pictures."""
     sections = {
         "Results": [results(job, drawn_as), lengths(job, drawn_as)],
         "Training": [curves(job, drawn_as, split) for split in ("train", "validation")],

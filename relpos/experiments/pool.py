@@ -1,4 +1,4 @@
-"""Processes that train, several at a time, each on cores of its own."""
+"""A pool of training processes, each on its own cores."""
 
 import os
 import queue
@@ -16,26 +16,27 @@ from relpos.experiments.trial import Trial
 from relpos.files import write_atomically
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
-# One run at a time where there is an accelerator: a JAX process takes all of its memory.
+# With an accelerator, train one run at a time: a JAX process takes all of its memory.
 ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")
-INTERRUPTED = (129, 130, 143)  # exit statuses of a run that has saved
+INTERRUPTED = (129, 130, 143)  # exit codes of runs that have saved
 
 
 def workers() -> int:
-    """Return how many runs this machine should do at once.
+    """Return how many runs this machine should train at once.
 
-    A core for each: small models on a core of their own do more together than one after another on all cores.
+    Without an accelerator, this is one per core: small models train faster in parallel on one core each than one after
+    another on all cores.
     """
     return 1 if any(map(os.path.exists, ACCELERATORS)) else len(cores())
 
 
 class Pool:
-    """Trains several runs at a time, until it is stopped.
+    """Trains several runs at a time.
 
     Args:
-      size: how many.
-      begun: called when a run has a process.
-      done: called with what became of a run, in words.
+      size: number of runs at a time.
+      begun: called when a run's process has started.
+      done: called with a description of the outcome when a run has ended.
     """
 
     def __init__(
@@ -48,26 +49,26 @@ class Pool:
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         for number in range(size):
             self._shares.put(set(mine[number::size]) or set(mine))
-        self._commit = provenance.commit()  # now, because writing figures will change the tree
+        self._commit = provenance.commit()  # now, because writing figures changes the work tree
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
     def run(self, trials: Sequence[Trial]) -> None:
-        """Train all; return when all have ended."""
+        """Train all runs and wait for them to end."""
         with ThreadPoolExecutor(self._size, initializer=self._keep_to_a_share) as pool:
             for future in [pool.submit(self._one, trial) for trial in trials]:
                 future.result()
 
     def stop(self) -> None:
-        """Start no more runs, and let those under way save."""
+        """Stop starting runs, and let running ones save."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
                 process.send_signal(signal.SIGINT)
 
     def _keep_to_a_share(self) -> None:
-        """Give this thread cores of its own, which the processes that it starts inherit."""
+        """Pin this thread to its own cores, which its processes inherit."""
         share = self._shares.get()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, share)  # of the calling thread
@@ -83,7 +84,7 @@ class Pool:
                 return
             with trial.log.open("w") as log:
                 trial.failure.unlink(missing_ok=True)
-                # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+                # In a new session, so that Ctrl-C reaches only this process, which forwards it once.
                 process = subprocess.Popen(
                     command,
                     stdout=log,
@@ -106,7 +107,7 @@ class Pool:
 
 
 def _flags() -> dict[str, str]:
-    """Return the environment of a run. On one core XLA is faster without splitting products between threads."""
+    """Return the environment of a run. On one core, XLA is faster without multithreaded matrix products."""
     if len(cores()) > 1:
         return {}
     flags = os.environ.get("XLA_FLAGS", "")

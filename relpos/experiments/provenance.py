@@ -1,4 +1,4 @@
-"""What figures were measured with: commit and machine."""
+"""Provenance of figures: commit and machine."""
 
 import os
 import platform
@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def commit() -> str:
-    """Return the commit of the checkout, with "-dirty" where files differ from it; "" outside of a checkout."""
-    if not (ROOT / ".git").exists():  # installed, perhaps in the repository of something else
+    """Return the commit of the checkout, with "-dirty" if files differ from it; "" outside a checkout."""
+    if not (ROOT / ".git").exists():  # installed, perhaps inside another repository
         return ""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(
@@ -19,14 +19,14 @@ def commit() -> str:
 
 
 def cores() -> set[int]:
-    """Return the processor's cores that this process may use."""
+    """Return the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def machine() -> str:
-    """Return the processor's name and the number of cores that this process may use."""
+    """Return the CPU's name and the number of cores that this process may use."""
     number, facts = len(cores()), Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""The figures of a sweep as JSON, which outlive the run directories."""
+"""The figures of a sweep as JSON, kept independently of the run directories."""
 
 import json
 import statistics
@@ -19,10 +19,10 @@ _ABOUT: Mapping[str, Any] = {"commit": str, "machine": str, "seconds": int | flo
 
 
 def read(path: Path) -> Results:
-    """Return ``{"scale": ..., "config": ..., "set": ..., "runs": [...]}`` as `write` has written it.
+    """Return ``{"scale": ..., "config": ..., "set": ..., "runs": [...]}`` as written by `write`.
 
     Raises:
-      UserError: the file is damaged, or is not a sweep's results.
+      UserError: the file is damaged, or does not hold a sweep's results.
     """
     results = read_json(path)
     if not _has(results, _KINDS) or not all(map(_is_run, results["runs"])):
@@ -47,10 +47,10 @@ def _has(value: Any, kinds: Mapping[str, Any]) -> bool:
 
 
 def finished(path: Path, config: str, common: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the finished runs of a file of results; none where there is no file.
+    """Return the finished runs in a file of results; empty if there is no file.
 
     Raises:
-      UserError: they have another config or other settings than the sweep has now.
+      UserError: their config or common settings differ from the sweep's current ones.
     """
     if not path.exists():
         return []
@@ -68,7 +68,7 @@ def finished(path: Path, config: str, common: Mapping[str, Any]) -> list[Mapping
 
 
 def record(trial: Trial) -> dict[str, Any]:
-    """Return the figures of a run: its speed, its last records, or the end of the log if it failed."""
+    """Return the figures of a run: its speed and last records, or the end of its log if it failed."""
     if trial.kept:
         return dict(trial.kept)
     records = trial.run.records()

@@ -1,6 +1,6 @@
-"""Which runs a sweep has, as plain data: read from a sweep.toml, or from the flags of `relpos sweep`.
+"""The definition of a sweep as plain data, from a sweep.toml or the flags of `relpos sweep`.
 
-An experiment is a folder with a sweep.toml, or a folder of such folders, each of which is one of its jobs.
+An experiment is a folder with a sweep.toml, or a folder of such folders, which are its jobs.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from relpos.experiments.trial import Trial, spelled
 from relpos.sections import flatten, to_plain
 from relpos.training import run_config
 
-# What an axis may be instead of a list: all schemes for one-dimensional positions, or those of them that an encoder
-# can use.
+# Words that an axis may have instead of a list: all schemes for one-dimensional positions, or only those that support
+# encoders.
 EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
     "every scheme": lambda scheme: scheme.axes in (None, 1),
     "every scheme of both sides": lambda scheme: (
         scheme.axes in (None, 1) and not scheme.causal_only
     ),
 }
-GRID = "grid"  # what stands for the scale of a sweep that flags describe
+GRID = "grid"  # the scale of a sweep from flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Sweep:
     """A sweep: all runs of one scale of a job.
 
     Attributes:
-      name: the folder of its sweep.toml, or of its runs.
-      scale: as sweep.toml calls it; `GRID` for a sweep that flags describe.
+      name: name of the folder of its sweep.toml, or of its runs.
+      scale: a scale in sweep.toml, or `GRID` for a sweep from flags.
       config: the name or file of the config.
-      common: the keys of the config that all runs set alike.
+      common: config keys with the same value in all runs.
       results: the file with the figures of the runs.
       trials: the runs.
     """
@@ -58,19 +58,19 @@ class Sweep:
 
 @functools.lru_cache(64)
 def settings(config: str, overrides: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:
-    """Return dotted key -> value of a config with some values replaced, as config.json would have them.
+    """Return dotted key -> value of a config with overrides, as stored in config.json.
 
     Raises:
-      UserError: there is no such config, or an override does not fit it.
+      UserError: the config does not exist, or an override is invalid.
     """
     return flatten(to_plain(run_config.load(config, overrides)))
 
 
 def jobs(experiment: Path) -> list[Path]:
-    """Return the folders of an experiment that have a sweep.toml: itself, or folders in it.
+    """Return the folders of an experiment that have a sweep.toml: the experiment itself or its subfolders.
 
     Raises:
-      UserError: there is none; names the nearest experiment beside it.
+      UserError: there is none. The message suggests the experiment with the nearest name.
     """
     if (experiment / "sweep.toml").is_file():
         return [experiment]
@@ -90,15 +90,15 @@ def read_all(experiment: Path, scale: str, runs: Path) -> list[Sweep]:
 
 
 def runs_of(experiment: Path, job: Path, runs: Path) -> Path:
-    """Return the folder for the runs of a job, below which each scale has one."""
+    """Return the folder for the runs of a job, with a subfolder per scale."""
     return runs / experiment.name if job == experiment else runs / experiment.name / job.name
 
 
 def plain(experiment: Path) -> dict[str, Any]:
-    """Return what a sweep.toml holds.
+    """Return the content of a sweep.toml.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read.
     """
     path = experiment / "sweep.toml"
     try:
@@ -110,15 +110,15 @@ def plain(experiment: Path) -> dict[str, Any]:
 
 
 def read(experiment: Path, scale: str, runs: Path) -> Sweep:
-    """Return the sweep of a sweep.toml.
+    """Return the sweep defined in a sweep.toml.
 
     Args:
-      experiment: its folder.
-      scale: one of those in the file.
-      runs: the folder of its runs; a scale has a folder of its own there.
+      experiment: the folder of the file.
+      scale: one of the scales in the file.
+      runs: the folder for runs, with a subfolder per scale.
 
     Raises:
-      UserError: there is no such file or scale, or something is missing.
+      UserError: the file or scale does not exist, or the file is incomplete.
     """
     path, found = experiment / "sweep.toml", plain(experiment)
     scales = found.get("scales", {})
@@ -139,16 +139,16 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
 def from_flags(
     config: str, grid: Iterable[str], overrides: Sequence[tuple[str, str]], runs: Path
 ) -> Sweep:
-    """Return the sweep that the flags of `relpos sweep` describe.
+    """Return the sweep defined by the flags of `relpos sweep`.
 
     Args:
       config: the name or file of the config.
-      grid: the axes, ``KEY=VALUE,VALUE`` each; ``;`` separates values that have commas in them.
-      overrides: what all runs set alike, (key, text) pairs.
-      runs: the folder of its runs and results.
+      grid: axes of the form ``KEY=VALUE,VALUE``; ``;`` separates values that contain commas.
+      overrides: (key, text) pairs that apply to all runs.
+      runs: the folder for runs and results.
 
     Raises:
-      UserError: an axis is not of that form or given twice, or a key or a value does not fit the config.
+      UserError: an axis is malformed or repeated, or a key or value is invalid.
     """
     common = {key: settings(config, tuple(overrides))[key] for key, _ in overrides}
     axes: dict[str, list[Any]] = {}
@@ -166,7 +166,7 @@ def from_flags(
 
 
 def _values(axis: str, values: Any) -> Sequence[Any]:
-    """Return the values of an axis; a word of EVERY becomes the names of its schemes."""
+    """Return the values of an axis, replacing a word of EVERY by the names of its schemes."""
     if isinstance(values, list):
         return values
     if values not in EVERY:
@@ -186,7 +186,7 @@ def _sweep(
     file: Path,
     runs: Path,
 ) -> Sweep:
-    """Return a sweep with all combinations of its axes."""
+    """Return a sweep over all combinations of axis values."""
     kept = results.finished(file, config, common)
     trials: dict[str, Trial] = {}
     for values in itertools.product(*axes.values()):
@@ -208,7 +208,7 @@ def folder_of(point: Mapping[str, Any]) -> str:
 
 
 def command(folder: Path, results: Mapping[str, Any]) -> str:
-    """Return the line that trains the runs of an experiment's or a sweep's results."""
+    """Return the command that trains the runs of an experiment or a sweep."""
     if results["scale"] != GRID:
         return f"python -m relpos.sweep {folder} --scale {results['scale']}"
     line = ["python", "-m", "relpos.sweep", "--config", results["config"]]

@@ -4,7 +4,7 @@ from relpos.experiments.job import Job, decimals
 
 
 def bound(job: Job) -> str:
-    """Return which runs the means are over, in words."""
+    """Return a description of the runs that the means include."""
     inside = job.report.inside
     if inside.least is not None:
         return f"runs with {inside.name} of at least {inside.least:g}"
@@ -14,18 +14,18 @@ def bound(job: Job) -> str:
 
 
 def show(value: float | None, digits: int) -> str:
-    """Return a figure as text."""
+    """Format a figure."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def markdown(job: Job) -> str:
-    """Return a table of the means and one of every run."""
+    """Return a table of means and a table of all runs."""
     made = f"Scale {job.results['scale']}; {job.made_with}. {note(job)}"
     return "\n".join([made, "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
 
 
 def note(job: Job) -> str:
-    """Return what the means are and what they leave out."""
+    """Return a note about the means and the runs that they exclude."""
     return (
         f"Means are over {bound(job)}, ± the standard deviation of the n runs; one run has none. The best mean is "
         f"bold: {job.report.better} is better."
@@ -54,7 +54,7 @@ def means(job: Job) -> list[str]:
 
 
 def every_run(job: Job) -> list[str]:
-    """Return the lines of the table with a row for each run."""
+    """Return the lines of the table of all runs."""
     columns = {column.name: job.digits(column) for column in job.report.columns}
     axes = list(job.rows[0].record["point"]) if job.rows else []
     heads = [*axes, "state", "minutes", *columns]

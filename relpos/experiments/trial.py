@@ -1,4 +1,4 @@
-"""A run of a sweep: where it stands in the sweep, how it is trained, and how far it is."""
+"""A run of a sweep: its point in the sweep, its command and its state."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ FAILED = "failed"
 
 
 def spelled(value: Any) -> str:
-    """Return a value of a config as the command line spells it."""
+    """Format a config value for the command line."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -25,10 +25,10 @@ class Trial:
 
     Attributes:
       config: the name or file of the config.
-      point: its place in the sweep, axis -> value.
-      overrides: all keys of the config that it sets, the axes among them.
+      point: its point in the sweep, axis -> value.
+      overrides: all config keys that it sets, including the axes.
       workdir: its run directory.
-      kept: its record in the sweep's results, if it is finished there; its directory may be gone, or elsewhere.
+      kept: its record in the sweep's results, if finished. Its directory may then be missing.
     """
 
     config: str
@@ -39,8 +39,8 @@ class Trial:
 
     @functools.cached_property
     def run(self) -> Run:
-        """What its run directory holds."""
-        # Its config is the user's own, and so is the code that it may name.
+        """The run in its run directory."""
+        # The config, and any code it names, is the user's own.
         return Run(self.workdir, trust_code=True)
 
     @property
@@ -53,12 +53,12 @@ class Trial:
 
     @property
     def log(self) -> Path:
-        """The output of the last attempt."""
+        """The log file of the last attempt."""
         return self._beside(".log")
 
     @property
     def failure(self) -> Path:
-        """The end of the log of a failed attempt, kept until the run is tried again."""
+        """The file with the end of a failed attempt's log, kept until the next attempt."""
         return self._beside(".failed")
 
     @property
@@ -70,13 +70,13 @@ class Trial:
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of `relpos train` that train it."""
+        """The arguments of `relpos train` for this run."""
         keys = [f"--config.{key}={spelled(value)}" for key, value in self.overrides.items()]
         return ["--config", self.config, "--workdir", str(self.workdir), *keys]
 
     @property
     def about(self) -> dict[str, Any] | None:
-        """The commit, the machine and the seconds of all attempts, None before the first has ended."""
+        """The commit, the machine and the seconds of all attempts; None before the first has ended."""
         try:
             found: dict[str, Any] = read_json(self._beside(".about.json"))
         except FileNotFoundError:
@@ -84,13 +84,13 @@ class Trial:
         return found
 
     def note(self, commit: str, machine: str, seconds: float) -> None:
-        """Record an attempt that has ended, see `about`."""
+        """Record a finished attempt, see `about`."""
         seconds = round((self.about or {"seconds": 0.0})["seconds"] + seconds, 1)
         about = {"commit": commit, "machine": machine, "seconds": seconds}
         write_atomically(self._beside(".about.json"), json.dumps(about) + "\n")
 
     def other_settings(self) -> list[str]:
-        """Return the settings of the run directory that differ from the sweep's, as text."""
+        """Return the settings in the run directory that differ from the sweep's, as text."""
         if not (self.workdir / "config.json").exists():
             return []
         there = self.run.settings

@@ -1,4 +1,4 @@
-"""The records of a run as columns, and what counts among their values."""
+"""The records of a run as columns, and the main measure among their values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from relpos.training.evaluation import PARTS
 
-# What says most about a model, the first that a task has: is "higher" or "lower" better?
+# The main measures and whether "higher" or "lower" is better; the first that a task has is used.
 MEASURES = {
     "bits_per_byte": "lower",
     "exact_match": "higher",
@@ -19,7 +19,7 @@ MEASURES = {
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
-    """Return split -> column -> values in the order of the records; those without a split are left out."""
+    """Return split -> column -> values in the order of the records, omitting records without a split."""
     splits: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         if isinstance(split := record.get("split"), str):
@@ -45,18 +45,18 @@ def _column(values: list[Any]) -> np.ndarray:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number; True and False are none."""
+    """Return whether a value is a number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def last_step(records: Sequence[Mapping[str, Any]]) -> int:
-    """Return the newest step that the records tell of, 0 where there is none."""
+    """Return the last step in the records, or 0."""
     steps = (record.get("step") for record in records)
     return max((step for step in steps if isinstance(step, int)), default=0)
 
 
 def measure_of(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the first of `MEASURES` that the records have, None if they have none."""
+    """Return the first of `MEASURES` in the records, or None."""
     there = {name for record in records for name, value in record.items() if is_number(value)}
     return next((name for name in MEASURES if name in there), None)
 
@@ -64,7 +64,7 @@ def measure_of(records: Sequence[Mapping[str, Any]]) -> str | None:
 def by_length(
     records: Sequence[Mapping[str, Any]], name: str, split: str = "test"
 ) -> dict[int, float]:
-    """Return length -> the newest value of a split, by rising length."""
+    """Return length -> latest value in a split, in order of length."""
     found = {
         record["length"]: record[name]
         for record in records

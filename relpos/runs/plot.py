@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Plots of a run."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from relpos.runs.metrics import MEASURES
 
 
 def figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib Figure of a size in inches; it belongs to no window.
+    """Return an empty matplotlib Figure without a window, of a size in inches.
 
     Raises:
       UserError: matplotlib is not installed.
@@ -23,7 +23,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, title: str) -> Any:
-    """Draw the loss by step, and what the test says by length where it has several lengths."""
+    """Plot the loss by step and, if the test has several lengths, the test measure by length."""
     tested = metrics.get("test", {})
     name = next((name for name in MEASURES if name in tested), None)
     lengths = tested.get("length", np.zeros(0))
@@ -47,7 +47,7 @@ def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, t
 
 
 def show_lengths(panel: Any, lengths: Iterable[int]) -> None:
-    """Make the horizontal axis one of lengths: logarithmic, with a tick at each."""
+    """Make the horizontal axis logarithmic, with a tick at each length."""
     panel.set_xscale("log", base=2)
     ticks = sorted(set(lengths))
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -56,7 +56,7 @@ def show_lengths(panel: Any, lengths: Iterable[int]) -> None:
 
 
 def mark_trained(panel: Any, lengths: Iterable[int], color: str = "gray") -> None:
-    """Mark the lengths that models were trained at, and say so below the axis."""
+    """Mark the trained lengths, with a note below the axis."""
     for length in lengths:
         panel.axvline(length, color=color, linewidth=1, linestyle=":")
     panel.xaxis.label.set_text(f"{panel.get_xlabel()} (dotted: trained)")

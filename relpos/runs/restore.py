@@ -10,7 +10,7 @@ from relpos.training.task import Task
 
 
 def newest_step(workdir: Path) -> int | None:
-    """Return the step of the newest checkpoint, None if there is none."""
+    """Return the step of the newest checkpoint, or None."""
     if not (workdir / "checkpoints").is_dir():
         return None
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -21,12 +21,12 @@ def newest_step(workdir: Path) -> int | None:
 
 
 def restore_model(workdir: Path, step: int, task: Task, seed: int) -> nnx.Module:
-    """Return the model that a checkpoint holds.
+    """Return the model of a checkpoint.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
+      CheckpointError: the checkpoint is missing or damaged.
     """
-    # On a device of this machine, whatever the run was trained on.
+    # Restore to a device of this machine, whatever device the run was trained on.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(seed))))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)

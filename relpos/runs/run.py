@@ -1,4 +1,4 @@
-"""A run directory as an object, of which each part is read when it is asked for."""
+"""A run directory as an object that loads each part on first use."""
 
 import dataclasses
 import functools
@@ -38,19 +38,19 @@ FINISHED, BEGUN, WAITING = "finished", "begun", "waiting"
 
 
 class NoCheckpointError(UserError):
-    """A run has no checkpoint yet."""
+    """Raised when a run has no checkpoint yet."""
 
 
 class Run:
     """A run of `relpos train`, finished or not.
 
-    A run without a checkpoint has a config, metrics and a state; one that has not begun has a state alone. Nothing in
-    the directory is written, and no code that it names is run.
+    A run without a checkpoint has a config, metrics and a state; a run that has not begun has only a state. The
+    directory is never modified, and by default only code of relpos is run.
 
     Args:
       path: the run directory.
-      step: the checkpoint to read the model from, None for the newest.
-      trust_code: whether the task may be a module that is no part of relpos, which is imported.
+      step: the checkpoint to load the model from, None for the newest.
+      trust_code: whether the task may be a module outside relpos. Importing it runs its code.
 
     Attributes:
       path: the run directory.
@@ -71,22 +71,22 @@ class Run:
 
     @property
     def state(self) -> str:
-        """``"finished"``, ``"begun"``, or ``"waiting"`` where there is no config.json yet."""
+        """``"finished"``, ``"begun"``, or ``"waiting"`` if there is no config.json yet."""
         if (self.path / "summary.txt").exists():
             return FINISHED
         return BEGUN if (self.path / "config.json").exists() else WAITING
 
     @property
     def in_use(self) -> bool:
-        """Whether a process is training it now."""
+        """Whether a process is training the run now."""
         return is_locked(self.path)
 
     @functools.cached_property
     def config(self) -> Any:
-        """The config, an instance of the task's `Config`; what an older version has not stored has its default.
+        """The config, an instance of the task's `Config`. Keys missing from older runs have their defaults.
 
         Raises:
-          UserError: the task is not part of relpos, or the config is of a version with other keys.
+          UserError: the task is not part of relpos, or the config was stored by a version with other keys.
         """
         path, plain = str(self.path / "config.json"), read_run(self.path)["config"]
         if is_own_code(plain.get("task")) and not self._trust_code:
@@ -98,16 +98,16 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The config as config.json has it, dotted key -> value."""
+        """The config as stored in config.json, dotted key -> value."""
         return flatten(read_run(self.path)["config"])
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the results depend on besides the config: facts on the data, hashes of tokenizers, versions."""
+        """Facts about the data, tokenizer hashes and versions, which the results depend on besides the config."""
         return {name: value for name, value in read_run(self.path).items() if name != "config"}
 
     def records(self) -> list[Record]:
-        """Return the records of metrics.jsonl in order, none where there is no such file."""
+        """Return the records of metrics.jsonl in order; empty if there is no such file."""
         try:
             return read_records(self.path / "metrics.jsonl")
         except FileNotFoundError:
@@ -117,13 +117,12 @@ class Run:
     def metrics(self) -> dict[str, dict[str, np.ndarray]]:
         """Split -> column -> values, in order: ``run.metrics["validation"]["bits_per_byte"]``.
 
-        Each split has a column ``step``; one that is read at several lengths has ``length``. A number that a record
-        lacks is NaN.
+        Each split has a column ``step``, and ``length`` if it is scored at several lengths. Missing numbers are NaN.
         """
         return metrics.table(self.records())
 
     def frame(self) -> Any:
-        """Return the records as a pandas DataFrame, a row each.
+        """Return the records as a pandas DataFrame, one row per record.
 
         Raises:
           UserError: pandas is not installed.
@@ -138,15 +137,15 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """The newest step that metrics.jsonl tells of, 0 where there is none."""
+        """The last step in metrics.jsonl, or 0."""
         return metrics.last_step(self.records())
 
     @functools.cached_property
     def step(self) -> int:
-        """The step of the checkpoint that `model` is read from; settled when it is first asked for.
+        """The step of the checkpoint for `model`, fixed on first access.
 
         Raises:
-          NoCheckpointError: there is none yet.
+          NoCheckpointError: there is no checkpoint yet.
         """
         if self._asked is not None:
             return self._asked
@@ -164,10 +163,10 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """Its data, loss and evaluation; without the encoding if the run has dropped it by `step`.
+        """The task, without an encoding if the run has dropped it by `step`.
 
         Raises:
-          UserError: the task is not part of relpos, or its data are not to be had.
+          UserError: the task is not part of relpos, or its data are unavailable.
         """
         task = self._created_task
         try:
@@ -177,10 +176,10 @@ class Run:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of its task.
+        """The task's tokenizer.
 
         Raises:
-          UserError: the task has no tokenizer, or one for each of several languages.
+          UserError: the task has no tokenizer, or one per language.
         """
         if not hasattr(self.task, "tokenizer"):
             raise UserError(f"the task {self.config.task!r} has no single tokenizer; see run.task")
@@ -191,15 +190,15 @@ class Run:
         """The trained model, a Flax NNX module on a device of this machine.
 
         Raises:
-          UserError: as `task` and `step`, or there is no such checkpoint.
-          CheckpointError: it is damaged.
+          UserError: `task` or `step` raises it, or the checkpoint does not exist.
+          CheckpointError: the checkpoint is damaged.
         """
         while True:
             step = self.step
             try:
                 return restore_model(self.path, step, self.task, self.config.seed)
             except UserError:
-                # A run under way removes its older checkpoints, perhaps while this one is read.
+                # A running process may have removed this older checkpoint during the read.
                 del self.step
                 if self.step == step:
                     raise
@@ -215,13 +214,13 @@ class Run:
         """Score the model and return the records.
 
         Args:
-          split: such as test.
-          lengths: of the windows or examples, by default those of the config.
-          text: a file, glob or folder that a language model is scored on in place of a split.
-          console: where the table is printed, by default nowhere.
+          split: the split, such as test.
+          lengths: lengths of windows or examples; by default those of the config.
+          text: a file, glob or folder to score a language model on instead of a split.
+          console: where to print the table; None prints nothing.
 
         Raises:
-          UserError: as `model`, or the task has no such split, lengths or text.
+          UserError: `model` raises it, or the task does not support the split, lengths or text.
         """
         task = self.task
         if not text:
@@ -232,18 +231,18 @@ class Run:
 
     @property
     def continues(self) -> bool:
-        """Whether `predict` continues texts; otherwise it answers each line."""
+        """Whether `predict` continues prompts. Otherwise it answers each line."""
         return isinstance(self.task, Continues)
 
     def predict(self, prompts: str | Sequence[str], **how: Any) -> list[str]:
-        """Return each prompt with its continuation or, where the model does not continue texts, its answer.
+        """Return each prompt with its continuation or, if the model does not continue prompts, its answer.
 
         Args:
-          prompts: one or several.
-          **how: as of `answers`.
+          prompts: one prompt or several.
+          **how: options of `answers`.
 
         Raises:
-          UserError: as `model`, or a prompt has no answer.
+          UserError: `model` raises it, or a prompt has no answer.
         """
         lines = [prompts] if isinstance(prompts, str) else prompts
         found = []
@@ -262,17 +261,17 @@ class Run:
         seed: int | None = None,
         **sampling: float,
     ) -> Iterator[bytes | UserError]:
-        """Yield for each line of each chunk what `predict` returns, or what is wrong with the line.
+        """Yield the result of `predict`, or an error, for each line.
 
         Args:
-          chunks: the lines of a chunk are answered together.
-          max_tokens: of a continuation, by default the config's.
-          context: how many of a prompt's last tokens are read, by default as many as the run is evaluated at.
-          seed: of what is drawn, by default 0.
+          chunks: lines; each chunk is one batch.
+          max_tokens: maximum tokens per continuation; by default the config's.
+          context: number of last tokens of a prompt to read; by default the longest evaluation length.
+          seed: random seed; by default 0.
           **sampling: ``temperature``, ``top_k`` and ``top_p``, by default the config's; see `relpos.nn.Sampling`.
 
         Raises:
-          UserError: as `model`, or an option is given to a model that does not continue texts.
+          UserError: `model` raises it, or an option is given to a model that does not continue prompts.
         """
         task = self.task
         if isinstance(task, Continues):
@@ -296,7 +295,7 @@ class Run:
             yield from task.predict_lines(self.model, chunk)
 
     def plot(self) -> Any:
-        """Return a matplotlib Figure: the loss by step, and what was tested at several lengths by length.
+        """Return a matplotlib Figure of the loss by step and, if there are several lengths, the test by length.
 
         Raises:
           UserError: matplotlib is not installed.
@@ -307,15 +306,15 @@ class Run:
 
 
 def load_run(path: str | Path, step: int | None = None, *, trust_code: bool = False) -> Run:
-    """Return a run directory as an object, see `Run`.
+    """Open a run directory, see `Run`.
 
     Args:
       path: the run directory.
-      step: the checkpoint to read the model from, None for the newest.
-      trust_code: whether a task that is no part of relpos, a module that config.json names, may be imported.
+      step: the checkpoint to load the model from, None for the newest.
+      trust_code: whether the task named in config.json may be a module outside relpos.
 
     Raises:
-      UserError: it is no run directory, or its config.json is damaged.
+      UserError: the path is not a run directory, or its config.json is damaged.
     """
     run = Run(path, step, trust_code=trust_code)
     read_run(run.path)

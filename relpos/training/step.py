@@ -59,7 +59,7 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
     """Return ``step(state, batch, key) -> state, metrics``; the state is donated.
 
     Gradients and update are separate programs, so a new batch shape recompiles only the gradients. If CPU cores are
-    devices, the rows of a batch are divided among them (`relpos.cores`); the loss is the mean over all rows.
+    devices, they share the rows of a batch (`relpos.cores`); the loss is the mean over everything its metric counts.
 
     The key is folded with the optimizer's step count, so that a resumed run draws the same random numbers. The metrics
     are the task's (sum, count) pairs, and
