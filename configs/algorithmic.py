@@ -2,15 +2,15 @@
 
     relpos train --config algorithmic --workdir runs/flip_flop
 
-`--config.data.source=TASK` takes any task of relpos/data/algorithmic, `--config.data.sources.TASK.OPTION=VALUE` its
-options; lego has no length over 26: `--config.eval_lengths=10,20,26`.
+`--config.data.source=TASK` selects any task of relpos/data/algorithmic, `--config.data.sources.TASK.OPTION=VALUE` sets
+its options. lego has no length above 26: use `--config.eval_lengths=10,20,26`.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return what differs from the defaults of algorithmic tasks."""
+    """Return overrides of the defaults of algorithmic tasks."""
     return ConfigDict(
         {
             "task": "algorithmic",

@@ -2,16 +2,15 @@
 
     relpos train --config lm --workdir runs/lm
 
-Trains a decoder on the standard library's own source and documentation. Measured on 2 CPU cores,
-one seed, by README's line with its installation: 330 s, 1.849 bits per byte of the test text (5-gram
-model: 2.092).
+Trains a decoder on the standard library's source code and documentation. The command in README, measured on 2 CPU cores
+with one seed: 330 s including installation, 1.849 bits per byte of the test text (5-gram model: 2.092).
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return what differs from the defaults of language modelling."""
+    """Return overrides of the defaults of language modelling."""
     return ConfigDict(
         {
             "task": "language_modelling",

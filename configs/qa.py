@@ -1,21 +1,21 @@
-"""Stories in the manner of bAbI, asked about facts farther back than those trained on.
+"""bAbI-like stories, with test questions about facts farther back than in training.
 
     relpos train --config qa --workdir runs/qa
 
-Trains an encoder that points at the answer in the story. docs/tasks.md has what t5 and sinusoidal reach.
+Trains an encoder that points at the answer in the story. docs/tasks.md gives results of t5 and sinusoidal.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return what differs from the defaults of question answering."""
+    """Return overrides of the defaults of question answering."""
     return ConfigDict(
         {
             "task": "question_answering",
             "encoding": "t5",
             "steps": 600,
-            "sequence_length": 128,  # a question and its context: 126 tokens of the default stories at most
+            "sequence_length": 128,  # questions and contexts of the default stories have at most 126 tokens
             "model": {"num_layers": 3},
             "eval_every": 300,
             "checkpoint_every": 300,

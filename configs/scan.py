@@ -1,9 +1,9 @@
-"""SCAN, commands to actions, asked for longer sequences of actions than it was trained on.
+"""SCAN: commands to actions, tested on longer action sequences than in training.
 
     relpos train --config scan --workdir runs/scan
 
-All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350; `--config.data.sources.scan.cutoff=22` is their split
-by length. `--config.search.most_pairs=none` scores all of the longer commands.
+All 20,910 commands of Lake and Baroni 2018, arXiv:1711.00350. `--config.data.sources.scan.cutoff=22` gives their length
+split. `--config.search.most_pairs=none` scores all of the longer commands.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs import translation
 
 
 def get_config() -> ConfigDict:
-    """Return the config of translation with what SCAN wants."""
+    """Return the config of translation adapted to SCAN."""
     config = translation.get_config()
     config.update(
         {

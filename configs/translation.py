@@ -1,16 +1,16 @@
-"""Translation by an encoder-decoder, of lists that are longer than those it was trained on.
+"""Translation by an encoder-decoder, tested on longer lists than in training.
 
     relpos train --config translation --workdir runs/translation
 
-Trains on English and German lists of one to four dates, prices, quantities and names, which come with
-Babel, and tests on such lists and on lists of five to eight.
+Trains on English and German lists of one to four dates, prices, quantities and names from Babel, and tests on such
+lists and on lists of five to eight.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return what differs from the defaults of translation."""
+    """Return overrides of the defaults of translation."""
     return ConfigDict(
         {
             "task": "translation",

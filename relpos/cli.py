@@ -1,4 +1,4 @@
-"""Functions that the entry points share: flags with config overrides, and one-line error messages."""
+"""Shared code of the commands: flags with config overrides, and one-line error messages."""
 
 import argparse
 import contextlib
@@ -24,14 +24,14 @@ _OF_THE_DISK = (
 
 
 def directory(text: str) -> Path:
-    """Return the path that a flag gives for a directory; refuse ""."""
+    """Parse a flag's directory path; reject ""."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """A formatter that fills each paragraph separately, and keeps indented paragraphs and lists."""
+    """A help formatter that fills each paragraph separately, and keeps indented paragraphs and lists."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -194,7 +194,7 @@ class _Note(logging.Formatter):
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or JAX failed to allocate memory."""
+    """Return whether Python, NumPy or JAX failed to allocate memory."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, ValueError):

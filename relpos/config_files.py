@@ -1,4 +1,4 @@
-"""Config files: each defines ``get_config() -> ConfigDict``, what differs from the defaults of its task."""
+"""Config files. Each defines ``get_config() -> ConfigDict``, which overrides the defaults of its task."""
 
 import contextlib
 import importlib.util
@@ -15,13 +15,13 @@ from relpos.errors import UserError, nearest
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """Return what a config file says, as nested dicts.
+    """Read a config file into nested dicts.
 
     Args:
-      path: a Python file with ``get_config()``, or the name of one of `shipped`, as ``lm``.
+      path: a Python file that defines ``get_config()``, or a name in `shipped`, such as ``lm``.
 
     Raises:
-      UserError: there is no such file, or it is not a config.
+      UserError: the file does not exist or is not a config.
     """
     config = _run_config_file(_find(Path(path)))
     plain: dict[str, Any] = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
@@ -29,7 +29,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def shipped() -> dict[str, Path]:
-    """Return name -> file of the configs that come with relpos, in the package or beside it in a checkout."""
+    """Return name -> file of the configs shipped with relpos, in the package or beside it in a checkout."""
     found = sorted(_shipped_folder().glob("*.py"))
     return {path.stem: path for path in found if "\ndef get_config(" in path.read_text("utf-8")}
 
@@ -40,7 +40,7 @@ def _shipped_folder() -> Path:
 
 
 def _find(path: Path) -> Path:
-    """Return the file that is meant: this one, or that of a config which comes with relpos."""
+    """Return the path if it is a file, or else the file of the shipped config with this name."""
     if path.is_file():
         return path
     known = shipped()
@@ -55,13 +55,12 @@ def _find(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _neighbours(folder: Path) -> Iterator[None]:
-    """Let a config import what lies beside it, as FOLDER.NAME, and what comes with relpos, as configs.NAME.
+    """Let a config import its neighbours as FOLDER.NAME, and shipped configs as configs.NAME, from any directory.
 
-    Both hold wherever the command is given. The folders become packages for as long as this lasts: on sys.path the
-    parent of a folder would bring in everything else that lies there.
+    The folders temporarily become packages. Adding their parents to sys.path would expose everything else in them.
     """
     folders = {folder.name: [str(folder)]}
-    importable = PathFinder.find_spec("configs")  # of a folder the command is given in
+    importable = PathFinder.find_spec("configs")  # from the working directory
     folders["configs"] = [
         *folders.get("configs", []),
         *((importable and importable.submodule_search_locations) or []),
@@ -70,7 +69,7 @@ def _neighbours(folder: Path) -> Iterator[None]:
     for name in list(folders):
         in_use = getattr(sys.modules.get(name), "__file__", None)
         if in_use and folder != _shipped_folder():
-            # Code that is in use already keeps its name, but for what comes with relpos.
+            # Modules already imported keep their names, except for shipped configs.
             del folders[name]
 
     def ours():
@@ -114,7 +113,7 @@ def _run_config_file(path: Path) -> ConfigDict | Mapping[str, Any]:
 
 
 def _describe(error: Exception, path: Path) -> str:
-    """Return the error on one line with the line of the config file it came from."""
+    """Format an error on one line, with the line number in the config file."""
     line = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace is not None:

@@ -12,7 +12,7 @@ from relpos.training import run_config
 
 
 def describe() -> str:
-    """Return the configs with their commands, the keys that all have, those of each task, schemes and positions."""
+    """Return the configs with their commands, the keys of each task and of all tasks, the schemes and the positions."""
     lines, tasks = ["configs:"], []
     for name, path in config_files.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""

@@ -3,11 +3,10 @@
     relpos evaluate --workdir runs/lm
     relpos evaluate --workdir runs/lm --lengths=256,4096
 
-One split is scored, test by default; at the end of training all but train and validation are.
-``--lengths=256,4096`` reads texts, and the contexts of questions, in windows of so many tokens, or draws
-examples of these lengths from an algorithmic task; translations have no such lengths. ``--text=FILE``
-scores any text (a file, a glob or a folder) with a language model, in place of a split of its corpus. A task of
-your own, a module that the run's config names, is run only with ``--trust_code``.
+Scores one split, test by default. (The end of training scores all splits except train and validation.)
+``--lengths=256,4096`` sets the window lengths, in tokens, of texts and of question contexts, or the lengths of
+examples of an algorithmic task; translation has no lengths. ``--text=FILE`` scores a language model on a file, a glob
+or a folder instead of a split. A task of your own, a module named in the run's config, requires ``--trust_code``.
 """
 
 import json
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--text is scored in place of a split: give it or --split, not both")
     lengths = [_length(part) for part in flags.lengths.split(",") if part.strip()]
 
-    from rich.console import Console  # after the flags: mistakes are told at once
+    from rich.console import Console  # imported late, to report invalid flags at once
 
     from relpos.runs import load_run
 

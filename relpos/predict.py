@@ -3,16 +3,15 @@
     relpos predict --workdir runs/lm "def main(" "The " --temperature=0.7
     relpos predict --workdir runs/cldr < sentences.txt
 
-Without prompts every line of standard input is one. A causal language model continues them: a prompt and
-its continuation are printed together, in order; between two of them stands an empty line. A prompt that is
-longer than the windows that the run is evaluated at is read from its last tokens only; --context says from
-how many. Other models answer each with one line; a line that they cannot answer is told on standard error,
-its own line is empty, and the exit code in the end is 1:
+Without prompts, every line of standard input is a prompt. A causal language model prints each prompt with its
+continuation, in order, separated by empty lines. Of a prompt longer than the longest evaluation window, only the last
+tokens are read; --context sets how many. Other models answer each prompt with one line. If a line cannot be answered,
+its output line is empty, the error goes to standard error, and the final exit code is 1:
 
-- a masked language model fills in every [MASK] of a line, each standing for one token;
-- translation translates it;
+- masked language models fill in every [MASK] of a line with one token;
+- translation models translate the line;
 - question answering reads {"context": ..., "question": ...} and writes JSON with the answer;
-- an algorithmic task reads the symbols of a question, separated by spaces.
+- algorithmic tasks read the symbols of a question, separated by spaces.
 """
 
 import io
@@ -26,7 +25,7 @@ from relpos.errors import UserError
 from relpos.terminal import printable
 
 LINES_AT_ONCE = 512
-BYTES_AT_ONCE = 1 << 22  # of lines that are answered together, unless one alone has more
+BYTES_AT_ONCE = 1 << 22  # per batch of lines, unless a single line is longer
 READ_BYTES = 1 << 16
 
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.seed is not None and not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {flags.seed}")
 
-    # After the flags: mistakes are told at once.
+    # Imported late, to report invalid flags at once.
     from relpos.nn import Sampling
     from relpos.nn.generate import check_new_tokens
     from relpos.runs import load_run
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     given = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p")}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        Sampling(**given)  # mistakes first
+        Sampling(**given)  # validates them early
         if flags.max_tokens is not None:
             check_new_tokens(flags.max_tokens)
     except ValueError as error:
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _write(answers: Iterable[bytes | UserError], between: bytes) -> int:
-    """Write each and a line break, with `between` between two; return how many have no answer."""
+    """Write each answer on a line, with `between` before all but the first; return the number of errors."""
     out = sys.stdout.buffer
     refused = 0
     for number, answer in enumerate(answers, 1):
@@ -93,8 +92,8 @@ def _write(answers: Iterable[bytes | UserError], between: bytes) -> int:
 
 
 def _chunks() -> Iterator[list[bytes]]:
-    """Yield the lines of standard input, as many at once as there are: who writes one may wait for its answer."""
-    begun: list[bytes] = []  # pieces of a line whose end has not come yet
+    """Yield the lines of standard input in chunks as they arrive, so that interactive callers get prompt answers."""
+    begun: list[bytes] = []  # pieces of an incomplete line
     waiting: list[bytes] = []
     size = 0
     source = cast(io.BufferedReader, sys.stdin.buffer)
@@ -120,15 +119,15 @@ def _chunks() -> Iterator[list[bytes]]:
 
 
 def _more_is_there(source: io.BufferedReader) -> bool:
-    """Tell whether reading on would not wait: of a file never, of a pipe or a terminal if nobody has written more."""
+    """Return whether reading would not block. Files never block; pipes and terminals do if they are empty."""
     try:
         return bool(select.select([source], [], [], 0)[0])
-    except io.UnsupportedOperation:  # no descriptor: what is in memory is all there
+    except io.UnsupportedOperation:  # no file descriptor: the data are in memory
         return True
 
 
 def _raw(argument: str) -> bytes:
-    """Return the bytes of an argument as the shell gave them."""
+    """Return the bytes of an argument as passed by the shell."""
     return argument.encode("utf-8", "surrogateescape")
 
 

@@ -1,7 +1,7 @@
-"""The settings of a command for its own process: cores, compiled programs, memory pages.
+"""Process settings of commands: cores, the compilation cache and memory pages.
 
-JAX and the system's C library read them from the environment when they start. Variables that are set already are kept,
-and importing relpos sets none. No result changes by more than rounding.
+JAX and the C library read them from the environment when they start. Variables already set are kept, and importing
+relpos sets none. Results change by rounding at most.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 MOST_DEVICES = 8
-MOST_BYTES = 10**9  # of compiled programs, each of some hundred kilobytes
+MOST_BYTES = 10**9  # of compiled programs, each a few hundred kilobytes
 _PAGES = "glibc.malloc.hugetlb=1"
 
 
@@ -24,7 +24,7 @@ def prepare() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in found:
         try:
             _make_room(Path(found["JAX_COMPILATION_CACHE_DIR"]))
-        except OSError:  # it cannot be written
+        except OSError:  # not writable
             del found["JAX_COMPILATION_CACHE_DIR"]
     os.environ.update(found)
     if "GLIBC_TUNABLES" in found:
@@ -32,15 +32,15 @@ def prepare() -> None:
 
 
 def settings() -> dict[str, str]:
-    """Return the environment variables that a command sets, with their values, without those that are set already.
+    """Return the environment variables to set, without those already set.
 
     - JAX has a CPU device for each core, see `relpos.cores`.
-    - JAX keeps compiled programs on disk, in the user's cache folder.
-    - Memory comes in large pages. A training step allocates and frees some hundred megabytes, and the system has to
-      clear and map small pages one by one (docs/performance.md).
+    - JAX caches compiled programs on disk, in the user's cache folder.
+    - Memory uses large pages. A training step allocates and frees hundreds of megabytes, and the system would clear and
+      map small pages one by one (docs/performance.md).
     """
     found = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    with contextlib.suppress(RuntimeError):  # no home
+    with contextlib.suppress(RuntimeError):  # no home directory
         found["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         found["JAX_NUM_CPU_DEVICES"] = str(min(_cores(), MOST_DEVICES))
@@ -59,7 +59,7 @@ def _cores() -> int:
 
 
 def _programs() -> Path:
-    """Return the folder of compiled programs, a separate one for each kind of CPU, since programs depend on it."""
+    """Return the folder of compiled programs, separate for each CPU model because programs depend on it."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
@@ -68,7 +68,7 @@ def _programs() -> Path:
 
 
 def _make_room(folder: Path) -> None:
-    """Create the folder, and remove the oldest programs beyond a gigabyte."""
+    """Create the folder, and remove the oldest programs beyond `MOST_BYTES`."""
     folder.mkdir(parents=True, exist_ok=True)
     room = MOST_BYTES
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.stat().st_mtime, reverse=True):

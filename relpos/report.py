@@ -1,20 +1,20 @@
-"""Show what the runs of a sweep, of an experiment, or any runs, have found.
+"""Report the results of a sweep, an experiment or any runs.
 
     relpos report runs/lm_sweep
     relpos report experiments/scan_cutoffs --scale cpu
 
-A sweep's report lies beside its figures in results/: the tables (.md), a page with all pictures that needs nothing else
-(.html) and its first picture (.png). Every run has a row, failed ones too, with its figure in distribution beside its
-result. Means have the standard deviation of the runs (of the sample, n - 1), to two significant digits. They leave out
-runs that have not learned the task itself, and the table says how many those are. An experiment of several jobs has
-tables for each, and one page and a table with a row for each scheme in its own results/.
+A sweep's report is written beside its figures in results/: tables (.md), a self-contained page with all pictures
+(.html) and the first picture (.png). Every run, even a failed one, has a row with its in-distribution figure and its
+result. Means are given with the sample standard deviation over runs (n - 1), to two significant digits. They exclude
+runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets tables
+for each job, and a page and a table with a row per scheme in its own results/.
 
-Curves of training and learned biases need the run directories, below ``--runs``.
+Training curves and learned biases require the run directories, below ``--runs``.
 
     relpos report runs/rope runs/t5 --output lengths.png
 
-compares run directories of no sweep by their test. ``--output`` says where, and by its suffix what is written: .md,
-.html, .png or .svg, and without a suffix the first three.
+compares the test results of runs outside a sweep. ``--output`` is the file to write, in the format of its suffix: .md,
+.html, .png or .svg; without a suffix, the first three are written.
 """
 
 import functools
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         )
     (experiment,) = flags.paths
     found = _read(experiment, flags.scale or "*", flags.runs)
-    alone = next(iter(found)).parents[1] == experiment  # not one of several jobs
+    alone = next(iter(found)).parents[1] == experiment  # the only job
     for path, job in found.items():
         _write(console, path.with_suffix(".md"), tables.markdown(job))
         _picture(console, path.with_suffix(".png"), functools.partial(_results, job))
@@ -85,10 +85,10 @@ def _board(jobs: Sequence[Job]) -> Any:
 
 
 def _read(experiment: Path, scale: str, runs: Path) -> dict[Path, Job]:
-    """Return file of results -> job, of one scale or of all.
+    """Return results file -> job, for one scale or all.
 
     Raises:
-      UserError: there are no results, or they are damaged.
+      UserError: results are missing or damaged.
     """
     found = {}
     if files := sorted((experiment / "results").glob(f"{spec.GRID}.json")):
@@ -106,7 +106,7 @@ def _read(experiment: Path, scale: str, runs: Path) -> dict[Path, Job]:
 
 
 def _write_runs(console: Console, job: Job, output: Path | None) -> None:
-    """Print the tables of run directories, and write what `output` asks for."""
+    """Print the tables of run directories, and write the files for `output`."""
     say(console, tables.markdown(job))
     if output is None:
         return
@@ -145,7 +145,7 @@ def _picture(console: Console, path: Path, draw: Callable[[], Any]) -> None:
 
 
 def _can_draw(console: Console, path: Path) -> bool:
-    """Whether there is matplotlib; says that a file is not written without it."""
+    """Return whether matplotlib is installed. If not, print that the file is not written."""
     there = importlib.util.find_spec("matplotlib") is not None
     if not there:
         say(console, f"not written: {path}, which needs matplotlib: pip install 'relpos[plots]'")

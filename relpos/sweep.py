@@ -1,17 +1,16 @@
-"""Train every combination of some values, each as a run of its own.
+"""Train a separate run for every combination of some values.
 
     relpos sweep --config lm --grid encoding=rope,t5 --grid seed=0,1 --runs runs/lm_sweep --config.steps=600
     relpos sweep experiments/scan_cutoffs --scale cpu
 
-The first form needs no preparation: each ``--grid`` is an axis, and ``--config.KEY=VALUE`` holds for all runs. ``;``
-separates values that have commas in them; ``--grid encoding='every scheme'`` is every scheme for one-dimensional
-positions. The second form runs an experiment, a folder whose sweep.toml says the same; an experiment of several jobs
-has such a folder for each.
+In the first form, each ``--grid`` is an axis, and ``--config.KEY=VALUE`` applies to all runs. ``;`` separates values
+that contain commas; ``--grid encoding='every scheme'`` stands for every scheme for one-dimensional positions. The
+second form runs an experiment: a folder with a sweep.toml that defines the same, or with such a folder for each job.
 
-The same line continues a sweep that was stopped. Finished runs are skipped, even if only their figures are left and not
-their directories. Failed runs are kept with their traceback and left alone until ``--retry``. Runs at the same time
-have separate cores. Ctrl-C stops all runs, as do kill and closing the terminal; each saves. ``relpos report`` shows the
-figures of all runs, which stand in results/ of the experiment or of ``--runs``.
+Repeat the command to continue a sweep that was stopped. Finished runs are skipped, even if only their figures are left
+and not their directories. Failed runs are kept with their traceback and skipped unless ``--retry`` is given. Concurrent
+runs use separate cores. Ctrl-C, kill or closing the terminal stops all runs after each has saved. ``relpos report``
+shows the figures of all runs, which are stored in results/ of the experiment or of ``--runs``.
 """
 
 import itertools
@@ -36,7 +35,7 @@ from relpos.training.progress import say
 
 
 def main(argv: Sequence[str]) -> int:
-    """Read the flags and train what is left to do; return the exit code."""
+    """Read the flags and train the remaining runs; return the exit code."""
     parser = cli.Parser(prog="relpos sweep", description=__doc__ or "")
     parser.add_argument("experiment", nargs="?", type=Path, help="a folder with a sweep.toml")
     parser.add_argument("--scale", help="of the experiment, as its sweep.toml calls it")
@@ -100,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def in_turn(jobs: Sequence[spec.Sweep]) -> list[Trial]:
-    """Return the first run of each job, then the second of each, and so on, so that a stopped sweep has some of all."""
+    """Return the first run of each job, then the second of each, and so on, so that a stopped sweep covers all jobs."""
     rounds = itertools.zip_longest(*(job.trials for job in jobs))
     return [trial for each in rounds for trial in each if trial is not None]
 
@@ -135,7 +134,7 @@ def _train(
 
 
 class _Progress(AbstractContextManager):
-    """On a terminal a bar over all runs and one for each run under way; elsewhere a line when a run begins or ends."""
+    """A bar for all runs and one per active run on a terminal; elsewhere, a line when a run starts or ends."""
 
     def __init__(self, console: Console, trials: Sequence[Trial], name: Callable[[Trial], str]):
         self._console = console
@@ -175,7 +174,7 @@ class _Progress(AbstractContextManager):
         self._bar.stop()
 
     def began(self, trial: Trial) -> None:
-        """Say that a run has a process now."""
+        """Show that a run has started."""
         if not self._console.is_terminal:
             say(self._console, f"{self._name(trial)}: begins")
             return
@@ -185,7 +184,7 @@ class _Progress(AbstractContextManager):
             self._under_way[str(trial.workdir)] = (trial, task)
 
     def ended(self, trial: Trial, what: str) -> None:
-        """Say what became of a run."""
+        """Show the outcome of a run."""
         with self._lock:
             self._ended += 1
             if found := self._under_way.pop(str(trial.workdir), None):
@@ -204,7 +203,7 @@ class _Progress(AbstractContextManager):
             self._show()
 
     def _show(self) -> None:
-        """Move the bars to the steps that the runs have recorded."""
+        """Move the bars to the last recorded steps."""
         with self._lock:
             parts = 0.0
             for trial, task in self._under_way.values():
@@ -217,4 +216,4 @@ class _Progress(AbstractContextManager):
 
 
 if __name__ == "__main__":
-    cli.run(main)  # without preparing this process: those that train prepare themselves
+    cli.run(main)  # not `cli.command`: the training processes prepare themselves

@@ -1,9 +1,9 @@
-"""Train a model, or go on with it.
+"""Train a model, or resume training.
 
     relpos train --config lm --workdir runs/lm
     relpos train --config lm --workdir runs/t5 --config.encoding=t5 --config.encodings.t5.num_buckets=64
 
-Every key of the config can be set on the command line. The same line again resumes a run that was interrupted.
+Every key of the config can be set on the command line. Repeat the command to resume an interrupted run.
 ``python -m relpos.train`` is the same command.
 """
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     )
     flags, overrides = parser.parse_with_overrides(argv)
 
-    from rich.console import Console  # after the flags: mistakes are told at once
+    from rich.console import Console  # imported late, to report invalid flags at once
 
     from relpos.training import run_config
 
