@@ -24,7 +24,7 @@ from relpos.training.run_directory import RunDirectory
 from relpos.training.step import continued, init_state, make_train_step, model_of
 from relpos.training.task import Concludes, Task, create_task
 
-# Metrics that are finite only if the whole state is, and their names in error messages.
+# If all of these metrics are finite, so is the whole state. The values are their names in error messages.
 _FINITE = {
     "loss": "loss",
     "gradient_norm": "gradient norm",
