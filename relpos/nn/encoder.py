@@ -21,7 +21,7 @@ class Encoder(TokenModel):
     ) -> Float[Array, "B T D"]:
         """Return a vector for each token; the arguments are those of `TokenEncoder`."""
         given = Placed(positions, order, embed_positions)
-        return self.read(self.embed(tokens_BT), tokens_BT, given, segments, key)
+        return self.read(self.embed(tokens_BT), tokens_BT, segments, given, key)
 
 
 class TokenEncoder(LogitsModel):

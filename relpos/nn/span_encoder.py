@@ -72,6 +72,6 @@ class SpanEncoder(nnx.Module):
         """
         encoder, segments = self.encoder, (parts_BT > 0).astype(jnp.int32)
         embedded_BTD = encoder.embed(tokens_BT) + self.parts(parts_BT)
-        x_BTD = encoder.read(embedded_BTD, tokens_BT, Placed(), segments, key)
+        x_BTD = encoder.read(embedded_BTD, tokens_BT, segments, Placed(), key)
         ends_BT2 = jnp.where(candidates_BT[..., None], self.ends(x_BTD.astype(jnp.float32)), _NEVER)
         return ends_BT2[..., 0], ends_BT2[..., 1]

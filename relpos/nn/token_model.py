@@ -56,8 +56,8 @@ class TokenModel(nnx.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         tokens_BT: Int[Array, "B T"],
-        given: Placed,
         segments: Any,
+        given: Placed,
         key: Array | None,
     ) -> Float[Array, "B T D"]:
         """Return a vector for each token, from its embedding x and the positions that a call gives."""
@@ -91,5 +91,5 @@ class LogitsModel(TokenModel):
           key: a random key, which switches dropout on.
         """
         given = Placed(positions, order, embed_positions)
-        x_BTD = self.read(self.embed(tokens_BT), tokens_BT, given, segments, key)
+        x_BTD = self.read(self.embed(tokens_BT), tokens_BT, segments, given, key)
         return self.embed.logits(x_BTD)
