@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from relpos import config_files
+from relpos import config_files, encodings, places
 from relpos.sections import show, to_plain
 from relpos.training import run_config
 
@@ -46,14 +46,13 @@ def describe() -> str:
         "schemes (--config.encoding=NAME; several: rope+t5 a sum, rope:4/alibi:4 by heads, rope*3,none by layers),",
         "options (--config.encodings.NAME.OPTION=VALUE):",
     ]
-    lines += [_item(name, _values(options)) for name, options in some["encodings"].items()]
+    lines += [_item(name, _values(encodings.options(name))) for name in encodings.names()]
     lines += [
         "",
         "positions (--config.positions=NAME, of language models, question answering and algorithmic tasks), options",
         "(--config.places.NAME.OPTION=VALUE):",
     ]
-    placing = next(config["places"] for config in defaults.values() if "places" in config)
-    lines += [_item(name, _values(options)) for name, options in placing.items()]
+    lines += [_item(name, _values(places.options(name))) for name in places.names()]
     return "\n".join(lines) + "\n"
 
 

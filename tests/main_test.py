@@ -113,15 +113,11 @@ def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
         defaults = to_plain(run_config.config_class(plain["task"])(task=plain["task"]))
         for key in sections.flatten(defaults | {"encodings": {}, "places": {}}):
             assert re.search(rf"[ .]{key.rpartition('.')[2]}\b", text), key
-        for key in plain["data"]:
-            assert re.search(rf"[ .]{key}\b", text), key
-        assert f"source={defaults['data']['source']}" in text
-        for source, options in plain["data"]["sources"].items():
+        for source, options in plain.get("data", {}).get("sources", {}).items():
+            assert f"source={defaults['data']['source']}" in text
             assert f"data.sources.{source}" in text
             for option in options:
                 assert re.search(rf" data.sources.{source}: [^:]*\b{option}\b", text), option
-        assert "model: " in text
-        assert all(key in text for key in plain["model"])
     for scheme in encodings.names():
         for option in encodings.options(scheme):
             assert re.search(rf" {scheme}: [^:]*\b{option}=", text), option
