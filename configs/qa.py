@@ -2,7 +2,8 @@
 
     relpos train --config qa --workdir runs/qa
 
-Trains an encoder that points at the answer in the story. docs/tasks.md gives results of t5 and sinusoidal.
+Trains an encoder that points at the answer in the story. Questions and contexts of the default stories have at most 126
+tokens together, so that one window holds both. docs/tasks.md gives results of t5 and sinusoidal.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,6 @@ def get_config() -> ConfigDict:
             "task": "question_answering",
             "encoding": "t5",
             "steps": 600,
-            "sequence_length": 128,  # questions and contexts of the default stories have at most 126 tokens
             "model": {"num_layers": 3},
             "eval_every": 300,
             "checkpoint_every": 300,

@@ -56,7 +56,7 @@ _CHOICES = {
     "data.source": ["flip_flop", "lego", "addition", "scan", "cldr", "stories", "listops", "files", "nonesuch"],
 }  # fmt: skip
 # A set that has to be downloaded, if by mistake, is for the tests of data.
-_LEFT_OUT = ("data.sources.tfds.", "data.sources.library_text.")
+_LEFT_OUT = tuple(f"data.sources.{name}." for name in ("tfds", "library_text"))
 
 
 def hostile(seed: int) -> tuple[str, dict[str, str]]:

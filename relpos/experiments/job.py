@@ -16,9 +16,10 @@ from relpos.errors import UserError
 from relpos.experiments import results, spec
 from relpos.experiments.measures import BETTER, Measure, Report, setting
 from relpos.experiments.results import Results
-from relpos.experiments.trial import Trial, spelled
+from relpos.experiments.trial import Trial
 from relpos.runs import Run
 from relpos.runs.run import FINISHED
+from relpos.sections import show
 from relpos.training import run_config
 from relpos.training.task import create_task
 
@@ -148,7 +149,7 @@ class Job:
         found = {}
         for name, rows in self.series.items():
             keys = {**self.results["set"], **rows[0].record["point"]}
-            items = [(key, spelled(value)) for key, value in keys.items()]
+            items = [(key, show(value)) for key, value in keys.items()]
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     config = run_config.load(self.results["config"], items)

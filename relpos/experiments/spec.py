@@ -16,8 +16,8 @@ from typing import Any
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
 from relpos.experiments import results
-from relpos.experiments.trial import Trial, spelled
-from relpos.sections import flatten, to_plain
+from relpos.experiments.trial import Trial
+from relpos.sections import flatten, show, to_plain
 from relpos.training import run_config
 
 # Words that an axis may have instead of a list: all schemes for one-dimensional positions, or only those that support
@@ -203,7 +203,7 @@ def _sweep(
 
 def folder_of(point: Mapping[str, Any]) -> str:
     """Return the name of a run directory, such as ``encoding=rope,seed=0``."""
-    parts = (f"{key.rpartition('.')[2]}={spelled(value)}" for key, value in point.items())
+    parts = (f"{key.rpartition('.')[2]}={show(value)}" for key, value in point.items())
     return re.sub(r"[^\w.=,:+-]", "_", ",".join(parts)) or "run"
 
 
@@ -215,11 +215,11 @@ def command(folder: Path, results: Mapping[str, Any]) -> str:
     axes: dict[str, dict[str, None]] = {}
     for run in results["runs"]:
         for key, value in run["point"].items():
-            axes.setdefault(key, {})[spelled(value)] = None
+            axes.setdefault(key, {})[show(value)] = None
     for key, values in axes.items():
         between = ";" if any("," in value for value in values) else ","
         text = between.join(values) + (";" if between == ";" and len(values) == 1 else "")
         line += ["--grid", f"{key}={text}"]
     line += ["--runs", str(folder)]
-    line += [f"--config.{key}={spelled(value)}" for key, value in results["set"].items()]
+    line += [f"--config.{key}={show(value)}" for key, value in results["set"].items()]
     return shlex.join(line)

@@ -10,13 +10,9 @@ from typing import Any
 from relpos.files import read_json, write_atomically
 from relpos.runs import Run
 from relpos.runs.run import FINISHED
+from relpos.sections import show
 
 FAILED = "failed"
-
-
-def spelled(value: Any) -> str:
-    """Format a config value for the command line."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Trial:
     @property
     def arguments(self) -> list[str]:
         """The arguments of `relpos train` for this run."""
-        keys = [f"--config.{key}={spelled(value)}" for key, value in self.overrides.items()]
+        keys = [f"--config.{key}={show(value)}" for key, value in self.overrides.items()]
         return ["--config", self.config, "--workdir", str(self.workdir), *keys]
 
     @property
@@ -97,5 +93,6 @@ class Trial:
         return [
             f"{key} is {there.get(key)!r} there, {value!r} in the sweep"
             for key, value in self.overrides.items()
-            if there.get(key) != value
+            # A sweep.toml writes None as "none".
+            if there.get(key) != value and show(there.get(key)) != show(value)
         ]

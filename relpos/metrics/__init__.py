@@ -3,7 +3,9 @@
 A module defines `measure`, and optionally `FORMAT` and `PROGRESS`, its format in tables and in training progress.
 """
 
+import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from relpos.registry import Functions
@@ -21,8 +23,13 @@ class Metrics(Functions):
 
     def measure(self, *given: Any) -> dict[str, Any]:
         """Return name -> result of `measure`, omitting results of None."""
-        found = {name: self.call(name, *given) for name in self.names()}
+        found = {name: measure(*given) for name, measure in self._measures.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+    @functools.cached_property
+    def _measures(self) -> dict[str, Callable[..., Any]]:
+        """Name -> function, found once: answers are measured one by one."""
+        return {name: self.find(name) for name in self.names()}
 
     def attributes(self, attribute: str) -> dict[str, Any]:
         """Return name -> attribute, such as FORMAT, for the modules that define it."""

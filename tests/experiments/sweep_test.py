@@ -17,8 +17,8 @@ from relpos import report, sweep
 from relpos.errors import UserError
 from relpos.experiments import job as job_lib
 from relpos.experiments import pictures, pool, results, spec
-from relpos.experiments.trial import spelled
 from relpos.runs import Run
+from relpos.sections import show
 from relpos.training import run_config
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +261,22 @@ def test_figures_of_runs_whose_directories_are_gone_are_kept(experiment, monkeyp
     assert json.loads(path.read_text())["runs"] == [kept]
 
 
+def test_a_run_whose_settings_hold_none_is_gone_on_with(experiment):
+    """TOML has no None: a sweep.toml says "none", a run directory null."""
+    path = experiment / "sweep.toml"
+    path.write_text(
+        path.read_text().replace('"steps" = 2\n', '"steps" = 2\n"optimizer.clip_norm" = "none"\n')
+    )
+    assert run(experiment, "tiny") == 0
+    (experiment / "results" / "tiny.json").unlink()  # so that the run directories are asked
+    assert run(experiment, "tiny") == 0
+    assert set(states(experiment, "tiny").values()) == {"finished"}
+    path.write_text(path.read_text().replace('"none"', "2.0"))
+    (experiment / "results" / "tiny.json").unlink()
+    with pytest.raises(UserError, match=r"optimizer\.clip_norm is None there, 2\.0 in the sweep"):
+        run(experiment, "tiny")
+
+
 def test_runs_at_once_have_cores_of_their_own(experiment, monkeypatch):
     if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("wants a system that binds threads to cores, and two of them")
@@ -479,7 +495,7 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
         asked = set()  # runs of one setting differ by seed and scheme, which any config takes
         for each in found:
             for one in each.trials:
-                items = {key: spelled(value) for key, value in one.overrides.items()}
+                items = {key: show(value) for key, value in one.overrides.items()}
                 alike = {"seed": "0", "encoding": "none"}
                 asked.add((each.config, *sorted((items | alike).items())))
         for config, *items in asked:
