@@ -1,12 +1,10 @@
 """Plots of a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from relpos.errors import UserError
-from relpos.runs.metrics import MEASURES
+from relpos.runs.metrics import by_length, measure_of, table
 
 
 def figure(width: float, height: float) -> Any:
@@ -22,12 +20,12 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, title: str) -> Any:
+def draw(records: Sequence[Mapping[str, Any]], trained_length: int, title: str) -> Any:
     """Plot the loss by step and, if the test has several lengths, the test measure by length."""
-    tested = metrics.get("test", {})
-    name = next((name for name in MEASURES if name in tested), None)
-    lengths = tested.get("length", np.zeros(0))
-    wide = len(set(lengths.tolist())) > 1
+    metrics = table(records)
+    name = measure_of([record for record in records if record.get("split") == "test"])
+    tested = by_length(records, name) if name else {}
+    wide = len(tested) > 1
     drawn = figure(9 if wide else 5, 3.2)
     panels = drawn.subplots(1, 2 if wide else 1, squeeze=False)[0]
     for split in ("train", "validation"):
@@ -37,10 +35,9 @@ def draw(metrics: Mapping[str, Mapping[str, np.ndarray]], trained_length: int, t
     panels[0].set(xlabel="step", ylabel="loss", title=title)
     if panels[0].lines:
         panels[0].legend(frameon=False)
-    if wide and name:
-        newest = dict(zip(lengths.tolist(), tested[name].tolist(), strict=True))
-        panels[1].plot(sorted(newest), [newest[n] for n in sorted(newest)], marker="o")
-        show_lengths(panels[1], newest)
+    if wide:
+        panels[1].plot(list(tested), list(tested.values()), marker="o")
+        show_lengths(panels[1], tested)
         mark_trained(panels[1], [trained_length])
         panels[1].set(ylabel=f"test {name}")
     return drawn

@@ -302,7 +302,7 @@ class Run:
         """
         from relpos.runs import plot
 
-        return plot.draw(self.metrics, self.settings["sequence_length"], self.name)
+        return plot.draw(self.records(), self.settings["sequence_length"], self.name)
 
 
 def load_run(path: str | Path, step: int | None = None, *, trust_code: bool = False) -> Run:
