@@ -177,7 +177,9 @@ def test_a_run_is_drawn(toy_config, tmp_path, monkeypatch):
     assert of_validation.tolist() == run.metrics["validation"]["loss"].tolist()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "split": "test", "length": 16, "bits_per_byte": 4.5}\n')
-        file.write('{"step": 20, "split": "test", "length": 16, "distance": "3", "bits_per_byte": 9.0}\n')
+        file.write(
+            '{"step": 20, "split": "test", "length": 16, "distance": "3", "bits_per_byte": 9.0}\n'
+        )
     _, lengths = run.plot().axes
     assert list(lengths.lines[0].get_xdata()) == [8, 16]
     assert lengths.lines[0].get_ydata()[1] == 4.5  # of all of the length, not of a part
