@@ -4,12 +4,22 @@ import importlib
 import inspect
 import numbers
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from relpos.errors import nearest
 
 Kind = TypeVar("Kind")
+# By the type of an option's default: the accepted types of a value, and their description. A bool is an int, so it is
+# first.
+_ACCEPTED: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "text"),
+    tuple: (tuple | list, "a list"),
+}
 _FLOAT32_MAX = 2.0**127 * (2 - 2.0**-23)
 
 
@@ -95,11 +105,7 @@ class Functions:
         Raises:
           ValueError: the name, an option or its value is wrong.
         """
-        known = self.options(name)
-        for key, value in chosen.items():
-            if key not in known:
-                raise ValueError(unknown(f"option of {name}", key, tuple(known)))
-            check_value(f"{name}.{key}", value, known[key])
+        check_options(name, chosen, self.options(name))
         return self.find(name)(*given, **chosen)
 
 
@@ -110,28 +116,31 @@ def unknown(what: str, given: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {given!r}: {hint}known: {', '.join(known) or 'none'}"
 
 
+def check_options(name: str, chosen: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Check chosen options of a name by the known ones, option -> default.
+
+    Raises:
+      ValueError: an option is unknown, or `check_value` raises it.
+    """
+    for key, value in chosen.items():
+        if key not in known:
+            raise ValueError(unknown(f"option of {name}", key, tuple(known)))
+        check_value(f"{name}.{key}", value, known[key])
+
+
 def check_value(key: str, value: Any, default: Any) -> None:
     """Check that an option's value has the type of its default, and that int32 or float32 can hold a number.
 
     Raises:
       ValueError: it does not; the message names the option `key`, such as "rope.base".
     """
-    number: Any = value
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError(f"{key} must be True or False, got {value!r}")
-    elif isinstance(default, int):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ValueError(f"{key} must be a whole number, got {value!r}")
-        if not -(2**31) <= number < 2**31:
-            raise ValueError(f"{key} must fit into int32, got {value}")
-    elif isinstance(default, float):
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            raise ValueError(f"{key} must be a number, got {value!r}")
-        if not abs(number) <= _FLOAT32_MAX:  # refuses NaN too
-            raise ValueError(f"{key} must be finite in float32, got {value}")
-    elif isinstance(default, str):
-        if not isinstance(value, str):
-            raise ValueError(f"{key} must be text, got {value!r}")
-    elif isinstance(default, tuple) and not isinstance(value, tuple | list):
-        raise ValueError(f"{key} must be a list, got {value!r}")
+    kind = next((kind for kind in _ACCEPTED if isinstance(default, kind)), None)
+    if kind is None:
+        return
+    accepted, words = _ACCEPTED[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{key} must be {words}, got {value!r}")
+    if kind is int and not -(2**31) <= value < 2**31:
+        raise ValueError(f"{key} must fit into int32, got {value}")
+    if kind is float and not abs(value) <= _FLOAT32_MAX:  # refuses NaN too
+        raise ValueError(f"{key} must be finite in float32, got {value}")

@@ -97,11 +97,7 @@ def read(
     """
     hints: dict[str, Any] = _hints(typing.cast(Any, kind))
     defaults = _defaults(typing.cast(Any, kind)) if default is None else vars(default)
-    for key in plain:
-        if key not in hints:
-            raise UserError(
-                f"unknown config key {prefix + str(key)!r}{did_you_mean(str(key), hints)}"
-            )
+    _check_keys(plain, hints, prefix)
     if missing := [prefix + key for key in hints if key not in plain and key not in defaults]:
         raise UserError(f"the config lacks {', '.join(missing)}")
     values = {
@@ -188,9 +184,8 @@ def _read(value: Any, hint: Any, key: str, default: Any) -> Any:
     if hint == Options:
         return _read_options(value, key, default)
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"config key {key!r} must be a section, got {_brief.repr(value)}")
-        return read(typing.cast(Any, hint), value, default=default, prefix=f"{key}.")
+        section = _section(value, key)
+        return read(typing.cast(Any, hint), section, default=default, prefix=f"{key}.")
     found = _checked(value, hint)
     if isinstance(found, _Fault):
         near = nearest(str(value), found.known)
@@ -202,26 +197,29 @@ def _read(value: Any, hint: Any, key: str, default: Any) -> Any:
 
 
 def _read_options(value: Any, key: str, default: Options) -> dict[str, dict[str, Any]]:
+    found = {name: dict(options) for name, options in default.items()}
+    _check_keys(chosen := _section(value, key), default, f"{key}.")
+    for name, options in chosen.items():
+        prefix = f"{key}.{name}."
+        _check_keys(_section(options, prefix[:-1]), default[name], prefix)
+        for option, given in options.items():
+            hint = _kind_of(default[name][option])
+            found[name][option] = _read(given, hint, f"{prefix}{option}", None)
+    return found
+
+
+def _section(value: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"config key {key!r} must be a section, got {_brief.repr(value)}")
-    read_all = {name: dict(options) for name, options in default.items()}
-    for name, options in value.items():
-        if name not in default:
+    return value
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+    for key in given:
+        if key not in known:
             raise UserError(
-                f"unknown config key {f'{key}.{name}'!r}{did_you_mean(str(name), default)}"
+                f"unknown config key {f'{prefix}{key}'!r}{did_you_mean(str(key), known)}"
             )
-        if not isinstance(options, Mapping):
-            raise UserError(
-                f"config key {f'{key}.{name}'!r} must be a section, got {_brief.repr(options)}"
-            )
-        for option, given in options.items():
-            full = f"{key}.{name}.{option}"
-            if option not in default[name]:
-                raise UserError(
-                    f"unknown config key {full!r}{did_you_mean(str(option), default[name])}"
-                )
-            read_all[name][option] = _read(given, _kind_of(default[name][option]), full, None)
-    return read_all
 
 
 class _Fault(NamedTuple):

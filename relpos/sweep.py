@@ -13,17 +13,20 @@ runs use separate cores. Ctrl-C, kill or closing the terminal stops all runs aft
 shows the figures of all runs, which are stored in results/ of the experiment or of ``--runs``.
 """
 
+import contextlib
 import itertools
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from relpos import cli
 from relpos.errors import UserError
@@ -137,82 +140,54 @@ class _Progress(AbstractContextManager):
     """A bar for all runs and one per active run on a terminal; elsewhere, a line when a run starts or ends."""
 
     def __init__(self, console: Console, trials: Sequence[Trial], name: Callable[[Trial], str]):
-        self._console = console
-        self._name = name
-        self._total, self._ended, self._start = len(trials), 0, time.monotonic()
-        self._under_way: dict[str, tuple[Trial, TaskID]] = {}
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[told]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=3600,
+        self._console, self._name, self._total = console, name, len(trials)
+        self._active: list[Trial] = []
+        self._ended: list[Trial] = []
+        self._start = time.monotonic()
+        self._live = Live(
+            console=console, get_renderable=self._bars, refresh_per_second=0.5, transient=True
         )
-        self._all = self._bar.add_task("all runs", total=self._total, told="")
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "_Progress":
-        self._bar.start()
         if self._console.is_terminal:
-            self._watcher.start()
+            self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
-        self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def began(self, trial: Trial) -> None:
         """Show that a run has started."""
+        self._active.append(trial)
         if not self._console.is_terminal:
             say(self._console, f"{self._name(trial)}: begins")
-            return
-        steps = int(trial.overrides.get("steps", spec.settings(trial.config).get("steps", 0)) or 1)
-        task = self._bar.add_task(self._name(trial), total=steps, told="")
-        with self._lock:
-            self._under_way[str(trial.workdir)] = (trial, task)
 
     def ended(self, trial: Trial, what: str) -> None:
         """Show the outcome of a run."""
-        with self._lock:
-            self._ended += 1
-            if found := self._under_way.pop(str(trial.workdir), None):
-                self._bar.remove_task(found[1])
+        with contextlib.suppress(ValueError):  # another process is training it
+            self._active.remove(trial)
+        self._ended.append(trial)
         minutes = (trial.about or {"seconds": 0.0})["seconds"] / 60
         told = f"{self._name(trial)}: {what} after {minutes:.1f} min"
-        rest = self._total - self._ended
-        if not self._console.is_terminal and rest:
-            left = (time.monotonic() - self._start) / self._ended * rest / 60
-            told += f" ({self._ended} of {self._total}, about {left:.0f} min left)"
+        if len(self._ended) < self._total:
+            told += f" ({self._how_far()})"
         say(self._console, told)
-        self._show()
 
-    def _watch(self) -> None:
-        while not self._stop.wait(2):
-            self._show()
+    def _how_far(self) -> str:
+        ended = len(self._ended)
+        left = (time.monotonic() - self._start) / max(ended, 1) * (self._total - ended) / 60
+        return f"{ended} of {self._total}" + (f", about {left:.0f} min left" if ended else "")
 
-    def _show(self) -> None:
-        """Move the bars to the last recorded steps."""
-        with self._lock:
-            parts = 0.0
-            for trial, task in self._under_way.values():
-                total = self._bar.tasks[self._bar.task_ids.index(task)].total or 1
-                step = trial.run.last_step
-                self._bar.update(task, completed=step, told=f"step {step} of {total:.0f}")
-                parts += min(step / total, 1)
-            told = f"{self._ended} of {self._total}"
-            self._bar.update(self._all, completed=self._ended + parts, told=told)
+    def _bars(self) -> Table:
+        bars, share = Table.grid(padding=(0, 1)), float(len(self._ended))
+        for trial in tuple(self._active):
+            steps = trial.overrides.get("steps", spec.settings(trial.config).get("steps")) or 1
+            step = trial.run.last_step
+            share += min(step / steps, 1)
+            bar = ProgressBar(steps, step, width=20)
+            bars.add_row(Text(self._name(trial)), bar, f"step {step} of {steps}")
+        bars.add_row("all runs", ProgressBar(self._total, share, width=20), self._how_far())
+        return bars
 
 
 if __name__ == "__main__":

@@ -118,10 +118,6 @@ def _create(
     name: str | type[Encoding], chosen: dict[str, Any], dims: Dims, rngs: nnx.Rngs
 ) -> Encoding:
     """Check the options, and create one scheme."""
-    known = options(name)
     told = name if isinstance(name, str) else name.__name__
-    for key, value in chosen.items():
-        if key not in known:
-            raise ValueError(registry.unknown(f"option of {told}", key, tuple(known)))
-        registry.check_value(f"{told}.{key}", value, known[key])
+    registry.check_options(told, chosen, options(name))
     return scheme(name)(dims=dims, rngs=rngs, **chosen)

@@ -38,10 +38,6 @@ def create(name: str, *, digits: tuple[int, ...] = (), **chosen: Any) -> Places:
     """
     if not name:
         return Places()
-    known = options(name)
-    for key, value in chosen.items():
-        if key not in known:
-            raise ValueError(registry.unknown(f"option of {name}", key, tuple(known)))
-        registry.check_value(f"{name}.{key}", value, known[key])
+    registry.check_options(name, chosen, options(name))
     reads_digits = "digits" in kind(name).__dataclass_fields__
     return kind(name)(**chosen, **({"digits": digits} if reads_digits else {}))

@@ -428,12 +428,10 @@ def test_a_terminal_shows_what_runs_and_how_far_it_is(tmp_path):
         progress.began(first)
         first.workdir.mkdir(parents=True)
         (first.workdir / "metrics.jsonl").write_text('{"step": 10, "split": "train"}\n')
-        progress._show()
-        progress._bar.refresh()
-        assert progress._bar.tasks[0].completed == pytest.approx(0.25)
+        progress._live.refresh()
         progress.ended(first, "finished")
         progress.began(second)
-        progress._bar.refresh()
+        progress._live.refresh()
     shown = console.file.getvalue()
     for text in ("seed=0", "step 10 of 40", "seed=0: finished after 0.0 min", "1 of 2", "seed=1"):
         assert text in shown
