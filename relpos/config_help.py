@@ -13,34 +13,24 @@ from relpos.training import run_config
 
 def describe() -> str:
     """Return the configs with their commands, the keys of each task and of all tasks, the schemes and the positions."""
-    lines, tasks = ["configs:"], []
+    lines, tasks = ["configs:"], set()
     for name, path in config_files.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         title, command = text.split("\n\n")[:2]
         lines += [_item(name, [title]), f"    {command.strip()}"]
-        tasks.append(config_files.read_file(path)["task"])
-    defaults = {
-        task: to_plain(run_config.config_class(task)(task=task)) for task in sorted(set(tasks))
-    }
-    shared = set.intersection(*map(set, defaults.values())) - {"data", "encodings"}
+        tasks.add(config_files.read_file(path)["task"])
+    defaults = {task: to_plain(run_config.config_class(task)(task=task)) for task in sorted(tasks)}
     some = next(iter(defaults.values()))
+    shared = set.intersection(*map(set, defaults.values())) - {"data"}
+    apart = {"task", "encodings", "places"}  # named above or listed below
     lines += [
         "",
         "keys of each task (--config.KEY=VALUE, --config.SECTION.KEY=VALUE), with their defaults:",
     ]
     for task, config in defaults.items():
-        own = {k: v for k, v in config.items() if k not in (*shared, "encodings", "places")}
-        lines.append(_item(task, _values(own)))
-        lines += [
-            line for key in own if _is_section(own[key]) for line in _section(f"  {key}", own[key])
-        ]
+        lines += _section({k: v for k, v in config.items() if k not in shared | apart}, task, "  ")
     lines += ["", "keys of all tasks:"]
-    lines.append(
-        _item("", _values({key: some[key] for key in some if key in shared and key != "task"}))
-    )
-    for key in some:
-        if key in shared and _is_section(some[key]):
-            lines += _section(key, some[key])
+    lines += _section({k: v for k, v in some.items() if k in shared - apart})
     lines += [
         "",
         "schemes (--config.encoding=NAME; several: rope+t5 a sum, rope:4/alibi:4 by heads, rope*3,none by layers),",
@@ -56,37 +46,26 @@ def describe() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _is_section(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _section(
+    section: Mapping[str, Any], name: str = "", indent: str = "", inside: str = ""
+) -> list[str]:
+    """Return a line for a section, and those of the sections in it, indented, with their dotted names."""
+    inner = {key: value for key, value in section.items() if isinstance(value, Mapping)}
+    values = _values({key: value for key, value in section.items() if key not in inner})
+    lines = [_item(name, values)] if values or not inner else []
+    for key, value in inner.items():
+        lines += _section(value, f"{indent}{inside}{key}", indent, f"{inside}{key}.")
+    return lines
 
 
 def _values(section: Mapping[str, Any]) -> list[str]:
     """Return KEY=DEFAULT of each key, KEY where the default is empty."""
-    return [
-        key if value == "" else f"{key}={show(value)}"
-        for key, value in section.items()
-        if not _is_section(value)
-    ]
-
-
-def _section(name: str, section: Mapping[str, Any]) -> list[str]:
-    """Return a line for a section, and one for each section in it that has keys."""
-    lines = [_item(name, _values(section))]
-    for key, inner in section.items():
-        if _is_section(inner):
-            parts = [
-                _section(f"{name}.{key}.{part}", inner[part])
-                for part in inner
-                if _is_section(inner[part])
-            ]
-            lines += [line for part in parts for line in part]
-    return lines
+    return [key if value == "" else f"{key}={show(value)}" for key, value in section.items()]
 
 
 def _item(name: str, words: Iterable[str]) -> str:
-    text = ", ".join(words)
     return textwrap.fill(
-        f"{name}: {text}" if name and text else name or text,
+        ": ".join(filter(None, (name, ", ".join(words)))),
         width=shutil.get_terminal_size().columns - 2,
         initial_indent="  ",
         subsequent_indent="      ",

@@ -1,5 +1,6 @@
 """The trained model of a run directory, without its optimizer."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -13,11 +14,8 @@ def newest_step(workdir: Path) -> int | None:
     """Return the step of the newest checkpoint, or None."""
     if not (workdir / "checkpoints").is_dir():
         return None
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return checkpoints.latest_step()
-    finally:
-        checkpoints.close()
 
 
 def restore_model(workdir: Path, step: int, task: Task, seed: int) -> nnx.Module:
@@ -30,8 +28,5 @@ def restore_model(workdir: Path, step: int, task: Task, seed: int) -> nnx.Module
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     graphdef, state = nnx.split(nnx.eval_shape(lambda: task.init_model(nnx.Rngs(seed))))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         return nnx.merge(graphdef, checkpoints.restore_model(step, shapes))
-    finally:
-        checkpoints.close()
