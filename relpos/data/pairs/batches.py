@@ -11,66 +11,44 @@ batch is a dict of int32 arrays [B, T]: `source`, `source_segments`, `inputs`, `
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import grain
 import numpy as np
 
 from relpos.data.errors import DataError
-from relpos.data.pairs.pairs import Pair
+from relpos.data.mapped import Mapped
+from relpos.data.pairs.corpus import Pair
 from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
+from relpos.data.tokenizers import Lossless
+from relpos.data.tokenizers.words import Words
 
 Batch = dict[str, np.ndarray]
+Tokenizer = Lossless | Words
 TokenizedPair = tuple[np.ndarray, np.ndarray]
 
 _POOL = 50  # batches whose pairs are sorted by length together
 
 
-class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer, see tokenizers."""
+class Tokenized(Mapped[TokenizedPair]):
+    """The tokens of pairs, without separators.
 
-    @property
-    def separator(self) -> int:
-        """The id that ends a sentence."""
+    Attributes:
+      separators: the ids that end a source and a target.
+    """
 
-    def encode(self, text: bytes) -> np.ndarray:
-        """Return the ids of a text, int32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokenized:
-    """Random access to the tokens of pairs, without separators."""
-
-    pairs: Sequence[Pair]
-    source: Tokenizer
-    target: Tokenizer
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> TokenizedPair:
-        source, target = self.pairs[index]
-        return self.source.encode(source), self.target.encode(target)
+    def __init__(self, pairs: Sequence[Pair], source: Tokenizer, target: Tokenizer) -> None:
+        super().__init__(pairs, lambda pair: (source.encode(pair[0]), target.encode(pair[1])))
+        self.separators = source.separator, target.separator
 
 
-@dataclasses.dataclass(frozen=True)
-class Sentences:
-    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both in turn."""
-
-    pairs: Sequence[Pair]
-    sides: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.pairs) * len(self.sides)
-
-    def __getitem__(self, index: int) -> bytes:
-        if index >= len(self):
-            raise IndexError(index)
-        pair, side = divmod(index, len(self.sides))
-        return self.pairs[pair][self.sides[side]]
+def sentences(pairs: Sequence[Pair], sides: Sequence[int]) -> Mapped[bytes]:
+    """Return the sentences of one side of pairs (0: source, 1: target), or of both in turn."""
+    count = len(sides)
+    return Mapped(
+        range(len(pairs) * count), lambda number: pairs[number // count][sides[number % count]]
+    )
 
 
 def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
@@ -173,9 +151,8 @@ class _Draw:
         """Return the batch of step `index`."""
         number, place = divmod(index, self._pool_size)
         chosen = self._pool(number)[place]
-        separators = (self._pairs.source.separator, self._pairs.target.separator)
         T = padded_length(_needed(chosen), self._length)
-        return make_batch(chosen, T, self._batch_size, separators)
+        return make_batch(chosen, T, self._batch_size, self._pairs.separators)
 
     def _draw_fitting(self, number: int) -> list[TokenizedPair]:
         count = self._pool_size * self._batch_size
@@ -183,7 +160,6 @@ class _Draw:
         return [pair for i in drawn if fits(pair := self._pairs[i], self._length)]
 
     def _draw_pool(self, number: int) -> list[list[TokenizedPair]]:
-        """Return the batches of a pool."""
         count = self._pool_size * self._batch_size
         # If few pairs fit, a pool may have none; the next pool that has some then replaces it.
         whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))
