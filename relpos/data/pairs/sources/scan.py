@@ -41,7 +41,13 @@ def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
 
 def pairs() -> list[Pair]:
     """Return all (command, actions), words separated by spaces, in a fixed order."""
-    simple = _simple()
+    phrases = _verb_phrases()
+    repeated = [
+        (f"{command} {word}", _times(times, actions))
+        for command, actions in phrases
+        for word, times in TIMES.items()
+    ]
+    simple = phrases + repeated  # S in the grammar
     return [
         *simple,
         *((f"{x} and {y}", f"{of_x} {of_y}") for x, of_x in simple for y, of_y in simple),
@@ -89,18 +95,8 @@ def _actions(pair: Pair) -> int:
     return len(pair[1].split())
 
 
-def _simple() -> list[Pair]:
-    """The commands without a conjunction, S in the grammar."""
-    verbs = _verb_phrases()
-    repeated = [
-        (f"{command} {word}", _times(times, actions))
-        for command, actions in verbs
-        for word, times in TIMES.items()
-    ]
-    return verbs + repeated
-
-
 def _verb_phrases() -> list[Pair]:
+    """Return the commands V of the grammar."""
     phrases = list(VERBS.items())
     for verb, action in [*VERBS.items(), ("turn", "")]:
         for direction, turn in DIRECTIONS.items():
