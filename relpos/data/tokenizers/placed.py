@@ -71,11 +71,9 @@ class PlacedWords:
 
 
 def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
-    """Return the most frequent pieces of texts; ties are broken alphabetically.
+    """Learn the most frequent pieces of the train split; ties are broken alphabetically.
 
-    Args:
-      texts: the train split only.
-      vocab_size: the most ids, of which 257 are the bytes and the separator.
+    Of at most `vocab_size` ids, 257 are the bytes and the separator.
 
     Raises:
       DataError: the ids leave no room for a word.

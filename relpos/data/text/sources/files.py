@@ -172,15 +172,10 @@ def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 def documents_of(text: bytes) -> list[bytes]:
     """Cut a text into documents of at most `DOCUMENT_BYTES`, at line ends where possible."""
-    documents = []
-    start = 0
-    while len(text) - start > DOCUMENT_BYTES:
-        end = cut_before(text, start + DOCUMENT_BYTES, reach=DOCUMENT_BYTES // 2)
-        documents.append(text[start:end])
-        start = end
-    if start < len(text):
-        documents.append(text[start:])
-    return documents
+    bounds = [0]
+    while len(text) - bounds[-1] > DOCUMENT_BYTES:
+        bounds.append(cut_before(text, bounds[-1] + DOCUMENT_BYTES, reach=DOCUMENT_BYTES // 2))
+    return [text[low:high] for low, high in itertools.pairwise([*bounds, len(text)]) if low < high]
 
 
 def cut_before(text: bytes, place: int, *, reach: int) -> int:

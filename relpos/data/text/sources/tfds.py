@@ -45,7 +45,7 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[bytes]:
 
 def _three_splits(found: Mapping[str, Sequence[bytes]], name: str) -> dict[str, Sequence[bytes]]:
     """Return train, validation and test; take missing ones from the end of train."""
-    train = found.get("train", ())
+    train: Sequence[bytes] = found.get("train", ())
     if not len(train):
         raise DataError(f"{name} has no train split; it has: {', '.join(found) or 'none'}.")
     share = max(1, min(HELD_OUT_DOCUMENTS, int(HELD_OUT_FRACTION * len(train))))
@@ -55,7 +55,7 @@ def _three_splits(found: Mapping[str, Sequence[bytes]], name: str) -> dict[str, 
         if split not in splits:
             if stop - share < 1:
                 raise DataError(f"{name} has too few documents to carve {split} from train.")
-            splits[split] = Mapped(range(stop - share, stop), train.__getitem__)
+            splits[split] = Mapped(range(stop - share, stop), lambda i: train[i])
             stop -= share
-    splits["train"] = Mapped(range(stop), train.__getitem__)
+    splits["train"] = Mapped(range(stop), lambda i: train[i])
     return {split: splits[split] for split in SPLITS}

@@ -73,14 +73,11 @@ class LibraryText(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
-    """Prepare library_text unless it is prepared, and open it.
+    """Prepare library_text unless it is prepared, and return the documents of each split.
 
     Args:
       data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
         If it is not writable, a private temporary folder is used, with a warning.
-
-    Returns:
-      The documents of each split.
 
     Raises:
       DataError: the path names an unknown user, or the temporary folder may be another user's.

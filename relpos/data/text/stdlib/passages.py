@@ -104,18 +104,11 @@ def cut_shared(
     for document in documents:
         while True:
             p = Passages(document, window)
-            shared = _is_in(p.hashes, table)
+            above = np.searchsorted(table, p.hashes, side="right")
+            shared = np.searchsorted(table, p.hashes) < above
             if not shared.any():
                 break
             covered = _coverage(len(document), p.starts[shared], p.ends[shared])
             document = cut_lines(document, covered, wholly=False)
         kept.append(document)
     return kept
-
-
-def _is_in(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return [n] bool: which values are in the sorted table."""
-    if not len(table):
-        return np.zeros(len(values), bool)
-    found = np.minimum(np.searchsorted(table, values), len(table) - 1)
-    return table[found] == values
