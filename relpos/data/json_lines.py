@@ -23,14 +23,9 @@ class LineError(DataError):
 
 
 def documents(path: Path, content: bytes, field: str) -> list[bytes]:
-    """Return the text in one field of every line, skipping blank lines.
+    """Return the text in a field of every line of a file's content, skipping blank lines.
 
     Lines that cannot be used are skipped, and one warning counts and lists them.
-
-    Args:
-      path: the file's path, for messages.
-      content: the file's bytes.
-      field: the field with the text.
 
     Raises:
       DataError: the first object lacks the field (the message lists the fields it has), or no line can be used.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import logging
-import operator
 import os
 import sys
 import urllib.error
@@ -48,11 +46,7 @@ def quiet_tfds() -> Iterator[None]:
 def open_sources(
     name: str, data_dir: str = ""
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Return the builder and the splits' records of a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
-
-    Args:
-      name: as tensorflow-datasets spells it.
-      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """Return the builder and the splits' records of a set; the arguments are those of the sources that use it.
 
     Raises:
       DataError: the set does not exist, is not on disk and cannot be downloaded, or is not stored as array_record.
@@ -190,7 +184,9 @@ def _is_text(feature: tfds.features.FeatureConnector) -> bool:
 
 def text_at(record: Mapping[str, Any], path: Sequence[str]) -> bytes:
     """Return the text at a path of a record, as UTF-8."""
-    text: Any = functools.reduce(operator.getitem, path, record)
+    text: Any = record
+    for key in path:
+        text = text[key]
     return text.encode() if isinstance(text, str) else bytes(text)
 
 
