@@ -54,12 +54,7 @@ class Corpus(Generic[Item]):
 def fingerprint(
     splits: Mapping[str, Sequence[Item]], parts: Callable[[Item], Iterable[bytes]]
 ) -> str:
-    """Return the SHA-256 of all items of all splits, including their order and boundaries.
-
-    Args:
-      splits: items by split.
-      parts: returns the bytes that an item consists of.
-    """
+    """Return the SHA-256 of the parts of all items of all splits, including their order and boundaries."""
     digest = hashlib.sha256()
     for split, items in splits.items():
         digest.update(f"{split} {len(items)}\n".encode())

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relpos.data import file_kinds as kinds
 from relpos.data.errors import DataError, nearest
 from relpos.files import parse_json
 
@@ -23,20 +22,10 @@ class LineError(DataError):
     """A line cannot be used; the message says why but does not name the line."""
 
 
-def is_json_lines(path: Path) -> bool:
-    """Return whether the file's name is that of a JSON lines file."""
-    return kinds.ending(path) in ENDINGS
-
-
 def documents(path: Path, content: bytes, field: str) -> list[bytes]:
-    """Return the text in one field of every line, skipping blank lines.
+    """Return the text in a field of every line of a file's content, skipping blank lines.
 
     Lines that cannot be used are skipped, and one warning counts and lists them.
-
-    Args:
-      path: the file's path, for messages.
-      content: the file's bytes.
-      field: the field with the text.
 
     Raises:
       DataError: the first object lacks the field (the message lists the fields it has), or no line can be used.
@@ -48,7 +37,12 @@ def documents(path: Path, content: bytes, field: str) -> list[bytes]:
     for number, line in ((n, line) for n, line in enumerate(lines, 1) if line.strip()):
         try:
             record = read_object(line)
-            known = known or _has(record, field, f"{path}, line {number}")
+            if not known and field not in record:
+                raise DataError(
+                    f"{path}, line {number}: no field {field!r}.{nearest(field, record)} Name the one that holds the "
+                    f"text by data.field; there are {', '.join(map(repr, record)) or 'none'}."
+                )
+            known = True
             found.append(text_of(record, field).encode())
         except LineError as error:
             faults.append(f"line {number}: {error}")
@@ -59,15 +53,6 @@ def documents(path: Path, content: bytes, field: str) -> list[bytes]:
         total = len(found) + len(faults)
         _log.warning("%s: %d of %d lines are left out: %s", path, len(faults), total, told)
     return found
-
-
-def _has(record: Mapping[str, Any], field: str, where: str) -> bool:
-    if field not in record:
-        raise DataError(
-            f"{where}: no field {field!r}.{nearest(field, record)} Name the one that holds the text by data.field; "
-            f"there are {', '.join(map(repr, record)) or 'none'}."
-        )
-    return True
 
 
 def read_object(line: bytes) -> Mapping[str, Any]:

@@ -68,11 +68,9 @@ def _inside(folder: Path) -> list[Path]:
     found = [
         Path(below, file) for below, _, files in os.walk(folder, onerror=refuse) for file in files
     ]
-    return sorted(p for p in found if not _is_hidden(p.relative_to(folder)))
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+    return sorted(
+        p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
+    )
 
 
 def neighbour(path: Path) -> str:
@@ -82,12 +80,8 @@ def neighbour(path: Path) -> str:
         missing = next(p for p in reversed([folder, *folder.parents]) if not p.is_dir())
         if os.path.lexists(missing):
             return f" {missing} is not a folder."
-        return f" Its folder {missing} is missing." + _neighbour_name(missing)
-    return _neighbour_name(path)
-
-
-def _neighbour_name(path: Path) -> str:
+        return f" Its folder {missing} is missing.{neighbour(missing)}"
     try:
-        return nearest(path.name, os.listdir(path.parent))
+        return nearest(path.name, os.listdir(folder))
     except OSError:
         return ""

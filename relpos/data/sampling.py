@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -20,25 +20,13 @@ IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 MOST_PERMUTED = 2**20  # items whose order is held in memory
 
 
-class ByNumber(grain.transforms.MapWithIndex):
-    """A Grain transform that replaces each element by a function of its index."""
-
-    def __init__(self, draw: Callable[[int], Any]) -> None:
-        self._draw = draw
-
-    def map_with_index(self, index: int, element: object) -> Any:
-        """Return the draw for an index."""
-        del element
-        return self._draw(index)
-
-
 def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
     """Return an endless dataset whose element i is draw(i).
 
     `get_state` and `set_state` of its iterators continue exactly, and Orbax saves them with
     `grain.checkpoint.CheckpointSave`.
     """
-    return grain.MapDataset.range(1).repeat().map_with_index(ByNumber(draw))
+    return grain.MapDataset.range(1).repeat().map_with_index(lambda index, _: draw(index))
 
 
 class Epochs:

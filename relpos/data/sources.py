@@ -22,11 +22,7 @@ class Sources(registry.Functions, Generic[Item]):
         super().__init__(package, "load", f"source of {what}")
 
     def load(self, name: str, /, **chosen: Any) -> Corpus[Item]:
-        """Load a corpus.
-
-        Args:
-          name: one of `names()`.
-          **chosen: options of the source, see `options(name)`.
+        """Load the corpus of a source with some of its options, see `names` and `options`.
 
         Raises:
           DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
@@ -38,11 +34,7 @@ class Sources(registry.Functions, Generic[Item]):
         return found
 
     def load_chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Corpus[Item]:
-        """Load the corpus that a config names.
-
-        Args:
-          name: of the source.
-          options: of all sources, by name.
+        """Load the corpus of a source, given a config's options of all sources by name.
 
         Raises:
           DataError: as of `load`; it names the config's section.

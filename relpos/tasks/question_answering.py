@@ -130,7 +130,7 @@ class QuestionAnswering(Task):
         ending = "json" if chosen.tokenizer == "words" else "model"
         path, is_new = artefact_path(self._workdir, f"tokenizer.{ending}")
         texts: list[str] = []
-        if is_new and chosen.tokenizer in placed_tokens.KINDS:
+        if is_new:
             train = self.corpus.splits["train"]
             texts = [*{question.context: None for question in train}, *(q.question for q in train)]
         return placed_tokens.create(

@@ -1,6 +1,6 @@
 """Pairs of sentences for translation: `load("cldr", languages=("en", "de"))`."""
 
-from relpos.data.pairs.pairs import Pair as Pair
+from relpos.data.pairs.corpus import Pair as Pair
 from relpos.data.sources import Sources
 
 _SOURCES: Sources[Pair] = Sources("relpos.data.pairs.sources", "pairs")

@@ -11,66 +11,44 @@ batch is a dict of int32 arrays [B, T]: `source`, `source_segments`, `inputs`, `
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import grain
 import numpy as np
 
 from relpos.data.errors import DataError
-from relpos.data.pairs.pairs import Pair
+from relpos.data.mapped import Mapped
+from relpos.data.pairs.corpus import Pair
 from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
+from relpos.data.tokenizers import Lossless
+from relpos.data.tokenizers.words import Words
 
 Batch = dict[str, np.ndarray]
+Tokenizer = Lossless | Words
 TokenizedPair = tuple[np.ndarray, np.ndarray]
 
 _POOL = 50  # batches whose pairs are sorted by length together
 
 
-class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer, see tokenizers."""
+class Tokenized(Mapped[TokenizedPair]):
+    """The tokens of pairs, without separators.
 
-    @property
-    def separator(self) -> int:
-        """The id that ends a sentence."""
+    Attributes:
+      separators: the ids that end a source and a target.
+    """
 
-    def encode(self, text: bytes) -> np.ndarray:
-        """Return the ids of a text, int32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokenized:
-    """Random access to the tokens of pairs, without separators."""
-
-    pairs: Sequence[Pair]
-    source: Tokenizer
-    target: Tokenizer
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> TokenizedPair:
-        source, target = self.pairs[index]
-        return self.source.encode(source), self.target.encode(target)
+    def __init__(self, pairs: Sequence[Pair], source: Tokenizer, target: Tokenizer) -> None:
+        super().__init__(pairs, lambda pair: (source.encode(pair[0]), target.encode(pair[1])))
+        self.separators = source.separator, target.separator
 
 
-@dataclasses.dataclass(frozen=True)
-class Sentences:
-    """Random access to the sentences of one side of pairs (0: source, 1: target), or of both in turn."""
-
-    pairs: Sequence[Pair]
-    sides: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.pairs) * len(self.sides)
-
-    def __getitem__(self, index: int) -> bytes:
-        if index >= len(self):
-            raise IndexError(index)
-        pair, side = divmod(index, len(self.sides))
-        return self.pairs[pair][self.sides[side]]
+def sentences(pairs: Sequence[Pair], sides: Sequence[int]) -> Mapped[bytes]:
+    """Return the sentences of one side of pairs (0: source, 1: target), or of both in turn."""
+    count = len(sides)
+    return Mapped(
+        range(len(pairs) * count), lambda number: pairs[number // count][sides[number % count]]
+    )
 
 
 def padded_length(needed: int, longest: int, *, between: bool = True) -> int:
@@ -110,7 +88,36 @@ def train_batches(
     """
     if not len(pairs):
         raise DataError("There are no pairs to train on.")
-    draw = _Draw(pairs, sequence_length, batch_size, seed)
+    entropy = (abs(seed), seed < 0)
+    epochs = Epochs(len(pairs), (*entropy, 0))
+    batches_of_pool = min(_POOL, -(-len(pairs) // batch_size))
+    pairs_of_pool = batches_of_pool * batch_size
+
+    def fitting(number: int) -> list[TokenizedPair]:
+        places = range(number * pairs_of_pool, (number + 1) * pairs_of_pool)
+        return [pair for i in places if fits(pair := pairs[epochs[i]], sequence_length)]
+
+    @functools.lru_cache(maxsize=2)
+    def pool(number: int) -> list[list[TokenizedPair]]:
+        # If few pairs fit, a pool may have none; the next pool that has some then replaces it.
+        whole_epoch = range(number, number + 1 + -(-len(pairs) // pairs_of_pool))
+        found = next(filter(None, map(fitting, whole_epoch)), None)
+        if found is None:
+            raise DataError(
+                f"None of {len(pairs)} pairs fits into sequence_length={sequence_length} tokens: raise it."
+            )
+        rng = np.random.default_rng((*entropy, 1, number))
+        found += [found[i] for i in rng.integers(len(found), size=pairs_of_pool - len(found))]
+        found.sort(key=lambda pair: max(map(len, pair)))
+        batches = [found[i : i + batch_size] for i in range(0, pairs_of_pool, batch_size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def draw(index: int) -> Batch:
+        number, place = divmod(index, batches_of_pool)
+        chosen = pool(number)[place]
+        T = padded_length(_needed(chosen), sequence_length)
+        return make_batch(chosen, T, batch_size, pairs.separators)
+
     return endless(draw).to_iter_dataset(IN_THIS_THREAD)
 
 
@@ -155,45 +162,3 @@ def make_batch(
         batch["targets"][row, :n], batch["targets"][row, n] = target, of_target
         batch["segments"][row, : n + 1] = 1
     return batch
-
-
-class _Draw:
-    """Map the index of a step to its batch."""
-
-    def __init__(self, pairs: Tokenized, sequence_length: int, batch_size: int, seed: int) -> None:
-        self._pairs = pairs
-        self._length = sequence_length
-        self._batch_size = batch_size
-        self._seed = (abs(seed), seed < 0)
-        self._pool_size = min(_POOL, -(-len(pairs) // batch_size))
-        self._epochs = Epochs(len(pairs), (*self._seed, 0))
-        self._pool = functools.lru_cache(maxsize=2)(self._draw_pool)
-
-    def __call__(self, index: int) -> Batch:
-        """Return the batch of step `index`."""
-        number, place = divmod(index, self._pool_size)
-        chosen = self._pool(number)[place]
-        separators = (self._pairs.source.separator, self._pairs.target.separator)
-        T = padded_length(_needed(chosen), self._length)
-        return make_batch(chosen, T, self._batch_size, separators)
-
-    def _draw_fitting(self, number: int) -> list[TokenizedPair]:
-        count = self._pool_size * self._batch_size
-        drawn = (self._epochs[place] for place in range(number * count, (number + 1) * count))
-        return [pair for i in drawn if fits(pair := self._pairs[i], self._length)]
-
-    def _draw_pool(self, number: int) -> list[list[TokenizedPair]]:
-        """Return the batches of a pool."""
-        count = self._pool_size * self._batch_size
-        # If few pairs fit, a pool may have none; the next pool that has some then replaces it.
-        whole_epoch = range(number, number + 1 + -(-len(self._pairs) // count))
-        found = next(filter(None, map(self._draw_fitting, whole_epoch)), None)
-        if found is None:
-            raise DataError(
-                f"None of {len(self._pairs)} pairs fits into sequence_length={self._length} tokens: raise it."
-            )
-        rng = np.random.default_rng((*self._seed, 1, number))
-        found += [found[i] for i in rng.integers(len(found), size=count - len(found))]
-        found.sort(key=lambda pair: max(map(len, pair)))
-        batches = [found[i : i + self._batch_size] for i in range(0, count, self._batch_size)]
-        return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,11 +1,17 @@
-"""A corpus of sentence pairs, source and target as UTF-8."""
+"""Corpora of sentence pairs: drop empty pairs, and hold out splits that share no sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from relpos.data.corpus import Corpus, Sizes, corpus_of
-from relpos.data.pairs.pairs import Pair
+from relpos.data.errors import DataError
+from relpos.data.splits import SPLITS, families, held_out
+
+Pair = tuple[bytes, bytes]  # source and target, UTF-8
+
+HELD_OUT_FRACTION = 0.025  # of the pairs, in each of validation and test
+HELD_OUT_PAIRS = 2000  # at most
 
 
 def pairs_corpus(
@@ -36,3 +42,64 @@ def _measure(pairs: Sequence[Pair]) -> Sizes:
         "source_bytes": sum(len(source) for source, _ in pairs),
         "target_bytes": sum(len(target) for _, target in pairs),
     }
+
+
+def drop_empty(pairs: Iterable[Pair]) -> tuple[list[Pair], int]:
+    """Strip white space from the pairs; return the non-empty ones and the number of the others."""
+    stripped = [(strip(source), strip(target)) for source, target in pairs]
+    kept = [(source, target) for source, target in stripped if source and target]
+    return kept, len(stripped) - len(kept)
+
+
+def strip(sentence: bytes) -> bytes:
+    """Return a sentence without surrounding white space, including Unicode's."""
+    text = sentence.decode("utf-8", "surrogateescape").strip()
+    return text.encode("utf-8", "surrogateescape")
+
+
+def with_held_out(given: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Return train, validation and test, and a note if some were not given and are held out from train.
+
+    Pairs are held out by the hash of their content. Those that share a source or a target stay together, so no sentence
+    of either language is in two splits. A large group of such pairs goes to train.
+
+    Raises:
+      DataError: the pairs are too few, or too many of them are connected.
+    """
+    missing = [split for split in SPLITS if split not in given]
+    if not missing:
+        return {split: given[split] for split in SPLITS}, []
+    pairs = given["train"]
+    kin = families(pairs)
+    budget = max(1, min(HELD_OUT_PAIRS, int(HELD_OUT_FRACTION * len(pairs))))
+    dealt = held_out(
+        [min(pairs[i][0] for i in family) for family in kin],
+        [len(family) for family in kin],
+        budget=budget,
+        largest=max(1, budget // 10),
+    )
+    chosen: dict[str, list[int]] = {split: [] for split in ("train", *missing)}
+    for split, indices in dealt.items():
+        of_split = chosen[split if split in missing else "train"]
+        of_split += [i for family in indices for i in kin[family]]
+    splits = dict(given)
+    for split, indices in chosen.items():
+        if not indices:
+            raise DataError(
+                f"{len(pairs)} pairs, in {len(kin)} groups without a common sentence, are too few to "
+                f"put any aside for {split}: give {split} files."
+            )
+        splits[split] = [pairs[i] for i in sorted(indices)]
+    note = f"{' and '.join(missing)} held out from train"
+    return {split: splits[split] for split in SPLITS}, [note]
+
+
+def overlaps(splits: Mapping[str, Sequence[Pair]]) -> list[str]:
+    """Return a note for every held-out split with source sentences that are also in train."""
+    trained = {source for source, _ in splits["train"]}
+    notes = []
+    for split, pairs in splits.items():
+        shared = sum(source in trained for source, _ in pairs) if split != "train" else 0
+        if shared:
+            notes.append(f"{split}: {shared} of {len(pairs)} source sentences stand in train too")
+    return notes

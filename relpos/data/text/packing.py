@@ -12,8 +12,8 @@ Documents longer than a sequence are cut into pieces, and pieces are packed side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+import functools
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -26,7 +26,9 @@ from grain.experimental import (
 )
 
 from relpos.data.errors import DataError
+from relpos.data.mapped import Mapped
 from relpos.data.sampling import IN_THIS_THREAD, Epochs, endless
+from relpos.data.tokenizers import Lossless
 
 Batch = dict[str, np.ndarray]
 
@@ -36,24 +38,9 @@ SHUFFLE_TOKENS = 2**23
 _MOST_SHUFFLED = 2**16  # pieces in a window, however short
 
 
-class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer, see tokenizers."""
-
-    @property
-    def separator(self) -> int:
-        """The id that stands before and after a document."""
-
-    @property
-    def byte_lengths(self) -> np.ndarray:
-        """The number of bytes of each id, [V]."""
-
-    def encode(self, text: bytes) -> np.ndarray:
-        """Return the ids of a text, int32."""
-
-
 def train_batches(
     documents: Sequence[bytes],
-    tokenizer: Tokenizer,
+    tokenizer: Lossless,
     *,
     sequence_length: int,
     batch_size: int,
@@ -72,11 +59,22 @@ def train_batches(
       DataError: a size is not positive, or the text is shorter than one sequence.
     """
     _check_sizes(sequence_length, batch_size)
-    _check_enough(documents, tokenizer, sequence_length)
+    streams = _streams(documents, tokenizer)
+    _check_enough(streams, sequence_length)
+    entropy = 2 * seed if seed >= 0 else -2 * seed - 1  # NumPy takes no negative one
     draw_seed, window_seed, pack_seed = (
-        int(s) for s in np.random.SeedSequence(_entropy(seed)).generate_state(3) >> 1
+        int(s) for s in np.random.SeedSequence(entropy).generate_state(3) >> 1
     )
-    draw = _Draw(_TokenStreams(documents, tokenizer), sequence_length, draw_seed)
+    epochs = Epochs(len(streams), (draw_seed,))
+
+    def draw(index: int) -> tuple[np.ndarray, int]:
+        """Return a document's stream and how many tokens its first piece lacks."""
+        stream = streams[epochs[index]]
+        if len(stream) - 1 <= sequence_length:
+            return stream, 0
+        rng = np.random.default_rng((draw_seed, index))
+        return stream, int(rng.integers(sequence_length))
+
     drawn = endless(draw).to_iter_dataset(IN_THIS_THREAD)
     pieces = FlatMapIterDataset(drawn, _Cut(sequence_length))
     window = min(max(SHUFFLE_TOKENS // sequence_length, 64), _MOST_SHUFFLED)
@@ -88,7 +86,7 @@ def train_batches(
 
 def eval_batches(
     documents: Sequence[bytes],
-    tokenizer: Tokenizer,
+    tokenizer: Lossless,
     *,
     sequence_length: int,
     batch_size: int,
@@ -104,50 +102,21 @@ def eval_batches(
     _check_sizes(sequence_length, batch_size)
     if not len(documents):
         raise DataError("There are no documents to evaluate on.")
-    streams = grain.MapDataset.source(_TokenStreams(documents, tokenizer))
+    streams = grain.MapDataset.source(_streams(documents, tokenizer))
     uncut = streams.map(lambda stream: (stream, 0)).to_iter_dataset(IN_THIS_THREAD)
     pieces = FlatMapIterDataset(uncut, _Cut(sequence_length))
     rows = _packed(pieces, sequence_length, rows=batch_size, seed=None)
-    return iter(rows.batch(batch_size, batch_fn=_pad_to(batch_size)))
+    return iter(
+        rows.batch(batch_size, batch_fn=functools.partial(batch_and_pad, batch_size=batch_size))
+    )
 
 
-def text_bytes(batch: Batch, tokenizer: Tokenizer) -> int:
-    """Return the number of bytes of a batch's targets (separators have none)."""
-    return int(tokenizer.byte_lengths[batch["targets"]][batch["segments"] > 0].sum())
-
-
-class _TokenStreams:
-    """Random access to the stream <sep> tokens <sep> of each document."""
-
-    def __init__(self, documents: Sequence[bytes], tokenizer: Tokenizer) -> None:
-        self._documents = documents
-        self._tokenizer = tokenizer
-
-    def __len__(self) -> int:
-        return len(self._documents)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        separator = np.array([self._tokenizer.separator], np.int32)
-        tokens = self._tokenizer.encode(self._documents[index])
-        return np.concatenate([separator, tokens, separator])
-
-
-class _Draw:
-    """Map the index of a draw to a document and to where it is first cut."""
-
-    def __init__(self, streams: _TokenStreams, sequence_length: int, seed: int) -> None:
-        self._streams = streams
-        self._length = sequence_length
-        self._seed = seed
-        self._epochs = Epochs(len(streams), (seed,))
-
-    def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        """Return a document's stream and how many tokens its first piece lacks."""
-        stream = self._streams[self._epochs[index]]
-        if len(stream) - 1 <= self._length:
-            return stream, 0
-        rng = np.random.default_rng((self._seed, index))
-        return stream, int(rng.integers(self._length))
+def _streams(documents: Sequence[bytes], tokenizer: Lossless) -> Mapped[np.ndarray]:
+    """Return the stream <sep> tokens <sep> of each document."""
+    separator = np.array([tokenizer.separator], np.int32)
+    return Mapped(
+        documents, lambda text: np.concatenate([separator, tokenizer.encode(text), separator])
+    )
 
 
 class _Cut(FlatMapTransform):
@@ -189,27 +158,17 @@ def _packed(
     )
 
 
-def _pad_to(batch_size: int) -> Callable[[Sequence[Batch]], Batch]:
-    return lambda rows: batch_and_pad(rows, batch_size=batch_size)
-
-
-def _entropy(seed: int) -> int:
-    """Map a seed, which may be negative, to an integer that is not, as NumPy requires."""
-    return 2 * seed if seed >= 0 else -2 * seed - 1
-
-
 def _check_sizes(sequence_length: int, batch_size: int) -> None:
     for name, value in (("sequence_length", sequence_length), ("batch_size", batch_size)):
         if value < 1:
             raise DataError(f"{name} must be at least 1, not {value}.")
 
 
-def _check_enough(documents: Sequence[bytes], tokenizer: Tokenizer, sequence_length: int) -> None:
+def _check_enough(streams: Sequence[np.ndarray], sequence_length: int) -> None:
     """Raise if the text cannot fill one sequence; read only as much of it as needed."""
-    streams = _TokenStreams(documents, tokenizer)
     tokens = 0
-    for i in range(len(streams)):
-        tokens += len(streams[i]) - 1  # the number of targets
+    for stream in streams:
+        tokens += len(stream) - 1  # the number of targets
         if tokens >= sequence_length:
             return
     raise DataError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
+import os
 import sys
 import urllib.error
 import urllib.parse
@@ -18,7 +20,6 @@ import tensorflow_datasets as tfds
 
 from relpos.data import paths
 from relpos.data.errors import DataError, nearest
-from relpos.data.tfds.quiet import quiet_tfds
 
 HASHED_BYTES = 64_000_000  # a larger set is identified by its description, not by its documents
 _ANSWER_SECONDS = 4  # how long to wait for a server before a download starts
@@ -26,14 +27,26 @@ _ANSWER_SECONDS = 4  # how long to wait for a server before a download starts
 _log = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Silence what tfds prints on standard output, its progress bars and its log messages."""
+    absl_logger = logging.getLogger("absl")
+    level = absl_logger.level
+    bars = tfds.core.utils.tqdm_utils._active  # tfds has no other way to tell whether bars are on
+    tfds.disable_progress_bar()
+    absl_logger.setLevel(logging.CRITICAL)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        absl_logger.setLevel(level)
+        tfds.display_progress_bar(bars)
+
+
 def open_sources(
     name: str, data_dir: str = ""
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Return the builder and the splits' records of a set such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
-
-    Args:
-      name: as tensorflow-datasets spells it.
-      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """Return the builder and the splits' records of a set; the arguments are those of the sources that use it.
 
     Raises:
       DataError: the set does not exist, is not on disk and cannot be downloaded, or is not stored as array_record.
@@ -44,16 +57,12 @@ def open_sources(
         with quiet_tfds():
             return builder, {split: builder.as_data_source(split) for split in builder.info.splits}
     except (NotImplementedError, ValueError) as error:
+        found = builder.info.file_format.value if builder.info.file_format else "an unknown format"
         raise DataError(
-            f"{name} in {builder.data_dir} is stored as {_format(builder)}, not as array_record. "
+            f"{name} in {builder.data_dir} is stored as {found}, not as array_record. "
             "Convert it: python -m tensorflow_datasets.scripts.convert_format "
             f"--root_data_dir={root} --out_file_format=array_record"
         ) from error
-
-
-def is_small(builder: tfds.core.DatasetBuilder) -> bool:
-    """Return whether a set is small enough to be read and hashed whole."""
-    return int(builder.info.dataset_size) <= HASHED_BYTES
 
 
 def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
@@ -76,10 +85,10 @@ def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
     except tfds.core.registered.DatasetNotFoundError as error:
         if bare in _shipped():
             raise _cannot(name, root, "its builder needs TensorFlow") from error
-        known = {*_shipped(), *_folders(root)}
+        prepared = {path.name for path in Path(root).glob("[a-z]*") if path.is_dir()}
         raise DataError(
             f"There is no tensorflow-datasets set {name!r}, neither prepared in {root} nor known "
-            f"to tensorflow-datasets.{nearest(bare, known)}"
+            f"to tensorflow-datasets.{nearest(bare, _shipped() | prepared)}"
         ) from error
     except Exception as error:  # a set's code may raise anything: for its config, an import, ...
         raise _cannot(name, root, _first_line(error)) from error
@@ -89,15 +98,13 @@ def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
         raise _cannot(name, root, "its builder needs TensorFlow")
     try:
         silent = _silent_server(builder.url_infos or {})
-        if silent:
-            raise _cannot(name, root, f"{silent} does not answer")
-        _log.info("Downloading and preparing %s in %s.", name, root)
-        builder.download_and_prepare()
-    except DataError:
-        raise
+        if not silent:
+            _log.info("Downloading and preparing %s in %s.", name, root)
+            builder.download_and_prepare()
+            return builder
     except Exception as error:  # networks, disks and the set's own code fail in many ways
         raise _cannot(name, root, _first_line(error)) from error
-    return builder
+    raise _cannot(name, root, f"{silent} does not answer")
 
 
 def _cannot(name: str, root: str, reason: str) -> DataError:
@@ -121,10 +128,6 @@ def _shipped() -> set[str]:
     return names | set(tfds.list_builders(with_community_datasets=False))
 
 
-def _folders(root: str) -> set[str]:
-    return {p.name for p in Path(root).glob("[a-z]*") if p.is_dir()}
-
-
 def _silent_server(urls: Iterable[str]) -> str | None:
     """Return a server of the URLs that does not answer at all, or None if all do."""
     servers = {urllib.parse.urlsplit(url)[:2]: url for url in urls if url.startswith("http")}
@@ -145,17 +148,17 @@ def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
     Raises:
       DataError: there is no text feature, or there are several.
     """
-    features = builder.info.features
-    texts = [key for key, feature in (features or {}).items() if is_text(feature)]
-    if "text" in texts:
+    features = builder.info.features or {}
+    found = [key for key, feature in features.items() if _is_text(feature)]
+    if "text" in found:
         return "text"
-    only_texts = [key for key in texts if isinstance(features[key], tfds.features.Text)]
-    for candidates in (only_texts, texts):
+    only_texts = [key for key in found if isinstance(features[key], tfds.features.Text)]
+    for candidates in (only_texts, found):
         if len(candidates) == 1:
             return candidates[0]
     raise DataError(
         f"{name} has no feature 'text', and not one text feature alone: its features are "
-        f"{', '.join(sorted(features or {})) or 'none'}."
+        f"{', '.join(sorted(features)) or 'none'}."
     )
 
 
@@ -166,27 +169,34 @@ def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
         for key, feature in features.items():
             if isinstance(feature, tfds.features.FeaturesDict):
                 yield from within(feature, (*above, key))
-            elif is_text(feature):
+            elif _is_text(feature):
                 yield (*above, key)
 
     return list(within(builder.info.features or {}, ()))
 
 
-def is_text(feature: tfds.features.FeatureConnector) -> bool:
+def _is_text(feature: tfds.features.FeatureConnector) -> bool:
     """Return whether a feature is a single text."""
-    return isinstance(feature, tfds.features.Text) or _is_string(feature)
+    return isinstance(feature, tfds.features.Text) or (
+        feature.shape == () and np.dtype(feature.np_dtype) == np.dtype(object)
+    )
 
 
-def _is_string(feature: tfds.features.FeatureConnector) -> bool:
-    return feature.shape == () and np.dtype(feature.np_dtype) == np.dtype(object)
-
-
-def _format(builder: tfds.core.DatasetBuilder) -> str:
-    return builder.info.file_format.value if builder.info.file_format else "an unknown format"
+def text_at(record: Mapping[str, Any], path: Sequence[str]) -> bytes:
+    """Return the text at a path of a record, as UTF-8."""
+    text: Any = record
+    for key in path:
+        text = text[key]
+    return text.encode() if isinstance(text, str) else bytes(text)
 
 
 def description_hash(builder: tfds.core.DatasetBuilder) -> str:
-    """Return the SHA-256 of the name, the version and every shard's number of documents and bytes."""
+    """Return the SHA-256 of a large set's name, version and shards (their documents and bytes).
+
+    Return "" for a set small enough to be read and hashed whole.
+    """
+    if int(builder.info.dataset_size) <= HASHED_BYTES:
+        return ""
     digest = hashlib.sha256(builder.info.full_name.encode())
     for split, info in sorted(builder.info.splits.items()):
         digest.update(f"\n{split} {info.num_bytes} {list(info.shard_lengths)}".encode())

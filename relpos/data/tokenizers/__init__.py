@@ -17,6 +17,7 @@ from relpos.data.tokenizers.sentencepiece import SentencePiece as SentencePiece
 from relpos.data.tokenizers.sentencepiece import train_sentencepiece as train_sentencepiece
 
 KINDS = ("bytes", "sentencepiece")
+Lossless = Bytes | SentencePiece
 
 
 def create(
@@ -25,7 +26,7 @@ def create(
     corpus: Sequence[bytes] = (),
     path: str | os.PathLike[str] = "",
     vocab_size: int = 0,
-) -> Bytes | SentencePiece:
+) -> Lossless:
     """Return a run's tokenizer: load it from `path`, or else train it and save it there.
 
     Args:

@@ -28,11 +28,7 @@ class Bytes:
 
 
 def check_ids(ids: np.ndarray, vocab_size: int) -> None:
-    """Raise if an id is not in the vocabulary.
-
-    Raises:
-      DataError: an id is out of range; the message names the first.
-    """
+    """Raise a DataError that names an id outside the vocabulary, if there is one."""
     if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = int(ids.min() if ids.min() < 0 else ids.max())
         raise DataError(f"Token {wrong} is outside the vocabulary of {vocab_size}.")

@@ -12,17 +12,15 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from relpos.data import tokenizers
-from relpos.data.errors import DataError, nearest
+from relpos.data.errors import DataError
 from relpos.data.questions.windows import character_offsets
 from relpos.data.tokenizers.words import read_vocabulary
 from relpos.files import write_atomically
-
-KINDS = ("words", *tokenizers.KINDS)
 
 _PIECE = re.compile(r"\w+|[^\w\s]")
 
@@ -37,21 +35,6 @@ class PlacedTokens(NamedTuple):
 
     ids: np.ndarray
     places: np.ndarray
-
-
-class PlacingTokenizer(Protocol):
-    """A tokenizer that gives the place of each token in the text."""
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of ids."""
-
-    @property
-    def separator(self) -> int:
-        """The id that stands before, between and after texts."""
-
-    def tokens(self, text: str) -> PlacedTokens:
-        """Return the tokens of a text: at least one, unless it is all white space."""
 
 
 class PlacedWords:
@@ -71,7 +54,7 @@ class PlacedWords:
         self._ids = {piece: self.separator + 1 + i for i, piece in enumerate(self.pieces)}
 
     def tokens(self, text: str) -> PlacedTokens:
-        """Return the tokens of a text."""
+        """Return the tokens of a text: at least one, unless it is all white space."""
         ids: list[int] = []
         places: list[tuple[int, int]] = []
         for match in _PIECE.finditer(text):
@@ -88,11 +71,9 @@ class PlacedWords:
 
 
 def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
-    """Return the most frequent pieces of texts; ties are broken alphabetically.
+    """Learn the most frequent pieces of the train split; ties are broken alphabetically.
 
-    Args:
-      texts: the train split only.
-      vocab_size: the most ids, of which 257 are the bytes and the separator.
+    Of at most `vocab_size` ids, 257 are the bytes and the separator.
 
     Raises:
       DataError: the ids leave no room for a word.
@@ -103,16 +84,14 @@ def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
             f"A vocabulary of {vocab_size} is too small: the bytes and a separator need "
             f"{PlacedWords.separator + 1}, words come on top of them."
         )
-    counts: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        counts.update(_PIECE.findall(text))
+    counts = collections.Counter(piece for text in texts for piece in _PIECE.findall(text))
     return PlacedWords(sorted(counts, key=lambda piece: (-counts[piece], piece))[:room])
 
 
 class Placed:
     """A lossless tokenizer, with the places of its tokens."""
 
-    def __init__(self, tokenizer: tokenizers.Bytes | tokenizers.SentencePiece) -> None:
+    def __init__(self, tokenizer: tokenizers.Lossless) -> None:
         self._tokenizer = tokenizer
         self.vocab_size = tokenizer.vocab_size
         self.separator = tokenizer.separator
@@ -121,6 +100,9 @@ class Placed:
         """Return the tokens of a text."""
         ids = self._tokenizer.encode(text.encode())
         return PlacedTokens(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
+
+
+PlacingTokenizer = PlacedWords | Placed
 
 
 def create(
@@ -137,10 +119,6 @@ def create(
     Raises:
       DataError: the kind is unknown, or the tokenizer cannot be loaded or learned.
     """
-    if kind not in KINDS:
-        raise DataError(
-            f"There is no tokenizer {kind!r}.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}."
-        )
     if kind != "words":
         encoded = [text.encode() for text in texts] if kind == "sentencepiece" else []
         return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))

@@ -90,15 +90,14 @@ _SPELT_OUT = re.compile("([\u2581\0\udc80-\udcff]+)")
 
 
 def train_sentencepiece(
-    documents: Sequence[bytes], *, vocab_size: int, path: str | os.PathLike[str], seed: int = 0
+    documents: Sequence[bytes], *, vocab_size: int, path: str | os.PathLike[str]
 ) -> SentencePiece:
-    """Train a model on a sample of the documents and write it to `path` atomically.
+    """Train a model on at most `SAMPLE_BYTES` of the documents and write it to `path` atomically.
 
     Args:
       documents: the train split only.
       vocab_size: the number of pieces, of which 256 are bytes and two are special.
       path: where to write the model.
-      seed: selects the sample of at most `SAMPLE_BYTES` of text.
 
     Raises:
       DataError: the vocabulary is too large for this text, or too small to hold its characters.
@@ -114,7 +113,7 @@ def train_sentencepiece(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample(documents, seed),
+            sentence_iterator=_sample(documents),
             model_writer=model,
             vocab_size=vocab_size,
             model_type="unigram",
@@ -139,10 +138,10 @@ def train_sentencepiece(
     return SentencePiece(path)
 
 
-def _sample(documents: Sequence[bytes], seed: int) -> Iterator[str]:
+def _sample(documents: Sequence[bytes]) -> Iterator[str]:
     """Yield paragraphs of randomly drawn documents, at most `SAMPLE_BYTES` in all."""
     left = SAMPLE_BYTES
-    for i in np.random.default_rng(seed).permutation(len(documents)):
+    for i in np.random.default_rng(0).permutation(len(documents)):
         text = documents[int(i)].decode("utf-8", "replace")
         lines, size = [], 0
         for line in text[:left].splitlines(keepends=True):

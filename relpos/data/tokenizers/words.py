@@ -54,16 +54,12 @@ def read_vocabulary(path: Path) -> list[str]:
     """
     try:
         words = parse_json(read_file(path))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("no list of words")
+        if len({word.encode("utf-8", "surrogateescape") for word in words}) < len(words):
+            raise ValueError("a word twice")
     except ValueError as error:
         raise DataError(f"{path} is not a vocabulary ({error}): restore it.") from error
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(f"{path} is not a vocabulary, a list of words: restore it.")
-    try:
-        distinct = {word.encode("utf-8", "surrogateescape") for word in words}
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path} is not a vocabulary ({error}): restore it.") from error
-    if len(distinct) < len(words):
-        raise DataError(f"{path} is not a vocabulary, it has a word twice: restore it.")
     return words
 
 

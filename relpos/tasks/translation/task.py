@@ -21,8 +21,8 @@ from relpos.data import tokenizers
 from relpos.data.corpus import Corpus
 from relpos.data.pairs import Pair
 from relpos.data.pairs import batches as pair_batches
-from relpos.data.pairs import pairs as pairs_lib
-from relpos.data.pairs.batches import Sentences, Tokenized
+from relpos.data.pairs.batches import Tokenized, sentences
+from relpos.data.pairs.corpus import strip
 from relpos.data.tokenizers import words
 from relpos.errors import UserError, did_you_mean
 from relpos.metrics.translations import METRICS, scores
@@ -93,7 +93,7 @@ class Translation(Task):
             return tokenizers.create(kind)
         ending = "json" if kind == "words" else "model"
         path, is_new = artefact_path(self._workdir, f"tokenizer.{name}.{ending}")
-        texts: Any = Sentences(self.corpus.splits["train"], sides) if is_new else ()
+        texts: Any = sentences(self.corpus.splits["train"], sides) if is_new else ()
         if kind == "words":
             return words.load_or_make(path, texts)
         return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
@@ -293,7 +293,7 @@ class Translation(Task):
     ) -> list[bytes | UserError]:
         """Return the translation of each line, or an error."""
         # Strip as for training pairs.
-        lines = [pairs_lib.strip(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
+        lines = [strip(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
         faults = [self._fault(line) for line in lines]
         found, _ = self.translate(model, lines, self.beams)
         return [

@@ -201,7 +201,7 @@ def test_scan_is_embedded():
     expected = scan.split(26, 3)
     assert list(corpus.splits) == ["train", "validation", "test", "longer"]
     for split, pairs in corpus.splits.items():
-        assert pairs == [(a.encode(), b.encode()) for a, b in getattr(expected, split)]
+        assert pairs == [(a.encode(), b.encode()) for a, b in expected[split]]
 
 
 def records(splits):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from relpos import data
-from relpos.data import file_kinds as kinds
 from relpos.data import pairs, questions, reading
 from relpos.data import text as text_data
 from relpos.data.text.sources import files
@@ -190,7 +189,7 @@ def test_what_is_put_there_after_a_look_at_a_file_is_refused(monkeypatch):
     regular = os.stat(__file__)
     monkeypatch.setattr(Path, "stat", lambda *_, **__: regular)
     with pytest.raises(data.DataError, match=r"/dev/null is .*, not a file"):
-        reading.read_file("/dev/null")
+        reading.read_text(Path("/dev/null"))
 
 
 def test_a_python_without_lzma_says_how_to_unpack(tmp_path, monkeypatch):
@@ -212,11 +211,11 @@ def test_a_remedy_is_for_any_name(tmp_path, ending):
 
 
 def test_old_word_documents_have_a_remedy_of_their_own():
-    assert "soffice" in kinds.fault_of_name(Path("a.doc"))
-    assert "pandoc" in kinds.fault_of_name(Path("a.docx"))
+    assert "soffice" in reading.fault_of_name(Path("a.doc"))
+    assert "pandoc" in reading.fault_of_name(Path("a.docx"))
 
 
-@pytest.mark.parametrize("kind", [k for kind in kinds.KINDS for k in kind.endings])
+@pytest.mark.parametrize("kind", [k for kind in reading.KINDS for k in kind.endings])
 def test_a_kind_of_file_that_is_no_text_is_known_by_its_name(tmp_path, kind):
     for name in (f"a b{kind}", f"a b{kind.upper()}.gz"):
         (tmp_path / name).write_bytes(lines(100))

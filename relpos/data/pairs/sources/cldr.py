@@ -23,13 +23,12 @@ Source of the data: Unicode CLDR, https://cldr.unicode.org, as Babel ships it.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import datetime
 import decimal
 import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import babel
 from babel import dates, lists, localedata, numbers, units
@@ -37,8 +36,7 @@ from babel.core import get_cldr_version
 
 from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError, nearest
-from relpos.data.pairs.corpus import pairs_corpus
-from relpos.data.pairs.pairs import Pair
+from relpos.data.pairs.corpus import Pair, pairs_corpus
 from relpos.data.splits import SPLITS, split_of
 
 VERSION = "1.0.0"  # of the rules below
@@ -81,16 +79,13 @@ LEAST_NAMES = 15  # of countries and of languages that two locales must share
 _NO_COUNTRY = {"EU", "EZ", "QO", "UN", "XA", "XB", "ZZ"}  # unions, and codes for tests and unknowns
 _PLAIN_SPACES = str.maketrans("\u00a0\u202f", "  ")
 
-Write = Callable[[babel.Locale], str]
 
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
+class _Item(NamedTuple):
     """One item of a list: the key that determines its split, and how a locale writes it."""
 
     key: str
-    is_name: bool
-    write: Write
+    write: Callable[[babel.Locale], str]
+    is_name: bool = False
 
 
 def load(
@@ -135,8 +130,10 @@ def pairs(
     split: str = "train",
     seed: int = 0,
     languages: Sequence[str] = ("en", "de"),
-) -> list[tuple[bytes, bytes]]:
+) -> list[Pair]:
     """Return the first `count` pairs of a split; a pair may occur twice.
+
+    Each depends only on its index, on the other arguments and on the version of CLDR.
 
     Args:
       count: the number of pairs.
@@ -146,41 +143,22 @@ def pairs(
       languages: source and target locale.
 
     Raises:
-      DataError: as for `pair`.
+      DataError: an unknown locale or split, or a list without items.
     """
     low, high = (length, length) if isinstance(length, int) else length
     if not 1 <= low <= high:
         raise DataError(f"A list has one item or more; {length} is not a length, nor a range.")
-    drawn = [random.Random(f"lengths {seed} {split} {i}").randint(low, high) for i in range(count)]
-    return [
-        pair(i, length=n, split=split, seed=seed, languages=languages) for i, n in enumerate(drawn)
-    ]
-
-
-def pair(
-    index: int,
-    *,
-    length: int,
-    split: str = "train",
-    seed: int = 0,
-    languages: Sequence[str] = ("en", "de"),
-) -> tuple[bytes, bytes]:
-    """Return sentence `index` of a split in both languages, as UTF-8.
-
-    It depends only on the arguments and on the version of CLDR.
-
-    Raises:
-      DataError: an unknown locale or split, or a list without items.
-    """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
-    if length < 1:
-        raise DataError(f"A list has one item or more, not {length}.")
-    source, target = pair_of_locales(languages)
+    locales = pair_of_locales(languages)
+    drawn = [random.Random(f"lengths {seed} {split} {i}").randint(low, high) for i in range(count)]
+    return [_pair(i, n, split, seed, *locales) for i, n in enumerate(drawn)]
+
+
+def _pair(index: int, length: int, split: str, seed: int, source: str, target: str) -> Pair:
     rng = random.Random(f"cldr {seed} {split} {length} {index}")
-    kinds = [
-        rng.randrange(6) for _ in range(length)
-    ]  # before the loop, as splits differ only in values
+    # Before the loop, as splits differ only in values.
+    kinds = [rng.randrange(6) for _ in range(length)]
     while True:
         items = [_draw(kind, rng, split, source, target) for kind in kinds]
         names_alone = all(item.is_name for item in items)
@@ -236,7 +214,7 @@ def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -
 
 def _name(rng: random.Random, table: str, source: str, target: str) -> _Item:
     code = rng.choice(_codes(table, source, target))
-    return _Item(f"{table} {code}", True, lambda locale: getattr(locale, table)[code])
+    return _Item(f"{table} {code}", lambda locale: getattr(locale, table)[code], is_name=True)
 
 
 @functools.cache
@@ -266,14 +244,14 @@ def _codes(table: str, source: str, target: str) -> tuple[str, ...]:
 def _date(rng: random.Random) -> _Item:
     day = datetime.date.fromordinal(rng.randint(FIRST_DAY, LAST_DAY))
     style = rng.choice(DATE_STYLES)
-    return _Item(f"date {day}", False, lambda locale: dates.format_date(day, style, locale))
+    return _Item(f"date {day}", lambda locale: dates.format_date(day, style, locale))
 
 
 def _time(rng: random.Random) -> _Item:
     time = datetime.time(rng.randrange(24), rng.randrange(60), rng.randrange(60))
     style = rng.choice(TIME_STYLES)
     key = f"time {time.hour}:{time.minute}"
-    return _Item(key, False, lambda locale: dates.format_time(time, style, locale=locale))
+    return _Item(key, lambda locale: dates.format_time(time, style, locale=locale))
 
 
 def _quantity(rng: random.Random) -> _Item:
@@ -282,7 +260,6 @@ def _quantity(rng: random.Random) -> _Item:
     value = decimal.Decimal(tenths) / 10
     return _Item(
         f"quantity {tenths} {unit}",
-        False,
         lambda locale: units.format_unit(value, unit, "long", locale=locale),
     )
 
@@ -294,7 +271,6 @@ def _money(rng: random.Random) -> _Item:
     amount = decimal.Decimal(rng.randint(1, rng.choice((1_000, 1_000_000)))).scaleb(-digits)
     return _Item(
         f"money {amount} {currency}",
-        False,
         lambda locale: numbers.format_currency(amount, currency, locale=locale, format_type=style),
     )
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError
-from relpos.data.pairs import pairs as pairs_lib
-from relpos.data.pairs.corpus import pairs_corpus
-from relpos.data.pairs.pairs import Pair
+from relpos.data.pairs.corpus import Pair, drop_empty, overlaps, pairs_corpus, with_held_out
 from relpos.data.reading import read_utf8
 
 VERSION = "1.0.0"  # of the rules that clean and split files
@@ -61,59 +59,42 @@ def load(
     if not source:
         raise DataError("Which files? source and target name those to train on.")
     notes: list[str] = []
-    splits: dict[str, list[Pair]] = {}
+    given: dict[str, list[Pair]] = {}
     for split, (of_source, of_target) in files.items():
         if of_source:
-            splits[split], dropped = read_pairs(of_source, of_target)
+            given[split], dropped = _read_pairs(of_source, of_target)
             notes += dropped
-    missing = [split for split in files if split not in splits]
-    if missing:
-        splits.update(pairs_lib.hold_out(splits["train"], missing))
-        notes.append(f"{' and '.join(missing)} held out from train")
+    splits, held = with_held_out(given)
+    notes += held
     if train_words:
         kept = [pair for pair in splits["train"] if len(pair[0].split()) <= train_words]
         notes.append(
             f"train: {len(splits['train']) - len(kept)} pairs with more than {train_words} words left out"
         )
         splits["train"] = kept
-    splits = {split: splits[split] for split in files}
     return pairs_corpus(
         ", ".join(Path(file).name for file in files["train"]),
         VERSION,
         splits,
-        languages=tuple(languages),
-        notes=(*notes, *pairs_lib.overlaps(splits)),
+        languages=languages,
+        notes=(*notes, *overlaps(splits)),
     )
 
 
-def read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
-    """Read two files of sentences; those that end in .gz or .xz are decompressed.
-
-    White space around sentences is stripped, and pairs with an empty side are dropped.
-
-    Args:
-      source: file of the source sentences.
-      target: file of their translations.
-
-    Returns:
-      The pairs, and notes on what was dropped.
-
-    Raises:
-      DataError: a file cannot be read or is not UTF-8, the numbers of lines differ, or no pair is left.
-    """
+def _read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
+    """Return the pairs of two files, without those with an empty side, and a note if there were any."""
     sources, targets = _lines(source), _lines(target)
     if len(sources) != len(targets):
         raise DataError(
             f"{source} has {len(sources)} lines, but {target} has {len(targets)}: each line must "
             "stand beside its translation."
         )
-    pairs, dropped = pairs_lib.drop_empty(zip(sources, targets, strict=True))
-    names = f"{Path(source).name}, {Path(target).name}"
+    pairs, dropped = drop_empty(zip(sources, targets, strict=True))
     if not pairs:
         raise DataError(f"{source} and {target} hold no pair of sentences.")
-    if not dropped:
-        return pairs, []
-    return pairs, [f"{names}: {dropped} of {len(sources)} pairs had an empty side and were dropped"]
+    names = f"{Path(source).name}, {Path(target).name}"
+    note = f"{names}: {dropped} of {len(sources)} pairs had an empty side and were dropped"
+    return pairs, [note] if dropped else []
 
 
 def _lines(name: str) -> list[bytes]:

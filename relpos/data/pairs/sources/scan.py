@@ -10,14 +10,12 @@ Lake and Baroni 2018, arXiv:1711.00350. The grammar generates 20,910 commands, e
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError
+from relpos.data.pairs.corpus import Pair as Sentences
 from relpos.data.pairs.corpus import pairs_corpus
-from relpos.data.pairs.pairs import Pair as Sentences
 
 VERSION = "1.0.0"  # of the rules that split
 
@@ -28,19 +26,41 @@ VERBS = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP"}
 TIMES = {"twice": 2, "thrice": 3}
 
 TEST_FRACTION = 0.1  # of the short pairs, as in Csordas et al. 2021
-
-
-class Split(NamedTuple):
-    """Pairs by split: the first three have at most `cutoff` actions, `longer` has the others."""
-
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
-    longer: list[Pair]
+VALIDATION_FRACTION = 0.01
 
 
 def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
-    """Load commands of at most `cutoff` actions, with all others in the split "longer", see `split`.
+    """Load commands of at most `cutoff` actions, with all others in the split "longer"; see `split`."""
+    splits = {
+        name: [(command.encode(), actions.encode()) for command, actions in found]
+        for name, found in split(cutoff, seed).items()
+    }
+    note = f"at most {cutoff} actions, longer: more; seed {seed}"
+    return pairs_corpus("scan", VERSION, splits, languages=("command", "actions"), notes=(note,))
+
+
+def pairs() -> list[Pair]:
+    """Return all (command, actions), words separated by spaces, in a fixed order."""
+    phrases = _verb_phrases()
+    repeated = [
+        (f"{command} {word}", _times(times, actions))
+        for command, actions in phrases
+        for word, times in TIMES.items()
+    ]
+    simple = phrases + repeated  # S in the grammar
+    return [
+        *simple,
+        *((f"{x} and {y}", f"{of_x} {of_y}") for x, of_x in simple for y, of_y in simple),
+        *((f"{x} after {y}", f"{of_y} {of_x}") for x, of_x in simple for y, of_y in simple),
+    ]
+
+
+def split(cutoff: int, seed: int) -> dict[str, list[Pair]]:
+    """Split the pairs: those of at most `cutoff` actions into train, validation and test, the others are "longer".
+
+    Csordas et al. 2021, arXiv:2108.12284 (after Newman et al. 2020, arXiv:2010.07174): train on at most `cutoff`
+    actions, hold out a tenth of these as the in-distribution test, and test on all longer ones. Cutoff 22 is the length
+    split of Lake and Baroni. For validation, a hundredth is held out as well.
 
     Args:
       cutoff: the most actions of a pair for training.
@@ -49,45 +69,6 @@ def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
     Raises:
       DataError: no pair has at most `cutoff` actions, or none has more.
     """
-    splits = {
-        name: [(command.encode(), actions.encode()) for command, actions in found]
-        for name, found in split(cutoff, seed)._asdict().items()
-    }
-    note = f"at most {cutoff} actions, longer: more; seed {seed}"
-    return pairs_corpus("scan", VERSION, splits, languages=("command", "actions"), notes=(note,))
-
-
-def pairs() -> list[Pair]:
-    """Return all (command, actions), words separated by spaces, in a fixed order."""
-    simple = _simple()
-    return [
-        *simple,
-        *((f"{x} and {y}", f"{of_x} {of_y}") for x, of_x in simple for y, of_y in simple),
-        *((f"{x} after {y}", f"{of_y} {of_x}") for x, of_x in simple for y, of_y in simple),
-    ]
-
-
-def split(cutoff: int, seed: int, validation: float = 0.01) -> Split:
-    """Split the pairs by the number of their actions.
-
-    Csordas et al. 2021, arXiv:2108.12284 (after Newman et al. 2020, arXiv:2010.07174): train on at most `cutoff`
-    actions, hold out a tenth of these as the in-distribution test, and test on all longer ones. Cutoff 22 is the length
-    split of Lake and Baroni.
-
-    Args:
-      cutoff: the most actions of a pair for training.
-      seed: selects the held-out short pairs and the order of `train`.
-      validation: share of the short pairs that is held out besides the test; 0 for none.
-
-    Raises:
-      DataError: no pair has at most `cutoff` actions or none has more; or nothing is left to
-        train on.
-    """
-    if not 0 <= validation < 1 - TEST_FRACTION:
-        raise DataError(
-            f"validation is a share of the short pairs, from 0 to below {1 - TEST_FRACTION:g}, "
-            f"not {validation}."
-        )
     short: list[Pair] = []
     longer: list[Pair] = []
     for pair in pairs():
@@ -101,26 +82,21 @@ def split(cutoff: int, seed: int, validation: float = 0.01) -> Split:
     order = np.random.default_rng((abs(seed), seed < 0)).permutation(len(short))
     shuffled = [short[i] for i in order]
     tests = round(TEST_FRACTION * len(short))
-    held = tests + round(validation * len(short))
-    return Split(shuffled[held:], shuffled[tests:held], shuffled[:tests], longer)
+    held = tests + round(VALIDATION_FRACTION * len(short))
+    return {
+        "train": shuffled[held:],
+        "validation": shuffled[tests:held],
+        "test": shuffled[:tests],
+        "longer": longer,
+    }
 
 
 def _actions(pair: Pair) -> int:
     return len(pair[1].split())
 
 
-def _simple() -> list[Pair]:
-    """The commands without a conjunction, S in the grammar."""
-    verbs = _verb_phrases()
-    repeated = [
-        (f"{command} {word}", _times(times, actions))
-        for command, actions in verbs
-        for word, times in TIMES.items()
-    ]
-    return verbs + repeated
-
-
 def _verb_phrases() -> list[Pair]:
+    """Return the commands V of the grammar."""
     phrases = list(VERBS.items())
     for verb, action in [*VERBS.items(), ("turn", "")]:
         for direction, turn in DIRECTIONS.items():

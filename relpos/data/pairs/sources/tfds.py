@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError, nearest
-from relpos.data.pairs.corpus import pairs_corpus
-from relpos.data.pairs.pairs import Pair, drop_empty, hold_out, overlaps
+from relpos.data.mapped import Mapped
+from relpos.data.pairs.corpus import Pair, drop_empty, overlaps, pairs_corpus, with_held_out
 from relpos.data.splits import SPLITS
-from relpos.data.tfds.records import Records, as_bytes
-
-Place = tuple[str, ...]  # of a feature: ("en",) or ("translation", "en")
 
 
 def load(
@@ -22,7 +19,7 @@ def load(
 
     A small set is read whole: pairs with an empty side are dropped, and sentences that a held-out split shares with
     train are counted. A large set stays on disk unchanged, unless validation or test is missing; then it is read too,
-    and `pairs.hold_out` takes them from train.
+    and they are held out from train.
 
     Args:
       name: as tensorflow-datasets spells it.
@@ -36,52 +33,6 @@ def load(
 
     builder, sources = sets.open_sources(name, data_dir)
     texts = {path[-1]: path for path in sets.texts(builder)}
-    paths = tuple(texts[language] for language in _checked(languages, texts, name))
-    found = {
-        split: Records(source, lambda record: (_at(record, paths[0]), _at(record, paths[1])))
-        for split, source in sources.items()
-    }
-    if not len(found.get("train", ())):
-        raise DataError(f"{name} has no train split; it has: {', '.join(found) or 'none'}.")
-    missing = [split for split in SPLITS if not len(found.get(split, ()))]
-    large = not sets.is_small(builder)
-    version = str(builder.version)
-    description = sets.description_hash(builder) if large else ""
-    if large and not missing:
-        on_disk = {split: found[split] for split in SPLITS}
-        return pairs_corpus(name, version, on_disk, languages=languages, description=description)
-    notes = []
-    read: dict[str, list[Pair]] = {}
-    for split in SPLITS:
-        if split not in missing:
-            read[split], dropped = drop_empty(found[split])
-            if dropped:
-                notes.append(f"{split}: {dropped} pairs had an empty side and were dropped")
-            if not read[split]:
-                raise DataError(f"{name}: no pair of {split} has text in both languages.")
-    if missing:
-        read.update(hold_out(read["train"], missing))
-        notes.append(f"{' and '.join(missing)} held out from train")
-    splits = {split: read[split] for split in SPLITS}
-    return pairs_corpus(
-        name,
-        version,
-        splits,
-        languages=languages,
-        notes=(*notes, *overlaps(splits)),
-        description=description,
-    )
-
-
-def _at(record: Mapping[str, Any], path: Place) -> bytes:
-    value: Any = record
-    for key in path:
-        value = value[key]
-    return as_bytes(value)
-
-
-def _checked(languages: Sequence[str], texts: Iterable[str], name: str) -> Sequence[str]:
-    """Return the languages, or raise if the set lacks one."""
     if len(languages) != 2 or languages[0] == languages[1]:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
     for language in languages:
@@ -90,4 +41,31 @@ def _checked(languages: Sequence[str], texts: Iterable[str], name: str) -> Seque
                 f"{name} has no text feature {language!r}.{nearest(language, texts)} "
                 f"It has: {', '.join(sorted(texts)) or 'none'}."
             )
-    return languages
+    source, target = (texts[language] for language in languages)
+
+    def read(record: Mapping[str, Any]) -> Pair:
+        return sets.text_at(record, source), sets.text_at(record, target)
+
+    found = {split: Mapped(sources[split], read) for split in SPLITS if len(sources.get(split, ()))}
+    if "train" not in found:
+        raise DataError(f"{name} has no train split; it has: {', '.join(sources) or 'none'}.")
+    version, description = str(builder.version), sets.description_hash(builder)
+    if description and len(found) == len(SPLITS):
+        return pairs_corpus(name, version, found, languages=languages, description=description)
+    notes = []
+    filled: dict[str, list[Pair]] = {}
+    for split, pairs in found.items():
+        filled[split], dropped = drop_empty(pairs)
+        if dropped:
+            notes.append(f"{split}: {dropped} pairs had an empty side and were dropped")
+        if not filled[split]:
+            raise DataError(f"{name}: no pair of {split} has text in both languages.")
+    splits, held = with_held_out(filled)
+    return pairs_corpus(
+        name,
+        version,
+        splits,
+        languages=languages,
+        notes=(*notes, *held, *overlaps(splits)),
+        description=description,
+    )

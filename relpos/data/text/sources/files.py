@@ -7,8 +7,8 @@ JSON lines file every line is a document.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import itertools
 import logging
 import statistics
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pathlib import Path
 from relpos.data import json_lines, paths
 from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError
-from relpos.data.reading import NoTextError, read_text
+from relpos.data.reading import NoTextError, ending, read_text
 from relpos.data.splits import SPLITS, held_out
 from relpos.data.text.corpus import text_corpus
 
@@ -30,70 +30,53 @@ MANY_FILES = 40  # or more: hold out whole files; fewer: the end of every file
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """The files' content: texts, which may be cut, and documents, which may not."""
-
-    texts: list[bytes]
-    documents: list[bytes]
-
-
 def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
-    """Load the user's own text.
-
-    Args:
-      path: a file, a glob or a folder, see `read_splits`.
-      field: the field of .jsonl files that holds the text.
-
-    Raises:
-      DataError: no path is given, or the files cannot be used.
-    """
-    if not path:
-        raise DataError("Which files? path names a file, a glob or a folder of text.")
-    found = read_splits(path, field)
-    return text_corpus(paths.expanded(path).resolve().name, VERSION, found)
-
-
-def read_splits(pattern: str, field: str = "text") -> dict[str, list[bytes]]:
-    """Read the files that a path names, drop identical ones, and split them.
+    """Load the user's own text: read the files that a path names, drop identical ones, and split them.
 
     Of many files, whole ones are held out, chosen by the hash of their content; of few, the last fortieth of each file
     is test and the fortieth before it validation. Each JSON line is a document, and documents are held out by the hash
     of their content.
 
     Args:
-      pattern: a file, a glob, or a folder, which stands for all its text files that are not hidden. Files that end in
+      path: a file, a glob, or a folder, which stands for all its text files that are not hidden. Files that end in
         .gz or .xz are decompressed.
       field: the field of .jsonl files that holds the text.
 
     Raises:
-      DataError: there are no files, or they cannot be read, are not text, or are too short to be split.
+      DataError: no path is given, there are no files, or they cannot be read, are not text, or are too short to be
+        split.
     """
-    found = _read(pattern, field)
-    texts = list(dict.fromkeys(found.texts))
-    size = sum(map(len, texts + found.documents))
+    if not path:
+        raise DataError("Which files? path names a file, a glob or a folder of text.")
+    texts, whole = _read(path, field)
+    texts = list(dict.fromkeys(texts))
+    size = sum(map(len, texts + whole))
     if size < 40:
         raise DataError(
-            f"{pattern} holds only {size} bytes, too few to put some aside for validation and test."
+            f"{path} holds only {size} bytes, too few to put some aside for validation and test."
         )
     splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
-    ways = ((_split_texts, texts), (_split_documents, found.documents))
-    for split_up, held in ways:
+    split_texts = _split_files if len(texts) >= MANY_FILES else _split_ends
+    for split_up, held in ((split_texts, texts), (_split_documents, whole)):
         if held:
             for split, documents in split_up(held).items():
                 splits[split] += documents
-    return splits
+    return text_corpus(paths.expanded(path).resolve().name, VERSION, splits)
 
 
-def read_documents(pattern: str, field: str = "text") -> list[bytes]:
-    """Read all files that a path names and drop none; arguments and errors as for `read_splits`."""
-    found = _read(pattern, field)
-    return [part for text in found.texts for part in documents_of(text)] + found.documents
+def read_documents(path: str, field: str = "text") -> list[bytes]:
+    """Read all files that a path names and drop none; arguments and errors as for `load`."""
+    texts, whole = _read(path, field)
+    return [part for text in texts for part in documents_of(text)] + whole
 
 
-def _read(pattern: str, field: str) -> _Found:
-    """Return the content of the text files; other files of a folder are skipped with a warning."""
-    found = _Found([], [])
+def _read(pattern: str, field: str) -> tuple[list[bytes], list[bytes]]:
+    """Return the texts, which may be cut, and the documents of JSON lines, which may not.
+
+    Files of a folder that are not text are skipped with a warning.
+    """
+    texts: list[bytes] = []
+    whole: list[bytes] = []
     left_out: list[tuple[Path, DataError]] = []
     in_folder = paths.expanded(pattern).is_dir()
     named = paths.find(pattern)
@@ -105,24 +88,22 @@ def _read(pattern: str, field: str) -> _Found:
                 raise
             left_out.append((path, error))
             continue
-        if not content:
-            continue
-        if json_lines.is_json_lines(path):
-            found.documents.extend(json_lines.documents(path, content, field))
-        else:
+        if content and ending(path) in json_lines.ENDINGS:
+            whole += json_lines.documents(path, content, field)
+        elif content:
             _warn_of_other_encodings(path, content)
-            found.texts.append(content)
+            texts.append(content)
     if left_out and len(left_out) == len(named):
         raise DataError(f"{pattern} holds no text: {left_out[0][1]}")
     if left_out:
-        some = ", ".join(str(path.name) for path, _ in left_out[:3])
+        some = ", ".join(path.name for path, _ in left_out[:3])
         _log.warning(
             "%s: %d of %d files are not text and are left out: %s%s",
             pattern, len(left_out), len(named), some, ", ..." if len(left_out) > 3 else "",
         )  # fmt: skip
-    if not found.texts and not found.documents:
+    if not texts and not whole:
         raise DataError(f"{pattern} holds no text: no file there has any.")
-    return found
+    return texts, whole
 
 
 def _warn_of_other_encodings(path: Path, text: bytes) -> None:
@@ -136,10 +117,6 @@ def _warn_of_other_encodings(path: Path, text: bytes) -> None:
             error.start,
             text[error.start],
         )
-
-
-def _split_texts(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
-    return _split_files(texts) if len(texts) >= MANY_FILES else _split_ends(texts)
 
 
 def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
@@ -184,8 +161,8 @@ def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
         share = int(fraction * len(text))
         test = cut_before(text, len(text) - share, reach=share // 2)
         validation = cut_before(text, test - share, reach=share // 2)
-        bounds = {"train": (0, validation), "validation": (validation, test)}
-        for split, (low, high) in {**bounds, "test": (test, len(text))}.items():
+        bounds = itertools.pairwise((0, validation, test, len(text)))
+        for split, (low, high) in zip(SPLITS, bounds, strict=True):
             splits[split] += documents_of(text[low:high])
     for split, documents in splits.items():
         if not documents:
@@ -195,15 +172,10 @@ def _split_ends(texts: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 def documents_of(text: bytes) -> list[bytes]:
     """Cut a text into documents of at most `DOCUMENT_BYTES`, at line ends where possible."""
-    documents = []
-    start = 0
-    while len(text) - start > DOCUMENT_BYTES:
-        end = cut_before(text, start + DOCUMENT_BYTES, reach=DOCUMENT_BYTES // 2)
-        documents.append(text[start:end])
-        start = end
-    if start < len(text):
-        documents.append(text[start:])
-    return documents
+    bounds = [0]
+    while len(text) - bounds[-1] > DOCUMENT_BYTES:
+        bounds.append(cut_before(text, bounds[-1] + DOCUMENT_BYTES, reach=DOCUMENT_BYTES // 2))
+    return [text[low:high] for low, high in itertools.pairwise([*bounds, len(text)]) if low < high]
 
 
 def cut_before(text: bytes, place: int, *, reach: int) -> int:

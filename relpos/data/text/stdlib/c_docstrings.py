@@ -60,16 +60,10 @@ def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
     for member, value in sorted(vars(thing).items()):
         if member.startswith("__") or not isinstance(value, _C_KINDS):
             continue
-        if isinstance(value, type) and not _is_c_type(value):
-            continue
+        inner = vars(value).values() if isinstance(value, type) else ()
+        if any(isinstance(each, types.FunctionType | property) for each in inner):
+            continue  # a class of Python's
         yield from _docstrings(f"{name}.{member}", value, depth + 1)
-
-
-def _is_c_type(value: type) -> bool:
-    """Return whether a type is defined in C: a class statement would leave Python functions."""
-    return not any(
-        isinstance(member, types.FunctionType | property) for member in vars(value).values()
-    )
 
 
 if __name__ == "__main__":

@@ -57,12 +57,8 @@ _SKIPPED_FILES = {
 
 def documents() -> dict[str, bytes]:
     """Return every document of the installation by name, sorted by name."""
-    found = {**dict(_sources()), **dict(_topics()), **dict(_builtins())}
-    return {
-        name: text
-        for name, text in sorted(found.items())
-        if len(text) >= MIN_DOCUMENT and _is_text(text)
-    }
+    found = sorted([*_sources(), *_topics(), *_builtins()])
+    return {name: text for name, text in found if len(text) >= MIN_DOCUMENT and _is_text(text)}
 
 
 def build(found: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
@@ -115,9 +111,8 @@ def _sources() -> Iterator[tuple[str, bytes]]:
             f for f in subfolders if f not in _SKIPPED_FOLDERS and not f.startswith("config-")
         ]
         for file in files:
-            if not file.endswith(".py") or file in _SKIPPED_FILES:
-                continue
-            if file.startswith("_sysconfigdata"):
+            skipped = file in _SKIPPED_FILES or file.startswith("_sysconfigdata")
+            if skipped or not file.endswith(".py"):
                 continue
             path = Path(folder, file)
             try:

@@ -16,6 +16,7 @@ _WHITE = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\v\f", np.uint8))
 # One 64-bit code per byte value, from a fixed seed, as the cuts define the corpus.
 _CODES = np.random.default_rng(20190112).integers(0, 2**64, size=256, dtype=np.uint64)
 _BASE = 0x9E3779B97F4A7C15  # odd, so multiplying by it is invertible modulo 2**64
+_INVERSE = pow(_BASE, -1, 2**64)
 
 
 class Passages:
@@ -31,32 +32,16 @@ class Passages:
         characters = np.frombuffer(text, np.uint8)
         offsets = np.flatnonzero(~_WHITE[characters])
         self.hashes = _window_hashes(_CODES[characters[offsets]], window)
-        count = len(self.hashes)
-        self.starts = offsets[:count]
-        self.ends = offsets[window - 1 : window - 1 + count] + 1
+        self.starts = offsets[: len(self.hashes)]
+        self.ends = offsets[window - 1 :] + 1
 
 
 def _window_hashes(codes: np.ndarray, window: int) -> np.ndarray:
-    """Return the polynomial hash of every run of `window` codes: [n] -> [max(n - window + 1, 0)]."""
-    if len(codes) < window:
-        return np.empty(0, np.uint64)
-    # Double the window while it fits, and concatenate the binary parts of `window`.
-    whole = np.zeros(len(codes) + 1, np.uint64)
-    covered, part, length = 0, codes, 1
-    while True:
-        if window & length:
-            # whole[i] covers [i, i + covered); append the part which starts at i + covered.
-            count = len(codes) - covered - length + 1
-            whole = whole[:count] * _power(length) + part[covered : covered + count]
-            covered += length
-        if covered == window:
-            return whole
-        part = part[:-length] * _power(length) + part[length:]
-        length *= 2
-
-
-def _power(exponent: int) -> np.uint64:
-    return np.uint64(pow(_BASE, exponent, 2**64))
+    """Return sum_j codes[i + j] * BASE**j, modulo 2**64, for every window i: [n] -> [max(n - window + 1, 0)]."""
+    powers = np.cumprod(np.full(len(codes), _BASE, np.uint64))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes * powers)])
+    scaled = sums[window:] - sums[:-window]  # by BASE**(i + 1)
+    return scaled * np.cumprod(np.full(len(scaled), _INVERSE, np.uint64))
 
 
 def cut_lines(text: bytes, covered: np.ndarray, *, wholly: bool) -> bytes:
@@ -70,17 +55,14 @@ def cut_lines(text: bytes, covered: np.ndarray, *, wholly: bool) -> bytes:
     if not covered.any():
         return text
     characters = np.frombuffer(text, np.uint8)
-    line_starts = np.concatenate([[0], np.flatnonzero(characters == ord("\n")) + 1])
-    line_starts = line_starts[line_starts < len(text)]
+    ends = characters == ord("\n")
+    line = np.cumsum(ends) - ends  # the line of each byte
     visible = ~_WHITE[characters]
-    covered_counts = np.add.reduceat((covered & visible).astype(np.int64), line_starts)
+    repeated = np.bincount(line[covered & visible], minlength=line[-1] + 1)
+    cut = repeated > 0
     if wholly:
-        visible_counts = np.add.reduceat(visible.astype(np.int64), line_starts)
-        cut = (covered_counts == visible_counts) & (visible_counts > 0)
-    else:
-        cut = covered_counts > 0
-    lengths = np.diff(np.append(line_starts, len(text)))
-    return characters[np.repeat(~cut, lengths)].tobytes()
+        cut &= repeated == np.bincount(line[visible], minlength=line[-1] + 1)
+    return characters[~cut[line]].tobytes()
 
 
 def _coverage(size: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -99,16 +81,10 @@ def drop_repeats(documents: Sequence[bytes], *, window: int = WINDOW) -> list[by
     counts = [len(p.hashes) for p in passages]
     owners = np.repeat(np.arange(len(documents), dtype=np.int32), counts)
     hashes = np.concatenate([p.hashes for p in passages] or [np.empty(0, np.uint64)])
-    order = np.argsort(hashes, kind="stable")  # equal hashes stay in the order of the documents
-    ordered = hashes[order]
-    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
-    first_owner = owners[order][np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
-    repeated = np.empty(len(order), bool)
-    repeated[order] = owners[order] != first_owner
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    repeated = np.split(owners != owners[first[which]], np.cumsum(counts))
     kept = []
-    bounds = np.cumsum([0, *counts])
-    for document, p, low, high in zip(documents, passages, bounds[:-1], bounds[1:], strict=True):
-        again = repeated[low:high]
+    for document, p, again in zip(documents, passages, repeated[:-1], strict=True):
         covered = _coverage(len(document), p.starts[again], p.ends[again])
         kept.append(cut_lines(document, covered, wholly=True))
     return kept
@@ -128,18 +104,11 @@ def cut_shared(
     for document in documents:
         while True:
             p = Passages(document, window)
-            shared = _is_in(p.hashes, table)
+            above = np.searchsorted(table, p.hashes, side="right")
+            shared = np.searchsorted(table, p.hashes) < above
             if not shared.any():
                 break
             covered = _coverage(len(document), p.starts[shared], p.ends[shared])
             document = cut_lines(document, covered, wholly=False)
         kept.append(document)
     return kept
-
-
-def _is_in(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return [n] bool: which values are in the sorted table."""
-    if not len(table):
-        return np.zeros(len(values), bool)
-    found = np.minimum(np.searchsorted(table, values), len(table) - 1)
-    return table[found] == values
