@@ -1,13 +1,14 @@
 """An encoder that points at the first and the last token of a span."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from relpos.nn.encoder import Encoder
-from relpos.nn.layer_encodings import EncodingOptions
 from relpos.nn.transformer_config import TransformerConfig
-from relpos.places import Placed, Places
+from relpos.places import Placed
 
 _NEVER = -1e9  # finite, because a row of padding has no candidates
 
@@ -23,26 +24,19 @@ class SpanEncoder(nnx.Module):
         self,
         config: TransformerConfig,
         *,
-        vocab_size: int,
         num_parts: int = 2,
-        encoding_options: EncodingOptions | None = None,
-        places: Places | None = None,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
         """Make the model.
 
         Args:
           config: the sizes and the kind of the layers.
-          vocab_size: V.
           num_parts: the number of parts of a text, not counting 0, padding.
-          encoding_options: scheme name -> its options.
-          places: the positions of tokens; None: consecutive ones.
           rngs: for the initial parameters.
+          **options: `vocab_size`, `encoding_options` and `places`, as of `Encoder`.
         """
-        self.encoder = Encoder(
-            config, vocab_size=vocab_size, encoding_options=encoding_options, places=places,
-            rngs=rngs,
-        )  # fmt: skip
+        self.encoder = Encoder(config, rngs=rngs, **options)
         self.parts = nnx.Embed(
             num_parts + 1, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
             embedding_init=nnx.initializers.normal(1.0),
