@@ -1,5 +1,6 @@
 """Multi-head attention with any position encoding."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -84,8 +85,7 @@ class RelativeAttention(nnx.Module):
         num_kv_heads, head_dim = of_attention.check_heads(
             num_heads, in_features, num_kv_heads, head_dim
         )
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_dim = head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.causal, self.dropout_rate = causal, dropout_rate
         self.window = positions_lib.Window.of(window)
         self.scale, self.softcap = scale, softcap
@@ -94,23 +94,19 @@ class RelativeAttention(nnx.Module):
             encoding = encodings.create(
                 encoding,
                 num_heads=num_heads,
-                head_dim=self.head_dim,
+                head_dim=head_dim,
                 num_kv_heads=num_kv_heads,
                 features=in_features,
                 rngs=rngs,
             )
         if encoding is not None:
-            check_encoding(
-                encoding, num_heads, num_kv_heads, self.head_dim, causal, may_be_unbound=True
-            )
+            check_encoding(encoding, num_heads, num_kv_heads, head_dim, causal, may_be_unbound=True)
         self.encoding = encoding
-        heads = num_heads + 2 * num_kv_heads
-        self.qkv = Linear(in_features, heads * self.head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
-        self.out = Linear(
-            num_heads * self.head_dim, in_features, bias=out_bias, dtype=dtype, rngs=rngs
-        )
+        D, F = in_features, num_heads * head_dim
+        self.qkv = Linear(D, F + 2 * num_kv_heads * head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
         self.q_norm, self.k_norm = of_attention.head_norms(
-            qk_norm, self.head_dim, norm_epsilon, dtype, rngs
+            qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
     def __call__(
@@ -166,10 +162,22 @@ class RelativeAttention(nnx.Module):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         at = cache.places(valid, positions, order)
         check_places(encoding, at[0])
-        out, cache = self._attend_cached(
-            encoding, x_BTD, q, k, v, valid, at, cache, all_tokens=segments is None
-        )
-        return self._join(out), cache
+        features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
+        k, v = self._ready(encoding, k, v, at[0], features)
+        attend = functools.partial(self._attend_grown, segments is None, q, v, state, valid, at)
+        if not moving_keys.come_along(encoding):
+            out, grown = attend(encoding, features, k, cache)
+            return self._join(out), grown
+        past, now = moving_keys.moved(encoding, cache.key, k, features)
+        behind = dataclasses.replace(cache, keys=by_head(past))
+        if x_BTD.shape[1] == 1:
+            out, grown = attend(*moving_keys.standing(encoding, features), k, behind)
+        else:
+            walked = moving_keys.walked_past(encoding, cache, features)
+            out, _ = attend(encoding, features, k, walked)
+            kept = moving_keys.kept(encoding, features)
+            grown = behind.append(now, v, kept, state, valid, *at)
+        return self._join(out), grown
 
     def read_on(
         self,
@@ -236,11 +244,11 @@ class RelativeAttention(nnx.Module):
             )
         encoding = self._bound(encoding)
         counts = positions is None
-        capacity = max_length
-        if counts and self.window.past is not None:
-            capacity = min(max_length, self.window.past)
-        at = jnp.zeros((batch, 1), jnp.int32)
-        if positions is not None:
+        if positions is None:
+            capacity = min(max_length, self.window.past or max_length)
+            at = jnp.zeros((batch, 1), jnp.int32)
+        else:
+            capacity = max_length
             dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
             at = jnp.zeros((batch, 1, *positions.shape[2:]), dtype)
             at = checked_number("positions", at, (batch, 1), with_axes=True)
@@ -307,21 +315,6 @@ class RelativeAttention(nnx.Module):
 
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
-
-    def _attend_cached(
-        self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool
-    ):
-        features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
-        k, v = self._ready(encoding, k, v, at[0], features)
-        attend = functools.partial(self._attend_grown, all_tokens, q, v, state, valid, at)
-        if not moving_keys.come_along(encoding):
-            return attend(encoding, features, k, cache)
-        past, now = moving_keys.moved(encoding, cache.key, k, features)
-        behind = cache.with_key(past)
-        if x_BTD.shape[1] == 1:
-            return attend(*moving_keys.standing(encoding, features), k, behind)
-        out, _ = attend(encoding, features, k, moving_keys.walked_past(encoding, cache, features))
-        return out, behind.append(now, v, moving_keys.kept(encoding, features), state, valid, *at)
 
     def _attend_grown(
         self, all_tokens, q, v, state, valid, at, encoding, features, k, cache: Cache
