@@ -19,14 +19,9 @@ def add_to_input(
     places_BT: Array,
     embed_positions: Any,
 ) -> Float[Array, "B T D"]:
-    """Return the input with all that is added to it.
+    """Return the input with all that is added to it: by the encodings that the layers name, and by one beside them.
 
-    Args:
-      x_BTD: embedded tokens.
-      of_layers: the encodings that the layers name.
-      beside: one more encoding.
-      places_BT: the positions.
-      embed_positions: other positions, for `beside` alone, or without it for all; None: the same.
+    Other `embed_positions` are for the encoding beside alone, or without it for all.
     """
     added = places_BT
     if embed_positions is not None:
@@ -39,11 +34,7 @@ def add_to_input(
 def check_counted_on(
     of_layers: Sequence[Encoding], beside: Encoding | None, embed_positions: Any
 ) -> None:
-    """Check that positions added to a segment of a text are given: counted anew, they would contradict earlier ones.
-
-    Raises:
-      ValueError: an encoding adds to the input and has no positions that are given.
-    """
+    """Check that positions added to a segment of a text are given: counted anew, they would contradict earlier ones."""
     added = [*of_layers, *(() if beside is None else (beside,))]
     if embed_positions is not None:
         added = [] if beside is None else list(of_layers)

@@ -156,7 +156,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         parent_BE, last = parent_BC[each_B1, kept_BE], token_BC[each_B1, kept_BE]
         rows = (each_B1 * E + parent_BE).reshape(-1)
         caches = tuple(cache.take(rows) for cache in decoding.caches)
-        decoding = dataclasses.replace(decoding, caches=caches)
+        decoding = decoding._replace(caches=caches)
         tokens = search.tokens[each_B1, parent_BE].at[:, :, step].set(last, mode="drop")
         return _Search(step + 1, decoding, last, alive, tokens, done)
 

@@ -54,16 +54,7 @@ class Block(nnx.Module):
         cross_encoding: Encoding | None = None,
         rngs: nnx.Rngs,
     ):
-        """Make the layer.
-
-        Args:
-          config: the sizes and the kind of the layer.
-          turn: what the layer does not share with all others.
-          encoding: the encoding of self-attention.
-          causal: whether a token sees only those before it.
-          cross_encoding: the encoding of cross-attention; None: no cross-attention.
-          rngs: for the initial parameters.
-        """
+        """Make the layer; without a `cross_encoding` it has no cross-attention."""
         D, dtype = config.features, jnp.dtype(config.dtype)
         self.placement, self.parallel = config.norm_placement, config.parallel
         self.dropout_rate = config.dropout_rate

@@ -1,6 +1,6 @@
 """An encoder-decoder Transformer."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -15,9 +15,7 @@ from relpos.nn.stack import Stack
 from relpos.nn.transformer_config import TransformerConfig
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Decoding:
+class Decoding(NamedTuple):
     """The state of the decoder between two steps.
 
     Attributes:

@@ -82,16 +82,10 @@ def continue_rows(
     key: Array,
     first: int = 0,
 ) -> list[np.ndarray]:
-    """Return the new tokens of each row, as `generate` finds them.
+    """Return the new tokens of each row, as `generate` finds them from the same arguments.
 
-    Args:
-      model: a decoder.
-      rows: the prompts, which must fit the model together with max_new_tokens.
-      max_new_tokens: the largest number of new tokens of a row.
-      stop: the token that ends a continuation, and is no part of it.
-      sampling: how tokens are chosen.
-      key: a random key. The draws of a row depend only on the key and the number of the row.
-      first: the number of the first row.
+    Each prompt must fit the model together with max_new_tokens. The draws of a row depend only on the key and the
+    number of the row, which is counted from `first`.
     """
     check_new_tokens(max_new_tokens)
     graphdef, state = nnx.split(model)
@@ -111,12 +105,9 @@ def continue_rows(
 def most_probable(
     model: TokenEncoder, rows: Sequence[Row], allowed_V: Bool[Array, "V"] | None = None
 ) -> list[np.ndarray]:
-    """Return the most probable symbol at each place of each row.
+    """Return the most probable symbol, among those that are allowed, at each place of each row.
 
-    Args:
-      model: an encoder.
-      rows: tokens, which must fit the model.
-      allowed_V: which symbols are allowed; None: all.
+    Each row must fit the model.
     """
     graphdef, state = nnx.split(model)
     found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
