@@ -102,9 +102,6 @@ def beam_search(
       begin: the token before every target.
       end: the token after every target.
       lengths_B: the length of each target ("oracle length"); None: the model decides.
-
-    Returns:
-      The targets of each source.
     """
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")

@@ -93,7 +93,7 @@ class Cache(KeysAndValues):
         if positions is None:
             raise ValueError("this cache was made with positions: pass those of the new tokens too")
         at = checked_number("positions", positions, valid_BT.shape, with_axes=True)
-        is_real, has_reals = (jnp.issubdtype(x.dtype, jnp.floating) for x in (at, self.positions))
+        is_real, has_reals = (x.dtype.kind == "f" for x in (at, self.positions))
         if at.shape[2:] != self.positions.shape[2:] or (is_real and not has_reals):
             raise ValueError(
                 f"this cache was made for positions {self.positions.dtype}{list(self.positions.shape)}, got "
@@ -104,9 +104,7 @@ class Cache(KeysAndValues):
             rank = checked_number("order", order, valid_BT.shape, with_axes=False)
         else:
             rank = self.next_positions(valid_BT) if at.ndim > 2 else at
-        if jnp.issubdtype(rank.dtype, jnp.floating) and not jnp.issubdtype(
-            self.order.dtype, jnp.floating
-        ):
+        if rank.dtype.kind == "f" and self.order.dtype.kind != "f":
             raise ValueError(
                 "an order of real numbers needs a cache made for positions of real numbers"
             )

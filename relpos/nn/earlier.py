@@ -74,13 +74,3 @@ def check_earlier(earlier: Earlier, x_BTD: Array) -> None:
             f"the segments of earlier inputs must be {list(earlier.inputs.shape[:2])}, got "
             f"{list(earlier.segments.shape)}"
         )
-
-
-def check_layers(earlier: tuple[Earlier, ...], x_BTD: Array, blocks: int) -> None:
-    """Check the earlier inputs of all layers of a stack, see `check_earlier`."""
-    if len(earlier) != blocks:
-        raise ValueError(
-            f"earlier has the inputs of {len(earlier)} blocks of layers, this stack has {blocks}: make it with "
-            "init_earlier"
-        )
-    check_earlier(earlier[0].of_layer(0), x_BTD)

@@ -86,7 +86,8 @@ def moved(
     features: Any,
 ) -> tuple[Array, Array]:
     """Return the keys in a cache and new ones, from `of_own_heads`, as a query behind the last new token sees them."""
-    heads, (number, part) = now.shape[2], _walking(encoding)
+    heads = now.shape[2]
+    number, part = _walking(encoding)
     split, per_head, shared = split_heads(part)
     per_head = for_heads(per_head, heads)
     of_heads = 0 if jax.tree.leaves(per_head) else None

@@ -15,7 +15,7 @@ from relpos.nn.added_to_input import add_to_input, check_counted_on
 from relpos.nn.block import At, Block, dropped
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import Memory
-from relpos.nn.earlier import Earlier, check_layers
+from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.layer_encodings import EncodingOptions
 from relpos.nn.transformer_config import TransformerConfig
 from relpos.nn.turns import Turn
@@ -50,13 +50,9 @@ class Stack(nnx.Module):
     ):
         """Make the layers.
 
-        Args:
-          config: the sizes and the kind of the layers.
-          causal: whether a token sees only those before it.
-          encoding_options: scheme name -> its options.
-          cross_encoding: the scheme of cross-attention; "none": without positions; None: no cross-attention.
-          input_encoding: a scheme that adds to the input at `embed_positions`, besides those of the layers.
-          rngs: for the initial parameters.
+        `encoding_options` are scheme name -> its options. `cross_encoding` is the scheme of cross-attention; "none":
+        without positions; None: no cross-attention. `input_encoding` adds to the input at `embed_positions`, besides
+        the schemes of the layers.
         """
         options = encoding_options or {}
         self.config, self.causal = config, causal
@@ -134,9 +130,7 @@ class Stack(nnx.Module):
         def one(block, x, key, _, memory):
             return block(x, at=at, memory=memory, key=key), None
 
-        x_BTD = self._with_positions(x_BTD, places, placed.embed_positions)
-        x_BTD, keys = self._dropped(x_BTD, key)
-        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, memories=memories)[0]
+        return self._run(one, x_BTD, places, placed.embed_positions, key, memories=memories)[0]
 
     def decode(
         self,
@@ -168,9 +162,8 @@ class Stack(nnx.Module):
         def one(block, x, _, cache, memory):
             return block.decode(x, cache, at=at, memory=memory)
 
-        x_BTD = self._with_positions(x_BTD, places, placed.embed_positions)
-        return stacked.run(
-            self.blocks, self.groups, one, x_BTD, carried=caches, memories=memories,
+        return self._run(
+            one, x_BTD, places, placed.embed_positions, carried=caches, memories=memories,
             in_a_loop=in_a_loop,
         )  # fmt: skip
 
@@ -192,7 +185,12 @@ class Stack(nnx.Module):
           The output, and the last inputs of each layer for the next segment.
         """
         shape = x_BTD.shape[:2]
-        check_layers(earlier, x_BTD, len(self.blocks))
+        if len(earlier) != len(self.blocks):
+            raise ValueError(
+                f"earlier has the inputs of {len(earlier)} blocks of layers, this stack has {len(self.blocks)}: make "
+                "it with init_earlier"
+            )
+        check_earlier(earlier[0].of_layer(0), x_BTD)
         check_counted_on(self.input_encodings, self.input_encoding, embed_positions)
         M = earlier[0].length
         self._check_length(M + shape[1])
@@ -202,22 +200,19 @@ class Stack(nnx.Module):
         def one(block, x, key, earlier, _):
             return block.read_on(x, earlier, at=At(places, segments), key=key)
 
-        x_BTD = self._with_positions(x_BTD, places, embed_positions)
-        x_BTD, keys = self._dropped(x_BTD, key)
-        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, carried=earlier)
+        return self._run(one, x_BTD, places, embed_positions, key, carried=earlier)
 
-    def _dropped(self, x_BTD, key):
-        """Return the input after dropout, and a key for each layer."""
-        if key is None:
-            return x_BTD, None
-        keys = jax.random.split(key, (self.groups, len(self.blocks)))
-        of_input = jax.random.fold_in(key, self.groups)
-        return dropped(x_BTD, self.config.dropout_rate, of_input), keys
-
-    def _with_positions(self, x_BTD, places, embed_positions):
-        return add_to_input(
+    def _run(self, one, x_BTD, places, embed_positions, key=None, **options):
+        """Run all layers on the input with what is added to it; a key switches dropout on."""
+        x_BTD = add_to_input(
             x_BTD, self.input_encodings, self.input_encoding, places, embed_positions
         )
+        keys = None
+        if key is not None:
+            keys = jax.random.split(key, (self.groups, len(self.blocks)))
+            of_input = jax.random.fold_in(key, self.groups)
+            x_BTD = dropped(x_BTD, self.config.dropout_rate, of_input)
+        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, **options)
 
     def _check_length(self, length: int, told: str = "{} tokens are more") -> None:
         if self.max_length is not None and self.max_length < length:

@@ -82,10 +82,8 @@ class TransformerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "encodings", expressions.turns(self.encodings))
-        for field in ("num_layers", "features", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
-        for field in ("num_kv_heads", "head_dim", "mlp_features"):
+        sizes = ("num_layers", "features", "num_heads", "num_kv_heads", "head_dim", "mlp_features")
+        for field in sizes:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be positive, got {value}")

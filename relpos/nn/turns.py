@@ -9,14 +9,7 @@ from relpos.positions import Window
 
 
 class Turn(NamedTuple):
-    """The options of one layer that other layers may not share.
-
-    Attributes:
-      encoding: a scheme, as `relpos.encodings.create` reads it.
-      window: how far a token sees.
-      scale: the factor of the dot products; None: the encoding's own, 1 / sqrt(H) if it has none.
-      softcap: the bound of the logits; None: no cap.
-    """
+    """The options of one layer that other layers may not share, see `relpos.nn.TransformerConfig`."""
 
     encoding: Any
     window: Window = Window()
