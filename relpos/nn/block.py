@@ -22,14 +22,7 @@ from relpos.nn.turns import Turn
 
 
 class At(NamedTuple):
-    """Where the tokens of a call stand.
-
-    Attributes:
-      places: [B, T], their positions as queries of cross-attention.
-      segments: ids of packed documents, 0 is padding; None: one document.
-      positions: those of self-attention, see `RelativeAttention`.
-      order: likewise.
-    """
+    """Where the tokens of a call stand: `places` in cross-attention, the rest in self-attention."""
 
     places: Num[Array, "B T *axes"]
     segments: Int[Array, "B T"] | None = None

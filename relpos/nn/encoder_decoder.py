@@ -16,15 +16,10 @@ from relpos.nn.transformer_config import TransformerConfig
 
 
 class Decoding(NamedTuple):
-    """The state of the decoder between two steps.
+    """The state of the decoder between two steps."""
 
-    Attributes:
-      caches: keys and values of the target so far.
-      memories: keys and values of the source, one row for all of its beams.
-    """
-
-    caches: tuple[Cache, ...]
-    memories: dict[str, Memory]
+    caches: tuple[Cache, ...]  # of the target so far
+    memories: dict[str, Memory]  # of the source, one row for all of its beams
 
 
 class EncoderDecoder(nnx.Module):
