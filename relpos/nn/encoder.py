@@ -31,12 +31,7 @@ class SpanEncoder(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: TransformerConfig,
-        *,
-        num_parts: int = 2,
-        rngs: nnx.Rngs,
-        **options: Any,
+        self, config: TransformerConfig, *, num_parts: int = 2, rngs: nnx.Rngs, **options: Any
     ):
         """Make the model.
 

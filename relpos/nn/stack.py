@@ -224,14 +224,9 @@ class Stack(nnx.Module):
     def init_caches(
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:
-        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
+        """Return empty caches for all layers; the arguments are those of `RelativeAttention.init_cache`.
 
         Up to `FEW_LAYERS` layers have a cache each; beyond that, each block of scanned layers has one.
-
-        Args:
-          batch: B.
-          max_length: the largest number of tokens of a row.
-          positions: like those of each call, see `RelativeAttention.init_cache`; None: positions are counted.
         """
         self._check_length(max_length, "a cache of {} tokens is longer")
 
@@ -263,9 +258,7 @@ class Stack(nnx.Module):
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
         """Return the earlier inputs of all layers before the first segment of a text: none.
 
-        Args:
-          batch: B.
-          length: M, how many tokens before a segment its tokens may see; windows may limit this further.
+        Tokens of a segment may see `length` tokens before it, M; windows may limit this further.
         """
         if batch < 0 or length < 1:
             raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")
