@@ -61,11 +61,7 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows are final, [B]: they have as many targets as beams, and no live beam can beat the best.
-
-        Log probabilities only fall, so the final score of a live beam is at most that of its present log probability
-        at the largest length.
-        """
+        """Return which rows are done, [B]. A live beam scores at most as its present log probability at the longest."""
         full = (self.done.scores > LOWEST / 2).all(-1)
         if beams.size == 1:  # greedy: the most probable token was the end mark
             return full

@@ -74,7 +74,10 @@ class CrossAttention(nnx.Module):
             check_encoding(
                 encoding, num_heads, num_kv_heads, head_dim, causal=False, may_be_unbound=True
             )
-            self._check(encoding)
+            if encoding.needs_tokens:
+                raise ValueError(
+                    f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
+                )
         self.encoding = encoding
         F, D, of_heads = num_heads * head_dim, in_features, 2 * num_kv_heads * head_dim
         self.query = Linear(D, F, bias=qkv_bias, dtype=dtype, rngs=rngs)
@@ -84,31 +87,19 @@ class CrossAttention(nnx.Module):
             qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
-    def _bound(self, encoding: Encoding | None) -> Encoding:
-        """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or of_attention.no_positions()
+    def _bound(self) -> Encoding:
+        """Return the encoding, bound to the layer's projections."""
+        encoding = self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         query_DNH = self.query.kernel[...].reshape(-1, N, H)
         key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
         return bind(encoding, query_DNH, key_DKH)
 
-    @staticmethod
-    def _check(encoding: Encoding):
-        if encoding.needs_tokens:
-            raise ValueError(
-                f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
-            )
-
     def remember(
-        self,
-        y_BSD: Float[Array, "B S D"],
-        segments: Int[Array, "B S"] | None = None,
-        *,
-        encoding: Encoding | None = None,
+        self, y_BSD: Float[Array, "B S D"], segments: Int[Array, "B S"] | None = None
     ) -> Memory:
         """Return the memory of a sequence y."""
-        encoding = self._bound(encoding)
-        self._check(encoding)
+        encoding = self._bound()
         of_attention.check_input(y_BSD)
         B, S = y_BSD.shape[:2]
         K = self.num_kv_heads
@@ -130,7 +121,6 @@ class CrossAttention(nnx.Module):
         *,
         positions: Int[Array, "R T"],
         segments: Int[Array, "R T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "R T D"]:
@@ -143,7 +133,7 @@ class CrossAttention(nnx.Module):
           ValueError: R is not a multiple of B, or the input does not have three axes.
         """
         of_attention.check_input(x_RTD)
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
         if R % B:
             raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")
