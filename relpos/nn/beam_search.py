@@ -61,7 +61,7 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows are done, [B]. A live beam scores at most as its present log probability at the longest."""
+        """Return which rows are done, [B]. Log probabilities only fall: a live beam's present one bounds its score."""
         full = (self.done.scores > LOWEST / 2).all(-1)
         if beams.size == 1:  # greedy: the most probable token was the end mark
             return full
