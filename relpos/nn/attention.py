@@ -32,7 +32,6 @@ class RelativeAttention(nnx.Module):
         the tokens in the cache.
       order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
       segments: ids of packed documents, 0 is padding; None: one document. With a cache, all ids but 0 are one document.
-      encoding: used instead of the layer's own, as when all layers share one.
       dropout_key: a random key, which switches dropout on.
       deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,
         and log once if there is none.
@@ -64,7 +63,7 @@ class RelativeAttention(nnx.Module):
           num_heads: N, the number of query heads.
           in_features: D, the width of input and output.
           encoding: a scheme's name or class (with its default options), an encoding made by
-            `relpos.encodings.create`, or None: no positions, unless a call passes an encoding.
+            `relpos.encodings.create`, or None: no positions.
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
@@ -116,12 +115,11 @@ class RelativeAttention(nnx.Module):
         positions: Num[Array, "B T *axes"] | positions_lib.Consecutive | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
         """Attend within x."""
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         valid = None if segments is None else segments != 0
         features, _ = encodings.tokens(
@@ -144,7 +142,6 @@ class RelativeAttention(nnx.Module):
         positions: Num[Array, "B T *axes"] | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Append x to a cache and attend to all tokens in it, without dropout.
 
@@ -153,7 +150,7 @@ class RelativeAttention(nnx.Module):
         Returns:
           The output and the new cache. If a row has more tokens than its cache can hold, all its outputs are NaN.
         """
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         if cache.length.shape != x_BTD.shape[:1]:
             raise ValueError(
@@ -185,7 +182,6 @@ class RelativeAttention(nnx.Module):
         earlier: Earlier | Float[Array, "B M D"],
         *,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
@@ -194,7 +190,7 @@ class RelativeAttention(nnx.Module):
         `earlier` holds the layer's inputs at the M tokens before x; their keys and values are computed anew. No
         gradient flows into an array; an `Earlier` is used unchanged.
         """
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         earlier = earlier if isinstance(earlier, Earlier) else Earlier.of(earlier)
         check_earlier(earlier, x_BTD)
@@ -223,7 +219,6 @@ class RelativeAttention(nnx.Module):
         batch: int,
         max_length: int,
         *,
-        encoding: Encoding | None = None,
         positions: Num[Array, "B T *axes"] | None = None,
     ) -> Cache:
         """Return an empty cache.
@@ -232,7 +227,6 @@ class RelativeAttention(nnx.Module):
           batch: B.
           max_length: the largest number of tokens of a row. With a window and counted positions, the cache has no more
             slots than the window's past; with positions that are given, a window may hold any number of tokens.
-          encoding: used instead of the layer's own, as in the calls.
           positions: like those of each call, [B, T] or [B, T, axes] for any T. Only the axes and the type are used: a
             `jax.ShapeDtypeStruct` will do. None: positions are counted.
         """
@@ -242,7 +236,7 @@ class RelativeAttention(nnx.Module):
             raise ValueError(
                 "a layer with causal=False sees future keys, which no cache has: make it causal"
             )
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         counts = positions is None
         if positions is None:
             capacity = min(max_length, self.window.past or max_length)
@@ -278,9 +272,9 @@ class RelativeAttention(nnx.Module):
             tables=tabulate(encoding, capacity) if counts else None,
         )
 
-    def _bound(self, encoding: Encoding | None) -> Encoding:
-        """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or of_attention.no_positions()
+    def _bound(self) -> Encoding:
+        """Return the encoding, bound to the layer's projections."""
+        encoding = self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
         return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
