@@ -22,7 +22,7 @@ from relpos.nn.turns import Turn
 
 
 class At(NamedTuple):
-    """Where the tokens of a call stand: `places` in cross-attention, the rest in self-attention."""
+    """Where the tokens of a call stand: `places` for cross-attention, the rest as in `RelativeAttention`."""
 
     places: Num[Array, "B T *axes"]
     segments: Int[Array, "B T"] | None = None
