@@ -54,32 +54,22 @@ class RelativeAttention(nn.Module):
         )  # fmt: skip
 
     def decode(
-        self,
-        x_BTD: Float[Array, "B T D"],
-        cache: Cache,
-        *,
-        positions: Num[Array, "B T *axes"] | None = None,
-        order: Num[Array, "B T"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
+        self, x_BTD: Float[Array, "B T D"], cache: Cache, **more: Any
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Append x to a cache and attend, as `relpos.RelativeAttention.decode`: apply(..., method="decode")."""
-        return self._bound(x_BTD).decode(
-            x_BTD, cache, positions=positions, order=order, segments=segments
-        )
+        return self._bound(x_BTD).decode(x_BTD, cache, **more)
 
     def read_on(
         self,
         x_BTD: Float[Array, "B T D"],
         earlier: Earlier | Float[Array, "B M D"],
         *,
-        segments: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
+        **more: Any,
     ) -> Float[Array, "B T D"]:
         """Attend to earlier tokens too, as `relpos.RelativeAttention.read_on`: apply(..., method="read_on")."""
         layer = self._bound(x_BTD)
-        return layer.read_on(
-            x_BTD, earlier, segments=segments, **self._dropout(layer, deterministic)
-        )
+        return layer.read_on(x_BTD, earlier, **self._dropout(layer, deterministic), **more)
 
     @nn.compact
     def _bound(self, x_BTD: Float[Array, "B T D"]) -> relpos_nn.RelativeAttention:
@@ -99,17 +89,9 @@ class RelativeAttention(nn.Module):
         key = self.make_rng("dropout") if dropping else None
         return {"dropout_key": key, "deterministic": deterministic}
 
-    def init_cache(
-        self,
-        batch: int,
-        max_length: int,
-        features: int,
-        *,
-        positions: Num[Array, "B T *axes"] | None = None,
-    ) -> Cache:
-        """Return an empty cache for inputs of width `features`; it needs no parameters."""
-        layer = self._layer(features, nnx.Rngs(0))
-        return layer.init_cache(batch, max_length, positions=positions)
+    def init_cache(self, batch: int, max_length: int, features: int, **more: Any) -> Cache:
+        """Return an empty cache, as `relpos.RelativeAttention.init_cache`, for inputs of width `features`."""
+        return self._layer(features, nnx.Rngs(0)).init_cache(batch, max_length, **more)
 
     def _layer(self, features: int, rngs: nnx.Rngs) -> relpos_nn.RelativeAttention:
         options = dict(self.options)

@@ -206,7 +206,7 @@ def test_abacus_adds_learned_vectors_at_the_digits_places_alone():
     alone = nnx.clone(model.stack)
     alone.input_encoding = None
     expected = alone(x + model.stack.input_encoding.table[ids])
-    found = model.stack(x, embed_positions=ids)
+    found = model.stack(x, places.Placed(embed_positions=ids))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)  # sums of about 1000
     assert jnp.abs(found - model.stack(x)).max() > 10
 

@@ -10,11 +10,11 @@ from relpos.nn.cross_attention import Memory as Memory
 from relpos.nn.decoder import Decoder as Decoder
 from relpos.nn.earlier import Earlier as Earlier
 from relpos.nn.encoder import Encoder as Encoder
+from relpos.nn.encoder import SpanEncoder as SpanEncoder
 from relpos.nn.encoder import TokenEncoder as TokenEncoder
 from relpos.nn.encoder_decoder import EncoderDecoder as EncoderDecoder
 from relpos.nn.generate import Sampling as Sampling
 from relpos.nn.generate import generate as generate
 from relpos.nn.rows import continue_rows as continue_rows
 from relpos.nn.rows import most_probable as most_probable
-from relpos.nn.span_encoder import SpanEncoder as SpanEncoder
 from relpos.nn.transformer_config import TransformerConfig as TransformerConfig

@@ -19,49 +19,37 @@ def add_to_input(
     places_BT: Array,
     embed_positions: Any,
 ) -> Float[Array, "B T D"]:
-    """Return the input with all that is added to it.
-
-    Args:
-      x_BTD: embedded tokens.
-      of_layers: the encodings that the layers name.
-      beside: one more encoding.
-      places_BT: the positions.
-      embed_positions: other positions, for `beside` alone, or without it for all; None: the same.
-    """
-    added = places_BT
+    """Return the input with all that is added to it: by the encodings that the layers name, and by one beside them."""
     if embed_positions is not None:
-        added = checked_number("embed_positions", embed_positions, x_BTD.shape[:2], with_axes=True)
-    for encoding in of_layers:
-        x_BTD = _added(encoding, x_BTD, added if beside is None else places_BT)
-    return x_BTD if beside is None else _added(beside, x_BTD, added)
+        shape = x_BTD.shape[:2]
+        embed_positions = checked_number("embed_positions", embed_positions, shape, with_axes=True)
+    for encoding, given_BT in _with_given(of_layers, beside, embed_positions):
+        at_BT = places_BT if given_BT is None else given_BT
+        check_places(encoding, at_BT)
+        graphdef, state = nnx.split(encoding)
+        embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
+        x_BTD = embed(state, x_BTD, at_BT)
+    return x_BTD
 
 
 def check_counted_on(
     of_layers: Sequence[Encoding], beside: Encoding | None, embed_positions: Any
 ) -> None:
-    """Check that positions added to a segment of a text are given: counted anew, they would contradict earlier ones.
-
-    Raises:
-      ValueError: an encoding adds to the input and has no positions that are given.
-    """
-    added = [*of_layers, *(() if beside is None else (beside,))]
-    if embed_positions is not None:
-        added = [] if beside is None else list(of_layers)
-    if added:
-        names = ", ".join(type(encoding).__name__ for encoding in added)
+    """Check that positions added to a segment of a text are given: counted anew, they would contradict earlier ones."""
+    pairs = _with_given(of_layers, beside, embed_positions)
+    names = ", ".join(type(encoding).__name__ for encoding, given in pairs if given is None)
+    if names:
         raise ValueError(
             f"{names} adds positions to the input, and the tokens of an earlier segment were given theirs from its own "
             "start: choose a relative scheme, or pass embed_positions that count on through the text"
         )
 
 
-def _added(encoding: Encoding, x_BTD, places_BT):
-    if not encoding.adds_to_input():
-        return x_BTD
-    check_places(encoding, places_BT)
-    graphdef, state = nnx.split(encoding)
-    embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
-    return embed(state, x_BTD, places_BT)
+def _with_given(of_layers, beside, embed_positions) -> list[tuple[Encoding, Any]]:
+    """Pair encodings with the positions that are given: for the one beside the layers' alone, or without it for all."""
+    if beside is None:
+        return [(encoding, embed_positions) for encoding in of_layers]
+    return [*((encoding, None) for encoding in of_layers), (beside, embed_positions)]
 
 
 def _embed(graphdef, state, x_BTD, places_BT):

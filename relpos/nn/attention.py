@@ -1,5 +1,6 @@
 """Multi-head attention with any position encoding."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -31,7 +32,6 @@ class RelativeAttention(nnx.Module):
         the tokens in the cache.
       order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
       segments: ids of packed documents, 0 is padding; None: one document. With a cache, all ids but 0 are one document.
-      encoding: used instead of the layer's own, as when all layers share one.
       dropout_key: a random key, which switches dropout on.
       deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,
         and log once if there is none.
@@ -63,7 +63,7 @@ class RelativeAttention(nnx.Module):
           num_heads: N, the number of query heads.
           in_features: D, the width of input and output.
           encoding: a scheme's name or class (with its default options), an encoding made by
-            `relpos.encodings.create`, or None: no positions, unless a call passes an encoding.
+            `relpos.encodings.create`, or None: no positions.
           rngs: for the initial parameters.
           num_kv_heads: K, a divisor of N; None: N.
           head_dim: H; None: D / N.
@@ -84,8 +84,7 @@ class RelativeAttention(nnx.Module):
         num_kv_heads, head_dim = of_attention.check_heads(
             num_heads, in_features, num_kv_heads, head_dim
         )
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_dim = head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.causal, self.dropout_rate = causal, dropout_rate
         self.window = positions_lib.Window.of(window)
         self.scale, self.softcap = scale, softcap
@@ -94,23 +93,19 @@ class RelativeAttention(nnx.Module):
             encoding = encodings.create(
                 encoding,
                 num_heads=num_heads,
-                head_dim=self.head_dim,
+                head_dim=head_dim,
                 num_kv_heads=num_kv_heads,
                 features=in_features,
                 rngs=rngs,
             )
         if encoding is not None:
-            check_encoding(
-                encoding, num_heads, num_kv_heads, self.head_dim, causal, may_be_unbound=True
-            )
+            check_encoding(encoding, num_heads, num_kv_heads, head_dim, causal, may_be_unbound=True)
         self.encoding = encoding
-        heads = num_heads + 2 * num_kv_heads
-        self.qkv = Linear(in_features, heads * self.head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
-        self.out = Linear(
-            num_heads * self.head_dim, in_features, bias=out_bias, dtype=dtype, rngs=rngs
-        )
+        D, F = in_features, num_heads * head_dim
+        self.qkv = Linear(D, F + 2 * num_kv_heads * head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
         self.q_norm, self.k_norm = of_attention.head_norms(
-            qk_norm, self.head_dim, norm_epsilon, dtype, rngs
+            qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
     def __call__(
@@ -120,12 +115,11 @@ class RelativeAttention(nnx.Module):
         positions: Num[Array, "B T *axes"] | positions_lib.Consecutive | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
         """Attend within x."""
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         valid = None if segments is None else segments != 0
         features, _ = encodings.tokens(
@@ -148,7 +142,6 @@ class RelativeAttention(nnx.Module):
         positions: Num[Array, "B T *axes"] | None = None,
         order: Num[Array, "B T"] | None = None,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Append x to a cache and attend to all tokens in it, without dropout.
 
@@ -157,7 +150,7 @@ class RelativeAttention(nnx.Module):
         Returns:
           The output and the new cache. If a row has more tokens than its cache can hold, all its outputs are NaN.
         """
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         if cache.length.shape != x_BTD.shape[:1]:
             raise ValueError(
@@ -166,10 +159,22 @@ class RelativeAttention(nnx.Module):
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
         at = cache.places(valid, positions, order)
         check_places(encoding, at[0])
-        out, cache = self._attend_cached(
-            encoding, x_BTD, q, k, v, valid, at, cache, all_tokens=segments is None
-        )
-        return self._join(out), cache
+        features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
+        k, v = self._ready(encoding, k, v, at[0], features)
+        attend = functools.partial(self._attend_grown, segments is None, q, v, state, valid, at)
+        if not moving_keys.come_along(encoding):
+            out, grown = attend(encoding, features, k, cache)
+            return self._join(out), grown
+        past, now = moving_keys.moved(encoding, cache.key, k, features)
+        behind = dataclasses.replace(cache, keys=by_head(past))
+        if x_BTD.shape[1] == 1:
+            out, grown = attend(*moving_keys.standing(encoding, features), k, behind)
+        else:
+            walked = moving_keys.walked_past(encoding, cache, features)
+            out, _ = attend(encoding, features, k, walked)
+            kept = moving_keys.kept(encoding, features)
+            grown = behind.append(now, v, kept, state, valid, *at)
+        return self._join(out), grown
 
     def read_on(
         self,
@@ -177,7 +182,6 @@ class RelativeAttention(nnx.Module):
         earlier: Earlier | Float[Array, "B M D"],
         *,
         segments: Int[Array, "B T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "B T D"]:
@@ -186,7 +190,7 @@ class RelativeAttention(nnx.Module):
         `earlier` holds the layer's inputs at the M tokens before x; their keys and values are computed anew. No
         gradient flows into an array; an `Earlier` is used unchanged.
         """
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         q, k, v = self._project(x_BTD)
         earlier = earlier if isinstance(earlier, Earlier) else Earlier.of(earlier)
         check_earlier(earlier, x_BTD)
@@ -215,7 +219,6 @@ class RelativeAttention(nnx.Module):
         batch: int,
         max_length: int,
         *,
-        encoding: Encoding | None = None,
         positions: Num[Array, "B T *axes"] | None = None,
     ) -> Cache:
         """Return an empty cache.
@@ -224,7 +227,6 @@ class RelativeAttention(nnx.Module):
           batch: B.
           max_length: the largest number of tokens of a row. With a window and counted positions, the cache has no more
             slots than the window's past; with positions that are given, a window may hold any number of tokens.
-          encoding: used instead of the layer's own, as in the calls.
           positions: like those of each call, [B, T] or [B, T, axes] for any T. Only the axes and the type are used: a
             `jax.ShapeDtypeStruct` will do. None: positions are counted.
         """
@@ -234,13 +236,13 @@ class RelativeAttention(nnx.Module):
             raise ValueError(
                 "a layer with causal=False sees future keys, which no cache has: make it causal"
             )
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         counts = positions is None
-        capacity = max_length
-        if counts and self.window.past is not None:
-            capacity = min(max_length, self.window.past)
-        at = jnp.zeros((batch, 1), jnp.int32)
-        if positions is not None:
+        if positions is None:
+            capacity = min(max_length, self.window.past or max_length)
+            at = jnp.zeros((batch, 1), jnp.int32)
+        else:
+            capacity = max_length
             dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
             at = jnp.zeros((batch, 1, *positions.shape[2:]), dtype)
             at = checked_number("positions", at, (batch, 1), with_axes=True)
@@ -270,9 +272,9 @@ class RelativeAttention(nnx.Module):
             tables=tabulate(encoding, capacity) if counts else None,
         )
 
-    def _bound(self, encoding: Encoding | None) -> Encoding:
-        """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or of_attention.no_positions()
+    def _bound(self) -> Encoding:
+        """Return the encoding, bound to the layer's projections."""
+        encoding = self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
         return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
@@ -307,21 +309,6 @@ class RelativeAttention(nnx.Module):
 
     def _join(self, out_BTNH):
         return self.out(out_BTNH.reshape(*out_BTNH.shape[:2], self.num_heads * self.head_dim))
-
-    def _attend_cached(
-        self, encoding, x_BTD, q, k, v, valid, at, cache: Cache, *, all_tokens: bool
-    ):
-        features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
-        k, v = self._ready(encoding, k, v, at[0], features)
-        attend = functools.partial(self._attend_grown, all_tokens, q, v, state, valid, at)
-        if not moving_keys.come_along(encoding):
-            return attend(encoding, features, k, cache)
-        past, now = moving_keys.moved(encoding, cache.key, k, features)
-        behind = cache.with_key(past)
-        if x_BTD.shape[1] == 1:
-            return attend(*moving_keys.standing(encoding, features), k, behind)
-        out, _ = attend(encoding, features, k, moving_keys.walked_past(encoding, cache, features))
-        return out, behind.append(now, v, moving_keys.kept(encoding, features), state, valid, *at)
 
     def _attend_grown(
         self, all_tokens, q, v, state, valid, at, encoding, features, k, cache: Cache

@@ -61,11 +61,7 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows are final, [B]: they have as many targets as beams, and no live beam can beat the best.
-
-        Log probabilities only fall, so the final score of a live beam is at most that of its present log probability
-        at the largest length.
-        """
+        """Return which rows are done, [B]. Log probabilities only fall: a live beam's present one bounds its score."""
         full = (self.done.scores > LOWEST / 2).all(-1)
         if beams.size == 1:  # greedy: the most probable token was the end mark
             return full
@@ -102,9 +98,6 @@ def beam_search(
       begin: the token before every target.
       end: the token after every target.
       lengths_B: the length of each target ("oracle length"); None: the model decides.
-
-    Returns:
-      The targets of each source.
     """
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
@@ -156,7 +149,7 @@ def _search(graphdef, beams: Beams, M, begin, end, state, source_BS, segments_BS
         parent_BE, last = parent_BC[each_B1, kept_BE], token_BC[each_B1, kept_BE]
         rows = (each_B1 * E + parent_BE).reshape(-1)
         caches = tuple(cache.take(rows) for cache in decoding.caches)
-        decoding = dataclasses.replace(decoding, caches=caches)
+        decoding = decoding._replace(caches=caches)
         tokens = search.tokens[each_B1, parent_BE].at[:, :, step].set(last, mode="drop")
         return _Search(step + 1, decoding, last, alive, tokens, done)
 

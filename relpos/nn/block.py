@@ -22,14 +22,7 @@ from relpos.nn.turns import Turn
 
 
 class At(NamedTuple):
-    """Where the tokens of a call stand.
-
-    Attributes:
-      places: [B, T], their positions as queries of cross-attention.
-      segments: ids of packed documents, 0 is padding; None: one document.
-      positions: those of self-attention, see `RelativeAttention`.
-      order: likewise.
-    """
+    """Where the tokens of a call stand: `places` for cross-attention, the rest as in `RelativeAttention`."""
 
     places: Num[Array, "B T *axes"]
     segments: Int[Array, "B T"] | None = None
@@ -54,16 +47,7 @@ class Block(nnx.Module):
         cross_encoding: Encoding | None = None,
         rngs: nnx.Rngs,
     ):
-        """Make the layer.
-
-        Args:
-          config: the sizes and the kind of the layer.
-          turn: what the layer does not share with all others.
-          encoding: the encoding of self-attention.
-          causal: whether a token sees only those before it.
-          cross_encoding: the encoding of cross-attention; None: no cross-attention.
-          rngs: for the initial parameters.
-        """
+        """Make the layer; without a `cross_encoding` it has no cross-attention."""
         D, dtype = config.features, jnp.dtype(config.dtype)
         self.placement, self.parallel = config.norm_placement, config.parallel
         self.dropout_rate = config.dropout_rate

@@ -10,17 +10,39 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from relpos.attention.checks import checked_number
 
 
+@dataclasses.dataclass(frozen=True)
+class KeysAndValues:
+    """Keys and values in the layout that products with queries read.
+
+    Attributes:
+      keys: [K, B, S, H], as the encoding's `key` returns them (rotated).
+      values: [K, B, S, H].
+    """
+
+    keys: Float[Array, "K B S H"]
+    values: Float[Array, "K B S H"]
+
+    @property
+    def key(self) -> Float[Array, "B S K H"]:
+        """Return the keys by token."""
+        return by_token(self.keys)
+
+    @property
+    def value(self) -> Float[Array, "B S K H"]:
+        """Return the values by token."""
+        return by_token(self.values)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class Cache(KeysAndValues):
     """The keys and values of earlier tokens, and what an encoding keeps of them.
 
     Rows are ragged: each has its own length, and padding is never stored. With a window, the capacity may be as small
     as the window's past; the slots are then a ring buffer.
 
     Attributes:
-      keys: [K, B, C, H], as the encoding's `key` returns them (rotated), in the layout that products with queries
-        read. C is the capacity. Keys that `come_along` are kept as the next token sees them.
+      keys: as in `KeysAndValues`, [K, B, C, H], C is the capacity; keys that `come_along`, as the next token sees them.
       values: [K, B, C, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
@@ -31,8 +53,6 @@ class Cache:
       tables: the encoding's vectors for each distance, computed once, [N, C, H]; None if it has none.
     """
 
-    keys: Float[Array, "K B C H"]
-    values: Float[Array, "K B C H"]
     positions: Num[Array, "B C *axes"]
     written: Bool[Array, "B C"]
     features: Any
@@ -40,20 +60,6 @@ class Cache:
     length: Int[Array, "B"]
     order: Any = None
     tables: Any = None
-
-    @property
-    def key(self) -> Float[Array, "B C K H"]:
-        """Return the keys by token."""
-        return by_token(self.keys)
-
-    @property
-    def value(self) -> Float[Array, "B C K H"]:
-        """Return the values by token."""
-        return by_token(self.values)
-
-    def with_key(self, key: Float[Array, "B C K H"]) -> "Cache":
-        """Return the cache with these keys."""
-        return dataclasses.replace(self, keys=by_head(key))
 
     @property
     def capacity(self) -> int:
@@ -87,7 +93,7 @@ class Cache:
         if positions is None:
             raise ValueError("this cache was made with positions: pass those of the new tokens too")
         at = checked_number("positions", positions, valid_BT.shape, with_axes=True)
-        is_real, has_reals = (jnp.issubdtype(x.dtype, jnp.floating) for x in (at, self.positions))
+        is_real, has_reals = (x.dtype.kind == "f" for x in (at, self.positions))
         if at.shape[2:] != self.positions.shape[2:] or (is_real and not has_reals):
             raise ValueError(
                 f"this cache was made for positions {self.positions.dtype}{list(self.positions.shape)}, got "
@@ -98,9 +104,7 @@ class Cache:
             rank = checked_number("order", order, valid_BT.shape, with_axes=False)
         else:
             rank = self.next_positions(valid_BT) if at.ndim > 2 else at
-        if jnp.issubdtype(rank.dtype, jnp.floating) and not jnp.issubdtype(
-            self.order.dtype, jnp.floating
-        ):
+        if rank.dtype.kind == "f" and self.order.dtype.kind != "f":
             raise ValueError(
                 "an order of real numbers needs a cache made for positions of real numbers"
             )
@@ -153,11 +157,10 @@ class Cache:
 
         Caches of scanned layers have a layer axis before the batch, which is unchanged.
         """
-        of_rows = self.length.ndim - 1
-        axes = {"keys": of_rows + 1, "values": of_rows + 1}  # behind the heads
 
         def take(name: str) -> Any:
-            axis = axes.get(name, of_rows)
+            behind_heads = name in ("keys", "values")
+            axis = self.length.ndim - 1 + behind_heads
             return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
 
         names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]

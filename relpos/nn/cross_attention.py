@@ -12,43 +12,33 @@ from relpos.attention import attention, match_heads, transform_keys, transform_v
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
 from relpos.nn import of_attention
-from relpos.nn.cache import by_head, by_token
+from relpos.nn.cache import KeysAndValues, by_head
 from relpos.nn.linear import Linear
 from relpos.positions import contiguous, within_segments
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class Memory(KeysAndValues):
     """The keys and values of the other sequence for one layer, computed once.
 
     Attributes:
-      keys: [K, B, S, H], as the encoding's `key` returns them, in the layout that products with queries read.
+      keys: as in `KeysAndValues`, [K, B, S, H].
       values: [K, B, S, H].
       positions: [B, S].
       segments: ids, 0 is padding, [B, S].
     """
 
-    keys: Float[Array, "K B S H"]
-    values: Float[Array, "K B S H"]
     positions: Int[Array, "B S"]
     segments: Int[Array, "B S"]
-
-    @property
-    def key(self) -> Float[Array, "B S K H"]:
-        """Return the keys by token."""
-        return by_token(self.keys)
-
-    @property
-    def value(self) -> Float[Array, "B S K H"]:
-        """Return the values by token."""
-        return by_token(self.values)
 
 
 class CrossAttention(nnx.Module):
     """Attention of N query heads to a memory; d = position of the query - position in the memory.
 
     out = concat_n(attention(x W_q, y W_k, y W_v)_n) W_o.
+
+    Arguments are as in `RelativeAttention` where nothing else is said.
     """
 
     def __init__(
@@ -69,23 +59,10 @@ class CrossAttention(nnx.Module):
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
-        """Make the projections.
+        """Make the projections, for two sequences of width D; `encoding` is made by `relpos.encodings.create`, or None.
 
-        Args:
-          num_heads: N, the number of query heads.
-          in_features: D, the width of both sequences.
-          encoding: made by `relpos.encodings.create`; None: no positions, unless a call passes an encoding.
-          rngs: for the initial parameters.
-          num_kv_heads: as in `RelativeAttention`, likewise all below.
-          head_dim: H.
-          scale: the factor of the dot products.
-          softcap: of the logits.
-          qkv_bias: whether the projections to queries, keys and values add a bias.
-          out_bias: whether the output projection adds a bias.
-          qk_norm: whether an RMS norm over H follows the projections to queries and keys.
-          norm_epsilon: what this norm adds to the mean square.
-          dropout_rate: for the attention weights.
-          dtype: the type to compute in.
+        Raises:
+          ValueError: sizes do not divide, or the encoding reads the tokens along one sequence.
         """
         num_kv_heads, head_dim = of_attention.check_heads(
             num_heads, in_features, num_kv_heads, head_dim
@@ -97,7 +74,10 @@ class CrossAttention(nnx.Module):
             check_encoding(
                 encoding, num_heads, num_kv_heads, head_dim, causal=False, may_be_unbound=True
             )
-            self._check(encoding)
+            if encoding.needs_tokens:
+                raise ValueError(
+                    f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
+                )
         self.encoding = encoding
         F, D, of_heads = num_heads * head_dim, in_features, 2 * num_kv_heads * head_dim
         self.query = Linear(D, F, bias=qkv_bias, dtype=dtype, rngs=rngs)
@@ -107,37 +87,19 @@ class CrossAttention(nnx.Module):
             qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
-    def _bound(self, encoding: Encoding | None) -> Encoding:
-        """Return the encoding of a call, bound to the layer's projections."""
-        encoding = encoding or self.encoding or of_attention.no_positions()
+    def _bound(self) -> Encoding:
+        """Return the encoding, bound to the layer's projections."""
+        encoding = self.encoding or of_attention.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         query_DNH = self.query.kernel[...].reshape(-1, N, H)
         key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
         return bind(encoding, query_DNH, key_DKH)
 
-    @staticmethod
-    def _check(encoding: Encoding):
-        if encoding.needs_tokens:
-            raise ValueError(
-                f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
-            )
-
     def remember(
-        self,
-        y_BSD: Float[Array, "B S D"],
-        segments: Int[Array, "B S"] | None = None,
-        *,
-        encoding: Encoding | None = None,
+        self, y_BSD: Float[Array, "B S D"], segments: Int[Array, "B S"] | None = None
     ) -> Memory:
-        """Return the memory of a sequence.
-
-        Args:
-          y_BSD: the sequence.
-          segments: ids, 0 is padding; None: one segment.
-          encoding: used instead of the layer's own.
-        """
-        encoding = self._bound(encoding)
-        self._check(encoding)
+        """Return the memory of a sequence y."""
+        encoding = self._bound()
         of_attention.check_input(y_BSD)
         B, S = y_BSD.shape[:2]
         K = self.num_kv_heads
@@ -159,27 +121,19 @@ class CrossAttention(nnx.Module):
         *,
         positions: Int[Array, "R T"],
         segments: Int[Array, "R T"] | None = None,
-        encoding: Encoding | None = None,
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "R T D"]:
-        """Attend to a memory.
+        """Attend from x to a memory, which `remember` returns.
 
-        Args:
-          x_RTD: the sequence of the queries. R is a multiple of the B rows of the memory, each of which serves R / B
-            consecutive rows, its beams.
-          memory: from `remember`.
-          positions: the positions of the queries.
-          segments: ids of the queries, which see the memory of their own segment; 0 is padding; None: all are 1.
-          encoding: used instead of the layer's own.
-          dropout_key: a random key, which switches dropout on.
-          deterministic: as in `RelativeAttention`.
+        R is a multiple of the B rows of the memory, each of which serves R / B consecutive rows of x, its beams.
+        Queries at `positions` see the memory of their own segment; without segments, all of x is of segment 1.
 
         Raises:
           ValueError: R is not a multiple of B, or the input does not have three axes.
         """
         of_attention.check_input(x_RTD)
-        encoding = self._bound(encoding)
+        encoding = self._bound()
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
         if R % B:
             raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")

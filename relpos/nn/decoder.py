@@ -5,15 +5,15 @@ from jaxtyping import Array, Float, Int, Num
 
 from relpos.nn.cache import Cache
 from relpos.nn.earlier import Earlier
-from relpos.nn.placing import check_given
-from relpos.nn.token_model import LogitsModel
+from relpos.nn.token_model import TokenModel
 from relpos.places import Placed
 
 
-class Decoder(LogitsModel):
-    """Tokens to the logits of each next token."""
+class Decoder(TokenModel):
+    """Tokens to the logits of each next token, [B, T, V]."""
 
     causal = True
+    has_logits = True
 
     def decode(
         self,
@@ -27,19 +27,15 @@ class Decoder(LogitsModel):
     ) -> tuple[Float[Array, "B T V"], tuple[Cache, ...]]:
         """Return the next-token logits for tokens that follow those in the caches, and the new caches.
 
-        Args:
-          tokens_BT: token ids, of a prompt or of one token a row.
-          caches: from `init_caches` or the previous call.
-          positions: as in `__call__`, as are the next three; None: they continue after the tokens in the caches.
-          order: what causality and windows use.
-          embed_positions: the positions that are added to the input.
-          segments: 0 is padding; all other tokens of a row are one document.
+        `caches` come from `init_caches` or the previous call; the other arguments are as in `__call__`. Without
+        positions, the tokens continue after those in the caches; all tokens of a row but padding are one document.
+
+        Raises:
+          ValueError: the model's `places` depend on all tokens of a row, and no positions are given.
         """
-        given = Placed(positions, order, embed_positions)
-        check_given(self.places, given)
-        x_BTD, caches = self.stack.decode(
-            self.embed(tokens_BT), caches, segments=segments, **given._asdict()
-        )
+        placed = Placed(positions, order, embed_positions)
+        self._check_given(placed)
+        x_BTD, caches = self.stack.decode(self.embed(tokens_BT), caches, placed, segments=segments)
         return self.embed.logits(self.norm(x_BTD)), caches
 
     def read_on(
@@ -54,20 +50,27 @@ class Decoder(LogitsModel):
         """Return the logits of the next segment of a text, and what the segment after it needs.
 
         All layers also see their last M inputs of the segments before (Transformer-XL, arXiv:1901.02860, sec. 3.2).
+        `earlier` is from `init_earlier` or the call for the previous segment; the other arguments are as in `__call__`.
+        From segment to segment, a document keeps its id, and `embed_positions` continue.
 
-        Args:
-          tokens_BT: token ids.
-          earlier: from `init_earlier` or the call for the previous segment.
-          embed_positions: the positions that are added to the input, continued from segment to segment.
-          segments: ids of packed documents; a document that continues keeps its id.
-          key: a random key, which switches dropout on.
+        Raises:
+          ValueError: as in `decode`, and without `embed_positions` where an encoding adds to the input.
         """
-        check_given(self.places, Placed(None, None, embed_positions))
+        self._check_given(Placed(embed_positions=embed_positions))
         x_BTD, earlier = self.stack.read_on(
             self.embed(tokens_BT), earlier, embed_positions=embed_positions, segments=segments,
             key=key,
         )  # fmt: skip
         return self.embed.logits(self.norm(x_BTD)), earlier
+
+    def _check_given(self, placed: Placed) -> None:
+        """Check that a call behind earlier tokens gives positions, where `places` would have to know these tokens."""
+        if not self.places.are_consecutive and all(given is None for given in placed):
+            raise ValueError(
+                f"the positions of {type(self.places).__name__} depend on all tokens of a row, and a cache or an "
+                "earlier segment does not hold them: pass the positions that its `begin` and `follow` return, as "
+                "relpos.nn.generate does"
+            )
 
     def apart(self) -> "Decoder":
         """Return a copy to decode in a loop, see `Stack.apart`."""

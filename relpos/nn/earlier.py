@@ -29,12 +29,7 @@ class Earlier:
 
     @classmethod
     def of(cls, inputs_BMD: Float[Array, "B M D"], segments: Any = None) -> "Earlier":
-        """Make it from inputs that get no gradient.
-
-        Args:
-          inputs_BMD: the inputs.
-          segments: ids, [B, M]; None: all tokens are of segment 1.
-        """
+        """Make it from inputs that get no gradient, and ids [B, M]; None: all tokens are of segment 1."""
         if segments is None:
             segments = jnp.ones(inputs_BMD.shape[:2], jnp.int32)
         return cls(jax.lax.stop_gradient(inputs_BMD), jnp.asarray(segments, jnp.int32))
@@ -68,11 +63,7 @@ class Earlier:
 
 
 def check_earlier(earlier: Earlier, x_BTD: Array) -> None:
-    """Check that earlier inputs fit those of x.
-
-    Raises:
-      ValueError: shapes disagree.
-    """
+    """Check that the shapes of earlier inputs fit those of x."""
     if earlier.inputs.ndim != 3 or earlier.inputs.shape[::2] != x_BTD.shape[::2]:
         raise ValueError(
             f"earlier inputs must be [B, M, D] of the rows and the width of x {list(x_BTD.shape)}, got "
@@ -83,13 +74,3 @@ def check_earlier(earlier: Earlier, x_BTD: Array) -> None:
             f"the segments of earlier inputs must be {list(earlier.inputs.shape[:2])}, got "
             f"{list(earlier.segments.shape)}"
         )
-
-
-def check_layers(earlier: tuple[Earlier, ...], x_BTD: Array, blocks: int) -> None:
-    """Check the earlier inputs of all layers of a stack, see `check_earlier`."""
-    if len(earlier) != blocks:
-        raise ValueError(
-            f"earlier has the inputs of {len(earlier)} blocks of layers, this stack has {blocks}: make it with "
-            "init_earlier"
-        )
-    check_earlier(earlier[0].of_layer(0), x_BTD)

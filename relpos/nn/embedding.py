@@ -1,5 +1,7 @@
 """Token embeddings, and the logits of tokens."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,24 +18,13 @@ class Embedding(nnx.Module):
     def __init__(
         self, vocab_size: int, config: TransformerConfig, rngs: nnx.Rngs, *, has_logits: bool
     ):
-        """Make the tables.
-
-        Args:
-          vocab_size: V.
-          config: the width, and whether logits have a table and a bias of their own.
-          rngs: for the initial parameters.
-          has_logits: whether logits are computed at all.
-        """
+        """Make the tables for V tokens; the config says whether logits, if there are any, have their own."""
         if vocab_size < 1:
             raise ValueError(f"vocab_size must be positive, got {vocab_size}")
-
-        def table() -> nnx.Embed:
-            init = jax.nn.initializers.normal(config.features**-0.5)
-            dtype = jnp.dtype(config.dtype)
-            return nnx.Embed(
-                vocab_size, config.features, embedding_init=init, dtype=dtype, rngs=rngs
-            )
-
+        table = functools.partial(
+            nnx.Embed, vocab_size, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
+            embedding_init=jax.nn.initializers.normal(config.features**-0.5),
+        )  # fmt: skip
         self.table = table()
         self.of_logits = table() if has_logits and not config.tied_embeddings else None
         biased = has_logits and "logits" in config.bias

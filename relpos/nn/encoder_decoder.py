@@ -1,6 +1,6 @@
 """An encoder-decoder Transformer."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -15,18 +15,11 @@ from relpos.nn.stack import Stack
 from relpos.nn.transformer_config import TransformerConfig
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """The state of the decoder between two steps.
+class Decoding(NamedTuple):
+    """The state of the decoder between two steps."""
 
-    Attributes:
-      caches: keys and values of the target so far.
-      memories: keys and values of the source, one row for all of its beams.
-    """
-
-    caches: tuple[Cache, ...]
-    memories: dict[str, Memory]
+    caches: tuple[Cache, ...]  # of the target so far
+    memories: dict[str, Memory]  # of the source, one row for all of its beams
 
 
 class EncoderDecoder(nnx.Module):

@@ -19,12 +19,8 @@ def of_layer(
 ) -> Encoding | None:
     """Make the encoding of one layer's attention; return None if all of it adds to the input.
 
-    Args:
-      text: a scheme or several in one, as `relpos.encodings.create` reads them.
-      config: the sizes.
-      options: scheme name -> its options; those in the text come first.
-      causal: whether a token sees only those before it; if not, `bidirectional` is switched on.
-      rngs: for the initial parameters.
+    Options in the text, which `relpos.encodings.create` reads, come before `options`, scheme name -> its options. In a
+    layer that is not causal, `bidirectional` is switched on.
     """
     kinds = []
     for kind in expressions.parse(text):

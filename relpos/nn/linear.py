@@ -11,34 +11,17 @@ from jaxtyping import Array, Float
 
 from relpos.attention.mesh_axes import varying_like
 
+_NORMAL = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
 
 class Linear(nnx.Linear):
-    """x W + b, over the last axis of x."""
+    """x W + b, over the last axis of x; it computes in `dtype`."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        bias: bool = False,
-        init: Any = None,
-        dtype: Any,
-        rngs: nnx.Rngs,
+        self, inputs: int, outputs: int, *, bias: bool = False, init: Any = _NORMAL, **options: Any
     ):
-        """Make the kernel [inputs, outputs] and, if there is one, a bias of zeros.
-
-        Args:
-          inputs: the size of the last axis of x.
-          outputs: the size of the last axis of the result.
-          bias: whether to add b.
-          init: initializer of the kernel; None: normal with variance 1 / inputs.
-          dtype: the type to compute in.
-          rngs: for the initial parameters.
-        """
-        init = init or jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        super().__init__(
-            inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs
-        )  # fmt: skip
+        """Make W [inputs, outputs], by default normal with variance 1 / inputs, and b of zeros if there is a bias."""
+        super().__init__(inputs, outputs, use_bias=bias, kernel_init=init, **options)
 
     def __call__(self, x: Float[Array, "... D"], first: int = 0) -> Float[Array, "... M"]:
         """Return x W + b in the layer's type, or only the outputs from the index `first` on."""

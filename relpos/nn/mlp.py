@@ -13,15 +13,10 @@ _GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
 
 
 class Kind(NamedTuple):
-    """What stands between the two products of an MLP.
+    """What stands between the two products of an MLP."""
 
-    Attributes:
-      function: f, the activation function.
-      gated: whether the first product has a gate, which comes before W_1 x: [W_g; W_1] x.
-    """
-
-    function: Callable[[Array], Array]
-    gated: bool = False
+    function: Callable[[Array], Array]  # f, the activation function
+    gated: bool = False  # whether the first product is [W_g; W_1] x
 
     def hidden(self, h_BTM: Float[Array, "B T M"]) -> Float[Array, "B T M_"]:
         """Return what the second product reads, from the output of the first."""

@@ -31,10 +31,6 @@ def _walking(encoding: Encoding) -> tuple[int, Encoding]:
     return found
 
 
-def _of_part(encoding: Encoding, features: Any) -> Any:
-    return encoding.features_of_parts(features)[_walking(encoding)[0]]
-
-
 def _replaced(encoding: Encoding, features: Any, of_part: Any) -> Any:
     """Return the features, with those of the part that walks replaced."""
     if len(encoding.parts) == 1:
@@ -78,9 +74,8 @@ def of_own_heads(
 def walked_past(encoding: Encoding, cache: Cache, features: Any) -> Cache:
     """Return the cache for a walk over it: its keys are up to date, so its features change nothing."""
     B, C = cache.written.shape
-    zeros = jax.tree.map(
-        lambda f: jnp.zeros((B, C, *f.shape[2:]), f.dtype), _of_part(encoding, features)
-    )
+    of_part = encoding.features_of_parts(features)[_walking(encoding)[0]]
+    zeros = jax.tree.map(lambda f: jnp.zeros((B, C, *f.shape[2:]), f.dtype), of_part)
     return dataclasses.replace(cache, features=_replaced(encoding, cache.features, zeros))
 
 
@@ -90,19 +85,13 @@ def moved(
     now: Float[Array, "B T heads H"],
     features: Any,
 ) -> tuple[Array, Array]:
-    """Return the keys in a cache and new ones, as a query behind the last new token sees them.
-
-    Args:
-      encoding: the encoding, whose `come_along` moves keys.
-      past: the keys in the cache.
-      now: the new keys, from `of_own_heads`.
-      features: the features of the new tokens.
-    """
+    """Return the keys in a cache and new ones, from `of_own_heads`, as a query behind the last new token sees them."""
     heads = now.shape[2]
-    split, per_head, shared = split_heads(_walking(encoding)[1])
+    number, part = _walking(encoding)
+    split, per_head, shared = split_heads(part)
     per_head = for_heads(per_head, heads)
     of_heads = 0 if jax.tree.leaves(per_head) else None
-    features = repeated(_of_part(encoding, features), heads, axis=2)
+    features = repeated(encoding.features_of_parts(features)[number], heads, axis=2)
 
     def one_head(per_head, past, now, features):
         return _moved(nnx.merge(split, per_head, shared), past, now, features)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from relpos.nn.of_attention import unchanged
 from relpos.nn.transformer_config import TransformerConfig
 
 
@@ -23,8 +24,3 @@ def make_norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.La
 def make_final_norm(config: TransformerConfig, rngs: nnx.Rngs) -> Callable[[Array], Array]:
     """Make the norm behind the last layer; without one, a function that changes nothing."""
     return make_norm(config, rngs) if config.final_norm else unchanged
-
-
-def unchanged(x: Array) -> Array:
-    """Return x: the norm where there is none."""
-    return x

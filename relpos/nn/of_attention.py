@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from relpos import encodings
 from relpos.encodings import Encoding
-from relpos.nn.norms import unchanged
 
 _log = logging.getLogger(__name__)
 
@@ -50,17 +49,18 @@ def _log_no_dropout(rate: float) -> None:
 
 
 def check_heads(
-    num_heads: int, in_features: int, num_kv_heads: int | None, head_dim: int | None
+    num_heads: int,
+    width: int,
+    num_kv_heads: int | None,
+    head_dim: int | None,
+    name: str = "in_features",
 ) -> tuple[int, int]:
-    """Return K and H, and check that the sizes divide."""
-    if num_heads < 1 or in_features < 1:
+    """Return K and H, and check that the sizes divide; messages call the width by its name."""
+    if num_heads < 1 or width < 1:
+        raise ValueError(f"num_heads and {name} must be positive, got {num_heads}, {width}")
+    if head_dim is None and width % num_heads:
         raise ValueError(
-            f"num_heads and in_features must be positive, got {num_heads}, {in_features}"
-        )
-    if head_dim is None and in_features % num_heads:
-        raise ValueError(
-            f"in_features={in_features} does not divide into num_heads={num_heads} heads: choose a multiple "
-            "or give head_dim"
+            f"{name}={width} does not divide into num_heads={num_heads} heads: choose a multiple or give head_dim"
         )
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if num_kv_heads < 1 or num_heads % num_kv_heads:
@@ -68,7 +68,7 @@ def check_heads(
             f"num_heads={num_heads} query heads cannot share num_kv_heads={num_kv_heads} evenly: "
             "num_kv_heads must divide num_heads"
         )
-    return num_kv_heads, in_features // num_heads if head_dim is None else head_dim
+    return num_kv_heads, width // num_heads if head_dim is None else head_dim
 
 
 def head_norms(
@@ -79,6 +79,11 @@ def head_norms(
         return unchanged, unchanged
     make = functools.partial(nnx.RMSNorm, head_dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
     return make(), make()
+
+
+def unchanged(x: Array) -> Array:
+    """Return x: the norm where there is none."""
+    return x
 
 
 def no_positions() -> Encoding:

@@ -4,8 +4,8 @@ Padded lengths are powers of two, and a batch has one of four numbers of rows, s
 padded length of a row depends on that row alone, so its result does not depend on the others.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,28 +27,19 @@ _MOST_CACHED = 1 << 15  # the same, with the tokens that will be added
 
 
 class RowBatch(NamedTuple):
-    """Rows of one padded length. Copies of the first row complete a batch.
+    """Rows of one padded length. Copies of the first row complete a batch."""
 
-    Attributes:
-      numbers: the number of each row, int64 [B].
-      tokens: each row, padded with zeros at its end, int32 [B, T].
-      lengths: the number of tokens of each row, int32 [B].
-    """
-
-    numbers: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
+    numbers: np.ndarray  # of the rows, int64 [B]
+    tokens: np.ndarray  # each row, padded with zeros at its end, int32 [B, T]
+    lengths: np.ndarray  # of the rows, int32 [B]
 
 
 def row_batches(
     rows: Sequence[Row], *, max_length: int | None, more: int = 0
 ) -> Iterator[RowBatch]:
-    """Yield all rows, shortest padded length first.
+    """Yield all rows, of at least one token each, shortest padded length first.
 
-    Args:
-      rows: tokens, at least one each.
-      max_length: the model's limit for a padded row and what is added to it; None: no limit.
-      more: the number of tokens that the model will add to each row.
+    A padded row has room for `more` tokens within the model's `max_length`; None: no limit.
     """
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -72,6 +63,18 @@ def _padded(length: int, max_length: int | None, more: int) -> int:
     return room if max_length is None else min(room, max_length - more)
 
 
+def _of_each(
+    rows: Sequence[Row], run: Callable[[RowBatch], tuple[Any, Any]], **limits: Any
+) -> list[np.ndarray]:
+    """Return the tokens of each row; `run` returns those of a batch, padded, and their number in each row."""
+    found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
+    for batch in row_batches(rows, **limits):
+        tokens, counts = map(np.asarray, run(batch))
+        for number, ids, count in zip(batch.numbers, tokens, counts, strict=True):
+            found[number] = ids[:count]
+    return found
+
+
 def continue_rows(
     model: Decoder,
     rows: Sequence[Row],
@@ -82,50 +85,37 @@ def continue_rows(
     key: Array,
     first: int = 0,
 ) -> list[np.ndarray]:
-    """Return the new tokens of each row, as `generate` finds them.
+    """Return the new tokens of each row, as `generate` finds them from the same arguments.
 
-    Args:
-      model: a decoder.
-      rows: the prompts, which must fit the model together with max_new_tokens.
-      max_new_tokens: the largest number of new tokens of a row.
-      stop: the token that ends a continuation, and is no part of it.
-      sampling: how tokens are chosen.
-      key: a random key. The draws of a row depend only on the key and the number of the row.
-      first: the number of the first row.
+    Each prompt must fit the model together with max_new_tokens. The draws of a row depend only on the key and the
+    number of the row, which is counted from `first`.
     """
     check_new_tokens(max_new_tokens)
     graphdef, state = nnx.split(model)
     static = (graphdef, max_new_tokens, stop, sampling)
-    found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
-    for batch in row_batches(rows, max_length=model.max_length, more=max_new_tokens):
+
+    def run(batch: RowBatch) -> Any:
         keys = _keys(key, jnp.asarray(first + batch.numbers, jnp.uint32))
         asked = {"prompts": batch.tokens, "lengths": batch.lengths, "keys": keys}
-        tokens, counts = cores.by_rows(continued, static, state, asked)
-        for number, ids, count in zip(
-            batch.numbers, np.asarray(tokens), np.asarray(counts), strict=True
-        ):
-            found[number] = ids[:count]
-    return found
+        return cores.by_rows(continued, static, state, asked)
+
+    return _of_each(rows, run, max_length=model.max_length, more=max_new_tokens)
 
 
 def most_probable(
     model: TokenEncoder, rows: Sequence[Row], allowed_V: Bool[Array, "V"] | None = None
 ) -> list[np.ndarray]:
-    """Return the most probable symbol at each place of each row.
+    """Return the most probable symbol, among those that are allowed, at each place of each row.
 
-    Args:
-      model: an encoder.
-      rows: tokens, which must fit the model.
-      allowed_V: which symbols are allowed; None: all.
+    Each row must fit the model.
     """
     graphdef, state = nnx.split(model)
-    found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(rows)
-    for batch in row_batches(rows, max_length=model.max_length):
+
+    def run(batch: RowBatch) -> Any:
         asked = {"tokens": batch.tokens, "lengths": batch.lengths}
-        best_BT = cores.by_rows(_best, (graphdef,), (state, allowed_V), asked)
-        for number, best_T in zip(batch.numbers, np.asarray(best_BT), strict=True):
-            found[number] = best_T[: len(rows[number])]
-    return found
+        return cores.by_rows(_best, (graphdef,), (state, allowed_V), asked), batch.lengths
+
+    return _of_each(rows, run, max_length=model.max_length)
 
 
 _keys = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))

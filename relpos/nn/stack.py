@@ -15,10 +15,11 @@ from relpos.nn.added_to_input import add_to_input, check_counted_on
 from relpos.nn.block import At, Block, dropped
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import Memory
-from relpos.nn.earlier import Earlier, check_layers
+from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.layer_encodings import EncodingOptions
 from relpos.nn.transformer_config import TransformerConfig
 from relpos.nn.turns import Turn
+from relpos.places import Placed
 
 
 class Stack(nnx.Module):
@@ -30,11 +31,8 @@ class Stack(nnx.Module):
     The methods that run the layers share these arguments:
 
       x_BTD: embedded tokens.
-      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, or after the
-        tokens in the caches.
-      order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
-      embed_positions: the positions of the scheme in `input_encoding`, or without one, of all that adds to the input;
-        None: the positions.
+      placed: as in the call of a `TokenModel`; by default each token's place in its segment, or after the tokens in the
+        caches. `embed_positions` are those of `input_encoding`, or without one, of all that adds to the input.
       segments: ids of packed documents, 0 is padding; None: one document.
       memories: from `memories`, what cross-attention reads.
       key: a random key, which switches dropout on.
@@ -52,13 +50,9 @@ class Stack(nnx.Module):
     ):
         """Make the layers.
 
-        Args:
-          config: the sizes and the kind of the layers.
-          causal: whether a token sees only those before it.
-          encoding_options: scheme name -> its options.
-          cross_encoding: the scheme of cross-attention; "none": without positions; None: no cross-attention.
-          input_encoding: a scheme that adds to the input at `embed_positions`, besides those of the layers.
-          rngs: for the initial parameters.
+        `encoding_options` are scheme name -> its options. `cross_encoding` is the scheme of cross-attention; "none":
+        without positions; None: no cross-attention. `input_encoding` adds to the input at `embed_positions`, besides
+        the schemes of the layers.
         """
         options = encoding_options or {}
         self.config, self.causal = config, causal
@@ -108,18 +102,15 @@ class Stack(nnx.Module):
     def max_length(self) -> int | None:
         """The longest sequence the encodings have parameters for; None: any."""
         of_layers = [block.attention.encoding for block in self.blocks]
-        limits = [
-            found.max_length for found in (*self.input_encodings, *of_layers) if found is not None
-        ]
+        made = (*self.input_encodings, *of_layers)
+        limits = (encoding.max_length for encoding in made if encoding is not None)
         return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
+        placed: Placed = Placed(),
         *,
-        positions: Num[Array, "B T *axes"] | None = None,
-        order: Num[Array, "B T"] | None = None,
-        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         memories: dict[str, Memory] | None = None,
         key: Array | None = None,
@@ -127,30 +118,26 @@ class Stack(nnx.Module):
         """Return the output of the last layer."""
         shape = x_BTD.shape[:2]
         self._check_length(shape[1])
-        if positions is not None:
-            places = checked_number("positions", positions, shape, with_axes=True)
+        if placed.positions is not None:
+            places = checked_number("positions", placed.positions, shape, with_axes=True)
         elif segments is not None:
             places = positions_lib.within_segments(segments)
         else:
             places = jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
 
-        at = At(places, segments, positions, order)
+        at = At(places, segments, placed.positions, placed.order)
 
         def one(block, x, key, _, memory):
             return block(x, at=at, memory=memory, key=key), None
 
-        x_BTD = self._with_positions(x_BTD, places, embed_positions)
-        x_BTD, keys = self._dropped(x_BTD, key)
-        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, memories=memories)[0]
+        return self._run(one, x_BTD, places, placed.embed_positions, key, memories=memories)[0]
 
     def decode(
         self,
         x_BTD: Float[Array, "B T D"],
         caches: tuple[Cache, ...],
+        placed: Placed = Placed(),
         *,
-        positions: Num[Array, "B T *axes"] | None = None,
-        order: Num[Array, "B T"] | None = None,
-        embed_positions: Num[Array, "B T *axes"] | None = None,
         segments: Int[Array, "B T"] | None = None,
         memories: dict[str, Memory] | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
@@ -158,26 +145,25 @@ class Stack(nnx.Module):
 
         `caches` come from `init_caches` or the previous call.
         """
-        shape, in_a_loop = x_BTD.shape[:2], _is_stacked(caches)
+        shape, in_a_loop = x_BTD.shape[:2], caches[0].length.ndim > 1
         if not in_a_loop and len(caches) != self.config.num_layers:
             raise ValueError(
                 f"got {len(caches)} caches for {self.config.num_layers} layers: make them with init_caches"
             )
-        if positions is not None:
-            places = checked_number("positions", positions, shape, with_axes=True)
+        if placed.positions is not None:
+            places = checked_number("positions", placed.positions, shape, with_axes=True)
         else:
             first = jax.tree.map(lambda x: x[0], caches[0]) if in_a_loop else caches[0]
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
             places = jnp.maximum(first.next_positions(valid), 0)
 
-        at = At(places, segments, positions, order)
+        at = At(places, segments, placed.positions, placed.order)
 
         def one(block, x, _, cache, memory):
             return block.decode(x, cache, at=at, memory=memory)
 
-        x_BTD = self._with_positions(x_BTD, places, embed_positions)
-        return stacked.run(
-            self.blocks, self.groups, one, x_BTD, carried=caches, memories=memories,
+        return self._run(
+            one, x_BTD, places, placed.embed_positions, carried=caches, memories=memories,
             in_a_loop=in_a_loop,
         )  # fmt: skip
 
@@ -192,18 +178,19 @@ class Stack(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[Earlier, ...]]:
         """Run the layers on the next segment of a text, attending also to each layer's earlier inputs (Transformer-XL).
 
-        Args:
-          x_BTD: embedded tokens.
-          earlier: from `init_earlier` or the call for the previous segment.
-          embed_positions: continued from segment to segment; needed by what adds to the input.
-          segments: a document that continues keeps its id.
-          key: switches dropout on.
+        `earlier` is from `init_earlier` or the call for the previous segment. From segment to segment, a document keeps
+        its id, and `embed_positions`, which what adds to the input needs, continue.
 
         Returns:
           The output, and the last inputs of each layer for the next segment.
         """
         shape = x_BTD.shape[:2]
-        check_layers(earlier, x_BTD, len(self.blocks))
+        if len(earlier) != len(self.blocks):
+            raise ValueError(
+                f"earlier has the inputs of {len(earlier)} blocks of layers, this stack has {len(self.blocks)}: make "
+                "it with init_earlier"
+            )
+        check_earlier(earlier[0].of_layer(0), x_BTD)
         check_counted_on(self.input_encodings, self.input_encoding, embed_positions)
         M = earlier[0].length
         self._check_length(M + shape[1])
@@ -213,47 +200,35 @@ class Stack(nnx.Module):
         def one(block, x, key, earlier, _):
             return block.read_on(x, earlier, at=At(places, segments), key=key)
 
-        x_BTD = self._with_positions(x_BTD, places, embed_positions)
-        x_BTD, keys = self._dropped(x_BTD, key)
-        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, carried=earlier)
+        return self._run(one, x_BTD, places, embed_positions, key, carried=earlier)
 
-    def _dropped(self, x_BTD, key):
-        """Return the input after dropout, and a key for each layer."""
-        if key is None:
-            return x_BTD, None
-        keys = jax.random.split(key, (self.groups, len(self.blocks)))
-        of_input = jax.random.fold_in(key, self.groups)
-        return dropped(x_BTD, self.config.dropout_rate, of_input), keys
-
-    def _with_positions(self, x_BTD, places, embed_positions):
-        return add_to_input(
+    def _run(self, one, x_BTD, places, embed_positions, key=None, **options):
+        """Run all layers on the input with what is added to it; a key switches dropout on."""
+        x_BTD = add_to_input(
             x_BTD, self.input_encodings, self.input_encoding, places, embed_positions
         )
+        keys = None
+        if key is not None:
+            keys = jax.random.split(key, (self.groups, len(self.blocks)))
+            of_input = jax.random.fold_in(key, self.groups)
+            x_BTD = dropped(x_BTD, self.config.dropout_rate, of_input)
+        return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, **options)
 
-    def _check_length(self, length: int) -> None:
+    def _check_length(self, length: int, told: str = "{} tokens are more") -> None:
         if self.max_length is not None and self.max_length < length:
             raise ValueError(
-                f"{length} tokens are more than the {self.max_length} positions of "
+                f"{told.format(length)} than the {self.max_length} positions of "
                 f"{', '.join(map(str, self.config.encodings))}"
             )
 
     def init_caches(
         self, batch: int, max_length: int, *, positions: Num[Array, "B T *axes"] | None = None
     ) -> tuple[Cache, ...]:
-        """Return empty caches for all layers, for `batch` rows of up to `max_length` tokens.
+        """Return empty caches for all layers; the arguments are those of `RelativeAttention.init_cache`.
 
         Up to `FEW_LAYERS` layers have a cache each; beyond that, each block of scanned layers has one.
-
-        Args:
-          batch: B.
-          max_length: the largest number of tokens of a row.
-          positions: like those of each call, see `RelativeAttention.init_cache`; None: positions are counted.
         """
-        if self.max_length is not None and max_length > self.max_length:
-            raise ValueError(
-                f"a cache of {max_length} tokens is longer than the {self.max_length} positions of "
-                f"{', '.join(map(str, self.config.encodings))}"
-            )
+        self._check_length(max_length, "a cache of {} tokens is longer")
 
         def empty(block: Block) -> Cache:
             return block.attention.init_cache(batch, max_length, positions=positions)
@@ -283,19 +258,15 @@ class Stack(nnx.Module):
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
         """Return the earlier inputs of all layers before the first segment of a text: none.
 
-        Args:
-          batch: B.
-          length: M, how many tokens before a segment its tokens may see; windows may limit this further.
+        Tokens of a segment may see `length` tokens before it, M; windows may limit this further.
         """
         if batch < 0 or length < 1:
             raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")
-        shape = (self.groups, batch, length)
-
-        def nothing() -> Earlier:
-            inputs = jnp.zeros((*shape, self.config.features), jnp.dtype(self.config.dtype))
-            return Earlier(inputs, jnp.zeros(shape, jnp.int32))
-
-        return tuple(nothing() for _ in self.blocks)
+        shape, dtype = (self.groups, batch, length), jnp.dtype(self.config.dtype)
+        return tuple(
+            Earlier(jnp.zeros((*shape, self.config.features), dtype), jnp.zeros(shape, jnp.int32))
+            for _ in self.blocks
+        )
 
     def memories(
         self, encoded_BSD: Float[Array, "B S D"], segments: Int[Array, "B S"] | None = None
@@ -310,7 +281,3 @@ class Stack(nnx.Module):
         return {
             str(i): stacked.of_each_layer(block, remember) for i, block in enumerate(self.blocks)
         }
-
-
-def _is_stacked(caches: tuple[Cache, ...]) -> bool:
-    return caches[0].length.ndim > 1

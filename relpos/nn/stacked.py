@@ -47,17 +47,11 @@ def run(
     memories: dict[str, Any] | None = None,
     in_a_loop: bool = True,
 ) -> tuple[Array, tuple[Any, ...]]:
-    """Run all layers.
+    """Run the layers of a pattern that repeats; `one` runs one: (block, x, key, carried, memory) -> (x, new carried).
 
-    Args:
-      blocks: the layers of the pattern.
-      groups: how often the pattern repeats.
-      one: runs one layer: (block, x, key, carried, memory) -> (x, new carried).
-      x_BTD: the input.
-      keys: random keys, [groups, blocks].
-      carried: what each layer keeps from call to call, stacked for each block.
-      memories: what the layers of each block read besides x, stacked, by the number of the block.
-      in_a_loop: whether to scan; if not, `carried` holds a value for each layer instead.
+    `keys` are random, [groups, blocks]. `carried`, what each layer keeps from call to call, and `memories`, what it
+    reads besides x, are stacked for each block, the latter by its number. Unless `in_a_loop`, `carried` has a value for
+    each layer instead.
     """
     graphs, shared, states = zip(*map(split, blocks), strict=True)
 

@@ -8,6 +8,7 @@ import jax
 from relpos.encodings.composed import expressions
 from relpos.nn import mlp as mlp_lib
 from relpos.nn import turns as turns_lib
+from relpos.nn.of_attention import check_heads
 from relpos.nn.turns import Turn
 
 CHOICES = {
@@ -15,8 +16,8 @@ CHOICES = {
     "norm_placement": ("pre", "post"),
     "mlp": tuple(mlp_lib.KINDS),
     "dtype": ("float32", "bfloat16", "float16", "float64"),
+    "bias": ("qkv", "out", "mlp", "logits"),
 }
-BIASES = ("qkv", "out", "mlp", "logits")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,8 @@ class TransformerConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "encodings", expressions.turns(self.encodings))
-        for field in ("num_layers", "features", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)}")
-        for field in ("num_kv_heads", "head_dim", "mlp_features"):
+        sizes = ("num_layers", "features", "num_heads", "num_kv_heads", "head_dim", "mlp_features")
+        for field in sizes:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be positive, got {value}")
@@ -95,9 +94,8 @@ class TransformerConfig:
         if isinstance(self.bias, str):
             names = tuple(name.strip() for name in self.bias.split(",") if name.strip())
             object.__setattr__(self, "bias", names)
-        given = {field: (getattr(self, field),) for field in CHOICES} | {"bias": self.bias}
-        for field, known in (*CHOICES.items(), ("bias", BIASES)):
-            for value in given[field]:
+        for field, known in CHOICES.items():
+            for value in self.bias if field == "bias" else (getattr(self, field),):
                 if value not in known:
                     raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
         if self.parallel and self.norm_placement != "pre":
@@ -108,15 +106,7 @@ class TransformerConfig:
             raise ValueError(
                 "dtype=float64 needs jax_enable_x64 (JAX_ENABLE_X64=1): without it JAX computes in float32"
             )
-        if self.head_dim is None and self.features % self.num_heads:
-            raise ValueError(
-                f"features={self.features} does not divide into num_heads={self.num_heads} heads: "
-                "choose a multiple or set head_dim"
-            )
-        if self.num_heads % (self.num_kv_heads or self.num_heads):
-            raise ValueError(
-                f"num_heads={self.num_heads} query heads cannot share num_kv_heads={self.num_kv_heads} evenly"
-            )
+        check_heads(self.num_heads, self.features, self.num_kv_heads, self.head_dim, "features")
         if not self.encodings:
             raise ValueError(
                 "encodings is empty: name one, or several that the layers take in turn"
@@ -126,14 +116,10 @@ class TransformerConfig:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The options that the layers of the pattern have of their own, one after another."""
-        group = turns_lib.together(
-            self.num_layers,
-            encoding=tuple(self.encodings),
-            window=turns_lib.windows(self.window),
-            scale=turns_lib.scales(self.scale),
-            softcap=turns_lib.softcaps(self.softcap),
-        )
-        return tuple(Turn(**each) for each in group)
+        return turns_lib.together(
+            self.num_layers, tuple(self.encodings), window=self.window, scale=self.scale,
+            softcap=self.softcap,
+        )  # fmt: skip
 
     @property
     def head_size(self) -> int:

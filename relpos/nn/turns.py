@@ -2,7 +2,6 @@
 
 import ast
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from relpos.encodings.composed import expressions
@@ -10,14 +9,7 @@ from relpos.positions import Window
 
 
 class Turn(NamedTuple):
-    """The options of one layer that other layers may not share.
-
-    Attributes:
-      encoding: a scheme, as `relpos.encodings.create` reads it.
-      window: how far a token sees.
-      scale: the factor of the dot products; None: the encoding's own, 1 / sqrt(H) if it has none.
-      softcap: the bound of the logits; None: no cap.
-    """
+    """The options of one layer that other layers may not share, see `relpos.nn.TransformerConfig`."""
 
     encoding: Any
     window: Window = Window()
@@ -25,43 +17,31 @@ class Turn(NamedTuple):
     softcap: float | None = None
 
 
-def windows(given: Any) -> tuple[Window, ...]:
-    """Return the window of each turn, from one for all (an integer, None or a `Window`) or a sequence of them.
-
-    In a sequence, a pair is (past, future). As text: "none, 128:64*2".
-
-    Raises:
-      ValueError: a value is no window.
-    """
-    return _each("window", given, Window.of)
-
-
-def scales(given: Any) -> tuple[float | None, ...]:
-    """Return the scale of each turn, see `windows`."""
-    return _each("scale", given, lambda value: _number("scale", value, lambda x: True))
-
-
-def softcaps(given: Any) -> tuple[float | None, ...]:
-    """Return the softcap of each turn, see `windows`."""
-    return _each("softcap", given, lambda value: _number("softcap", value, lambda x: x > 0))
-
-
-def together(num_layers: int, **options: tuple[Any, ...]) -> list[dict[str, Any]]:
+def together(num_layers: int, encodings: tuple[Any, ...], **given: Any) -> tuple[Turn, ...]:
     """Return the options of each layer of the pattern, whose length is the least common multiple of all turns.
 
+    Args:
+      num_layers: the number of all layers.
+      encodings: the encoding of each turn.
+      **given: window, scale and softcap, each one value or a sequence, in which a pair is a window (past, future). As
+        text: "none, 128:64*2".
+
     Raises:
-      ValueError: the number of layers is no multiple of that length.
+      ValueError: a value is not allowed, or the number of layers is no multiple of that length.
     """
+    options = {"encoding": encodings} | {name: _each(name, of) for name, of in given.items()}
     length = math.lcm(*map(len, options.values()))
     if num_layers % length:
         turns = ", ".join(f"{len(of)} ({name})" for name, of in options.items() if len(of) > 1)
         raise ValueError(
             f"{num_layers} layers cannot take turns of {turns}: the number of layers must be a multiple of {length}"
         )
-    return [{name: each[i % len(each)] for name, each in options.items()} for i in range(length)]
+    return tuple(
+        Turn(**{name: each[i % len(each)] for name, each in options.items()}) for i in range(length)
+    )
 
 
-def _each(name: str, given: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
+def _each(name: str, given: Any) -> tuple[Any, ...]:
     """Read one value, or those of a sequence, or of a text such as "none, 128:64*2"."""
     if isinstance(given, str):
         given = [value for part in given.split(",") for value in _repeated(name, part)]
@@ -71,7 +51,7 @@ def _each(name: str, given: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
         raise ValueError(
             f"{name} is empty: give one value, or several that the layers take in turn"
         )
-    return tuple(map(read, given))
+    return tuple(Window.of(x) if name == "window" else _number(name, x) for x in given)
 
 
 def _repeated(name: str, text: str) -> list[Any]:
@@ -89,10 +69,10 @@ def _literal(text: str) -> Any:
         return text  # refused, by name, by the reader of the value
 
 
-def _number(name: str, value: Any, is_right: Callable[[float], bool]) -> float | None:
+def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value) or not is_right(value):
-        kind = "a positive number" if name == "softcap" else "a finite number"
+    kind, least = ("a positive number", 0) if name == "softcap" else ("a finite number", -math.inf)
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= least:
         raise ValueError(f"{name} must be {kind} or None, got {value!r}")
     return float(value)

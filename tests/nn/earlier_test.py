@@ -46,10 +46,10 @@ TOKENS = np.random.default_rng(1).integers(0, V, (B, T))
 @nnx.jit
 def run(model, tokens_BT, segments=None, earlier=None, embed_positions=None):
     """What logits are made of, in float64, which logits are not."""
-    x_BTD, how = model.embed(tokens_BT), {"segments": segments, "embed_positions": embed_positions}
+    x_BTD, placed = model.embed(tokens_BT), places.Placed(embed_positions=embed_positions)
     if earlier is None:
-        return model.stack(x_BTD, **how)
-    return model.stack.read_on(x_BTD, earlier, **how)
+        return model.stack(x_BTD, placed, segments=segments)
+    return model.stack.read_on(x_BTD, earlier, embed_positions=embed_positions, segments=segments)
 
 
 def in_pieces(model, x, sizes, length, segments=None):
