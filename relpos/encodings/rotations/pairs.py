@@ -2,21 +2,55 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
+
+from relpos.encodings.base import Dims, Encoding, check_choice, check_range
 
 LAYOUTS = ("half", "interleaved")
 
 
-def check_layout(key: str, layout: str) -> None:
-    """Check the layout of pairs; the error names the option `key`."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown {key} {layout!r}: known: {', '.join(LAYOUTS)}")
+class Rotation(Encoding):
+    """q_i R(i) . k_j R(j): the base class of schemes that turn queries and keys alike; a scheme fills `_waves`."""
 
+    head_dim: int
+    layout: str = "half"
 
-def check_head_dim(name: str, head_dim: int) -> None:
-    """Check that the number of a head's dimensions is even; the error names the scheme."""
-    if head_dim % 2:
-        raise ValueError(f"{name} turns pairs of dimensions: head_dim must be even, got {head_dim}")
+    def __init__(self, name: str, dims: Dims, base: float = 1.0, layout: str = "half"):
+        """Keep what the pairs of a head depend on.
+
+        Args:
+          name: the scheme's, for errors.
+          dims: the sizes.
+          base: that of the angular speeds base^(-2m/H), at least 1, where all speeds are equal.
+          layout: one of `LAYOUTS`.
+
+        Raises:
+          ValueError: a value is not allowed, or the head size is odd.
+        """
+        check_range(f"{name}.base", base, 1)
+        check_choice(f"{name}.layout", layout, LAYOUTS)
+        if dims.head_dim % 2:
+            raise ValueError(
+                f"{name} turns pairs of dimensions: head_dim must be even, got {dims.head_dim}"
+            )
+        self.base, self.layout, self.head_dim = base, layout, dims.head_dim
+
+    def _waves(
+        self, positions_T: Num[Array, "T *axes"], features_T: Array
+    ) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
+        """Return the sines and the cosines of the angles by which each token's pairs turn."""
+        raise NotImplementedError
+
+    def _turned(self, x_TH, positions_T, features_T):
+        return rotated(x_TH, *self._waves(positions_T, features_T), self.layout)
+
+    def query(self, q_TH, positions_T, features_T):
+        """Turn the query."""
+        return self._turned(q_TH, positions_T, features_T)
+
+    def key(self, k_SH, positions_S, features_S):
+        """Turn the key."""
+        return self._turned(k_SH, positions_S, features_S)
 
 
 def rotated(
