@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice
 
 GATES = {"relu": jax.nn.relu, "softplus": jax.nn.softplus}
 KERNELS = ("linear", "log")
@@ -41,9 +41,8 @@ class CABLE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        for name, value, known in (("gate", gate, GATES), ("kernel", kernel, KERNELS)):
-            if value not in known:
-                raise ValueError(f"unknown cable.{name} {value!r}: known: {', '.join(known)}")
+        check_choice("cable.gate", gate, GATES)
+        check_choice("cable.kernel", kernel, KERNELS)
         self.gate, self.kernel = gate, kernel
         shape = (dims.num_heads, dims.features, 1 + weights)
         self.weight = PerHead(0.02 * jax.random.normal(rngs.params(), shape))

@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.attention.slots import SLOTS
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 MOST_HIDDEN = 256
 SLOPE = 0.01  # of the leaky ReLU below 0, as in PyTorch
@@ -28,8 +28,7 @@ class DAPE(Encoding):
     """
 
     def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):
-        if not 1 <= hidden <= MOST_HIDDEN:
-            raise ValueError(f"dape.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
+        check_range("dape.hidden", hidden, 1, MOST_HIDDEN)
         inner = encodings.scheme(bias)(dims=dims, rngs=rngs) if bias in encodings.names() else None
         filled = inner.overridden & SLOTS if inner else frozenset()
         if inner is None or not filled or filled - {"bias", "block_bias"}:

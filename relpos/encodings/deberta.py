@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant
+from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant, check_range
 
 MOST = 2**20  # distances with their own row
 
@@ -39,8 +39,7 @@ class DeBERTa(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 2 <= span <= MOST:
-            raise ValueError(f"deberta.span must be from 2 to {MOST}, got {span}")
+        check_range("deberta.span", span, 2, MOST)
         if log_buckets and not span // 2 + 1 < max_distance <= 2**30:
             raise ValueError(
                 f"deberta.max_distance must be above the {span // 2 + 1} nearest distances, got {max_distance}"

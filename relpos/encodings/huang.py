@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_range
 
 MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 
@@ -25,10 +25,7 @@ class Huang(Encoding):
     """
 
     def __init__(self, *, k: int = 511, dims: Dims, rngs: nnx.Rngs):
-        if not 0 <= k < MOST:
-            raise ValueError(
-                f"huang.k, the clipping distance, must be from 0 to {MOST - 1}, got {k}"
-            )
+        check_range("huang.k, the clipping distance,", k, 0, MOST - 1)
         self.k = self.constant_beyond = k
         self.head_dim = dims.head_dim
         shape = (2 * k + 1, dims.head_dim)

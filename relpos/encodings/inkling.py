@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 
 class Inkling(Encoding):
@@ -36,13 +36,9 @@ class Inkling(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        for name, value, least in (
-            ("rank", rank, 1),
-            ("extent", extent, 1),
-            ("log_floor", log_floor, 0),
-        ):
-            if value < least:
-                raise ValueError(f"inkling.{name} must be at least {least}, got {value}")
+        check_range("inkling.rank", rank, 1)
+        check_range("inkling.extent", extent, 1)
+        check_range("inkling.log_floor", log_floor, 0)
         self.extent = self.constant_beyond = extent
         self.log_floor, self.log_alpha = log_floor, log_alpha
         self.shift_invariant = not log_floor

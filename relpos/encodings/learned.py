@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_range
 
 
 class Learned(Encoding):
@@ -22,8 +22,7 @@ class Learned(Encoding):
     shift_invariant = False
 
     def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
-        if max_length < 1:
-            raise ValueError(f"learned.max_length must be at least 1, got {max_length}")
+        check_range("learned.max_length", max_length, 1)
         if stddev < 0:
             raise ValueError(f"learned.stddev must not be negative, got {stddev}")
         self.max_length = max_length

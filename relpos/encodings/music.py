@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range
 
 BEYOND = ("zero", "clip")
 MOST = 2**30  # int32 can index the rows of both directions for every distance below this
@@ -36,10 +36,8 @@ class Music(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 1 <= max_distance < MOST:
-            raise ValueError(f"music.max_distance must be from 1 to {MOST - 1}, got {max_distance}")
-        if beyond not in BEYOND:
-            raise ValueError(f"unknown music.beyond {beyond!r}: known: {', '.join(BEYOND)}")
+        check_range("music.max_distance", max_distance, 1, MOST - 1)
+        check_choice("music.beyond", beyond, BEYOND)
         self.max_distance, self.beyond, self.bidirectional = max_distance, beyond, bidirectional
         self.constant_beyond = max_distance if beyond == "zero" else max_distance - 1
         self.causal_only = not bidirectional

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead, check_base
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 
 class TransformerXL(Encoding):
@@ -41,7 +41,7 @@ class TransformerXL(Encoding):
             raise ValueError(
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
             )
-        check_base("transformer_xl.base", base)
+        check_range("transformer_xl.base", base, 1)
         self.base = base
         self.head_dim = dims.head_dim
         self.width = dims.features

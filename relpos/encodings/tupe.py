@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerHead
+from relpos.encodings.base import Dims, PerHead, check_range
 from relpos.encodings.t5 import T5
 
 
@@ -39,8 +39,7 @@ class TUPE(T5):
         super().__init__(
             num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional, dims=dims, rngs=rngs
         )  # fmt: skip
-        if max_length < 1:
-            raise ValueError(f"tupe.max_length must be at least 1, got {max_length}")
+        check_range("tupe.max_length", max_length, 1)
         self.head_dim = dims.head_dim
         self.logit_scale = (2 * dims.head_dim) ** -0.5  # a logit is the sum of two products
         self.max_length = max_length
