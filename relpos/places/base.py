@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Int
 
 from relpos.positions import contiguous, within_segments
 
+MOST = 2**20
+
 
 class Placed(NamedTuple):
     """The positions of tokens, as models take them; None: the model's default.
@@ -33,33 +35,36 @@ class Places:
 
     Attributes:
       embeds: the scheme whose vectors are added to the input at `embed_positions`; "": none.
-      most: the largest number of tokens in a row; None: no limit.
-      largest: the largest of `positions`; None: not known.
-      largest_embedded: the largest of `embed_positions` that may be drawn, however short a row's numbers; None: not
-        known.
     """
 
     embeds: ClassVar[str] = ""
 
     @property
     def most(self) -> int | None:
-        """The largest number of tokens in a row."""
+        """The largest number of tokens in a row; None: no limit."""
         return None
 
     @property
     def largest(self) -> int | None:
-        """The largest of `positions`."""
+        """The largest of `positions`; None: not known."""
         return None
 
     @property
     def largest_embedded(self) -> int | None:
-        """The largest of `embed_positions`, if they are drawn."""
+        """The largest of `embed_positions` that may be drawn, however short a row's numbers; None: not known."""
         return None
 
     @property
     def are_consecutive(self) -> bool:
         """Whether positions are the model's default."""
         return type(self) is Places
+
+    def _check(self, option: str, least: int) -> None:
+        """Check that an option is from `least` to `MOST`."""
+        value = getattr(self, option)
+        if not least <= value <= MOST:
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}.{option} must be from {least} to {MOST}, got {value}")
 
     def begin(
         self,
