@@ -6,7 +6,7 @@ from flax import nnx
 from relpos import positions
 from relpos.encodings.base import Dims, check_choice, check_range
 from relpos.encodings.rotations import LAYOUTS, Rotation, rotated
-from relpos.encodings.rotations.scalings import Pairs, Stretch, scaled
+from relpos.encodings.rotations.scalings import Stretch, scaled
 
 PARTS = ("first", "last")
 VALUES = {  # the choices, each with the slots that it leaves empty
@@ -88,10 +88,10 @@ class RoPE(Rotation):
                 f"{dims.head_dim} * {fraction} = {self.turned}"
             )
         stretch = Stretch(
-            factor, trained_length, target_length, beta_fast, beta_slow, truncate, attention_factor,
-            kept, tuple(short_factors), tuple(long_factors),
+            base, self.turned, factor, trained_length, target_length, beta_fast, beta_slow, truncate,
+            attention_factor, kept, tuple(short_factors), tuple(long_factors),
         )  # fmt: skip
-        self.scaled = scaled(scaling, Pairs(base, self.turned), stretch)
+        self.scaled = scaled(scaling, stretch)
         self.shift_invariant = values != "turned"
         self.overridden = type(self).overridden - VALUES[values]
 
