@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, PerKeyHead
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 
 
 class CARoPE(Rotation):

@@ -35,11 +35,9 @@ class DAPE(Encoding):
             raise ValueError(
                 f"dape.bias must be a scheme that only adds a bias, such as kerple, alibi, fire or t5, got {bias!r}"
             )
-        self.inner = inner
-        self.constant_beyond = self.inner.constant_beyond
-        self.shift_invariant = self.inner.shift_invariant
-        self.axes, self.reals = self.inner.axes, self.inner.reals
-        self.causal_only = self.inner.causal_only
+        self.inner, self.constant_beyond = inner, inner.constant_beyond
+        self.shift_invariant, self.causal_only = inner.shift_invariant, inner.causal_only
+        self.axes, self.reals = inner.axes, inner.reals
         N = dims.num_heads
         # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)).
         uniform = lambda bound, *shape: jax.random.uniform(  # noqa: E731

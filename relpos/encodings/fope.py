@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims, PerKeyHead, PerKeyHeadConstant, check_range
-from relpos.encodings.rotations import Rotation, turning_often
+from relpos.encodings.rotations.pairs import Rotation, turning_often
 
 MOST_GAIN = 1000
 
@@ -51,13 +51,13 @@ class FoPE(Rotation):
         F = turning_often("fope.trained_length", trained_length, base, dims.head_dim)
         self.turning = F
 
-        # Fixed matrices are the same in every model, so that its parameters alone determine what it computes.
+        # Fixed matrices are the same in every model, so that its parameters alone determine what it computes, whether
+        # float64 is enabled or not.
         keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
         kind = PerKeyHead if learned else PerKeyHeadConstant
-        self.sin, self.cos = (
-            kind(jnp.eye(F)[None] + gain * F**-0.5 * _drawn(key, (dims.num_kv_heads, F, F)))
-            for key in keys
-        )
+        shape = (dims.num_kv_heads, F, F)
+        drawn = (jax.random.normal(key, shape, jnp.float32).astype(float) for key in keys)
+        self.sin, self.cos = (kind(jnp.eye(F)[None] + gain * F**-0.5 * x) for x in drawn)
 
     def _waves(self, positions_T, features_T):
         F, H = self.turning, self.head_dim
@@ -66,8 +66,3 @@ class FoPE(Rotation):
             sin_TF, cos_TF = sin_TM[:, :F] @ self.sin[...], cos_TM[:, :F] @ self.cos[...]
         still = ((0, 0), (0, H // 2 - F))
         return jnp.pad(sin_TF, still), jnp.pad(cos_TF, still, constant_values=1)
-
-
-def _drawn(key, shape):
-    """Return normally distributed numbers that do not depend on whether float64 is enabled."""
-    return jax.random.normal(key, shape, jnp.float32).astype(float)

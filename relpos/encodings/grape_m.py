@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from relpos.encodings.base import Dims, PerKeyHead, check_choice, check_range
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 
 GENERATORS = ("coordinates", "plane")
 MOST_SLOWNESS = 1e6

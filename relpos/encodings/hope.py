@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims
-from relpos.encodings.rotations import Rotation, turning_often
+from relpos.encodings.rotations.pairs import Rotation, turning_often
 
 
 class HoPE(Rotation):

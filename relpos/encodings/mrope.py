@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 
 MOST_AXES = 16
 
@@ -56,16 +56,15 @@ class MRoPE(Rotation):
         self.axes = axes
         of_pairs = np.repeat(np.arange(axes), counts)
         if interleaved:
+            of_pairs[:] = 0
             for axis in range(1, axes):
-                turns = len(range(axis, M, axes))
-                if counts[axis] > turns:
+                turns = of_pairs[axis::axes]
+                if counts[axis] > len(turns):
                     raise ValueError(
                         f"interleaved mrope.sections give an axis at most one pair in {axes}: axis {axis} may have "
-                        f"{turns} of {M}, got {counts}"
+                        f"{len(turns)} of {M}, got {counts}"
                     )
-            of_pairs = np.zeros(M, int)
-            for axis in range(1, axes):
-                of_pairs[axis::axes][: counts[axis]] = axis
+                turns[: counts[axis]] = axis
         self.axis_of_pairs = tuple(of_pairs.tolist())
 
     def _waves(self, positions_T, features_T):

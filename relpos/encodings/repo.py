@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from relpos.encodings.base import Dims, PerKeyHead
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 
 
 class RePo(Rotation):

@@ -5,7 +5,7 @@ from flax import nnx
 
 from relpos import positions
 from relpos.encodings.base import Dims, check_choice, check_range
-from relpos.encodings.rotations import LAYOUTS, Rotation, rotated
+from relpos.encodings.rotations.pairs import LAYOUTS, Rotation, rotated
 from relpos.encodings.rotations.scalings import Stretch, scaled
 
 PARTS = ("first", "last")

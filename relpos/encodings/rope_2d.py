@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from relpos import positions
 from relpos.encodings.base import Dims, PerHead, check_range
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 from relpos.encodings.table_2d import places
 
 

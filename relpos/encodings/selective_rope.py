@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, PerKeyHead, check_range
-from relpos.encodings.rotations import Rotation
+from relpos.encodings.rotations.pairs import Rotation
 
 
 class SelectiveRoPE(Rotation):

@@ -98,17 +98,14 @@ class Wall(Encoding):
 
 
 def _within(carry, at_own, seen, k, log):
-    """Walk past the keys that each query sees in its own piece.
+    """Walk the queries [C, H] past the keys that each sees in its own piece: return dot products [C, L], and queries.
 
     Args:
-      carry: the queries, [C, H].
+      carry: the queries.
       at_own: which of the P pieces is each query's own, [C, P].
       seen: which keys of the pieces each query sees, [C, P, L].
       k: the keys, [P, L, H].
       log: the logarithms of their gates, [P, L, H].
-
-    Returns:
-      The dot products with the own piece, [C, L], and the queries after it.
     """
     # A product selects the rows: a look-up is as fast, but its transpose is a scatter.
     with jax.default_matmul_precision("highest"):

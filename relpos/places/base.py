@@ -121,16 +121,9 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Count the digits of each number, from 1 for its first digit; other tokens are 0.
+    """Count the digits of each number, from 1 for its first digit; other tokens are 0. `digits` are their ids.
 
-    Args:
-      digits: the ids of the tokens that are digits.
-      tokens_BT: token ids.
-      segments_BT: ids of packed documents, 0 is padding; None: one segment.
-      run_B: the number of digits directly before each row.
-
-    Returns:
-      The counts, and the number of digits at the end of each row.
+    `run_B` is the number of digits directly before each row; the number at its end is returned after the counts.
     """
     if segments_BT is None:
         segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)

@@ -16,17 +16,7 @@ class Rotation(Encoding):
     layout: str = "half"
 
     def __init__(self, name: str, dims: Dims, base: float = 1.0, layout: str = "half"):
-        """Keep what the pairs of a head depend on.
-
-        Args:
-          name: the scheme's, for errors.
-          dims: the sizes.
-          base: that of the angular speeds base^(-2m/H), at least 1, where all speeds are equal.
-          layout: one of `LAYOUTS`.
-
-        Raises:
-          ValueError: a value is not allowed, or the head size is odd.
-        """
+        """Check and keep what pairs depend on; errors name the scheme `name`. With base 1 all speeds are equal."""
         check_range(f"{name}.base", base, 1)
         check_choice(f"{name}.layout", layout, LAYOUTS)
         if dims.head_dim % 2:
