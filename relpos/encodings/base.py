@@ -117,6 +117,20 @@ def check_choice(key: str, value: str, known: Collection[str]) -> None:
         raise ValueError(f"unknown {key} {value!r}: known: {', '.join(known)}")
 
 
+def normal(rngs: nnx.Rngs, stddev: float, *shape: int) -> Float[Array, "..."]:
+    """Return initial parameters, drawn from a normal distribution around 0."""
+    return stddev * jax.random.normal(rngs.params(), shape)
+
+
+def running_sums(
+    x_T: Float[Array, "T ..."], valid_T: Array, state: Any
+) -> tuple[Float[Array, "T ..."], Float[Array, "..."]]:
+    """Return what the tokens up to each add up to, padding left out, and the last sum: the next tokens' state."""
+    counted_T = valid_T.reshape(-1, *(x_T.ndim - 1) * [1])
+    sums_T = jnp.cumsum(jnp.where(counted_T, x_T, 0), 0) + (0 if state is None else state[None])
+    return sums_T, sums_T[-1]
+
+
 def bind(
     encoding: Encoding, query_DNH: Float[Array, "D N H"], key_DKH: Float[Array, "D K H"]
 ) -> Encoding:

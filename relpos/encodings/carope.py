@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerKeyHead
+from relpos.encodings.base import Dims, PerKeyHead, running_sums
 from relpos.encodings.rotations.pairs import Rotation
 
 
@@ -44,9 +44,7 @@ class CARoPE(Rotation):
         opened_T = jax.nn.softplus(x_TD.astype(float) @ self.weight[...] + self.offset[...])
         m_M = jnp.arange(self.head_dim // 2)
         step_TM = jnp.exp(-jnp.log1p(opened_T)[:, None] * m_M[None])
-        angles_TM = jnp.cumsum(jnp.where(valid_T[:, None], step_TM, 0), 0)
-        angles_TM += 0 if state is None else state[None]
-        return angles_TM, angles_TM[-1]
+        return running_sums(step_TM, valid_T, state)
 
     def _waves(self, positions_T, angles_TM):
         return jnp.sin(angles_TM), jnp.cos(angles_TM)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range, normal
 
 SPACINGS = ("log", "linear")
 MOST_HIDDEN = 4096
@@ -24,10 +24,9 @@ class OffsetNetwork:
         if bound < 0:
             raise ValueError(f"{name}.bound must not be negative, got {bound}")
         self.window, self.spacing, self.bound = window, spacing, bound
-        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)  # noqa: E731
-        self.kernel = nnx.Param(normal(axes, hidden))
+        self.kernel = nnx.Param(normal(rngs, 0.02, axes, hidden))
         self.offset = nnx.Param(jnp.zeros(hidden))
-        self.output = PerHead(normal(dims.num_heads, hidden))
+        self.output = PerHead(normal(rngs, 0.02, dims.num_heads, hidden))
 
     def _coordinate(self, d):
         """Return u."""

@@ -2,12 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from relpos.encodings.base import Dims, PerKeyHead, check_choice, check_range
+from relpos.encodings.base import Dims, PerKeyHead, check_choice, check_range, normal
 from relpos.encodings.rotations.pairs import Rotation
 
 GENERATORS = ("coordinates", "plane")
@@ -57,7 +56,7 @@ class GrapeM(Rotation):
             )
         self.head_dim, self.slowness = H, slowness
         is_plane = generator == "plane"
-        plane_K2H = jax.random.normal(rngs.params(), (K, 2, H)) * H**-0.5
+        plane_K2H = normal(rngs, H**-0.5, K, 2, H)
         self.plane = PerKeyHead(plane_K2H) if is_plane else None
         logs_M = -slowness * math.log(base) / H * jnp.arange(0, H, 2, dtype=float)
         speeds = PerKeyHead(jnp.tile(logs_M, (K, 1))) if per_head else nnx.Param(logs_M)

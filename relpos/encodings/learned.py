@@ -1,10 +1,9 @@
 """Learned absolute positions, added to the input."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, check_range
+from relpos.encodings.base import Dims, Encoding, check_range, normal
 
 
 class Learned(Encoding):
@@ -26,8 +25,7 @@ class Learned(Encoding):
         if stddev < 0:
             raise ValueError(f"learned.stddev must not be negative, got {stddev}")
         self.max_length = max_length
-        shape = (max_length, dims.features)
-        self.table = nnx.Param(stddev * jax.random.normal(rngs.params(), shape))
+        self.table = nnx.Param(normal(rngs, stddev, max_length, dims.features))
 
     def embed(self, x_TD, positions_T):
         """Add each token's row."""

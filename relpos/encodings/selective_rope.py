@@ -1,10 +1,9 @@
 """Rotations by angles that depend on the tokens: each token adds angles computed from the layer's input."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerKeyHead, check_range
+from relpos.encodings.base import Dims, PerKeyHead, check_range, normal, running_sums
 from relpos.encodings.rotations.pairs import Rotation
 
 
@@ -30,17 +29,14 @@ class SelectiveRoPE(Rotation):
     def __init__(self, *, rank: int = 4, dims: Dims, rngs: nnx.Rngs):
         super().__init__("selective_rope", dims)
         check_range("selective_rope.rank", rank, 1)
-        normal = jax.random.normal
-        self.down = nnx.Param(normal(rngs.params(), (dims.features, rank)) * dims.features**-0.5)
-        shape = (dims.num_kv_heads, rank, dims.head_dim // 2)
-        self.up = PerKeyHead(normal(rngs.params(), shape) * rank**-0.5)
+        K, D, M = dims.num_kv_heads, dims.features, dims.head_dim // 2
+        self.down = nnx.Param(normal(rngs, D**-0.5, D, rank))
+        self.up = PerKeyHead(normal(rngs, rank**-0.5, K, rank, M))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the angles phi_t, and the last ones."""
         step_TM = x_TD.astype(float) @ self.down[...] @ self.up[...]
-        angles_TM = jnp.cumsum(jnp.where(valid_T[:, None], step_TM, 0), 0)
-        angles_TM += 0 if state is None else state
-        return angles_TM, angles_TM[-1]
+        return running_sums(step_TM, valid_T, state)
 
     def _waves(self, positions_T, angles_TM):
         return jnp.sin(angles_TM), jnp.cos(angles_TM)

@@ -2,11 +2,10 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
 
 MOST_BUCKETS = 2**16
 
@@ -50,11 +49,8 @@ class T5(Encoding):
             )
         self.max_distance = self.constant_beyond = max_distance
         self.causal_only = not bidirectional
-        shape = (dims.num_heads, num_buckets)
-        self.table = PerHead(
-            jax.random.normal(rngs.params(), shape) * dims.features**-0.5,
-            shared_by_layers=not per_layer,
-        )
+        table_NR = normal(rngs, dims.features**-0.5, dims.num_heads, num_buckets)
+        self.table = PerHead(table_NR, shared_by_layers=not per_layer)
 
     def bucket(self, d):
         """Return each distance's row of the table."""

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding, Passed, PerHead
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead, normal
 
 PIECE = 8  # keys; products with keys in a query's own piece are computed channel by channel
 
@@ -37,7 +37,7 @@ class Wall(Encoding):
     def __init__(self, *, initial_offset: float = 8.0, dims: Dims, rngs: nnx.Rngs):
         N, D, H = dims.num_heads, dims.features, dims.head_dim
         self.head_dim = H
-        self.weight = PerHead(jax.random.normal(rngs.params(), (N, D, H)) * D**-0.5)
+        self.weight = PerHead(normal(rngs, D**-0.5, N, D, H))
         self.offset = PerHead(jnp.full((N, H), initial_offset, float))
 
     def tokens(self, x_TD, valid_T, state=None):
