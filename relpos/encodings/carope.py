@@ -45,6 +45,3 @@ class CARoPE(Rotation):
         m_M = jnp.arange(self.head_dim // 2)
         step_TM = jnp.exp(-jnp.log1p(opened_T)[:, None] * m_M[None])
         return running_sums(step_TM, valid_T, state)
-
-    def _waves(self, positions_T, angles_TM):
-        return jnp.sin(angles_TM), jnp.cos(angles_TM)

@@ -1,6 +1,5 @@
 """Rotations by angles that depend on the tokens: each token adds angles computed from the layer's input."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, PerKeyHead, check_range, normal, running_sums
@@ -37,6 +36,3 @@ class SelectiveRoPE(Rotation):
         """Return the angles phi_t, and the last ones."""
         step_TM = x_TD.astype(float) @ self.down[...] @ self.up[...]
         return running_sums(step_TM, valid_T, state)
-
-    def _waves(self, positions_T, angles_TM):
-        return jnp.sin(angles_TM), jnp.cos(angles_TM)

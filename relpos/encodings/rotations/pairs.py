@@ -10,7 +10,10 @@ LAYOUTS = ("half", "interleaved")
 
 
 class Rotation(Encoding):
-    """q_i R(i) . k_j R(j): the base class of schemes that turn queries and keys alike; a scheme fills `_waves`."""
+    """q_i R(i) . k_j R(j): the base class of schemes that turn queries and keys alike.
+
+    A scheme fills `_waves`, or `tokens` with features that are the angles.
+    """
 
     head_dim: int
     layout: str = "half"
@@ -29,7 +32,7 @@ class Rotation(Encoding):
         self, positions_T: Num[Array, "T *axes"], features_T: Array
     ) -> tuple[Float[Array, "T M"], Float[Array, "T M"]]:
         """Return the sines and the cosines of the angles by which each token's pairs turn."""
-        raise NotImplementedError
+        return jnp.sin(features_T), jnp.cos(features_T)
 
     def _turned(self, x_TH, positions_T, features_T):
         return rotated(x_TH, *self._waves(positions_T, features_T), self.layout)
@@ -48,11 +51,10 @@ def rotated(
 ) -> Float[Array, "T R"]:
     """Turn the M = R/2 pairs of dimensions, (m, m + M) in layout "half" and (2m, 2m + 1) in "interleaved"."""
     sin, cos = sin_TM.astype(x_TR.dtype), cos_TM.astype(x_TR.dtype)
-    if layout == "half":
-        a, b = jnp.split(x_TR, 2, -1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-    a, b = x_TR[:, ::2], x_TR[:, 1::2]
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
+    halves = layout == "half"
+    a, b = jnp.split(x_TR, 2, -1) if halves else (x_TR[:, ::2], x_TR[:, 1::2])
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    return jnp.concatenate(turned, -1) if halves else jnp.stack(turned, -1).reshape(x_TR.shape)
 
 
 def turning_often(key: str, length: int, base: float, width: int) -> int:
