@@ -31,7 +31,7 @@ from relpos.encodings.composed import ByHeads as ByHeads
 from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
 
-MOST_SIZE = 2**16  # of a head, and heads
+MOST_SIZE = 2**16  # of a head; also the most heads
 
 
 def names() -> tuple[str, ...]:
