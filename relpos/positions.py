@@ -44,8 +44,6 @@ class Window(NamedTuple):
         Raises:
           ValueError: a side is not an integer, or hides the token itself.
         """
-        if given is None:
-            return cls()
         sides = tuple(given) if isinstance(given, tuple | list) else (given, given)
         if len(sides) != 2:
             raise ValueError(f"window must be an integer or a pair (past, future), got {given!r}")

@@ -25,12 +25,13 @@ from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases
 from relpos.encodings.base import bind as bind
+from relpos.encodings.base import check_range
 from relpos.encodings.base import tokens as tokens
 from relpos.encodings.composed import ByHeads as ByHeads
 from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
 
-MOST_HEADS = MOST_HEAD_DIM = 2**16
+MOST_SIZE = 2**16  # of a head; also the most heads
 
 
 def names() -> tuple[str, ...]:
@@ -80,12 +81,8 @@ def create(
     Raises:
       ValueError: the name or an option is unknown (the message suggests the nearest one), or a value is not allowed.
     """
-    for what, size, most in (
-        ("num_heads", num_heads, MOST_HEADS),
-        ("head_dim", head_dim, MOST_HEAD_DIM),
-    ):
-        if not 1 <= size <= most:
-            raise ValueError(f"{what} must be from 1 to {most}, got {size}")
+    check_range("num_heads", num_heads, 1, MOST_SIZE)
+    check_range("head_dim", head_dim, 1, MOST_SIZE)
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     if num_kv_heads < 1 or num_heads % num_kv_heads:
         raise ValueError(

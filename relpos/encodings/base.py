@@ -1,6 +1,8 @@
 """The base class of position encodings, and the functions that apply an encoding to all heads."""
 
 import dataclasses
+import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -8,32 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from relpos.attention import (
-    Passed,
-    PerHead,
-    PerHeadConstant,
-    PerKeyHead,
-    PerKeyHeadConstant,
-    Slots,
-    split_heads,
-)
+from relpos.attention import Passed as Passed
+from relpos.attention import PerHead as PerHead
+from relpos.attention import PerHeadConstant as PerHeadConstant
+from relpos.attention import PerKeyHead as PerKeyHead
+from relpos.attention import PerKeyHeadConstant as PerKeyHeadConstant
+from relpos.attention import Slots, split_heads
 from relpos.attention.by_heads import slices
 from relpos.attention.one_head import each_head
 from relpos.attention.per_head import for_heads, varies
 from relpos.sharding import left_to_the_compiler
-
-__all__ = [
-    "Dims",
-    "Encoding",
-    "Passed",
-    "PerHead",
-    "PerHeadConstant",
-    "PerKeyHead",
-    "PerKeyHeadConstant",
-    "biases",
-    "bind",
-    "tokens",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +104,31 @@ class Encoding(Slots, fills_slots=False):
         return None, None
 
 
-def check_base(key: str, base: float) -> None:
-    """Check that the base of the angular speeds base^(-2m/R) is at least 1. (At 1 all speeds are equal.)
+def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
+    """Check that an option is from `least` to `most`; the error names the option `key`, such as "rope.base"."""
+    if not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{key} must be {bounds}, got {value}")
 
-    Raises:
-      ValueError: the base is less than 1; the message names the option `key`, such as "rope.base".
-    """
-    if base < 1:
-        raise ValueError(f"{key} must be at least 1, got {base}")
+
+def check_choice(key: str, value: str, known: Collection[str]) -> None:
+    """Check that an option is one of the known values; the error names the option `key`."""
+    if value not in known:
+        raise ValueError(f"unknown {key} {value!r}: known: {', '.join(known)}")
+
+
+def normal(rngs: nnx.Rngs, stddev: float, *shape: int) -> Float[Array, "..."]:
+    """Return initial parameters, drawn from a normal distribution around 0."""
+    return stddev * jax.random.normal(rngs.params(), shape)
+
+
+def running_sums(
+    x_T: Float[Array, "T ..."], valid_T: Array, state: Any
+) -> tuple[Float[Array, "T ..."], Float[Array, "..."]]:
+    """Return what the tokens up to each add up to, padding left out, and the last sum: the next tokens' state."""
+    counted_T = valid_T.reshape(-1, *(x_T.ndim - 1) * [1])
+    sums_T = jnp.cumsum(jnp.where(counted_T, x_T, 0), 0) + (0 if state is None else state[None])
+    return sums_T, sums_T[-1]
 
 
 def bind(
@@ -204,15 +207,8 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
         return nnx.merge(split, per_head, shared).tokens(x_TD, valid_T, state)
 
     per_head = _read_per_head(one_head, per_head, x_BTD[0], valid_BT[0], state)
-    if jax.tree.leaves(per_head):
-        heads = jax.vmap(one_head, in_axes=(0, None, None, 0), out_axes=(1, 0))
-    else:
-
-        def heads(per_head, x_TD, valid_T, state):
-            found_T, state = one_head(per_head, x_TD, valid_T, jax.tree.map(lambda s: s[0], state))
-            return jax.tree.map(lambda f: f[:, None], found_T), jax.tree.map(
-                lambda s: s[None], state
-            )
+    entries = None if jax.tree.leaves(per_head) else 1
+    heads = jax.vmap(one_head, (0, None, None, 0), (1, 0), axis_size=entries)
 
     def row(x_TD, valid_T, state, order_T):
         if order_T is None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, normal, running_sums
 
 GATES = {"relu": jax.nn.relu, "softplus": jax.nn.softplus}
 KERNELS = ("linear", "log")
@@ -41,20 +41,18 @@ class CABLE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        for name, value, known in (("gate", gate, GATES), ("kernel", kernel, KERNELS)):
-            if value not in known:
-                raise ValueError(f"unknown cable.{name} {value!r}: known: {', '.join(known)}")
+        check_choice("cable.gate", gate, GATES)
+        check_choice("cable.kernel", kernel, KERNELS)
         self.gate, self.kernel = gate, kernel
-        shape = (dims.num_heads, dims.features, 1 + weights)
-        self.weight = PerHead(0.02 * jax.random.normal(rngs.params(), shape))
-        self.offset = PerHead(jnp.zeros((dims.num_heads, 1 + weights)))
+        N, gates = dims.num_heads, 1 + weights
+        self.weight = PerHead(normal(rngs, 0.02, N, dims.features, gates))
+        self.offset = PerHead(jnp.zeros((N, gates)))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the running sums of f_t and, with weights, g_t; and the last sum."""
         read_TG = x_TD.astype(float) @ self.weight[...] + self.offset[...][None]
-        steps_T = jnp.where(valid_T, GATES[self.gate](read_TG[:, 0]), 0)
-        sums_T = jnp.cumsum(steps_T) + (0 if state is None else state)
-        return (sums_T, *jax.nn.softplus(read_TG[:, 1:].T)), sums_T[-1]
+        sums_T, last = running_sums(GATES[self.gate](read_TG[:, 0]), valid_T, state)
+        return (sums_T, *jax.nn.softplus(read_TG[:, 1:].T)), last
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Return -g_i |S_i - S_j| or -g_i log(1 + (S_i - S_j)^2), where S are the running sums."""

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerKeyHead
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated
+from relpos.encodings.base import Dims, PerKeyHead, running_sums
+from relpos.encodings.rotations.pairs import Rotation
 
 
-class CARoPE(Encoding):
+class CARoPE(Rotation):
     """q_i R(phi_i) . k_j R(phi_j),  phi_tm = sum_{s <= t} f_s^m,  f_s = 1 / (softplus(w . x_s + c) + 1),  m < H/2.
 
     Veisi, Fartoot, Amirzadeh 2025, "Context-aware Rotary Position Embedding", arXiv:2507.23083, sec. 2: RoPE turns by i
@@ -33,11 +33,8 @@ class CARoPE(Encoding):
     def __init__(self, *, base: float = 10000.0, layout: str = "half", dims: Dims, rngs: nnx.Rngs):
         if base <= 1:
             raise ValueError(f"carope.base must be above 1, got {base}")
-        check_layout("carope.layout", layout)
+        super().__init__("carope", dims, base, layout)
         K, D, H = dims.num_kv_heads, dims.features, dims.head_dim
-        check_head_dim("carope", H)
-        self.layout, self.pairs = layout, H // 2
-        self.head_dim = H
         self.weight = PerKeyHead(jnp.zeros((K, D)))
         opened = math.expm1(2 / H * math.log(base))  # the initial value of the softplus
         self.offset = PerKeyHead(jnp.full((K,), opened + math.log(-math.expm1(-opened)), float))
@@ -45,16 +42,6 @@ class CARoPE(Encoding):
     def tokens(self, x_TD, valid_T, state=None):
         """Return the angles phi_t, and the last ones."""
         opened_T = jax.nn.softplus(x_TD.astype(float) @ self.weight[...] + self.offset[...])
-        m_M = jnp.arange(self.pairs)
+        m_M = jnp.arange(self.head_dim // 2)
         step_TM = jnp.exp(-jnp.log1p(opened_T)[:, None] * m_M[None])
-        angles_TM = jnp.cumsum(jnp.where(valid_T[:, None], step_TM, 0), 0)
-        angles_TM += 0 if state is None else state[None]
-        return angles_TM, angles_TM[-1]
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query by the sum up to it."""
-        return rotated(q_TH, jnp.sin(features_T), jnp.cos(features_T), self.layout)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key by the sum up to it."""
-        return rotated(k_SH, jnp.sin(features_S), jnp.cos(features_S), self.layout)
+        return running_sums(step_TM, valid_T, state)

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding, Passed
+from relpos.encodings.base import Dims, Encoding, Passed, check_range
 
 
 class CoPE(Encoding):
@@ -27,8 +27,7 @@ class CoPE(Encoding):
     axes = None
 
     def __init__(self, *, positions: int = 64, dims: Dims, rngs: nnx.Rngs):
-        if positions < 1:
-            raise ValueError(f"cope.positions must be at least 1, got {positions}")
+        check_range("cope.positions", positions, 1)
         self.head_dim = dims.head_dim
         self.vectors = nnx.Param(jnp.zeros((positions, dims.head_dim)))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range, normal
 
 SPACINGS = ("log", "linear")
 MOST_HIDDEN = 4096
@@ -15,32 +15,18 @@ MOST_HIDDEN = 4096
 class OffsetNetwork:
     """An MLP with ReLU and one hidden layer, of an offset along one or several axes; see `CPB`."""
 
-    def _make(
-        self,
-        name: str,
-        axes: int,
-        *,
-        hidden: int,
-        window: int,
-        spacing: str,
-        bound: float,
-        dims: Dims,
-        rngs: nnx.Rngs,
-    ):
+    def _make(self, name, axes, dims, rngs, *, hidden, window, spacing, bound):
         """Check the options and make the network; errors name the options of the scheme `name`."""
-        if not 1 <= hidden <= MOST_HIDDEN:
-            raise ValueError(f"{name}.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
+        check_range(f"{name}.hidden", hidden, 1, MOST_HIDDEN)
         if window < 0 or window == 1:
             raise ValueError(f"{name}.window must be 0 (no window) or at least 2, got {window}")
-        if spacing not in SPACINGS:
-            raise ValueError(f"unknown {name}.spacing {spacing!r}: known: {', '.join(SPACINGS)}")
+        check_choice(f"{name}.spacing", spacing, SPACINGS)
         if bound < 0:
             raise ValueError(f"{name}.bound must not be negative, got {bound}")
         self.window, self.spacing, self.bound = window, spacing, bound
-        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)  # noqa: E731
-        self.kernel = nnx.Param(normal(axes, hidden))
+        self.kernel = nnx.Param(normal(rngs, 0.02, axes, hidden))
         self.offset = nnx.Param(jnp.zeros(hidden))
-        self.output = PerHead(normal(dims.num_heads, hidden))
+        self.output = PerHead(normal(rngs, 0.02, dims.num_heads, hidden))
 
     def _coordinate(self, d):
         """Return u."""
@@ -87,16 +73,7 @@ class CPB(OffsetNetwork, Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        self._make(
-            "cpb",
-            1,
-            hidden=hidden,
-            window=window,
-            spacing=spacing,
-            bound=bound,
-            dims=dims,
-            rngs=rngs,
-        )
+        self._make("cpb", 1, dims, rngs, hidden=hidden, window=window, spacing=spacing, bound=bound)
 
     def bias(self, d):
         """Return the network's value."""

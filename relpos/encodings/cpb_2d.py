@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_range
 from relpos.encodings.cpb import OffsetNetwork
-from relpos.encodings.table_2d import apart, check_size, places
+from relpos.encodings.table_2d import apart, places
 
 MOST_SIDE = 128
 
@@ -40,17 +40,11 @@ class CPB2D(OffsetNetwork, Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_size("cpb_2d", height, width, MOST_SIDE)
+        check_range("cpb_2d.height", height, 1, MOST_SIDE)
+        check_range("cpb_2d.width", width, 1, MOST_SIDE)
         self.height, self.width = height, width
         self._make(
-            "cpb_2d",
-            2,
-            hidden=hidden,
-            window=window,
-            spacing=spacing,
-            bound=bound,
-            dims=dims,
-            rngs=rngs,
+            "cpb_2d", 2, dims, rngs, hidden=hidden, window=window, spacing=spacing, bound=bound
         )
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):

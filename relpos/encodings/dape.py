@@ -6,7 +6,7 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.attention.slots import SLOTS
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 MOST_HIDDEN = 256
 SLOPE = 0.01  # of the leaky ReLU below 0, as in PyTorch
@@ -28,19 +28,16 @@ class DAPE(Encoding):
     """
 
     def __init__(self, *, bias: str = "kerple", hidden: int = 32, dims: Dims, rngs: nnx.Rngs):
-        if not 1 <= hidden <= MOST_HIDDEN:
-            raise ValueError(f"dape.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}")
+        check_range("dape.hidden", hidden, 1, MOST_HIDDEN)
         inner = encodings.scheme(bias)(dims=dims, rngs=rngs) if bias in encodings.names() else None
         filled = inner.overridden & SLOTS if inner else frozenset()
         if inner is None or not filled or filled - {"bias", "block_bias"}:
             raise ValueError(
                 f"dape.bias must be a scheme that only adds a bias, such as kerple, alibi, fire or t5, got {bias!r}"
             )
-        self.inner = inner
-        self.constant_beyond = self.inner.constant_beyond
-        self.shift_invariant = self.inner.shift_invariant
-        self.axes, self.reals = self.inner.axes, self.inner.reals
-        self.causal_only = self.inner.causal_only
+        self.inner, self.constant_beyond = inner, inner.constant_beyond
+        self.shift_invariant, self.causal_only = inner.shift_invariant, inner.causal_only
+        self.axes, self.reals = inner.axes, inner.reals
         N = dims.num_heads
         # torch.nn.Linear's initialisation, U(-1/sqrt(fan in), 1/sqrt(fan in)).
         uniform = lambda bound, *shape: jax.random.uniform(  # noqa: E731

@@ -2,11 +2,10 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant
+from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant, check_range, normal
 
 MOST = 2**20  # distances with their own row
 
@@ -39,8 +38,7 @@ class DeBERTa(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 2 <= span <= MOST:
-            raise ValueError(f"deberta.span must be from 2 to {MOST}, got {span}")
+        check_range("deberta.span", span, 2, MOST)
         if log_buckets and not span // 2 + 1 < max_distance <= 2**30:
             raise ValueError(
                 f"deberta.max_distance must be above the {span // 2 + 1} nearest distances, got {max_distance}"
@@ -50,14 +48,13 @@ class DeBERTa(Encoding):
         self.head_dim = H = dims.head_dim
         self.logit_scale = (3 * H) ** -0.5  # a logit is the sum of three products
         self.constant_beyond = max_distance if log_buckets else span
-        normal, D = jax.random.normal, dims.features
-        self.table = nnx.Param(normal(rngs.params(), (2 * span, D)) * 0.02, shared_by_layers=True)
+        N, D = dims.num_heads, dims.features
+        self.table = nnx.Param(normal(rngs, 0.02, 2 * span, D), shared_by_layers=True)
         self.unbound = share
-        shape = (dims.num_heads, D, H)
         kernels: list[nnx.Variable] = [
-            PerHeadConstant(jnp.full(shape, jnp.nan))  # not known yet
+            PerHeadConstant(jnp.full((N, D, H), jnp.nan))  # not known yet
             if share
-            else PerHead(normal(rngs.params(), shape) * D**-0.5)
+            else PerHead(normal(rngs, D**-0.5, N, D, H))
             for _ in range(2)
         ]
         self.of_keys, self.of_queries = kernels

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerKeyHead, PerKeyHeadConstant, check_base
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated, turning_often
+from relpos.encodings.base import Dims, PerKeyHead, PerKeyHeadConstant, check_range
+from relpos.encodings.rotations.pairs import Rotation, turning_often
 
 MOST_GAIN = 1000
 
 
-class FoPE(Encoding):
+class FoPE(Rotation):
     """F(i) q_i . F(j) k_j,  where F turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
 
     Hua et al. 2024, "Fourier Position Embedding", arXiv:2412.17739, sec. 4 and the authors' code. The frequencies theta
@@ -46,42 +46,23 @@ class FoPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_base("fope.base", base)
-        check_layout("fope.layout", layout)
-        if not 0 <= gain <= MOST_GAIN:
-            raise ValueError(f"fope.gain must be from 0 to {MOST_GAIN}, got {gain}")
-        H = dims.head_dim
-        check_head_dim("fope", H)
-        self.base, self.layout = base, layout
-        self.head_dim = H
-        self.turning = F = turning_often("fope.trained_length", trained_length, base, H)
+        super().__init__("fope", dims, base, layout)
+        check_range("fope.gain", gain, 0, MOST_GAIN)
+        F = turning_often("fope.trained_length", trained_length, base, dims.head_dim)
+        self.turning = F
 
-        # Fixed matrices are the same in every model, so that its parameters alone determine what it computes.
+        # Fixed matrices are the same in every model, so that its parameters alone determine what it computes, whether
+        # float64 is enabled or not.
         keys = (rngs.params(), rngs.params()) if learned else jax.random.split(jax.random.key(0))
         kind = PerKeyHead if learned else PerKeyHeadConstant
-        self.sin, self.cos = (
-            kind(jnp.eye(F)[None] + gain * F**-0.5 * _drawn(key, (dims.num_kv_heads, F, F)))
-            for key in keys
-        )
+        shape = (dims.num_kv_heads, F, F)
+        drawn = (jax.random.normal(key, shape, jnp.float32).astype(float) for key in keys)
+        self.sin, self.cos = (kind(jnp.eye(F)[None] + gain * F**-0.5 * x) for x in drawn)
 
-    def _turn(self, x_TH, positions_T):
-        F, H = self.turning, x_TH.shape[-1]
+    def _waves(self, positions_T, features_T):
+        F, H = self.turning, self.head_dim
         sin_TM, cos_TM = positions.waves(positions_T, self.base, H)
         with jax.default_matmul_precision("highest"):
             sin_TF, cos_TF = sin_TM[:, :F] @ self.sin[...], cos_TM[:, :F] @ self.cos[...]
         still = ((0, 0), (0, H // 2 - F))
-        sin_TM, cos_TM = jnp.pad(sin_TF, still), jnp.pad(cos_TF, still, constant_values=1)
-        return rotated(x_TH, sin_TM, cos_TM, self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn and stretch the query."""
-        return self._turn(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn and stretch the key."""
-        return self._turn(k_SH, positions_S)
-
-
-def _drawn(key, shape):
-    """Return normally distributed numbers that do not depend on whether float64 is enabled."""
-    return jax.random.normal(key, shape, jnp.float32).astype(float)
+        return jnp.pad(sin_TF, still), jnp.pad(cos_TF, still, constant_values=1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, normal, running_sums
 
 
 class FoX(Encoding):
@@ -26,16 +26,14 @@ class FoX(Encoding):
     axes = None
 
     def __init__(self, *, initial_offset: float = 0.0, dims: Dims, rngs: nnx.Rngs):
-        shape = (dims.num_heads, dims.features)
-        self.weight = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
-        self.offset = PerHead(jnp.full((dims.num_heads,), initial_offset, float))
+        N, D = dims.num_heads, dims.features
+        self.weight = PerHead(normal(rngs, D**-0.5, N, D))
+        self.offset = PerHead(jnp.full((N,), initial_offset, float))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the running sums F_t, and the last one."""
         gate_T = x_TD.astype(float) @ self.weight[...] + self.offset[...]
-        forget_T = jnp.where(valid_T, jax.nn.log_sigmoid(gate_T), 0)
-        sums_T = jnp.cumsum(forget_T) + (0 if state is None else state)
-        return sums_T, sums_T[-1]
+        return running_sums(jax.nn.log_sigmoid(gate_T), valid_T, state)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Return F_i - F_j."""

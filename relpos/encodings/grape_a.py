@@ -8,7 +8,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.encodings.alibi import paper_slopes
-from relpos.encodings.base import Dims, Encoding, Passed, PerHead, PerHeadConstant, PerKeyHead
+from relpos.encodings.base import (
+    Dims,
+    Encoding,
+    Passed,
+    PerHead,
+    PerHeadConstant,
+    PerKeyHead,
+    normal,
+)
 
 
 class GrapeA(Encoding):
@@ -37,9 +45,8 @@ class GrapeA(Encoding):
         self.head_dim = H
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))
         self.rate = PerHead(jnp.full((N,), math.log(math.e - 1), float))
-        normal = jax.random.normal
-        self.of_queries = PerHead(normal(rngs.params(), (N, H)) * H**-0.5) if queries else None
-        self.of_keys = PerKeyHead(normal(rngs.params(), (K, H)) * H**-0.5) if keys else None
+        self.of_queries = PerHead(normal(rngs, H**-0.5, N, H)) if queries else None
+        self.of_keys = PerKeyHead(normal(rngs, H**-0.5, K, H)) if keys else None
 
     def query_block(self, q_CH, q_features):
         """Return the gates of the queries."""

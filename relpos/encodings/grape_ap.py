@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.alibi import paper_slopes
-from relpos.encodings.base import Dims, Encoding, Passed, PerHead, PerHeadConstant
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead, PerHeadConstant, normal
 from relpos.encodings.cope import sums_from_the_end
 
 EPSILON = 2.0**-23  # of float32, as PyTorch's rms_norm adds it
@@ -38,7 +38,7 @@ class GrapeAP(Encoding):
             )
         N, D = dims.num_heads, dims.features
         self.slopes = PerHeadConstant(jnp.array(paper_slopes(N), jnp.float32))
-        self.probe = PerHead(0.5 * jax.random.normal(rngs.params(), (N, D, width)) * D**-0.5)
+        self.probe = PerHead(normal(rngs, 0.5 * D**-0.5, N, D, width))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return p_t; there is no state."""

@@ -2,19 +2,18 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from relpos.encodings.base import Dims, Encoding, PerKeyHead, check_base
-from relpos.encodings.rotations import rotated
+from relpos.encodings.base import Dims, PerKeyHead, check_choice, check_range, normal
+from relpos.encodings.rotations.pairs import Rotation
 
 GENERATORS = ("coordinates", "plane")
 MOST_SLOWNESS = 1e6
 
 
-class GrapeM(Encoding):
+class GrapeM(Rotation):
     """q_i exp(i L) . k_j exp(j L), which depends on i - j;  L + L^T = 0.
 
         coordinates:  L turns the pair (m, m + H/2) by theta_m,  theta_m = base^(-2m/H) at the start
@@ -47,15 +46,9 @@ class GrapeM(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if generator not in GENERATORS:
-            raise ValueError(
-                f"unknown grape_m.generator {generator!r}: known: {', '.join(GENERATORS)}"
-            )
-        check_base("grape_m.base", base)
-        if not 1 / MOST_SLOWNESS <= slowness <= MOST_SLOWNESS:
-            raise ValueError(
-                f"grape_m.slowness must be from {1 / MOST_SLOWNESS} to {MOST_SLOWNESS}, got {slowness}"
-            )
+        check_choice("grape_m.generator", generator, GENERATORS)
+        check_range("grape_m.base", base, 1)
+        check_range("grape_m.slowness", slowness, 1 / MOST_SLOWNESS, MOST_SLOWNESS)
         K, H = dims.num_kv_heads, dims.head_dim
         if H < 2 or (H % 2 and generator == "coordinates"):
             raise ValueError(
@@ -63,27 +56,22 @@ class GrapeM(Encoding):
             )
         self.head_dim, self.slowness = H, slowness
         is_plane = generator == "plane"
-        plane_K2H = jax.random.normal(rngs.params(), (K, 2, H)) * H**-0.5
+        plane_K2H = normal(rngs, H**-0.5, K, 2, H)
         self.plane = PerKeyHead(plane_K2H) if is_plane else None
         logs_M = -slowness * math.log(base) / H * jnp.arange(0, H, 2, dtype=float)
         speeds = PerKeyHead(jnp.tile(logs_M, (K, 1))) if per_head else nnx.Param(logs_M)
         self.speeds = None if is_plane else speeds
 
-    def _turned(self, x_TH, positions_T):
+    def _turned(self, x_TH, positions_T, features_T):
         if self.plane is not None:
             return turned_in_plane(x_TH, positions_T, *self.plane[...])
+        return super()._turned(x_TH, positions_T, features_T)
+
+    def _waves(self, positions_T, features_T):
         assert self.speeds is not None
         theta_M = jnp.exp(self.speeds[...] / self.slowness)
         angles_TM = positions_T[:, None].astype(theta_M.dtype) * theta_M[None]
-        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), "half")
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._turned(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._turned(k_SH, positions_S)
+        return jnp.sin(angles_TM), jnp.cos(angles_TM)
 
 
 def turned_in_plane(

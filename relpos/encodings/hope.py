@@ -5,11 +5,11 @@ import math
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, check_base
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated, turning_often
+from relpos.encodings.base import Dims
+from relpos.encodings.rotations.pairs import Rotation, turning_often
 
 
-class HoPE(Encoding):
+class HoPE(Rotation):
     """q_i R(i theta) . k_j R(j theta),  theta_m = base^(-2m/H) where that is at least 2 pi / L,  else 0.
 
     Chen et al. 2024, "HoPE: A Novel Positional Encoding Without Long-Term Decay", arXiv:2410.21216, sec. 4. Pairs that
@@ -33,23 +33,10 @@ class HoPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_base("hope.base", base)
-        check_layout("hope.layout", layout)
+        super().__init__("hope", dims, base, layout)
         H = dims.head_dim
-        check_head_dim("hope", H)
-        self.base, self.layout = base, layout
-        self.head_dim = H
         often = turning_often("hope.trained_length", trained_length, base, H)
         self.slower = (*often * (1.0,), *(H // 2 - often) * (math.inf,))
 
-    def _rotate(self, x_TH, positions_T):
-        sin, cos = positions.waves(positions_T, self.base, x_TH.shape[-1], self.slower)
-        return rotated(x_TH, sin, cos, self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._rotate(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._rotate(k_SH, positions_S)
+    def _waves(self, positions_T, features_T):
+        return positions.waves(positions_T, self.base, self.head_dim, self.slower)

@@ -1,10 +1,9 @@
 """A vector for each clipped distance, multiplied with both query and key."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_range, normal
 
 MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 
@@ -25,14 +24,10 @@ class Huang(Encoding):
     """
 
     def __init__(self, *, k: int = 511, dims: Dims, rngs: nnx.Rngs):
-        if not 0 <= k < MOST:
-            raise ValueError(
-                f"huang.k, the clipping distance, must be from 0 to {MOST - 1}, got {k}"
-            )
+        check_range("huang.k, the clipping distance,", k, 0, MOST - 1)
         self.k = self.constant_beyond = k
         self.head_dim = dims.head_dim
-        shape = (2 * k + 1, dims.head_dim)
-        self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+        self.table = nnx.Param(normal(rngs, 0.02, 2 * k + 1, dims.head_dim))
 
     def key_vectors(self, d):
         """Return a[clip(-d)], for the products with queries."""

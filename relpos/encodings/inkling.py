@@ -1,10 +1,9 @@
 """A bias over distances for each query, mixed from a few profiles that all heads share."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
 
 
 class Inkling(Encoding):
@@ -36,19 +35,14 @@ class Inkling(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        for name, value, least in (
-            ("rank", rank, 1),
-            ("extent", extent, 1),
-            ("log_floor", log_floor, 0),
-        ):
-            if value < least:
-                raise ValueError(f"inkling.{name} must be at least {least}, got {value}")
+        check_range("inkling.rank", rank, 1)
+        check_range("inkling.extent", extent, 1)
+        check_range("inkling.log_floor", log_floor, 0)
         self.extent = self.constant_beyond = extent
         self.log_floor, self.log_alpha = log_floor, log_alpha
         self.shift_invariant = not log_floor
-        shape = (dims.num_heads, dims.features, rank)
-        self.kernel = PerHead(0.02 * jax.random.normal(rngs.params(), shape))
-        self.profiles = nnx.Param(0.02 * jax.random.normal(rngs.params(), (extent, rank)))
+        self.kernel = PerHead(normal(rngs, 0.02, dims.num_heads, dims.features, rank))
+        self.profiles = nnx.Param(normal(rngs, 0.02, extent, rank))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return each token's weights of the profiles, W_r x; there is no state."""

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range
 from relpos.encodings.table_2d import places
 from relpos.positions import distances
 
@@ -54,8 +54,7 @@ class IRPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if method not in METHODS:
-            raise ValueError(f"unknown irpe.method {method!r}: known: {', '.join(METHODS)}")
+        check_choice("irpe.method", method, METHODS)
         if not 0 < alpha < gamma <= MOST_GAMMA:
             raise ValueError(
                 f"irpe.alpha must be above 0 and below irpe.gamma, which is at most {MOST_GAMMA}; got alpha {alpha}, "
@@ -66,8 +65,7 @@ class IRPE(Encoding):
                 f"irpe.beta, the last bucket, must be from 1 to {MOST_BUCKETS} and not below irpe.alpha; got beta "
                 f"{beta}, alpha {alpha}"
             )
-        if width < 1:
-            raise ValueError(f"irpe.width must be at least 1, got {width}")
+        check_range("irpe.width", width, 1)
         self.method, self.width, self.outside = method, width, outside
         self.starts = _starts(method, alpha, beta, gamma)
         of_axis = 2 * len(self.starts) + 1

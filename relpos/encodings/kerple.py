@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice
 
 KERNELS = ("log", "power")
 LEAST = 0.01  # the authors' code clips the values of both parameters here, but not their gradients
@@ -31,8 +31,7 @@ class KERPLE(Encoding):
     reals = True
 
     def __init__(self, *, kernel: str = "log", dims: Dims, rngs: nnx.Rngs):
-        if kernel not in KERNELS:
-            raise ValueError(f"unknown kerple.kernel {kernel!r}: known: {', '.join(KERNELS)}")
+        check_choice("kerple.kernel", kernel, KERNELS)
         self.kernel_name = kernel
         self.p = PerHead(jax.random.uniform(rngs.params(), (dims.num_heads,), maxval=2.0))
         self.a = PerHead(jax.random.uniform(rngs.params(), (dims.num_heads,)))

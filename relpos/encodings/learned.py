@@ -1,10 +1,9 @@
 """Learned absolute positions, added to the input."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding
+from relpos.encodings.base import Dims, Encoding, check_range, normal
 
 
 class Learned(Encoding):
@@ -22,13 +21,11 @@ class Learned(Encoding):
     shift_invariant = False
 
     def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
-        if max_length < 1:
-            raise ValueError(f"learned.max_length must be at least 1, got {max_length}")
+        check_range("learned.max_length", max_length, 1)
         if stddev < 0:
             raise ValueError(f"learned.stddev must not be negative, got {stddev}")
         self.max_length = max_length
-        shape = (max_length, dims.features)
-        self.table = nnx.Param(stddev * jax.random.normal(rngs.params(), shape))
+        self.table = nnx.Param(normal(rngs, stddev, max_length, dims.features))
 
     def embed(self, x_TD, positions_T):
         """Add each token's row."""

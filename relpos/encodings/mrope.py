@@ -5,13 +5,13 @@ import numpy as np
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, check_base
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated
+from relpos.encodings.base import Dims
+from relpos.encodings.rotations.pairs import Rotation
 
 MOST_AXES = 16
 
 
-class MRoPE(Encoding):
+class MRoPE(Rotation):
     """q_i R(phi_i) . k_j R(phi_j),  phi_m = p[a(m)] theta_m,  theta_m = base^(-2m/H): pair m turns by axis a(m).
 
         interleaved:  a = 0, 1, 2, 0, 1, 2, ...
@@ -45,50 +45,37 @@ class MRoPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_base("mrope.base", base)
-        check_layout("mrope.layout", layout)
+        super().__init__("mrope", dims, base, layout)
         if not 2 <= axes <= MOST_AXES:
             raise ValueError(
                 f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; for one axis choose rope"
             )
-        check_head_dim("mrope", dims.head_dim)
         M = dims.head_dim // 2
         counts = tuple(sections) or tuple((M + axes - 1 - a) // axes for a in range(axes))
         _check_sections(counts, axes, M)
-        self.axes, self.base, self.layout = axes, base, layout
-        self.head_dim = dims.head_dim
+        self.axes = axes
         of_pairs = np.repeat(np.arange(axes), counts)
         if interleaved:
+            of_pairs[:] = 0
             for axis in range(1, axes):
-                turns = len(range(axis, M, axes))
-                if counts[axis] > turns:
+                turns = of_pairs[axis::axes]
+                if counts[axis] > len(turns):
                     raise ValueError(
                         f"interleaved mrope.sections give an axis at most one pair in {axes}: axis {axis} may have "
-                        f"{turns} of {M}, got {counts}"
+                        f"{len(turns)} of {M}, got {counts}"
                     )
-            of_pairs = np.zeros(M, int)
-            for axis in range(1, axes):
-                of_pairs[axis::axes][: counts[axis]] = axis
+                turns[: counts[axis]] = axis
         self.axis_of_pairs = tuple(of_pairs.tolist())
 
-    def _rotate(self, x_TH, positions_T):
+    def _waves(self, positions_T, features_T):
         if positions_T.ndim == 1:
-            sin, cos = positions.waves(positions_T, self.base, x_TH.shape[-1])
-            return rotated(x_TH, sin, cos, self.layout)
+            return positions.waves(positions_T, self.base, self.head_dim)
         axis_M = np.array(self.axis_of_pairs)
         angles_TM = jnp.zeros((), float)
         for axis, place_T in enumerate(positions_T.T):
-            of_axis_TM = positions.angles(place_T, self.base, x_TH.shape[-1])
+            of_axis_TM = positions.angles(place_T, self.base, self.head_dim)
             angles_TM = jnp.where(axis_M[None] == axis, of_axis_TM, angles_TM)
-        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._rotate(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._rotate(k_SH, positions_S)
+        return jnp.sin(angles_TM), jnp.cos(angles_TM)
 
 
 def _check_sections(counts: tuple[int, ...], axes: int, pairs: int) -> None:

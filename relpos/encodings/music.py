@@ -1,10 +1,9 @@
 """A vector for each distance and head, multiplied with the query."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range, normal
 
 BEYOND = ("zero", "clip")
 MOST = 2**30  # int32 can index the rows of both directions for every distance below this
@@ -36,17 +35,14 @@ class Music(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 1 <= max_distance < MOST:
-            raise ValueError(f"music.max_distance must be from 1 to {MOST - 1}, got {max_distance}")
-        if beyond not in BEYOND:
-            raise ValueError(f"unknown music.beyond {beyond!r}: known: {', '.join(BEYOND)}")
+        check_range("music.max_distance", max_distance, 1, MOST - 1)
+        check_choice("music.beyond", beyond, BEYOND)
         self.max_distance, self.beyond, self.bidirectional = max_distance, beyond, bidirectional
         self.constant_beyond = max_distance if beyond == "zero" else max_distance - 1
         self.causal_only = not bidirectional
-        self.head_dim = dims.head_dim
+        self.head_dim = H = dims.head_dim
         rows = 2 * max_distance - 1 if bidirectional else max_distance
-        shape = (dims.num_heads, rows, dims.head_dim)
-        self.table = PerHead(jax.random.normal(rngs.params(), shape) * dims.head_dim**-0.5)
+        self.table = PerHead(normal(rngs, H**-0.5, dims.num_heads, rows, H))
 
     def key_vectors(self, d):
         """Return E[M - 1 - d]."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from relpos.encodings.base import Dims, Encoding, Passed, PerKeyHead
+from relpos.encodings.base import Dims, Encoding, Passed, PerKeyHead, normal
 
 
 class PaTH(Encoding):
@@ -35,10 +35,10 @@ class PaTH(Encoding):
         self.head_dim = H
         self.rank = rank
         if rank:
-            self.down = nnx.Param(jax.random.normal(rngs.params(), (D, rank)) * D**-0.5)
+            self.down = nnx.Param(normal(rngs, D**-0.5, D, rank))
         width = rank or D
-        self.up = PerKeyHead(jax.random.normal(rngs.params(), (K, width, H)) * width**-0.5)
-        self.weight = PerKeyHead(jax.random.normal(rngs.params(), (K, D)) * D**-0.5)
+        self.up = PerKeyHead(normal(rngs, width**-0.5, K, width, H))
+        self.weight = PerKeyHead(normal(rngs, D**-0.5, K, D))
         self.offset = PerKeyHead(jnp.zeros((K,)))
 
     def tokens(self, x_TD, valid_T, state=None):

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead, check_base
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 
 class PoPE(Encoding):
@@ -25,7 +25,7 @@ class PoPE(Encoding):
     reals = True
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
-        check_base("pope.base", base)
+        check_range("pope.base", base, 1)
         self.base = base
         self.head_dim = self.width = dims.head_dim
         self.delta = PerHead(jnp.zeros((dims.num_heads, dims.head_dim)))

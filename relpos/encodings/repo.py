@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerKeyHead, check_base
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated
+from relpos.encodings.base import Dims, PerKeyHead
+from relpos.encodings.rotations.pairs import Rotation
 
 
-class RePo(Encoding):
+class RePo(Rotation):
     """q_i R(z_i theta) . k_j R(z_j theta),  z_t = w . (silu(x_t W_g) * (x_t W_c)),  theta_m = base^(-2m/H).
 
     Li, Zhao, Sproat 2025, "RePo: Language Models with Context Re-Positioning", arXiv:2512.14391, sec. 3, and the
@@ -40,12 +40,9 @@ class RePo(Encoding):
     ):
         if width < 0:
             raise ValueError(f"repo.width must not be negative, got {width}")
-        check_base("repo.base", base)
-        check_layout("repo.layout", layout)
-        D, H = dims.features, dims.head_dim
-        check_head_dim("repo", H)
+        super().__init__("repo", dims, base, layout)
+        D = dims.features
         width = width or max(1, D // 8)
-        self.base, self.layout, self.head_dim = base, layout, H
 
         def drawn(*shape):
             return 0.02 * jax.random.truncated_normal(rngs.params(), -3.0, 3.0, shape)
@@ -59,16 +56,8 @@ class RePo(Encoding):
         read_TW = jax.nn.silu(x_TD @ self.gate[...]) * (x_TD @ self.content[...])
         return read_TW @ self.position[...], jnp.zeros(())
 
-    def _turned(self, x_TH, z_T):
-        H = x_TH.shape[-1]
+    def _waves(self, positions_T, z_T):
+        H = self.head_dim
         theta_M = jnp.asarray(self.base ** (-np.arange(0, H, 2) / H), z_T.dtype)
         angles_TM = z_T[:, None] * theta_M[None]
-        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query by the position of its token."""
-        return self._turned(q_TH, features_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key by the position of its token."""
-        return self._turned(k_SH, features_S)
+        return jnp.sin(angles_TM), jnp.cos(angles_TM)

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, check_base
-from relpos.encodings.rotations import check_layout, rotated
-from relpos.encodings.rotations.scalings import Pairs, Stretch, scaled
+from relpos.encodings.base import Dims, check_choice, check_range
+from relpos.encodings.rotations.pairs import LAYOUTS, Rotation, rotated
+from relpos.encodings.rotations.scalings import Stretch, scaled
 
 PARTS = ("first", "last")
 VALUES = {  # the choices, each with the slots that it leaves empty
@@ -16,7 +16,7 @@ VALUES = {  # the choices, each with the slots that it leaves empty
 }
 
 
-class RoPE(Encoding):
+class RoPE(Rotation):
     """q_i R(i theta) . k_j R(j theta), which depends on i - j;  theta_m = base^(-2m/R).
 
     Su et al. 2021, "RoFormer", arXiv:2104.09864, sec. 3.2. The pairs that turn together are (m, m + H/2) in layout
@@ -73,13 +73,12 @@ class RoPE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_layout("rope.layout", layout)
-        for key, value, known in (("part", part, PARTS), ("values", values, VALUES)):
-            if value not in known:
-                raise ValueError(f"unknown rope.{key} {value!r}: known: {', '.join(known)}")
+        check_choice("rope.layout", layout, LAYOUTS)
+        check_choice("rope.part", part, PARTS)
+        check_choice("rope.values", values, VALUES)
         if not 0 < fraction <= 1:
             raise ValueError(f"rope.fraction must be in (0, 1], got {fraction}")
-        check_base("rope.base", base)
+        check_range("rope.base", base, 1)
         self.base, self.layout, self.part, self.values = base, layout, part, values
         self.head_dim = dims.head_dim
         self.turned = round(dims.head_dim * fraction)
@@ -89,10 +88,10 @@ class RoPE(Encoding):
                 f"{dims.head_dim} * {fraction} = {self.turned}"
             )
         stretch = Stretch(
-            factor, trained_length, target_length, beta_fast, beta_slow, truncate, attention_factor,
-            kept, tuple(short_factors), tuple(long_factors),
+            base, self.turned, factor, trained_length, target_length, beta_fast, beta_slow, truncate,
+            attention_factor, kept, tuple(short_factors), tuple(long_factors),
         )  # fmt: skip
-        self.scaled = scaled(scaling, Pairs(base, self.turned), stretch)
+        self.scaled = scaled(scaling, stretch)
         self.shift_invariant = values != "turned"
         self.overridden = type(self).overridden - VALUES[values]
 
@@ -105,13 +104,8 @@ class RoPE(Encoding):
             return jnp.concatenate([x_TH[:, : H - R], turned], -1)
         return jnp.concatenate([rotated(x_TH[:, :R], sin, cos, self.layout), x_TH[:, R:]], -1)
 
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._rotate(q_TH, positions_T, times=self.scaled.attention)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._rotate(k_SH, positions_S, times=self.scaled.attention)
+    def _turned(self, x_TH, positions_T, features_T):
+        return self._rotate(x_TH, positions_T, times=self.scaled.attention)
 
     def value(self, v_SH, positions_S, features_S):
         """Turn the value like a key."""

@@ -6,11 +6,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead, check_base
-from relpos.encodings.rotations import check_layout, rotated
+from relpos.encodings.base import Dims, PerHead, check_range
+from relpos.encodings.rotations.pairs import Rotation
+from relpos.encodings.table_2d import places
 
 
-class RoPE2D(Encoding):
+class RoPE2D(Rotation):
     """q_i R(y_i, x_i) . k_j R(y_j, x_j), which depends only on the offsets y_i - y_j and x_i - x_j.
 
         axial:  angle_m = x theta_m, then y theta_m,          theta_m = base^(-4m/H),  half of the H/2 pairs each
@@ -42,50 +43,34 @@ class RoPE2D(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        base = base or (10.0 if mixed else 100.0)
-        check_base("rope_2d.base", base)
-        check_layout("rope_2d.layout", layout)
-        if width < 1:
-            raise ValueError(f"rope_2d.width must be at least 1, got {width}")
+        check_range("rope_2d.width", width, 1)
         if dims.head_dim % 2 or dims.head_dim < 4:
             raise ValueError(
                 f"rope_2d turns pairs of dimensions by rows and by columns: head_dim must be even and at least 4, "
                 f"got {dims.head_dim}"
             )
-        self.base, self.width, self.layout = base, width, layout
-        self.head_dim = dims.head_dim
+        base = base or (10.0 if mixed else 100.0)
+        super().__init__("rope_2d", dims, base, layout)
+        self.width = width
         # [2, H/2] for each head, those of rows first.
         self.frequencies = PerHead(_directed(base, dims, rngs)) if mixed else None
 
-    def _places(self, positions_T):
-        """Return [T, 2], row and column."""
-        if positions_T.ndim == 2:
-            return positions_T
-        if jnp.issubdtype(positions_T.dtype, jnp.floating):
+    def _waves(self, positions_T, features_T):
+        if positions_T.ndim == 1 and jnp.issubdtype(positions_T.dtype, jnp.floating):
             raise ValueError(
                 "rope_2d reads a single number as an index into a grid, which must be an integer: give positions "
                 "[..., 2], row and column, or integers"
             )
-        return jnp.stack([positions_T // self.width, positions_T % self.width], -1)
-
-    def _rotate(self, x_TH, positions_T):
-        places_T2 = self._places(positions_T)
+        rows_T, columns_T = places(positions_T, self.width)
         if self.frequencies is not None:
             frequencies_2M = self.frequencies[...]
-            angles_TM = places_T2.astype(frequencies_2M.dtype) @ frequencies_2M
+            places_T2 = jnp.stack([rows_T, columns_T], -1).astype(frequencies_2M.dtype)
+            angles_TM = places_T2 @ frequencies_2M
         else:
-            M = x_TH.shape[-1] // 2
-            row_TM, column_TM = (positions.angles(x, self.base, M) for x in places_T2.T)
+            M = self.head_dim // 2
+            row_TM, column_TM = (positions.angles(x, self.base, M) for x in (rows_T, columns_T))
             angles_TM = jnp.concatenate([column_TM, row_TM[:, : M // 2]], -1)
-        return rotated(x_TH, jnp.sin(angles_TM), jnp.cos(angles_TM), self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._rotate(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._rotate(k_SH, positions_S)
+        return jnp.sin(angles_TM), jnp.cos(angles_TM)
 
 
 def _directed(base: float, dims: Dims, rngs: nnx.Rngs) -> Float[Array, "N 2 M"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHeadConstant, check_base
+from relpos.encodings.base import Dims, Encoding, PerHeadConstant, check_range
 
 MOST_WIDTH = 2**12
 
@@ -37,7 +37,7 @@ class Sandwich(Encoding):
     ):
         if not 2 <= width <= MOST_WIDTH or width % 2:
             raise ValueError(f"sandwich.width must be even and from 2 to {MOST_WIDTH}, got {width}")
-        check_base("sandwich.base", base)
+        check_range("sandwich.base", base, 1)
         self.width, self.base, self.from_one = width, base, from_one
         N = dims.num_heads
         self.size = PerHeadConstant(jnp.array([N / (8 * h) for h in range(1, N + 1)], jnp.float32))

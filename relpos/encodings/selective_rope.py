@@ -1,14 +1,12 @@
 """Rotations by angles that depend on the tokens: each token adds angles computed from the layer's input."""
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerKeyHead
-from relpos.encodings.rotations import check_head_dim, rotated
+from relpos.encodings.base import Dims, PerKeyHead, check_range, normal, running_sums
+from relpos.encodings.rotations.pairs import Rotation
 
 
-class SelectiveRoPE(Encoding):
+class SelectiveRoPE(Rotation):
     """q_i R(phi_i) . k_j R(phi_j),  phi_t = sum_{s <= t} A B x_s, H / 2 angles for each key head.
 
     Movahedi et al. 2025, "Selective Rotary Position Embedding", arXiv:2511.17388: RoPE with angles that are cumulative
@@ -28,26 +26,13 @@ class SelectiveRoPE(Encoding):
     axes = None
 
     def __init__(self, *, rank: int = 4, dims: Dims, rngs: nnx.Rngs):
-        if rank < 1:
-            raise ValueError(f"selective_rope.rank must be at least 1, got {rank}")
-        check_head_dim("selective_rope", dims.head_dim)
-        self.head_dim = dims.head_dim
-        normal = jax.random.normal
-        self.down = nnx.Param(normal(rngs.params(), (dims.features, rank)) * dims.features**-0.5)
-        shape = (dims.num_kv_heads, rank, dims.head_dim // 2)
-        self.up = PerKeyHead(normal(rngs.params(), shape) * rank**-0.5)
+        super().__init__("selective_rope", dims)
+        check_range("selective_rope.rank", rank, 1)
+        K, D, M = dims.num_kv_heads, dims.features, dims.head_dim // 2
+        self.down = nnx.Param(normal(rngs, D**-0.5, D, rank))
+        self.up = PerKeyHead(normal(rngs, rank**-0.5, K, rank, M))
 
     def tokens(self, x_TD, valid_T, state=None):
         """Return the angles phi_t, and the last ones."""
         step_TM = x_TD.astype(float) @ self.down[...] @ self.up[...]
-        angles_TM = jnp.cumsum(jnp.where(valid_T[:, None], step_TM, 0), 0)
-        angles_TM += 0 if state is None else state
-        return angles_TM, angles_TM[-1]
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query by the sum up to it."""
-        return rotated(q_TH, jnp.sin(features_T), jnp.cos(features_T), "half")
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key by the sum up to it."""
-        return rotated(k_SH, jnp.sin(features_S), jnp.cos(features_S), "half")
+        return running_sums(step_TM, valid_T, state)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range
 
 MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 
@@ -35,10 +35,7 @@ class Shaw(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 0 <= k < MOST:
-            raise ValueError(
-                f"shaw.k, the clipping distance, must be from 0 to {MOST - 1}, got {k}"
-            )
+        check_range("shaw.k, the clipping distance,", k, 0, MOST - 1)
         if not -1 <= right < MOST:
             raise ValueError(
                 f"shaw.right, the clipping distance of keys in the future, must be from 0 to {MOST - 1}, "

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, check_base
+from relpos.encodings.base import Dims, Encoding, check_range
 
 
 class Sinusoidal(Encoding):
@@ -23,7 +23,7 @@ class Sinusoidal(Encoding):
     reals = True
 
     def __init__(self, *, base: float = 10000.0, dims: Dims, rngs: nnx.Rngs):
-        check_base("sinusoidal.base", base)
+        check_range("sinusoidal.base", base, 1)
         self.base = base
 
     def embed(self, x_TD, positions_T):

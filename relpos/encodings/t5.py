@@ -2,11 +2,10 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
 
 MOST_BUCKETS = 2**16
 
@@ -39,9 +38,9 @@ class T5(Encoding):
     ):
         if num_buckets > MOST_BUCKETS:
             raise ValueError(f"t5.num_buckets must be at most {MOST_BUCKETS}, got {num_buckets}")
-        self.num_buckets = num_buckets
         self.bidirectional = bidirectional
-        exact = self._per_direction // 2
+        self.per_direction = num_buckets // 2 if bidirectional else num_buckets
+        exact = self.per_direction // 2
         if exact < 1 or max_distance <= exact:
             raise ValueError(
                 f"t5 needs at least {4 if bidirectional else 2} buckets and max_distance above the "
@@ -50,19 +49,12 @@ class T5(Encoding):
             )
         self.max_distance = self.constant_beyond = max_distance
         self.causal_only = not bidirectional
-        shape = (dims.num_heads, num_buckets)
-        self.table = PerHead(
-            jax.random.normal(rngs.params(), shape) * dims.features**-0.5,
-            shared_by_layers=not per_layer,
-        )
-
-    @property
-    def _per_direction(self) -> int:
-        return self.num_buckets // 2 if self.bidirectional else self.num_buckets
+        table_NR = normal(rngs, dims.features**-0.5, dims.num_heads, num_buckets)
+        self.table = PerHead(table_NR, shared_by_layers=not per_layer)
 
     def bucket(self, d):
         """Return each distance's row of the table."""
-        buckets, exact = self._per_direction, self._per_direction // 2
+        buckets, exact = self.per_direction, self.per_direction // 2
         n = jnp.abs(d) if self.bidirectional else jnp.maximum(d, 0)
         # Integer thresholds, not a rounded logarithm, for the same result on every platform: bucket e + m begins at
         # the least n with ln(n/e) / ln(max/e) * (buckets - e) >= m.

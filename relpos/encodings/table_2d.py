@@ -1,25 +1,13 @@
 """A learned bias for each offset between two places in an image."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
 from relpos.positions import distances
 
 MOST_SIDE = 1024
-
-
-def check_size(name: str, height: int, width: int, most: int) -> None:
-    """Check the sides of a grid.
-
-    Raises:
-      ValueError: a side is out of range; the message names the option, such as "table_2d.width".
-    """
-    for key, side in (("height", height), ("width", width)):
-        if not 1 <= side <= most:
-            raise ValueError(f"{name}.{key} must be from 1 to {most}, got {side}")
 
 
 def places(
@@ -70,13 +58,12 @@ class Table2D(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_size("table_2d", height, width, MOST_SIDE)
+        check_range("table_2d.height", height, 1, MOST_SIDE)
+        check_range("table_2d.width", width, 1, MOST_SIDE)
         self.height, self.width, self.outside = height, width, outside
         size = (2 * height - 1) * (2 * width - 1) + (3 if outside else 0)
-        self.table = PerHead(
-            0.02 * jax.random.normal(rngs.params(), (dims.num_heads, size)),
-            shared_by_layers=not per_layer,
-        )
+        table_NR = normal(rngs, 0.02, dims.num_heads, size)
+        self.table = PerHead(table_NR, shared_by_layers=not per_layer)
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Look up every pair."""

@@ -1,10 +1,9 @@
 """A bias that is a sum of a few bumps, each with a learned height, width and centre."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
 
 MOST_KERNELS = 256
 MOST_DISTANCE = 2**24  # integers up to here are exact in float32
@@ -28,17 +27,13 @@ class TISA(Encoding):
     reals = True
 
     def __init__(self, *, kernels: int = 5, max_distance: int = 512, dims: Dims, rngs: nnx.Rngs):
-        if not 1 <= kernels <= MOST_KERNELS:
-            raise ValueError(f"tisa.kernels must be from 1 to {MOST_KERNELS}, got {kernels}")
-        if not 1 <= max_distance <= MOST_DISTANCE:
-            raise ValueError(
-                f"tisa.max_distance must be from 1 to {MOST_DISTANCE}, got {max_distance}"
-            )
+        check_range("tisa.kernels", kernels, 1, MOST_KERNELS)
+        check_range("tisa.max_distance", max_distance, 1, MOST_DISTANCE)
         self.max_distance = self.constant_beyond = max_distance
-        normal = lambda: jax.random.normal(rngs.params(), (dims.num_heads, kernels))  # noqa: E731
-        self.amplitudes = PerHead(0.1 + 0.01 * normal())
-        self.sharpness = PerHead(0.1 + 0.01 * normal())
-        self.offsets = PerHead(5.0 * normal())
+        N = dims.num_heads
+        self.amplitudes = PerHead(0.1 + normal(rngs, 0.01, N, kernels))
+        self.sharpness = PerHead(0.1 + normal(rngs, 0.01, N, kernels))
+        self.offsets = PerHead(normal(rngs, 5.0, N, kernels))
 
     def bias(self, d):
         """Return the sum of the kernels at -d."""

@@ -1,11 +1,10 @@
 """A vector for each distance, projected from sinusoids of the distance."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead, check_base
+from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
 
 
 class TransformerXL(Encoding):
@@ -41,17 +40,12 @@ class TransformerXL(Encoding):
             raise ValueError(
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"
             )
-        check_base("transformer_xl.base", base)
-        self.base = base
-        self.head_dim = dims.head_dim
-        self.width = dims.features
+        check_range("transformer_xl.base", base, 1)
+        N, D, H = dims.num_heads, dims.features, dims.head_dim
+        self.base, self.head_dim, self.width = base, H, D
         self.constant_beyond = clamp or None
-        shape = (dims.num_heads, dims.features, dims.head_dim)
-        self.kernel = PerHead(jax.random.normal(rngs.params(), shape) * dims.features**-0.5)
-        self.u, self.v = (
-            PerHead(jnp.zeros((dims.num_heads, dims.head_dim)), shared_by_layers=not untied)
-            for _ in range(2)
-        )
+        self.kernel = PerHead(normal(rngs, D**-0.5, N, D, H))
+        self.u, self.v = (PerHead(jnp.zeros((N, H)), shared_by_layers=not untied) for _ in range(2))
 
     def query(self, q_TH, positions_T, features_T):
         """Return q + u, for the products with keys."""

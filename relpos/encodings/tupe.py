@@ -1,10 +1,9 @@
 """Products of words with words plus products of positions with positions, each with their own projections."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerHead
+from relpos.encodings.base import Dims, PerHead, check_range, normal
 from relpos.encodings.t5 import T5
 
 
@@ -39,20 +38,16 @@ class TUPE(T5):
         super().__init__(
             num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional, dims=dims, rngs=rngs
         )  # fmt: skip
-        if max_length < 1:
-            raise ValueError(f"tupe.max_length must be at least 1, got {max_length}")
+        check_range("tupe.max_length", max_length, 1)
         self.head_dim = dims.head_dim
         self.logit_scale = (2 * dims.head_dim) ** -0.5  # a logit is the sum of two products
         self.max_length = max_length
-        normal, D = jax.random.normal, dims.features
-        shape = (dims.num_heads, D, dims.head_dim)
-        self.places = nnx.Param(normal(rngs.params(), (max_length, D)), shared_by_layers=True)
-        self.of_queries = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
-        self.of_keys = PerHead(normal(rngs.params(), shape) * D**-0.5, shared_by_layers=True)
+        N, D, H = dims.num_heads, dims.features, dims.head_dim
+        self.places = nnx.Param(normal(rngs, 1.0, max_length, D), shared_by_layers=True)
+        self.of_queries = PerHead(normal(rngs, D**-0.5, N, D, H), shared_by_layers=True)
+        self.of_keys = PerHead(normal(rngs, D**-0.5, N, D, H), shared_by_layers=True)
         # The logits where position 0 is the query, and where it is the key.
-        self.first = (
-            PerHead(jnp.zeros((dims.num_heads, 2)), shared_by_layers=True) if untied else None
-        )
+        self.first = PerHead(jnp.zeros((N, 2)), shared_by_layers=True) if untied else None
 
     def _projected(self, positions_T, kernel_DH):
         # JAX counts a negative index from the end: send it out of bounds instead.

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding, Passed, PerHead
+from relpos.encodings.base import Dims, Encoding, Passed, PerHead, normal
 
 PIECE = 8  # keys; products with keys in a query's own piece are computed channel by channel
 
@@ -37,7 +37,7 @@ class Wall(Encoding):
     def __init__(self, *, initial_offset: float = 8.0, dims: Dims, rngs: nnx.Rngs):
         N, D, H = dims.num_heads, dims.features, dims.head_dim
         self.head_dim = H
-        self.weight = PerHead(jax.random.normal(rngs.params(), (N, D, H)) * D**-0.5)
+        self.weight = PerHead(normal(rngs, D**-0.5, N, D, H))
         self.offset = PerHead(jnp.full((N, H), initial_offset, float))
 
     def tokens(self, x_TD, valid_T, state=None):
@@ -98,17 +98,14 @@ class Wall(Encoding):
 
 
 def _within(carry, at_own, seen, k, log):
-    """Walk past the keys that each query sees in its own piece.
+    """Walk the queries [C, H] past the keys that each sees in its own piece: return dot products [C, L], and queries.
 
     Args:
-      carry: the queries, [C, H].
+      carry: the queries.
       at_own: which of the P pieces is each query's own, [C, P].
       seen: which keys of the pieces each query sees, [C, P, L].
       k: the keys, [P, L, H].
       log: the logarithms of their gates, [P, L, H].
-
-    Returns:
-      The dot products with the own piece, [C, L], and the queries after it.
     """
     # A product selects the rows: a look-up is as fast, but its transpose is a scatter.
     with jax.default_matmul_precision("highest"):

@@ -7,13 +7,13 @@ from flax import nnx
 
 from relpos import positions
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding, Passed, check_base
-from relpos.encodings.rotations import check_head_dim, check_layout, rotated
+from relpos.encodings.base import Dims, Passed, check_range
+from relpos.encodings.rotations.pairs import Rotation
 
 MOST = 8.0  # the largest exponent in use: float16 ends at e^11
 
 
-class XPos(Encoding):
+class XPos(Rotation):
     """sum_m zeta_m^(d/scale_base) (q_i R(i theta))_m . (k_j R(j theta))_m,  zeta_m = (2m/H + gamma) / (1 + gamma).
 
     Sun et al. 2022, "A Length-Extrapolatable Transformer", arXiv:2212.10554, sec. 2.2. theta_m = base^(-2m/H); the
@@ -45,27 +45,14 @@ class XPos(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        check_base("xpos.base", base)
-        check_layout("xpos.layout", layout)
-        if scale_base < 1:
-            raise ValueError(f"xpos.scale_base must be at least 1, got {scale_base}")
+        super().__init__("xpos", dims, base, layout)
+        check_range("xpos.scale_base", scale_base, 1)
         if gamma <= 0:
             raise ValueError(f"xpos.gamma must be above 0, got {gamma}")
-        check_head_dim("xpos", dims.head_dim)
-        self.base, self.scale_base, self.gamma, self.layout = base, scale_base, gamma, layout
-        self.head_dim = dims.head_dim
+        self.scale_base, self.gamma = scale_base, gamma
 
-    def _rotate(self, x_TH, positions_T):
-        sin, cos = positions.waves(positions_T, self.base, x_TH.shape[-1])
-        return rotated(x_TH, sin, cos, self.layout)
-
-    def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._rotate(q_TH, positions_T)
-
-    def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._rotate(k_SH, positions_S)
+    def _waves(self, positions_T, features_T):
+        return positions.waves(positions_T, self.base, self.head_dim)
 
     def _decay(self, H: int) -> np.ndarray:
         """Return -ln(zeta) / scale_base for each dimension, [H]."""

@@ -34,8 +34,7 @@ class Abacus(Places):
     embeds: ClassVar[str] = "learned"
 
     def __post_init__(self):
-        if not 0 <= self.max_offset <= 2**20:
-            raise ValueError(f"abacus.max_offset must be from 0 to {2**20}, got {self.max_offset}")
+        self._check("max_offset", 0)
 
     @property
     def largest_embedded(self) -> int:  # noqa: D102

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Int
 
 from relpos.positions import contiguous, within_segments
 
+MOST = 2**20
+
 
 class Placed(NamedTuple):
     """The positions of tokens, as models take them; None: the model's default.
@@ -33,33 +35,36 @@ class Places:
 
     Attributes:
       embeds: the scheme whose vectors are added to the input at `embed_positions`; "": none.
-      most: the largest number of tokens in a row; None: no limit.
-      largest: the largest of `positions`; None: not known.
-      largest_embedded: the largest of `embed_positions` that may be drawn, however short a row's numbers; None: not
-        known.
     """
 
     embeds: ClassVar[str] = ""
 
     @property
     def most(self) -> int | None:
-        """The largest number of tokens in a row."""
+        """The largest number of tokens in a row; None: no limit."""
         return None
 
     @property
     def largest(self) -> int | None:
-        """The largest of `positions`."""
+        """The largest of `positions`; None: not known."""
         return None
 
     @property
     def largest_embedded(self) -> int | None:
-        """The largest of `embed_positions`, if they are drawn."""
+        """The largest of `embed_positions` that may be drawn, however short a row's numbers; None: not known."""
         return None
 
     @property
     def are_consecutive(self) -> bool:
         """Whether positions are the model's default."""
         return type(self) is Places
+
+    def _check(self, option: str, least: int) -> None:
+        """Check that an option is from `least` to `MOST`."""
+        value = getattr(self, option)
+        if not least <= value <= MOST:
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}.{option} must be from {least} to {MOST}, got {value}")
 
     def begin(
         self,
@@ -116,16 +121,9 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Count the digits of each number, from 1 for its first digit; other tokens are 0.
+    """Count the digits of each number, from 1 for its first digit; other tokens are 0. `digits` are their ids.
 
-    Args:
-      digits: the ids of the tokens that are digits.
-      tokens_BT: token ids.
-      segments_BT: ids of packed documents, 0 is padding; None: one segment.
-      run_B: the number of digits directly before each row.
-
-    Returns:
-      The counts, and the number of digits at the end of each row.
+    `run_B` is the number of digits directly before each row; the number at its end is returned after the counts.
     """
     if segments_BT is None:
         segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)

@@ -41,28 +41,24 @@ class Cape(Places):
     embeds: ClassVar[str] = "sinusoidal"
 
     def __post_init__(self):
-        for name, least in (("max_shift", 0), ("max_jitter", 0), ("max_scale", 1)):
-            value = getattr(self, name)
-            if not least <= value <= 2**20:
-                raise ValueError(f"cape.{name} must be from {least} to {2**20}, got {value}")
+        self._check("max_shift", 0)
+        self._check("max_jitter", 0)
+        self._check("max_scale", 1)
 
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         index_BT, next_B = numbered(tokens_BT, segments_BT)
-        shift_B1, jitter_BT = jnp.zeros((len(tokens_BT), 1)), jnp.zeros(tokens_BT.shape)
-        scale_B1 = jnp.ones_like(shift_B1)
-        if key is not None:
+        B, T = tokens_BT.shape
+        shapes = (B, 1), (B, T), (B, 1)
+        if key is None:
+            shift_B1, jitter_BT, log_B1 = map(jnp.zeros, shapes)
+        else:
             keys = jax.random.split(key, 3)
+            mosts = self.max_shift, self.max_jitter, math.log(self.max_scale)
             shift_B1, jitter_BT, log_B1 = (
-                jax.random.uniform(key, x.shape, minval=-most, maxval=most)
-                for key, x, most in zip(
-                    keys,
-                    (shift_B1, jitter_BT, scale_B1),
-                    (self.max_shift, self.max_jitter, math.log(self.max_scale)),
-                    strict=True,
-                )
+                jax.random.uniform(key, shape, minval=-most, maxval=most)
+                for key, shape, most in zip(keys, shapes, mosts, strict=True)
             )
-            scale_B1 = jnp.exp(log_B1)
-        drawn = _Drawn(next_B, shift_B1, scale_B1)
+        drawn = _Drawn(next_B, shift_B1, jnp.exp(log_B1))
         return self._placed(drawn, index_BT + jitter_BT), drawn
 
     def follow(self, state, tokens_BT):  # noqa: D102

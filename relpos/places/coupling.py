@@ -36,10 +36,7 @@ class Coupling(Places):
     embeds: ClassVar[str] = "learned"
 
     def __post_init__(self):
-        if not 1 <= self.max_position <= 2**20:
-            raise ValueError(
-                f"coupling.max_position must be from 1 to {2**20}, got {self.max_position}"
-            )
+        self._check("max_position", 1)
 
     @property
     def largest_embedded(self) -> int:  # noqa: D102

@@ -35,10 +35,7 @@ class Randomized(Places):
     max_length: int = 2048
 
     def __post_init__(self):
-        if not 1 <= self.max_length <= 2**20:
-            raise ValueError(
-                f"randomized.max_length must be from 1 to {2**20}, got {self.max_length}"
-            )
+        self._check("max_length", 1)
 
     @property
     def most(self) -> int:  # noqa: D102

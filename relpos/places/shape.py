@@ -31,8 +31,7 @@ class Shape(Places):
     embeds: ClassVar[str] = "sinusoidal"
 
     def __post_init__(self):
-        if not 0 <= self.max_shift <= 2**20:
-            raise ValueError(f"shape.max_shift must be from 0 to {2**20}, got {self.max_shift}")
+        self._check("max_shift", 0)
 
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         index_BT, next_B = numbered(tokens_BT, segments_BT)

@@ -32,9 +32,9 @@ class Sum(Encoding, fills_slots=False):
         for part in parts:
             _check(part, parts, told)
         self.summands = nnx.List(parts)
-        filled = [SlotUse.of(part) for part in parts]
-        self.with_key_vectors = tuple(f.key_vectors for f in filled)
-        self.with_query_vectors = tuple(f.query_vectors for f in filled)
+        filled = [(part, SlotUse.of(part)) for part in parts]
+        self.with_key_vectors = tuple(f.key_vectors for _, f in filled)
+        self.with_query_vectors = tuple(f.query_vectors for _, f in filled)
         overridden = frozenset[str]().union(*(part.overridden for part in parts))
         # Vectors of several parts are concatenated, and so must be the queries and keys for them.
         if sum(self.with_key_vectors) > 1:
@@ -47,19 +47,13 @@ class Sum(Encoding, fills_slots=False):
         self.mixes = any(part.mixes for part in parts)
         self.normalized = all(part.normalized for part in parts)
         self.sees_itself = all(part.sees_itself for part in parts)
-        beyonds = [
-            part.constant_beyond for part, f in zip(parts, filled, strict=True) if f.distances
-        ]
+        beyonds = [part.constant_beyond for part, f in filled if f.distances]
         known = [beyond for beyond in beyonds if beyond is not None]
         self.constant_beyond = max(known) if known and len(known) == len(beyonds) else None
         self.shift_invariant = all(part.shift_invariant for part in parts)
         self.causal_only = any(part.causal_only for part in parts)
         self.needs_tokens = any(part.needs_tokens for part in parts)
-        self.scaled_vectors = all(
-            part.scaled_vectors
-            for part, has in zip(parts, self.with_key_vectors, strict=True)
-            if has
-        )
+        self.scaled_vectors = all(part.scaled_vectors for part, f in filled if f.key_vectors)
         reading = [part for part in parts if part.reads_positions]
         axes = {part.axes for part in reading if part.axes is not None}
         self.axes = 1 if 1 in axes else max(axes, default=None)  # each part is checked separately
@@ -78,12 +72,15 @@ class Sum(Encoding, fills_slots=False):
         """Return each part's features."""
         return (None,) * len(self.summands) if features is None else features
 
+    def _with(self, features: Any) -> list[tuple[Encoding, Any]]:
+        """Return each part with its features, or with its state."""
+        return list(zip(self.parts, self.features_of_parts(features), strict=True))
+
     def tokens(self, x_TD, valid_T, state=None):
         """Return the features of each part, and the state of each part."""
-        states = (None,) * len(self.summands) if state is None else state
         found = [
             part.tokens(x_TD, valid_T, of_part) if part.needs_tokens else (None, None)
-            for part, of_part in zip(self.parts, states, strict=True)
+            for part, of_part in self._with(state)
         ]
         return tuple(features for features, _ in found), tuple(state for _, state in found)
 
@@ -104,7 +101,7 @@ class Sum(Encoding, fills_slots=False):
         return self._in_turn("finish", out_TH, positions_T, features_T, backward=True)
 
     def _in_turn(self, slot, x_TH, positions_T, features_T, *, backward=False):
-        pairs = list(zip(self.parts, self.features_of_parts(features_T), strict=True))
+        pairs = self._with(features_T)
         width, last = x_TH.shape[-1], None
         for part, of_part in reversed(pairs) if backward else pairs:
             if slot not in part.overridden:
@@ -121,22 +118,16 @@ class Sum(Encoding, fills_slots=False):
 
     def vector_query(self, q_TH, positions_T, features_T):
         """Return the queries for the parts' key vectors, concatenated."""
-        features = self.features_of_parts(features_T)
-        return _side_by_side(
-            part.vector_query(q_TH, positions_T, of_part)
-            for part, of_part, has in zip(self.parts, features, self.with_key_vectors, strict=True)
-            if has
-        )
+        return self._vectors("vector_query", self.with_key_vectors, q_TH, positions_T, features_T)
 
     def vector_key(self, k_SH, positions_S, features_S):
         """Return the keys for the parts' query vectors, concatenated."""
-        features = self.features_of_parts(features_S)
+        return self._vectors("vector_key", self.with_query_vectors, k_SH, positions_S, features_S)
+
+    def _vectors(self, slot, filled, x_TH, positions_T, features_T):
+        each = zip(self._with(features_T), filled, strict=True)
         return _side_by_side(
-            part.vector_key(k_SH, positions_S, of_part)
-            for part, of_part, has in zip(
-                self.parts, features, self.with_query_vectors, strict=True
-            )
-            if has
+            getattr(part, slot)(x_TH, positions_T, of_part) for (part, of_part), has in each if has
         )
 
     def bias(self, d):
@@ -157,14 +148,10 @@ class Sum(Encoding, fills_slots=False):
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Return the sum of the parts' `block_bias`."""
+        each = zip(self._with(q_features), self.features_of_parts(k_features), strict=True)
         return _total(
             part.block_bias(q_positions, k_positions, of_queries, of_keys)
-            for part, of_queries, of_keys in zip(
-                self.parts,
-                self.features_of_parts(q_features),
-                self.features_of_parts(k_features),
-                strict=True,
-            )
+            for (part, of_queries), of_keys in each
         )
 
     def sink(self):
@@ -179,9 +166,8 @@ class Sum(Encoding, fills_slots=False):
 
     def _walking(self, features: Any) -> tuple[Encoding, Any]:
         """Return the part that walks, and its features."""
-        pairs = zip(self.parts, self.features_of_parts(features), strict=True)
-        ((part, of_part),) = ((part, of_part) for part, of_part in pairs if part.walks)
-        return part, of_part
+        (found,) = (pair for pair in self._with(features) if pair[0].walks)
+        return found
 
     def begin(self, q_TH, q_features):
         """Return the carry of the part that walks."""

@@ -7,28 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from relpos.encodings.base import check_choice, check_range
+
 MOST_ATTENTION = 1000  # products grow with its square
-
-
-class Pairs(NamedTuple):
-    """The R/2 pairs of dimensions that turn, unscaled by theta_m = base^(-2m/R).
-
-    Attributes:
-      base: the base of theta_m.
-      width: R, the number of dimensions that turn.
-    """
-
-    base: float
-    width: int
-
-    @property
-    def m(self) -> np.ndarray:
-        """The numbers m of the pairs, the fastest first."""
-        return np.arange(self.width // 2)
-
-    def turns(self, length: int) -> np.ndarray:
-        """Return how often each pair turns in `length` positions."""
-        return length * self.base ** (-2 * self.m / self.width) / (2 * math.pi)
 
 
 class Scaled(NamedTuple):
@@ -45,8 +26,17 @@ class Scaled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """The options of `rope` that scalings read, s = factor, L0 = trained_length."""
+    """The pairs of dimensions that turn, unscaled by theta_m = base^(-2m/R), and the options that scalings read.
 
+    Attributes:
+      base: the base of theta_m.
+      width: R, the number of dimensions that turn.
+      factor: s; this and the other options are those of `rope`.
+      trained_length: L0.
+    """
+
+    base: float
+    width: int
     factor: float = 1.0
     trained_length: int = 4096
     target_length: int = 0
@@ -58,28 +48,33 @@ class Stretch:
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
 
+    @property
+    def m(self) -> np.ndarray:
+        """The numbers m of the R/2 pairs, the fastest first."""
+        return np.arange(self.width // 2)
 
-def unscaled(pairs: Pairs, stretch: Stretch) -> Scaled:
+
+def unscaled(stretch: Stretch) -> Scaled:
     """Return the trained theta_m."""
     return Scaled()
 
 
-def linear(pairs: Pairs, stretch: Stretch) -> Scaled:
+def linear(stretch: Stretch) -> Scaled:
     """Return position interpolation: all pairs turn s times as slowly. Chen et al. 2023, arXiv:2306.15595."""
     _check_stretched(stretch, "linear")
-    return Scaled(len(pairs.m) * (stretch.factor,))
+    return Scaled(len(stretch.m) * (stretch.factor,))
 
 
-def ntk(pairs: Pairs, stretch: Stretch) -> Scaled:
+def ntk(stretch: Stretch) -> Scaled:
     """Return NTK-aware interpolation, base s^(R/(R-2)): the fastest turns as trained, the slowest s times as slowly.
 
     Peng et al. 2023, arXiv:2309.00071, sec. 3.1, from a post by bloc97.
     """
     _check_stretched(stretch, "ntk")
-    return _of_another_base(pairs, stretch.factor)
+    return _of_another_base(stretch, stretch.factor)
 
 
-def dynamic(pairs: Pairs, stretch: Stretch) -> Scaled:
+def dynamic(stretch: Stretch) -> Scaled:
     """Return NTK-aware interpolation by s L / L0 - (s - 1), where L is the longest length that the model should serve.
 
     This is "dynamic" in Hugging Face's transformers and, with s = 1, that of arXiv:2309.00071, sec. 3.3. There L is the
@@ -92,10 +87,10 @@ def dynamic(pairs: Pairs, stretch: Stretch) -> Scaled:
             f"rope.scaling=dynamic needs rope.target_length, the longest length to serve, above rope.trained_length, "
             f"{L0}; got {L}"
         )
-    return _of_another_base(pairs, stretch.factor * L / L0 - (stretch.factor - 1))
+    return _of_another_base(stretch, stretch.factor * L / L0 - (stretch.factor - 1))
 
 
-def yarn(pairs: Pairs, stretch: Stretch) -> Scaled:
+def yarn(stretch: Stretch) -> Scaled:
     """Return YaRN: pairs with at least beta_fast turns in L0 stay; those with at most beta_slow turn s times as slowly.
 
     Peng et al. 2023, arXiv:2309.00071, sec. 3.2 and 3.4; queries and keys are multiplied by 0.1 ln s + 1. Between the
@@ -103,24 +98,24 @@ def yarn(pairs: Pairs, stretch: Stretch) -> Scaled:
     it is linear in the number of turns, as in `llama3`). `truncate` moves the ends outward to integer m.
     """
     _check_stretched(stretch, "yarn")
-    if pairs.base <= 1:
-        raise ValueError(f"rope.scaling=yarn needs a rope.base above 1, got {pairs.base}")
+    if stretch.base <= 1:
+        raise ValueError(f"rope.scaling=yarn needs a rope.base above 1, got {stretch.base}")
     first, last = (
-        pairs.width
+        stretch.width
         * math.log(stretch.trained_length / (2 * math.pi * often))
-        / (2 * math.log(pairs.base))
+        / (2 * math.log(stretch.base))
         for often in _fast_and_slow(stretch, 32.0)
     )
     if stretch.truncate:
         first, last = math.floor(first), math.ceil(last)
     first = max(first, 0)
-    last = max(min(last, pairs.width - 1), first + 0.001)
-    kept = 1 - np.clip((pairs.m - first) / (last - first), 0, 1)
+    last = max(min(last, stretch.width - 1), first + 0.001)
+    kept = 1 - np.clip((stretch.m - first) / (last - first), 0, 1)
     attention = stretch.attention_factor or 0.1 * math.log(stretch.factor) + 1
     return Scaled(_partly(kept, stretch.factor), attention)
 
 
-def llama3(pairs: Pairs, stretch: Stretch) -> Scaled:
+def llama3(stretch: Stretch) -> Scaled:
     """Return the scaling of Llama 3.1: that of YaRN's paper with beta_fast = 4, without a factor for queries and keys.
 
     Grattafiori et al. 2024, arXiv:2407.21783, and the released models. Their high_freq_factor is `beta_fast`, their
@@ -128,11 +123,13 @@ def llama3(pairs: Pairs, stretch: Stretch) -> Scaled:
     """
     _check_stretched(stretch, "llama3")
     fast, slow = _fast_and_slow(stretch, 4.0)
-    kept = np.clip((pairs.turns(stretch.trained_length) - slow) / (fast - slow), 0, 1)
+    theta = stretch.base ** (-2 * stretch.m / stretch.width)
+    turns = stretch.trained_length * theta / (2 * math.pi)
+    kept = np.clip((turns - slow) / (fast - slow), 0, 1)
     return Scaled(_partly(kept, stretch.factor))
 
 
-def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
+def longrope(stretch: Stretch) -> Scaled:
     """Return the factors for the length that the model should serve, and sqrt(1 + ln s / ln L0),  s = target / L0.
 
     Ding et al. 2024, arXiv:2402.13753, and the released models that use it. The choice between the two sets of factors
@@ -151,19 +148,19 @@ def longrope(pairs: Pairs, stretch: Stretch) -> Scaled:
     return Scaled(tuple(map(float, factors)), stretch.attention_factor or attention)
 
 
-def p_rope(pairs: Pairs, stretch: Stretch) -> Scaled:
+def p_rope(stretch: Stretch) -> Scaled:
     """Return the scaling that turns only the fastest `kept` of the pairs; theta_m = base^(-2m/R) has R of all pairs.
 
     Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose full layers keep 0.25. The pairs that turn do so s
     times as slowly.
     """
-    kept = int(stretch.kept * pairs.width // 2)
-    if not 0 < kept < len(pairs.m):
+    kept = int(stretch.kept * stretch.width // 2)
+    if not 0 < kept < len(stretch.m):
         raise ValueError(
-            f"rope.scaling=p_rope needs a rope.kept that turns some, but not all, of the {len(pairs.m)} pairs: "
+            f"rope.scaling=p_rope needs a rope.kept that turns some, but not all, of the {len(stretch.m)} pairs: "
             f"{stretch.kept} turns {kept}"
         )
-    return Scaled((*kept * (stretch.factor,), *(len(pairs.m) - kept) * (math.inf,)))
+    return Scaled((*kept * (stretch.factor,), *(len(stretch.m) - kept) * (math.inf,)))
 
 
 SCALINGS = {  # with the options that each reads
@@ -184,25 +181,30 @@ SCALINGS = {  # with the options that each reads
 }
 
 
-def scaled(scaling: str, pairs: Pairs, stretch: Stretch) -> Scaled:
+def scaled(scaling: str, stretch: Stretch) -> Scaled:
     """Return the result of the scaling of this name.
 
     Raises:
       ValueError: the scaling is unknown, a value is not allowed, or the scaling does not read an option that was given.
     """
-    if scaling not in SCALINGS:
-        raise ValueError(f"unknown rope.scaling {scaling!r}: known: {', '.join(SCALINGS)}")
+    check_choice("rope.scaling", scaling, SCALINGS)
     for key, factors in (("short", stretch.short_factors), ("long", stretch.long_factors)):
-        _check_factors(f"rope.{key}_factors", factors, len(pairs.m))
+        _check_factors(f"rope.{key}_factors", factors, len(stretch.m))
     function, reads = SCALINGS[scaling]
-    for field in dataclasses.fields(Stretch):
+    for field in dataclasses.fields(Stretch)[2:]:  # the options
         if getattr(stretch, field.name) != field.default and field.name not in reads:
             known = [name for name, (_, read) in SCALINGS.items() if field.name in read]
             raise ValueError(
                 f"rope.{field.name} needs rope.scaling={' or '.join(known)}, but rope.scaling is {scaling}"
             )
-    _check_numbers(stretch)
-    return function(pairs, stretch)
+    least = {"factor": 1, "trained_length": 1, "target_length": 0, "attention_factor": 0}
+    for key, value in least.items():
+        check_range(f"rope.{key}", getattr(stretch, key), value)
+    if stretch.attention_factor > MOST_ATTENTION:
+        raise ValueError(
+            f"rope.attention_factor must be at most {MOST_ATTENTION}, got {stretch.attention_factor}"
+        )
+    return function(stretch)
 
 
 def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
@@ -214,20 +216,6 @@ def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
         is_number = isinstance(factor, numbers.Real) and not isinstance(factor, bool)
         if not is_number or not 1e-3 <= factor <= 1e9:
             raise ValueError(f"{key} must be numbers from 0.001 to 1e9, got {factor!r}")
-
-
-def _check_numbers(stretch: Stretch) -> None:
-    """Check the options that do not depend on the scaling."""
-    for key, least in (
-        ("factor", 1), ("trained_length", 1), ("target_length", 0), ("attention_factor", 0),
-    ):  # fmt: skip
-        value = getattr(stretch, key)
-        if value < least:
-            raise ValueError(f"rope.{key} must be at least {least}, got {value}")
-    if stretch.attention_factor > MOST_ATTENTION:
-        raise ValueError(
-            f"rope.attention_factor must be at most {MOST_ATTENTION}, got {stretch.attention_factor}"
-        )
 
 
 def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
@@ -247,13 +235,13 @@ def _check_stretched(stretch: Stretch, scaling: str) -> None:
         )
 
 
-def _of_another_base(pairs: Pairs, s: float) -> Scaled:
+def _of_another_base(stretch: Stretch, s: float) -> Scaled:
     """Return theta_m with the base multiplied by s^(R/(R-2))."""
-    if pairs.width < 4:
+    if stretch.width < 4:
         raise ValueError(
-            f"rope.scaling=ntk and dynamic need at least 4 dimensions that turn, got {pairs.width}"
+            f"rope.scaling=ntk and dynamic need at least 4 dimensions that turn, got {stretch.width}"
         )
-    return Scaled(tuple((s ** (2 * pairs.m / (pairs.width - 2))).tolist()))
+    return Scaled(tuple((s ** (2 * stretch.m / (stretch.width - 2))).tolist()))
 
 
 def _partly(kept: np.ndarray, s: float) -> tuple[float, ...]:
