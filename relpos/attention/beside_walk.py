@@ -12,6 +12,7 @@ from relpos.attention import reference
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot_rows
 from relpos.attention.slots import Slots
 from relpos.attention.spread import spread, spread_columns, spread_vector
+from relpos.attention.terms import plus
 
 
 def logits(
@@ -19,13 +20,7 @@ def logits(
 ) -> tuple[Array | None, list[Array | None]]:
     """Return the summand of the dot products, and the biases; None: nothing to add.
 
-    Args:
-      encoding: an encoding of one head.
-      rules: the static choices.
-      consecutive: whether positions rise by one from row to row, so that a block has few distances.
-      q: a block of queries, with the features from the encoding's `tokens`.
-      k: a block of keys, likewise.
-      *tokens: the `Tokens` of the queries and of the keys.
+    If positions are `consecutive`, a block has few distances. The features are those of the encoding's `tokens`.
     """
     of_distances = _of_few_distances if consecutive else reference.distance_logits
     dots_CK, bias_CK = of_distances(encoding, rules, q, k, *tokens)
@@ -43,7 +38,7 @@ def _of_few_distances(
     if (a_K := encoding.key_vectors(d_L)) is not None:
         dots_CK = spread(dot_rows(q.for_vectors, a_K.astype(q.for_vectors.dtype)))
     if (a_Q := encoding.query_vectors(d_L)) is not None:
-        more_CK = spread_columns(dot_rows(k.for_vectors, a_Q.astype(k.for_vectors.dtype)))
-        dots_CK = more_CK if dots_CK is None else dots_CK + more_CK
+        products_KL = dot_rows(k.for_vectors, a_Q.astype(k.for_vectors.dtype))
+        dots_CK = plus(dots_CK, spread_columns(products_KL))
     b_L = encoding.bias(d_L)
     return dots_CK, None if b_L is None else spread_vector(b_L, C)

@@ -5,7 +5,7 @@ whose ids rise along the row; otherwise they may include blocks without visible 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -14,16 +14,13 @@ from relpos.attention.reference import Rules, Tokens
 from relpos.attention.regions import Layout
 from relpos.positions import PADDING
 
-
-class _Bounds(NamedTuple):
-    ranks: tuple[Array, Array]
-    segments: tuple[Array, Array] | None
+_Bounds = tuple[Array, Array]
 
 
-def _bounds(tokens: Tokens) -> _Bounds:
-    """Return the bounds along the last axis, ignoring padding."""
+def _bounds(tokens: Tokens) -> tuple[_Bounds, _Bounds | None]:
+    """Return the bounds of ranks and of segments along the last axis, ignoring padding."""
     if tokens.segment is None:
-        return _Bounds((tokens.rank.min(-1), tokens.rank.max(-1)), None)
+        return (tokens.rank.min(-1), tokens.rank.max(-1)), None
     padding = tokens.segment == PADDING
 
     def of(x):
@@ -31,7 +28,7 @@ def _bounds(tokens: Tokens) -> _Bounds:
         low, high = jnp.where(padding, limits.max, x), jnp.where(padding, limits.min, x)
         return low.min(-1), high.max(-1)
 
-    return _Bounds(of(tokens.rank), of(tokens.segment))
+    return of(tokens.rank), of(tokens.segment)
 
 
 def _is_within(most: int, later: Array, earlier: Array) -> Array:
@@ -48,27 +45,21 @@ def may_see(
 ) -> tuple[Int[Array, ""], Int[Array, ""]] | None:
     """Return the first block of keys that may hold a visible pair, and the one after the last.
 
-    Args:
-      rules: the rules of the call.
-      layout: how the matrix is cut; `regions.regions` handles causality and windows if positions are consecutive.
-      q: one block of queries, [C].
-      k: all blocks of keys, [blocks, K].
-
-    Returns:
-      The two block numbers, which are equal if there is no such block; None if every block may hold one.
+    The numbers are equal if there is no such block; None if every block may hold one. `q` is one block of queries, [C],
+    `k` all blocks of keys, [blocks, K]. At consecutive positions `regions.regions` handles causality and windows.
     """
-    queries, keys = _bounds(q), _bounds(k)
+    ((q_low, q_high), q_segments), ((k_low, k_high), k_segments) = _bounds(q), _bounds(k)
     checks = []
-    if queries.segments is not None and keys.segments is not None:
-        checks += [queries.segments[0] <= keys.segments[1], keys.segments[0] <= queries.segments[1]]
+    if q_segments is not None and k_segments is not None:
+        checks += [q_segments[0] <= k_segments[1], k_segments[0] <= q_segments[1]]
     if not layout.consecutive:
         if rules.causal:
-            checks.append(queries.ranks[1] >= keys.ranks[0])
+            checks.append(q_high >= k_low)
         past, future = rules.window
         if past is not None:
-            checks.append(_is_within(past, queries.ranks[0], keys.ranks[1]))
+            checks.append(_is_within(past, q_low, k_high))
         if future is not None and not rules.causal:
-            checks.append(_is_within(future, keys.ranks[0], queries.ranks[1]))
+            checks.append(_is_within(future, k_low, q_high))
     if not checks:
         return None
     seen = functools.reduce(jnp.logical_and, checks)
@@ -78,16 +69,13 @@ def may_see(
 
 
 def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Array, ""]:
-    """Return whether all tokens that may see each other are within a distance.
+    """Return whether all tokens that may see each other are within the distance `longest`.
 
-    Args:
-      longest: the distance.
-      rules: the rules of the call.
-      places: positions [B, T] and [B, S], segments and order, as in `relpos.attention.prepared.Arrays`.
+    `places` are positions [B, T] and [B, S], segments and order, as in `relpos.attention.prepared.Arrays`.
     """
     q, k, q_segments, k_segments, *_ = places
     (q_low, q_high), (k_low, k_high) = (
-        _bounds(Tokens(x, x, segment)).ranks for x, segment in ((q, q_segments), (k, k_segments))
+        _bounds(Tokens(x, x, segment))[0] for x, segment in ((q, q_segments), (k, k_segments))
     )
 
     def within(high, low):

@@ -1,5 +1,6 @@
 """A block of the attention matrix, and the loop over all blocks that must be visited."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,17 +18,11 @@ from relpos.positions import distances
 
 
 class Extent(NamedTuple):
-    """The distances that a part of the encoding tells apart; static.
+    """The distances that a part of the encoding tells apart; static."""
 
-    Attributes:
-      beyond: the part's constant_beyond, or None.
-      layout: how the matrix is cut, with the part's band.
-      span: the span of its near table.
-    """
-
-    beyond: int | None
-    layout: Layout
-    span: Span
+    beyond: int | None  # the part's constant_beyond
+    layout: Layout  # with the part's band
+    span: Span  # of its near table
 
 
 class Problem(NamedTuple):
@@ -36,6 +31,7 @@ class Problem(NamedTuple):
     rules: Rules
     layout: Layout  # its band is unused: each part has its own
     parts: tuple[Extent, ...]
+    graphdef: Any = None  # of an encoding that walks, or mixes heads
 
 
 class Terms(NamedTuple):
@@ -58,6 +54,7 @@ class Inputs(NamedTuple):
     terms: Terms
     q: Queries
     k: Keys
+    state: Any = None  # of an encoding that mixes heads
 
     @property
     def dtype(self) -> Any:
@@ -71,6 +68,7 @@ class Places(NamedTuple):
     q: Tokens
     k: Tokens
     seed: Array | None
+    integers: Any = None  # of an encoding that walks, or mixes heads
 
 
 class Rows(NamedTuple):
@@ -87,16 +85,15 @@ class Rows(NamedTuple):
     q_turned: Any = None  # Queries [H, C], without features
 
     def turned(self, dtype: Any) -> "Rows":
-        """Transpose the queries and d_out once for all blocks of keys.
+        """Transpose the queries and d_out once for all blocks of keys, d_out in the values' dtype.
 
-        Args:
-          dtype: the values' dtype. In half precision, products round their operands, not their sums; the values of
-            d_out are in half precision already.
+        In half precision, products round their operands, not their sums; d_out's values are in half precision already.
         """
+        turn = functools.partial(jnp.swapaxes, axis1=-1, axis2=-2)
         half = self.d_out.astype(dtype)
         of_features = (None,) * len(self.q.features)
-        q_turned = jax.tree.map(jnp.transpose, self.q._replace(features=of_features))
-        return self._replace(d_out_half=half, d_out_turned=half.T, q_turned=q_turned)
+        q_turned = jax.tree.map(turn, self.q._replace(features=of_features))
+        return self._replace(d_out_half=half, d_out_turned=turn(half), q_turned=q_turned)
 
 
 class Block(NamedTuple):
@@ -110,14 +107,18 @@ class Block(NamedTuple):
     reaches: tuple[Reach, ...]  # one for each part
     dtype: Any  # of sums, float32 or wider
 
+    @property
+    def tokens(self) -> tuple[Tokens, Tokens]:
+        """The tokens of the queries and of the keys."""
+        return self.rows.tokens, self.k_tokens
+
     def q_of(self, part: int) -> Queries:
         """Return the queries with the vector and features of one part."""
         return of_part(self.rows.q, part)
 
     def k_of(self, part: int) -> Keys:
         """Return the keys with the vector and features of one part."""
-        vector = self.k.vector[part]
-        return self.k._replace(vector=vector, features=self.k.features[part])
+        return of_part(self.k, part)
 
     def q_turned_of(self, part: int) -> Queries:
         """Return the transposed queries [H, C] of one part, without features."""
@@ -133,62 +134,73 @@ class Block(NamedTuple):
         return dot_rows(self.rows.d_out, a_V.astype(self.rows.d_out.dtype))
 
 
-def of_part(q: Queries, part: int) -> Queries:
-    """Return queries with the vector and features of one part."""
-    return Queries(q.content, q.vector[part], q.features[part])
+def of_part(side: Any, part: int) -> Any:
+    """Return queries or keys with the vector and features of one part."""
+    return side._replace(vector=side.vector[part], features=side.features[part])
 
 
-def _block(problem: Problem, inputs: Inputs, places: Places, rows: Rows, region, number):
-    def part(x):  # a single block is not sliced: that would copy all keys
-        return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """All blocks of the attention matrix."""
 
-    k, k_tokens = jax.tree.map(part, (inputs.k, places.k))
+    problem: Problem
+    inputs: Inputs
+    places: Places
 
-    def distances_of(q, k):
-        d = distances(q, k)
-        return jnp.maximum(d, 0) if problem.rules.past_only else d
+    def rows(self, *of_result: Array) -> Rows:
+        """Return the blocks of queries, in the backward pass with d_out, log_total and correction."""
+        index = jnp.arange(self.places.q.row.shape[0], dtype=jnp.int32)
+        return Rows(index, self.inputs.q, self.places.q, *of_result)
 
-    def d_CK():
-        q, k = rows.tokens.position, k_tokens.position
-        ends = (
-            distances_of(a[None], b[None])[0, 0]
-            for a, b in ((q.min(), k.max()), (q.max(), k.min()))
+    def over_keys(self, rows: Rows, carry, begin, visit, end):
+        """Visit the blocks of keys, region by region; within a region each block passes its rings on to the next."""
+
+        def step(region, number, carry):
+            return visit(self._at(rows, region, number), *carry)
+
+        for region in self._regions(rows.number):
+            rings = begin(self._at(rows, region, region.begin))
+            carry = varying_like((self.inputs, self.places), (carry, rings))
+            carry, rings = lax.fori_loop(
+                region.begin, region.end, functools.partial(step, region), carry
+            )
+            carry = end(self._at(rows, region, region.end), carry, rings)
+        return carry
+
+    def _regions(self, number) -> list[Region]:
+        """Cut the key blocks that a block of queries may see into regions."""
+        (rules, layout, parts, _), places = self.problem, self.places
+        key_blocks = places.k.row.shape[0]
+        row = number * layout.rows + offset_of(layout, places.q, places.k)
+        found = regions(tuple(part.beyond for part in parts), rules, layout, row, key_blocks)
+        if key_blocks == 1:  # decoding: there is nothing to skip, and XLA removes the loop
+            return found
+        blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+        return found if blocks is None else [region.within(*blocks) for region in found]
+
+    def _at(self, rows: Rows, region: Region, number) -> Block:
+        """Return a block of a region."""
+
+        def part(x):  # a single block is not sliced: that would copy all keys
+            return x[0] if x.shape[0] == 1 else lax.dynamic_index_in_dim(x, number, keepdims=False)
+
+        def distances_of(q, k):
+            d = distances(q, k)
+            return jnp.maximum(d, 0) if self.problem.rules.past_only else d
+
+        def d_CK():
+            q, k = rows.tokens.position, k_tokens.position
+            ends = (
+                distances_of(a[None], b[None])[0, 0]
+                for a, b in ((q.min(), k.max()), (q.max(), k.min()))
+            )
+            return distances_of(q, k), *ends
+
+        k, k_tokens = jax.tree.map(part, (self.inputs.k, self.places.k))
+        row = rows.number * self.problem.layout.rows
+        offset = offset_of(self.problem.layout, self.places.q, self.places.k)
+        reaches = tuple(
+            reach_of(part.span, part.layout, table, row, offset, number, d_CK)
+            for part, table in zip(self.problem.parts, region.tables, strict=True)
         )
-        return distances_of(q, k), *ends
-
-    row = rows.number * problem.layout.rows
-    offset = offset_of(problem.layout, places.q, places.k)
-    reaches = tuple(
-        reach_of(part.span, part.layout, table, row, offset, number, d_CK)
-        for part, table in zip(problem.parts, region.tables, strict=True)
-    )
-    return Block(rows, number, k, k_tokens, region.tables, reaches, inputs.dtype)
-
-
-def _regions(problem: Problem, places: Places, number) -> list[Region]:
-    """Cut the key blocks that a block of queries may see into regions."""
-    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
-    beyonds = tuple(part.beyond for part in problem.parts)
-    row = number * layout.rows + offset_of(layout, places.q, places.k)
-    found = regions(beyonds, rules, layout, row, key_blocks)
-    if key_blocks == 1:  # decoding: there is nothing to skip, and XLA removes the loop
-        return found
-    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
-    return found if blocks is None else [region.within(*blocks) for region in found]
-
-
-def over_blocks(problem, inputs: Inputs, places: Places, rows: Rows, carry, begin, visit, end):
-    """Visit the blocks of keys, region by region; within a region each block passes its rings on to the next."""
-    at = functools.partial(_block, problem, inputs, places, rows)
-
-    def step(region, number, carry):
-        return visit(at(region, number), *carry)
-
-    for region in _regions(problem, places, rows.number):
-        rings = begin(at(region, region.begin))
-        carry = varying_like((inputs, places), (carry, rings))
-        carry, rings = lax.fori_loop(
-            region.begin, region.end, functools.partial(step, region), carry
-        )
-        carry = end(at(region, region.end), carry, rings)
-    return carry
+        return Block(rows, number, k, k_tokens, region.tables, reaches, self.inputs.dtype)

@@ -8,7 +8,7 @@ p.T @ d_out copies the block p, while its transpose, d_out.T @ p, does not.
 How gradients flow: `parts.terms_of` turns a distance slot into an array of a term, the loop here computes the gradient
 of that array (`Term.gradient`), and the `jax.vjp` in `heads._blockwise_backward` propagates it through the slot to the
 encoding's parameters. JAX differentiates inside the loop only what an encoding computes for each pair (`PairLogits`,
-`PairValues`). Walks and mixes of heads have their own modules, `outward` and `together`.
+`PairValues`). A walk has a loop of its own, `outward`; `together` mixes heads inside the loop here.
 """
 
 import dataclasses
@@ -23,29 +23,13 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import padding, reference
-from relpos.attention.blocks import Block, Extent, Inputs, Places, Problem, Rows, Terms, over_blocks
+from relpos.attention.blocks import Block, Blocks, Extent, Inputs, Places, Problem, Rows, Terms
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, terms_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout, near_span
+from relpos.attention.softmax import Result, Softmax, hide
 from relpos.attention.terms import Adds, Logits, cast_like, plus, turn, zeros
-
-
-class Result(NamedTuple):
-    """The result of the forward pass, with queries cut into blocks of C."""
-
-    out: Array  # [blocks, C, H], in float32 or wider
-    # [blocks, C], the logarithm of the softmax's denominator; lower than any logit if a row sees no key.
-    log_total: Array
-
-
-def hidden_logit(dtype) -> tuple[Any, Any]:
-    """Return the logit of a hidden pair, and an initial peak so far above it that exp(logit - peak) is 0.
-
-    The peak of a row that sees no key stays there; no computed logit is as low.
-    """
-    lowest = jnp.finfo(dtype).min
-    return lowest, lowest / 2
 
 
 def of_each(function, *sequences) -> tuple[tuple, ...]:
@@ -58,94 +42,6 @@ def total_of(summands) -> Any:
     return functools.reduce(plus, summands)
 
 
-def _logits(rules: Rules, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
-    """Return the logits [C, K] after the softcap, unmasked and masked, given what each term adds."""
-    dots_CK = total_of(x.dots for x in found)
-    logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
-    logits_CK = logits_CK.astype(block.dtype)
-    mask_CK = reference.mask(rules, block.rows.tokens, block.k_tokens)
-    return logits_CK, jnp.where(mask_CK, logits_CK, hidden_logit(block.dtype)[0])
-
-
-class Softmax(NamedTuple):
-    """The online softmax of the rows over the blocks visited so far."""
-
-    peak: Array  # [C]
-    total: Array  # [C], the sum of exp(logit - peak)
-    out: Array  # [C, H], the terms' products with exp(logit - peak)
-
-
-def _forward(problem: Problem, inputs: Inputs, places: Places) -> Result:
-    rules, terms, dtype = problem.rules, inputs.terms, inputs.dtype
-    C, H = problem.layout.rows, inputs.k.value.shape[-1]
-
-    def begin(block: Block):
-        return terms.map(lambda term: term.begin(block))
-
-    def visit(block: Block, before: Softmax, rings: Terms):
-        found, logit_rings = of_each(
-            lambda term, ring: term.forward(block, ring), terms.logits, rings.logits
-        )
-        _, logits_CK = _logits(rules, block, found)
-        # The result does not depend on the peak, so its gradient is stopped.
-        peak_C = jnp.maximum(before.peak, lax.stop_gradient(logits_CK).max(-1))
-        weights_CK = jnp.exp(logits_CK - peak_C[:, None])
-        shrink_C = jnp.exp(before.peak - peak_C)
-        total_C = before.total * shrink_C + weights_CK.sum(-1)
-        kept_CK = reference.keep_weights(
-            rules, places.seed, block.rows.tokens, block.k_tokens, weights_CK
-        )
-        products, value_rings = of_each(
-            lambda term, ring: term.forward(block, kept_CK, shrink_C, ring),
-            terms.values, rings.values,
-        )  # fmt: skip
-        out_CH = before.out * shrink_C[:, None] + total_of(products)
-        return Softmax(peak_C, total_C, out_CH), Terms(logit_rings, value_rings)
-
-    def end(block: Block, softmax: Softmax, rings: Terms):
-        rest = map(lambda term, ring: term.end(block, ring), terms.values, rings.values)
-        return softmax._replace(out=total_of([softmax.out, *rest]))
-
-    def block_of_rows(rows: Rows):
-        no_peak = hidden_logit(dtype)[1]
-        nothing = jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype)
-        softmax = over_blocks(problem, inputs, places, rows, Softmax(*nothing), begin, visit, end)
-        total_C = jnp.where(softmax.total == 0, 1, softmax.total)
-        return Result(softmax.out / total_C[:, None], softmax.peak + jnp.log(total_C))
-
-    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
-    return lax.map(block_of_rows, Rows(index, inputs.q, places.q))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradients(problem: Problem, inputs: Inputs, places: Places, done: Result) -> Result:
-    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
-    return done
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Residuals:
-    """Residuals made and used inside the backward pass; what the forward pass keeps is `heads._Kept`.
-
-    `trained` says which logit terms need a gradient.
-    """
-
-    inputs: Inputs
-    places: Places
-    done: Result
-    trained: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
-
-
-def _with_gradients_forward(problem, inputs, places, done):
-    trained = tuple(
-        term.reads_tokens or any(x.perturbed for x in jax.tree.leaves(term))
-        for term in inputs.terms.logits
-    )
-    inputs, places, done = custom_vjp_primal_tree_values((inputs, places, done))
-    return done, _Residuals(inputs, places, done, trained)
-
-
 class Sums(NamedTuple):
     """The gradients that the backward pass sums over all blocks; keys and tables are transposed, [..., H, n]."""
 
@@ -154,8 +50,9 @@ class Sums(NamedTuple):
     vector: tuple[Any, ...]  # one entry for each part
     value: Array
     k_features: tuple[Any, ...]  # one entry for each part
+    state: Any  # of an encoding that mixes heads
 
-    def plus(self, number: Array, terms: Terms, d: Adds) -> "Sums":
+    def plus(self, number: Array, terms: Terms, d: Adds, d_state: Any) -> "Sums":
         """Add the gradients of a block of keys, and replace the sums of the terms."""
         at_block = lambda sums, d: sums.at[number].add(d)  # noqa: E731
 
@@ -163,11 +60,10 @@ class Sums(NamedTuple):
             pairs = zip(sums, d or (None,) * len(sums), strict=True)
             return tuple(own if x is None else jax.tree.map(at_block, own, x) for own, x in pairs)
 
-        vector, features = (
-            of_parts(self.vector, d.k_vector), of_parts(self.k_features, d.k_features)
-        )  # fmt: skip
         key, value = at_block(self.key, d.key), at_block(self.value, d.value)
-        return Sums(terms, key, vector, value, features)
+        vector = of_parts(self.vector, d.k_vector)
+        features = of_parts(self.k_features, d.k_features)
+        return Sums(terms, key, vector, value, features, plus(self.state, d_state))
 
 
 class Rings(NamedTuple):
@@ -175,6 +71,126 @@ class Rings(NamedTuple):
 
     logits: tuple[Any, ...]  # for the logits, computed again
     back: Terms  # for their gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class OneHead(Blocks):
+    """The blocks of one head; `together.AllHeads`, for which the loops below work too, has arrays of all heads."""
+
+    trained: tuple[bool, ...] = ()  # which logit terms need a gradient; for `vjp`
+
+    def of_heads(self, function, block: Block, *trees: Any) -> Any:
+        """Call function(block of one head, *trees) for each head."""
+        return function(block, *trees)
+
+    def of_terms(self, function, *more: Terms) -> Terms:
+        """Map a function of a term of one head, and of its entries in `more`."""
+        return self.inputs.terms.map(function, *more)
+
+    def logits(self, block: Block, rings):
+        """Return the masked logits, and the rings."""
+        terms = self.inputs.terms.logits
+        found, rings = of_each(lambda term, ring: term.forward(block, ring), terms, rings)
+        return self._finished(block, found)[1], rings
+
+    def vjp(self, block: Block, rings):
+        """Return the results of `logits`, and the backward pass.
+
+        It is a function of (d_logits_CK, rings, sums, d), and returns what the terms and `d` add, the rings, the sums
+        and the gradient of `Inputs.state`.
+        """
+        rules, terms = self.problem.rules, self.inputs.terms.logits
+        found, rings, pulls = of_each(lambda term, ring: term.vjp(block, ring), terms, rings)
+        logits_CK, masked_CK = self._finished(block, found)
+        each = zip(pulls, self.trained, strict=True)
+        chosen = [pull if trained else _untrained for pull, trained in each]
+
+        def backward(d_logits_CK, *more):
+            if rules.softcap is not None:
+                d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
+            # logits = scale * (the sum of the terms' dots) + the sum of their biases
+            d = Logits(rules.scale * d_logits_CK, d_logits_CK)
+            return *pull_back(chosen, d, *more), None
+
+        return masked_CK, rings, backward
+
+    def _finished(self, block: Block, found: tuple[Logits, ...]) -> tuple[Array, Array]:
+        """Return the logits after the softcap, unmasked and masked, given what each term adds."""
+        rules, dots_CK = self.problem.rules, total_of(x.dots for x in found)
+        logits_CK = reference.finish_logits(rules, dots_CK, *(x.bias for x in found))
+        logits_CK = logits_CK.astype(block.dtype)
+        return logits_CK, hide(reference.mask(rules, *block.tokens), logits_CK)
+
+    def keep(self, block: Block, weights_CK: Array) -> Array:
+        """Apply dropout, which is linear and its own transpose."""
+
+        def of_head(block, seed, weights_CK):
+            return reference.keep_weights(self.problem.rules, seed, *block.tokens, weights_CK)
+
+        return self.of_heads(of_head, block, self.places.seed, weights_CK)
+
+
+def _forward(heads: OneHead) -> Result:
+    inputs, terms = heads.inputs, heads.inputs.terms
+
+    def begin(block: Block):
+        first = lambda block, terms: terms.map(lambda term: term.begin(block))  # noqa: E731
+        return heads.of_heads(first, block, terms)
+
+    def products(block: Block, terms, kept_CK, shrink_C, rings):
+        found, rings = of_each(
+            lambda term, ring: term.forward(block, kept_CK, shrink_C, ring), terms, rings
+        )
+        return total_of(found), rings
+
+    def visit(block: Block, before: Softmax, rings: Terms):
+        logits_CK, logit_rings = heads.logits(block, rings.logits)
+        softmax, weights_CK, shrink_C = before.after(logits_CK)
+        kept_CK = heads.keep(block, weights_CK)
+        new_CH, value_rings = heads.of_heads(
+            products, block, terms.values, kept_CK, shrink_C, rings.values
+        )
+        return softmax._replace(out=softmax.out + new_CH), Terms(logit_rings, value_rings)
+
+    def end(block: Block, softmax: Softmax, rings: Terms):
+        def rest(block, terms, rings, out_CH):
+            return total_of([out_CH, *map(lambda term, ring: term.end(block, ring), terms, rings)])
+
+        out_CH = heads.of_heads(rest, block, terms.values, rings.values, softmax.out)
+        return softmax._replace(out=out_CH)
+
+    def block_of_rows(rows: Rows):
+        *shape, _ = rows.q.content.shape
+        softmax = Softmax.empty(tuple(shape), inputs.k.value.shape[-1], inputs.dtype)
+        return heads.over_keys(rows, softmax, begin, visit, end).result()
+
+    return lax.map(block_of_rows, heads.rows())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _with_gradients(kind, problem, inputs: Inputs, places: Places, done: Result) -> Result:
+    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
+    return done
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Residuals:
+    """Residuals made and used inside the backward pass; what the forward pass keeps is `heads._Kept`."""
+
+    inputs: Inputs
+    places: Places
+    done: Result
+    trained: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+
+
+def _with_gradients_forward(kind, problem, inputs, places, done):
+    trained = tuple(
+        term.reads_tokens or any(x.perturbed for x in jax.tree.leaves(term))
+        for term in inputs.terms.logits
+    )
+    inputs, places, done = custom_vjp_primal_tree_values((inputs, places, done))
+    return done, _Residuals(inputs, places, done, trained)
 
 
 def pull_back(pulls, d_summand, rings, sums, d: Adds):
@@ -185,66 +201,63 @@ def pull_back(pulls, d_summand, rings, sums, d: Adds):
     return functools.reduce(Adds.plus, adds, d), rings, sums
 
 
+def backward_of(block: Block, terms, *more):
+    """Call `pull_back` with the terms' own backward passes."""
+    return pull_back([functools.partial(term.backward, block) for term in terms], *more)
+
+
 def _untrained(d_summand, ring, sums):
     """Skip a term whose arrays need no gradient."""
     return Adds(), ring, sums
 
 
-def _backward_rows(problem: Problem, residuals: _Residuals, sums: Sums, rows: Rows):
+def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
     """Run the backward pass of one block of queries; return the sums and the gradient of the queries."""
-    inputs, places, rules = residuals.inputs, residuals.places, problem.rules
-    terms = inputs.terms
+    terms = heads.inputs.terms
 
     def begin(block: Block):
-        again = tuple(term.begin(block) for term in terms.logits)
-        return Rings(again, terms.map(lambda term: term.begin_backward(block)))
+        def first(block, terms):
+            again = tuple(term.begin(block) for term in terms.logits)
+            return Rings(again, terms.map(lambda term: term.begin_backward(block)))
+
+        return heads.of_heads(first, block, terms)
 
     def visit(block: Block, carry, rings: Rings):
         d_q, sums = carry
-        found, again, pulls = of_each(
-            lambda term, ring: term.vjp(block, ring), terms.logits, rings.logits
-        )
-        logits_CK, masked_CK = _logits(rules, block, found)
-        weights_CK = jnp.exp(masked_CK - rows.log_total[:, None])
-        keep = functools.partial(
-            reference.keep_weights, rules, places.seed, rows.tokens, block.k_tokens
-        )
+        logits_CK, again, backward = heads.vjp(block, rings.logits)
+        weights_CK = jnp.exp(logits_CK - rows.log_total[..., None])
 
         # out = the sum of the terms' products with the kept weights
-        d, value_rings, value_sums = pull_back(
-            [functools.partial(term.backward, block) for term in terms.values],
-            keep(weights_CK), rings.back.values, sums.terms.values, Adds(*d_q),
+        d, value_rings, value_sums = heads.of_heads(
+            backward_of, block, terms.values, heads.keep(block, weights_CK),
+            rings.back.values, sums.terms.values, Adds(*d_q),
         )  # fmt: skip
 
-        # weights = softmax(logits); dropout is linear and its own transpose
-        d_logits_CK = weights_CK * (keep(d.weights) - rows.correction[:, None])
-        if rules.softcap is not None:
-            d_logits_CK *= 1 - (logits_CK / rules.softcap) ** 2
-
-        # logits = scale * (the sum of the terms' dots) + the sum of their biases
-        d, logit_rings, logit_sums = pull_back(
-            [pull if yes else _untrained for pull, yes in zip(pulls, residuals.trained, strict=True)],
-            Logits(rules.scale * d_logits_CK, d_logits_CK),
-            rings.back.logits, sums.terms.logits, d,
-        )  # fmt: skip
-        sums = sums.plus(block.number, Terms(logit_sums, value_sums), d)
+        # weights = softmax(logits)
+        d_logits_CK = weights_CK * (heads.keep(block, d.weights) - rows.correction[..., None])
+        d, logit_rings, logit_sums, d_state = backward(
+            d_logits_CK, rings.back.logits, sums.terms.logits, d
+        )
+        sums = sums.plus(block.number, Terms(logit_sums, value_sums), d, d_state)
         return (d.of_queries(), sums), Rings(again, Terms(logit_rings, value_rings))
 
     def end(block: Block, carry, rings: Rings):
-        d_q, sums = carry
-        d, of_terms = Adds(*d_q), []
-        for each in zip(terms, rings.back, sums.terms, strict=True):
-            adds, own = of_each(lambda term, *x: term.end_backward(block, *x), *each)
-            d = functools.reduce(Adds.plus, adds, d)
-            of_terms.append(own)
-        return d.of_queries(), sums._replace(terms=Terms(*of_terms))
+        def rest(block, terms, rings, sums, d):
+            ends = terms.map(lambda term, *x: term.end_backward(block, *x), rings, sums)
+            adds = (adds for of_kind in ends for adds, _ in of_kind)
+            return functools.reduce(Adds.plus, adds, d), ends.map(lambda end: end[1])
 
-    d_q, sums = over_blocks(problem, inputs, places, rows, (zeros(rows.q), sums), begin, visit, end)
+        d_q, sums = carry
+        d, of_terms = heads.of_heads(rest, block, terms, rings.back, sums.terms, Adds(*d_q))
+        return d.of_queries(), sums._replace(terms=of_terms)
+
+    d_q, sums = heads.over_keys(rows, (zeros(rows.q), sums), begin, visit, end)
     return sums, d_q
 
 
-def _backward(problem, residuals, d_result):
+def _backward(kind, problem, residuals: _Residuals, d_result):
     inputs, places = residuals.inputs, residuals.places
+    heads, k = kind(problem, inputs, places, residuals.trained), inputs.k
     (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
@@ -254,24 +267,30 @@ def _backward(problem, residuals, d_result):
         correction -= d_log_total  # d log_total / d logits = weights
 
     def block_of_rows(sums, rows):
-        rows = rows.turned(inputs.k.value.dtype)
-        return _backward_rows(problem, residuals, sums, rows)
+        return _backward_rows(heads, sums, rows.turned(k.value.dtype))
 
-    k = inputs.k
     of_keys = turn(k.key), turn(k.vector), turn(k.value), k.features
-    sums = Sums(inputs.terms.map(lambda term: term.zero_sums()), *zeros(of_keys))
+    sums = Sums(heads.of_terms(lambda term: term.zero_sums()), *zeros((*of_keys, inputs.state)))
     sums = varying_like((inputs, places), sums)
-    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
-    steps = Rows(index, inputs.q, places.q, d_out, log_total, correction)
-    sums, d_q = lax.scan(block_of_rows, sums, steps)
-    d_terms = inputs.terms.map(lambda term, own: term.gradient(own), sums.terms)
+    sums, d_q = lax.scan(block_of_rows, sums, heads.rows(d_out, log_total, correction))
+    d_terms = heads.of_terms(lambda term, own: term.gradient(own), sums.terms)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features, turn(sums.vector))
-    d_q, d_k = cast_like((d_q, d_k), (inputs.q, inputs.k))
-    return Inputs(d_terms, d_q, d_k), None, None
+    of_arrays = cast_like((d_q, d_k, sums.state), (inputs.q, k, inputs.state))
+    return Inputs(d_terms, *of_arrays), None, None
 
 
 # Symbolic zeros: no sums by distance are computed for a bias that is not trained, such as ALiBi's.
 _with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
+
+
+def attend(
+    kind: type[OneHead], problem: Problem, inputs: Inputs, places: Places, done: Any
+) -> Result:
+    """Compute the forward pass, or only the gradients of `done`, an earlier one."""
+    inputs, places = varying_like((inputs, places), (inputs, places))
+    if done is None:
+        return _forward(kind(problem, inputs, places))
+    return _with_gradients(kind, problem, inputs, places, done)
 
 
 def extent_of(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
@@ -310,11 +329,7 @@ def head(
     k, k_tokens = padding.cut((k, k_tokens), layout.columns)
     problem = Problem(rules, layout, tuple(extent_of(part, rules, layout, T, S) for part in parts))
     inputs = Inputs(terms_of(parts, rules, layout), q, k)
-    places = Places(q_tokens, k_tokens, seed)
-    inputs, places = varying_like((inputs, places), (inputs, places))
-    if done is None:
-        return _forward(problem, inputs, places)
-    return _with_gradients(problem, inputs, places, done)
+    return attend(OneHead, problem, inputs, Places(q_tokens, k_tokens, seed), done)
 
 
 def joined(result: Result, T: int) -> Float[Array, "... T H"]:

@@ -80,7 +80,7 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
         extent = blockwise.extent_of(Part(Slots(), planned.beyond, planned.band), rules, cut, T, S)
         terms, queries, keys = jax.vmap(of_blocks)(*of_heads)
         return together.heads(
-            together.Mixer.of(encoding), Problem(rules, cut, (extent,)),
+            encoding, Problem(rules, cut, (extent,)),
             terms, queries, keys, q_tokens, k_tokens, seeds, done,
         )  # fmt: skip
 

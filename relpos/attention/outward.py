@@ -1,7 +1,7 @@
 """One head's attention where the encoding walks along the row, from each query's own key outward: O(T) memory.
 
-The online softmax of FlashAttention (Dao et al. 2022, arXiv:2205.14135) allows keys in any order: here the last block
-of keys comes first, and each query passes a carry on from block to block (`Slots.walk`).
+The online softmax allows keys in any order: here the last block of keys comes first, and each query passes a carry on
+from block to block (`Slots.walk`).
 
 In the backward pass, a block of queries walks outward again and records its carry before each block of keys; then it
 walks back, and JAX differentiates the step past one block at a time. Only one block of queries has such records.
@@ -18,24 +18,21 @@ from jaxtyping import Array
 
 from relpos.attention import beside_walk, padding, reference
 from relpos.attention.block_visibility import may_see
-from relpos.attention.blockwise import Result, hidden_logit
+from relpos.attention.blocks import Places, Problem
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
 from relpos.attention.regions import Layout, offset_of, regions
+from relpos.attention.softmax import Result, Softmax, hide
+from relpos.attention.terms import cast_like, plus, zeros
 from relpos.positions import PADDING
 
 
 def in_order(places_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
     """Sort keys by segment and order, so that a query sees one contiguous run of them; padding comes last.
 
-    Args:
-      places_BS: the order, which defines causality.
-      segments_BS: segment ids, or None.
-      tree: arrays [B, S, ...] to sort.
-
-    Returns:
-      The sorted tree; nothing is moved if every row is sorted already, as in a cache.
+    `places_BS` is the order, which defines causality, `tree` the arrays [B, S, ...] to sort. Nothing is moved if every
+    row is sorted already, as in a cache.
     """
     behind = jnp.iinfo(jnp.int32).max
     if segments_BS is None:
@@ -53,14 +50,6 @@ def in_order(places_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
     return lax.cond(is_sorted, lambda tree: tree, sort, tree)
 
 
-class _Problem(NamedTuple):
-    """The static side of one head's attention."""
-
-    graphdef: Any
-    rules: Rules
-    layout: Layout
-
-
 class _Inputs(NamedTuple):
     """The differentiable arrays; queries and keys are cut into blocks, [blocks, C or K, ...]."""
 
@@ -68,15 +57,6 @@ class _Inputs(NamedTuple):
     first: Any  # the carry before the first block of keys
     q: Queries  # features: the results of `query_block`, and the tokens' features if block_bias reads them
     k: Keys  # likewise with `key_block`
-
-
-class _Places(NamedTuple):
-    """The arrays that are not differentiated; tokens are cut into blocks."""
-
-    q: Tokens
-    k: Tokens
-    seed: Array | None
-    state: Any  # of the encoding
 
 
 class _Rows(NamedTuple):
@@ -96,7 +76,7 @@ class _Run(NamedTuple):
     all_seen: bool
 
 
-def _runs(problem: _Problem, places: _Places, number: Array) -> list[_Run]:
+def _runs(problem: Problem, places: Places, number: Array) -> list[_Run]:
     """Cut the blocks of keys that a block of queries may see into runs, the nearest first."""
     rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
     row = number * layout.rows + offset_of(layout, places.q, places.k)
@@ -121,8 +101,8 @@ def _at(tree, number):
 
 def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, k):
     """Walk past one block of keys, without their values; return the unmasked logits and the carry."""
-    encoding, rules = nnx.merge(problem.graphdef, state, places.state), problem.rules
-    seen_CK = None if all_seen else reference.mask(rules, rows.tokens, k_tokens)
+    encoding, rules = nnx.merge(problem.graphdef, state, places.integers), problem.rules
+    seen_CK = _mask(problem, rows, k_tokens, all_seen)
     (q_walking, q_features), (k_walking, k_features) = q.features, k.features
     dots_CK, bias_CK, after = encoding.walk(
         carry, q.content, k.key, rows.tokens.position, k_tokens.position,
@@ -134,61 +114,48 @@ def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, k):
         encoding, rules, problem.layout.consecutive,
         q._replace(features=q_features), k._replace(features=k_features), rows.tokens, k_tokens,
     )  # fmt: skip
-    dots_CK = dots_CK if more_CK is None else dots_CK + more_CK
-    after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, carry)
-    return reference.finish_logits(rules, dots_CK, bias_CK, *biases), after
+    logits_CK = reference.finish_logits(rules, plus(dots_CK, more_CK), bias_CK, *biases)
+    return logits_CK, cast_like(after, carry)
 
 
-def _masked(problem, rows, k_tokens, all_seen, logits_CK, dtype):
-    logits_CK = logits_CK.astype(dtype)
-    if all_seen:
-        return logits_CK
-    mask_CK = reference.mask(problem.rules, rows.tokens, k_tokens)
-    return jnp.where(mask_CK, logits_CK, hidden_logit(dtype)[0])
+def _mask(problem, rows, k_tokens, all_seen):
+    return None if all_seen else reference.mask(problem.rules, rows.tokens, k_tokens)
 
 
-def _forward(problem: _Problem, inputs: _Inputs, places: _Places) -> Result:
-    rules, C = problem.rules, problem.layout.rows
+def _forward(problem: Problem, inputs: _Inputs, places: Places) -> Result:
     dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
-    H = inputs.k.value.shape[-1]
 
     def block_of_rows(rows: _Rows):
         def visit(run, n, carried):
-            (peak_C, total_C, out_CH), carry = carried
+            softmax, carry = carried
             k, k_tokens = _at((inputs.k, places.k), run.end - 1 - n)
-            logits_CK, carry = _step(
-                problem, places, rows, k_tokens, run.all_seen,
-                inputs.state, carry, rows.q, k._replace(value=None),
-            )  # fmt: skip
-            logits_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, dtype)
-            new_peak_C = jnp.maximum(peak_C, lax.stop_gradient(logits_CK).max(-1))
-            weights_CK = jnp.exp(logits_CK - new_peak_C[:, None])
-            shrink_C = jnp.exp(peak_C - new_peak_C)
-            kept_CK = reference.keep_weights(rules, places.seed, rows.tokens, k_tokens, weights_CK)
+            step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+            logits_CK, carry = step(inputs.state, carry, rows.q, k._replace(value=None))
+            mask_CK = _mask(problem, rows, k_tokens, run.all_seen)
+            softmax, weights_CK, _ = softmax.after(hide(mask_CK, logits_CK.astype(dtype)))
+            kept_CK = reference.keep_weights(
+                problem.rules, places.seed, rows.tokens, k_tokens, weights_CK
+            )
             new_CH = dot(kept_CK.astype(k.value.dtype), k.value)
-            total_C = total_C * shrink_C + weights_CK.sum(-1)
-            return (new_peak_C, total_C, out_CH * shrink_C[:, None] + new_CH), carry
+            return softmax._replace(out=softmax.out + new_CH), carry
 
-        _, no_peak = hidden_logit(dtype)
-        sums = (jnp.full((C,), no_peak), jnp.zeros((C,), dtype), jnp.zeros((C, H), dtype))
-        carried = varying_like((inputs, places), (sums, rows.first))
+        softmax = Softmax.empty((problem.layout.rows,), inputs.k.value.shape[-1], dtype)
+        carried = varying_like((inputs, places), (softmax, rows.first))
         for run in _runs(problem, places, rows.number):
             carried = lax.fori_loop(0, run.end - run.begin, functools.partial(visit, run), carried)
-        (peak_C, total_C, out_CH), _ = carried
-        safe_C = jnp.where(total_C == 0, 1, total_C)
-        return Result(out_CH / safe_C[:, None], peak_C + jnp.log(safe_C))
+        return carried[0].result()
 
     return lax.map(block_of_rows, _rows(inputs, places))
 
 
-def _rows(inputs: _Inputs, places: _Places) -> _Rows:
+def _rows(inputs: _Inputs, places: Places) -> _Rows:
     index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
     return _Rows(index, inputs.first, inputs.q, places.q)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradients(problem: _Problem, inputs: _Inputs, places: _Places, done: Result) -> Result:
-    """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
+def _with_gradients(problem: Problem, inputs: _Inputs, places: Places, done: Result) -> Result:
+    """Return `done`, an earlier result; the gradient of this function is the backward pass."""
     return done
 
 
@@ -205,19 +172,17 @@ def _backward(problem, residuals, d_result):
         rows, *of_result = of_rows
         runs = _runs(problem, places, rows.number)
         notes = _walk_out(problem, inputs, places, rows, runs)
-        zeros = _zeros((rows.first, rows.q))
-        carried = varying_like((inputs, places), (*zeros, sums))
+        carried = varying_like((inputs, places), (*zeros((rows.first, rows.q)), sums))
         for run in reversed(runs):
             back = functools.partial(_back, problem, inputs, places, rows, of_result, notes, run)
             carried = lax.fori_loop(run.begin, run.end, back, carried)
         d_first, d_q, sums = carried
         return sums, (d_first, d_q)
 
-    sums = varying_like((inputs, places), _zeros((inputs.state, inputs.k)))
+    sums = varying_like((inputs, places), zeros((inputs.state, inputs.k)))
     steps = (_rows(inputs, places), d_out, log_total, correction)
     (d_state, d_k), (d_first, d_q) = lax.scan(block_of_rows, sums, steps)
-    d_inputs = _Inputs(d_state, d_first, d_q, d_k)
-    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None, None
+    return cast_like(_Inputs(d_state, d_first, d_q, d_k), inputs), None, None
 
 
 _with_gradients.defvjp(_with_gradients_forward, _backward)
@@ -233,11 +198,8 @@ def _walk_out(problem, inputs, places, rows, runs):
             lambda all, x: lax.dynamic_update_index_in_dim(all, x, at, 0), notes, carry
         )
         k, k_tokens = _at((inputs.k, places.k), at)
-        _, carry = _step(
-            problem, places, rows, k_tokens, run.all_seen,
-            inputs.state, carry, rows.q, k._replace(value=None),
-        )  # fmt: skip
-        return carry, notes
+        step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+        return step(inputs.state, carry, rows.q, k._replace(value=None))[1], notes
 
     blocks = places.k.row.shape[0]
     notes = jax.tree.map(lambda x: jnp.zeros((blocks, *x.shape), x.dtype), rows.first)
@@ -256,7 +218,8 @@ def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
     (logits_CK, after), pull = jax.vjp(
         step, inputs.state, _at(notes, at), rows.q, k._replace(value=None)
     )
-    masked_CK = _masked(problem, rows, k_tokens, run.all_seen, logits_CK, log_total_C.dtype)
+    mask_CK = _mask(problem, rows, k_tokens, run.all_seen)
+    masked_CK = hide(mask_CK, logits_CK.astype(log_total_C.dtype))
     weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
     keep = functools.partial(
         reference.keep_weights, problem.rules, places.seed, rows.tokens, k_tokens
@@ -266,21 +229,16 @@ def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
     d_kept_CK = dot_rows(d_out_half, k.value)
     d_value = dot(keep(weights_CK).astype(d_out_half.dtype).T, d_out_half)
     d_logits_CK = weights_CK * (keep(d_kept_CK) - correction_C[:, None])
-    d_carry = jax.tree.map(lambda d, x: d.astype(x.dtype), d_carry, after)
-    d_state_2, d_carry, d_q_2, d_k_2 = pull((d_logits_CK.astype(logits_CK.dtype), d_carry))
+    d_results = d_logits_CK.astype(logits_CK.dtype), cast_like(d_carry, after)
+    d_state_2, d_carry, d_q_2, d_k_2 = pull(d_results)
     d_k_2 = d_k_2._replace(value=d_value)
     d_k = jax.tree.map(lambda sums, d: sums.at[at].add(d), d_k, d_k_2)
-    d_carry = jax.tree.map(lambda d, sums: d.astype(sums.dtype), d_carry, carried[0])
-    return d_carry, _plus(d_q, d_q_2), (_plus(d_state, d_state_2), d_k)
+    d_q, d_state = _plus(d_q, d_q_2), _plus(d_state, d_state_2)
+    return cast_like(d_carry, carried[0]), d_q, (d_state, d_k)
 
 
 def _plus(a, b):
     return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)
-
-
-def _zeros(tree):
-    """Return accumulators of zeros, in float32 or wider."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def head(
@@ -296,16 +254,8 @@ def head(
 ) -> Result:
     """Compute the attention of one head that walks; a row that sees no key gives zeros.
 
-    Args:
-      part: this head's encoding; it has no value vectors, see `SlotUse`.
-      rules: the static choices.
-      layout: how to cut the matrix.
-      q: queries.
-      k: keys and values, sorted by segment and position.
-      q_tokens: positions, segments and order of the queries.
-      k_tokens: positions, segments and order of the keys.
-      seed: the seed of dropout, or None.
-      done: an earlier result, if only its gradients are needed.
+    The arguments are those of `blockwise.head`, except that there is one part, which has no value vectors (see
+    `SlotUse`), and that keys are sorted by segment and position.
     """
     encoding = part.encoding
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
@@ -319,9 +269,9 @@ def head(
     q = q._replace(features=(q_walking, q.features if of_pairs else None))
     k = k._replace(features=(k_walking, k.features if of_pairs else None))
     graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
-    problem = _Problem(graphdef, rules, layout)
+    problem = Problem(rules, layout, (), graphdef)
     inputs = _Inputs(state, first, q, k)
-    places = _Places(q_tokens, k_tokens, seed, integers)
+    places = Places(q_tokens, k_tokens, seed, integers)
     inputs, places = varying_like((inputs, places), (inputs, places))
     if done is None:
         return _forward(problem, inputs, places)

@@ -11,12 +11,13 @@ from relpos.attention.regions import Layout, round_up
 from relpos.positions import contiguous
 
 
-def pad(tree: Any, size: int) -> Any:
-    """Append zero rows up to a multiple of `size`."""
+def pad(tree: Any, *sizes: int) -> Any:
+    """Append zeros, so that the first axes are multiples of these sizes."""
 
     def one(x):
-        length = x.shape[0]
-        return jnp.pad(x, [(0, round_up(length, size) - length)] + [(0, 0)] * (x.ndim - 1))
+        axes = zip(x.shape, sizes, strict=False)
+        more = [(0, round_up(length, size) - length) for length, size in axes]
+        return jnp.pad(x, more + [(0, 0)] * (x.ndim - len(sizes)))
 
     return jax.tree.map(one, tree)
 

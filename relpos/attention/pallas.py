@@ -21,33 +21,33 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-from relpos.attention import (
-    choices,
-    padding,
-    pallas_bands,
-    pallas_blocks,
-    pallas_kernels,
-    reference,
-)
+from relpos.attention import choices, padding, pallas_kernels, reference
 from relpos.attention.block_visibility import may_see
 from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_bands import LaidOut, collect, lay_out, sums_like
-from relpos.attention.pallas_blocks import Backward, Inputs, Places, Problem, Visits
+from relpos.attention.pallas_blocks import (
+    Backward,
+    Inputs,
+    Places,
+    Problem,
+    Visits,
+    chunk,
+    evaluate,
+)
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
-from relpos.attention.regions import Layout, near_span, regions, round_up
+from relpos.attention.regions import Layout, near_span, regions
 from relpos.attention.slots import Slots
+from relpos.attention.terms import cast_like
 from relpos.positions import Window
 
 _log = logging.getLogger(__name__)
 
 
 def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
-    """Run a kernel; its sums by distance, if it computes any, start as zeros."""
-    by_distance, outputs = shaped_like(
-        inputs.q, (by_distance, outputs)
-    )  # all vary alike, see `head`
-    # Kernels write only parts of the near sums, which come first among the outputs and start as zeros.
+    """Run a kernel; its sums by distance, if it computes any, are the first output."""
+    by_distance, outputs = shaped_like(inputs.q, (by_distance, outputs))  # inputs all vary alike
+    # Kernels write only parts of the near sums, so these start as zeros.
     near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
     zeros = None if near is None else jnp.zeros(near.shape, near.dtype)
 
@@ -71,28 +71,20 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
     return by_distance, *outputs
 
 
-def _forward(problem: Problem, inputs: Inputs, places: Places, with_values: bool):
-    """Return (weights by distance, see `pallas_bands`, out [T, V], log2 of the softmax's denominator [T])."""
-    dtype = _wide(inputs)
-    (T, _), V = inputs.q.shape, inputs.v.shape[1]
-    outputs = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
-    layout, W = problem.layout, problem.width
-    by_distance = sums_like(layout, W, T, dtype, axis=1) if with_values else None
-    programs = T // problem.layout.rows
-    return _call(pallas_kernels.forward, problem, programs, by_distance, outputs, inputs, places)
-
-
-def _wide(inputs: Inputs):
-    return jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(problem: Problem, with_values: bool, inputs: Inputs, places: Places):
+    """Return the output [T, V], and the weights by distance, see `pallas_bands`."""
     return _attend_forward(problem, with_values, inputs, places)[0]
 
 
 def _attend_forward(problem, with_values, inputs, places):
-    by_distance, out, log_total = _forward(problem, inputs, places, with_values)
+    (T, _), V, layout = inputs.q.shape, inputs.v.shape[1], problem.layout
+    dtype = jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
+    by_distance = sums_like(layout, problem.width, T, dtype, axis=1) if with_values else None
+    like = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
+    by_distance, out, log_total = _call(
+        pallas_kernels.forward, problem, T // layout.rows, by_distance, like, inputs, places
+    )
     outputs = (out, by_distance)
     return outputs, (inputs, places, outputs, log_total)
 
@@ -105,7 +97,7 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
     of_rows = lambda x, d: (x * d).reshape(T, -1).sum(1)  # noqa: E731
     correction_T = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(of_rows, outputs, d_outputs))), 0)
     backward = Backward(log_total_T, correction_T, *d_outputs)
-    programs = T // problem.layout.rows
+    programs = T // layout.rows
 
     def like(tree, *leading):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), dtype), tree)
@@ -117,16 +109,18 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
         inputs, places, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
-        pallas_kernels.key_gradients, problem, S // problem.layout.columns,
+        pallas_kernels.key_gradients, problem, S // layout.columns,
         None if inputs.column_terms is None else sums_like(layout, W, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, places, backward,
     )  # fmt: skip
-    d_rows = pallas_bands.gradient_of_terms(inputs.row_terms, d_rows)
-    d_columns = pallas_bands.gradient_of_terms(inputs.column_terms, d_columns)
+    d_rows, d_columns = jax.tree.map(
+        lambda x, d: d.reshape(-1, *x.shape).sum(0),  # rows may share a band
+        (inputs.row_terms, inputs.column_terms), (d_rows, d_columns),
+    )  # fmt: skip
     d_state = jax.tree.map(lambda x: x.sum(0), d_state)
     d_inputs = Inputs(d_state, d_q, d_k, d_v, d_rows, d_columns, d_q_features, d_k_features)
-    return jax.tree.map(lambda x, dx: dx.astype(x.dtype), inputs, d_inputs), None
+    return cast_like(d_inputs, inputs), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -140,15 +134,9 @@ def _visits(
     In a far run all pairs share one column of the band, so that nothing needs to be looked up.
     """
     hides_far = q.segment is not None or rules.window != Window()
-    if not layout.consecutive or (layout.band is None and hides_far):
-        beyonds: tuple[int, ...] = ()
-    else:
-        beyonds = (layout.band or 0,)
-
-    def cut(tokens, size):
-        return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tokens)
-
-    q, k = cut(q, layout.rows), cut(k, layout.columns)
+    all_near = not layout.consecutive or (layout.band is None and hides_far)
+    beyonds = () if all_near else (layout.band or 0,)
+    q, k = padding.cut(q, layout.rows), padding.cut(k, layout.columns)
     query_blocks, key_blocks = q.row.shape[0], k.row.shape[0]
     number, block = (jnp.arange(n, dtype=jnp.int32) for n in (query_blocks, key_blocks))
     found = regions(beyonds, rules, layout, number * layout.rows, key_blocks)
@@ -173,12 +161,6 @@ def _seen_from_keys(bounds: Int[Array, "blocks runs1"], block: Array) -> Int[Arr
     first = inside.any(1).argmax(0)
     ends = jnp.where(inside.any(0), bounds.shape[0] - inside[::-1].argmax(0), first)
     return jax.lax.cummax(jnp.concatenate([first[None], ends])).T
-
-
-def _pad(x: Array, rows: int, columns: int | None = None) -> Array:
-    """Append zeros up to these numbers of rows and columns."""
-    more = [(0, 0)] * (x.ndim - 1) if columns is None else [(0, columns - x.shape[1])]
-    return jnp.pad(x, [(0, rows - x.shape[0]), *more])
 
 
 @functools.cache
@@ -222,11 +204,8 @@ def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: 
     def first_block(inputs, places):
         q_tokens, q_features = jax.tree.map(lambda x: x[:C], (places.q, inputs.q_features))
         k_tokens, k_features = jax.tree.map(lambda x: x[:K], (places.k, inputs.k_features))
-        queries = pallas_blocks.BlockOfQueries(0, [], q_tokens, q_features, None)
-        keys = pallas_blocks.BlockOfKeys(0, [], [], k_tokens, k_features, None)
-        return pallas_blocks.evaluate(
-            problem, places, queries, keys, inputs.state, queries.features, keys.features
-        )
+        tokens = q_tokens, k_tokens
+        return evaluate(problem, places.state, tokens, inputs.state, q_features, k_features)
 
     found = [x for x in jax.make_jaxpr(first_block)(inputs, places).consts if jnp.ndim(x)]
     if found:
@@ -250,41 +229,29 @@ def head(
 ) -> Float[Array, "T H"]:
     """Compute the attention of one head by GPU kernels; a row that sees no key gives zeros.
 
-    Args:
-      part: this head's encoding, or empty `Slots` if tables hold all that blocks read. No band means empty tables.
-      rules: the static choices.
-      layout: how to cut the matrix.
-      q: queries.
-      k: keys and values.
-      q_tokens: positions, segments and order of the queries.
-      k_tokens: positions, segments and order of the keys.
-      seed: the seed of dropout, or None.
-      done: always None, since the kernels have their own backward pass.
+    The arguments are those of `blockwise.head`, except that there is one part, without a band only if its tables are
+    empty, and that `done` is always None, since the kernels have their own backward pass.
     """
-    encoding, tables = part.encoding, part.tables
+    encoding, band = part.encoding, part.tables.near
     (T, H), (S, V) = q.content.shape, k.value.shape
+    C, K = layout.rows, layout.columns
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)
-    padded_T, padded_S = q_tokens.row.shape[0], k_tokens.row.shape[0]
-    band = tables.near
     row_terms = column_terms = None
     if band.key_vectors is not None:
         a_K = band.key_vectors.astype(q.for_vectors.dtype)
-        row_terms = _pad(rules.scale * reference.dot_rows(q.for_vectors, a_K), padded_T)
+        row_terms = padding.pad(rules.scale * reference.dot_rows(q.for_vectors, a_K), C)
     if band.bias is not None:
         row_terms = band.bias[None] if row_terms is None else row_terms + band.bias[None]
     if band.query_vectors is not None:
         a_Q = band.query_vectors.astype(k.for_vectors.dtype)
-        column_terms = _pad(rules.scale * reference.dot_rows(k.for_vectors, a_Q), padded_S)
+        column_terms = padding.pad(rules.scale * reference.dot_rows(k.for_vectors, a_Q), K)
 
-    pad_T, pad_S = functools.partial(_pad, rows=padded_T), functools.partial(_pad, rows=padded_S)
-    q_features, k_features = jax.tree.map(pad_T, q.features), jax.tree.map(pad_S, k.features)
-    whole_H, whole_V = (round_up(size, pallas_blocks.chunk(size)) for size in (H, V))
     graphdef, *variables = nnx.split(encoding, is_inexact, ...)
     state, integers = map(jax.tree.leaves, variables)
     inputs = Inputs(
-        state, pad_T(q.content, columns=whole_H), pad_S(k.key, columns=whole_H),
-        pad_S(k.value, columns=whole_V), lay_out(layout, row_terms, 1), lay_out(layout, column_terms, 0),
-        q_features, k_features,
+        state, padding.pad(q.content, C, chunk(H)), padding.pad(k.key, K, chunk(H)),
+        padding.pad(k.value, K, chunk(V)), lay_out(layout, row_terms, 1), lay_out(layout, column_terms, 0),
+        padding.pad(q.features, C), padding.pad(k.features, K),
     )  # fmt: skip
     runs, hides_far, visits = _visits(rules, layout, q_tokens, k_tokens)
     places = Places(q_tokens, k_tokens, seed, integers, visits)

@@ -47,11 +47,6 @@ class Frame(NamedTuple):
         i, m = jnp.arange(self.rows)[:, None], jnp.arange(self.width)
         return jnp.clip(self.first - i + m, 0, W - 1)
 
-    def place(self, W: int) -> tuple[Array, Array]:
-        """Return the place of each column of the band in a block's rows, [rows, W], and whether there is one."""
-        at = jnp.arange(W) - self.first + jnp.arange(self.rows)[:, None]
-        return jnp.clip(at, 0, self.width - 1), (at >= 0) & (at < self.width)
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
@@ -65,7 +60,10 @@ def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
 def _unskew(frame: Frame, W: int, p_TM: Float[Array, "T M"]) -> Float[Array, "T W"]:
     """Sum values in the layout of `_skew` by distance, the transpose of `_skew`."""
     blocks = p_TM.reshape(-1, frame.rows, frame.width)
-    at, there = frame.place(W)
+    # The place of each column of the band in a block's rows, [rows, W].
+    at = jnp.arange(W) - frame.first + jnp.arange(frame.rows)[:, None]
+    there = (at >= 0) & (at < frame.width)
+    at = jnp.clip(at, 0, frame.width - 1)
     # Between the ends of the band, each row has one pair for each distance.
     sums = jnp.where(there, jnp.take_along_axis(blocks, at[None], 2), 0)
     column = frame.column(W)
@@ -113,11 +111,6 @@ def collect(layout: Layout, W: int, sums: Any) -> Any:
     return sums_TW.at[:, 0].add(sums.past).at[:, -1].add(sums.future)
 
 
-def gradient_of_terms(terms: Any, sums: Any) -> Any:
-    """Return the gradient of the result of `lay_out`, from sums by distance; rows that share a band are summed."""
-    return jax.tree.map(lambda x, d: d.reshape(-1, *x.shape).sum(0), terms, sums)
-
-
 def sums_like(layout: Layout, W: int, length: int, dtype: Any, axis: int) -> Any:
     """Return the shapes of the sums by distance that a kernel writes; for scattered positions a power of two wide."""
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
@@ -141,9 +134,14 @@ class Block(NamedTuple):
         return self.layout.rows if self.axis == 1 else self.layout.columns
 
     @property
+    def first(self) -> Any:
+        """The index of the block's first token."""
+        return self.number * self.size
+
+    @property
     def tokens(self) -> Any:
         """The slice of the block's tokens."""
-        return pl.ds(self.number * self.size, self.size)
+        return pl.ds(self.first, self.size)
 
     def tile(self, later: Array) -> tuple[Any, Any]:
         """Return the tile for a block of the other side; `later`: its first key minus its first query."""
@@ -158,25 +156,31 @@ class Block(NamedTuple):
 
 
 def terms_of(block: Block, given: Any) -> Any:
-    """Return a block of the result of `lay_out`."""
+    """Return a block of the result of `lay_out`; `read(index)` returns the value of each pair."""
     if given is None:
         return None
     if not isinstance(given, LaidOut):
-        return Lookup.of(block, given)
+        return _Lookup.of(block, given)
     if given.past.shape[0] == 1:
         block = block._replace(number=0)
-        return Tiles(block, given.near, *(ref[pl.ds(0, 1)][:, None] for ref in given[1:]))
-    return Tiles(block, given.near, *(block.of_pairs(ref[block.tokens]) for ref in given[1:]))
+        return _Tiles(block, given.near, *(ref[pl.ds(0, 1)][:, None] for ref in given[1:]))
+    return _Tiles(block, given.near, *(block.of_pairs(ref[block.tokens]) for ref in given[1:]))
 
 
 def sums_of(block: Block, written: Any) -> Any:
-    """Return the accumulator of a block's sums by distance, for an output shaped as `sums_like` says."""
+    """Return the accumulator of a block's sums by distance, for an output shaped as `sums_like` says.
+
+    `zeros(dtype)` returns the sums before the first block of the other side, `add(sums, index, p_CK)` adds a block,
+    `store(sums)` writes what `add` has not written.
+    """
     if written is None:
-        return NoSums()
-    return TileSums(block, written) if isinstance(written, LaidOut) else LookupSums(block, written)
+        return _NoSums()
+    if isinstance(written, LaidOut):
+        return _TileSums(block, written)
+    return _LookupSums(block, written)
 
 
-class Tiles(NamedTuple):
+class _Tiles(NamedTuple):
     """Values by distance at consecutive positions; `index` is "past", "future" or the tile's location."""
 
     block: Block
@@ -185,36 +189,32 @@ class Tiles(NamedTuple):
     future: Array
 
     def read(self, index: Any) -> Array:
-        """Return the value of each pair."""
         if isinstance(index, str):
             return self.past if index == "past" else self.future
         return self.near[self.block.tile(index)]
 
 
-class TileSums(NamedTuple):
+class _TileSums(NamedTuple):
     """Sums by distance at consecutive positions; near values are not summed, since each has its own place."""
 
     block: Block
     written: LaidOut  # near: zeros
 
     def zeros(self, dtype) -> Any:
-        """Return the sums before the first block."""
         return {end: jnp.zeros((self.block.size,), dtype) for end in ("past", "future")}
 
     def add(self, sums: Any, index: Any, p_CK: Array) -> Any:
-        """Add a block."""
         if isinstance(index, str):
             return sums | {index: sums[index] + p_CK.sum(self.block.axis)}
         self.written.near[self.block.tile(index)] = p_CK.astype(self.written.near.dtype)
         return sums
 
     def store(self, sums: Any) -> None:
-        """Write the sums that were not written block by block."""
         self.written.past[self.block.tokens] = sums["past"]
         self.written.future[self.block.tokens] = sums["future"]
 
 
-class Lookup(NamedTuple):
+class _Lookup(NamedTuple):
     """Values by distance at scattered positions; `index` holds the column of each pair.
 
     The two ends of the band, which all distances beyond it share, stay in registers; only pairs in between read memory.
@@ -225,16 +225,15 @@ class Lookup(NamedTuple):
     ends: tuple[Array, Array]
 
     @classmethod
-    def of(cls, block: Block, ref: Any) -> "Lookup":
+    def of(cls, block: Block, ref: Any) -> "_Lookup":
         """Return the values of a block of rows, or of the only row."""
         if ref.shape[0] == 1:
             block = block._replace(number=0, layout=block.layout._replace(rows=1, columns=1))
-        at = block.of_pairs(block.number * block.size + jnp.arange(block.size, dtype=jnp.int32))
+        at = block.of_pairs(block.first + jnp.arange(block.size, dtype=jnp.int32))
         first, last = (block.of_pairs(ref[block.tokens, w]) for w in (0, ref.shape[1] - 1))
         return cls(ref, at, (first, last))
 
     def read(self, index_CK: Array) -> Array:
-        """Return the value of each pair."""
         first, last = self.ends
         inside = (index_CK > 0) & (index_CK < self.ref.shape[1] - 1)
         at_CK = jnp.broadcast_to(self.at, index_CK.shape)
@@ -242,18 +241,16 @@ class Lookup(NamedTuple):
         return jnp.where(inside, found_CK, jnp.where(index_CK == 0, first, last))
 
 
-class LookupSums(NamedTuple):
+class _LookupSums(NamedTuple):
     """Sums by distance at scattered positions; slow, since each distance takes a pass over the block."""
 
     block: Block
     ref: Any  # [T, W or more]
 
     def zeros(self, dtype) -> Any:
-        """Return the sums before the first block."""
         return jnp.zeros((self.block.size, self.ref.shape[1]), dtype)
 
     def add(self, sums: Any, index_CK: Array, p_CK: Array) -> Any:
-        """Add a block."""
         column = jnp.arange(self.ref.shape[1], dtype=jnp.int32)[None]
 
         def add(w, sums):
@@ -263,18 +260,14 @@ class LookupSums(NamedTuple):
         return lax.fori_loop(0, self.block.W, add, sums)
 
     def store(self, sums: Any) -> None:
-        """Write the sums."""
         self.ref[self.block.tokens, :] = sums
 
 
-class NoSums:
+class _NoSums:
     """An accumulator that does nothing, for encodings without values by distance."""
 
-    def zeros(self, dtype) -> None:
-        """Return nothing."""
+    def zeros(self, dtype) -> None: ...
 
-    def add(self, sums: None, index: Any, p_CK: Array) -> None:
-        """Add nothing."""
+    def add(self, sums: None, index: Any, p_CK: Array) -> None: ...
 
-    def store(self, sums: None) -> None:
-        """Write nothing."""
+    def store(self, sums: None) -> None: ...

@@ -15,9 +15,9 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from relpos.attention import pallas_bands, reference
-from relpos.attention.blockwise import hidden_logit
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
 from relpos.attention.regions import Layout
+from relpos.attention.terms import plus
 from relpos.positions import distances
 
 
@@ -65,18 +65,18 @@ class Visits(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """What the backward pass needs for each query, besides the inputs."""
+    """What the backward pass needs for each query, besides the inputs; all of them, or a block of C."""
 
     log_total: Array  # [T], of the softmax's denominator, to the base 2
     correction: Array  # [T]
-    d_out: Array  # [T, V]
+    d_out: Any  # [T, V]; in a block, chunks of V
     d_by_distance: Any  # [T, W], laid out by `pallas_bands.lay_out`, or None
 
 
 class BlockOfQueries(NamedTuple):
     """A block of queries; lists are chunks of the head dimension."""
 
-    number: Any
+    band: pallas_bands.Block
     q: list[Array]
     tokens: Tokens
     features: Any
@@ -86,21 +86,12 @@ class BlockOfQueries(NamedTuple):
 class BlockOfKeys(NamedTuple):
     """A block of keys."""
 
-    number: Any
+    band: pallas_bands.Block
     k: list[Array]
     v: list[Array]
     tokens: Tokens
     features: Any
     terms: Any
-
-
-class BlockOfSlopes(NamedTuple):
-    """A block of `Backward`."""
-
-    log_total: Array  # [C]
-    correction: Array  # [C]
-    d_out: list[Array]
-    d_by_distance: Any
 
 
 def chunk(size: int) -> int:
@@ -111,10 +102,6 @@ def chunk(size: int) -> int:
 def _chunks(ref, rows) -> list[Array]:
     size = chunk(ref.shape[1])
     return [ref[rows, pl.ds(h, size)] for h in range(0, ref.shape[1], size)]
-
-
-def _take(tree, rows):
-    return jax.tree.map(lambda ref: ref[rows], tree)
 
 
 def put(tree, rows, values) -> None:
@@ -132,35 +119,29 @@ def put_chunks(ref, rows, values: list[Array]) -> None:
 
 def block_of_queries(problem: Problem, inputs: Inputs, places: Places, number) -> BlockOfQueries:
     """Load a block of queries."""
-    C = problem.layout.rows
-    rows = pl.ds(number * C, C)
-    tokens, features = _take((places.q, inputs.q_features), rows)
-    terms = pallas_bands.terms_of(band_block(problem, number, axis=1), inputs.row_terms)
-    return BlockOfQueries(number, _chunks(inputs.q, rows), tokens, features, terms)
+    band = pallas_bands.Block(problem.layout, problem.width, 1, number)
+    rows = band.tokens
+    tokens, features = jax.tree.map(lambda ref: ref[rows], (places.q, inputs.q_features))
+    terms = pallas_bands.terms_of(band, inputs.row_terms)
+    return BlockOfQueries(band, _chunks(inputs.q, rows), tokens, features, terms)
 
 
 def block_of_keys(problem: Problem, inputs: Inputs, places: Places, number) -> BlockOfKeys:
     """Load a block of keys and values."""
-    K = problem.layout.columns
-    columns = pl.ds(number * K, K)
-    tokens, features = _take((places.k, inputs.k_features), columns)
-    terms = pallas_bands.terms_of(band_block(problem, number, axis=0), inputs.column_terms)
+    band = pallas_bands.Block(problem.layout, problem.width, 0, number)
+    columns = band.tokens
+    tokens, features = jax.tree.map(lambda ref: ref[columns], (places.k, inputs.k_features))
+    terms = pallas_bands.terms_of(band, inputs.column_terms)
     k, v = _chunks(inputs.k, columns), _chunks(inputs.v, columns)
-    return BlockOfKeys(number, k, v, tokens, features, terms)
+    return BlockOfKeys(band, k, v, tokens, features, terms)
 
 
-def block_of_slopes(problem: Problem, backward: Backward, number) -> BlockOfSlopes:
+def block_of_slopes(backward: Backward, band: pallas_bands.Block) -> Backward:
     """Load what the backward pass needs for a block of queries."""
-    C = problem.layout.rows
-    rows = pl.ds(number * C, C)
-    block = band_block(problem, number, axis=1)
-    d_by_distance = pallas_bands.terms_of(block, backward.d_by_distance)
-    return BlockOfSlopes(
-        backward.log_total[rows],
-        backward.correction[rows],
-        _chunks(backward.d_out, rows),
-        d_by_distance,
-    )
+    rows = band.tokens
+    d_by_distance = pallas_bands.terms_of(band, backward.d_by_distance)
+    log_total_C, correction_C = backward.log_total[rows], backward.correction[rows]
+    return Backward(log_total_C, correction_C, _chunks(backward.d_out, rows), d_by_distance)
 
 
 def dot(problem: Problem, a: Array, b: Array, over: tuple[int, int] = (1, 0)) -> Array:
@@ -177,8 +158,8 @@ def dot_chunks(problem: Problem, a: list[Array], b: list[Array]) -> Array:
     return sum(dot(problem, x, y, (1, 1)) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
-def _distances(problem: Problem, queries: BlockOfQueries, keys: BlockOfKeys) -> Array:
-    d_CK = distances(queries.tokens.position, keys.tokens.position)
+def _distances(problem: Problem, q_tokens: Tokens, k_tokens: Tokens) -> Array:
+    d_CK = distances(q_tokens.position, k_tokens.position)
     return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
 
 
@@ -188,27 +169,22 @@ def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfK
     if layout.band is None:
         return None
     if not layout.consecutive:
-        return jnp.clip(layout.band - _distances(problem, queries, keys), 0, problem.width - 1)
-    return keys.number * layout.columns - queries.number * layout.rows if run == "near" else run
+        d_CK = _distances(problem, queries.tokens, keys.tokens)
+        return jnp.clip(layout.band - d_CK, 0, problem.width - 1)
+    return keys.band.first - queries.band.first if run == "near" else run
 
 
-def band_block(problem: Problem, number, axis: int) -> pallas_bands.Block:
-    """Return a block of queries (axis 1) or keys (axis 0) of the band."""
-    return pallas_bands.Block(problem.layout, problem.width, axis, number)
-
-
-def evaluate(problem: Problem, places: Places, queries, keys, state, q_features, k_features) -> Any:
+def evaluate(
+    problem: Problem, integers, tokens: tuple[Tokens, Tokens], state, q_features, k_features
+) -> Any:
     """Return the bias that the encoding evaluates for each pair; None without one."""
-    variables = jax.tree.unflatten(problem.variables, [*state, *places.state])
+    variables = jax.tree.unflatten(problem.variables, [*state, *integers])
     encoding = nnx.merge(problem.graphdef, *variables)
     bias_CK = None
     if problem.layout.band is None:
-        bias_CK = jax.vmap(encoding.bias)(_distances(problem, queries, keys))
+        bias_CK = jax.vmap(encoding.bias)(_distances(problem, *tokens))
     q, k = Queries(None, None, q_features), Keys(None, None, k_features)
-    block_CK = reference.block_bias(encoding, q, k, queries.tokens, keys.tokens)
-    if bias_CK is None or block_CK is None:
-        return block_CK if bias_CK is None else bias_CK
-    return bias_CK + block_CK
+    return plus(bias_CK, reference.block_bias(encoding, q, k, *tokens))
 
 
 def logits_of(
@@ -222,14 +198,6 @@ def logits_of(
     if run == "near" or problem.hides_far:
         mask_CK = reference.mask(problem.rules, queries.tokens, keys.tokens)
     return logits_CK.astype(dots_CK.dtype), mask_CK
-
-
-def hide(mask_CK: Array | None, logits_CK: Array) -> Array:
-    """Replace the logits of hidden pairs."""
-    if mask_CK is None:
-        return logits_CK
-    hidden, _ = hidden_logit(logits_CK.dtype)
-    return jnp.where(mask_CK, logits_CK, hidden)
 
 
 def over_runs(runs: tuple[str, ...], bounds, number, visit: Callable, carry: Any) -> Any:

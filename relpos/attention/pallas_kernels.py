@@ -11,15 +11,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from relpos.attention import reference
-from relpos.attention.blockwise import hidden_logit
 from relpos.attention.pallas_bands import sums_of
 from relpos.attention.pallas_blocks import (
     Backward,
-    BlockOfSlopes,
     Inputs,
     Places,
     Problem,
-    band_block,
     block_of_keys,
     block_of_queries,
     block_of_slopes,
@@ -27,7 +24,6 @@ from relpos.attention.pallas_blocks import (
     dot,
     dot_chunks,
     evaluate,
-    hide,
     index_of,
     loaded,
     logits_of,
@@ -35,6 +31,7 @@ from relpos.attention.pallas_blocks import (
     put,
     put_chunks,
 )
+from relpos.attention.softmax import hidden_logit, hide
 
 _LOG2_E = math.log2(math.e)
 
@@ -42,15 +39,15 @@ _LOG2_E = math.log2(math.e)
 def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, out_TV, log_total_T):
     """Compute the attention of a block of queries and, if there are value vectors, its weights summed by distance."""
     number, C = pl.program_id(0), problem.layout.rows
-    rows = pl.ds(number * C, C)
     places, state = loaded(places, inputs.state)
     queries = block_of_queries(problem, inputs, places, number)
-    dtype = out_TV.dtype
+    rows, dtype = queries.band.tokens, out_TV.dtype
     _, no_peak = hidden_logit(dtype)
     over_keys = functools.partial(over_runs, problem.runs, places.visits.keys, number)
 
     def masked_logits(run, keys, index):
-        bias_CK = evaluate(problem, places, queries, keys, state, queries.features, keys.features)
+        tokens = queries.tokens, keys.tokens
+        bias_CK = evaluate(problem, places.state, tokens, state, queries.features, keys.features)
         logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
         return hide(mask_CK, logits_CK)
 
@@ -85,7 +82,7 @@ def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, ou
 
     if by_distance is None:
         return
-    sums = sums_of(band_block(problem, number, axis=1), by_distance)
+    sums = sums_of(queries.band, by_distance)
 
     def visit_again(run, block, carry):
         keys = block_of_keys(problem, inputs, places, block)
@@ -102,9 +99,13 @@ def _weights(logits_CK, log_total_C):
 
 
 def _pair_gradients(
-    problem: Problem, run: str, places: Places, queries, keys, slopes: BlockOfSlopes, bias_CK
+    problem: Problem, run: str, places: Places, queries, keys, slopes: Backward, bias_of, *arguments
 ):
-    """Return the weights after dropout, the gradient of the logits, and the index."""
+    """Return the weights after dropout, the gradients of the logits and of the products, the index, and `pulled`.
+
+    The bias that the encoding evaluates is bias_of(tokens, *arguments); `pulled` adds their gradients to others.
+    """
+    bias_CK, pull = jax.vjp(functools.partial(bias_of, (queries.tokens, keys.tokens)), *arguments)
     index = index_of(problem, run, queries, keys)
     logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
     weights_CK = _weights(hide(mask_CK, logits_CK), slopes.log_total)
@@ -120,7 +121,15 @@ def _pair_gradients(
     d_logits_CK = weights_CK * (keep(d_kept_CK) - slopes.correction[:, None])
     if problem.rules.softcap is not None:
         d_logits_CK *= 1 - (logits_CK / problem.rules.softcap) ** 2
-    return keep(weights_CK), d_logits_CK, index
+
+    def pulled(sums):
+        if bias_CK is None:
+            return sums
+        return jax.tree.map(jnp.add, sums, pull(d_logits_CK.astype(bias_CK.dtype)))
+
+    kept_CK = keep(weights_CK)
+    d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
+    return kept_CK, d_logits_CK, d_dots_CK, index, pulled
 
 
 def query_gradients(
@@ -128,43 +137,30 @@ def query_gradients(
     d_terms, d_q_TH, d_features, d_state,
 ):  # fmt: skip
     """Compute the gradients of a block of queries, and its contribution to those of the encoding's variables."""
-    number, C = pl.program_id(0), problem.layout.rows
-    rows = pl.ds(number * C, C)
+    number = pl.program_id(0)
     places, state = loaded(places, inputs.state)
     queries = block_of_queries(problem, inputs, places, number)
-    slopes = block_of_slopes(problem, backward, number)
-    sums = sums_of(band_block(problem, number, axis=1), d_terms)
-    dtype = d_q_TH.dtype
+    slopes = block_of_slopes(backward, queries.band)
+    sums, dtype = sums_of(queries.band, d_terms), d_q_TH.dtype
 
     def visit(run, block, carry):
         d_q, d_sums, d_evaluated = carry
         keys = block_of_keys(problem, inputs, places, block)
-        bias_CK, pull = jax.vjp(
-            lambda state, features: evaluate(
-                problem, places, queries, keys, state, features, keys.features
-            ),
-            state, queries.features,
-        )  # fmt: skip
-        _, d_logits_CK, index = _pair_gradients(
-            problem, run, places, queries, keys, slopes, bias_CK
+        bias_of = lambda tokens, *x: evaluate(problem, places.state, tokens, *x, keys.features)  # noqa: E731
+        _, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
+            problem, run, places, queries, keys, slopes, bias_of, state, queries.features
         )
-        d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
         d_q = [d + dot(problem, d_dots_CK, k) for d, k in zip(d_q, keys.k, strict=True)]
-        d_sums = sums.add(d_sums, index, d_logits_CK)
-        if bias_CK is not None:
-            pulled = pull(d_logits_CK.astype(bias_CK.dtype))
-            d_evaluated = jax.tree.map(jnp.add, d_evaluated, pulled)
-        return d_q, d_sums, d_evaluated
+        return d_q, sums.add(d_sums, index, d_logits_CK), pulled(d_evaluated)
 
     carry = (_zeros(dtype, queries.q), sums.zeros(dtype), _zeros(dtype, (state, queries.features)))
-    bounds = places.visits.keys
     d_q, d_sums, (d_state_sums, d_features_C) = over_runs(
-        problem.runs, bounds, number, visit, carry
+        problem.runs, places.visits.keys, number, visit, carry
     )
-    put_chunks(d_q_TH, rows, d_q)
+    put_chunks(d_q_TH, queries.band.tokens, d_q)
     sums.store(d_sums)
     put(d_state, number, d_state_sums)
-    put(d_features, rows, d_features_C)
+    put(d_features, queries.band.tokens, d_features_C)
 
 
 def key_gradients(
@@ -172,27 +168,21 @@ def key_gradients(
     d_terms, d_k_SH, d_v_SV, d_features,
 ):  # fmt: skip
     """Compute the gradients of a block of keys."""
-    number, K = pl.program_id(0), problem.layout.columns
-    columns = pl.ds(number * K, K)
+    number = pl.program_id(0)
     places, state = loaded(places, inputs.state)
     keys = block_of_keys(problem, inputs, places, number)
-    sums = sums_of(band_block(problem, number, axis=0), d_terms)
-    dtype = d_k_SH.dtype
+    columns, sums, dtype = keys.band.tokens, sums_of(keys.band, d_terms), d_k_SH.dtype
 
     def visit(run, block, carry):
-        d_k, d_v, d_sums, d_features = carry
+        d_k, d_v, d_sums, d_evaluated = carry
         queries = block_of_queries(problem, inputs, places, block)
-        slopes = block_of_slopes(problem, backward, block)
-        bias_CK, pull = jax.vjp(
-            lambda features: evaluate(
-                problem, places, queries, keys, state, queries.features, features
-            ),
-            keys.features,
+        slopes = block_of_slopes(backward, queries.band)
+        bias_of = lambda tokens, x: evaluate(  # noqa: E731
+            problem, places.state, tokens, state, queries.features, x
         )
-        kept_CK, d_logits_CK, index = _pair_gradients(
-            problem, run, places, queries, keys, slopes, bias_CK
+        kept_CK, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
+            problem, run, places, queries, keys, slopes, bias_of, keys.features
         )
-        d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
         kept_CK = kept_CK.astype(keys.v[0].dtype)
         over_rows = functools.partial(dot, problem, over=(0, 0))
         d_k = [d + over_rows(d_dots_CK, q) for d, q in zip(d_k, queries.q, strict=True)]
@@ -200,21 +190,18 @@ def key_gradients(
             d + over_rows(kept_CK, d_out.astype(kept_CK.dtype))
             for d, d_out in zip(d_v, slopes.d_out, strict=True)
         ]
-        d_sums = sums.add(d_sums, index, d_logits_CK)
-        if bias_CK is not None:
-            (pulled,) = pull(d_logits_CK.astype(bias_CK.dtype))
-            d_features = jax.tree.map(jnp.add, d_features, pulled)
-        return d_k, d_v, d_sums, d_features
+        return d_k, d_v, sums.add(d_sums, index, d_logits_CK), pulled(d_evaluated)
 
     carry = (
-        _zeros(dtype, keys.k), _zeros(dtype, keys.v), sums.zeros(dtype), _zeros(dtype, keys.features)
+        _zeros(dtype, keys.k), _zeros(dtype, keys.v), sums.zeros(dtype), _zeros(dtype, (keys.features,))
     )  # fmt: skip
-    bounds = places.visits.queries
-    d_k, d_v, d_sums, d_features_K = over_runs(problem.runs[::-1], bounds, number, visit, carry)
+    d_k, d_v, d_sums, d_evaluated = over_runs(
+        problem.runs[::-1], places.visits.queries, number, visit, carry
+    )
     put_chunks(d_k_SH, columns, d_k)
     put_chunks(d_v_SV, columns, d_v)
     sums.store(d_sums)
-    put(d_features, columns, d_features_K)
+    put(d_features, columns, d_evaluated)
 
 
 def _zeros(dtype, tree):

@@ -50,20 +50,12 @@ class Reach(abc.ABC):
     def read(self, product: Product, table_PH: Array, ring: Any) -> tuple[Array, Any]:
         """Return each pair's product of the query with the distance's vector, and the ring for the next block.
 
-        Args:
-          product: a function from vectors [n, H] to products [C, n]; the result broadcasts to [C, K].
-          table_PH: the vectors.
-          ring: the ring from the previous block.
+        `product` is a function from vectors [n, H] to products [C, n]; the result broadcasts to [C, K].
         """
 
     @abc.abstractmethod
     def write(self, p_CK: Array, ring: Any) -> tuple[Array, Any]:
-        """Return each query's sums by distance, [C, n], that are complete, and the ring for the next block.
-
-        Args:
-          p_CK: the block's values.
-          ring: the ring from the previous block.
-        """
+        """Return each query's sums by distance, [C, n], that are complete, and the ring for the next block."""
 
     def write_rest(self, ring: Any) -> Array:
         """Return the sums that are left in the ring after the last block, [C, n]."""
@@ -107,7 +99,7 @@ class Diagonals(Reach):
         return lax.dynamic_slice_in_dim(x, self.start + start, size)
 
     def read_bias(self, bias_P):
-        return spread.spread_vector(self._slice(bias_P, 0, self.rows + self.columns), self.rows)
+        return spread.spread_vector(self.written_columns(bias_P), self.rows)
 
     def add_bias(self, sums_P, p_CK):
         return _add(sums_P, spread.collect_sum(p_CK), self.start)
@@ -282,13 +274,12 @@ class Gathered(Whole):
             return each(*arrays)
         return lax.cond(self.is_one, one, each, *arrays)
 
-    def _column(self, x: Array) -> Array:
-        """Return the column of the least index."""
-        return lax.dynamic_slice_in_dim(x, self.first, 1, -1)
+    def _everywhere(self, x: Array) -> Array:
+        """Read the least index for all pairs."""
+        return jnp.broadcast_to(lax.dynamic_slice_in_dim(x, self.first, 1, -1), self.index.shape)
 
     def read_bias(self, bias_W):
-        one = lambda x: jnp.broadcast_to(self._column(x), self.index.shape)  # noqa: E731
-        return self._chosen(one, lambda x: x[self.index], bias_W)
+        return self._chosen(self._everywhere, lambda x: x[self.index], bias_W)
 
     def add_bias(self, sums_W, p_CK):
         one = lambda sums, p: sums.at[self.first].add(p.sum())  # noqa: E731
@@ -296,9 +287,7 @@ class Gathered(Whole):
         return self._chosen(one, each, sums_W, p_CK)
 
     def spread(self, x_CW):
-        one = lambda x: jnp.broadcast_to(self._column(x), self.index.shape)  # noqa: E731
-        each = lambda x: jnp.take_along_axis(x, self.index, 1)  # noqa: E731
-        return self._chosen(one, each, x_CW)
+        return self._chosen(self._everywhere, lambda x: jnp.take_along_axis(x, self.index, 1), x_CW)
 
     def read_columns(self, key_KH, table_WH):
         C = self.index.shape[0]
@@ -320,16 +309,10 @@ class Gathered(Whole):
 
 
 def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) -> Reach:
-    """Return how a block accesses a table.
+    """Return how a block accesses a table, "near", "past" or "future"; `span` is that of the near table.
 
-    Args:
-      span: the span of the near table.
-      layout: how the matrix is cut.
-      table: the table's name, "near", "past" or "future".
-      row: the index of the block's first query.
-      offset: the distance of row 0 and column 0.
-      number: the number of the block of keys.
-      d_CK: a function that returns the pairs' distances, the least and the greatest one, for scattered positions.
+    `row` is the index of the block's first query, `offset` the distance of row 0 and column 0, `number` that of the
+    block of keys. For scattered positions, `d_CK` returns the pairs' distances, the least and the greatest one.
     """
     C, K = layout.rows, layout.columns
     column = number * K

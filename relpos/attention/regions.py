@@ -122,12 +122,7 @@ def regions(
 ) -> list[Region]:
     """Cut the key blocks that a block of queries may see into regions.
 
-    Args:
-      beyonds: the constant_beyond of each part.
-      rules: the static choices.
-      layout: how the matrix is cut.
-      row: the index of the first query, plus the offset.
-      key_blocks: the number of key blocks.
+    `beyonds` holds the constant_beyond of each part; `row` is the index of the first query, plus the offset.
     """
     C, K = layout.rows, layout.columns
     if not layout.consecutive:
