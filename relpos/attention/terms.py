@@ -9,18 +9,18 @@ arrays and to the block's queries, keys, values and features.
 """
 
 import abc
-import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from relpos.attention.blocks import Block
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reach import Reach
-from relpos.attention.reference import Keys, Queries
+from relpos.attention.reference import Keys, Queries, Rules
 
 
 class Logits(NamedTuple):
@@ -95,8 +95,8 @@ def cast_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), like, tree)
 
 
-class Term:
-    """A term, for one head.
+class Term(struct.PyTreeNode):
+    """A term, for one head: a frozen dataclass, and a pytree of its arrays.
 
     In each pass, a block passes the term's `ring` on to the next block of the same region: a ring buffer where
     neighbouring blocks share distances (`spread.Ring`), else None. Gradients leave the backward pass in two ways:
@@ -191,25 +191,13 @@ class ValueTerm(Term):
         """
 
 
-def static() -> Any:
-    """Declare a field of a term as static, without arrays."""
-    return dataclasses.field(metadata={"static": True})
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(static,))
-def term(cls):
-    """Make a class a frozen dataclass and a pytree of its arrays."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-@dataclasses.dataclass(frozen=True)
 class ByDistance(Term):
     """A distance slot of one part: one table for each kind of region. Its sums are a term with transposed tables."""
 
     near: Any
     past: Any
     future: Any
-    part: int = static()
+    part: int = struct.field(pytree_node=False)
 
     def reach(self, block: Block) -> Reach:
         """Return how the block accesses the part's table."""
@@ -221,11 +209,29 @@ class ByDistance(Term):
 
     def put(self, block: Block, table: Array) -> Self:
         """Replace the table for the block's region."""
-        changed: dict[str, Any] = {block.tables[self.part]: table}
-        return dataclasses.replace(self, **changed)
+        return self.replace(**{block.tables[self.part]: table})
 
     def zero_sums(self):  # noqa: D102
         return zeros(turn(self))
 
     def gradient(self, sums):  # noqa: D102
         return cast_like(turn(sums), self)
+
+
+class ByPair(Term):
+    """Slots of one part that are evaluated for each block, where JAX differentiates them. Its sums are of its state."""
+
+    state: Any  # of the encoding
+    integers: Any  # of the encoding, not differentiated
+    graphdef: Any = struct.field(pytree_node=False)
+    rules: Rules = struct.field(pytree_node=False)
+
+    def encoding(self, state: Any) -> Any:
+        """Return the encoding with this state."""
+        return nnx.merge(self.graphdef, state, self.integers)
+
+    def zero_sums(self):  # noqa: D102
+        return zeros(self.state)
+
+    def gradient(self, sums):  # noqa: D102
+        return self.replace(state=cast_like(sums, self.state), integers=None)

@@ -1,17 +1,14 @@
 """The terms of the output, each beside its gradient."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
 
 from relpos.attention import reference
-from relpos.attention.reference import Rules, dot, dot_rows
-from relpos.attention.terms import Adds, ByDistance, ValueTerm, cast_like, plus, static, term, zeros
+from relpos.attention.reference import dot, dot_rows
+from relpos.attention.terms import Adds, ByDistance, ByPair, ValueTerm, plus
 
 
-@term
 class Values(ValueTerm):
     """The products of the weights with v_j."""
 
@@ -31,7 +28,6 @@ class _ValueRings(NamedTuple):
     by_distance: Any  # sums of weights
 
 
-@term
 class ValueVectors(ByDistance, ValueTerm):
     """The products of the weights with a_V[d].
 
@@ -77,20 +73,12 @@ class ValueVectors(ByDistance, ValueTerm):
         return sums.put(block, self.reach(block).add_written(sums.here(block), d_a_V))
 
 
-@term
-class PairValues(ValueTerm):
-    """The products with value vectors without a table, evaluated for each pair and differentiated by JAX."""
-
-    state: Any  # of the encoding
-    integers: Any  # of the encoding, not differentiated
-    graphdef: Any = static()
-    rules: Rules = static()
+class PairValues(ByPair, ValueTerm):
+    """The products with value vectors without a table."""
 
     def _values(self, block, state, weights_CK):
-        encoding = nnx.merge(self.graphdef, state, self.integers)
-        return reference.position_values(
-            encoding, self.rules, weights_CK, block.rows.tokens, block.k_tokens
-        )
+        tokens = block.rows.tokens, block.k_tokens
+        return reference.position_values(self.encoding(state), self.rules, weights_CK, *tokens)
 
     def forward(self, block, weights_CK, shrink_C, ring):
         return self._values(block, self.state, weights_CK), ring
@@ -102,9 +90,3 @@ class PairValues(ValueTerm):
             return Adds(), ring, sums
         d_state, d_weights_CK = pull(block.rows.d_out.astype(values.dtype))
         return Adds(weights=d_weights_CK), ring, plus(sums, d_state)
-
-    def zero_sums(self):
-        return zeros(self.state)
-
-    def gradient(self, sums):
-        return dataclasses.replace(self, state=cast_like(sums, self.state), integers=None)
