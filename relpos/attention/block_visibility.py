@@ -83,11 +83,10 @@ def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Arra
     Args:
       longest: the distance.
       rules: the rules of the call.
-      places: positions [B, T] and [B, S], segments and order, as in `relpos.attention.prepared.Arrays`.
+      places: those of queries and keys, with positions [B, T] and [B, S], as in `relpos.attention.prepared.Arrays`.
     """
-    q, k, q_segments, k_segments, *_ = places
     (q_low, q_high), (k_low, k_high) = (
-        _bounds(Tokens(x, x, segment)).ranks for x, segment in ((q, q_segments), (k, k_segments))
+        _bounds(Tokens(x.position, x.position, x.segment)).ranks for x in places
     )
 
     def within(high, low):

@@ -51,23 +51,26 @@ def for_heads(per_head: Any, heads: int | None = None) -> Any:
     return repeated(per_head, max(sizes, default=1) if heads is None else heads, axis=0)
 
 
-def varies(function: Callable[[Any], Any], mapped: Any, fixed: Any) -> bool:
+def varies(function: Callable[[Any], Any], of_heads: Any, heads: int) -> bool:
     """Whether a function's result depends on arrays that differ by head; nothing is computed.
 
     Args:
-      function: a function of a list of arrays, for one head.
-      mapped: the arrays of all heads, [N, ...]; None where heads share an array.
-      fixed: the shared arrays; they replace each None.
+      function: a function of a tree of arrays, for one head.
+      of_heads: the tree, with a leading axis in each array: `heads` entries, or fewer where heads share them.
+      heads: the number of heads that differ.
     """
-    if all(x is None for x in mapped):
+    leaves, tree = jax.tree.flatten(of_heads)
+    own = [x if x.shape[0] == heads else None for x in leaves]
+    if all(x is None for x in own):
         return False
 
-    def of_head(mapped):
-        return function([b if a is None else a for a, b in zip(mapped, fixed, strict=True)])
+    def of_head(own):
+        one = [x[0] if mine is None else mine for x, mine in zip(leaves, own, strict=True)]
+        return function(jax.tree.unflatten(tree, one))
 
     try:
-        jax.eval_shape(jax.vmap(of_head, out_axes=None), mapped)
+        jax.eval_shape(jax.vmap(of_head, out_axes=None), own)
     except ValueError:  # the result is mapped, or the function raised: then it raises again
-        jax.eval_shape(jax.vmap(of_head), mapped)
+        jax.eval_shape(jax.vmap(of_head), own)
         return True
     return False
