@@ -192,8 +192,7 @@ class _Call(NamedTuple):
         T, S, H = sizes
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
-        checks.check_unscaled(encoding, scale)
-        checks.check_softcap(encoding, self.rules.softcap)
+        checks.check_rules(encoding, scale, self.rules.softcap)
         # A query has at most T - 1 keys before it and S - 1 after it.
         in_row = known.consecutive and not known.offset
         past, future = (

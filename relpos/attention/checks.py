@@ -164,20 +164,14 @@ def checked_scale(scale: Any, head_dim: int) -> float:
     return float(scale)
 
 
-def check_softcap(encoding: Slots, softcap: float | None) -> None:
-    """Check that a softcap is followed by a softmax: otherwise exp of a capped logit would not be a weight."""
-    if softcap is not None and not encoding.normalized:
-        raise ValueError(
-            f"softcap={softcap} caps the logits of a softmax, but {type(encoding).__name__} has no softmax: "
-            "leave softcap out"
-        )
-
-
-def check_unscaled(encoding: Slots, scale: float) -> None:
-    """Check that a scale that divides unscaled products is not zero."""
+def check_rules(encoding: Slots, scale: float, softcap: float | None) -> None:
+    """Check that the scale may divide unscaled products, and that a softmax follows the softcap."""
+    name = type(encoding).__name__
     if not encoding.scaled_vectors and scale == 0:
+        raise ValueError(f"{name} adds products that are not scaled, so scale must not be 0")
+    if softcap is not None and not encoding.normalized:  # exp of a capped logit is no weight
         raise ValueError(
-            f"{type(encoding).__name__} adds products that are not scaled, so scale must not be 0"
+            f"softcap={softcap} caps the logits of a softmax, but {name} has no softmax: leave softcap out"
         )
 
 
@@ -251,9 +245,7 @@ def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool
     """Return positions or orders, broadcast to [B, T] or [B, T, axes], as int32 or real numbers."""
     if isinstance(x, Consecutive):
         _check_start(name, x, shape[0])
-        x = x.of(shape[1])
-        x = x if x.ndim == 2 else x[None]
-        return jnp.broadcast_to(x, shape)
+        return jnp.broadcast_to(x.of(shape[1]), shape)
     x = jnp.asarray(x)
     axes = x.shape[-1:] if with_axes and x.shape not in (shape, shape[1:]) else ()
     is_real = x.dtype in (jnp.float32, jnp.float64)

@@ -100,8 +100,9 @@ class Term(struct.PyTreeNode):
 
     In each pass, a block passes the term's `ring` on to the next block of the same region: a ring buffer where
     neighbouring blocks share distances (`spread.Ring`), else None. Gradients leave the backward pass in two ways:
-    `sums` are gradients of the term's own arrays, summed over all blocks; `Adds` are gradients of the tokens' arrays
-    (queries, keys, values, features). A term with arrays defines `zero_sums` and `gradient`.
+    `sums` are gradients of the term's own arrays, which each block passes on to the next one, of any region and block
+    of queries; `Adds` are gradients of the tokens' arrays (queries, keys, values, features). A term with arrays defines
+    `zero_sums` and `gradient`.
 
     Attributes:
       reads_tokens: for a logit term, whether gradients reach queries, keys, values or features through it.
@@ -145,11 +146,7 @@ class LogitTerm(Term):
     def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
         """Return what the term adds to the gradients, the ring and the sums.
 
-        Args:
-          block: the block.
-          d: the gradient with respect to the result of `forward`, always [C, K].
-          ring: the ring from the previous block, or from `begin_backward`.
-          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
+        `d` is the gradient with respect to the result of `forward`, always [C, K].
         """
 
     def vjp(self, block: Block, ring: Any) -> tuple[Logits, Any, Any]:
@@ -166,11 +163,8 @@ class ValueTerm(Term):
     ) -> tuple[Float[Array, "C H"] | None, Any]:
         """Return what the block adds to the output, and the ring.
 
-        Args:
-          block: the block.
-          weights_CK: exp(logits - peak) after dropout, where the peak is the row's largest logit so far.
-          shrink_C: exp(peak before this block - peak).
-          ring: the ring from the previous block, or from `begin`.
+        The weights are exp(logits - peak) after dropout, where the peak is the row's largest logit so far, and shrink_C
+        is exp(peak before this block - peak).
         """
 
     def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
@@ -183,11 +177,7 @@ class ValueTerm(Term):
     ) -> tuple[Adds, Any, Any]:
         """Return what the term adds to the gradients, including that of the weights, the ring and the sums.
 
-        Args:
-          block: the block; `block.rows` holds the gradient of the output.
-          weights_CK: the softmax's weights, after dropout.
-          ring: the ring from the previous block, or from `begin_backward`.
-          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
+        The weights are the softmax's, after dropout; `block.rows` holds the gradient of the output.
         """
 
 

@@ -1,7 +1,5 @@
 """The terms of the output, each beside its gradient."""
 
-from typing import Any, NamedTuple
-
 import jax
 
 from relpos.attention import reference
@@ -21,11 +19,6 @@ class Values(ValueTerm):
         d_out_HC = block.rows.d_out_turned
         d_value = dot(d_out_HC, weights_CK.astype(d_out_HC.dtype))
         return Adds(weights=d_weights_CK, value=d_value), ring, sums
-
-
-class _ValueRings(NamedTuple):
-    products: Any  # of the output's gradient with the vectors
-    by_distance: Any  # sums of weights
 
 
 class ValueVectors(ByDistance, ValueTerm):
@@ -51,22 +44,22 @@ class ValueVectors(ByDistance, ValueTerm):
         return dot(by_distance_Cn, a_V.astype(block.dtype))
 
     def begin_backward(self, block):
+        """Return two rings: of the products of the output's gradient with the vectors, and of the sums of weights."""
         products = self.reach(block).first_products(block.with_d_out, self.here(block))
-        return _ValueRings(products, self.reach(block).first_sums(block.dtype))
+        return products, self.reach(block).first_sums(block.dtype)
 
     def backward(self, block, weights_CK, ring, sums):
-        d_weights_CK, products = self.reach(block).read(
-            block.with_d_out, self.here(block), ring.products
-        )
-        by_distance, rest = self.reach(block).write(weights_CK, ring.by_distance)
+        reach, (products, rest) = self.reach(block), ring
+        d_weights_CK, products = reach.read(block.with_d_out, self.here(block), products)
+        by_distance, rest = reach.write(weights_CK, rest)
         sums = self._of_product(block, by_distance, sums)
-        return Adds(weights=d_weights_CK), _ValueRings(products, rest), sums
+        return Adds(weights=d_weights_CK), (products, rest), sums
 
     def end_backward(self, block, ring, sums):
-        if ring.by_distance is None:
-            return Adds(), sums
-        rest = self.reach(block).write_rest(ring.by_distance)
-        return Adds(), self._of_product(block, rest, sums)
+        _, rest = ring
+        if rest is not None:
+            sums = self._of_product(block, self.reach(block).write_rest(rest), sums)
+        return Adds(), sums
 
     def _of_product(self, block, by_distance_Cn, sums):
         d_a_V = dot(block.rows.d_out.T, by_distance_Cn)
