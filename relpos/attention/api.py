@@ -149,8 +149,6 @@ def attention(
 
 def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
     """Give tokens whose positions have axes an order of one number: their index in the row."""
-    if isinstance(at[0], Consecutive) and order[0] is not None:
-        return _one_by_one(at, *(x.shape for x in order)), order
     if at[0] is None or isinstance(at[0], Consecutive) or at[0].ndim == 2:
         return at, order
     if not encoding.reads_positions:
@@ -178,7 +176,7 @@ class _Call(NamedTuple):
         if isinstance(q.position, Consecutive):
             # Kernels count both sides from 0; for a walk, keys of several segments must be sorted.
             unsorted = encoding.walks and q.segment is not None
-            in_row = not unsorted and self.implementation != "pallas"
+            in_row = q.order is None and not unsorted and self.implementation != "pallas"
             return Known(in_row, offset=in_row)
         if q.position is not None:
             return Known(False, whole=jnp.issubdtype(q.position.dtype, jnp.integer))
@@ -246,8 +244,10 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         )
     at_T, at_S = position_of(q_place.position, T), position_of(k_place.position, S)
     if isinstance(q_place.position, Consecutive) and not known.consecutive:
-        at = _one_by_one((q_place.position, k_place.position), (B, T), (B, S))
-        q_place, k_place = q_place._replace(position=at[0]), k_place._replace(position=at[1])
+        q_place, k_place = (
+            x._replace(position=jnp.broadcast_to(x.position.of(length), (B, length)))
+            for x, length in ((q_place, T), (k_place, S))
+        )
     q_features = repeated(arrays.q_features, N, axis=2)
     k_features = arrays.k_features
     if not plan.filled.own_vector_query:
@@ -274,12 +274,6 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
             near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
         )
     return transforms.of_queries("finish", encoding, out, at_T, q_features)
-
-
-def _one_by_one(at: tuple, *shapes: tuple[Any, Any]) -> tuple:
-    """Return consecutive positions as arrays, [B, T] and [B, S]."""
-    pairs = zip(at, shapes, strict=True)
-    return tuple(checks.checked_number("positions", *pair, with_axes=False) for pair in pairs)
 
 
 def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:

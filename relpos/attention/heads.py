@@ -161,17 +161,13 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
         return over_heads(of_head)(*of_queries)
 
-    def grouped(tree):  # leading N -> [K, N / K]
-        return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
-
-    def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
-
     shared_features, own_features = _shared_and_own(arrays.k_features, K, N)
-    of_keys = heads_first((k, v, shared_features))
-    of_queries = heads_first((q, arrays.q_features, own_features))
+    of_tokens = (k, v, shared_features), (q, arrays.q_features, own_features)
+    of_keys, of_queries = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), of_tokens)
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
-    return over_groups(one_group)(*of_keys, *grouped((per_head, tables, *of_queries, seeds)), done)
+    of_heads = per_head, tables, *of_queries, seeds
+    grouped = jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), of_heads)
+    return over_groups(one_group)(*of_keys, *grouped, done)
 
 
 def _shared_and_own(features: Any, K: int, N: int) -> tuple[Any, Any]:

@@ -41,23 +41,15 @@ def repeated(tree: Any, heads: int, *, axis: int) -> Any:
 
 
 def for_heads(per_head: Any, heads: int | None = None) -> Any:
-    """Repeat what is split over fewer heads, so that each head has its own entry.
-
-    Args:
-      per_head: state from `split_heads`, with leading axes N or K.
-      heads: N; None: the largest leading axis.
-    """
+    """Repeat state from `split_heads` along its leading axes, N or K, up to `heads`; None: up to the largest."""
     sizes = [x.shape[0] for x in jax.tree.leaves(per_head)]
     return repeated(per_head, max(sizes, default=1) if heads is None else heads, axis=0)
 
 
 def varies(function: Callable[[Any], Any], of_heads: Any, heads: int) -> bool:
-    """Whether a function's result depends on arrays that differ by head; nothing is computed.
+    """Whether a function of one head's tree of arrays depends on those that differ by head; nothing is computed.
 
-    Args:
-      function: a function of a tree of arrays, for one head.
-      of_heads: the tree, with a leading axis in each array: `heads` entries, or fewer where heads share them.
-      heads: the number of heads that differ.
+    In `of_heads`, each array has a leading axis: of `heads` entries if it differs by head, of fewer if heads share it.
     """
     leaves, tree = jax.tree.flatten(of_heads)
     own = [x if x.shape[0] == heads else None for x in leaves]

@@ -1,6 +1,7 @@
 """The plan of a call: its path, how the attention matrix is cut, and how blocks read distance slots."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -48,9 +49,10 @@ class Plan(NamedTuple):
     parts: tuple[PartPlan, ...]  # on other paths than blockwise, a sum is one part
     padded: bool = False  # whether keys out of a cache may have leading zeros, to be as wide as those of other heads
 
-    def parts_of(self, encoding: Slots) -> tuple[Slots, ...]:
-        """Return the encodings that `parts` plans, one for each entry."""
-        return encoding.parts if len(self.parts) > 1 else (encoding,)
+    def each(self, encoding: Slots, *more: Any) -> Iterator[tuple[Any, ...]]:
+        """Return each part's plan, its encoding, and its entries in `more`."""
+        parts = encoding.parts if len(self.parts) > 1 else (encoding,)
+        return zip(self.parts, parts, *more, strict=True)
 
     def features_of_parts(self, encoding: Slots, features: Any) -> tuple[Any, ...]:
         """Return the features of each part."""

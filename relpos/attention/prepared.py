@@ -102,8 +102,7 @@ def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Par
         evaluated = planned.evaluated or plan.path == "reference"
         return Part(part if evaluated else Slots(), planned.beyond, planned.band, tables)
 
-    each = zip(plan.parts, plan.parts_of(encoding), tables, strict=True)
-    return tuple(of(*of_part) for of_part in each)
+    return tuple(of(*of_part) for of_part in plan.each(encoding, tables))
 
 
 def tables_of(
@@ -121,8 +120,7 @@ def tables_of(
         # With an offset, `beyond` is the longest distance in the table.
         return distances.of_cache(table, *cut) if layout.offset else table
 
-    each = zip(plan.parts, plan.parts_of(encoding), given, strict=True)
-    return tuple(of(*of_part) for of_part in each)
+    return tuple(of(*of_part) for of_part in plan.each(encoding, given))
 
 
 def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
@@ -138,9 +136,8 @@ def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: A
         # The logits are scaled as a whole.
         return (found if part.scaled_vectors else found / plan.rules.scale).astype(q.dtype)
 
-    each = zip(plan.parts, plan.parts_of(encoding), of_parts, strict=True)
-    content = encoding.query(q, position, features).astype(q.dtype)
-    return Queries(content, tuple(vector(*of_part) for of_part in each), of_parts)
+    vectors = tuple(vector(*of_part) for of_part in plan.each(encoding, of_parts))
+    return Queries(encoding.query(q, position, features).astype(q.dtype), vectors, of_parts)
 
 
 def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
@@ -157,7 +154,7 @@ def _factored(
     plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
 ) -> tuple[Queries, Keys]:
     """Append the factors of factored parts to queries and keys."""
-    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+    for number, (planned, part) in enumerate(plan.each(encoding)):
         if planned.factored:
             vector = q.content if q.vector[number] is None else q.vector[number]
             factor: Any = part.factored_query(vector, q_position)

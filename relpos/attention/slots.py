@@ -118,7 +118,7 @@ class Slots(nnx.Module):
         own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
         cls.overridden = cls.overridden.union(own)
         cls.walks, cls.mixes = "walk" in cls.overridden, "mix" in cls.overridden
-        for name in SLOTS.intersection(own) - OF_ALL_HEADS:
+        for name in SLOTS.intersection(own) - {"mix"}:  # which is of all heads
             setattr(cls, name, _of_one_head(vars(cls)[name]))
 
     @classmethod
@@ -334,7 +334,6 @@ class Slots(nnx.Module):
         return logits_NCK if bias_NCK is None else logits_NCK + bias_NCK
 
 
-OF_ALL_HEADS = frozenset({"mix"})
 SLOTS = frozenset(
     name
     for name, value in vars(Slots).items()
