@@ -23,13 +23,12 @@ from relpos.attention import (
 from relpos.attention.block_visibility import are_within
 from relpos.attention.distances import Tables
 from relpos.attention.heads import attend
-from relpos.attention.one_head import each_head
 from relpos.attention.per_head import repeated
 from relpos.attention.plan import Known, Plan
 from relpos.attention.prepared import Arrays, Place, position_of
 from relpos.attention.reference import Rules
 from relpos.attention.slot_use import SlotUse
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, each_head
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
 

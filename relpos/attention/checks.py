@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.attention import by_heads, choices
-from relpos.attention.one_head import split_heads
 from relpos.attention.per_head import OF_KEY_HEADS
 from relpos.attention.slot_use import SlotUse
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, split_heads
 from relpos.positions import Consecutive
 
 

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 from relpos.attention import blockwise, choices, outward, prepared, reference
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.mixed_heads import mixed_heads
-from relpos.attention.one_head import each_head, split_heads
 from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import Arrays
 from relpos.attention.regions import offset_of
+from relpos.attention.slots import each_head, split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:

@@ -10,13 +10,12 @@ from flax import nnx
 
 from relpos.attention import blockwise, prepared, reference, together
 from relpos.attention.blocks import Problem
-from relpos.attention.one_head import split_heads
 from relpos.attention.parts import Part, terms_of
 from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
 from relpos.attention.prepared import Arrays
 from relpos.attention.regions import offset_of
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, split_heads
 
 
 def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = None):

@@ -9,8 +9,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from relpos.attention.distances import Table
-from relpos.attention.one_head import split_heads
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, split_heads
 
 
 class SlotUse(NamedTuple):

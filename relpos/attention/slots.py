@@ -32,10 +32,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from relpos.attention.per_head import SPLIT
+from relpos.attention.per_head import SPLIT, for_heads
 
 
 def _of_one_head(slot: Callable) -> Callable:
@@ -85,8 +86,8 @@ class Slots(nnx.Module):
         reads positions, so any number of axes is accepted.
       reals: whether positions and distances may be real numbers; tables hold integer distances only.
       unbound: whether the slots read projections of the layer that `bind` has not supplied yet.
-      one_head: whether this is one head of an encoding, see `relpos.attention.one_head`; slots with parameters per
-        head can be evaluated only then.
+      one_head: whether this is one head of an encoding, see `split_heads`; slots with parameters per head can be
+        evaluated only then.
       overridden: the names of the public methods that the encoding defines.
 
     With causal=True and without a separate order, distance slots never see a negative distance.
@@ -339,3 +340,32 @@ SLOTS = frozenset(
     for name, value in vars(Slots).items()
     if callable(value) and name[0] != "_" and name != "features_of_parts"
 ) | {"tokens"}
+
+
+def split_heads(encoding: Slots) -> tuple[Any, Any, Any]:
+    """Return (graphdef, state that is split over heads, state that heads share).
+
+    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots can be
+    called. The axis has N query heads, or K key heads for a `PerKeyHead`: see `relpos.attention.per_head.for_heads`.
+    """
+    one = nnx.merge(*nnx.split(encoding))
+    for _, module in nnx.iter_graph(one):  # one encoding may hold another
+        if isinstance(module, Slots):
+            module.one_head = True
+    graphdef, per_head, shared = nnx.split(one, SPLIT, ...)  # type: ignore[misc]
+    return graphdef, per_head, shared
+
+
+def each_head(function: Callable[[Any], Any], encoding: Slots) -> Any:
+    """Return function(encoding of one head) for each head, [N, ...].
+
+    The result is [K, ...] if only parameters per key head are split, and [1, ...] if all heads share everything.
+    """
+    split, per_head, shared = split_heads(encoding)
+
+    def one_head(per_head):
+        return function(nnx.merge(split, per_head, shared))
+
+    if jax.tree.leaves(per_head):
+        return jax.vmap(one_head)(for_heads(per_head))
+    return jax.tree.map(lambda x: x[None], one_head(per_head))

@@ -9,10 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
-from relpos.attention.one_head import split_heads
 from relpos.attention.per_head import for_heads, repeated, varies
 from relpos.attention.slot_use import SlotUse
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, split_heads
 
 # (encoding of one head, x_TH, positions_T, features_T) -> [T, W]
 Slot = Callable[[Slots, Array, Array, Any], Array]

@@ -18,8 +18,8 @@ from relpos.attention import (
     split_heads,
 )
 from relpos.attention.by_heads import slices
-from relpos.attention.one_head import each_head
 from relpos.attention.per_head import for_heads, varies
+from relpos.attention.slots import each_head
 from relpos.sharding import left_to_the_compiler
 
 __all__ = [
