@@ -225,19 +225,17 @@ def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = Fals
     if _neither(what, q, k):
         return None, None
     if with_axes and isinstance(q, Consecutive) and isinstance(k, Consecutive):
-        for name, x in (("q", q), ("k", k)):
-            _check_start(f"{name}_{what}", x, q_shape[0])
+        _check_start(f"q_{what}", q, q_shape[0])
+        _check_start(f"k_{what}", k, k_shape[0])
         return q, k
-    found = [
-        checked_number(f"{name}_{what}", x, shape, with_axes=with_axes)
-        for name, x, shape in (("q", q, q_shape), ("k", k, k_shape))
-    ]
-    if found[0].shape[2:] != found[1].shape[2:]:
+    q = checked_number(f"q_{what}", q, q_shape, with_axes=with_axes)
+    k = checked_number(f"k_{what}", k, k_shape, with_axes=with_axes)
+    if q.shape[2:] != k.shape[2:]:
         raise ValueError(
-            f"q_{what} and k_{what} must have the same axes, got {list(found[0].shape)} and {list(found[1].shape)}"
+            f"q_{what} and k_{what} must have the same axes, got {list(q.shape)} and {list(k.shape)}"
         )
-    dtype = jnp.result_type(*found)
-    return tuple(x.astype(dtype) for x in found)
+    dtype = jnp.result_type(q, k)
+    return q.astype(dtype), k.astype(dtype)
 
 
 def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool) -> jax.Array:

@@ -154,36 +154,25 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 
         return over_rows(one_sequence)(seeds, done, places, q, k, v, q_features, k_features)
 
+    # Features of keys that a group of heads shares, and those that each head has for itself.
+    leaves, tree = jax.tree.flatten(arrays.k_features)
+    of_group = {i: repeated(f, K, axis=2) for i, f in enumerate(leaves) if K % f.shape[2] == 0}
+    of_own = {i: repeated(f, N, axis=2) for i, f in enumerate(leaves) if i not in of_group}
+
     def one_group(k, v, of_group, *of_queries):
-        def of_head(per_head, tables, q, q_features, own, *x):
-            k_features = _either(of_group, own)
+        def of_head(per_head, tables, q, q_features, of_own, *x):
+            features = of_group | of_own
+            k_features = jax.tree.unflatten(tree, [features[i] for i in range(len(leaves))])
             return one_head(per_head, tables, k, v, q, q_features, k_features, *x)
 
         return over_heads(of_head)(*of_queries)
 
-    shared_features, own_features = _shared_and_own(arrays.k_features, K, N)
-    of_tokens = (k, v, shared_features), (q, arrays.q_features, own_features)
+    of_tokens = (k, v, of_group), (q, arrays.q_features, of_own)
     of_keys, of_queries = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), of_tokens)
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
     of_heads = per_head, tables, *of_queries, seeds
     grouped = jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), of_heads)
     return over_groups(one_group)(*of_keys, *grouped, done)
-
-
-def _shared_and_own(features: Any, K: int, N: int) -> tuple[Any, Any]:
-    """Return the features that a group of heads shares, [B, S, K, ...], and others, [B, S, N, ...]; None elsewhere."""
-
-    def chosen(shared: bool, heads: int) -> Any:
-        found = jax.tree.map(lambda f: f if (K % f.shape[2] == 0) == shared else None, features)
-        return repeated(found, heads, axis=2)
-
-    return chosen(True, K), chosen(False, N)
-
-
-def _either(a: Any, b: Any) -> Any:
-    """Join two trees, each of which has None where the other has an array."""
-    is_none = lambda x: x is None  # noqa: E731
-    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
 def _map(size: int, at_once: int, *, differentiated: bool):
@@ -210,19 +199,18 @@ def _map(size: int, at_once: int, *, differentiated: bool):
     if parts == 1 and together == 1:
         return lambda f: lambda *args: lax.map(lambda x: lean(f)(*x), args)
 
-    def in_turn(f):
-        def cut(x):  # [size, ...] -> [turns, parts * together, ...]
-            x = x.reshape(parts, each // together, together, *x.shape[1:])
-            return jnp.moveaxis(x, 1, 0).reshape(each // together, parts * together, *x.shape[3:])
+    turns = each // together
 
-        def join(x):
-            x = x.reshape(each // together, parts, together, *x.shape[2:])
-            return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
+    def cut(x):  # [size, ...] -> [turns, parts * together, ...]
+        x = x.reshape(parts, turns, together, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(turns, parts * together, *x.shape[3:])
 
-        def mapped(*args):
-            out = lax.map(lambda x: lean(jax.vmap(f))(*x), jax.tree.map(cut, args))
-            return jax.tree.map(join, out)
+    def join(x):
+        x = x.reshape(turns, parts, together, *x.shape[2:])
+        return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
 
-        return mapped
+    def in_turn(f, *args):
+        out = lax.map(lambda x: lean(jax.vmap(f))(*x), jax.tree.map(cut, args))
+        return jax.tree.map(join, out)
 
-    return in_turn
+    return lambda f: functools.partial(in_turn, f)

@@ -38,12 +38,9 @@ class Part(NamedTuple):
 
 def terms_of(parts: Sequence[Part], rules: Rules, layout: Layout) -> Terms:
     """Return the terms of the content and those of each part."""
-    logits, values = [Content()], [Values()]
-    for number, part in enumerate(parts):
-        of_part = _terms_of(number, part, rules, part.layout(layout))
-        logits.extend(of_part.logits)
-        values.extend(of_part.values)
-    return Terms(tuple(logits), tuple(values))
+    found = [_terms_of(i, part, rules, part.layout(layout)) for i, part in enumerate(parts)]
+    logits = (Content(), *(term for of_part in found for term in of_part.logits))
+    return Terms(logits, (Values(), *(term for of_part in found for term in of_part.values)))
 
 
 def _terms_of(number: int, part: Part, rules: Rules, layout: Layout) -> Terms:

@@ -21,10 +21,9 @@ with any other function of a pair; to multiply the logits of a pair by a factor,
   consecutive or distances are bounded. A term holds the resulting table; the loop over blocks computes the table's
   gradient, and JAX propagates it to the parameters;
 - distance slots without a table, and block_bias, are called for each block and differentiated by JAX inside the loop;
-- factored_query and factored_key, where they replace a distance slot, become columns of the queries and keys, and the
-  matrix products give their gradients;
-- slots of tokens (query, key, value, vector_query, vector_key, finish, sink) are called outside the loop and
-  differentiated there by JAX, as is `tokens`;
+- factored_query and factored_key, where they replace a distance slot, become columns of the queries and keys;
+- slots of tokens (query, key, value, vector_query, vector_key, finish, sink) and `tokens` are called outside the loop,
+  and differentiated there by JAX;
 - walk and mix have loops of their own (`outward.py`, `together.py`), in which JAX differentiates them.
 """
 
@@ -211,11 +210,7 @@ class Slots(nnx.Module):
         tokens is needed. An encoding that fills it fills exactly one distance slot, `key_vectors` or `bias`. Factors
         are not used where `constant_beyond` clamps distances, nor for a bias under `mix`. The product must be exact for
         every distance, negative ones included. It is rounded to the type of the queries: in half precision, the bias
-        of distant positions needs several factors.
-
-        Args:
-          q_TH: the result of `vector_query`.
-          positions_T: any numbers.
+        of distant positions needs several factors. q_TH is the result of `vector_query`; positions are any numbers.
         """
         return None
 
@@ -244,13 +239,8 @@ class Slots(nnx.Module):
     ) -> Float[Array, "C K"] | None:
         """Return a bias that is not a function of d alone, but of the positions or the tokens' features.
 
-        Where a pair is masked the result is not used, but must be finite.
-
-        Args:
-          q_positions: positions of a block of queries.
-          k_positions: positions of a block of keys.
-          q_features: the features from `tokens` for these queries, a tree of arrays [C, ...]; None without features.
-          k_features: the features of the keys.
+        The features are those from `tokens`, trees of arrays [C, ...] and [K, ...]; None if there are none. Where a
+        pair is masked the result is not used, but must be finite.
         """
         return None
 
@@ -325,12 +315,9 @@ class Slots(nnx.Module):
         The result for a pair of tokens must depend on that pair alone, not on which pairs share its block. Talking
         heads (arXiv:2003.02436) are a product with a matrix [N, N] here; no slot covers their mix after the softmax.
 
-        Args:
-          logits_NCK: the scaled products of queries with keys and vectors, for a block of pairs.
-          bias_NCK: the sum of the biases; None if the encoding has none.
-
-        Returns:
-          The logits before softcap and softmax. At hidden pairs they are not used, but must be finite.
+        The logits given are the scaled products of queries with keys and vectors, and the bias is the sum of the
+        biases; None if the encoding has none. The logits returned, which come before softcap and softmax, are not used
+        at hidden pairs, but must be finite.
         """
         return logits_NCK if bias_NCK is None else logits_NCK + bias_NCK
 
