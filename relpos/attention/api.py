@@ -118,8 +118,7 @@ def attention(
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
         raise ValueError("tables hold only distances from 0 up: call with causal=True")
-    B, T, N, H = q.shape
-    S = k.shape[1]
+    (B, T, N, H), S = q.shape, k.shape[1]
     scale = None if scale is None else checks.checked_scale(scale, H)
     block_sizes = checks.checked_blocks(block_sizes)
     sides = ((B, T), (B, S))
@@ -202,12 +201,11 @@ class _Call(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attention(call: _Call, arrays: Arrays):
-    """Attend with each kind of heads."""
-    encoding = nnx.merge(call.graphdef, arrays.state)
-    return _of_kinds(call, encoding, arrays)
+    return _of_kinds(call, nnx.merge(call.graphdef, arrays.state), arrays)
 
 
 def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
+    """Attend with each kind of heads."""
     if encoding.of_heads:
         of_part = call._replace(padded=call.keys_ready)
         return by_heads.attend(functools.partial(_of_kinds, of_part), encoding, arrays)
@@ -292,9 +290,6 @@ def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
             return None
         return each_head(lambda one: distances.tabulate(one, None, rules, layout, 1, 1), part)
 
-    found: tuple[Any, ...]
-    if encoding.of_heads:
-        found = tuple(tabulate(kind, length) for kind, _ in encoding.of_heads)
-    else:
-        found = tuple(map(of_part, encoding.parts))
+    of_kinds = [tabulate(kind, length) for kind, _ in encoding.of_heads]
+    found: tuple[Any, ...] = tuple(of_kinds or map(of_part, encoding.parts))
     return found if jax.tree.leaves(found) else None

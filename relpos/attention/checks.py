@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.attention import by_heads, choices
-from relpos.attention.per_head import OF_KEY_HEADS
+from relpos.attention.per_head import PerKeyHead, PerKeyHeadConstant
 from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import Slots, split_heads
 from relpos.positions import Consecutive
@@ -74,7 +74,7 @@ def check_encoding(
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
         told, heads = ".".join(map(str, path)), leaf[...].shape[0]
-        of_keys = isinstance(leaf, OF_KEY_HEADS)
+        of_keys = isinstance(leaf, PerKeyHead | PerKeyHeadConstant)
         if not of_keys and heads != num_heads:
             raise ValueError(
                 f"{name} was made for {heads} heads ({told}), but the queries have {num_heads}"
@@ -206,9 +206,8 @@ def checked_segments(q, k, q_shape, k_shape):
     arrays = []
     for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
         x = jnp.asarray(x)
-        if x.dtype == bool:  # True: a token, False: padding
-            x = x.astype(jnp.int32)
-        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
+        is_whole = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)  # False: padding
+        if x.shape not in (shape, shape[1:]) or not is_whole:
             raise ValueError(
                 f"{name}_segments must be integers of shape {list(shape)} or {list(shape[1:])}, "
                 f"got {x.dtype}{list(x.shape)}"

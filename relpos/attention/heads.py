@@ -65,9 +65,8 @@ def _blockwise(plan: Plan, arrays: Arrays) -> blockwise.Result:
 
 def _on_platform(function, plan, arrays, *more):
     few = choices.heads_at_once(arrays.q.shape[1], arrays.k.shape[1])
-    on_cpu, on_others = (
-        functools.partial(function, plan, at_once) for at_once in (few, choices.ALL)
-    )
+    on_cpu = functools.partial(function, plan, few)
+    on_others = functools.partial(function, plan, choices.ALL)
     if few >= choices.ALL:
         return on_others(arrays, *more)
     return lax.platform_dependent(arrays, *more, cpu=on_cpu, default=on_others)
@@ -120,18 +119,16 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     Given `done`, an earlier result of the blockwise path, compute only its gradients. The results have the leading
     axes K, N / K and B.
     """
-    if plan.filled.mixes:
-        B, _, N, _ = arrays.q.shape
-        over_rows = _map(B, at_once // N, differentiated=done is not None)
-        return mixed_heads(plan, over_rows, arrays, done)
     tables, k, v, q, seeds = arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
+    map_over = functools.partial(_map, differentiated=done is not None)
+    over_rows = map_over(B, at_once // N)
+    if plan.filled.mixes:
+        return mixed_heads(plan, over_rows, arrays, done)
+    over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     places, shared_places = prepared.of_all_rows(arrays.places)
     offset = prepared.offset_of_all_rows(plan.layout, T, S, places, shared_places)
     encoding = nnx.merge(plan.graphdef, arrays.state)
-    map_over = functools.partial(_map, differentiated=done is not None)
-    over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
-    over_rows = map_over(B, at_once // N)
     split, per_head, shared = split_heads(encoding)
     per_head = for_heads(per_head, N)
 

@@ -33,7 +33,6 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
 
     def one_row(q, k, v, q_features, k_features, seeds, done, places):
         tokens = prepared.tokens_of(T, S, places, shared_places)
-        offset = offset_of(cut, *tokens)
 
         def of_one(per_head, tables, *of_head):
             one = nnx.merge(split, per_head, shared)
@@ -41,7 +40,7 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
 
         def of_blocks(*of_head):
             one, tables, queries, keys = of_one(*of_head)
-            tables = prepared.tables_of(plan, one, tables, T, S, offset)
+            tables = prepared.tables_of(plan, one, tables, T, S, offset_of(cut, *tokens))
             return terms_of(prepared.parts_of(plan, one, tables), rules, cut), queries, keys
 
         def summands(*of_head):

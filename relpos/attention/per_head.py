@@ -27,7 +27,6 @@ class PerKeyHeadConstant(PerHeadConstant):
     """A fixed number per key head: split like `PerKeyHead`, never trained."""
 
 
-OF_KEY_HEADS = (PerKeyHead, PerKeyHeadConstant)
 SPLIT = (PerHead, PerKeyHead, PerHeadConstant)
 
 

@@ -154,18 +154,14 @@ def _factored(
     plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
 ) -> tuple[Queries, Keys]:
     """Append the factors of factored parts to queries and keys."""
+    beside = lambda x, factor: jnp.concatenate([x, factor.astype(x.dtype)], -1)  # noqa: E731
     for number, (planned, part) in enumerate(plan.each(encoding)):
         if planned.factored:
             vector = q.content if q.vector[number] is None else q.vector[number]
-            factor: Any = part.factored_query(vector, q_position)
+            factor = part.factored_query(vector, q_position)
             if planned.filled.bias:  # the logits are scaled as a whole
                 factor = factor / plan.rules.scale
-            content = _beside(q.content, factor)
             vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
-            q = q._replace(content=content, vector=vectors)
-            k = k._replace(key=_beside(k.key, part.factored_key(k_position)))
+            q = q._replace(content=beside(q.content, factor), vector=vectors)
+            k = k._replace(key=beside(k.key, part.factored_key(k_position)))
     return q, k
-
-
-def _beside(x_TH: Array, more_TF: Any) -> Array:
-    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)
