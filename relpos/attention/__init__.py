@@ -13,13 +13,13 @@ from relpos.attention.api import attention as attention
 from relpos.attention.api import tabulate as tabulate
 from relpos.attention.choices import NoKernelError as NoKernelError
 from relpos.attention.distances import Tables as Tables
-from relpos.attention.one_head import split_heads as split_heads
 from relpos.attention.per_head import PerHead as PerHead
 from relpos.attention.per_head import PerHeadConstant as PerHeadConstant
 from relpos.attention.per_head import PerKeyHead as PerKeyHead
 from relpos.attention.per_head import PerKeyHeadConstant as PerKeyHeadConstant
 from relpos.attention.slots import Passed as Passed
 from relpos.attention.slots import Slots as Slots
+from relpos.attention.slots import split_heads as split_heads
 from relpos.attention.transforms import keys as transform_keys  # noqa: F401
 from relpos.attention.transforms import match_heads as match_heads
 from relpos.attention.transforms import values as transform_values  # noqa: F401

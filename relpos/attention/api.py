@@ -22,12 +22,13 @@ from relpos.attention import (
 )
 from relpos.attention.block_visibility import are_within
 from relpos.attention.distances import Tables
-from relpos.attention.heads import Arrays, attend
-from relpos.attention.one_head import each_head
+from relpos.attention.heads import attend
+from relpos.attention.per_head import repeated
 from relpos.attention.plan import Known, Plan
+from relpos.attention.prepared import Arrays, Place, position_of
 from relpos.attention.reference import Rules
 from relpos.attention.slot_use import SlotUse
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, each_head
 from relpos.positions import Consecutive
 from relpos.sharding import left_to_the_compiler
 
@@ -117,17 +118,17 @@ def attention(
     checks.check_options(implementation, softcap, dropout_rate, dropout_key)
     if tables is not None and not causal:
         raise ValueError("tables hold only distances from 0 up: call with causal=True")
-    B, T, N, H = q.shape
-    S = k.shape[1]
+    (B, T, N, H), S = q.shape, k.shape[1]
     scale = None if scale is None else checks.checked_scale(scale, H)
     block_sizes = checks.checked_blocks(block_sizes)
     sides = ((B, T), (B, S))
-    q_segments, k_segments, same = checks.checked_segments(q_segments, k_segments, *sides)
+    segments = checks.checked_segments(q_segments, k_segments, *sides)
     at = checks.checked_numbers("positions", q_positions, k_positions, *sides, with_axes=True)
     order = checks.checked_numbers("order", q_order, k_order, *sides)
     checks.check_places(encoding, at[0])
-    (q_positions, k_positions), (q_order, k_order) = _one_number(encoding, at, order)
-    if tables is not None and q_order is not None:
+    at, order = _one_number(encoding, at, order)
+    ordered = order[0] is not None
+    if tables is not None and ordered:
         raise ValueError("tables hold no negative distances: leave out tables, or the orders")
     if 0 in (B, T, S):
         return jnp.zeros((B, T, N, v.shape[3]), v.dtype)
@@ -135,11 +136,10 @@ def attention(
     if dropout_rate and dropout_key is not None:
         seeds = dropout.seeds(dropout_key, (B, N))
     graphdef, state = nnx.split(encoding)
-    rules = Rules(
-        0.0, causal, positions.Window.of(window), softcap, dropout_rate, q_order is not None
-    )
+    rules = Rules(0.0, causal, positions.Window.of(window), softcap, dropout_rate, ordered)
+    same = q_segments is k_segments
     call = _Call(graphdef, rules, scale, implementation, same, keys_ready, block_sizes)
-    places = (q_positions, k_positions, q_segments, k_segments, q_order, k_order)
+    places = tuple(map(Place, at, segments, order))
     arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
     # A sharded sequence is gathered: every query may see every key.
     return left_to_the_compiler(_attention, (call,), q, 0, None, 2)(arrays)
@@ -147,15 +147,12 @@ def attention(
 
 def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
     """Give tokens whose positions have axes an order of one number: their index in the row."""
-    if isinstance(at[0], Consecutive) and order[0] is not None:
-        return _one_by_one(at, *(x.shape for x in order)), order
     if at[0] is None or isinstance(at[0], Consecutive) or at[0].ndim == 2:
         return at, order
     if not encoding.reads_positions:
         return (None, None), order
     if order[0] is None:
-        rows = [positions.contiguous(x.shape[1]) for x in at]
-        order = tuple(jnp.broadcast_to(row, x.shape[:2]) for row, x in zip(rows, at, strict=True))
+        order = tuple(jnp.broadcast_to(positions.contiguous(x.shape[1]), x.shape[:2]) for x in at)
     return at, order
 
 
@@ -173,15 +170,16 @@ class _Call(NamedTuple):
 
     def known(self, encoding: Slots, arrays: Arrays) -> Known:
         """Return what is known about the positions."""
-        q_positions, _, q_segments, _, q_order, _ = arrays.places
-        if isinstance(q_positions, Consecutive):
-            kernels = self.implementation == "pallas"  # they count both sides from 0
-            mixed = encoding.walks and q_segments is not None  # keys must be sorted
-            return Known(not kernels and not mixed, offset=not kernels and not mixed)
-        if q_positions is not None:
-            return Known(False, whole=jnp.issubdtype(q_positions.dtype, jnp.integer))
+        q = arrays.places[0]
+        if isinstance(q.position, Consecutive):
+            # Kernels count both sides from 0; for a walk, keys of several segments must be sorted.
+            unsorted = encoding.walks and q.segment is not None
+            in_row = q.order is None and not unsorted and self.implementation != "pallas"
+            return Known(in_row, offset=in_row)
+        if q.position is not None:
+            return Known(False, whole=jnp.issubdtype(q.position.dtype, jnp.integer))
         starts_anew = encoding.shift_invariant and self.same_segments and not encoding.walks
-        in_row = q_order is None and (q_segments is None or starts_anew)
+        in_row = q.order is None and (q.segment is None or starts_anew)
         T, S = arrays.q.shape[1], arrays.k.shape[1]
         return Known(in_row, longest=max(T, S) - 1 if choices.are_known(T, S) else None)
 
@@ -190,8 +188,7 @@ class _Call(NamedTuple):
         T, S, H = sizes
         asked = encoding.logit_scale if self.scale is None else self.scale
         scale = checks.checked_scale(asked, H)
-        checks.check_unscaled(encoding, scale)
-        checks.check_softcap(encoding, self.rules.softcap)
+        checks.check_rules(encoding, scale, self.rules.softcap)
         # A query has at most T - 1 keys before it and S - 1 after it.
         in_row = known.consecutive and not known.offset
         past, future = (
@@ -204,18 +201,15 @@ class _Call(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attention(call: _Call, arrays: Arrays):
-    """Attend with each kind of heads."""
-    encoding = nnx.merge(call.graphdef, arrays.state)
-    return _of_kinds(call, encoding, arrays)
+    return _of_kinds(call, nnx.merge(call.graphdef, arrays.state), arrays)
 
 
 def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
+    """Attend with each kind of heads."""
     if encoding.of_heads:
         of_part = call._replace(padded=call.keys_ready)
         return by_heads.attend(functools.partial(_of_kinds, of_part), encoding, arrays)
-    checks.check_features(
-        encoding, arrays.q, arrays.k, arrays.q_features, arrays.k_features, keys_ready=call.keys_ready
-    )  # fmt: skip
+    checks.check_features(encoding, arrays, keys_ready=call.keys_ready)
     tries_kernels = choices.tries_kernels(call.implementation, arrays.q, arrays.k)
     if tries_kernels and SlotUse.of(encoding).factors <= choices.FEW_FACTORS:
         try:
@@ -228,7 +222,7 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
 def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     """Plan the call, apply the slots of tokens, and attend."""
     q, k, v = arrays.q, arrays.k, arrays.v
-    q_positions, k_positions, q_segments, k_segments, *orders = arrays.places
+    q_place, k_place = arrays.places
     (B, T, N, H), S = q.shape, k.shape[1]
     known = call.known(encoding, arrays)
     graphdef, state = nnx.split(encoding)
@@ -241,33 +235,32 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         )._replace(padded=call.padded)  # fmt: skip
 
     plan = plan_of(known)
-    if q_positions is None and not known.consecutive and q_segments is not None:
-        q_positions = positions.within_segments(q_segments)
-        k_positions = positions.within_segments(k_segments)
-    at_T, at_S = _of_tokens(q_positions, T), _of_tokens(k_positions, S)
-    if isinstance(q_positions, Consecutive) and not known.consecutive:
-        q_positions, k_positions = _one_by_one((q_positions, k_positions), (B, T), (B, S))
-    q_features = transforms.features_of_heads(arrays.q_features, N)
+    if q_place.position is None and not known.consecutive and q_place.segment is not None:
+        q_place, k_place = (
+            x._replace(position=positions.within_segments(x.segment)) for x in (q_place, k_place)
+        )
+    at_T, at_S = position_of(q_place.position, T), position_of(k_place.position, S)
+    if isinstance(q_place.position, Consecutive) and not known.consecutive:
+        q_place, k_place = (
+            x._replace(position=jnp.broadcast_to(x.position.of(length), (B, length)))
+            for x, length in ((q_place, T), (k_place, S))
+        )
+    q_features = repeated(arrays.q_features, N, axis=2)
     k_features = arrays.k_features
     if not plan.filled.own_vector_query:
-        q = transforms.queries(encoding, q, at_T, q_features)
+        q = transforms.of_queries("query", encoding, q, at_T, q_features)
     if not call.keys_ready:
         k = transforms.keys(encoding, k, at_S, N, k_features)
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
     k_features = k_features if encoding.keeps_key_features else None
     if encoding.walks and not known.consecutive:
-        of_keys = (k, v, k_features, k_positions, k_segments, orders[1])
-        places = k_positions if orders[1] is None else orders[1]
-        k, v, k_features, k_positions, k_segments, orders[1] = outward.in_order(
-            places, k_segments, of_keys
-        )
-    places = (q_positions, k_positions, q_segments, k_segments, *orders)
-    features = {"q_features": q_features, "k_features": k_features}
-    arrays = arrays._replace(state=state, q=q, k=k, v=v, places=places, **features)
-    # Heads may share a table.
-    tables = jax.tree.map(lambda x: jnp.repeat(x, N // x.shape[0], 0), arrays.tables)
-    arrays = arrays._replace(tables=tables)
+        rank = k_place.position if k_place.order is None else k_place.order
+        of_keys = (k, v, k_features, k_place)
+        k, v, k_features, k_place = outward.in_order(rank, k_place.segment, of_keys)
+    places = (q_place, k_place)
+    tables = repeated(arrays.tables, N, axis=0)  # heads may share a table
+    arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, arrays.seeds)
     longest = choices.longest_in_a_table(T, S)
     if_near = plan if known.longest is not None else plan_of(known._replace(longest=longest))
     if longest is None or if_near.parts == plan.parts:
@@ -277,22 +270,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         out = jax.lax.cond(
             near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
         )
-    return transforms.finish(encoding, out, at_T, q_features)
-
-
-def _one_by_one(at: tuple, *shapes: tuple[Any, Any]) -> tuple:
-    """Return consecutive positions as arrays, [B, T] and [B, S]."""
-    pairs = zip(at, shapes, strict=True)
-    return tuple(
-        checks.checked_number("positions", x, shape, with_axes=False) for x, shape in pairs
-    )
-
-
-def _of_tokens(given: Any, length: int) -> Array:
-    """Return positions for the slots of tokens, [B, T] or [T], which may have axes."""
-    if given is None:
-        return positions.contiguous(length)
-    return given.of(length) if isinstance(given, Consecutive) else given
+    return transforms.of_queries("finish", encoding, out, at_T, q_features)
 
 
 def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
@@ -304,18 +282,14 @@ def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
       For each part of a sum, its tables, or None if it needs none; an encoding that is not a sum has one part. None if
       no part needs tables. For heads of several kinds, a tuple of such results.
     """
-    if encoding.of_heads:
-        return by_heads.tree_of_parts(lambda part: tabulate(part, length), encoding)
     layout = regions.Layout(1, 1, consecutive=False, band=length - 1)
     rules = Rules(1.0, causal=True)
 
-    def of_part(number: int) -> Tables | None:
-        part = encoding.parts[number]
+    def of_part(part: Slots) -> Tables | None:
         if part.constant_beyond is not None or not SlotUse.of(part).vectors:
             return None
-        table = lambda one: distances.tabulate(one.parts[number], None, rules, layout, 1, 1)  # noqa: E731
-        tables: Tables = each_head(table, encoding)
-        return tables
+        return each_head(lambda one: distances.tabulate(one, None, rules, layout, 1, 1), part)
 
-    found = tuple(of_part(number) for number in range(len(encoding.parts)))
-    return None if all(tables is None for tables in found) else found
+    of_kinds = [tabulate(kind, length) for kind, _ in encoding.of_heads]
+    found: tuple[Any, ...] = tuple(of_kinds or map(of_part, encoding.parts))
+    return found if jax.tree.leaves(found) else None

@@ -71,11 +71,10 @@ def may_see(
 def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Array, ""]:
     """Return whether all tokens that may see each other are within the distance `longest`.
 
-    `places` are positions [B, T] and [B, S], segments and order, as in `relpos.attention.prepared.Arrays`.
+    `places` are those of queries and keys, with positions [B, T] and [B, S], as in `relpos.attention.prepared.Arrays`.
     """
-    q, k, q_segments, k_segments, *_ = places
     (q_low, q_high), (k_low, k_high) = (
-        _bounds(Tokens(x, x, segment))[0] for x, segment in ((q, q_segments), (k, k_segments))
+        _bounds(Tokens(x.position, x.position, x.segment))[0] for x in places
     )
 
     def within(high, low):

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from relpos.attention.per_head import repeated
 from relpos.attention.slots import Slots
 
 
@@ -17,6 +17,15 @@ class Slice(NamedTuple):
     encoding: Slots
     queries: slice
     keys: slice
+
+    @property
+    def count(self) -> int:
+        """The number of query heads."""
+        return self.queries.stop - self.queries.start
+
+    def own(self, of_parts: Any) -> Any:
+        """Return the part's entry in a tuple of all parts'; None if there is no tuple."""
+        return None if of_parts is None else of_parts[self.number]
 
 
 def keys_shared_by(begin: int, end: int, group: int) -> slice:
@@ -46,74 +55,50 @@ def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
 def attend(
     one: Callable[[Slots, Any], Array], encoding: Slots, arrays: Any
 ) -> Float[Array, "B T N H"]:
-    """Attend with each part, and join their heads.
+    """Attend with each part, by `one`(part, its arrays), and join their heads.
 
-    Args:
-      one: a function that attends with one part, given the part and its arrays.
-      encoding: an encoding with heads of several kinds.
-      arrays: the `relpos.attention.prepared.Arrays` of all heads; features and tables have one entry for each part.
+    In `arrays`, the `relpos.attention.prepared.Arrays` of all heads, features and tables have one entry for each part.
     """
-    N, K = arrays.q.shape[2], arrays.k.shape[2]
 
-    def of_part(tree, number):
-        return None if tree is None else tree[number]
-
-    out = []
-    for part in slices(encoding, N, K):
-        out.append(
-            one(
-                part.encoding,
-                arrays._replace(
-                    q=arrays.q[:, :, part.queries],
-                    k=arrays.k[:, :, part.keys],
-                    v=arrays.v[:, :, part.keys],
-                    q_features=of_part(arrays.q_features, part.number),
-                    k_features=of_part(arrays.k_features, part.number),
-                    tables=of_part(arrays.tables, part.number),
-                    seeds=None if arrays.seeds is None else arrays.seeds[:, part.queries],
-                ),
-            )
+    def of_part(part: Slice) -> Array:
+        mine = arrays._replace(
+            q=arrays.q[:, :, part.queries],
+            k=arrays.k[:, :, part.keys],
+            v=arrays.v[:, :, part.keys],
+            q_features=part.own(arrays.q_features),
+            k_features=part.own(arrays.k_features),
+            tables=part.own(arrays.tables),
+            seeds=None if arrays.seeds is None else arrays.seeds[:, part.queries],
         )
-    return jnp.concatenate(out, axis=2)
+        return one(part.encoding, mine)
+
+    parts = slices(encoding, arrays.q.shape[2], arrays.k.shape[2])
+    return jnp.concatenate([of_part(part) for part in parts], axis=2)
 
 
 def of_keys(
-    transform: Callable[[Slots, Array, int, Any], Array],
+    transform: Callable[[Slots, Array, Array, int, Any], Array],
     encoding: Slots,
     x_BSKH: Array,
+    positions_S: Array,
     num_heads: int,
     features: Any,
 ) -> Array:
-    """Transform keys or values with each part, as a cache keeps them.
-
-    Args:
-      transform: a function of a part, its key heads, the number of its query heads and its features.
-      encoding: an encoding with heads of several kinds.
-      x_BSKH: keys or values.
-      num_heads: N.
-      features: a tuple of the parts' features, or None.
+    """Transform keys or values with each part, by `transforms.keys` or `values`, as a cache keeps them.
 
     Returns:
       [B, S, K, W], or [B, S, N, W] if a key head serves heads of different kinds or its result differs by query head.
       Narrower results are padded with leading zeros.
     """
-    K = x_BSKH.shape[2]
-    found, by_query_head = [], False
-    for part in slices(encoding, num_heads, K):
-        count = part.queries.stop - part.queries.start
-        of_part = None if features is None else features[part.number]
-        x = transform(part.encoding, x_BSKH[:, :, part.keys], count, of_part)
-        by_query_head |= x.shape[2] * (num_heads // K) != count
-        found.append((x, count))
+    found, group = [], num_heads // x_BSKH.shape[2]
+    for part in slices(encoding, num_heads, x_BSKH.shape[2]):
+        x = x_BSKH[:, :, part.keys]
+        x = transform(part.encoding, x, positions_S, part.count, part.own(features))
+        found.append((x, part.count))
+    by_query_head = any(x.shape[2] * group != count for x, count in found)
     width = max(x.shape[-1] for x, _ in found)
     joined = []
     for x, count in found:
         x = jnp.pad(x, [(0, 0)] * 3 + [(width - x.shape[-1], 0)])
-        joined.append(jnp.repeat(x, count // x.shape[2], axis=2) if by_query_head else x)
+        joined.append(repeated(x, count, axis=2) if by_query_head else x)
     return jnp.concatenate(joined, axis=2)
-
-
-def tree_of_parts(function: Callable[[Slots], Any], encoding: Slots) -> tuple[Any, ...] | None:
-    """Return a function's result for each part; None if it returns nothing for any part."""
-    found = tuple(function(part) for part, _ in encoding.of_heads)
-    return found if jax.tree.leaves(found) else None

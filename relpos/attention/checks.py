@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.attention import by_heads, choices
-from relpos.attention.one_head import split_heads
-from relpos.attention.per_head import OF_KEY_HEADS
-from relpos.attention.slots import Slots
+from relpos.attention.per_head import PerKeyHead, PerKeyHeadConstant
+from relpos.attention.slot_use import SlotUse
+from relpos.attention.slots import Slots, split_heads
 from relpos.positions import Consecutive
 
 
@@ -56,9 +56,9 @@ def check_encoding(
                 f"{name} was made for {' + '.join(map(str, counts))} heads, but the queries have {num_heads}"
             )
         for part in by_heads.slices(encoding, num_heads, key_heads or num_heads):
-            N, K = (s.stop - s.start for s in (part.queries, part.keys))
+            K = key_heads and part.keys.stop - part.keys.start
             check_encoding(
-                part.encoding, N, key_heads and K, head_dim, causal, may_be_unbound=may_be_unbound
+                part.encoding, part.count, K, head_dim, causal, may_be_unbound=may_be_unbound
             )
         return
     if encoding.adds_to_input():
@@ -74,13 +74,12 @@ def check_encoding(
     _, per_head, _ = split_heads(encoding)
     for path, leaf in nnx.to_flat_state(per_head):
         told, heads = ".".join(map(str, path)), leaf[...].shape[0]
-        if not isinstance(leaf, OF_KEY_HEADS) and heads != num_heads:
+        of_keys = isinstance(leaf, PerKeyHead | PerKeyHeadConstant)
+        if not of_keys and heads != num_heads:
             raise ValueError(
                 f"{name} was made for {heads} heads ({told}), but the queries have {num_heads}"
             )
-        if isinstance(leaf, OF_KEY_HEADS) and (
-            num_heads % heads if key_heads is None else heads != key_heads
-        ):
+        if of_keys and (num_heads % heads if key_heads is None else heads != key_heads):
             raise ValueError(
                 f"{name} was made for {heads} key heads ({told}), but the keys have {key_heads or num_heads}: create "
                 "it with relpos.encodings.create(..., num_kv_heads=...)"
@@ -96,68 +95,46 @@ def check_encoding(
         )
 
 
-def check_features(
-    encoding: Slots, q, k, q_features, k_features, *, keys_ready: bool = False
-) -> None:
+def check_features(encoding: Slots, arrays: Any, *, keys_ready: bool) -> None:
     """Check that an encoding that reads the layer's input is given the features of these tokens."""
     if not encoding.needs_tokens or encoding.of_heads:  # each part is checked separately
         return
     of_keys = encoding.keeps_key_features or not keys_ready
-    if q_features is None or (k_features is None and of_keys):
+    if arrays.q_features is None or (arrays.k_features is None and of_keys):
         raise ValueError(
             f"{type(encoding).__name__} computes features from the layer's input: pass q_features and "
             "k_features as relpos.encodings.tokens gives them, or use relpos.RelativeAttention"
         )
-    for name, features, x in (("q", q_features, q), ("k", k_features, k)):
+    N, K = arrays.q.shape[2], arrays.k.shape[2]
+    sides = ("q", arrays.q_features, arrays.q), ("k", arrays.k_features, arrays.k)
+    for name, features, x in sides:
         for leaf in jax.tree.leaves(features):
-            expected, heads = (*x.shape[:2], q.shape[2]), leaf.shape[2]
+            expected, heads = (*x.shape[:2], N), leaf.shape[2]
             # A cache may hold one key for each query head.
-            shared = q.shape[2] % heads == 0 if keys_ready else heads in (1, k.shape[2])
-            if leaf.shape[:2] != expected[:2] or not (shared or heads == q.shape[2]):
+            shared = N % heads == 0 if keys_ready else heads in (1, K, N)
+            if leaf.shape[:2] != expected[:2] or not shared:
                 raise ValueError(
                     f"{name}_features must have the tokens and heads of {name}: "
                     f"[{', '.join(map(str, expected))}, ...], got {list(leaf.shape)}; heads may share features"
                 )
 
 
-def no_kernel(encoding: Slots) -> str:
-    """Say why GPU kernels do not support an encoding with a vector for every distance."""
-    return (
-        f'{type(encoding).__name__} has a vector for every distance, which implementation="pallas" does not support: '
-        'use "auto" or "blockwise", give it constant_beyond (a clamp), or fill factored_query and factored_key'
-    )
-
-
-def no_kernel_sink(encoding: Slots) -> str:
-    """Say why GPU kernels do not support an encoding with an attention sink."""
-    return (
-        f'{type(encoding).__name__} has an attention sink, which implementation="pallas" does not support: use '
-        'implementation="auto" or "blockwise"'
-    )
-
-
-def no_kernel_unnormalized(encoding: Slots) -> str:
-    """Say why GPU kernels do not support an encoding whose weights are not divided by their sum."""
-    return (
-        f'{type(encoding).__name__} does not divide weights by their sum, but implementation="pallas" does: '
-        'use implementation="auto" or "blockwise"'
-    )
-
-
-def no_kernel_walks(encoding: Slots) -> str:
-    """Say why GPU kernels do not support an encoding that walks along the row."""
-    return (
-        f"{type(encoding).__name__} walks along the row, from block to block of keys, which "
-        'implementation="pallas" does not support: use implementation="auto" or "blockwise"'
-    )
-
-
-def no_kernel_mixes(encoding: Slots) -> str:
-    """Say why GPU kernels do not support an encoding that mixes heads."""
-    return (
-        f"{type(encoding).__name__} mixes the logits of all heads, but a kernel of "
-        'implementation="pallas" sees one head: use implementation="auto" or "blockwise"'
-    )
+def check_kernels(encoding: Slots, filled: SlotUse, *, endless: bool) -> None:
+    """Check that the GPU kernels support an encoding; endless: it has a vector for every distance."""
+    refused = {
+        "walks along the row, from block to block of keys": filled.walks,
+        "mixes the logits of all heads, while a kernel sees one": filled.mixes,
+        "has an attention sink": filled.sink,
+        "does not divide weights by their sum": not filled.normalized,
+        "has a vector for every distance (give it constant_beyond, a clamp, or fill factored_query and "
+        "factored_key)": endless,
+    }
+    for what, found in refused.items():
+        if found:
+            raise choices.NoKernelError(
+                f'{type(encoding).__name__} {what}, which implementation="pallas" does not support: use '
+                'implementation="auto" or "blockwise"'
+            )
 
 
 def check_options(implementation, softcap, dropout_rate, dropout_key) -> None:
@@ -186,20 +163,14 @@ def checked_scale(scale: Any, head_dim: int) -> float:
     return float(scale)
 
 
-def check_softcap(encoding: Slots, softcap: float | None) -> None:
-    """Check that a softcap is followed by a softmax: otherwise exp of a capped logit would not be a weight."""
-    if softcap is not None and not encoding.normalized:
-        raise ValueError(
-            f"softcap={softcap} caps the logits of a softmax, but {type(encoding).__name__} has no softmax: "
-            "leave softcap out"
-        )
-
-
-def check_unscaled(encoding: Slots, scale: float) -> None:
-    """Check that a scale that divides unscaled products is not zero."""
+def check_rules(encoding: Slots, scale: float, softcap: float | None) -> None:
+    """Check that the scale may divide unscaled products, and that a softmax follows the softcap."""
+    name = type(encoding).__name__
     if not encoding.scaled_vectors and scale == 0:
+        raise ValueError(f"{name} adds products that are not scaled, so scale must not be 0")
+    if softcap is not None and not encoding.normalized:  # exp of a capped logit is no weight
         raise ValueError(
-            f"{type(encoding).__name__} adds products that are not scaled, so scale must not be 0"
+            f"softcap={softcap} caps the logits of a softmax, but {name} has no softmax: leave softcap out"
         )
 
 
@@ -216,38 +187,33 @@ def checked_blocks(block_sizes: Any) -> tuple[int, int] | None:
     """Return the block sizes as a pair of ints."""
     if block_sizes is None:
         return None
-    sizes = tuple(block_sizes) if isinstance(block_sizes, tuple | list) else (block_sizes,)
-    sizes = tuple(_integer("block_sizes", size) for size in sizes)
+    given = tuple(block_sizes) if isinstance(block_sizes, tuple | list) else (block_sizes,)
+    try:
+        sizes = tuple(map(operator.index, given))
+    except TypeError as error:  # a traced array raises it, too
+        raise ValueError(
+            f"each of block_sizes must be an integer, not traced, got {block_sizes!r}"
+        ) from error
     if len(sizes) != 2 or min(sizes) < 1:
         raise ValueError(f"block_sizes must be two positive integers, got {block_sizes}")
     return sizes[0], sizes[1]
 
 
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, jax.core.Tracer):
-        raise ValueError(f"{name} must be a Python integer, not a traced array")
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from error
-
-
 def checked_segments(q, k, q_shape, k_shape):
-    """Return both segments, broadcast to [B, T] and [B, S], and whether they are the same array."""
+    """Return both segments, broadcast to [B, T] and [B, S]."""
     if _neither("segments", q, k):
-        return None, None, False
+        return None, None
     arrays = []
     for name, x, shape in (("q", q, q_shape), ("k", k, k_shape)):
         x = jnp.asarray(x)
-        if x.dtype == bool:  # True: a token, False: padding
-            x = x.astype(jnp.int32)
-        if x.shape not in (shape, shape[1:]) or not jnp.issubdtype(x.dtype, jnp.integer):
+        is_whole = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)  # False: padding
+        if x.shape not in (shape, shape[1:]) or not is_whole:
             raise ValueError(
                 f"{name}_segments must be integers of shape {list(shape)} or {list(shape[1:])}, "
                 f"got {x.dtype}{list(x.shape)}"
             )
         arrays.append(jnp.broadcast_to(x.astype(jnp.int32), shape))
-    return arrays[0], arrays[1], q is k
+    return tuple(arrays)
 
 
 def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = False):
@@ -258,28 +224,24 @@ def checked_numbers(what: str, q, k, q_shape, k_shape, *, with_axes: bool = Fals
     if _neither(what, q, k):
         return None, None
     if with_axes and isinstance(q, Consecutive) and isinstance(k, Consecutive):
-        for name, x in (("q", q), ("k", k)):
-            _check_start(f"{name}_{what}", x, q_shape[0])
+        _check_start(f"q_{what}", q, q_shape[0])
+        _check_start(f"k_{what}", k, k_shape[0])
         return q, k
-    found = [
-        checked_number(f"{name}_{what}", x, shape, with_axes=with_axes)
-        for name, x, shape in (("q", q, q_shape), ("k", k, k_shape))
-    ]
-    if found[0].shape[2:] != found[1].shape[2:]:
+    q = checked_number(f"q_{what}", q, q_shape, with_axes=with_axes)
+    k = checked_number(f"k_{what}", k, k_shape, with_axes=with_axes)
+    if q.shape[2:] != k.shape[2:]:
         raise ValueError(
-            f"q_{what} and k_{what} must have the same axes, got {list(found[0].shape)} and {list(found[1].shape)}"
+            f"q_{what} and k_{what} must have the same axes, got {list(q.shape)} and {list(k.shape)}"
         )
-    dtype = jnp.result_type(*found)
-    return tuple(x.astype(dtype) for x in found)
+    dtype = jnp.result_type(q, k)
+    return q.astype(dtype), k.astype(dtype)
 
 
 def checked_number(name: str, x: Any, shape: tuple[int, ...], *, with_axes: bool) -> jax.Array:
     """Return positions or orders, broadcast to [B, T] or [B, T, axes], as int32 or real numbers."""
     if isinstance(x, Consecutive):
         _check_start(name, x, shape[0])
-        x = x.of(shape[1])
-        x = x if x.ndim == 2 else x[None]
-        return jnp.broadcast_to(x, shape)
+        return jnp.broadcast_to(x.of(shape[1]), shape)
     x = jnp.asarray(x)
     axes = x.shape[-1:] if with_axes and x.shape not in (shape, shape[1:]) else ()
     is_real = x.dtype in (jnp.float32, jnp.float64)

@@ -151,10 +151,8 @@ def kernel_layout(
     """
     largest = 64 if row_bytes <= 256 else 32 if row_bytes <= 1280 else 16
 
-    def size(n):
-        return min(
-            largest, max(16, 2 ** (n - 1).bit_length())
-        )  # 16: a GPU's matrix units take no less
+    def size(n):  # 16: a GPU's matrix units take no less
+        return min(largest, max(16, 2 ** (n - 1).bit_length()))
 
     rows, columns = block_sizes or (size(T), size(S))
     return Layout(rows, columns, consecutive, band)
@@ -198,11 +196,9 @@ def heads_at_once(T: int, S: int) -> int:
     The block of one head stays in a core's cache; for heads with few pairs, computing several together costs less
     overhead.
     """
-    if not are_known(T, S):
-        return 1
-    if T < FEW_QUERIES or T * S <= FEW_PAIRS:
+    if _are_few(T, S):
         return ALL
-    return 8 if T * S <= SHORT else 1
+    return 8 if are_known(T, S) and T * S <= SHORT else 1
 
 
 def devices() -> int:

@@ -19,6 +19,11 @@ class Table(NamedTuple):
     query_vectors: Any = None  # [P, H]
     value_vectors: Any = None  # [P, H]
 
+    @classmethod
+    def of(cls, encoding: Slots, d: Array) -> "Table":
+        """Evaluate the slots at these distances."""
+        return cls(*(getattr(encoding, slot)(d) for slot in cls._fields))
+
 
 class Tables(NamedTuple):
     """The tables of one encoding, one for each kind of region."""
@@ -40,13 +45,7 @@ def tabulate(
     """Evaluate the distance slots at the distances that blocks read; offset: the distance of row 0 and column 0."""
 
     def table(d: Array) -> Table:
-        d = jnp.maximum(d, 0) if rules.past_only else d
-        return Table(
-            encoding.bias(d),
-            encoding.key_vectors(d),
-            encoding.query_vectors(d),
-            encoding.value_vectors(d),
-        )
+        return Table.of(encoding, jnp.maximum(d, 0) if rules.past_only else d)
 
     if not layout.has_table:
         return Tables()

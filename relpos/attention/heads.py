@@ -1,43 +1,32 @@
 """Map one head's attention over all heads and batch rows, in a way that suits the platform."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
-from relpos.attention import blockwise, choices, outward, reference
+from relpos.attention import blockwise, choices, outward, prepared, reference
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.mixed_heads import mixed_heads
-from relpos.attention.one_head import each_head, split_heads
 from relpos.attention.per_head import for_heads, repeated
 from relpos.attention.plan import Plan
-from relpos.attention.prepared import (
-    Arrays,
-    of_all_rows,
-    of_one_part,
-    offset_of_all_rows,
-    parts_of,
-    queries_and_keys,
-    tables_of,
-    tokens_of,
-)
+from relpos.attention.prepared import Arrays
 from relpos.attention.regions import offset_of
+from relpos.attention.slots import each_head, split_heads
 
 
 def attend(plan: Plan, arrays: Arrays) -> Float[Array, "B T N H"]:
     """Split the arrays into heads, run one head's function for each, and join the results."""
     _, T, N, _ = arrays.q.shape
     arrays = varying_like(arrays, arrays)
-    if plan.in_blocks:
+    if plan.path in ("blockwise", "outward"):
         done = _blockwise(plan, arrays)
         out = blockwise.joined(done, T)
         if plan.filled.sink:
@@ -76,22 +65,19 @@ def _blockwise(plan: Plan, arrays: Arrays) -> blockwise.Result:
 
 def _on_platform(function, plan, arrays, *more):
     few = choices.heads_at_once(arrays.q.shape[1], arrays.k.shape[1])
-    on_cpu, on_others = (
-        functools.partial(function, plan, at_once) for at_once in (few, choices.ALL)
-    )
+    on_cpu = functools.partial(function, plan, few)
+    on_others = functools.partial(function, plan, choices.ALL)
     if few >= choices.ALL:
         return on_others(arrays, *more)
     return lax.platform_dependent(arrays, *more, cpu=on_cpu, default=on_others)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Kept:
+class _Kept(struct.PyTreeNode):
     """What the backward pass needs; `perturbed` says which leaves of the arrays are differentiated."""
 
     arrays: Arrays
     done: blockwise.Result
-    perturbed: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    perturbed: tuple[bool, ...] = struct.field(pytree_node=False)
 
 
 def _blockwise_forward(plan, arrays):
@@ -103,16 +89,15 @@ def _blockwise_forward(plan, arrays):
 
 def _blockwise_backward(plan, kept: _Kept, d_done):
     wanted = [i for i, d in enumerate(d_done) if not isinstance(d, SymbolicZero)]
-    leaves, tree = jax.tree.flatten(kept.arrays)
+    tree = jax.tree.structure(kept.arrays)
     chosen = [i for i, perturbed in enumerate(kept.perturbed) if perturbed]
 
     def gradients(plan, at_once, arrays, done, d_wanted):
         leaves = jax.tree.leaves(arrays)
 
         def results(*differentiated):
-            merged = list(leaves)
-            for i, x in zip(chosen, differentiated, strict=True):
-                merged[i] = x
+            new = dict(zip(chosen, differentiated, strict=True))
+            merged = [new.get(i, x) for i, x in enumerate(leaves)]
             result = _heads(plan, at_once, jax.tree.unflatten(tree, merged), done)
             return [result[i] for i in wanted]
 
@@ -120,10 +105,8 @@ def _blockwise_backward(plan, kept: _Kept, d_done):
 
     d_wanted = [d_done[i] for i in wanted]
     found = _on_platform(gradients, plan, kept.arrays, kept.done, d_wanted)
-    d_leaves = [None] * len(leaves)
-    for i, d in zip(chosen, found, strict=True):
-        d_leaves[i] = d
-    return (jax.tree.unflatten(tree, d_leaves),)
+    d = dict(zip(chosen, found, strict=True))
+    return (jax.tree.unflatten(tree, [d.get(i) for i in range(tree.num_leaves)]),)
 
 
 # Symbolic zeros: no gradient is computed for what is not differentiated, such as ALiBi's slopes.
@@ -136,95 +119,57 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     Given `done`, an earlier result of the blockwise path, compute only its gradients. The results have the leading
     axes K, N / K and B.
     """
-    if plan.filled.mixes:
-        B, _, N, _ = arrays.q.shape
-        over_rows = _map(B, at_once // N, differentiated=done is not None)
-        return mixed_heads(plan, over_rows, arrays, done)
     tables, k, v, q, seeds = arrays.tables, arrays.k, arrays.v, arrays.q, arrays.seeds
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
-    places, shared_places = of_all_rows(arrays.places)
-    offset = offset_of_all_rows(plan.layout, T, S, places, shared_places)
-    encoding = nnx.merge(plan.graphdef, arrays.state)
     map_over = functools.partial(_map, differentiated=done is not None)
-    over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
     over_rows = map_over(B, at_once // N)
+    if plan.filled.mixes:
+        return mixed_heads(plan, over_rows, arrays, done)
+    over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
+    places, shared_places = prepared.of_all_rows(arrays.places)
+    offset = prepared.offset_of_all_rows(plan.layout, T, S, places, shared_places)
+    encoding = nnx.merge(plan.graphdef, arrays.state)
     split, per_head, shared = split_heads(encoding)
     per_head = for_heads(per_head, N)
 
     def one_head(per_head, tables, k, v, q, q_features, k_features, seeds, done):
         encoding = nnx.merge(split, per_head, shared)
-        tables_at = functools.partial(tables_of, plan, encoding, tables, T, S)
+        tables_at = functools.partial(prepared.tables_of, plan, encoding, tables, T, S)
         of_all = None if offset is None else tables_at(offset)
 
-        def one_sequence(k, v, q, q_features, k_features, seed, done, places):
-            q_tokens, k_tokens = tokens_of(T, S, places, shared_places)
-            tables = of_all or tables_at(offset_of(plan.layout, q_tokens, k_tokens))
-            queries, keys = queries_and_keys(
-                plan, encoding, (q_tokens, k_tokens), q, k, v, q_features, k_features
-            )
-            return _path(plan.path)(
-                parts_of(plan, encoding, tables), plan.rules, plan.layout,
-                queries, keys, q_tokens, k_tokens, seed, done,
-            )  # fmt: skip
+        def one_sequence(seed, done, places, *of_row):
+            tokens = prepared.tokens_of(T, S, places, shared_places)
+            tables = of_all or tables_at(offset_of(plan.layout, *tokens))
+            sides = prepared.queries_and_keys(plan, encoding, tokens, *of_row)
+            parts = prepared.parts_of(plan, encoding, tables)
+            if plan.path == "blockwise":
+                return blockwise.head(parts, plan.rules, plan.layout, *sides, *tokens, seed, done)
+            # The other paths treat a sum as one encoding.
+            (part,), sides = parts, prepared.of_one_part(*sides)
+            path = {"reference": reference, "outward": outward}.get(plan.path) or choices.kernels()
+            return path.head(part, plan.rules, plan.layout, *sides, *tokens, seed, done)
 
-        return over_rows(one_sequence)(k, v, q, q_features, k_features, seeds, done, places)
+        return over_rows(one_sequence)(seeds, done, places, q, k, v, q_features, k_features)
+
+    # Features of keys that a group of heads shares, and those that each head has for itself.
+    leaves, tree = jax.tree.flatten(arrays.k_features)
+    of_group = {i: repeated(f, K, axis=2) for i, f in enumerate(leaves) if K % f.shape[2] == 0}
+    of_own = {i: repeated(f, N, axis=2) for i, f in enumerate(leaves) if i not in of_group}
 
     def one_group(k, v, of_group, *of_queries):
-        def of_head(per_head, tables, q, q_features, own, *x):
-            k_features = _either(of_group, own)
+        def of_head(per_head, tables, q, q_features, of_own, *x):
+            features = of_group | of_own
+            k_features = jax.tree.unflatten(tree, [features[i] for i in range(len(leaves))])
             return one_head(per_head, tables, k, v, q, q_features, k_features, *x)
 
         return over_heads(of_head)(*of_queries)
 
-    def grouped(tree):  # leading N -> [K, N / K]
-        return jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), tree)
-
-    def heads_first(tree):  # [B, T, N, ...] -> [N, B, T, ...]
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), tree)
-
-    of_keys = heads_first((k, v, _of_key_heads(arrays.k_features, K)))
-    of_queries = heads_first((q, arrays.q_features, _of_query_heads(arrays.k_features, K, N)))
+    of_tokens = (k, v, of_group), (q, arrays.q_features, of_own)
+    of_keys, of_queries = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), of_tokens)
     seeds = None if seeds is None else jnp.moveaxis(seeds, 1, 0)
-    return over_groups(one_group)(*of_keys, *grouped((per_head, tables, *of_queries, seeds)), done)
-
-
-def _of_key_heads(features: Any, K: int) -> Any:
-    """Return the features that a group of heads shares, [B, S, K, ...], with None in place of all others."""
-    shared = jax.tree.map(lambda f: f if K % f.shape[2] == 0 else None, features)
-    return repeated(shared, K, axis=2)
-
-
-def _of_query_heads(features: Any, K: int, N: int) -> Any:
-    """Return the features that a group does not share, [B, S, N, ...], with None in place of all others."""
-    return repeated(jax.tree.map(lambda f: None if K % f.shape[2] == 0 else f, features), N, axis=2)
-
-
-def _either(a: Any, b: Any) -> Any:
-    """Join two trees, each of which has None where the other has an array."""
-    is_none = lambda x: x is None  # noqa: E731
-    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
-
-
-def _path(name: str) -> Callable[..., Any]:
-    """Return the function of one head for a path; all paths have the same signature."""
-    if name == "pallas":
-        return _of_one_part(choices.kernels().head)
-    paths: dict[str, Callable[..., Any]] = {
-        "reference": _of_one_part(reference.head),
-        "outward": _of_one_part(outward.head),
-        "blockwise": blockwise.head,
-    }
-    return paths[name]
-
-
-def _of_one_part(head: Callable[..., Any]) -> Callable[..., Any]:
-    """Adapt the function of a path that treats a sum as one encoding."""
-
-    def of_parts(parts, rules, layout, queries, keys, *more):
-        (part,) = parts
-        return head(part, rules, layout, *of_one_part(queries, keys), *more)
-
-    return of_parts
+    of_heads = per_head, tables, *of_queries, seeds
+    grouped = jax.tree.map(lambda x: x.reshape(K, N // K, *x.shape[1:]), of_heads)
+    return over_groups(one_group)(*of_keys, *grouped, done)
 
 
 def _map(size: int, at_once: int, *, differentiated: bool):
@@ -251,19 +196,18 @@ def _map(size: int, at_once: int, *, differentiated: bool):
     if parts == 1 and together == 1:
         return lambda f: lambda *args: lax.map(lambda x: lean(f)(*x), args)
 
-    def in_turn(f):
-        def cut(x):  # [size, ...] -> [turns, parts * together, ...]
-            x = x.reshape(parts, each // together, together, *x.shape[1:])
-            return jnp.moveaxis(x, 1, 0).reshape(each // together, parts * together, *x.shape[3:])
+    turns = each // together
 
-        def join(x):
-            x = x.reshape(each // together, parts, together, *x.shape[2:])
-            return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
+    def cut(x):  # [size, ...] -> [turns, parts * together, ...]
+        x = x.reshape(parts, turns, together, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(turns, parts * together, *x.shape[3:])
 
-        def mapped(*args):
-            out = lax.map(lambda x: lean(jax.vmap(f))(*x), jax.tree.map(cut, args))
-            return jax.tree.map(join, out)
+    def join(x):
+        x = x.reshape(turns, parts, together, *x.shape[2:])
+        return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
 
-        return mapped
+    def in_turn(f, *args):
+        out = lax.map(lambda x: lean(jax.vmap(f))(*x), jax.tree.map(cut, args))
+        return jax.tree.map(join, out)
 
-    return in_turn
+    return lambda f: functools.partial(in_turn, f)

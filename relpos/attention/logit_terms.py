@@ -1,30 +1,16 @@
 """The terms of the logits, each beside its gradient."""
 
-import dataclasses
 import functools
-from typing import Any
 
 import jax
-from flax import nnx
+from flax import struct
 from jax import lax
 
 from relpos.attention import reference
-from relpos.attention.reference import Keys, Queries, Rules, dot, dot_rows
-from relpos.attention.terms import (
-    Adds,
-    ByDistance,
-    Logits,
-    LogitTerm,
-    cast_like,
-    only,
-    plus,
-    static,
-    term,
-    zeros,
-)
+from relpos.attention.reference import Keys, Queries, dot, dot_rows
+from relpos.attention.terms import Adds, ByDistance, ByPair, Logits, LogitTerm, only, plus
 
 
-@term
 class Content(LogitTerm):
     """The dot products q_i . k_j."""
 
@@ -38,7 +24,6 @@ class Content(LogitTerm):
         return Adds(content=d_content, key=d_key), ring, sums
 
 
-@term
 class KeyVectors(ByDistance, LogitTerm):
     """The dot products q_i . a_K[d].
 
@@ -80,7 +65,6 @@ class KeyVectors(ByDistance, LogitTerm):
         return adds, sums.put(block, reach.add_written(sums.here(block), d_a_K))
 
 
-@term
 class QueryVectors(ByDistance, LogitTerm):
     """The dot products k_j . a_Q[d]: `KeyVectors` with queries and keys exchanged."""
 
@@ -97,7 +81,6 @@ class QueryVectors(ByDistance, LogitTerm):
         return Adds.for_query_vectors(block.k, self.part, d_key), ring, sums.put(block, d_a_Q)
 
 
-@term
 class Bias(ByDistance, LogitTerm):
     """The biases b[d]; in the backward pass, the gradients of the logits are summed by distance."""
 
@@ -111,19 +94,14 @@ class Bias(ByDistance, LogitTerm):
         return Adds(), ring, sums.put(block, d_b)
 
 
-@term
-class PairLogits(LogitTerm):
-    """`block_bias`, and distance slots without a table, evaluated for each block and differentiated there by JAX."""
+class PairLogits(ByPair, LogitTerm):
+    """`block_bias`, and distance slots without a table."""
 
-    state: Any  # of the encoding
-    integers: Any  # of the encoding, not differentiated
-    part: int = static()
-    graphdef: Any = static()
-    rules: Rules = static()
-    tabulated: bool = static()  # whether tables hold the slots of distances
+    part: int = struct.field(pytree_node=False)
+    tabulated: bool = struct.field(pytree_node=False)  # whether tables hold the slots of distances
 
     def _logits(self, block, state, q_vector, k_vector, q_features, k_features):
-        encoding = nnx.merge(self.graphdef, state, self.integers)
+        encoding = self.encoding(state)
         q, k = Queries(None, q_vector, q_features), Keys(None, None, k_features, k_vector)
         # Without the barrier, XLA would hoist what depends only on positions out of the loop over heads, and store it.
         tokens = lax.optimization_barrier((block.rows.tokens, block.k_tokens, block.k.key))[:2]
@@ -141,26 +119,21 @@ class PairLogits(LogitTerm):
 
     def vjp(self, block, ring):
         logits, pull = jax.vjp(functools.partial(self._logits, block), *self._arguments(block))
-        return logits, ring, functools.partial(self._pulled, block, logits, pull)
 
-    def _pulled(self, block, logits, pull, d, ring, sums):
-        if logits.dots is None and logits.bias is None:
-            return Adds(), ring, sums
-        d = Logits(
-            *(None if x is None else dx.astype(x.dtype) for x, dx in zip(logits, d, strict=True))
-        )
-        d_state, of_queries, of_keys, q_features, k_features = pull(d)
-        part = functools.partial(only, self.part, len(block.reaches))
-        adds = Adds.for_query_vectors(block.k, self.part, of_keys.T)
-        adds = adds.plus(Adds.for_vectors(block.rows.q, self.part, of_queries))
-        adds = adds._replace(q_features=part(q_features), k_features=part(k_features))
-        return adds, ring, plus(sums, d_state)
+        def backward(d, ring, sums):
+            if not jax.tree.leaves(logits):
+                return Adds(), ring, sums
+            cast = lambda x, dx: None if x is None else dx.astype(x.dtype)  # noqa: E731
+            d_state, of_queries, of_keys, q_features, k_features = pull(
+                Logits(*map(cast, logits, d))
+            )
+            part = functools.partial(only, self.part, len(block.reaches))
+            adds = Adds.for_query_vectors(block.k, self.part, of_keys.T)
+            adds = adds.plus(Adds.for_vectors(block.rows.q, self.part, of_queries))
+            adds = adds._replace(q_features=part(q_features), k_features=part(k_features))
+            return adds, ring, plus(sums, d_state)
+
+        return logits, ring, backward
 
     def backward(self, block, d, ring, sums):
         return self.vjp(block, ring)[2](d, ring, sums)
-
-    def zero_sums(self):
-        return zeros(self.state)
-
-    def gradient(self, sums):
-        return dataclasses.replace(self, state=cast_like(sums, self.state), integers=None)

@@ -24,18 +24,12 @@ class Part(NamedTuple):
     """One summand of a sum of encodings, for one head.
 
     Each part has its own band, so that a part without constant_beyond does not widen the others' bands.
-
-    Attributes:
-      encoding: the encoding, or empty `Slots` if the tables hold all that blocks read.
-      beyond: its constant_beyond, or None.
-      band: its `Layout.band`.
-      tables: from `tabulate`, with the same rules and, except for the band, the same layout.
     """
 
-    encoding: Slots
-    beyond: int | None = None
-    band: int | None = None
-    tables: Tables = Tables()
+    encoding: Slots  # empty if the tables hold all that blocks read
+    beyond: int | None = None  # its constant_beyond, or None
+    band: int | None = None  # its `Layout.band`
+    tables: Tables = Tables()  # with the same rules and, except for the band, the same layout
 
     def layout(self, layout: Layout) -> Layout:
         """Return the layout with the part's band."""
@@ -44,12 +38,9 @@ class Part(NamedTuple):
 
 def terms_of(parts: Sequence[Part], rules: Rules, layout: Layout) -> Terms:
     """Return the terms of the content and those of each part."""
-    logits, values = [Content()], [Values()]
-    for number, part in enumerate(parts):
-        of_part = _terms_of(number, part, rules, part.layout(layout))
-        logits.extend(of_part.logits)
-        values.extend(of_part.values)
-    return Terms(tuple(logits), tuple(values))
+    found = [_terms_of(i, part, rules, part.layout(layout)) for i, part in enumerate(parts)]
+    logits = (Content(), *(term for of_part in found for term in of_part.logits))
+    return Terms(logits, (Values(), *(term for of_part in found for term in of_part.values)))
 
 
 def _terms_of(number: int, part: Part, rules: Rules, layout: Layout) -> Terms:
@@ -67,7 +58,8 @@ def _terms_of(number: int, part: Part, rules: Rules, layout: Layout) -> Terms:
     values = of_slot(ValueVectors, "value_vectors")
     if part.encoding.overridden:
         graphdef, state, integers = nnx.split(part.encoding, is_inexact, ...)  # type: ignore[misc]
-        logits.append(PairLogits(state, integers, number, graphdef, rules, layout.has_table))
+        of_pairs = state, integers, graphdef, rules
+        logits.append(PairLogits(*of_pairs, number, layout.has_table))
         if not layout.has_table:
-            values.append(PairValues(state, integers, graphdef, rules))
+            values.append(PairValues(*of_pairs))
     return Terms(tuple(logits), tuple(values))

@@ -27,7 +27,6 @@ class PerKeyHeadConstant(PerHeadConstant):
     """A fixed number per key head: split like `PerKeyHead`, never trained."""
 
 
-OF_KEY_HEADS = (PerKeyHead, PerKeyHeadConstant)
 SPLIT = (PerHead, PerKeyHead, PerHeadConstant)
 
 
@@ -41,33 +40,28 @@ def repeated(tree: Any, heads: int, *, axis: int) -> Any:
 
 
 def for_heads(per_head: Any, heads: int | None = None) -> Any:
-    """Repeat what is split over fewer heads, so that each head has its own entry.
-
-    Args:
-      per_head: state from `split_heads`, with leading axes N or K.
-      heads: N; None: the largest leading axis.
-    """
+    """Repeat state from `split_heads` along its leading axes, N or K, up to `heads`; None: up to the largest."""
     sizes = [x.shape[0] for x in jax.tree.leaves(per_head)]
     return repeated(per_head, max(sizes, default=1) if heads is None else heads, axis=0)
 
 
-def varies(function: Callable[[Any], Any], mapped: Any, fixed: Any) -> bool:
-    """Whether a function's result depends on arrays that differ by head; nothing is computed.
+def varies(function: Callable[[Any], Any], of_heads: Any, heads: int) -> bool:
+    """Whether a function of one head's tree of arrays depends on those that differ by head; nothing is computed.
 
-    Args:
-      function: a function of a list of arrays, for one head.
-      mapped: the arrays of all heads, [N, ...]; None where heads share an array.
-      fixed: the shared arrays; they replace each None.
+    In `of_heads`, each array has a leading axis: of `heads` entries if it differs by head, of fewer if heads share it.
     """
-    if all(x is None for x in mapped):
+    leaves, tree = jax.tree.flatten(of_heads)
+    own = [x if x.shape[0] == heads else None for x in leaves]
+    if all(x is None for x in own):
         return False
 
-    def of_head(mapped):
-        return function([b if a is None else a for a, b in zip(mapped, fixed, strict=True)])
+    def of_head(own):
+        one = [x[0] if mine is None else mine for x, mine in zip(leaves, own, strict=True)]
+        return function(jax.tree.unflatten(tree, one))
 
     try:
-        jax.eval_shape(jax.vmap(of_head, out_axes=None), mapped)
+        jax.eval_shape(jax.vmap(of_head, out_axes=None), own)
     except ValueError:  # the result is mapped, or the function raised: then it raises again
-        jax.eval_shape(jax.vmap(of_head), mapped)
+        jax.eval_shape(jax.vmap(of_head), own)
         return True
     return False

@@ -1,6 +1,7 @@
 """The plan of a call: its path, how the attention matrix is cut, and how blocks read distance slots."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,21 +14,13 @@ from relpos.attention.slots import Slots
 
 
 class PartPlan(NamedTuple):
-    """How one part of a sum is evaluated; an encoding that is not a sum has one part.
+    """How one part of a sum is evaluated; an encoding that is not a sum has one part."""
 
-    Attributes:
-      filled: the slots that the part fills.
-      beyond: its constant_beyond; None if no distance reaches it.
-      band: its `Layout.band`.
-      tabulated: whether blocks read its distance slots from a table.
-      factored: whether factors, appended to queries and keys, replace them; if neither, each pair evaluates them.
-    """
-
-    filled: SlotUse
-    beyond: int | None = None
-    band: int | None = None
-    tabulated: bool = False
-    factored: bool = False
+    filled: SlotUse  # the slots that the part fills
+    beyond: int | None = None  # its constant_beyond; None if no distance reaches it
+    band: int | None = None  # its `Layout.band`
+    tabulated: bool = False  # whether blocks read its distance slots from a table
+    factored: bool = False  # whether factors, appended to queries and keys, replace these slots
 
     @property
     def evaluated(self) -> bool:
@@ -37,50 +30,29 @@ class PartPlan(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known about a call's positions at trace time.
+    """What is known about a call's positions at trace time."""
 
-    Attributes:
-      consecutive: whether the distance of all visible pairs is i - j + one constant.
-      offset: whether the constant may differ from 0.
-      whole: whether positions are integers.
-      longest: a bound on |d| of visible pairs; None: not known.
-    """
-
-    consecutive: bool
-    offset: bool = False
-    whole: bool = True
-    longest: int | None = None
+    consecutive: bool  # whether the distance of all visible pairs is i - j + one constant
+    offset: bool = False  # whether the constant may differ from 0
+    whole: bool = True  # whether positions are integers
+    longest: int | None = None  # a bound on |d| of visible pairs; None: not known
 
 
 class Plan(NamedTuple):
-    """The static side of attention, for all heads.
+    """The static side of attention, for all heads."""
 
-    Attributes:
-      path: reference, blockwise, outward or pallas.
-      rules: visibility, scale, softcap and dropout.
-      filled: the slots that the whole encoding fills.
-      graphdef: the encoding's graphdef.
-      layout: how the attention matrix is cut.
-      parts: the parts of a sum on the blockwise path; on other paths the whole encoding is one part.
-      padded: whether keys out of a cache may have leading zeros, which make them as wide as those of other heads.
-    """
-
-    path: str
+    path: str  # reference, blockwise, outward or pallas
     rules: Rules
-    filled: SlotUse
-    graphdef: Any
+    filled: SlotUse  # the slots that the whole encoding fills
+    graphdef: Any  # the encoding's
     layout: regions.Layout
-    parts: tuple[PartPlan, ...]
-    padded: bool = False
+    parts: tuple[PartPlan, ...]  # on other paths than blockwise, a sum is one part
+    padded: bool = False  # whether keys out of a cache may have leading zeros, to be as wide as those of other heads
 
-    @property
-    def in_blocks(self) -> bool:
-        """Whether the path returns a `blockwise.Result`."""
-        return self.path in ("blockwise", "outward")
-
-    def parts_of(self, encoding: Slots) -> tuple[Slots, ...]:
-        """Return the encodings that `parts` plans, one for each entry."""
-        return encoding.parts if len(self.parts) > 1 else (encoding,)
+    def each(self, encoding: Slots, *more: Any) -> Iterator[tuple[Any, ...]]:
+        """Return each part's plan, its encoding, and its entries in `more`."""
+        parts = encoding.parts if len(self.parts) > 1 else (encoding,)
+        return zip(self.parts, parts, *more, strict=True)
 
     def features_of_parts(self, encoding: Slots, features: Any) -> tuple[Any, ...]:
         """Return the features of each part."""
@@ -108,15 +80,6 @@ class Plan(NamedTuple):
             implementation, T, S, has_vectors=filled.vectors or filled.walks or filled.width >= H
         )
         made = functools.partial(cls, path, rules, filled, graphdef)
-        if filled.walks:
-            if path == "pallas":
-                raise choices.NoKernelError(checks.no_kernel_walks(encoding))
-            if path == "blockwise":
-                cut = choices.walk_layout(
-                    T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
-                )
-                cut = cut._replace(offset=known.offset)
-                return made(cut, (PartPlan(filled),))._replace(path="outward")
         if path == "reference":
             return made(regions.Layout(T, S, consecutive), (PartPlan(filled),))
         if path == "pallas":
@@ -126,6 +89,12 @@ class Plan(NamedTuple):
                 consecutive=consecutive, band=part.band, block_sizes=block_sizes,
             )  # fmt: skip
             return made(cut, (part,))
+        if filled.walks:
+            cut = choices.walk_layout(
+                T, S, encoding.walk_rows, consecutive=consecutive, block_sizes=block_sizes
+            )
+            cut = cut._replace(offset=known.offset)
+            return made(cut, (PartPlan(filled),))._replace(path="outward")
         # Each part has its own band, so that a part without constant_beyond does not widen the others' bands.
         parts = (encoding,) if filled.mixes else encoding.parts
         tables = tables or (None,) * len(parts)
@@ -149,19 +118,13 @@ def _kernels(
 ) -> tuple[PartPlan, int]:
     """Return the plan for GPU kernels, and the width of queries and keys in them."""
     T, S, H = sizes
-    if filled.mixes:
-        raise choices.NoKernelError(checks.no_kernel_mixes(encoding))
-    if filled.sink:
-        raise choices.NoKernelError(checks.no_kernel_sink(encoding))
-    if not filled.normalized:
-        raise choices.NoKernelError(checks.no_kernel_unnormalized(encoding))
     band = _length(tables[0]) if tables is not None and len(tables) == 1 else None
     beyond, may_factor = _clamp(encoding, filled, rules, known.whole)
     if band is None and beyond is not None:
         band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
     factored = band is None and may_factor
-    if filled.vectors and band is None and not factored:
-        raise choices.NoKernelError(checks.no_kernel(encoding))
+    endless = filled.vectors and band is None and not factored
+    checks.check_kernels(encoding, filled, endless=endless)
     width = H + (filled.factors if factored else 0)
     return PartPlan(filled, None, band, band is not None, factored), width
 

@@ -10,11 +10,19 @@ from relpos import positions
 from relpos.attention import checks, distances
 from relpos.attention.distances import Tables
 from relpos.attention.parts import Part
-from relpos.attention.plan import Plan
+from relpos.attention.plan import PartPlan, Plan
 from relpos.attention.reference import Keys, Queries, Tokens
 from relpos.attention.regions import Layout, offset_of
 from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
+
+
+class Place(NamedTuple):
+    """Where the queries, or the keys, of one call are; None for what was not given."""
+
+    position: Any = None  # [B, T], or [B, T, axes], or `Consecutive`
+    segment: Array | None = None  # [B, T]
+    order: Array | None = None  # [B, T]
 
 
 class Arrays(NamedTuple):
@@ -27,44 +35,44 @@ class Arrays(NamedTuple):
     v: Array
     q_features: Any
     k_features: Any
-    places: tuple[Any, ...]  # q_positions, k_positions, q_segments, k_segments, q_order, k_order
+    places: tuple[Place, ...]  # of the queries and of the keys
     seeds: Array | None
 
 
-def of_all_rows(places: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def position_of(given: Any, length: int) -> Array:
+    """Return positions as an array, [B, T] or [T], which may have axes."""
+    if given is None:
+        return positions.contiguous(length)
+    return given.of(length) if isinstance(given, Consecutive) else given
+
+
+def of_all_rows(places: tuple[Place, ...]) -> tuple[tuple[Place, ...], tuple[Any, ...]]:
     """Split places into those of each row, and positions that start at the same number in all rows."""
-    shared = tuple(isinstance(x, Consecutive) and jnp.ndim(x.start) == 0 for x in places)
-    pairs = list(zip(places, shared, strict=True))
-    return (
-        tuple(None if yes else x for x, yes in pairs),
-        tuple(x if yes else None for x, yes in pairs),
-    )
+
+    def is_shared(place: Place) -> bool:
+        return isinstance(place.position, Consecutive) and jnp.ndim(place.position.start) == 0
+
+    of_rows = tuple(x._replace(position=None) if is_shared(x) else x for x in places)
+    return of_rows, tuple(x.position if is_shared(x) else None for x in places)
 
 
-def tokens_of(T, S, places: tuple[Any, ...], shared: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
+def tokens_of(T, S, places: tuple[Place, ...], shared: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
     """Return the tokens of the queries and of the keys of one row, given both results of `of_all_rows`."""
-    both = zip(places, shared, strict=True)
-    q_position, k_position, q_segment, k_segment, *orders = (
-        of_row if of_all is None else of_all for of_row, of_all in both
-    )
 
-    def tokens(length, position, segment, order) -> Tokens:
-        index = positions.contiguous(length)
-        if isinstance(position, Consecutive):
-            position = position.of(length)
-        return Tokens(index, index if position is None else position, segment, order)
+    def tokens(length, place: Place, of_all) -> Tokens:
+        position = position_of(place.position if of_all is None else of_all, length)
+        return Tokens(positions.contiguous(length), position, place.segment, place.order)
 
-    q_tokens = tokens(T, q_position, q_segment, orders[0])
-    return q_tokens, tokens(S, k_position, k_segment, orders[1])
+    return tokens(T, places[0], shared[0]), tokens(S, places[1], shared[1])
 
 
 def offset_of_all_rows(
-    layout: Layout, T, S, places: tuple[Any, ...], shared: tuple[Any, ...]
+    layout: Layout, T, S, places: tuple[Place, ...], shared: tuple[Any, ...]
 ) -> Any:
     """Return the distance of row 0 and column 0; None if it differs between rows of the batch."""
-    if any(isinstance(x, Consecutive) for x in places):
+    if any(isinstance(x.position, Consecutive) for x in places):
         return None
-    return offset_of(layout, *tokens_of(T, S, len(places) * (None,), shared))
+    return offset_of(layout, *tokens_of(T, S, (Place(), Place()), shared))
 
 
 def queries_and_keys(
@@ -89,33 +97,30 @@ def of_one_part(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
 
 def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Part, ...]:
     """Return one head's parts; those that blocks need not evaluate have an empty encoding."""
-    each = zip(plan.parts, plan.parts_of(encoding), tables, strict=True)
-    return tuple(
-        Part(
-            part if planned.evaluated or plan.path == "reference" else Slots(),
-            planned.beyond,
-            planned.band,
-            of_part,
-        )
-        for planned, part, of_part in each
-    )
+
+    def of(planned: PartPlan, part: Slots, tables: Tables) -> Part:
+        evaluated = planned.evaluated or plan.path == "reference"
+        return Part(part if evaluated else Slots(), planned.beyond, planned.band, tables)
+
+    return tuple(of(*of_part) for of_part in plan.each(encoding, tables))
 
 
 def tables_of(
     plan: Plan, encoding: Slots, given: Any, T: int, S: int, offset: Any
 ) -> tuple[Tables, ...]:
     """Return each part's tables, empty if blocks read none; offset: the distance of row 0 and column 0."""
-    found = []
-    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
-        table = None if given is None or len(given) != len(plan.parts) else given[number]
+    if given is None or len(given) != len(plan.parts):
+        given = (None,) * len(plan.parts)
+
+    def of(planned: PartPlan, part: Slots, table: Tables | None) -> Tables:
         layout = plan.layout._replace(band=planned.band)
-        if table is None and planned.tabulated:
-            table = distances.tabulate(part, planned.beyond, plan.rules, layout, T, S, offset)
-        elif table is not None and layout.offset:
-            assert planned.beyond is not None  # the longest distance in the table
-            table = distances.of_cache(table, planned.beyond, plan.rules, layout, T, S, offset)
-        found.append(table or Tables())
-    return tuple(found)
+        cut: Any = planned.beyond, plan.rules, layout, T, S, offset
+        if table is None:
+            return distances.tabulate(part, *cut) if planned.tabulated else Tables()
+        # With an offset, `beyond` is the longest distance in the table.
+        return distances.of_cache(table, *cut) if layout.offset else table
+
+    return tuple(of(*of_part) for of_part in plan.each(encoding, given))
 
 
 def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: Any) -> Queries:
@@ -123,17 +128,16 @@ def _queries(plan: Plan, encoding: Slots, q: Array, position: Array, features: A
     of_parts = plan.features_of_parts(encoding, features)
     if not plan.filled.own_vector_query:
         return Queries(q, (None,) * len(plan.parts), of_parts)
-    vectors: list[Array | None] = []
-    for planned, part, of_part in zip(plan.parts, plan.parts_of(encoding), of_parts, strict=True):
-        vector = None
-        if planned.filled.key_vectors:
-            vector = part.vector_query(q, position, of_part)
-            # The logits are scaled as a whole.
-            vector = vector if part.scaled_vectors else vector / plan.rules.scale
-            vector = vector.astype(q.dtype)
-        vectors.append(vector)
-    content = encoding.query(q, position, features).astype(q.dtype)
-    return Queries(content, tuple(vectors), of_parts)
+
+    def vector(planned: PartPlan, part: Slots, features: Any) -> Array | None:
+        if not planned.filled.key_vectors:
+            return None
+        found = part.vector_query(q, position, features)
+        # The logits are scaled as a whole.
+        return (found if part.scaled_vectors else found / plan.rules.scale).astype(q.dtype)
+
+    vectors = tuple(vector(*of_part) for of_part in plan.each(encoding, of_parts))
+    return Queries(encoding.query(q, position, features).astype(q.dtype), vectors, of_parts)
 
 
 def _keys(plan: Plan, encoding: Slots, k: Array, v: Array, features: Any) -> Keys:
@@ -150,18 +154,14 @@ def _factored(
     plan: Plan, encoding: Slots, q: Queries, k: Keys, q_position: Array, k_position: Array
 ) -> tuple[Queries, Keys]:
     """Append the factors of factored parts to queries and keys."""
-    for number, (planned, part) in enumerate(zip(plan.parts, plan.parts_of(encoding), strict=True)):
+    beside = lambda x, factor: jnp.concatenate([x, factor.astype(x.dtype)], -1)  # noqa: E731
+    for number, (planned, part) in enumerate(plan.each(encoding)):
         if planned.factored:
             vector = q.content if q.vector[number] is None else q.vector[number]
-            factor: Any = part.factored_query(vector, q_position)
+            factor = part.factored_query(vector, q_position)
             if planned.filled.bias:  # the logits are scaled as a whole
                 factor = factor / plan.rules.scale
-            content = _beside(q.content, factor)
             vectors = (*q.vector[:number], None, *q.vector[number + 1 :])
-            q = q._replace(content=content, vector=vectors)
-            k = k._replace(key=_beside(k.key, part.factored_key(k_position)))
+            q = q._replace(content=beside(q.content, factor), vector=vectors)
+            k = k._replace(key=beside(k.key, part.factored_key(k_position)))
     return q, k
-
-
-def _beside(x_TH: Array, more_TF: Any) -> Array:
-    return jnp.concatenate([x_TH, more_TF.astype(x_TH.dtype)], -1)

@@ -25,12 +25,6 @@ class Queries(NamedTuple):
         """The query that is multiplied with the key vectors."""
         return self.content if self.vector is None else self.vector
 
-    def add_for_vectors(self, x: Any) -> "Queries":
-        """Add to the query that is multiplied with the key vectors."""
-        if self.vector is None:
-            return self._replace(content=self.content + x)
-        return self._replace(vector=self.vector + x)
-
 
 class Keys(NamedTuple):
     """One head's keys and values: the inputs of the columns of the attention matrix."""
@@ -183,23 +177,6 @@ def position_values(
     return jnp.einsum("ts,tsh->th", weights_TS, a_V)
 
 
-def walked(
-    encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
-) -> tuple[Float[Array, "T S"] | None, Float[Array, "T S"] | None]:
-    """Walk past all keys at once; return the dot products and the bias, each None if the walk returns none."""
-    if not encoding.walks:
-        return None, None
-    carry = encoding.begin(q.content, q.features)
-    q_features = encoding.query_block(q.content, q.features)
-    k_features = encoding.key_block(k.key, k.features)
-    seen_TS = mask(rules, q_tokens, k_tokens)
-    dots_TS, bias_TS, _ = encoding.walk(
-        carry, q.content, k.key, q_tokens.position, k_tokens.position,
-        q_features=q_features, k_features=k_features, seen_CK=seen_TS, scale=rules.scale,
-    )  # fmt: skip
-    return dots_TS, bias_TS
-
-
 def mixed(
     encoding: Slots, rules: Rules, dots_NTS: Any, bias_NTS: Array | None
 ) -> Float[Array, "N T S"]:
@@ -211,7 +188,15 @@ def summands(
     encoding: Slots, rules: Rules, q: Queries, k: Keys, q_tokens: Tokens, k_tokens: Tokens
 ) -> tuple[Float[Array, "T S"], list[Array | None]]:
     """Return the summands of one head's logits: the dot products before scaling, and the biases."""
-    dots_TS, walked_TS = walked(encoding, rules, q, k, q_tokens, k_tokens)
+    dots_TS = walked_TS = None
+    if encoding.walks:  # past all keys at once
+        dots_TS, walked_TS, _ = encoding.walk(
+            encoding.begin(q.content, q.features),
+            q.content, k.key, q_tokens.position, k_tokens.position,
+            q_features=encoding.query_block(q.content, q.features),
+            k_features=encoding.key_block(k.key, k.features),
+            seen_CK=mask(rules, q_tokens, k_tokens), scale=rules.scale,
+        )  # fmt: skip
     if dots_TS is None:
         dots_TS = dot_rows(q.content, k.key)
     more_TS, bias_TS = distance_logits(encoding, rules, q, k, q_tokens, k_tokens)
@@ -234,16 +219,8 @@ def head(
 ) -> Float[Array, "T H"]:
     """Compute the attention of one head; a row that sees no key gives zeros.
 
-    Args:
-      part: a `relpos.attention.parts.Part` with this head's encoding.
-      rules: the static choices.
-      layout: not used, since nothing is cut.
-      q: queries.
-      k: keys and values.
-      q_tokens: positions, segments and order of the queries.
-      k_tokens: positions, segments and order of the keys.
-      seed: the seed of dropout, or None.
-      done: always None, since JAX differentiates this path.
+    The arguments are those of `blockwise.head`, for one part. Nothing is cut, so `layout` is not used; JAX
+    differentiates this path, so `done` is always None.
     """
     encoding = part.encoding
     dots_TS, biases = summands(encoding, rules, q, k, q_tokens, k_tokens)

@@ -8,38 +8,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from relpos.attention.one_head import split_heads
-from relpos.attention.slots import Slots
+from relpos.attention.distances import Table
+from relpos.attention.slots import Slots, split_heads
 
 
 class SlotUse(NamedTuple):
-    """The slots that an encoding fills.
-
-    Attributes:
-      own_vector_query: whether the query for the key vectors differs from the query for the keys.
-      own_vector_key: the width of the key for the query vectors, if it differs from the key for the queries; else 0.
-      factors: F, the number of factors; 0 without factors.
-      walks: whether it walks along the row.
-      mixes: whether it mixes the logits of all heads.
-      normalized: whether weights are divided by their sum.
-      width: how many numbers a bias without constant_beyond holds at once for each distance; else 0.
-      trained: whether it has trained parameters.
-    """
+    """The slots that an encoding fills."""
 
     bias: bool
     key_vectors: bool
     query_vectors: bool
     value_vectors: bool
     block_bias: bool
-    own_vector_query: bool
-    own_vector_key: int
-    factors: int
+    own_vector_query: bool  # whether the query for the key vectors differs from that for the keys
+    own_vector_key: int  # the width of the key for the query vectors, if it differs from the key for the queries; or 0
+    factors: int  # F, the number of factors; 0 without factors
     walks: bool
     sink: bool
     mixes: bool
     normalized: bool
-    width: int
-    trained: bool
+    width: int  # how many numbers a bias without constant_beyond holds at once for each distance; else 0
+    trained: bool  # whether it has trained parameters
 
     @classmethod
     def of(cls, encoding: Slots, whole: Slots | None = None) -> "SlotUse":
@@ -47,38 +36,29 @@ class SlotUse(NamedTuple):
         whole = encoding if whole is None else whole
         split, per_head, shared = split_heads(encoding)
 
-        def ask(per_head, shared):
-            one = nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
-            d = jnp.zeros((1,), jnp.int32)
-            factor = one.factored_key(d)
-            return (
-                one.bias(d),
-                one.key_vectors(d),
-                one.query_vectors(d),
-                one.value_vectors(d),
-                factor,
-            )
+        def one(per_head, shared):
+            return nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared)
 
-        def ask_bias(d):
-            return nnx.merge(split, jax.tree.map(lambda x: x[0], per_head), shared).bias(d)
+        def ask(*state):
+            of_one, d = one(*state), jnp.zeros((1,), jnp.int32)
+            return Table.of(of_one, d), of_one.factored_key(d)
 
-        slots = jax.eval_shape(ask, per_head, shared)
-        has_block_bias = "block_bias" in encoding.overridden
-        factors = 0 if slots[-1] is None else slots[-1].shape[-1]
-        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in slots[:-1])
+        table, factor = jax.eval_shape(ask, per_head, shared)
+        bias, key_vectors, query_vectors, value_vectors = (slot is not None for slot in table)
         changes_query = bool({"query", "vector_query"} & whole.overridden)
         changes_query |= any(not part.scaled_vectors for part in whole.parts)
         changes_key = bool({"key", "vector_key"} & whole.overridden)
+        endless = bias and encoding.constant_beyond is None
         filled = cls(
-            bias, key_vectors, query_vectors, value_vectors, has_block_bias,
+            bias, key_vectors, query_vectors, value_vectors, "block_bias" in encoding.overridden,
             own_vector_query=key_vectors and changes_query,
-            own_vector_key=slots[2].shape[-1] if query_vectors and changes_key else 0,
-            factors=factors,
+            own_vector_key=table.query_vectors.shape[-1] if query_vectors and changes_key else 0,
+            factors=0 if factor is None else factor.shape[-1],
             walks=encoding.walks,
             sink="sink" in encoding.overridden,
             mixes=encoding.mixes,
             normalized=encoding.normalized,
-            width=_width(ask_bias) if bias and encoding.constant_beyond is None else 0,
+            width=_width(lambda d: one(per_head, shared).bias(d)) if endless else 0,
             trained=bool(nnx.to_flat_state(nnx.state(encoding, nnx.Param))),
         )  # fmt: skip
         filled.check(encoding)
@@ -128,12 +108,11 @@ class SlotUse(NamedTuple):
 
 def _width(function: Callable[[Array], Array]) -> int:
     """Return the size of the largest array that a function of n distances makes, divided by n."""
-
-    def largest(n: int) -> int:
-        distances = jax.ShapeDtypeStruct((n,), jnp.int32)
-        return _largest(jax.make_jaxpr(function)(distances).jaxpr)
-
-    return (largest(8192) - largest(4096)) // 4096
+    few, many = (
+        _largest(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), jnp.int32)).jaxpr)
+        for n in (4096, 8192)
+    )
+    return (many - few) // 4096
 
 
 def _largest(program: Any) -> int:

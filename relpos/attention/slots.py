@@ -21,10 +21,9 @@ with any other function of a pair; to multiply the logits of a pair by a factor,
   consecutive or distances are bounded. A term holds the resulting table; the loop over blocks computes the table's
   gradient, and JAX propagates it to the parameters;
 - distance slots without a table, and block_bias, are called for each block and differentiated by JAX inside the loop;
-- factored_query and factored_key, where they replace a distance slot, become columns of the queries and keys, and the
-  matrix products give their gradients;
-- slots of tokens (query, key, value, vector_query, vector_key, finish, sink) are called outside the loop and
-  differentiated there by JAX, as is `tokens`;
+- factored_query and factored_key, where they replace a distance slot, become columns of the queries and keys;
+- slots of tokens (query, key, value, vector_query, vector_key, finish, sink) and `tokens` are called outside the loop,
+  and differentiated there by JAX;
 - walk and mix have loops of their own (`outward.py`, `together.py`), in which JAX differentiates them.
 """
 
@@ -32,10 +31,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from relpos.attention.per_head import SPLIT
+from relpos.attention.per_head import SPLIT, for_heads
 
 
 def _of_one_head(slot: Callable) -> Callable:
@@ -85,8 +85,8 @@ class Slots(nnx.Module):
         reads positions, so any number of axes is accepted.
       reals: whether positions and distances may be real numbers; tables hold integer distances only.
       unbound: whether the slots read projections of the layer that `bind` has not supplied yet.
-      one_head: whether this is one head of an encoding, see `relpos.attention.one_head`; slots with parameters per
-        head can be evaluated only then.
+      one_head: whether this is one head of an encoding, see `split_heads`; slots with parameters per head can be
+        evaluated only then.
       overridden: the names of the public methods that the encoding defines.
 
     With causal=True and without a separate order, distance slots never see a negative distance.
@@ -118,7 +118,7 @@ class Slots(nnx.Module):
         own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
         cls.overridden = cls.overridden.union(own)
         cls.walks, cls.mixes = "walk" in cls.overridden, "mix" in cls.overridden
-        for name in SLOTS.intersection(own) - OF_ALL_HEADS:
+        for name in SLOTS.intersection(own) - {"mix"}:  # which is of all heads
             setattr(cls, name, _of_one_head(vars(cls)[name]))
 
     @classmethod
@@ -210,11 +210,7 @@ class Slots(nnx.Module):
         tokens is needed. An encoding that fills it fills exactly one distance slot, `key_vectors` or `bias`. Factors
         are not used where `constant_beyond` clamps distances, nor for a bias under `mix`. The product must be exact for
         every distance, negative ones included. It is rounded to the type of the queries: in half precision, the bias
-        of distant positions needs several factors.
-
-        Args:
-          q_TH: the result of `vector_query`.
-          positions_T: any numbers.
+        of distant positions needs several factors. q_TH is the result of `vector_query`; positions are any numbers.
         """
         return None
 
@@ -243,13 +239,8 @@ class Slots(nnx.Module):
     ) -> Float[Array, "C K"] | None:
         """Return a bias that is not a function of d alone, but of the positions or the tokens' features.
 
-        Where a pair is masked the result is not used, but must be finite.
-
-        Args:
-          q_positions: positions of a block of queries.
-          k_positions: positions of a block of keys.
-          q_features: the features from `tokens` for these queries, a tree of arrays [C, ...]; None without features.
-          k_features: the features of the keys.
+        The features are those from `tokens`, trees of arrays [C, ...] and [K, ...]; None if there are none. Where a
+        pair is masked the result is not used, but must be finite.
         """
         return None
 
@@ -324,19 +315,44 @@ class Slots(nnx.Module):
         The result for a pair of tokens must depend on that pair alone, not on which pairs share its block. Talking
         heads (arXiv:2003.02436) are a product with a matrix [N, N] here; no slot covers their mix after the softmax.
 
-        Args:
-          logits_NCK: the scaled products of queries with keys and vectors, for a block of pairs.
-          bias_NCK: the sum of the biases; None if the encoding has none.
-
-        Returns:
-          The logits before softcap and softmax. At hidden pairs they are not used, but must be finite.
+        The logits given are the scaled products of queries with keys and vectors, and the bias is the sum of the
+        biases; None if the encoding has none. The logits returned, which come before softcap and softmax, are not used
+        at hidden pairs, but must be finite.
         """
         return logits_NCK if bias_NCK is None else logits_NCK + bias_NCK
 
 
-OF_ALL_HEADS = frozenset({"mix"})
 SLOTS = frozenset(
     name
     for name, value in vars(Slots).items()
     if callable(value) and name[0] != "_" and name != "features_of_parts"
 ) | {"tokens"}
+
+
+def split_heads(encoding: Slots) -> tuple[Any, Any, Any]:
+    """Return (graphdef, state that is split over heads, state that heads share).
+
+    `nnx.merge` of the three, the second without its axis of heads, is the encoding of one head, whose slots can be
+    called. The axis has N query heads, or K key heads for a `PerKeyHead`: see `relpos.attention.per_head.for_heads`.
+    """
+    one = nnx.merge(*nnx.split(encoding))
+    for _, module in nnx.iter_graph(one):  # one encoding may hold another
+        if isinstance(module, Slots):
+            module.one_head = True
+    graphdef, per_head, shared = nnx.split(one, SPLIT, ...)  # type: ignore[misc]
+    return graphdef, per_head, shared
+
+
+def each_head(function: Callable[[Any], Any], encoding: Slots) -> Any:
+    """Return function(encoding of one head) for each head, [N, ...].
+
+    The result is [K, ...] if only parameters per key head are split, and [1, ...] if all heads share everything.
+    """
+    split, per_head, shared = split_heads(encoding)
+
+    def one_head(per_head):
+        return function(nnx.merge(split, per_head, shared))
+
+    if jax.tree.leaves(per_head):
+        return jax.vmap(one_head)(for_heads(per_head))
+    return jax.tree.map(lambda x: x[None], one_head(per_head))

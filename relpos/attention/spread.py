@@ -17,28 +17,27 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from relpos.positions import contiguous
 
-def _slice_rows(x_CW: Array, starts_C: Array, size: int) -> Array:
-    """Return `size` columns of each row, from the row's own start on; starts are clipped to the row."""
+
+def _slice_rows(x: Array, starts_C: Array, size: int) -> Array:
+    """Return `size` columns of each row, from the row's own start on; starts are clipped. One vector is all rows."""
     # JAX would count a negative start from the end.
     starts_C = jnp.maximum(starts_C, 0)
-    return jax.vmap(lambda x, start: lax.dynamic_slice_in_dim(x, start, size))(x_CW, starts_C)
-
-
-def _index(C: int) -> Int[Array, "C"]:
-    return jnp.arange(C, dtype=jnp.int32)
+    rows = None if x.ndim == 1 else 0
+    one = lambda x, start: lax.dynamic_slice_in_dim(x, start, size)  # noqa: E731
+    return jax.vmap(one, in_axes=(rows, 0))(x, starts_C)
 
 
 def spread(x_CL: Float[Array, "C L"]) -> Float[Array, "C K"]:
     """Spread each row's values by distance to its keys: out[i, j] = x[i, C - i + j]."""
     C, L = x_CL.shape
-    return _slice_rows(x_CL, C - _index(C), L - C)
+    return _slice_rows(x_CL, C - contiguous(C), L - C)
 
 
 def spread_vector(x_L: Float[Array, "L"], C: int) -> Float[Array, "C K"]:
     """Spread one vector of values by distance that all rows share: out[i, j] = x[C - i + j]."""
-    size = x_L.shape[0] - C
-    return jax.vmap(lambda i: lax.dynamic_slice_in_dim(x_L, C - i, size))(_index(C))
+    return _slice_rows(x_L, C - contiguous(C), x_L.shape[0] - C)
 
 
 def spread_columns(x_KL: Float[Array, "K L"]) -> Float[Array, "C K"]:
@@ -51,7 +50,7 @@ def spread_columns(x_KL: Float[Array, "K L"]) -> Float[Array, "C K"]:
 def collect(p_CK: Float[Array, "C K"]) -> Float[Array, "C L"]:
     """Sum each row by distance, the transpose of `spread`: out[i, C - i + j] = p[i, j]."""
     C, K = p_CK.shape
-    return _slice_rows(jnp.pad(p_CK, ((0, 0), (C, C))), _index(C), C + K)
+    return _slice_rows(jnp.pad(p_CK, ((0, 0), (C, C))), contiguous(C), C + K)
 
 
 def collect_sum(p_CK: Float[Array, "C K"]) -> Float[Array, "L"]:
@@ -74,24 +73,22 @@ def collect_columns(p_CK: Float[Array, "C K"]) -> Float[Array, "K L"]:
 def spread_band(x_CW: Float[Array, "C W"], offset: Int[Array, ""], K: int) -> Float[Array, "C K"]:
     """Spread each row of a band: out[i, j] = x[i, clip(offset - i + j, 0, W - 1)]."""
     padded = jnp.pad(x_CW, ((0, 0), (K, K)), mode="edge")
-    return _slice_rows(padded, offset + K - _index(x_CW.shape[0]), K)
+    return _slice_rows(padded, offset + K - contiguous(x_CW.shape[0]), K)
 
 
 def spread_band_vector(
     x_W: Float[Array, "W"], offset: Int[Array, ""], C: int, K: int
 ) -> Float[Array, "C K"]:
     """Spread a band that all rows share: out[i, j] = x[clip(offset - i + j, 0, W - 1)]."""
-    padded = jnp.pad(x_W, K, mode="edge")
-    starts_C = jnp.maximum(offset + K - _index(C), 0)
-    return jax.vmap(lambda start: lax.dynamic_slice_in_dim(padded, start, K))(starts_C)
+    return _slice_rows(jnp.pad(x_W, K, mode="edge"), offset + K - contiguous(C), K)
 
 
 def collect_band(p_CK: Float[Array, "C K"], offset: Int[Array, ""], W: int) -> Float[Array, "C W"]:
     """Transpose `spread_band`: out[i, w] = the sum of p[i, j] over j with clip(offset - i + j, 0, W - 1) = w."""
     C, K = p_CK.shape
-    starts_C = _index(C) - offset  # the column of w = 0
+    starts_C = contiguous(C) - offset  # the column of w = 0
     inside = _slice_rows(jnp.pad(p_CK, ((0, 0), (W, W))), starts_C + W, W)
-    w_CK = _index(K)[None] - starts_C[:, None]
+    w_CK = contiguous(K)[None] - starts_C[:, None]
     before = jnp.where(w_CK < 0, p_CK, 0).sum(-1)
     after = jnp.where(w_CK >= W, p_CK, 0).sum(-1)
     return inside.at[:, 0].add(before).at[:, W - 1].add(after)
@@ -124,10 +121,10 @@ class Ring(NamedTuple):
         """Spread each row's values by distance to its keys: out[i, j] = x[i, K - i + j], x both blocks [C, 2K]."""
         C, K = self.parts.shape[0], self.parts.shape[1] // 3
         begin = jnp.where(block % 2 == 0, K, 0)
-        return _slice_rows(self.parts, begin + K - _index(C), K)
+        return _slice_rows(self.parts, begin + K - contiguous(C), K)
 
     def collect(self, block: Array, size: int) -> Float[Array, "C n"]:
         """Collect each row at its first distances: out[i, C - i + j] = x[i, K + j], x both blocks [C, 2K]."""
         C, K = self.parts.shape[0], self.parts.shape[1] // 3
         begin = jnp.where(block % 2 == 0, K, 0)
-        return _slice_rows(self.parts, begin + K - C + _index(C), size)
+        return _slice_rows(self.parts, begin + K - C + contiguous(C), size)

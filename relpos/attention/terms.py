@@ -9,18 +9,18 @@ arrays and to the block's queries, keys, values and features.
 """
 
 import abc
-import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from relpos.attention.blocks import Block
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.reach import Reach
-from relpos.attention.reference import Keys, Queries
+from relpos.attention.reference import Keys, Queries, Rules
 
 
 class Logits(NamedTuple):
@@ -95,13 +95,14 @@ def cast_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, dx: dx.astype(x.dtype), like, tree)
 
 
-class Term:
-    """A term, for one head.
+class Term(struct.PyTreeNode):
+    """A term, for one head: a frozen dataclass, and a pytree of its arrays.
 
     In each pass, a block passes the term's `ring` on to the next block of the same region: a ring buffer where
     neighbouring blocks share distances (`spread.Ring`), else None. Gradients leave the backward pass in two ways:
-    `sums` are gradients of the term's own arrays, summed over all blocks; `Adds` are gradients of the tokens' arrays
-    (queries, keys, values, features). A term with arrays defines `zero_sums` and `gradient`.
+    `sums` are gradients of the term's own arrays, which each block passes on to the next one, of any region and block
+    of queries; `Adds` are gradients of the tokens' arrays (queries, keys, values, features). A term with arrays defines
+    `zero_sums` and `gradient`.
 
     Attributes:
       reads_tokens: for a logit term, whether gradients reach queries, keys, values or features through it.
@@ -145,11 +146,7 @@ class LogitTerm(Term):
     def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
         """Return what the term adds to the gradients, the ring and the sums.
 
-        Args:
-          block: the block.
-          d: the gradient with respect to the result of `forward`, always [C, K].
-          ring: the ring from the previous block, or from `begin_backward`.
-          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
+        `d` is the gradient with respect to the result of `forward`, always [C, K].
         """
 
     def vjp(self, block: Block, ring: Any) -> tuple[Logits, Any, Any]:
@@ -166,11 +163,8 @@ class ValueTerm(Term):
     ) -> tuple[Float[Array, "C H"] | None, Any]:
         """Return what the block adds to the output, and the ring.
 
-        Args:
-          block: the block.
-          weights_CK: exp(logits - peak) after dropout, where the peak is the row's largest logit so far.
-          shrink_C: exp(peak before this block - peak).
-          ring: the ring from the previous block, or from `begin`.
+        The weights are exp(logits - peak) after dropout, where the peak is the row's largest logit so far, and shrink_C
+        is exp(peak before this block - peak).
         """
 
     def end(self, block: Block, ring: Any) -> Float[Array, "C H"] | None:
@@ -183,33 +177,17 @@ class ValueTerm(Term):
     ) -> tuple[Adds, Any, Any]:
         """Return what the term adds to the gradients, including that of the weights, the ring and the sums.
 
-        Args:
-          block: the block; `block.rows` holds the gradient of the output.
-          weights_CK: the softmax's weights, after dropout.
-          ring: the ring from the previous block, or from `begin_backward`.
-          sums: the sums from the previous block, of any block of queries, or from `zero_sums`.
+        The weights are the softmax's, after dropout; `block.rows` holds the gradient of the output.
         """
 
 
-def static() -> Any:
-    """Declare a field of a term as static, without arrays."""
-    return dataclasses.field(metadata={"static": True})
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(static,))
-def term(cls):
-    """Make a class a frozen dataclass and a pytree of its arrays."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-@dataclasses.dataclass(frozen=True)
 class ByDistance(Term):
     """A distance slot of one part: one table for each kind of region. Its sums are a term with transposed tables."""
 
     near: Any
     past: Any
     future: Any
-    part: int = static()
+    part: int = struct.field(pytree_node=False)
 
     def reach(self, block: Block) -> Reach:
         """Return how the block accesses the part's table."""
@@ -221,11 +199,29 @@ class ByDistance(Term):
 
     def put(self, block: Block, table: Array) -> Self:
         """Replace the table for the block's region."""
-        changed: dict[str, Any] = {block.tables[self.part]: table}
-        return dataclasses.replace(self, **changed)
+        return self.replace(**{block.tables[self.part]: table})
 
     def zero_sums(self):  # noqa: D102
         return zeros(turn(self))
 
     def gradient(self, sums):  # noqa: D102
         return cast_like(turn(sums), self)
+
+
+class ByPair(Term):
+    """Slots of one part that are evaluated for each block, where JAX differentiates them. Its sums are of its state."""
+
+    state: Any  # of the encoding
+    integers: Any  # of the encoding, not differentiated
+    graphdef: Any = struct.field(pytree_node=False)
+    rules: Rules = struct.field(pytree_node=False)
+
+    def encoding(self, state: Any) -> Any:
+        """Return the encoding with this state."""
+        return nnx.merge(self.graphdef, state, self.integers)
+
+    def zero_sums(self):  # noqa: D102
+        return zeros(self.state)
+
+    def gradient(self, sums):  # noqa: D102
+        return self.replace(state=cast_like(sums, self.state), integers=None)

@@ -9,23 +9,20 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from relpos.attention import by_heads
-from relpos.attention.one_head import split_heads
 from relpos.attention.per_head import for_heads, repeated, varies
 from relpos.attention.slot_use import SlotUse
-from relpos.attention.slots import Slots
+from relpos.attention.slots import Slots, split_heads
 
-Slot = Callable[
-    [Slots, Array, Array, Any], Array
-]  # (encoding of one head, x_TH, positions_T, features_T) -> [T, W]
+# (encoding of one head, x_TH, positions_T, features_T) -> [T, W]
+Slot = Callable[[Slots, Array, Array, Any], Array]
 
 
-def queries(
-    encoding: Slots, q: Array, positions_T: Array, features: Any
+def of_queries(
+    name: str, encoding: Slots, x: Float[Array, "B T N H"], positions_T: Array, features: Any
 ) -> Float[Array, "B T N W"]:
-    """Apply the encoding's `query` to the queries."""
-    if "query" not in encoding.overridden:
-        return q
-    return _of_each_token(encoding, _slot("query"), q, positions_T, features)
+    """Apply the encoding's `query` to queries, or its `finish` to outputs."""
+    slot = _slot(encoding, name)
+    return x if slot is None else _of_each_token(encoding, slot, x, positions_T, features)
 
 
 def keys(
@@ -49,9 +46,11 @@ def keys(
       differ by query head.
     """
     if encoding.of_heads:
-        of_part = lambda part, k, heads, found: keys(part, k, positions_S, heads, found)  # noqa: E731
-        return by_heads.of_keys(of_part, encoding, k, num_heads, features)
-    return _keys_or_values(encoding, _key_and_vector(encoding), k, positions_S, num_heads, features)
+        return by_heads.of_keys(keys, encoding, k, positions_S, num_heads, features)
+    slot = _slot(encoding, "key")
+    if "query_vectors" in encoding.overridden and SlotUse.of(encoding).own_vector_key:
+        slot = _key_beside_vector
+    return _keys_or_values(encoding, slot, k, positions_S, num_heads, features)
 
 
 def values(
@@ -63,73 +62,48 @@ def values(
 ) -> Float[Array, "B S K H"]:
     """Apply the encoding's `value` to values, for a cache; the result is [B, S, N, H] if it differs by query head."""
     if encoding.of_heads:
-        of_part = lambda part, v, heads, found: values(part, v, positions_S, heads, found)  # noqa: E731
-        return by_heads.of_keys(of_part, encoding, v, num_heads, features)
-    slot = _slot("value") if "value" in encoding.overridden else None
-    return _keys_or_values(encoding, slot, v, positions_S, num_heads, features)
-
-
-def finish(
-    encoding: Slots, out: Array, positions_T: Array, features: Any
-) -> Float[Array, "B T N H"]:
-    """Apply the encoding's `finish` to the outputs."""
-    if "finish" not in encoding.overridden:
-        return out
-    return _of_each_token(encoding, _slot("finish"), out, positions_T, features)
+        return by_heads.of_keys(values, encoding, v, positions_S, num_heads, features)
+    return _keys_or_values(encoding, _slot(encoding, "value"), v, positions_S, num_heads, features)
 
 
 def match_heads(k: Array, v: Array) -> tuple[Array, Array]:
     """Repeat keys or values if the encoding gave only the other side one entry for each query head."""
     K = max(k.shape[2], v.shape[2])
-    return jnp.repeat(k, K // k.shape[2], axis=2), jnp.repeat(v, K // v.shape[2], axis=2)
+    return repeated(k, K, axis=2), repeated(v, K, axis=2)
 
 
-def _slot(name: str) -> Slot:
-    """Return a function that calls the slot of this name."""
-    return lambda encoding, *arguments: getattr(encoding, name)(*arguments)
+def _slot(encoding: Slots, name: str) -> Slot | None:
+    """Return a function that calls the slot of this name; None if it is empty."""
+    if name not in encoding.overridden:
+        return None
+    return lambda one, *arguments: getattr(one, name)(*arguments)
 
 
-def _key_beside_vector(encoding, x_SH, positions_S, features_S):
-    vector = encoding.vector_key(x_SH, positions_S, features_S)
-    return jnp.concatenate([encoding.key(x_SH, positions_S, features_S), vector], -1)
+def _key_beside_vector(one: Slots, *arguments: Any) -> Array:
+    return jnp.concatenate([one.key(*arguments), one.vector_key(*arguments)], -1)
 
 
-def _key_and_vector(encoding: Slots) -> Slot | None:
-    if "query_vectors" in encoding.overridden and SlotUse.of(encoding).own_vector_key:
-        return _key_beside_vector
-    return _slot("key") if "key" in encoding.overridden else None
-
-
-def features_of_heads(features: Any, heads: int) -> Any:
-    """Repeat features that heads share, so that each head has its own entry."""
-    return repeated(features, heads, axis=2)
-
-
-def _keys_or_values(encoding, slot, x_BSKH, positions_S, num_heads, features):
+def _keys_or_values(encoding, slot: Slot | None, x_BSKH, positions_S, num_heads, features):
     if slot is None:
         return x_BSKH
-    K = x_BSKH.shape[2]
-    if not _differs_by_query_head(encoding, slot, x_BSKH, positions_S, num_heads, features):
-        # Features of query heads are not read, so any will do.
-        features = features_of_heads(jax.tree.map(lambda f: f[:, :, :K], features), K)
-        return _of_each_token(encoding, slot, x_BSKH, positions_S, features)
-    x_BSNH = jnp.repeat(x_BSKH, num_heads // x_BSKH.shape[2], axis=2)
-    features = features_of_heads(features, num_heads)
-    return _of_each_token(encoding, slot, x_BSNH, positions_S, features)
+    if _differs_by_query_head(encoding, slot, x_BSKH, positions_S, num_heads, features):
+        x_BSKH = repeated(x_BSKH, num_heads, axis=2)
+    else:  # features of query heads are not read, so any will do
+        features = jax.tree.map(lambda f: f[:, :, : x_BSKH.shape[2]], features)
+    return _of_each_token(encoding, slot, x_BSKH, positions_S, features)
 
 
 def _of_each_token(encoding, slot: Slot, x_BTNH, positions_T, features):
     """Vmap a slot over heads and rows; if x has key heads, the slot does not read parameters of query heads."""
     split, per_head, shared = split_heads(encoding)
-    heads = x_BTNH.shape[2]
-    of_fewer = lambda x: x[:heads] if x.shape[0] > heads else x  # noqa: E731
-    per_head = for_heads(jax.tree.map(of_fewer, per_head), heads)
-    of_heads = 0 if jax.tree.leaves(per_head) else None
+    N = x_BTNH.shape[2]
+    per_head = for_heads(jax.tree.map(lambda x: x[:N], per_head), N)
+    features = repeated(features, N, axis=2)
 
     def one_head(per_head, x_TH, positions_T, features_T):
         return slot(nnx.merge(split, per_head, shared), x_TH, positions_T, features_T)
 
-    heads = jax.vmap(one_head, in_axes=(of_heads, 1, None, 1), out_axes=1)
+    heads = jax.vmap(one_head, in_axes=(0, 1, None, 1), out_axes=1)
     by_row = 0 if positions_T.shape[:2] == x_BTNH.shape[:2] else None
     rows = jax.vmap(heads, in_axes=(None, 0, by_row, 0))
     return rows(per_head, x_BTNH, positions_T, features).astype(x_BTNH.dtype)
@@ -142,17 +116,12 @@ def _differs_by_query_head(
     if num_heads == x_BSKH.shape[2]:
         return False
     split, per_head, shared = split_heads(encoding)
-    parameters, of_parameters = jax.tree.flatten(per_head)
-    leaves, of_features = jax.tree.flatten(features)
-    own = [x if x.shape[0] == num_heads else None for x in parameters]
-    own += [jnp.moveaxis(f[0], 1, 0) if f.shape[2] == num_heads else None for f in leaves]
-    of_first = [*(x[0] for x in parameters), *(f[0, :, 0] for f in leaves)]
     x_SH = x_BSKH[0, :, 0]
     positions_S = positions[0] if positions.shape[:2] == x_BSKH.shape[:2] else positions
 
-    def one_head(arrays):
-        per_head = jax.tree.unflatten(of_parameters, arrays[: len(parameters)])
-        features_S = jax.tree.unflatten(of_features, arrays[len(parameters) :])
+    def one_head(of_head):
+        per_head, features_S = of_head
         return slot(nnx.merge(split, per_head, shared), x_SH, positions_S, features_S)
 
-    return varies(one_head, own, of_first)
+    of_first_row = jax.tree.map(lambda f: jnp.moveaxis(f[0], 1, 0), features)
+    return varies(one_head, (per_head, of_first_row), num_heads)

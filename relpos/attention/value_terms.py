@@ -1,17 +1,12 @@
 """The terms of the output, each beside its gradient."""
 
-import dataclasses
-from typing import Any, NamedTuple
-
 import jax
-from flax import nnx
 
 from relpos.attention import reference
-from relpos.attention.reference import Rules, dot, dot_rows
-from relpos.attention.terms import Adds, ByDistance, ValueTerm, cast_like, plus, static, term, zeros
+from relpos.attention.reference import dot, dot_rows
+from relpos.attention.terms import Adds, ByDistance, ByPair, ValueTerm, plus
 
 
-@term
 class Values(ValueTerm):
     """The products of the weights with v_j."""
 
@@ -26,12 +21,6 @@ class Values(ValueTerm):
         return Adds(weights=d_weights_CK, value=d_value), ring, sums
 
 
-class _ValueRings(NamedTuple):
-    products: Any  # of the output's gradient with the vectors
-    by_distance: Any  # sums of weights
-
-
-@term
 class ValueVectors(ByDistance, ValueTerm):
     """The products of the weights with a_V[d].
 
@@ -55,42 +44,34 @@ class ValueVectors(ByDistance, ValueTerm):
         return dot(by_distance_Cn, a_V.astype(block.dtype))
 
     def begin_backward(self, block):
+        """Return two rings: of the products of the output's gradient with the vectors, and of the sums of weights."""
         products = self.reach(block).first_products(block.with_d_out, self.here(block))
-        return _ValueRings(products, self.reach(block).first_sums(block.dtype))
+        return products, self.reach(block).first_sums(block.dtype)
 
     def backward(self, block, weights_CK, ring, sums):
-        d_weights_CK, products = self.reach(block).read(
-            block.with_d_out, self.here(block), ring.products
-        )
-        by_distance, rest = self.reach(block).write(weights_CK, ring.by_distance)
+        reach, (products, rest) = self.reach(block), ring
+        d_weights_CK, products = reach.read(block.with_d_out, self.here(block), products)
+        by_distance, rest = reach.write(weights_CK, rest)
         sums = self._of_product(block, by_distance, sums)
-        return Adds(weights=d_weights_CK), _ValueRings(products, rest), sums
+        return Adds(weights=d_weights_CK), (products, rest), sums
 
     def end_backward(self, block, ring, sums):
-        if ring.by_distance is None:
-            return Adds(), sums
-        rest = self.reach(block).write_rest(ring.by_distance)
-        return Adds(), self._of_product(block, rest, sums)
+        _, rest = ring
+        if rest is not None:
+            sums = self._of_product(block, self.reach(block).write_rest(rest), sums)
+        return Adds(), sums
 
     def _of_product(self, block, by_distance_Cn, sums):
         d_a_V = dot(block.rows.d_out.T, by_distance_Cn)
         return sums.put(block, self.reach(block).add_written(sums.here(block), d_a_V))
 
 
-@term
-class PairValues(ValueTerm):
-    """The products with value vectors without a table, evaluated for each pair and differentiated by JAX."""
-
-    state: Any  # of the encoding
-    integers: Any  # of the encoding, not differentiated
-    graphdef: Any = static()
-    rules: Rules = static()
+class PairValues(ByPair, ValueTerm):
+    """The products with value vectors without a table."""
 
     def _values(self, block, state, weights_CK):
-        encoding = nnx.merge(self.graphdef, state, self.integers)
-        return reference.position_values(
-            encoding, self.rules, weights_CK, block.rows.tokens, block.k_tokens
-        )
+        tokens = block.rows.tokens, block.k_tokens
+        return reference.position_values(self.encoding(state), self.rules, weights_CK, *tokens)
 
     def forward(self, block, weights_CK, shrink_C, ring):
         return self._values(block, self.state, weights_CK), ring
@@ -102,9 +83,3 @@ class PairValues(ValueTerm):
             return Adds(), ring, sums
         d_state, d_weights_CK = pull(block.rows.d_out.astype(values.dtype))
         return Adds(weights=d_weights_CK), ring, plus(sums, d_state)
-
-    def zero_sums(self):
-        return zeros(self.state)
-
-    def gradient(self, sums):
-        return dataclasses.replace(self, state=cast_like(sums, self.state), integers=None)

@@ -17,8 +17,8 @@ from relpos.attention import PerKeyHead as PerKeyHead
 from relpos.attention import PerKeyHeadConstant as PerKeyHeadConstant
 from relpos.attention import Slots, split_heads
 from relpos.attention.by_heads import slices
-from relpos.attention.one_head import each_head
 from relpos.attention.per_head import for_heads, varies
+from relpos.attention.slots import each_head
 from relpos.sharding import left_to_the_compiler
 
 
@@ -222,13 +222,11 @@ def _tokens(split, per_head, shared, x_BTD, valid_BT, state, order_BT):
 
 def _read_per_head(one_head, per_head, x_TD, valid_T, state):
     """Return the parameters per head: K copies if the features read none that are per query head, otherwise N."""
-    leaves, tree = jax.tree.flatten(per_head)
-    K, N = (f((x.shape[0] for x in leaves), default=1) for f in (min, max))
+    sizes = [x.shape[0] for x in jax.tree.leaves(per_head)]
+    K, N = min(sizes, default=1), max(sizes, default=1)
     if K < N:
         state = jax.tree.map(lambda s: s[0, 0], state)
-        of_head = lambda leaves: one_head(jax.tree.unflatten(tree, leaves), x_TD, valid_T, state)  # noqa: E731
-        own = [x if x.shape[0] == N else None for x in leaves]
-        if not varies(of_head, own, [x[0] for x in leaves]):
+        if not varies(lambda of_head: one_head(of_head, x_TD, valid_T, state), per_head, N):
             return jax.tree.map(lambda x: x[:K], per_head)
     return for_heads(per_head)
 

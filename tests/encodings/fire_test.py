@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention.one_head import each_head
+from relpos.attention.slots import each_head
 from relpos.encodings.fire import _network
 from tests import oracle
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from relpos import encodings
-from relpos.attention.one_head import each_head
+from relpos.attention.slots import each_head
 from tests import oracle
 
 

@@ -11,7 +11,7 @@ from transformers.models.swin import modeling_swin as swin
 from transformers.models.swinv2 import modeling_swinv2 as swinv2
 
 import relpos
-from relpos.attention.one_head import each_head
+from relpos.attention.slots import each_head
 from tests.parity.comparing import (
     FLOAT32,
     attend,
