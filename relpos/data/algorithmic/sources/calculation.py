@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from relpos.data.algorithmic.base import Example, require_whole, row, rows
-from relpos.data.algorithmic.copying import END, Ended
+from relpos.data.algorithmic.sources.copying import END, Ended
 from relpos.data.errors import DataError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from relpos.data.algorithmic.base import Example, Task, require_whole, rows
-from relpos.data.algorithmic.strings import BITS, bits, terminated
+from relpos.data.algorithmic.sources.strings import BITS, bits, terminated
 from relpos.data.errors import DataError
 
 OPERATORS = ("+", "-", "*")
