@@ -2,8 +2,9 @@
 
     relpos train --config algorithmic --workdir runs/flip_flop
 
-`--config.data.source=TASK` selects any task of relpos/data/algorithmic, `--config.data.sources.TASK.OPTION=VALUE` sets
-its options. lego has no length above 26: use `--config.eval_lengths=10,20,26`.
+`--config.data.source=TASK` selects any task of relpos/data/algorithmic/sources,
+`--config.data.sources.TASK.OPTION=VALUE` sets its options. lego has no length above 26: use
+`--config.eval_lengths=10,20,26`.
 """
 
 from ml_collections import ConfigDict

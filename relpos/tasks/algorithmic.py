@@ -39,7 +39,7 @@ class DataConfig:
     """The examples.
 
     Attributes:
-      source: the task, one of `relpos/data/algorithmic`.
+      source: the task, one of `relpos/data/algorithmic/sources`.
       sources: name -> options.
       shortest: the shortest length in training; None uses the task's minimum.
       one_length: whether all examples of a batch have the same length.

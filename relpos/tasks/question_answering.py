@@ -228,11 +228,7 @@ class QuestionAnswering(Task):
                 read.append((question, row_format.prepare(question.context, question.question)))
         size = memory.rows(self.config, length)
         batches_of = functools.partial(batches.eval_batches, read, row_format, batch_size=size)
-        return Case(
-            {"length": length},
-            lambda: (batch for batch, _ in batches_of()),
-            (questions, read, brief),
-        )
+        return Case({"length": length}, batches_of, (questions, read, brief))
 
     def score(self, model: SpanEncoder, case: Case, record: Record, outputs) -> list[Record]:
         """Return exact match and F1 in percent, overall and by the distance of the facts."""
@@ -252,15 +248,7 @@ class QuestionAnswering(Task):
             return [record]
         trained = max(question.group for question in self.corpus.splits["train"])
         found = answers_lib.by_distance(answers, questions, threshold, trained)
-        near = [
-            {
-                "length": record["length"],
-                "distance": f"{each.distance}, beyond" if each.beyond else each.distance,
-                "questions": each.questions,
-                **each.scores,
-            }
-            for each in found
-        ]
+        near = [{"length": record["length"], **each} for each in found]
         return [{**record, **({} if threshold is None else {"threshold": threshold})}, *near]
 
     def _answers(
@@ -315,7 +303,7 @@ class QuestionAnswering(Task):
         def answer(line: bytes) -> bytes:
             context, question = read_line(line)
             prepared = row_format.prepare(context, question)
-            rows = row_format.rows(prepared, row_format.untrained(prepared))
+            rows = row_format.rows(prepared)
             found = []
             for start in range(0, len(rows), MOST_WINDOWS):
                 some = rows[start : start + MOST_WINDOWS]

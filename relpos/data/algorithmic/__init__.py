@@ -1,11 +1,12 @@
-"""Algorithmic tasks by name. The classes in this folder are the registry; a new one is found automatically."""
+"""Algorithmic tasks by name. The classes in `sources` are the registry; a new one is found automatically."""
 
 import functools
 import importlib
 import inspect
-import pkgutil
 from typing import Any
 
+from relpos import registry
+from relpos.data.algorithmic import sources
 from relpos.data.algorithmic.base import BLANK as BLANK
 from relpos.data.algorithmic.base import Example as Example
 from relpos.data.algorithmic.base import Task as Task
@@ -56,14 +57,15 @@ def create(name: str, **chosen: Any) -> Task:
 
 @functools.cache
 def _classes() -> dict[str, type[Task]]:
-    """Return all classes of this folder that have a name."""
+    """Return all classes in the files of `sources` that have a name."""
     found: dict[str, type[Task]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+    for file in registry.names(sources):
+        module = importlib.import_module(f"{sources.__name__}.{file}")
+        for value in vars(module).values():
             if (
                 inspect.isclass(value)
                 and issubclass(value, Task)
-                and value.__module__ == f"{__name__}.{module.name}"
+                and value.__module__ == module.__name__
                 and "name" in vars(value)
             ):
                 if value.name in found:

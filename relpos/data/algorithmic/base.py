@@ -53,6 +53,7 @@ class Task(abc.ABC):
       max_length: the greatest length, or None.
       answer_mark: whether a causal model needs a mark where the question ends; False if the question's own symbols show
         it.
+      answer_symbols: the number of symbols of every answer, or None: `answer_size` tells it of a question.
       variants: the paper's out-of-distribution tests, name -> options.
       end: the symbol that ends an answer, if there is one; what follows it is not scored.
     """
@@ -63,6 +64,7 @@ class Task(abc.ABC):
     min_length: int = 1
     max_length: int | None = None
     answer_mark: ClassVar[bool] = True
+    answer_symbols: ClassVar[int | None] = None
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     end: ClassVar[str | None] = None
 
@@ -114,8 +116,16 @@ class Task(abc.ABC):
     def draw_lengths(
         self, rng: np.random.Generator, shortest: int, longest: int, count: int
     ) -> np.ndarray:
-        """Return lengths for training: uniform on shortest..longest, unless the paper differs."""
-        return rng.integers(shortest, longest + 1, size=count)
+        """Return lengths for training, from shortest..longest, in proportion to `length_weights`."""
+        lengths = np.arange(shortest, longest + 1)
+        weights = self.length_weights(lengths)
+        if weights is None:
+            return rng.integers(shortest, longest + 1, size=count)
+        return rng.choice(lengths, size=count, p=weights / weights.sum())
+
+    def length_weights(self, lengths: np.ndarray) -> np.ndarray | None:
+        """Return how often training draws each of the lengths; None, unless the paper differs: all equally often."""
+        return None
 
     def most_tokens(self, length: int) -> int:
         """Return the most tokens that an example of at most this length can have."""
@@ -127,6 +137,8 @@ class Task(abc.ABC):
         Raises:
           DataError: no question has this length.
         """
+        if self.answer_symbols is not None:
+            return self.answer_symbols
         return int(self.example(np.random.default_rng(0), len(question)).hidden.sum())
 
     def ids(self, text: str) -> list[int]:
@@ -164,23 +176,21 @@ class Task(abc.ABC):
 
 
 def rows(
-    questions_BT: np.ndarray, answers_BT: np.ndarray, scored_BT: np.ndarray | None = None
+    questions_BT: np.ndarray, answers_BT: np.ndarray, scored_BT: np.ndarray | bool = True
 ) -> list[Example]:
     """Return examples whose questions have one length, and whose answers have one length.
 
     Args:
       questions_BT: the visible symbols.
       answers_BT: the hidden symbols that follow.
-      scored_BT: the answers' symbols that are scored; None: all of them.
+      scored_BT: which of the answers' symbols are scored.
     """
-    count, seen = questions_BT.shape
+    seen = questions_BT.shape[1]
     tokens_BT = np.concatenate([questions_BT, answers_BT], axis=1, dtype=np.int32)
-    hidden_BT = np.zeros(tokens_BT.shape, bool)
+    hidden_BT, counted_BT = np.zeros((2, *tokens_BT.shape), bool)
     hidden_BT[:, seen:] = True
-    if scored_BT is None:
-        return list(map(Example, tokens_BT, hidden_BT, hidden_BT))
-    unseen_BT = np.zeros((count, seen), bool)
-    return list(map(Example, tokens_BT, hidden_BT, np.concatenate([unseen_BT, scored_BT], axis=1)))
+    counted_BT[:, seen:] = scored_BT
+    return list(map(Example, tokens_BT, hidden_BT, counted_BT))
 
 
 def row(question: Sequence[int], answer: Sequence[int]) -> Example:
@@ -197,6 +207,13 @@ def require_whole(task: Task, option: str, value: int, least: int) -> int:
             f"{task.name}.{option} must be a whole number of at least {least}, not {value!r}."
         )
     return int(value)
+
+
+def require_modulus(task: Task, modulus: int) -> int:
+    """Return the option `modulus`, or raise if it is not a whole number from 2 to 10."""
+    if require_whole(task, "modulus", modulus, 2) > 10:
+        raise DataError(f"{task.name}.modulus is at most 10, a number is one digit; not {modulus}.")
+    return modulus
 
 
 def require_share(task: Task, option: str, value: float) -> float:

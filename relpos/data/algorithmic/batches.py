@@ -49,8 +49,7 @@ def batch(
       DataError: the task has no such length, or an example does not fit the size.
     """
     presentation = _presentation(task, presentation)
-    examples = task.examples(rng, lengths)
-    shown = [_show(task, example, presentation) for example in examples]
+    shown = [_show(task, example, presentation) for example in task.examples(rng, lengths)]
     longest = max((len(inputs) for inputs, _, _ in shown), default=0)
     if size is not None and longest > size:
         raise DataError(
@@ -58,18 +57,11 @@ def batch(
             f"the {size} of a batch: give more places or a smaller length."
         )
     shape = (len(shown), longest if size is None else size)
-    filled: Batch = {
-        "inputs": np.zeros(shape, np.int32),
-        "targets": np.zeros(shape, np.int32),
-        "scored": np.zeros(shape, bool),
-        "segments": np.zeros(shape, np.int32),
-    }
-    for i, (inputs, targets, scored) in enumerate(shown):
-        n = len(inputs)
-        filled["inputs"][i, :n] = inputs
-        filled["targets"][i, :n] = targets
-        filled["scored"][i, :n] = scored
-        filled["segments"][i, :n] = 1
+    kinds = {"inputs": "int32", "targets": "int32", "scored": "bool", "segments": "int32"}
+    filled: Batch = {name: np.zeros(shape, kind) for name, kind in kinds.items()}
+    for i, row in enumerate(shown):
+        for array, values in zip(filled.values(), (*row, 1), strict=True):
+            array[i, : len(row[0])] = values
     return filled
 
 
@@ -85,7 +77,6 @@ def train_batches(
     lengths: tuple[int, int],
     batch_size: int,
     seed: int,
-    size: int | None = None,
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
@@ -97,10 +88,9 @@ def train_batches(
     Args:
       task: what to draw.
       lengths: the smallest and the greatest length; `task.draw_lengths` draws between them.
-      batch_size: B.
+      batch_size: B. T is what the greatest length needs.
       seed: any integer.
-      size: T; None: what the greatest length needs. All batches have one shape.
-      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      presentation: see `batch`.
       one_length: draw one length for all examples of a batch (Ruoss et al.) rather than one for each example.
 
     Raises:
@@ -112,17 +102,12 @@ def train_batches(
     _check_positive(batch_size=batch_size)
     for length in lengths:
         task.check_length(length)
-    needed = places(task, longest, presentation)
-    if size is not None and size < needed:
-        raise DataError(
-            f"{task.name} with lengths up to {longest} needs {needed} places, size is {size}."
-        )
-    places_of_batch = size or needed
+    size = places(task, longest, presentation)
 
     def draw(index: int) -> Batch:
         rng = _generator(seed, _TRAINING, index)
         drawn = task.draw_lengths(rng, *lengths, 1 if one_length else batch_size)
-        return batch(task, rng, np.broadcast_to(drawn, batch_size), places_of_batch, presentation)
+        return batch(task, rng, np.broadcast_to(drawn, batch_size), size, presentation)
 
     return endless(draw).to_iter_dataset(IN_THIS_THREAD)
 
@@ -134,7 +119,6 @@ def eval_batches(
     examples: int,
     batch_size: int,
     seed: int,
-    size: int | None = None,
     presentation: str | None = None,
 ) -> list[Batch]:
     """Return batches with `examples` examples of one length, the last padded with empty rows.
@@ -143,20 +127,19 @@ def eval_batches(
 
     Args:
       task: what to draw.
-      length: the length, as the task measures it.
+      length: the length, as the task measures it; T is what it needs.
       examples: their number over all batches.
       batch_size: B.
       seed: any integer.
-      size: T; None: what this length needs.
-      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      presentation: see `batch`.
 
     Raises:
-      DataError: the task has no such length, an example does not fit, or a number is out of range.
+      DataError: the task has no such length, or a number is out of range.
     """
     _check_positive(examples=examples, batch_size=batch_size)
     task.check_length(length)
     rng = _generator(seed, _EVALUATION, length)
-    size = places(task, length, presentation) if size is None else size
+    size = places(task, length, presentation)
     drawn = batch(task, rng, [length] * examples, size, presentation)
     missing = -examples % batch_size
     padded = {key: np.pad(value, ((0, missing), (0, 0))) for key, value in drawn.items()}

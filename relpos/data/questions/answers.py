@@ -1,16 +1,26 @@
-"""Compute answers from the logits of windows, and score them overall and by distance."""
+"""Compute answers from the logits of windows, and score them overall and by distance.
+
+Exact match and F1 are those of the official evaluations of SQuAD 1.1 and 2.0: Rajpurkar et al. 2016, arXiv:1606.05250,
+and 2018, arXiv:1806.03822, with the scripts evaluate-v1.1.py and evaluate-v2.0.py beside the data. Texts are compared
+in lower case, without ASCII punctuation, without the words a, an and the, and with single spaces. F1 compares bags of
+words; among several correct answers the best match counts.
+
+The versions differ if a text has no words left: in 2.0 the empty text answers an impossible question, and F1 of two
+empty texts is 1; in 1.1 it is 0, though exact match is 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from relpos.data.errors import DataError
 from relpos.data.questions.question import Question
 from relpos.data.questions.rows import Prepared
-from relpos.data.questions.scores import best_threshold, scores_v1, scores_v2
 from relpos.data.questions.windows import best_span
+from relpos.metrics.answers import METRICS, normalise
 
 MOST_DISTANCES = 16  # that are reported one by one
 
@@ -64,48 +74,83 @@ def best_answer(
 
 
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
-    """Return the threshold of `Answer.no_answer` that maximises F1 on these questions.
+    """Return the threshold of `scores` that maximises F1 of the answered questions; choose it on validation.
 
-    It is 0 if none of them was read.
+    It is 0 if none of them was answered.
     """
-    read = [question for question in questions if question.id in answers]
-    if not read:
+    gained = [  # by answering a question instead of giving none
+        (answers[q.id].no_answer, _measured(answers[q.id], q, np.inf)["f1"] - float(q.impossible))
+        for q in questions
+        if q.id in answers
+    ]
+    if not gained:
         return 0.0
-    predictions = {id: answer.text for id, answer in answers.items()}
-    return best_threshold(predictions, read, {id: a.no_answer for id, a in answers.items()})
+    best, chosen, total = 0.0, float("-inf"), 0.0
+    # Questions with equal confidence are answered together. Losses come first, so that no sum within such a group
+    # exceeds the sum before or after it.
+    for certainty, gain in sorted(gained):
+        total += gain
+        if total > best:
+            best, chosen = total, certainty
+    return chosen
 
 
 def scores(
     answers: Mapping[str, Answer], questions: Sequence[Question], threshold: float | None
 ) -> dict[str, float]:
-    """Return exact match and F1 in percent; a question without a prediction counts as wrong.
+    """Return exact match and F1 in percent.
 
     Args:
-      answers: by question id.
+      answers: by question id. A missing one counts as wrong; the official script of 2.0 leaves its question out.
       questions: all of them.
-      threshold: score by SQuAD 2.0 with this threshold; None: by SQuAD 1.1.
+      threshold: score by SQuAD 2.0, where an answer is "" if its `no_answer` exceeds this; None: by SQuAD 1.1.
+
+    Returns:
+      exact_match and f1; by SQuAD 2.0 also answerable_exact_match, answerable_f1 and impossible_accuracy if there are
+      such questions.
+
+    Raises:
+      DataError: there are no questions, or with SQuAD 1.1 one has no answer.
     """
-    predictions = {id: answer.text for id, answer in answers.items()}
+    if not questions:
+        raise DataError("There are no questions to score.")
+    answerable = [q for q in questions if not q.impossible]
+    impossible = [q for q in questions if q.impossible]
+    if threshold is None and impossible:
+        raise DataError(
+            f"{len(impossible)} questions, first {impossible[0].id}, have no answer: score by SQuAD 2.0."
+        )
+    found = {q.id: _measured(answers.get(q.id), q, threshold) for q in questions}
+    percent = _percent(found, questions)
+    if threshold is not None and answerable:
+        of_these = _percent(found, answerable)
+        percent |= {f"answerable_{name}": value for name, value in of_these.items()}
+    if impossible:  # without answers, all metrics are the same
+        percent["impossible_accuracy"] = _percent(found, impossible)["exact_match"]
+    return percent
+
+
+def _measured(answer: Answer | None, q: Question, threshold: float | None) -> dict[str, float]:
+    """Return the metrics of an answer, from 0 to 1."""
+    if answer is None:
+        return dict.fromkeys(METRICS.names(), 0.0)
     if threshold is None:
-        return scores_v1(predictions, questions)
-    certainty = {id: answer.no_answer for id, answer in answers.items()}
-    return scores_v2(predictions, questions, no_answer=certainty, threshold=threshold)
+        return METRICS.measure(answer.text, q.answers, 0.0)
+    if answer.no_answer > threshold:
+        return dict.fromkeys(METRICS.names(), float(q.impossible))
+    # A correct answer of only articles and punctuation is none.
+    correct = [text for text in q.answers if normalise(text)] or [""]
+    return METRICS.measure(answer.text, correct, 1.0)
 
 
-class AtDistance(NamedTuple):
-    """The scores of the questions at a distance or in a range of distances.
-
-    Attributes:
-      distance: such as "3" or "5-8".
-      beyond: whether it is greater than those of training.
-      questions: the number of questions.
-      scores: their scores.
-    """
-
-    distance: str
-    beyond: bool
-    questions: int
-    scores: dict[str, float]
+def _percent(
+    found: Mapping[str, Mapping[str, float]], questions: Sequence[Question]
+) -> dict[str, float]:
+    """Return the mean of each metric over some questions in percent."""
+    return {
+        name: 100 * sum(found[q.id][name] for q in questions) / len(questions)
+        for name in METRICS.names()
+    }
 
 
 def by_distance(
@@ -113,41 +158,34 @@ def by_distance(
     questions: Sequence[Question],
     threshold: float | None,
     trained: int,
-) -> list[AtDistance]:
-    """Return the scores by distance, without questions that have none.
+) -> list[dict[str, Any]]:
+    """Return a record of the scores for each distance or range of distances, without questions that have none.
 
-    Args:
-      answers: by question id.
-      questions: all of them.
-      threshold: as for `scores`.
-      trained: the greatest distance of training.
+    A record has the `distance`, such as "3" or "5-8, beyond", which is beyond the greatest one of training, `trained`,
+    the number of `questions`, and their scores. Other arguments are those of `scores`.
     """
-    found = []
-    for low, high in distance_ranges((question.group for question in questions), trained):
+    records = []
+    for low, high in _ranges((question.group for question in questions), trained):
         chosen = [question for question in questions if low <= question.group <= high]
         if chosen:
             name = str(low) if low == high else f"{low}-{high}"
-            found.append(
-                AtDistance(name, low > trained, len(chosen), scores(answers, chosen, threshold))
-            )
-    return found
+            distance = f"{name}, beyond" if low > trained else name
+            found = scores(answers, chosen, threshold)
+            records.append({"distance": distance, "questions": len(chosen), **found})
+    return records
 
 
-def distance_ranges(groups: Iterable[int], trained: int) -> list[tuple[int, int]]:
-    """Return ranges of distances by which to group results; none spans `trained`.
+def _ranges(groups: Iterable[int], trained: int) -> list[tuple[int, int]]:
+    """Return ranges of the distances that occur, none of which spans `trained`.
 
     If there are few distances, each is a range of its own; otherwise a range ends at twice its start.
-
-    Args:
-      groups: the distances that occur; 0 means none.
-      trained: the greatest distance of training.
     """
     known = sorted({group for group in groups if group > 0})
     if len(known) <= MOST_DISTANCES:
         return [(group, group) for group in known]
     ranges, low = [], known[0]
     while low <= known[-1]:
-        high = max(low, 2 * low - 1)
+        high = 2 * low - 1
         if low <= trained < high:
             high = trained
         ranges.append((low, high))

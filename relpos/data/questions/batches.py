@@ -6,6 +6,7 @@ int32 [B, 2], see rows.py.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import grain
@@ -28,48 +29,35 @@ class TrainingRows:
 
     def __init__(self, questions: Sequence[Question], row_format: RowFormat) -> None:
         self._layout = row_format
-        self._questions: list[np.ndarray] = []
-        self._contexts: list[np.ndarray] = []
+        self._windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         account = Reading()
-        table: list[tuple[int, ...]] = []
-        numbers: dict[str, int] = {}
+        contexts: dict[str, np.ndarray] = {}  # one array for all questions about a context
         for question in questions:
             try:
                 prepared = row_format.prepare(question.context, question.question)
             except DataError:
-                most = row_format.longest_question
-                account.complain(
-                    f"question of more than {most} tokens, not trained on", question.id
-                )
+                longer = f"question of more than {row_format.longest_question}"
+                account.complain(f"{longer} tokens, not trained on", question.id)
                 continue
             targets = row_format.targets(prepared, question)
             if targets is None:
-                account.complain(
-                    f"answer of more than {row_format.longest_answer} tokens, not trained on",
-                    question.id,
-                )
+                longer = f"answer of more than {row_format.longest_answer}"
+                account.complain(f"{longer} tokens, not trained on", question.id)
                 continue
-            number = numbers.setdefault(question.context, len(numbers))
-            if number == len(self._contexts):
-                self._contexts.append(prepared.context.ids)
-            for window, target in zip(prepared.windows, targets, strict=True):
+            context = contexts.setdefault(question.context, prepared.context.ids)
+            for (low, high), target in zip(prepared.windows, targets, strict=True):
                 if target[0] != NOT_TRAINED:
-                    table.append((len(self._questions), number, *window, *target))
-            self._questions.append(prepared.question)
+                    self._windows.append((prepared.question, context[low:high], target))
         self.problems: tuple[Fault, ...] = account.problems
-        if not table:
+        if not self._windows:
             wrong = "; ".join(map(str, self.problems)) or "there are none"
             raise DataError(f"No question can be trained on: {wrong}.")
-        self._table = np.array(table, np.int64)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._windows)
 
     def __getitem__(self, index: int) -> Row:
-        question, context, low, high, *target = self._table[index].tolist()
-        return self._layout.row(
-            self._questions[question], self._contexts[context][low:high], np.array(target)
-        )
+        return self._layout.row(*self._windows[index])
 
 
 def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.IterDataset[Batch]:
@@ -97,16 +85,12 @@ def padded(rows: Sequence[Row], batch_size: int) -> Batch:
 
 def eval_batches(
     read: Iterable[tuple[Question, Prepared]], row_format: RowFormat, *, batch_size: int
-) -> Iterator[tuple[Batch, int]]:
-    """Yield batches of the rows of all windows of all questions, in order, and each batch's number of such rows."""
-    rows: list[Row] = []
-    for question, prepared in read:
-        targets = row_format.targets(prepared, question)
-        rows += row_format.rows(
-            prepared, row_format.untrained(prepared) if targets is None else targets
-        )
-        while len(rows) >= batch_size:
-            yield padded(rows[:batch_size], batch_size), batch_size
-            rows = rows[batch_size:]
-    if rows:
-        yield padded(rows, batch_size), len(rows)
+) -> Iterator[Batch]:
+    """Yield batches of the rows of all windows of all questions, in order."""
+    rows = (
+        row
+        for question, prepared in read
+        for row in row_format.rows(prepared, row_format.targets(prepared, question))
+    )
+    while some := list(itertools.islice(rows, batch_size)):
+        yield padded(some, batch_size)

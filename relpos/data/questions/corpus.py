@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from relpos.data.corpus import Corpus, Sizes, corpus_of
+from relpos.data.corpus import Corpus, corpus_of
 from relpos.data.errors import DataError
 from relpos.data.paths import find
-from relpos.data.questions.question import Fault, Question, Reading
+from relpos.data.questions.question import Question, Reading
 from relpos.data.splits import SPLITS, families, held_out
 
 VERSION = "1.0.0"  # of the rules that read and split
@@ -19,12 +21,7 @@ HELD_OUT_QUESTIONS = 2000  # at most
 
 
 def questions_corpus(
-    name: str,
-    version: str,
-    splits: Mapping[str, Sequence[Question]],
-    *,
-    problems: Iterable[str] = (),
-    notes: Sequence[str] = (),
+    name: str, version: str, splits: Mapping[str, Sequence[Question]], **more: Any
 ) -> Corpus[Question]:
     """Return a corpus of questions, see `relpos.data.corpus.corpus_of`."""
     return corpus_of(
@@ -33,39 +30,36 @@ def questions_corpus(
         splits,
         unit="questions",
         parts=lambda question: (json.dumps(dataclasses.astuple(question)).encode(),),
-        measure=_measure,
-        problems=tuple(problems),
-        notes=tuple(notes),
+        measure=lambda questions: {"impossible": sum(q.impossible for q in questions)},
+        **more,
     )
 
 
-def _measure(questions: Sequence[Question]) -> Sizes:
-    return {"impossible": sum(question.impossible for question in questions)}
+def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Question]]:
+    """Return the `load` of a source whose files are read one by one."""
 
+    def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
+        """Load questions from the user's own files.
 
-def corpus_of_files(
-    read: Callable[[str], Reading], *, train: str, validation: str, test: str
-) -> Corpus[Question]:
-    """Return the corpus of the user's own files.
+        Args:
+          train: a file, a glob or a folder; .gz and .xz files are decompressed.
+          validation: likewise; "" means to hold out from train.
+          test: likewise.
 
-    Args:
-      read: reads one file.
-      train: a file, a glob or a folder.
-      validation: likewise; "" means to hold out from train.
-      test: likewise.
+        Raises:
+          DataError: train names no files, or a file cannot be used.
+        """
+        if not train:
+            raise DataError("Which files? train names those to train on.")
+        files = {"train": train, "validation": validation, "test": test}
+        found = {
+            split: [read(str(path)) for path in find(pattern)]
+            for split, pattern in files.items()
+            if pattern
+        }
+        return corpus_of_readings(Path(train).name, VERSION, found)
 
-    Raises:
-      DataError: train names no files, or a file cannot be used.
-    """
-    if not train:
-        raise DataError("Which files? train names those to train on.")
-    files = {"train": train, "validation": validation, "test": test}
-    found = {
-        split: [read(str(path)) for path in find(pattern)]
-        for split, pattern in files.items()
-        if pattern
-    }
-    return corpus_of_readings(Path(train).name, VERSION, found)
+    return load
 
 
 def corpus_of_readings(
@@ -83,14 +77,18 @@ def corpus_of_readings(
     Raises:
       DataError: a split has no usable question, or there are too few to hold any out.
     """
-    problems = _together(reading.problems for readings in read.values() for reading in readings)
+    account = Reading()
+    for reading in itertools.chain.from_iterable(read.values()):
+        for fault in reading.problems:
+            account.complain(fault.message, fault.first, fault.count)
+    problems = tuple(map(str, account.problems))
     splits = {
         split: _told_apart(q for reading in readings for q in reading.questions)
         for split, readings in read.items()
     }
     for split, found in splits.items():
         if not found:
-            wrong = "; ".join(map(str, problems)) or "there are none"
+            wrong = "; ".join(problems) or "there are none"
             raise DataError(f"{name}: no question of {split} can be used: {wrong}.")
     notes = []
     missing = [split for split in SPLITS if split not in splits]
@@ -103,7 +101,7 @@ def corpus_of_readings(
         shared = sum(q.context in contexts for q in splits[split])
         if shared:
             notes.append(f"{split}: {shared} of {len(splits[split])} contexts stand in train too")
-    return questions_corpus(name, version, splits, problems=map(str, problems), notes=notes)
+    return questions_corpus(name, version, splits, problems=problems, notes=tuple(notes))
 
 
 def _told_apart(questions: Iterable[Question]) -> list[Question]:
@@ -116,14 +114,6 @@ def _told_apart(questions: Iterable[Question]) -> list[Question]:
             id = f"{question.id} ({number})"
         found[id] = dataclasses.replace(question, id=id)
     return list(found.values())
-
-
-def _together(summaries: Iterable[Iterable[Fault]]) -> tuple[Fault, ...]:
-    found: dict[str, Fault] = {}
-    for problem in (problem for summary in summaries for problem in summary):
-        known = found.get(problem.message, dataclasses.replace(problem, count=0))
-        found[problem.message] = dataclasses.replace(known, count=known.count + problem.count)
-    return tuple(found.values())
 
 
 def _hold_out(questions: Sequence[Question], missing: Sequence[str]) -> dict[str, list[Question]]:

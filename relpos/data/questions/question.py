@@ -6,6 +6,7 @@ Texts are str and offsets count characters, as in SQuAD (Rajpurkar et al. 2016, 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Question:
     document: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Fault:
     """A kind of faulty records: what is wrong, how many there are, and where the first one is."""
 
@@ -58,17 +59,16 @@ class Reading:
     def __init__(self) -> None:
         self.questions: list[Question] = []
         self._ids: set[str] = set()
-        self._found: dict[str, tuple[int, str]] = {}
+        self._faults: dict[str, Fault] = {}
 
     @property
     def problems(self) -> tuple[Fault, ...]:
-        """Messages about what was corrected or left out, in the order of occurrence."""
-        return tuple(Fault(m, count, first) for m, (count, first) in self._found.items())
+        """What was corrected or left out, in the order of occurrence."""
+        return tuple(self._faults.values())
 
-    def complain(self, message: str, where: str) -> None:
-        """Count a problem of the record at `where`."""
-        count, first = self._found.get(message, (0, where))
-        self._found[message] = (count + 1, first)
+    def complain(self, message: str, where: str, count: int = 1) -> None:
+        """Count problems of a kind, the first of them in the record at `where`."""
+        self._faults.setdefault(message, Fault(message, 0, where)).count += count
 
     def add(
         self,
@@ -84,19 +84,10 @@ class Reading:
     ) -> None:
         """Add a question if it is valid or can be corrected.
 
-        If an answer's start is wrong or missing, take the answer's occurrence in the context nearest to that start.
-        Leave out an answer that does not occur, and a question whose answers are all left out. Replace an id by `where`
-        if it is neither text nor number, or is taken.
-
-        Args:
-          where: the location of the record, such as "dev.json data[0].paragraphs[3].qas[1]".
-          id: see `Question`, also for context, question, impossible, group and document.
-          context: the text.
-          question: what is asked.
-          answers: text and start of each; a start that is not an int counts as missing.
-          impossible: whether the context has no answer.
-          group: the distance.
-          document: the article or story; "" stands for the context.
+        `answers` are texts with their starts; for other arguments see `Question`. If a start is wrong or no int, take
+        the answer's occurrence in the context nearest to that start. Leave out an answer that does not occur, and a
+        question whose answers are all left out. If the id is neither text nor number, or is taken, replace it by
+        `where`, such as "dev.json data[0].paragraphs[3].qas[1]"; replace an empty document by the context.
         """
         for name, text in (("context", context), ("question", question)):
             if not text.strip():
@@ -137,7 +128,8 @@ class Reading:
                 yield text, start
             else:
                 text = text if text in context else text.strip()
-                places = list(_occurrences(context, text))
+                # Looking ahead finds occurrences that overlap, too.
+                places = [m.start() for m in re.finditer(f"(?={re.escape(text)})", context)]
                 if places:
                     self.complain("answer_start is not where the answer is, put right", where)
                     wanted = start if is_start else 0
@@ -152,10 +144,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _occurrences(context: str, text: str) -> Iterator[int]:
-    place = context.find(text)
-    while place >= 0:
-        yield place
-        place = context.find(text, place + 1)

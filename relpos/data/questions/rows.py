@@ -122,13 +122,7 @@ class RowFormat:
         return targets
 
     def row(self, question: np.ndarray, context: np.ndarray, target: np.ndarray) -> Row:
-        """Return the row of a window.
-
-        Args:
-          question: ids.
-          context: ids of the window.
-          target: a row of `targets`.
-        """
+        """Return the row of a window from the ids of the question and of the window, and a row of `targets`."""
         separator, head = self.tokenizer.separator, len(question) + 2
         stop = head + len(context)
         inputs = np.zeros(self.length, np.int32)
@@ -144,12 +138,10 @@ class RowFormat:
             "target": np.asarray(target, np.int32),
         }
 
-    def untrained(self, prepared: Prepared) -> np.ndarray:
-        """Return targets that are ignored, int [W, 2]."""
-        return np.full((len(prepared.windows), 2), NOT_TRAINED)
-
-    def rows(self, prepared: Prepared, targets: np.ndarray) -> list[Row]:
-        """Return the rows of all windows of a question."""
+    def rows(self, prepared: Prepared, targets: np.ndarray | None = None) -> list[Row]:
+        """Return the rows of all windows of a question; without targets, they are not trained on."""
+        if targets is None:
+            targets = np.full((len(prepared.windows), 2), NOT_TRAINED)
         return [
             self.row(prepared.question, prepared.context.ids[low:high], target)
             for (low, high), target in zip(prepared.windows, targets, strict=True)

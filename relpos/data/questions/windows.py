@@ -104,11 +104,9 @@ def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
     """
     encoded = np.frombuffer(text.encode(), np.uint8)
     stops = np.cumsum(byte_lengths_N, dtype=np.int64)
-    if (int(stops[-1]) if len(stops) else 0) != len(encoded):
-        raise DataError(
-            f"The tokens stand for {int(stops[-1]) if len(stops) else 0} bytes, but the text has "
-            f"{len(encoded)}."
-        )
+    total = int(np.sum(byte_lengths_N))
+    if total != len(encoded):
+        raise DataError(f"The tokens stand for {total} bytes, but the text has {len(encoded)}.")
     # The character of each byte: a byte that does not continue a character starts the next.
     character = np.append(np.cumsum(encoded & 0xC0 != 0x80) - 1, len(text))
     starts = stops - byte_lengths_N
@@ -118,12 +116,9 @@ def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
 
 
 def token_span(offsets_N2: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """Return the smallest token range [first, stop) that holds the characters [start, stop).
+    """Return the smallest token range [first, stop) that holds the characters [start, stop), start < stop.
 
-    Args:
-      offsets_N2: as `character_offsets` returns it.
-      start: the first character.
-      stop: one past the last character; greater than start.
+    `character_offsets` returns the offsets.
     """
     first = int(np.searchsorted(offsets_N2[:, 1], start, side="right"))
     behind = int(np.searchsorted(offsets_N2[:, 0], stop, side="left"))

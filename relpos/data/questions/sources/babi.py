@@ -16,32 +16,16 @@ always yes, no and maybe, as the "no" in "John is no longer here" is not an answ
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError
-from relpos.data.questions.corpus import corpus_of_files
-from relpos.data.questions.question import Question, Reading
+from relpos.data.questions.corpus import files_loader
+from relpos.data.questions.question import Reading
 from relpos.data.reading import read_utf8
 
 _LINE = re.compile(r"(\d{1,9}) (.*)")  # int() refuses thousands of digits
 _NUMBER = re.compile(r"\d{1,9}")
 _VERDICTS = {"yes", "no", "maybe"}
-
-
-def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Load questions from the user's own files.
-
-    Args:
-      train: a file, a glob or a folder; .gz and .xz files are decompressed.
-      validation: likewise; "" means to hold out from train.
-      test: likewise.
-
-    Raises:
-      DataError: train names no files, or a file cannot be used.
-    """
-    return corpus_of_files(read_babi, train=train, validation=validation, test=test)
 
 
 def read_babi(path: str) -> Reading:
@@ -73,26 +57,33 @@ def read_babi(path: str) -> Reading:
     return reading
 
 
+load = files_loader(read_babi)
+
+
 def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: str) -> None:
     """Add the question on a line."""
     question, answer, *rest = (field.strip() for field in text.split("\t"))
-    numbers_of_facts = " ".join(rest).split()
-    if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in numbers_of_facts):
+    cited = " ".join(rest).split()
+    if len(rest) > 1 or not all(_NUMBER.fullmatch(number) for number in cited):
         return reading.complain("line with other fields than a question's, left out", where)
-    supports = [int(number) for number in numbers_of_facts]
-    if any(fact not in facts for fact in supports):
+    order = {number: i for i, number in enumerate(facts)}
+    supports = [order[int(number)] for number in cited if int(number) in order]
+    if len(supports) < len(cited):
         reading.complain("supporting fact that is not an earlier sentence, ignored", where)
-        supports = [fact for fact in supports if fact in facts]
     if not answer:
         return reading.complain("empty answer, left out", where)
-    numbers = list(facts)
-    context = "\n".join(facts.values())
-    start = _place(answer, [numbers.index(fact) for fact in supports], list(facts.values()))
-    if start is None and answer.lower() not in _VERDICTS:
-        places = [match.start() for match in _word(answer).finditer(context)]
-        if places:
+    sentences = list(facts.values())
+    context = "\n".join(sentences)
+    start = None
+    if answer.lower() not in _VERDICTS:
+        word = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+        named = [(i, match) for i in supports if (match := word.search(sentences[i]))]
+        if named:
+            i, match = named[0]
+            start = sum(len(sentence) + 1 for sentence in sentences[:i]) + match.start()
+        elif anywhere := [match.start() for match in word.finditer(context)]:
             reading.complain("answer is in no supporting fact, last occurrence taken", where)
-            start = places[-1]
+            start = anywhere[-1]
     if start is None and context and question:
         return reading.complain("answer is not a span of the story, question left out", where)
     reading.add(
@@ -101,21 +92,6 @@ def _add(reading: Reading, where: str, text: str, facts: dict[int, str], story: 
         context=context,
         question=question,
         answers=[(answer, start)],
-        group=len(facts) - min((numbers.index(fact) for fact in supports), default=len(facts)),
+        group=len(facts) - min(supports, default=len(facts)),
         document=story,
     )
-
-
-def _place(answer: str, supports: Sequence[int], sentences: Sequence[str]) -> int | None:
-    """Return where the answer starts in the sentences joined by newlines; None if no support has it."""
-    if answer.lower() in _VERDICTS:
-        return None
-    for support in supports:
-        match = _word(answer).search(sentences[support])
-        if match:
-            return sum(len(sentence) + 1 for sentence in sentences[:support]) + match.start()
-    return None
-
-
-def _word(answer: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")

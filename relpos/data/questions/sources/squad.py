@@ -14,26 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from relpos.data.corpus import Corpus
 from relpos.data.errors import DataError
-from relpos.data.questions.corpus import corpus_of_files
-from relpos.data.questions.question import Question, Reading
+from relpos.data.questions.corpus import files_loader
+from relpos.data.questions.question import Reading
 from relpos.data.reading import read_utf8
 from relpos.files import parse_json
-
-
-def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
-    """Load questions from the user's own files.
-
-    Args:
-      train: a file, a glob or a folder; .gz and .xz files are decompressed.
-      validation: likewise; "" means to hold out from train.
-      test: likewise.
-
-    Raises:
-      DataError: train names no files, or a file cannot be used.
-    """
-    return corpus_of_files(read_squad, train=train, validation=validation, test=test)
 
 
 def read_squad(path: str) -> Reading:
@@ -53,17 +38,19 @@ def read_squad(path: str) -> Reading:
     return reading
 
 
+load = files_loader(read_squad)
+
+
 def _add(reading: Reading, where: str, article: Any, paragraph: Any, qa: Any) -> None:
     """Add one unchecked question."""
     for record, name in ((paragraph, "context"), (qa, "question")):
         if not isinstance(record, dict) or not isinstance(record.get(name), str):
             return reading.complain(f"no text {name!r}, question left out", where)
     impossible = qa.get("is_impossible", False) is True
-    answers = []
     # In version 2.0 an impossible question may lack a list of answers.
-    for answer in (
-        [] if impossible and "answers" not in qa else _list(qa, "answers", reading, where)
-    ):
+    none = impossible and "answers" not in qa
+    answers = []
+    for answer in [] if none else _list(qa, "answers", reading, where):
         if isinstance(answer, dict) and isinstance(answer.get("text"), str):
             answers.append((answer["text"], answer.get("answer_start")))
         else:
@@ -82,8 +69,7 @@ def _add(reading: Reading, where: str, article: Any, paragraph: Any, qa: Any) ->
 
 def _list(record: Any, name: str, reading: Reading, where: str) -> list[Any]:
     if isinstance(record, dict) and isinstance(record.get(name), list):
-        found: list[Any] = record[name]
-        return found
+        return record[name]
     reading.complain(f"no list {name!r}", where)
     return []
 
@@ -106,8 +92,7 @@ def _articles(path: str) -> list[Any]:
             f"{path}: 'data' should be a list of articles, but is {_kind(content.get('data'))}; the "
             f"file has the fields {', '.join(map(repr, content)) or 'none'}."
         )
-    articles: list[Any] = content["data"]
-    return articles
+    return content["data"]
 
 
 def _kind(value: Any) -> str:

@@ -7,9 +7,9 @@ Weston et al. 2015, arXiv:1502.05698, tasks 1 and 2. The distance is that from t
 sentence it needs, 1 for the last sentence, so a model can be tested beyond the distances of its training. With one fact
 the question is where a person is; with two, where a thing is, in one of three equally likely forms:
 
-    move ... take    Ada went to the attic. ... Ada took the lamp.
-    take ... move    Ada took the lamp. ... Ada went to the attic.
-    move ... drop    Ada went to the attic. ... Ada dropped the lamp.
+    move, take    Ada went to the attic. ... Ada took the lamp.
+    take, move    Ada took the lamp. ... Ada went to the attic.
+    move, drop    Ada went to the attic. ... Ada dropped the lamp.
 
 Nothing else reveals the answer: after the first needed sentence, neither the person nor the thing is mentioned except
 in the second one (and, after a drop, perhaps when the person leaves), and a thing that is picked up was never put down
@@ -36,11 +36,13 @@ THINGS = ("apple", "ball", "book", "cup", "key", "lamp")
 MOVES = ("went to", "moved to", "walked to")
 TAKES = ("took", "picked up")
 DROPS = ("dropped", "put down")
+FORMS = ("move, take", "take, move", "move, drop")
 QUESTIONS = {"train": 10_000, "validation": 500, "test": 1000, "longer": 1000}
 MOST_DISTANCE = 64  # longer stories take minutes to generate
-BEFORE = (2, 12)  # sentences before the first needed one
-
-Range = int | tuple[int, int]
+BEFORE = (
+    2,
+    12,
+)  # sentences before the first needed one; at least 2, so that someone can have taken a thing
 
 
 def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> Corpus[Question]:
@@ -77,9 +79,8 @@ def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> 
 def questions(
     count: int,
     *,
-    distance: Range,
+    distance: tuple[int, int],
     facts: int = 1,
-    before: Range = BEFORE,
     split: str = "train",
     seed: int = 0,
 ) -> list[Question]:
@@ -87,77 +88,60 @@ def questions(
 
     Args:
       count: how many.
-      distance: in sentences, or its range, drawn uniformly.
-      facts: the number of needed sentences, 1 or 2.
-      before: the number of sentences before the first needed one, or its range.
+      distance: the least and the greatest; uniform between them.
+      facts: see `load`, also for seed.
       split: "train", "validation" or "test".
-      seed: another seed draws other stories of the same split.
+      seed: another one draws other stories of the same split.
 
     Raises:
       DataError: the split is unknown, or no story can have these numbers.
     """
+    low, high = distance
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
-    name = f"{facts} facts, distance {distance}, before {before}, {split}, seed {seed}"
+    if facts not in (1, 2):
+        raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
+    if low > high:
+        raise DataError(f"{distance} is not a range: the first number must be the smaller one.")
+    if low < facts:
+        raise DataError(f"{facts} needed sentences do not fit into a distance of {low}.")
+    name = f"stories {facts} facts, distance {distance}, before {BEFORE}, {split}, seed {seed}"
     found = []
     for i in range(count):
-        rng = random.Random(f"stories {name} {i}")
+        rng = random.Random(f"{name} {i}")
         while True:
-            question = example(
-                rng, _drawn(rng, distance), facts=facts, before=before, id=f"stories {name}, {i}"
-            )
+            question = _question(rng, rng.randint(low, high), facts, f"{name}, {i}")
             if split_of(question.context.encode()) == split:
                 break
         found.append(question)
     return found
 
 
-def example(
-    rng: random.Random, distance: int, *, facts: int = 1, before: Range = BEFORE, id: str = ""
-) -> Question:
-    """Return a story and its question, one sentence per line; arguments as for `questions`."""
-    least = before if isinstance(before, int) else before[0]
-    if facts not in (1, 2):
-        raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
-    if distance < facts:
-        raise DataError(f"{facts} needed sentences do not fit into a distance of {distance}.")
-    if least < (2 if facts == 2 else 0):
-        raise DataError(
-            f"before={before} is too few: with two facts a thing is taken by someone who came "
-            "before, which takes 2 sentences; with one it may be 0."
-        )
-    story = _Story(rng)
-    if facts == 1:
-        asked = _one_fact(story, distance, _drawn(rng, before))
-    else:
-        kind = rng.choice((_move_take, _take_move, _move_drop))
-        while not (asked := kind(story, distance, _drawn(rng, before))):
-            story = _Story(rng)  # start again: nobody could do what the kind requires
+def _question(rng: random.Random, distance: int, facts: int, id: str) -> Question:
+    """Return a story and its question, one sentence per line."""
+    form = rng.choice(FORMS) if facts == 2 else ""
+    asked = ""
+    while not asked:  # start again if nobody could do what the form requires
+        story = _Story(rng)
+        asked = _two_facts(story, distance, form) if form else _one_fact(story, distance)
     context = "\n".join(story.sentences)
+    place = sum(len(sentence) + 1 for sentence in story.sentences[: story.fact])
     return Question(
         id=id,
         context=context,
         question=f"Where is {asked}?",
         answers=(story.answer,),
-        starts=(
-            context.find(story.answer, sum(len(s) + 1 for s in story.sentences[: story.fact])),
-        ),
+        starts=(context.find(story.answer, place),),
         group=distance,
         document=context,
     )
-
-
-def _drawn(rng: random.Random, number: Range) -> int:
-    low, high = (number, number) if isinstance(number, int) else number
-    if low > high:
-        raise DataError(f"{number} is not a range: the first number must be the smaller one.")
-    return rng.randint(low, high)
 
 
 class _Story:
     """The sentences of a story, and the state after them.
 
     Attributes:
+      rng: draws what happens.
       sentences: the sentences so far.
       place: where each person is who has moved.
       holder: who has each thing that is held.
@@ -167,7 +151,7 @@ class _Story:
     """
 
     def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+        self.rng = rng
         self.sentences: list[str] = []
         self.place: dict[str, str] = {}
         self.holder: dict[str, str] = {}
@@ -175,20 +159,12 @@ class _Story:
         self.fact = 0
         self.answer = ""
 
-    def choose(self, options: Sequence[str]) -> str:
-        """Return a random one of the options."""
-        return self._rng.choice(options)
-
-    def draw(self, low: int, high: int) -> int:
-        """Return a random number from low to high."""
-        return self._rng.randint(low, high)
-
     def move(self, person: str) -> None:
         """Move the person to another place."""
         here = self.place.get(person)
-        place = self.choose([place for place in PLACES if place != here])
+        place = self.rng.choice([place for place in PLACES if place != here])
         self.place[person] = place
-        self.sentences.append(f"{person} {self.choose(MOVES)} the {place}.")
+        self.sentences.append(f"{person} {self.rng.choice(MOVES)} the {place}.")
 
     def answer_move(self, person: str) -> None:
         """Move the person to the place that will be asked for."""
@@ -199,18 +175,18 @@ class _Story:
         """Let the person take a thing."""
         self.lying.pop(thing, None)
         self.holder[thing] = person
-        self.sentences.append(f"{person} {self.choose(TAKES)} the {thing}.")
+        self.sentences.append(f"{person} {self.rng.choice(TAKES)} the {thing}.")
 
     def drop(self, person: str, thing: str) -> None:
         """Let the person drop a thing."""
         del self.holder[thing]
         self.lying[thing] = self.place[person]
-        self.sentences.append(f"{person} {self.choose(DROPS)} the {thing}.")
+        self.sentences.append(f"{person} {self.rng.choice(DROPS)} the {thing}.")
 
-    def within_reach(self, person: str, without: str = "") -> list[str]:
+    def within_reach(self, person: str) -> list[str]:
         """Return what a person who has moved can take: things that lie there or have not been mentioned."""
         at = self.place.get(person)
-        free = [t for t in THINGS if t not in self.holder and t != without]
+        free = [t for t in THINGS if t not in self.holder]
         return [t for t in free if self.lying.get(t, at) == at] if at else []
 
     def happen(
@@ -230,79 +206,56 @@ class _Story:
           leaving: the person who must move once nevertheless.
         """
         persons = [person for person in PERSONS if person != without]
-        moving = self.draw(0, count - 1) if count else 0
+        moving = self.rng.randint(0, count - 1) if count else 0
         for i in range(count):
-            person = self.choose(persons)
+            person = self.rng.choice(persons)
             held = [t for t, who in self.holder.items() if who == person and t != thing]
-            free = self.within_reach(person, without=thing)
-            kind = self.draw(0, 5)
+            free = [t for t in self.within_reach(person) if t != thing]
+            kind = self.rng.randint(0, 5)
             if i == moving:
                 self.move(leaving or person)
             elif kind == 0 and held:
-                self.drop(person, self.choose(held))
+                self.drop(person, self.rng.choice(held))
             elif kind <= 2 and free:
-                self.take(person, self.choose(free))
+                self.take(person, self.rng.choice(free))
             else:
                 self.move(person)
 
 
-def _one_fact(story: _Story, distance: int, before: int) -> str:
-    story.happen(before)
-    person = story.choose(PERSONS)
+def _one_fact(story: _Story, distance: int) -> str:
+    """Let someone move, and return who."""
+    story.happen(story.rng.randint(*BEFORE))
+    person = story.rng.choice(PERSONS)
     story.answer_move(person)
     story.happen(distance - 1, without=person)
     return person
 
 
-def _move_take(story: _Story, distance: int, before: int) -> str:
-    """Let someone move and take a thing that no other sentence mentions."""
-    near = story.draw(1, distance - 1)
+def _two_facts(story: _Story, distance: int, form: str) -> str:
+    """Let someone do with a thing what the form says, and return the thing; "" if nobody can."""
+    before = story.rng.randint(*BEFORE)
+    first, second = form.split(", ")
+    least = min(2, distance - 1) if second == "move" else 1  # leaves room for a later move
+    near = story.rng.randint(least, distance - 1)
     story.happen(before)
-    person = story.choose(PERSONS)
-    unseen = [t for t in THINGS if t not in story.holder and t not in story.lying]
-    if not unseen:
+    person = "" if second == "drop" else story.rng.choice(PERSONS)
+    things = {
+        "move, take": [t for t in THINGS if t not in story.holder and t not in story.lying],
+        "take, move": story.within_reach(person),
+        "move, drop": list(story.holder),
+    }[form]
+    if not things:
         return ""
-    thing = story.choose(unseen)
-    story.answer_move(person)
-    story.happen(distance - near - 1, without=person, thing=thing)
-    story.take(person, thing)
-    story.happen(near - 1, without=person, thing=thing)
+    thing = story.rng.choice(things)
+    person = story.holder.get(thing, person)
+    for act, gap in ((first, distance - near - 1), (second, near - 1)):
+        leaving = ""
+        if act == "move":
+            story.answer_move(person)
+        elif act == "take":
+            story.take(person, thing)
+        else:
+            story.drop(person, thing)
+            leaving = story.rng.choice(("", person))
+        story.happen(gap, without=person, thing=thing, leaving=leaving)
     return f"the {thing}"
-
-
-def _take_move(story: _Story, distance: int, before: int) -> str:
-    """Let someone take a thing and carry it to the place asked for."""
-    near = story.draw(min(2, distance - 1), distance - 1)  # leaves room for a later move
-    story.happen(before)
-    person = story.choose(PERSONS)
-    free = story.within_reach(person)
-    if not free:
-        return ""
-    thing = story.choose(free)
-    story.take(person, thing)
-    story.happen(distance - near - 1, without=person, thing=thing)
-    story.answer_move(person)
-    story.happen(near - 1, without=person, thing=thing)
-    return f"the {thing}"
-
-
-def _move_drop(story: _Story, distance: int, before: int) -> str:
-    """Let someone who has a thing move and drop it, then perhaps leave."""
-    near = story.draw(1, distance - 1)
-    story.happen(before)
-    if not story.holder:
-        return ""
-    thing = story.choose(list(story.holder))
-    person = story.holder[thing]
-    story.answer_move(person)
-    story.happen(distance - near - 1, without=person, thing=thing)
-    story.drop(person, thing)
-    leaving = story.choose(("", person))
-    story.happen(near - 1, without=person, thing=thing, leaving=leaving)
-    return f"the {thing}"
-
-
-def vocabulary() -> Sequence[str]:
-    """Return every word that a story or its question can contain."""
-    phrases = " ".join((*MOVES, *TAKES, *DROPS)).split()
-    return sorted({*PERSONS, *PLACES, *THINGS, *phrases, "the", "Where", "is"})

@@ -51,8 +51,7 @@ def read_records(records: Sequence[Mapping[str, Any]], name: str) -> Reading:
       name: set and split, for messages.
     """
     reading = Reading()
-    for i in range(len(records)):
-        record = records[i]
+    for i, record in enumerate(records):
         answers = record["answers"]
         starts = [int(start) for start in answers["answer_start"]]
         reading.add(

@@ -15,11 +15,6 @@ from relpos.data.algorithmic.base import Example, Task, require_whole, rows
 BITS = ("0", "1")
 
 
-def bits(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-    """Return uniform bits [B, T]."""
-    return rng.integers(2, size=(count, length))
-
-
 class EvenPairs(Task):
     """Tell whether the number of adjacent unequal bits is odd (1) or even (0)."""
 
@@ -27,7 +22,7 @@ class EvenPairs(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
+        word = rng.integers(2, size=(count, length))
         unequal = (word[:, 1:] != word[:, :-1]).sum(axis=1, keepdims=True)
         return rows(word, unequal % 2)
 
@@ -39,7 +34,7 @@ class Parity(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
+        word = rng.integers(2, size=(count, length))
         return rows(word, word.sum(axis=1, keepdims=True) % 2)
 
 
@@ -57,7 +52,29 @@ class CycleNavigation(Task):
         return rows(steps, (steps - 1).sum(axis=1, keepdims=True) % self.cycle)
 
 
-class StackManipulation(Task):
+class Padded(Task):
+    """A task whose answers are followed by `end`, and by zeros up to the same length.
+
+    The authors measure accuracy up to `end`, and train on the zeros too (`score_padding`).
+    """
+
+    _MARK = len(BITS)  # the id of `end` and, as in the authors' code, of something in the question
+
+    def __init__(self, *, score_padding: bool = False):
+        self.score_padding = score_padding
+
+    def _rows(self, question: np.ndarray, results: list[list[int]], size: int) -> list[Example]:
+        """Return examples whose answers are results filled up to a size."""
+        answers = np.zeros((len(results), size), np.int32)
+        scored = np.full(answers.shape, self.score_padding)
+        for i, result in enumerate(results):
+            answers[i, : len(result)] = result
+            answers[i, len(result)] = self._MARK
+            scored[i, : len(result) + 1] = True
+        return rows(question, answers, scored)
+
+
+class StackManipulation(Padded):
     """Find what is on a stack after some instructions, from the top.
 
     Question: the stack, 1 to length - 1 bits from the bottom, then instructions: pop (no effect on an empty stack),
@@ -65,25 +82,21 @@ class StackManipulation(Task):
     """
 
     name = "stack_manipulation"
-    alphabet = (*BITS, "pop|end", "push0", "push1")  # the authors' code uses one id for two
+    alphabet = (*BITS, "pop|end", "push0", "push1")
     end = "pop|end"
-    _POP = _END = 2
-
-    def __init__(self, *, score_padding: bool = False):
-        self.score_padding = score_padding
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
-        actions = rng.integers(self._POP, self._POP + 3, size=(count, length))
+        word = rng.integers(2, size=(count, length))
+        actions = rng.integers(self._MARK, self._MARK + 3, size=(count, length))
         filled = rng.integers(1, max(length, 2), size=(count, 1))
         question = np.where(np.arange(length) < filled, word, actions)
         stacks = [self._run(symbols) for symbols in question.tolist()]
-        return rows(question, *terminated(stacks, self._END, length + 1, self.score_padding))
+        return self._rows(question, stacks, length + 1)
 
     def _run(self, symbols: list[int]) -> list[int]:
         stack: list[int] = []
         for symbol in symbols:
-            if symbol != self._POP:
+            if symbol != self._MARK:
                 stack.append(symbol % 3)  # a bit of the first stack, or push0 = 3 and push1 = 4
             elif stack:
                 stack.pop()
@@ -97,7 +110,7 @@ class Reverse(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
+        word = rng.integers(2, size=(count, length))
         return rows(word, word[:, ::-1])
 
 
@@ -108,7 +121,7 @@ class Duplicate(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
+        word = rng.integers(2, size=(count, length))
         return rows(word, np.tile(word, 2))
 
 
@@ -122,7 +135,7 @@ class MissingDuplicate(Task):
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         question = np.full((count, length), self.alphabet.index("pad"))
         half = length // 2
-        question[:, : 2 * half] = np.tile(bits(rng, count, half), 2)
+        question[:, : 2 * half] = np.tile(rng.integers(2, size=(count, half)), 2)
         place = rng.integers(2 * half, size=(count, 1))
         answer = np.take_along_axis(question, place, axis=1)
         np.put_along_axis(question, place, self.alphabet.index("missing"), axis=1)
@@ -136,7 +149,7 @@ class OddsFirst(Task):
     alphabet = BITS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = bits(rng, count, length)
+        word = rng.integers(2, size=(count, length))
         return rows(word, np.concatenate([word[:, 1::2], word[:, ::2]], axis=1))
 
 
@@ -151,19 +164,3 @@ class BucketSort(Task):
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         word = rng.integers(len(self.alphabet), size=(count, length))
         return rows(word, np.sort(word, axis=1))
-
-
-def terminated(
-    results: list[list[int]], end: int, length: int, score_padding: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return results, each with `end` and zeros up to a length, [B, T], and which symbols are scored, [B, T].
-
-    The authors measure accuracy up to `end`, and train on the zeros too (`score_padding`).
-    """
-    answers = np.zeros((len(results), length), np.int32)
-    scored = np.full(answers.shape, score_padding)
-    for i, result in enumerate(results):
-        answers[i, : len(result)] = result
-        answers[i, len(result)] = end
-        scored[i, : len(result) + 1] = True
-    return answers, scored

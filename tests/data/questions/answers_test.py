@@ -1,8 +1,8 @@
 import pytest
 
 from relpos import data
+from relpos.data.questions.answers import Answer, scores, threshold
 from relpos.data.questions.question import Question
-from relpos.data.questions.scores import best_threshold, scores_v1, scores_v2
 from relpos.metrics.answers import METRICS, normalise
 
 
@@ -58,10 +58,24 @@ def question(id, *answers):
     return Question(id, context, "?", answers, starts, impossible=not answers)
 
 
+def answered(texts, certainty=None):
+    """Answers by question id, with the certainty that there is none."""
+    certainty = certainty or dict.fromkeys(texts, 0.0)
+    return {id: Answer(text, 0, 0.5, certainty[id], 0.5) for id, text in texts.items()}
+
+
+def scores_v1(texts, questions):
+    return scores(answered(texts), questions, None)
+
+
+def scores_v2(texts, questions, certainty=None, threshold=1.0):
+    return scores(answered(texts, certainty), questions, threshold)
+
+
 def test_scores_of_version_1():
     questions = [question("1", "red", "red wine"), question("2", "blue"), question("3", "tea")]
-    scores = scores_v1({"1": "Wine", "2": "the blue"}, questions)  # 2/3, 1, and none
-    assert scores == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (2 / 3 + 1) / 3})
+    found = scores_v1({"1": "Wine", "2": "the blue"}, questions)  # 2/3, 1, and none
+    assert found == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (2 / 3 + 1) / 3})
 
 
 def test_version_1_and_2_differ_in_answers_without_words():
@@ -89,29 +103,25 @@ def test_scores_of_version_2():
 
 def test_above_the_threshold_there_is_no_answer():
     certainty = {"1": 0.9, "2": 0.5, "3": 0.5, "4": 0.6}
-    scores = scores_v2(PREDICTIONS, QUESTIONS, no_answer=certainty, threshold=0.5)
-    assert scores["answerable_f1"] == 0  # the first is above
-    assert scores["impossible_accuracy"] == 100  # the last is above
-    assert scores_v2(PREDICTIONS, QUESTIONS, no_answer=certainty, threshold=0.9) == scores_v2(
-        PREDICTIONS, QUESTIONS
-    )
+    found = scores_v2(PREDICTIONS, QUESTIONS, certainty, 0.5)
+    assert found["answerable_f1"] == 0  # the first is above
+    assert found["impossible_accuracy"] == 100  # the last is above
+    assert scores_v2(PREDICTIONS, QUESTIONS, certainty, 0.9) == scores_v2(PREDICTIONS, QUESTIONS)
 
 
 def test_the_best_threshold():
     predictions = {"1": "red wine", "2": "blue", "3": "green", "4": "grey"}
     certainty = {"1": -3.0, "2": 1.0, "3": 1.0, "4": 5.0}
-    threshold = best_threshold(predictions, QUESTIONS, certainty)
     found = {
-        t: scores_v2(predictions, QUESTIONS, no_answer=certainty, threshold=t)["f1"]
-        for t in (-9.0, -3.0, 1.0, 5.0)
+        t: scores_v2(predictions, QUESTIONS, certainty, t)["f1"] for t in (-9.0, -3.0, 1.0, 5.0)
     }
     assert found == {-9.0: 50, -3.0: 75, 1.0: 75, 5.0: 50}
-    assert threshold == -3.0
+    assert threshold(answered(predictions, certainty), QUESTIONS) == -3.0
     # 2 and 3 are equally certain: answering the second, which is right, answers the third as well.
     tied = {"1": 9.0, "2": 1.0, "3": 1.0, "4": 1.0}
-    assert best_threshold(predictions, QUESTIONS, tied) == float("-inf")
+    assert threshold(answered(predictions, tied), QUESTIONS) == float("-inf")
     always = dict.fromkeys(predictions, "wrong")
-    assert best_threshold(always, QUESTIONS, certainty) == float("-inf")
+    assert threshold(answered(always, certainty), QUESTIONS) == float("-inf")
 
 
 def test_what_cannot_be_scored():

@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from relpos.data.algorithmic.base import Example, Task, require_whole, rows
+from relpos.data.algorithmic.base import Example, Task, require_whole, row, rows
 
-END = "<end>"
+END, NEXT = "<end>", "<next>"
+WORD, REVERSED = "word", "reversed"  # parts of an answer
 
 
 class Ended(Task):
@@ -24,47 +25,52 @@ class Ended(Task):
     presentation = "causal"
     end = END
 
+    def _rows(self, questions_BT: np.ndarray, *answers_BT: np.ndarray) -> list[Example]:
+        """Return `rows` whose answers are these parts and the end."""
+        end_B1 = np.full((len(questions_BT), 1), self._ids[END])
+        return rows(questions_BT, np.concatenate([*answers_BT, end_B1], axis=1))
+
+    def _row(self, question: Sequence[str], answer: Sequence[str]) -> Example:
+        """Return `row` of symbols, in a list or a string, with the end after the answer."""
+        return row(self._ids_of(question), self._ids_of([*answer, END]))
+
 
 class _Copying(Ended):
-    """A task on a word over `letters` symbols; the answer ends with an end symbol."""
+    """A task on a word over `letters` symbols.
 
-    extra: tuple[str, ...] = ()
+    Attributes:
+      answer: its parts: `WORD`, `REVERSED` and `NEXT`.
+      repeated: whether the word is one symbol repeated.
+    """
+
+    answer: ClassVar[tuple[str, ...]] = ()
+    repeated: ClassVar[bool] = False
 
     def __init__(self, *, letters: int = 100):
         self.letters = require_whole(self, "letters", letters, 2)
-        self.alphabet = (*(f"t{i}" for i in range(self.letters)), END, *self.extra)
+        marks = [NEXT] if NEXT in self.answer else []
+        self.alphabet = (*(f"t{i}" for i in range(self.letters)), END, *marks)
 
-    def _word(self, rng: np.random.Generator, length: int, count: int) -> np.ndarray:
-        return rng.integers(self.letters, size=(count, length))
-
-    def _symbol(self, symbol: str, count: int) -> np.ndarray:
-        """Return a column of one symbol, [B, 1]."""
-        return np.full((count, 1), self._ids[symbol])
-
-    def _rows(self, question: np.ndarray, *answer: np.ndarray) -> list[Example]:
-        end = self._symbol(END, len(question))
-        return rows(question, np.concatenate([*answer, end], axis=1))
+    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
+        drawn = rng.integers(self.letters, size=(count, 1 if self.repeated else length))
+        word = np.broadcast_to(drawn, (count, length))
+        mark = np.full((count, 1), self.letters + 1)
+        parts = {WORD: word, REVERSED: word[:, ::-1], NEXT: mark}
+        return self._rows(word, *(parts[part] for part in self.answer))
 
 
 class CopyCmc(_Copying):
     """Copy the word."""
 
     name = "copy_cmc"
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = self._word(rng, length, count)
-        return self._rows(word, word)
+    answer = (WORD,)
 
 
 class CopyCmc2x(_Copying):
     """Copy the word twice, with `next` between the copies."""
 
     name = "copy_cmc2x"
-    extra = ("<next>",)
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = self._word(rng, length, count)
-        return self._rows(word, word, self._symbol("<next>", count), word)
+    answer = (WORD, NEXT, WORD)
 
 
 class CopyRsc(_Copying):
@@ -74,20 +80,15 @@ class CopyRsc(_Copying):
     """
 
     name = "copy_rsc"
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = np.tile(self._word(rng, 1, count), length)
-        return self._rows(word, word)
+    answer = (WORD,)
+    repeated = True
 
 
-class CopyRsc2x(_Copying):
+class CopyRsc2x(CopyRsc):
     """Copy a word that is one symbol repeated, twice."""
 
     name = "copy_rsc2x"
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = np.tile(self._word(rng, 1, count), length)
-        return self._rows(word, word, word)
+    answer = (WORD, WORD)
 
 
 class CopyRdc(_Copying):
@@ -99,7 +100,7 @@ class CopyRdc(_Copying):
         return super().answer_size(question[2:])
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        a = self._word(rng, 1, count)
+        a = rng.integers(self.letters, size=(count, 1))
         b = (a + rng.integers(1, self.letters, size=a.shape)) % self.letters
         return self._rows(np.concatenate([a, b, np.tile(a, length)], axis=1), np.tile(b, length))
 
@@ -108,32 +109,21 @@ class ReverseMc(_Copying):
     """Reverse the word."""
 
     name = "reverse_mc"
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = self._word(rng, length, count)
-        return self._rows(word, word[:, ::-1])
+    answer = (REVERSED,)
 
 
 class ReverseMc2x(_Copying):
     """Reverse the word twice, with `next` between the copies."""
 
     name = "reverse_mc2x"
-    extra = ("<next>",)
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = self._word(rng, length, count)
-        return self._rows(word, word[:, ::-1], self._symbol("<next>", count), word[:, ::-1])
+    answer = (REVERSED, NEXT, REVERSED)
 
 
 class ReverseMcrv(_Copying):
     """Reverse the word, then copy it, with `next` between the two."""
 
     name = "reverse_mcrv"
-    extra = ("<next>",)
-
-    def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        word = self._word(rng, length, count)
-        return self._rows(word, word[:, ::-1], self._symbol("<next>", count), word)
+    answer = (REVERSED, NEXT, WORD)
 
 
 class SelectiveCopy(Task):

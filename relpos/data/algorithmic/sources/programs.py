@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import string
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from relpos.data.algorithmic.base import Example, Task, require_share, require_whole, row
 from relpos.data.errors import DataError
+
+# The probability, by depth and by k, that k lists in a row have n symbols.
+Shares = list[list[np.ndarray]]
+
+_OPERATIONS: Sequence[Callable[..., Any]] = (min, max, statistics.median, sum)
 
 
 class Counting(Task):
@@ -31,9 +37,13 @@ class Counting(Task):
     name = "counting"
     presentation = "causal"
     answer_mark = False
+    answer_symbols = 1
     most = 10  # that a variable can hold
     _SET, _ADD, _PASS = range(3)
     _weights = (1, 7, 50)
+    _shares = np.cumsum(_weights)[:-1] / sum(_weights)  # where on 0..1 the next kind of step begins
+    # The probability that a step sets no variable while none is set.
+    _none_set = _weights[_PASS] / (_weights[_PASS] + _weights[_SET])
 
     def __init__(self, *, variables: int = 1, max_tokens: int = 512):
         self.variables = require_whole(self, "variables", variables, 1)
@@ -46,29 +56,16 @@ class Counting(Task):
         numbers = map(str, range(self.most + 1))
         self.alphabet = (*names, *numbers, "=", ";", "++;", "pass;", "print")
 
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 1
-
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
         # Before a variable is set only pass is possible, so the first set is at a geometric variate.
-        none_set = self._none_set
-        first = np.log1p(-rng.random(count) * (1 - none_set**length)) / np.log(none_set)
+        chance = rng.random(count) * (1 - self._none_set**length)
+        first = np.log1p(-chance) / np.log(self._none_set)
         first = np.minimum(first.astype(int), length - 1)[:, None]
         place = np.arange(length)
         kinds = np.where(place < first, self._PASS, np.where(place == first, self._SET, kinds))
         uniform = _uniform(rng)
         return [self._example(steps, uniform) for steps in kinds.tolist()]
-
-    @functools.cached_property
-    def _shares(self) -> np.ndarray:
-        """Return where on 0..1 one kind of step ends and the next begins."""
-        return np.cumsum(self._weights)[:-1] / sum(self._weights)
-
-    @property
-    def _none_set(self) -> float:
-        """Return the probability that a step sets no variable while none is set."""
-        return self._weights[self._PASS] / (self._weights[self._PASS] + self._weights[self._SET])
 
     def _example(self, steps: list[int], uniform: Iterator[float]) -> Example:
         held: dict[str, int] = {}
@@ -93,12 +90,8 @@ class Counting(Task):
         seen = self.max_tokens - 1 if self.max_tokens else len(question)
         return row(question[-seen:], self._ids_of([str(held[variable])]))
 
-    def draw_lengths(
-        self, rng: np.random.Generator, shortest: int, longest: int, count: int
-    ) -> np.ndarray:
-        lengths = np.arange(shortest, longest + 1)
-        sets_one = 1 - self._none_set**lengths
-        return rng.choice(lengths, size=count, p=sets_one / sets_one.sum())
+    def length_weights(self, lengths: np.ndarray) -> np.ndarray:
+        return 1 - self._none_set**lengths
 
     def most_tokens(self, length: int) -> int:
         return min(4 * length + 3, self.max_tokens or 4 * length + 3)
@@ -118,16 +111,14 @@ class FlipFlop(Task):
     alphabet = ("0", "1", "w", "i", "r")
     min_length = 2
     answer_mark = False
+    answer_symbols = 1
     variants: ClassVar = {"sparse": {"ignore": 0.98}, "dense": {"ignore": 0.1}}
 
     def __init__(self, *, ignore: float = 0.8):
         self.ignore = require_share(self, "ignore", ignore)
 
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 1
-
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        write, ignore, read = map(self._ids.__getitem__, "wir")
+        write, ignore, read = self._ids_of("wir")
         change = (1 - self.ignore) / 2
         kinds = rng.choice(
             [write, ignore, read], p=[change, self.ignore, change], size=(count, length)
@@ -158,6 +149,7 @@ class ListOps(Task):
     alphabet = (*string.digits, "[MIN", "[MAX", "[MED", "[SM", "]")
     min_length = 4
     max_length = 4095  # one example of ten thousand symbols takes minutes
+    answer_symbols = 1
 
     def __init__(self, *, expand: float = 0.25, max_depth: int = 10, max_arguments: int = 10):
         self.expand = require_share(self, "expand", expand)
@@ -177,65 +169,51 @@ class ListOps(Task):
         examples = []
         for _ in range(count):
             question: list[int] = []
-            value = self._list(shares, 0, length, uniform, question)
+            value = _list(shares, length, uniform, question)
             examples.append(row(question, [value]))
         return examples
 
-    def draw_lengths(
-        self, rng: np.random.Generator, shortest: int, longest: int, count: int
-    ) -> np.ndarray:
-        shares = self._shares(longest)[0][1][shortest : longest + 1]
-        if not shares.sum() > 0:
+    def length_weights(self, lengths: np.ndarray) -> np.ndarray:
+        shortest, longest = int(lengths[0]), int(lengths[-1])
+        weights = self._shares(longest)[0][1][shortest : longest + 1]
+        if not weights.sum() > 0:
             raise DataError(f"{self.name} has no list of length {shortest} to {longest}.")
-        return rng.choice(np.arange(shortest, longest + 1), size=count, p=shares / shares.sum())
+        return weights
 
     def most_tokens(self, length: int) -> int:
         return length + 1
 
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 1
-
-    def _shares(self, length: int) -> list[list[np.ndarray]]:
+    def _shares(self, length: int) -> Shares:
         """Return `_list_shares` for all lengths up to this one."""
         return _list_shares(
             self.expand, self.max_depth, self.max_arguments, 1 << length.bit_length()
         )
 
-    def _list(
-        self,
-        shares: list[list[np.ndarray]],
-        depth: int,
-        length: int,
-        uniform: Iterator[float],
-        symbols: list[int],
-    ) -> int:
-        """Append a list of a length to `symbols` and return its value."""
-        if length == 1:
-            symbols.append(int(next(uniform) * 10))
-            return symbols[-1]
-        lists = shares[depth + 1]  # lists[k][n]: k lists have n symbols together
-        rest = length - 2
-        arguments = 2 + _draw([lists[k][rest] for k in range(2, len(lists))], uniform)
-        operator = int(next(uniform) * 4)
-        symbols.append(10 + operator)
-        values = []
-        for left in range(arguments - 1, -1, -1):
-            size = rest if left == 0 else _first_size(lists, left, rest, uniform)
-            values.append(self._list(shares, depth + 1, size, uniform, symbols))
-            rest -= size
-        symbols.append(14)
-        if operator == 2:
-            values.sort()
-            return (values[len(values) // 2] + values[(len(values) - 1) // 2]) // 2
-        return (min(values), max(values), 0, sum(values) % 10)[operator]
+
+def _list(shares: Shares, length: int, uniform: Iterator[float], symbols: list[int]) -> int:
+    """Append a list of a length to `symbols` and return its value."""
+    if length == 1:
+        symbols.append(int(next(uniform) * 10))
+        return symbols[-1]
+    inner = shares[1:]
+    lists = inner[0]  # lists[k][n]: k lists have n symbols together
+    rest = length - 2
+    arguments = 2 + _draw([sums[rest] for sums in lists[2:]], uniform)
+    operator = int(next(uniform) * 4)
+    symbols.append(10 + operator)
+    values = []
+    for left in range(arguments - 1, -1, -1):
+        size = rest if left == 0 else _first_size(lists, left, rest, uniform)
+        values.append(_list(inner, size, uniform, symbols))
+        rest -= size
+    symbols.append(14)
+    return int(_OPERATIONS[operator](values)) % 10
 
 
 @functools.lru_cache(maxsize=8)
-def _list_shares(
-    expand: float, max_depth: int, max_arguments: int, limit: int
-) -> list[list[np.ndarray]]:
-    """Return the probability, by depth and by k, that k lists in a row have n symbols; n < limit."""
-    by_depth: list[list[np.ndarray]] = []
+def _list_shares(expand: float, max_depth: int, max_arguments: int, limit: int) -> Shares:
+    """Return the shares of all n < limit."""
+    by_depth: Shares = []
     one = np.zeros(limit)
     one[1] = 1
     for _ in range(max_depth):
@@ -266,7 +244,7 @@ def _draw(weights: list[float], uniform: Iterator[float]) -> int:
     return int(np.searchsorted(below, next(uniform) * below[-1], side="right"))
 
 
-def _choose(from_: list[str] | tuple[str, ...], uniform: Iterator[float]) -> str:
+def _choose(from_: Sequence[str], uniform: Iterator[float]) -> str:
     return from_[int(next(uniform) * len(from_))]
 
 

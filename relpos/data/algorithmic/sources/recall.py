@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from relpos.data.algorithmic.base import Example, Task, require_whole
@@ -23,6 +21,7 @@ class MQAR(Task):
     name = "mqar"
     presentation = "causal"
     answer_mark = False
+    answer_symbols = 1
 
     def __init__(
         self, *, pairs: int = 8, keys: int = 4095, values: int = 4096, power: float = 0.01
@@ -39,9 +38,6 @@ class MQAR(Task):
         self.power = float(power)
         self.min_length = 2 * self.pairs
         self.alphabet = (*(f"k{i}" for i in range(keys)), *(f"v{i}" for i in range(values)), ".")
-
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 1
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         pairs, later = self.pairs, length - self.pairs

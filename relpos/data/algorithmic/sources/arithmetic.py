@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
-from relpos.data.algorithmic.base import Example, Task, require_whole, rows
-from relpos.data.algorithmic.strings import BITS, bits, terminated
-from relpos.data.errors import DataError
+from relpos.data.algorithmic.base import Example, Task, require_modulus, rows
+from relpos.data.algorithmic.sources.strings import BITS, Padded
 
 OPERATORS = ("+", "-", "*")
 
@@ -21,10 +22,11 @@ class ModularArithmetic(Task):
     """
 
     name = "modular_arithmetic"
+    others: ClassVar[tuple[str, ...]] = OPERATORS  # symbols besides the digits
 
     def __init__(self, *, modulus: int = 5):
-        self.modulus = _modulus(self, modulus)
-        self.alphabet = (*map(str, range(self.modulus)), *OPERATORS)
+        self.modulus = require_modulus(self, modulus)
+        self.alphabet = (*map(str, range(self.modulus)), *self.others)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         terms = (length + 1) // 2
@@ -34,14 +36,14 @@ class ModularArithmetic(Task):
         total = np.zeros(count, np.int64)
         product = question[:, 0]
         for i in range(1, 2 * terms - 1, 2):
-            operator, digit = question[:, i] - self.modulus, question[:, i + 1]
-            total = np.where(operator == 2, total, total + product)
+            sign, digit = question[:, i] - self.modulus, question[:, i + 1]
+            total = np.where(sign == 2, total, total + product)
             # + and - begin a new product, * continues it.
-            product = np.choose(operator, [digit, -digit, product * digit]) % self.modulus
+            product = np.choose(sign, [digit, -digit, product * digit]) % self.modulus
         return rows(question, ((total + product) % self.modulus)[:, None])
 
 
-class ModularArithmeticBrackets(Task):
+class ModularArithmeticBrackets(ModularArithmetic):
     """Evaluate an expression in brackets modulo `modulus`.
 
     Lengths 1 to 4: d, -d, (d), (-d). Greater lengths: (L op R), where op is one of + - * and the length of L is uniform
@@ -49,19 +51,15 @@ class ModularArithmeticBrackets(Task):
     """
 
     name = "modular_arithmetic_brackets"
-    operators = OPERATORS
-
-    def __init__(self, *, modulus: int = 5):
-        self.modulus = _modulus(self, modulus)
-        self.alphabet = (*map(str, range(self.modulus)), *OPERATORS, "(", ")")
+    others = (*OPERATORS, "(", ")")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
-        drawn = _expressions(rng, length, count, self.modulus, self.operators)
+        drawn = _expressions(rng, length, count, self.modulus, OPERATORS)
         question = np.array([self._ids_of(text) for text, _ in drawn])
         return rows(question, np.array([[value] for _, value in drawn]))
 
 
-class SolveEquation(Task):
+class SolveEquation(ModularArithmetic):
     """Find the digit x in EXPRESSION=d, modulo `modulus`.
 
     The expression is as above, with length - 2 symbols and no products. One of its digits is replaced by x: the first
@@ -70,15 +68,11 @@ class SolveEquation(Task):
 
     name = "solve_equation"
     min_length = 3
-    operators = OPERATORS[:2]
-
-    def __init__(self, *, modulus: int = 5):
-        self.modulus = _modulus(self, modulus)
-        self.alphabet = (*map(str, range(self.modulus)), *self.operators, "(", ")", "x", "=")
+    others = ("+", "-", "(", ")", "x", "=")
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         size = length - 2
-        drawn = _expressions(rng, size, count, self.modulus, self.operators)
+        drawn = _expressions(rng, size, count, self.modulus, OPERATORS[:2])
         starts = rng.integers(size, size=count).tolist()
         questions, answers = [], []
         for (text, value), start in zip(drawn, starts, strict=True):
@@ -88,7 +82,7 @@ class SolveEquation(Task):
         return rows(np.array(questions), np.array(answers))
 
 
-class BinaryAddition(Task):
+class BinaryAddition(Padded):
     """Add two binary numbers, lowest bits first.
 
     Question: n, an operator and m, `length` symbols in all. n has 1 to length - 2 bits, and each number is uniform from
@@ -97,42 +91,31 @@ class BinaryAddition(Task):
     """
 
     name = "binary_addition"
-    alphabet = (*BITS, "op|end")  # the authors' code uses one id for both
+    alphabet = (*BITS, "op|end")
     end = "op|end"
     min_length = 3
-    _MARK = 2
-
-    def __init__(self, *, score_padding: bool = False):
-        self.score_padding = score_padding
+    _combine = staticmethod(operator.add)
+    _longer = 1  # symbols of an answer than of its question
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         first = rng.integers(1, length - 1, size=(count, 1))
         place = np.arange(length)
-        left, right = place < first, place > first
         question = np.where(place == first, self._MARK, 0)
-        for part in (left, right):
-            question += _positive(rng, np.broadcast_to(part, question.shape))
+        for part in (place < first, place > first):
+            question += _positive(rng, part)
         results = []
         for symbols, cut in zip(question.tolist(), first[:, 0].tolist(), strict=True):
             result = self._combine(_number(symbols[:cut]), _number(symbols[cut + 1 :]))
             results.append([int(bit) for bit in f"{result:b}"[::-1]])
-        size = length + self._longer
-        return rows(question, *terminated(results, self._MARK, size, self.score_padding))
-
-    _longer = 1
-
-    def _combine(self, n: int, m: int) -> int:
-        return n + m
+        return self._rows(question, results, length + self._longer)
 
 
 class BinaryMultiplication(BinaryAddition):
     """Multiply two binary numbers; as `BinaryAddition`, but the answer has `length` symbols."""
 
     name = "binary_multiplication"
+    _combine = staticmethod(operator.mul)
     _longer = 0
-
-    def _combine(self, n: int, m: int) -> int:
-        return n * m
 
 
 class ComputeSqrt(Task):
@@ -151,17 +134,12 @@ class ComputeSqrt(Task):
         return rows(question, np.array([[int(bit) for bit in f"{r:0{size}b}"] for r in roots]))
 
 
-def _modulus(task: Task, modulus: int) -> int:
-    if require_whole(task, "modulus", modulus, 2) > 10:
-        raise DataError(f"{task.name}.modulus is at most 10, a number is one digit; not {modulus}.")
-    return modulus
-
-
 def _positive(rng: np.random.Generator, mask_BT: np.ndarray) -> np.ndarray:
     """Draw uniform bits where the mask is set, at least one of them 1 in every row; [B, T]."""
-    drawn = bits(rng, *mask_BT.shape) * mask_BT
+    drawn = rng.integers(2, size=mask_BT.shape) * mask_BT
     while len(again := np.flatnonzero(~drawn.any(axis=1))):
-        drawn[again] = bits(rng, len(again), mask_BT.shape[1]) * mask_BT[again]
+        part = mask_BT[again]
+        drawn[again] = rng.integers(2, size=part.shape) * part
     return drawn
 
 
@@ -182,16 +160,11 @@ def _expression(
 ) -> tuple[str, int]:
     if length < 5:
         digit = int(next(uniform) * modulus)
-        text, value = [
-            (f"{digit}", digit),
-            (f"-{digit}", -digit),
-            (f"({digit})", digit),
-            (f"(-{digit})", -digit),
-        ][length - 1]
-        return text, value % modulus
+        text = (f"{digit}", f"-{digit}", f"({digit})", f"(-{digit})")[length - 1]
+        return text, (-digit if "-" in text else digit) % modulus
     left_length = 1 + int(next(uniform) * (length - 4))
     left, a = _expression(uniform, left_length, modulus, operators)
     right, b = _expression(uniform, length - 3 - left_length, modulus, operators)
-    operator = operators[int(next(uniform) * len(operators))]
-    value = {"+": a + b, "-": a - b, "*": a * b}[operator] % modulus
-    return f"({left}{operator}{right})", value
+    sign = operators[int(next(uniform) * len(operators))]
+    value = {"+": a + b, "-": a - b, "*": a * b}[sign] % modulus
+    return f"({left}{sign}{right})", value

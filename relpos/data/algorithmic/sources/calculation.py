@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relpos.data.algorithmic.base import Example, require_whole, row, rows
-from relpos.data.algorithmic.copying import END, Ended
-from relpos.data.errors import DataError
+from relpos.data.algorithmic.base import Example, require_modulus, require_whole
+from relpos.data.algorithmic.sources.copying import END, Ended
 
 
 class Sum(Ended):
@@ -24,14 +23,11 @@ class Sum(Ended):
     alphabet = (*string.digits, END)
 
     def __init__(self, *, modulus: int = 10):
-        if require_whole(self, "modulus", modulus, 2) > 10:
-            raise DataError(f"sum.modulus is at most 10, the answer is one digit; not {modulus}.")
-        self.modulus = modulus
+        self.modulus = require_modulus(self, modulus)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         digits = rng.integers(1, 10, size=(count, length))
-        answer = digits.sum(axis=1, keepdims=True) % self.modulus
-        return rows(digits, np.concatenate([answer, np.full((count, 1), self._ids[END])], axis=1))
+        return self._rows(digits, digits.sum(axis=1, keepdims=True) % self.modulus)
 
 
 class Sort(Ended):
@@ -45,8 +41,7 @@ class Sort(Ended):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         word = rng.integers(self.letters, size=(count, length))
-        end = np.full((count, 1), self._ids[END])
-        return rows(word, np.concatenate([np.sort(word, axis=1), end], axis=1))
+        return self._rows(word, np.sort(word, axis=1))
 
 
 class SortNumbers(Ended):
@@ -60,10 +55,7 @@ class SortNumbers(Ended):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         drawn = rng.integers(10, 10_000, size=(count, length)).tolist()
-        return [row(self._list(n), [*self._list(sorted(n)), self._ids[END]]) for n in drawn]
-
-    def _list(self, numbers: list[int]) -> list[int]:
-        return self._ids_of(",".join(map(str, numbers)))
+        return [self._row(_list(numbers), _list(sorted(numbers))) for numbers in drawn]
 
     def most_tokens(self, length: int) -> int:
         return 2 * (5 * length - 1) + 1
@@ -97,17 +89,12 @@ class Addition(Ended):
         drawn[:, :, 0] = np.where(digits > 1, rng.integers(1, 10, size=(2, count)), drawn[:, :, 0])
         examples = []
         for (a, b), (m, n) in zip(drawn.swapaxes(0, 1).tolist(), digits.T.tolist(), strict=True):
-            total = int("".join(map(str, a[:m]))) + int("".join(map(str, b[:n])))
-            question = [*a[:m], self._ids["+"], *b[:n]]
-            examples.append(row(question, [*self._ids_of(str(total)), self._ids[END]]))
+            first, second = "".join(map(str, a[:m])), "".join(map(str, b[:n]))
+            examples.append(self._row(f"{first}+{second}", str(int(first) + int(second))))
         return examples
 
-    def draw_lengths(
-        self, rng: np.random.Generator, shortest: int, longest: int, count: int
-    ) -> np.ndarray:
-        lengths = np.arange(shortest, longest + 1)
-        pairs = 2 * (lengths - self.min_length) + 1
-        return rng.choice(lengths, size=count, p=pairs / pairs.sum())
+    def length_weights(self, lengths: np.ndarray) -> np.ndarray:
+        return 2 * (lengths - self.min_length) + 1
 
     def most_tokens(self, length: int) -> int:
         return 3 * length + 3
@@ -121,13 +108,10 @@ class Polynomial(Ended):
 
     name = "polynomial"
     alphabet = (*string.digits, "-", "+", "*", "^", "x", ";", END)
+    answer_symbols = 2
 
     def __init__(self, *, modulus: int = 10):
-        if require_whole(self, "modulus", modulus, 2) > 10:
-            raise DataError(
-                f"polynomial.modulus is at most 10, the answer is one digit; not {modulus}."
-            )
-        self.modulus = modulus
+        self.modulus = require_modulus(self, modulus)
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         x = rng.integers(-2, 3, size=(count, 1))
@@ -137,15 +121,11 @@ class Polynomial(Ended):
         examples = []
         for at, cs, ds, value in zip(x[:, 0].tolist(), c.tolist(), d.tolist(), values, strict=True):
             terms = "+".join(f"{a}*x^{b}" for a, b in zip(cs, ds, strict=True))
-            question = self._ids_of(f"{at};{terms}")
-            examples.append(row(question, [value, self._ids[END]]))
+            examples.append(self._row(f"{at};{terms}", str(value)))
         return examples
 
     def most_tokens(self, length: int) -> int:
         return 3 + 7 * length - 1 + 2
-
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 2
 
 
 class Lego(Ended):
@@ -160,12 +140,10 @@ class Lego(Ended):
     alphabet = (*string.ascii_lowercase, "=", "+", "-", "+1", "-1", ",", "?", END)
     min_length = 2
     max_length = 26
+    answer_symbols = 2
 
     def __init__(self, *, shuffle: bool = False):
         self.shuffle = shuffle
-
-    def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        return 2
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         letters = rng.permuted(np.tile(np.arange(26), (count, 1)), axis=1)[:, :length]
@@ -180,13 +158,16 @@ class Lego(Ended):
     def _example(
         self, letters: list[int], values: list[int], asked: int, order: list[int]
     ) -> Example:
+        names = [self.alphabet[letter] for letter in letters]
+        signed = [("-1", "+1")[value] for value in values]
         question: list[str] = []
         for i in order:
-            name = self.alphabet[letters[i]]
-            if i == 0:
-                question += [name, "=", ("-1", "+1")[values[0]], ","]
-            else:
-                sign = "+" if values[i] == values[i - 1] else "-"
-                question += [name, "=", sign, self.alphabet[letters[i - 1]], ","]
-        question[-1:] = ["?", self.alphabet[letters[asked]]]
-        return row(self._ids_of(question), self._ids_of([("-1", "+1")[values[asked]], END]))
+            sign = "+" if values[i] == values[i - 1] else "-"
+            value = [sign, names[i - 1]] if i else [signed[0]]
+            question += [names[i], "=", *value, ","]
+        question[-1:] = ["?", names[asked]]
+        return self._row(question, [signed[asked]])
+
+
+def _list(numbers: list[int]) -> str:
+    return ",".join(map(str, numbers))
