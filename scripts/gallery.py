@@ -11,7 +11,6 @@ With `--schemes`, each scheme, or each named one, gets a picture of its own: the
 layers, untrained and after a short training, at distances up to four times the trained length.
 """
 
-import argparse
 import dataclasses
 import functools
 import io
@@ -26,6 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
+from harness import Parser
 from jax import Array
 from matplotlib.figure import Figure
 from PIL import Image
@@ -89,7 +89,12 @@ def draw(names: Sequence[str], length: int) -> Figure:
     )
     for panel, name in zip(panels.flat, names, strict=False):
         for head, line in enumerate(weights(name, length)):
-            panel.plot(line, color=color(head), linewidth=1.2, label=f"head {head}")
+            panel.plot(
+                line,
+                color=plt.get_cmap("viridis")(head / HEADS),
+                linewidth=1.2,
+                label=f"head {head}",
+            )
         panel.set_title(name, fontsize=10)
         panel.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in panel.lines))
         panel.tick_params(labelsize=7)
@@ -100,10 +105,6 @@ def draw(names: Sequence[str], length: int) -> Figure:
     figure.supxlabel("distance", fontsize=9)
     figure.supylabel("attention weight of the last query", fontsize=9)
     return figure
-
-
-def color(head: int) -> Any:
-    return plt.get_cmap("viridis")(head / HEADS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,9 +245,7 @@ def save_small(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures; return the process's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
     parser.add_argument("--length", default=128, type=int, help="tokens")
     parser.add_argument(

@@ -129,14 +129,14 @@ class SlotUse(NamedTuple):
 def _width(function: Callable[[Array], Array]) -> int:
     """Return the size of the largest array that a function of n distances makes, divided by n."""
 
-    def largest(n: int) -> int:
+    def size(n: int) -> int:
         distances = jax.ShapeDtypeStruct((n,), jnp.int32)
-        return _largest(jax.make_jaxpr(function)(distances).jaxpr)
+        return largest(jax.make_jaxpr(function)(distances).jaxpr)
 
-    return (largest(8192) - largest(4096)) // 4096
+    return (size(8192) - size(4096)) // 4096
 
 
-def _largest(program: Any) -> int:
+def largest(program: Any) -> int:
     """Return the size of the largest array that a program makes, including those inside its operations."""
     found = [0]
     for operation in program.eqns:
@@ -144,5 +144,5 @@ def _largest(program: Any) -> int:
         for inner in jax.tree.leaves(tuple(operation.params.values())):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                found.append(_largest(inner))
+                found.append(largest(inner))
     return max(found)
