@@ -394,15 +394,13 @@ def scheme_section(name: str, measured: Measured, runs: Mapping[str, str]) -> st
 
 
 def places_section(name: str) -> str:
-    kind = places.kind(name)
-    made = places.create(name)
+    kind, made = places.kind(name), places.create(name)
+    reads = "digits" in kind.__dataclass_fields__
     facts = {
         "Options": defaults(places.options(name)),
         "Adds to the input": f"`{kind.embeds}`" if kind.embeds else "nothing",
         "Longer rows": f"no more than {made.most} tokens" if made.most else "any number of tokens",
-        "Reads": "the digits among the tokens"
-        if "digits" in kind.__dataclass_fields__
-        else "no tokens",
+        "Reads": "the digits among the tokens" if reads else "no tokens",
     }
     return section(name, prose(kind), facts)
 
@@ -432,17 +430,16 @@ def page() -> str:
     """Return the whole page."""
     measured, runs, parts = Measured(), experiment(), [INTRO]
     for title in ORDER:
-        parts.append(f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}.")
-        parts.append(table(of_family(title), encodings.scheme))
-    parts.append(
-        "**[Position transforms](#position-transforms)**: other positions than consecutive ones, for any scheme."
-    )
-    parts.append(table(places.names(), places.kind))
+        told = f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}."
+        parts += [told, table(of_family(title), encodings.scheme)]
+    parts += [
+        "**[Position transforms](#position-transforms)**: other positions than consecutive ones, for any scheme.",
+        table(places.names(), places.kind),
+    ]
     for title in ORDER:
-        parts.append(f"## {title}")
-        parts += [scheme_section(name, measured, runs) for name in of_family(title)]
-    parts.append("## Position transforms")
-    parts += [places_section(name) for name in places.names()]
+        sections = (scheme_section(name, measured, runs) for name in of_family(title))
+        parts += [f"## {title}", *sections]
+    parts += ["## Position transforms", *map(places_section, places.names())]
     return "\n\n".join(parts) + "\n"
 
 

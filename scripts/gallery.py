@@ -45,11 +45,8 @@ LEAST = 1e-5  # the smallest weight that a scheme's own picture shows
 
 def weights(name: str, length: int) -> np.ndarray:
     """Return the last query's attention weights [N, distance] over `length` equal tokens."""
-    features = HEADS * length
-    encoding = encodings.create(
-        name, num_heads=HEADS, head_dim=length, features=features, rngs=nnx.Rngs(0)
-    )
-    token = jax.random.normal(jax.random.key(0), (features,))
+    encoding = encodings.create(name, num_heads=HEADS, head_dim=length, rngs=nnx.Rngs(0))
+    token = jax.random.normal(jax.random.key(0), (HEADS * length,))
     x = encoding.embed(jnp.tile(token, (length, 1)), jnp.arange(length))
     heads = x.reshape(1, length, HEADS, length)
     of_attention = None if encoding.adds_to_input() else encoding
@@ -64,9 +61,7 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
     units = jnp.eye(T).reshape(T, T // H, H).swapaxes(0, 1)
     values = jnp.concatenate([units, jnp.zeros((1, T, H))])
     values = jnp.broadcast_to(values[:, :, None], (len(values), T, N, H))
-    tokens: Any = None
-    if encoding is not None:
-        tokens, _ = encodings.tokens(encoding, x_1TD)
+    tokens, _ = (None, None) if encoding is None else encodings.tokens(encoding, x_1TD)
     rows = lambda x: jnp.broadcast_to(x, (len(values), *x.shape[1:]))  # noqa: E731
     features = jax.tree.map(rows, tokens)
     out = attention(
@@ -160,10 +155,8 @@ class Training:
         return nnx.merge(graphdef, state)[0]
 
     def loss(self, model: Decoder, tokens: Array) -> Array:
-        logits = model(tokens)[:, self.lag :]
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits, tokens[:, : -self.lag]
-        ).mean()
+        logits, wanted = model(tokens)[:, self.lag :], tokens[:, : -self.lag]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
     def right(self, model: Decoder) -> tuple[float, float]:
         """Return the share of correct answers within the trained length and beyond it."""
@@ -203,20 +196,16 @@ def draw_scheme(name: str, training: Training) -> Figure:
     untrained = training.decoder(name)
     trained = training.trained(untrained)
     within, beyond = training.right(trained)
-    titles = [
-        f"{name}, untrained",
-        f"after {training.steps} steps: {within:.0%} right, {beyond:.0%} beyond",
-    ]
+    told = f"after {training.steps} steps: {within:.0%} right, {beyond:.0%} beyond"
+    models = {f"{name}, untrained": untrained, told: trained}
+    longest = training.times * training.length
     figure, panels = plt.subplots(1, 2, figsize=(7, 2), sharey=True, layout="constrained")
-    for panel, model, title in zip(panels, (untrained, trained), titles, strict=True):
-        longest = training.times * training.length
-        for number, (layer, shades) in enumerate(
-            zip(of_layers(model, longest), SHADES, strict=True)
-        ):
+    for panel, (title, model) in zip(panels, models.items(), strict=True):
+        for number, layer in enumerate(of_layers(model, longest)):
             for head, line in enumerate(layer):
                 panel.plot(
                     np.maximum(line, LEAST),
-                    color=plt.get_cmap(shades)(0.45 + 0.5 * head / HEADS),
+                    color=plt.get_cmap(SHADES[number])(0.45 + 0.5 * head / HEADS),
                     linewidth=0.9,
                     label=f"layer {number + 1}" if head == HEADS - 1 else None,
                 )
