@@ -19,6 +19,7 @@ from relpos.nn import Decoder, EncoderDecoder, Sampling, TransformerConfig, cont
 from relpos.training.step import init_state, make_train_step
 
 Call = Callable[[], Any]
+Makers = dict[str, Callable[[], Call]]  # of contestants, by name
 RATE = 1e-3
 
 
@@ -51,7 +52,7 @@ SIZES = {
     "8 x 512": Size(8, 512, 8, 256, B=2, T=1024),
     "2 + 2 x 256": Size(2, 256, 4, 4096, B=32, T=64, pairs=True),
 }
-DEPTHS = {f"{L} layers": Size(L, 64, 2, 256, B=2, T=128) for L in (2, 8, 16, 32, 64)}
+SMALL = {L: Size(L, 64, 2, 256, B=2, T=128) for L in (2, 8, 16, 32, 64)}
 PROMPT, NEW = 128, 256
 
 
@@ -259,9 +260,9 @@ def neox_generation(size: Size, batch: int) -> Call:
 OURS = ("none", "rope", "alibi", "t5", "kerple", "shaw", "fire", "fox", "transformer_xl")
 
 
-def steps(size: Size) -> dict[str, Callable[[], Call]]:
-    """Return the maker of each contestant's training step, by name."""
-    found: dict[str, Callable[[], Call]] = {
+def steps(size: Size) -> Makers:
+    """Return the maker of each contestant's training step."""
+    found: Makers = {
         f"relpos {name}": functools.partial(relpos_step, size, name)
         for name in OURS
         if not (size.pairs and name == "fox")  # it looks only back
@@ -280,18 +281,21 @@ def steps(size: Size) -> dict[str, Callable[[], Call]]:
     }
 
 
-def depths() -> dict[str, Callable[[], Call]]:
-    """Return the maker of a small training step for each depth, by name."""
-    return {
-        f"relpos rope, {name}": functools.partial(relpos_step, size, "rope")
-        for name, size in DEPTHS.items()
-    }
-
-
-def generations(size: Size, batch: int) -> dict[str, Callable[[], Call]]:
-    """Return the maker of each contestant's generation, by name."""
-    return {
+def contest(part: str, title: str) -> tuple[Makers, int]:
+    """Return the maker of each contestant of a table, and the tokens of one call."""
+    if part == "step":
+        size = SIZES[title]
+        return steps(size), size.B * size.T
+    if part == "depth":
+        makers: Makers = {
+            f"relpos rope, {layers} layers": functools.partial(relpos_step, SMALL[layers], "rope")
+            for layers in SMALL
+        }
+        return makers, SMALL[2].B * SMALL[2].T
+    size, batch = SIZES["4 x 256"], int(title)
+    makers = {
         "relpos rope": functools.partial(relpos_generation, size, "rope", batch),
         "relpos t5": functools.partial(relpos_generation, size, "t5", batch),
         "GPT-NeoX sdpa": functools.partial(neox_generation, size, batch),
     }
+    return makers, batch * NEW

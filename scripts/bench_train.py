@@ -37,7 +37,7 @@ from typing import Any
 import bench_models
 import jax
 import numpy as np
-from bench_models import DEPTHS, NEW, SIZES, Call
+from bench_models import SIZES, Call
 from bench_train_tables import table
 from harness import Parser, Row, by_turns, listed, middle, save, shown, timed
 from rich.console import Console
@@ -48,16 +48,6 @@ from relpos.experiments import provenance
 TITLES = {"step": tuple(SIZES), "generation": ("1", "16"), "depth": ("width 64",)}
 ASKED_FOR = ("rates", "profile")
 _call: Call  # of a contestant's process
-
-
-def contest(part: str, title: str) -> tuple[dict[str, Callable[[], Call]], int]:
-    """Return the makers of the contestants of one table, and the tokens of one call."""
-    if part == "generation":
-        return bench_models.generations(SIZES["4 x 256"], int(title)), int(title) * NEW
-    if part == "depth":
-        size = next(iter(DEPTHS.values()))
-        return bench_models.depths(), size.B * size.T
-    return bench_models.steps(SIZES[title]), SIZES[title].B * SIZES[title].T
 
 
 def held() -> int:
@@ -72,7 +62,7 @@ def begin(part: str, title: str, name: str) -> Row:
     global _call
     bench_models.import_for(name)
     before = held()
-    makers, _ = contest(part, title)
+    makers, _ = bench_models.contest(part, title)
     _call = makers[name]()
     facts = {"first_seconds": timed(_call)}
     _call()
@@ -92,7 +82,7 @@ def measure(
     # Programs from the cache would hide the compile time.
     settings.pop("JAX_COMPILATION_CACHE_DIR", None)
     os.environ.update(settings)
-    makers, tokens = contest(part, title)
+    makers, tokens = bench_models.contest(part, title)
     facts: dict[str, Row] = {}
     own: dict[str, ProcessPoolExecutor] = {}
     with contextlib.ExitStack() as processes:
