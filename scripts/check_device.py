@@ -192,14 +192,14 @@ def contestants(names: Sequence[str], T: int, N: int, H: int) -> dict[str, tuple
         bias = table_NT[None, :, d].astype(q.dtype)
         return jax.nn.dot_product_attention(q, k, v, bias, is_causal=True, implementation="cudnn")
 
+    found: dict[str, tuple[Callable, Any]] = {
+        "cuDNN": (cudnn, ()), "cuDNN, bias [N, T, T]": (cudnn_with_bias, jnp.zeros((N, T)))
+    }  # fmt: skip
     call = Call(1, T, T, N, N, H, dtype="bfloat16")
-    ours = {
-        f"{name}, {path}": attend_with(name, call, path)
-        for name in names
-        for path in ("blockwise", "auto")
-    }
-    with_bias = cudnn_with_bias, jnp.zeros((N, T))
-    return {"cuDNN": (cudnn, ()), "cuDNN, bias [N, T, T]": with_bias} | ours
+    for name in names:
+        for path in ("blockwise", "auto"):
+            found[f"{name}, {path}"] = attend_with(name, call, path)
+    return found
 
 
 def sizes(names: Sequence[str], small: bool) -> Iterator[tuple[int, int, Sequence[str]]]:
@@ -228,8 +228,10 @@ def measure(
         x = jax.random.normal(keys[4], (B, T, features), jnp.bfloat16)
         for name, (attend, trained) in contestants(chosen, T, N, H).items():
             given = (trained, q, k, v, x)
-            step = gradients(attend), (weight, *given)
-            for which, (function, arguments) in {"forward": (attend, given), "step": step}.items():
+            programs: dict[str, tuple[Callable, tuple[Any, ...]]] = {
+                "forward": (attend, given), "step": (gradients(attend), (weight, *given))
+            }  # fmt: skip
+            for which, (function, arguments) in programs.items():
                 result = {"T": T, "H": H, "B": B, "N": N, "name": name, "pass": which}
                 compiling.append((result, pool.submit(compiled, function, arguments), arguments))
     # Nothing compiles during timing; programs that are not ready in time are left out.
