@@ -23,13 +23,9 @@ with the interquartile range. Ratios come first, as absolute times mean little o
 
 import argparse
 import dataclasses
-import json
-import platform
-import random
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,48 +33,17 @@ import bench_peers
 import bench_tables
 import jax
 import jax.numpy as jnp
-import numpy as np
+from calls import HEAD_DIM, HEADS, Call, attention_of, draw
 from flax import nnx
+from harness import Parser, Row, by_turns, listed, middle, save, shown, timed, where
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 import relpos
 from relpos import encodings
 from relpos.attention.per_head import SPLIT
-from relpos.experiments import provenance
-from relpos.positions import consecutive
 
-PARTS = ("lengths", "decode", "memory", "short", "kinds")
-ASKED_FOR = ("devices",)
-HEADS, HEAD_DIM = 8, 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """One attention call.
-
-    Attributes:
-      B, T, S, N, K, H: the sizes.
-      dtype: of queries, keys and values.
-      rules: further arguments of `relpos.attention`, as plain values.
-      packed: the length of the documents packed into a row; 0: one document.
-      scattered: whether positions are not consecutive.
-      start: the first position of consecutive queries, with keys from 0; None: that of the keys.
-    """
-
-    B: int = 1
-    T: int = 4096
-    S: int = 4096
-    N: int = HEADS
-    K: int = HEADS
-    H: int = HEAD_DIM
-    dtype: str = "float32"
-    rules: tuple[tuple[str, Any], ...] = (("causal", True),)
-    packed: int = 0
-    scattered: bool = False
-    start: int | None = None
+CONSOLE = Console(width=132)
 
 
 @dataclasses.dataclass
@@ -86,100 +51,53 @@ class Contestant:
     """Something to time: calls that return when the work is done, or None for work that it cannot do."""
 
     name: str
-    forward: Callable[[], Any] | None
+    forward: Callable[[], Any]
     step: Callable[[], Any] | None = None
     compile_seconds: float | None = None
     temporary_bytes: int | None = None
 
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The figures of a contestant; seconds are medians, spreads are interquartile ranges."""
-
-    name: str
-    forward: float | None
-    forward_spread: float | None
-    step: float | None
-    step_spread: float | None
-    compile_seconds: float | None
-    temporary_bytes: int | None
+    def row(self, **times: Sequence[float]) -> Row:
+        """Return the figures; seconds are medians, spreads are interquartile ranges."""
+        found: Row = {"name": self.name}
+        for kind in ("forward", "step"):
+            found[kind], found[f"{kind}_spread"] = (
+                middle(times[kind]) if kind in times else (None, None)
+            )
+        return found | {
+            "compile_seconds": self.compile_seconds, "temporary_bytes": self.temporary_bytes
+        }  # fmt: skip
 
 
-def ours(
-    name: str,
-    shape: Shape,
-    implementation: Any = "auto",
-    gradients: bool = True,
-    devices: int = 1,
-) -> Contestant:
+Tables = Iterator[tuple[str, str, list[Contestant]]]  # a table's key, its title, and who takes part
+
+
+def ours(name: str, call: Call, implementation: Any = "auto", devices: int = 1) -> Contestant:
     """Return an encoding of this library; its step differentiates queries, keys, values and all parameters.
 
     With several devices, each has its share of the heads; encodings that read features are not split yet.
     """
-    encoding = encodings.create(
-        name, num_heads=shape.N, num_kv_heads=shape.K, head_dim=shape.H, features=shape.N * shape.H,
-        rngs=nnx.Rngs(0),
-    )  # fmt: skip
-    keys = jax.random.split(jax.random.key(0), 6)
-    dtype = jnp.dtype(shape.dtype)
-    q = jax.random.normal(keys[0], (shape.B, shape.T, shape.N, shape.H), dtype)
-    k, v = (
-        jax.random.normal(key, (shape.B, shape.S, shape.K, shape.H), dtype) for key in keys[1:3]
-    )
-    weight = jax.random.normal(keys[3], q.shape, dtype)
-    x = jax.random.normal(keys[4], (shape.B, max(shape.T, shape.S), shape.N * shape.H), dtype)
-    rules: dict[str, Any] = dict(shape.rules)
-    if rules.get("dropout_rate"):
-        rules["dropout_key"] = keys[5]
-    if shape.packed:
-        segments = jnp.arange(shape.T) // shape.packed + 1
-        rules |= {"q_segments": segments, "k_segments": segments}
-    if shape.scattered:
-        places = jnp.asarray(np.sort(np.random.default_rng(0).choice(4 * shape.T, shape.T, False)))
-        rules |= {"q_positions": places, "k_positions": places}
-    if shape.start is not None:
-        starts = shape.start, 0
-        rules |= dict(zip(("q_positions", "k_positions"), map(consecutive, starts), strict=True))
-    in_attention = None if encoding.adds_to_input() else encoding
-    # A training step differentiates only what is trained: not ALiBi's slopes.
-    parts: Any = nnx.split(in_attention, nnx.Param, ...) if in_attention else (None, (), ())
-    graphdef, state, fixed = parts
-
-    # If they were not arguments, they would be constants, which slow compilation down.
-    def attend(state, fixed, q, k, v, x):
-        made = None if graphdef is None else nnx.merge(graphdef, state, fixed)
-        features = {}
-        if made is not None and made.needs_tokens:
-            found, _ = encodings.tokens(made, x)
-            first = lambda n: jax.tree.map(lambda x: x[:, :n], found)  # noqa: E731
-            features = {"q_features": first(shape.T), "k_features": first(shape.S)}
-        return relpos.attention(
-            q, k, v, encoding=made, implementation=implementation, **features, **rules
-        )
-
+    attend, fixed, trained = attention_of(name, call, implementation)
+    q, k, v, x, weight = draw(call)
     if devices > 1:
-        attend = _heads_apart(attend, (state, fixed), devices)
+        attend = _heads_apart(attend, (fixed, trained), devices)
 
-    def loss(state, q, k, v, fixed, x, weight):
-        return (attend(state, fixed, q, k, v, x) * weight).astype(jnp.float32).sum()
+    # What is not an argument would be a constant, which slows compilation down.
+    def loss(trained, q, k, v, fixed, x, weight):
+        return (attend(fixed, trained, q, k, v, x) * weight).astype(jnp.float32).sum()
 
-    forward, _, _ = _compiled(attend, (state, fixed, q, k, v, x))
-    if not gradients:
-        return Contestant(name, forward)
-    arguments = (state, q, k, v, fixed, x, weight)
-    step, seconds, temporary = _compiled(jax.grad(loss, (0, 1, 2, 3)), arguments)
-    return Contestant(name, forward, step, seconds, temporary)
+    forward, _, _ = _compiled(attend, (fixed, trained, q, k, v, x))
+    arguments = (trained, q, k, v, fixed, x, weight)
+    return Contestant(name, forward, *_compiled(jax.grad(loss, (0, 1, 2, 3)), arguments))
 
 
 def _heads_apart(attend, parameters, devices: int):
     """Return the same call with its heads on several devices, which need not communicate."""
     mesh = jax.make_mesh((devices,), ("heads",), axis_types=(AxisType.Auto,))
     heads = PartitionSpec(None, None, "heads")
-    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     of_parameters = jax.tree.map(
         lambda x: PartitionSpec("heads" if isinstance(x, SPLIT) else None),
         parameters,
-        is_leaf=is_variable,
+        is_leaf=lambda x: isinstance(x, nnx.Variable),
     )
     specs = (*of_parameters, heads, heads, heads, PartitionSpec())
     return jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=heads)
@@ -187,23 +105,33 @@ def _heads_apart(attend, parameters, devices: int):
 
 def decode_step(name: str, cached: int) -> Contestant:
     """Return a step that decodes one token with a layer whose cache holds `cached` tokens."""
-    encoding = encodings.create(
-        name, num_heads=HEADS, head_dim=HEAD_DIM, features=HEADS * HEAD_DIM, rngs=nnx.Rngs(0)
-    )
-    layer = relpos.RelativeAttention(
-        HEADS, HEADS * HEAD_DIM, rngs=nnx.Rngs(0),
-        encoding=None if encoding.adds_to_input() else encoding,
-    )  # fmt: skip
+    encoding = None if encodings.scheme(name).adds_to_input() else name
+    layer = relpos.RelativeAttention(HEADS, HEADS * HEAD_DIM, encoding=encoding, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, cached, HEADS * HEAD_DIM))
     graphdef, state = nnx.split(layer)
-    cache = layer.init_cache(1, cached + 1)
 
     def run(state, x, cache):
         return nnx.merge(graphdef, state).decode(x, cache)
 
-    _, cache = jax.jit(run)(state, x, cache)
+    _, cache = jax.jit(run)(state, x, layer.init_cache(1, cached + 1))
     forward, seconds, temporary = _compiled(run, (state, x[:, :1], cache))
     return Contestant(name, forward, None, seconds, temporary)
+
+
+def peer(name: str, T: int) -> Contestant | None:
+    """Return another library's attention; None if it cannot take part, which a line tells."""
+    gigabytes = HEADS * T * T * 4 / 1e9
+    if name in bench_peers.DENSE and gigabytes > 1:
+        CONSOLE.print(f"{name} is left out at T={T}: arrays of {gigabytes:.1f} GB")
+        return None
+    try:
+        made = Contestant(*bench_peers.PEERS[name](T, HEADS, HEAD_DIM))
+        made.forward()
+    except Exception as error:  # another library's failure must not end this run
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        CONSOLE.print(f"{name} is left out: {reason}", highlight=False)
+        return None
+    return made
 
 
 def matmul_rates() -> dict[str, float]:
@@ -212,9 +140,7 @@ def matmul_rates() -> dict[str, float]:
     blocks, C, H = 64, 512, HEAD_DIM
 
     def in_blocks(q, k):
-        def add_block(i, q):
-            return q + 1e-9 * ((q @ k[i].T) @ k[i])
-
+        add_block = lambda i, q: q + 1e-9 * ((q @ k[i].T) @ k[i])  # noqa: E731
         return jax.lax.fori_loop(0, blocks, add_block, q)
 
     contestants = {
@@ -225,12 +151,7 @@ def matmul_rates() -> dict[str, float]:
     for name, (function, arguments, operations) in contestants.items():
         call, _, _ = _compiled(function, arguments)
         call()
-        times = []
-        for _ in range(10):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        found[name] = operations / min(times)
+        found[name] = operations / min(timed(call) for _ in range(10))
     return found
 
 
@@ -245,7 +166,7 @@ def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None
     return lambda: jax.block_until_ready(program(*arguments)), seconds, temporary
 
 
-def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Result]:
+def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Row]:
     """Let the contestants take turns for about so many seconds, but at least five rounds.
 
     A contestant that takes over three times as long as the first one takes part only in every fourth round.
@@ -256,227 +177,132 @@ def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> li
         for kind in ("forward", "step")
         if (call := getattr(contestant, kind)) is not None
     }
-    once = {}
-    for who, call in calls.items():
-        began = time.perf_counter()
-        call()
-        once[who] = time.perf_counter() - began
+    once = {who: timed(call) for who, call in calls.items()}
     seldom = {who for who, took in once.items() if took > 3 * once.get((0, who[1]), took)}
     a_round = sum(took / 4 if who in seldom else took for who, took in once.items())
     rounds = max(20 if seldom else 5, min(100, int(seconds / a_round)))
-    order = random.Random(0)
-    times: dict[tuple[int, str], list[float]] = {who: [] for who in calls}
-    for number in track(range(rounds), description=title, transient=True):
-        turns = [who for who in calls if number % 4 == 0 or who not in seldom]
-        order.shuffle(turns)  # so that none always follows the same one
-        for who in turns:
-            if once[who] < 0.02:
-                calls[who]()  # untimed, as the one before has left its data in the caches
-            began = time.perf_counter()
-            calls[who]()
-            times[who].append(time.perf_counter() - began)
-
-    def middle(i, kind):
-        if (i, kind) not in times:
-            return None, None
-        low, median, high = statistics.quantiles(times[i, kind], n=4)
-        return median, high - low
-
+    # The turn before has left its data in the caches, which matters to a short call.
+    turn = lambda who: timed(calls[who], warm=once[who] < 0.02)  # noqa: E731
+    times = by_turns(calls, turn, rounds, title, seldom)
     return [
-        Result(
-            c.name,
-            *(*middle(i, "forward"), *middle(i, "step"), c.compile_seconds, c.temporary_bytes),
-        )
-        for i, c in enumerate(contestants)
+        contestant.row(**{kind: times[who, kind] for who, kind in times if who == i})
+        for i, contestant in enumerate(contestants)
     ]
-
-
-def table(title: str, results: Sequence[Result]) -> Table:
-    """Return a table of ratios to the first contestant, then times."""
-    first = results[0]
-    shown = Table(title=title)
-    shown.add_column(f"ratios to {first.name}", no_wrap=True)
-    columns = ("fwd", "fwd+bwd", "fwd ms", "fwd+bwd ms", "compile s", "temp MB", "temp")
-    for column in columns:
-        shown.add_column(column, justify="right", no_wrap=True)
-
-    def ratio(value, base):
-        return "" if value is None or not base else f"{value / base:.2f}x"
-
-    def milliseconds(value, spread):
-        return "" if value is None else f"{1e3 * value:.1f} ±{1e3 * spread:.1f}"
-
-    for r in results:
-        shown.add_row(
-            r.name, ratio(r.forward, first.forward), ratio(r.step, first.step),
-            milliseconds(r.forward, r.forward_spread), milliseconds(r.step, r.step_spread),
-            "" if r.compile_seconds is None else f"{r.compile_seconds:.1f}",
-            "" if r.temporary_bytes is None else f"{r.temporary_bytes / 1e6:.1f}",
-            ratio(r.temporary_bytes, first.temporary_bytes),
-        )  # fmt: skip
-    return shown
 
 
 KINDS: dict[str, dict[str, Any]] = {
     "causal": {},
-    "bidirectional": {"rules": ()},
-    "cross": {"rules": (), "S": 1024},
-    "window 256": {"rules": (("causal", True), ("window", 256))},
+    "bidirectional": {"causal": False},
+    "cross": {"causal": False, "S": 1024},
+    "window 256": {"window": 256},
     "packed 256": {"packed": 256},
     "grouped 8:2": {"K": 2},
     "positions": {"scattered": True},
-    "chunk": {"T": 512, "start": 1536},
+    "chunk": {"T": 512, "starts": (1536, 0)},
     "bfloat16": {"dtype": "bfloat16"},
-    "dropout": {"rules": (("causal", True), ("dropout_rate", 0.1))},
-    "softcap": {"rules": (("causal", True), ("softcap", 30.0))},
+    "dropout": {"dropout_rate": 0.1},
+    "softcap": {"softcap": 30.0},
 }
 
 
-def run_kinds(names: Sequence[str], kinds: Sequence[str], seconds: float, show) -> None:
-    """Measure every kind of call, first without positions."""
-    for kind in kinds:
-        shape = dataclasses.replace(Shape(T=2048, S=2048), **KINDS[kind])
-        causal = dict(shape.rules).get("causal", False)
-        chosen = [name for name in names if causal or not _made(name).causal_only]
-        contestants = [ours(name, shape) for name in chosen]
-        show("kinds", kind, f"{kind}, T=2048", measure(contestants, seconds, kind))
+def lengths(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    for T in map(int, options.lengths):
+        contestants = [ours(name, Call(T=T, S=T)) for name in names]
+        contestants += filter(None, [peer(name, T) for name in options.peers])
+        yield str(T), f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}", contestants
+
+
+def decode(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    steps = [decode_step(name, 4096) for name in names]
+    yield "4096", "one decode step, cache of 4096", steps
+
+
+def memory(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    for T in (8192, 16384):
+        yield str(T), f"compiled only, T={T}", [ours(name, Call(T=T, S=T)) for name in names]
+
+
+def short(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    """Yield each scheme's dense path and its blockwise path, batch 16."""
+    for T in (128, 256, 512):
+        contestants = []
+        for name in names:
+            for path, called in (("reference", "dense"), ("blockwise", "blockwise")):
+                contestants.append(ours(name, Call(B=16, T=T, S=T), path))
+                contestants[-1].name = f"{name}, {called}"
+        yield str(T), f"batch 16, T={T}", contestants
+
+
+def kinds(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    for kind in options.kinds:
+        call = dataclasses.replace(Call(T=2048, S=2048), **KINDS[kind])
+        able = [name for name in names if call.causal or not _made(name).causal_only]
+        yield kind, f"{kind}, T=2048", [ours(name, call) for name in able]
+
+
+def devices(names: Sequence[str], options: argparse.Namespace) -> Tables:
+    """Yield each scheme on one device and on two, all in one table."""
+    names = [name for name in names if not _made(name).needs_tokens]
+    contestants = []
+    for number in (1, 2):
+        for name in names:
+            contestants.append(ours(name, Call(), devices=number))
+            contestants[-1].name += f", {number} device{'s' * (number > 1)}"
+    contestants += filter(None, [peer("sdpa", 4096)])
+    yield "4096", "heads on devices, T=4096", contestants
 
 
 def _made(name: str) -> encodings.Encoding:
     return encodings.create(name, num_heads=1, head_dim=4, rngs=nnx.Rngs(0))
 
 
-def run_short(names: Sequence[str], seconds: float, show) -> None:
-    """Measure each scheme's dense path against its blockwise path, batch 16."""
-    for T in (128, 256, 512):
-        shape, contestants = Shape(B=16, T=T, S=T), []
-        for name in names:
-            for path, called in (("reference", "dense"), ("blockwise", "blockwise")):
-                contestants.append(ours(name, shape, path))
-                contestants[-1].name = f"{name}, {called}"
-        title = f"batch 16, T={T}"
-        show("short", str(T), title, measure(contestants, seconds, title))
-
-
-def run_devices(names: Sequence[str], seconds: float, show) -> None:
-    """Measure each scheme on one device and on two, all in one table."""
-    names = [name for name in names if not _made(name).needs_tokens]
-    contestants = []
-    for devices in (1, 2):
-        made = [ours(name, Shape(), devices=devices) for name in names]
-        for contestant in made:
-            contestant.name += f", {devices} device{'s' * (devices > 1)}"
-        contestants += made
-    contestants += [Contestant(*m) for m in bench_peers.PEERS["sdpa"](4096, HEADS, HEAD_DIM)]
-    show("devices", "4096", "heads on devices, T=4096", measure(contestants, seconds, "devices"))
-
-
-def run_memory(names: Sequence[str], show) -> None:
-    """Measure what compiling alone shows: temporaries and compile time."""
-    for T in (8192, 16384):
-        made = [ours(name, Shape(T=T, S=T)) for name in names]
-        results = [
-            Result(c.name, None, None, None, None, c.compile_seconds, c.temporary_bytes)
-            for c in made
-        ]
-        show("memory", str(T), f"compiled only, T={T}", results)
+PARTS = {
+    "lengths": lengths, "decode": decode, "memory": memory, "short": short, "kinds": kinds
+}  # fmt: skip
+ASKED_FOR = {"devices": devices}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; return the process's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
-    parser.add_argument(
-        "--parts", type=listed, default=list(PARTS), help=", ".join(PARTS + ASKED_FOR)
-    )
-    parser.add_argument("--encodings", type=listed, default=list(encodings.names()))
+    parser = Parser(__doc__)
+    parser.add_names("--parts", [*PARTS, *ASKED_FOR], default=PARTS)
+    parser.add_names("--encodings", encodings.names())
     parser.add_argument("--lengths", type=listed, default=["1024", "4096"])
-    parser.add_argument("--kinds", type=listed, default=list(KINDS), help=", ".join(KINDS))
-    parser.add_argument("--peers", type=listed, default=list(bench_peers.PEERS))
+    parser.add_names("--kinds", KINDS)
+    parser.add_names("--peers", [*bench_peers.PEERS, "none"], default=bench_peers.PEERS)
     parser.add_argument("--seconds", type=float, default=20, help="for each table")
     parser.add_argument("--device", help="cpu, gpu or tpu; default: what JAX finds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="time and memory against the length")
     options = parser.parse_args(arguments)
-    for what, known in (
-        ("parts", PARTS + ASKED_FOR),
-        ("encodings", encodings.names()),
-        ("kinds", KINDS),
-        ("peers", [*bench_peers.PEERS, "none"]),
-    ):
-        if wrong := [name for name in getattr(options, what) if name not in known]:
-            parser.error(f"--{what}: unknown {', '.join(wrong)}; known: {', '.join(known)}")
     if options.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
     if "devices" in options.parts:
         jax.config.update("jax_num_cpu_devices", 2)
-    if jax.default_backend() != "cpu":
-        options.peers = [peer for peer in options.peers if peer in ("jax", "none")]
+    able = bench_peers.PEERS if jax.default_backend() == "cpu" else ["jax"]
+    options.peers = [name for name in options.peers if name in able]
     names = ["none", *(name for name in options.encodings if name != "none")]
-    console = Console(width=132)
-    measured_with = _measured_with()  # now, as files may change meanwhile
-    rates = matmul_rates()
-    told = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
-    console.print(f"float32 matrix products: {told}")
-
-    found: dict[str, dict[str, list[Any]]] = {}
+    found: dict[str, dict[str, list[Row]]] = {}
+    # The commit is read now, as files may change meanwhile.
+    measured_with, rates = where(), matmul_rates()
     record = {"where": measured_with, "matmul_flops": rates, "results": found}
-
-    def show(part, key, title, results):
-        """Print a table and save it, so that a run cut short keeps what it has measured."""
-        console.print(table(title, results))
-        found.setdefault(part, {})[key] = [dataclasses.asdict(result) for result in results]
-        if options.json is not None:
-            written = options.json.with_name(f".{options.json.name}")
-            written.write_text(json.dumps(record, indent=1) + "\n")
-            written.replace(options.json)
-
-    if "lengths" in options.parts:
-        for T in map(int, options.lengths):
-            contestants = [ours(name, Shape(T=T, S=T)) for name in names]
-            for peer in options.peers:
-                if peer == "none":
-                    continue
-                if peer in bench_peers.DENSE and HEADS * T * T * 4 > 1e9:
-                    gigabytes = HEADS * T * T * 4 / 1e9
-                    console.print(f"{peer} is left out at T={T}: arrays of {gigabytes:.1f} GB")
-                    continue
-                try:
-                    made = [Contestant(*m) for m in bench_peers.PEERS[peer](T, HEADS, HEAD_DIM)]
-                    for contestant in made:
-                        if contestant.forward:
-                            contestant.forward()
-                except Exception as error:  # another library's failure must not end this run
-                    reason = (str(error).splitlines() or [type(error).__name__])[0]
-                    console.print(f"{peer} is left out: {reason}", highlight=False)
-                    continue
-                contestants += made
-            title = f"B=1, {HEADS} heads of {HEAD_DIM}, float32, causal, T={T}"
-            show("lengths", str(T), title, measure(contestants, options.seconds, f"T={T}"))
-    if "decode" in options.parts:
-        steps = [decode_step(name, 4096) for name in names]
-        title = "one decode step, cache of 4096"
-        show("decode", "4096", title, measure(steps, options.seconds, title))
-    if "memory" in options.parts:
-        run_memory(names, show)
-    if "short" in options.parts:
-        run_short(names, options.seconds, show)
-    if "kinds" in options.parts:
-        run_kinds(names, options.kinds, options.seconds, show)
-    if "devices" in options.parts:
-        run_devices(names, options.seconds, show)
+    told = (f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    CONSOLE.print(f"float32 matrix products: {', '.join(told)}")
+    for part, tables in (PARTS | ASKED_FOR).items():
+        if part not in options.parts:
+            continue
+        for key, title, contestants in tables(names, options):
+            if part == "memory":
+                rows = [contestant.row() for contestant in contestants]
+            else:
+                rows = measure(contestants, options.seconds, title)
+            found.setdefault(part, {})[key] = rows
+            CONSOLE.print(shown(title, bench_tables.ratio_table(rows)))
+            if options.json is not None:
+                save(options.json, record)
     if options.picture is not None and "lengths" in found:
-        bench_tables.draw(found["lengths"]).savefig(options.picture, dpi=110)
+        bench_tables.draw(record).savefig(options.picture, dpi=110)
     return 0
-
-
-def _measured_with() -> dict[str, Any]:
-    return {
-        "commit": provenance.commit(), "python": platform.python_version(), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "machine": provenance.machine(),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

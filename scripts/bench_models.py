@@ -15,7 +15,11 @@ import numpy as np
 import optax
 from flax import nnx
 
+from relpos.nn import Decoder, EncoderDecoder, Sampling, TransformerConfig, continue_rows
+from relpos.training.step import init_state, make_train_step
+
 Call = Callable[[], Any]
+Makers = dict[str, Callable[[], Call]]  # of contestants, by name
 RATE = 1e-3
 
 
@@ -48,35 +52,22 @@ SIZES = {
     "8 x 512": Size(8, 512, 8, 256, B=2, T=1024),
     "2 + 2 x 256": Size(2, 256, 4, 4096, B=32, T=64, pairs=True),
 }
-DEPTHS = {f"{L} layers": Size(L, 64, 2, 256, B=2, T=128) for L in (2, 8, 16, 32, 64)}
+SMALL = {L: Size(L, 64, 2, 256, B=2, T=128) for L in (2, 8, 16, 32, 64)}
 PROMPT, NEW = 128, 256
 
 
 def import_for(name: str) -> None:
-    """Import the libraries of a contestant."""
-    if name.startswith("relpos"):
-        wanted = ["relpos.training.step"]
-    elif name == "plain Flax":
-        wanted = []
-    else:
-        library = "x_transformers" if name.startswith("x-") else "transformers"
-        wanted = ["torch", library]
-    for module in wanted:
-        importlib.import_module(module)
-
-
-def _cross_entropy(logits, targets):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    """Import the library of a contestant, whose memory is not that of its model."""
+    if not name.startswith(("relpos", "plain Flax")):
+        importlib.import_module("torch")
+        importlib.import_module("x_transformers" if name.startswith("x-") else "transformers")
 
 
 def relpos_model(size: Size, encoding: str, rngs: nnx.Rngs) -> nnx.Module:
     """Return a decoder, or an encoder-decoder, as its defaults are."""
-    from relpos.nn import Decoder, EncoderDecoder, TransformerConfig
-
-    sizes: dict[str, Any] = {
-        "num_layers": size.L, "features": size.D, "num_heads": size.N, "encodings": (encoding,)
-    }  # fmt: skip
-    config = TransformerConfig(**sizes)
+    config = TransformerConfig(
+        num_layers=size.L, features=size.D, num_heads=size.N, encodings=(encoding,)
+    )
     if not size.pairs:
         return Decoder(config, vocab_size=size.V, rngs=rngs)
     return EncoderDecoder(
@@ -109,25 +100,6 @@ class PlainDecoder(nnx.Module):
         return self.embed.attend(self.norms[-1](x))
 
 
-def _flax_step(model: nnx.Module, loss: Callable) -> Call:
-    """Return a step of AdamW that donates its state."""
-    graphdef, state = nnx.split((model, nnx.Optimizer(model, optax.adamw(RATE), wrt=nnx.Param)))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state):
-        model, optimizer = nnx.merge(graphdef, state)
-        value, gradients = nnx.value_and_grad(loss)(model)
-        optimizer.update(model, gradients)
-        return nnx.state((model, optimizer)), value
-
-    def run():
-        nonlocal state
-        state, value = step(state)
-        return float(value)
-
-    return run
-
-
 @dataclasses.dataclass(frozen=True)
 class _Task:
     """The part of a task that a training step needs."""
@@ -147,8 +119,6 @@ class _Task:
 
 def relpos_step(size: Size, encoding: str) -> Call:
     """Return a step of our training loop, including its metrics."""
-    from relpos.training.step import init_state, make_train_step
-
     task: Any = _Task(size, encoding)
     graphdef, state = init_state(task, optax.adamw(RATE), jax.random.key(0))
     step = make_train_step(task, graphdef, lambda done: RATE)
@@ -163,13 +133,31 @@ def relpos_step(size: Size, encoding: str) -> Call:
 
 
 def plain_step(size: Size) -> Call:
-    """Return a step of the plain Flax decoder."""
-    tokens = jnp.asarray(size.tokens())
-    model = PlainDecoder(size, nnx.Rngs(0))
-    return _flax_step(model, lambda model: _cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]))
+    """Return a step of the plain Flax decoder, which donates its state."""
+    tokens, model = jnp.asarray(size.tokens()), PlainDecoder(size, nnx.Rngs(0))
+    graphdef, state = nnx.split((model, nnx.Optimizer(model, optax.adamw(RATE), wrt=nnx.Param)))
+
+    def loss(model):
+        logits = model(tokens[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state):
+        model, optimizer = nnx.merge(graphdef, state)
+        value, gradients = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, gradients)
+        return nnx.state((model, optimizer)), value
+
+    def run():
+        nonlocal state
+        state, value = step(state)
+        return float(value)
+
+    return run
 
 
 def _torch_step(size: Size, model: Any, logits: Callable) -> Call:
+    """Return a step of AdamW by PyTorch, for a model and a function that gives the logits of tokens."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
@@ -177,7 +165,7 @@ def _torch_step(size: Size, model: Any, logits: Callable) -> Call:
 
     def run():
         optimizer.zero_grad()
-        out = logits(model, tokens[:, :-1])
+        out = logits(tokens[:, :-1])
         loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         optimizer.step()
@@ -195,7 +183,7 @@ def x_transformers_step(size: Size, **positions: Any) -> Call:
     model = TransformerWrapper(
         num_tokens=size.V, max_seq_len=size.T, use_abs_pos_emb=False, attn_layers=layers
     )
-    return _torch_step(size, model, lambda model, tokens: model(tokens))
+    return _torch_step(size, model, model)
 
 
 def _neox(size: Size, attention: str) -> Any:
@@ -215,11 +203,12 @@ def neox_step(size: Size, attention: str, compiled: bool = False) -> Call:
 
     model = _neox(size, attention)
     call = torch.compile(model) if compiled else model
-    return _torch_step(size, model, lambda _, tokens: call(tokens).logits)
+    return _torch_step(size, model, lambda tokens: call(tokens).logits)
 
 
 def t5_step(size: Size) -> Call:
     """Return a step of Hugging Face's T5: its decoder stack or, for pairs, the whole model."""
+    import torch
     from transformers import T5Config, T5ForConditionalGeneration
     from transformers.models.t5.modeling_t5 import T5Stack
 
@@ -229,25 +218,15 @@ def t5_step(size: Size) -> Call:
         is_decoder=not size.pairs, decoder_start_token_id=0,
     )  # fmt: skip
     if size.pairs:
-        model: Any = T5ForConditionalGeneration(config)
-        return _torch_step(
-            size, model, lambda m, tokens: m(input_ids=tokens, decoder_input_ids=tokens).logits
-        )
-    import torch
-
-    model = T5Stack(config)
-    model.set_input_embeddings(torch.nn.Embedding(size.V, size.D))
-
-    def logits(model, tokens):
-        return model(input_ids=tokens).last_hidden_state @ model.get_input_embeddings().weight.T
-
-    return _torch_step(size, model, logits)
+        pairs: Any = T5ForConditionalGeneration(config)
+        return _torch_step(size, pairs, lambda x: pairs(input_ids=x, decoder_input_ids=x).logits)
+    stack, embed = T5Stack(config), torch.nn.Embedding(size.V, size.D)
+    stack.set_input_embeddings(embed)
+    return _torch_step(size, stack, lambda x: stack(input_ids=x).last_hidden_state @ embed.weight.T)
 
 
 def relpos_generation(size: Size, encoding: str, batch: int) -> Call:
     """Return a greedy generation by our decoder."""
-    from relpos.nn import Sampling, continue_rows
-
     model: Any = relpos_model(size, encoding, nnx.Rngs(0))
     prompts = list(np.resize(size.tokens(), (batch, PROMPT)))
 
@@ -281,11 +260,11 @@ def neox_generation(size: Size, batch: int) -> Call:
 OURS = ("none", "rope", "alibi", "t5", "kerple", "shaw", "fire", "fox", "transformer_xl")
 
 
-def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[], Call]]:
-    """Return the maker of each contestant's training step, by name."""
-    found: dict[str, Callable[[], Call]] = {
+def steps(size: Size) -> Makers:
+    """Return the maker of each contestant's training step."""
+    found: Makers = {
         f"relpos {name}": functools.partial(relpos_step, size, name)
-        for name in encodings
+        for name in OURS
         if not (size.pairs and name == "fox")  # it looks only back
     }
     if size.pairs:
@@ -302,18 +281,21 @@ def steps(size: Size, encodings: tuple[str, ...] = OURS) -> dict[str, Callable[[
     }
 
 
-def depths() -> dict[str, Callable[[], Call]]:
-    """Return the maker of a small training step for each depth, by name."""
-    return {
-        f"relpos rope, {name}": functools.partial(relpos_step, size, "rope")
-        for name, size in DEPTHS.items()
-    }
-
-
-def generations(size: Size, batch: int) -> dict[str, Callable[[], Call]]:
-    """Return the maker of each contestant's generation, by name."""
-    return {
+def contest(part: str, title: str) -> tuple[Makers, int]:
+    """Return the maker of each contestant of a table, and the tokens of one call."""
+    if part == "step":
+        size = SIZES[title]
+        return steps(size), size.B * size.T
+    if part == "depth":
+        makers: Makers = {
+            f"relpos rope, {layers} layers": functools.partial(relpos_step, SMALL[layers], "rope")
+            for layers in SMALL
+        }
+        return makers, SMALL[2].B * SMALL[2].T
+    size, batch = SIZES["4 x 256"], int(title)
+    makers = {
         "relpos rope": functools.partial(relpos_generation, size, "rope", batch),
         "relpos t5": functools.partial(relpos_generation, size, "t5", batch),
         "GPT-NeoX sdpa": functools.partial(neox_generation, size, batch),
     }
+    return makers, batch * NEW

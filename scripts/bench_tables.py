@@ -3,14 +3,12 @@
 python scripts/bench_tables.py docs/performance.json [--picture FILE]
 """
 
-import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-Row = dict[str, Any]  # a `Result` of bench_attention
+from harness import Cells, Row, markdown, of, show_record
+
 Tables = dict[str, dict[str, list[Row]]]  # part -> title -> rows
 SDPA, SDPA_BIAS = "PyTorch SDPA, no positions", "PyTorch SDPA, T5 bias tensor"
 FLEX = "PyTorch FlexAttention, T5"
@@ -22,7 +20,7 @@ class Goal(NamedTuple):
     Attributes:
       names: the contestants to which it applies; (): all encodings.
       field: the field of their rows.
-      against: the contestant whose row is the denominator; "": the goal is not a ratio.
+      against: the contestant whose row is the denominator; "same": the same one; "": the goal is not a ratio.
       least: the goal, an upper bound of the ratio.
       table: (part, title).
       base: the denominator's table, if it is another one.
@@ -65,33 +63,39 @@ GOALS = (
     Goal("the same, against no positions", (), "temporary_bytes", "none", 1.3, ("memory", "16384")),
     Goal("seconds to compile at T=16384", (), "compile_seconds", "", 3.0, ("memory", "16384")),
     Goal("a step of decoding against no positions", (), "forward", "none", 1.1, ("decode", "4096")),
+    *(
+        Goal(
+            f"T={T}, batch 16, against the dense path", (), "step", "same", 1,
+            ("blockwise", T), ("dense", T),
+        )
+        for T in ("256", "512")
+    ),
 )  # fmt: skip
 
 
-def of(rows: Sequence[Row], name: str) -> Row | None:
-    return next((row for row in rows if row["name"] == name), None)
-
-
-def ratios(results: Tables, goal: Goal) -> Iterator[tuple[str, float]]:
-    """Yield each measured contestant and its figure."""
-    rows = results.get(goal.table[0], {}).get(goal.table[1], [])
-    part, title = goal.base or goal.table
-    base = results.get(part, {}).get(title, [])
+def ratios(results: Tables, goal: Goal) -> dict[str, float]:
+    """Return the figure of each measured contestant."""
+    rows, base = (
+        results.get(part, {}).get(title, [])
+        for part, title in (goal.table, goal.base or goal.table)
+    )
+    found = {}
     for row in rows:
-        if goal.names and row["name"] not in goal.names:
-            continue
-        other = of(base, row["name"] if goal.against == "same" else goal.against)
-        value = row[goal.field]
-        if value is None or (goal.against and (other is None or other[goal.field] is None)):
-            continue
-        yield row["name"], value / other[goal.field] if goal.against and other else value
+        name, value = row["name"], row[goal.field]
+        divisor: Any = 1
+        if goal.against:
+            other = of(base, name if goal.against == "same" else goal.against)
+            divisor = other and other[goal.field]
+        if (name in goal.names or not goal.names) and None not in (value, divisor):
+            found[name] = value / divisor
+    return found
 
 
-def goal_table(results: Tables) -> list[list[str]]:
+def goal_table(results: Tables) -> Cells:
     """Return a row for each goal: what, goal, measured, whether it is met."""
     found = [["", "goal", "measured", ""]]
     for goal in GOALS:
-        measured = dict(ratios(results, goal))
+        measured = ratios(results | by_path(results.get("short", {})), goal)
         if not measured:
             continue
         unit = "x" if goal.against else " s"
@@ -103,69 +107,50 @@ def goal_table(results: Tables) -> list[list[str]]:
         else:
             worst = max(measured, key=lambda name: measured[name])
             what, shown = goal.what, f"at most {measured[worst]:.2f}{unit} (`{worst}`)"
-        missed = [name for name, value in measured.items() if value > goal.least]
-        verdict = f"missed by {', '.join(f'`{n}`' for n in missed)}" if missed else "met"
+        missed = ", ".join(f"`{name}`" for name, value in measured.items() if value > goal.least)
+        verdict = f"missed by {missed}" if missed else "met"
         found.append([what, f"{goal.least}{unit}", shown, verdict])
-    return found + short_goals(results.get("short", {}))
-
-
-def against_dense(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Return scheme -> field -> the ratio of its blockwise path to its dense path."""
-    found = {}
-    for row in rows:
-        name, path = row["name"].split(", ")
-        dense = of(rows, f"{name}, dense")
-        if path == "blockwise" and dense is not None:
-            fields = ("forward", "step", "temporary_bytes")
-            found[name] = {field: row[field] / dense[field] for field in fields}
     return found
 
 
-def short_goals(by_length: dict[str, list[Row]]) -> list[list[str]]:
-    """Return the goals at batch 16, from T=256 on: blockwise must not be slower than dense."""
-    found = []
-    for T in ("256", "512"):
-        measured = {
-            name: ratio["step"] for name, ratio in against_dense(by_length.get(T, [])).items()
-        }
-        if measured:
-            worst = max(measured, key=lambda name: measured[name])
-            missed = ", ".join(f"`{name}`" for name, value in measured.items() if value > 1)
-            found.append([
-                f"T={T}, batch 16, against the dense path", "1x",
-                f"at most {measured[worst]:.2f}x (`{worst}`)", f"missed by {missed}" if missed else "met",
-            ])  # fmt: skip
+def by_path(by_length: dict[str, list[Row]]) -> Tables:
+    """Return the tables of batch 16 apart, those of the dense path and those of the blockwise one."""
+    found: Tables = {"dense": {}, "blockwise": {}}
+    for T, rows in by_length.items():
+        for row in rows:
+            name, path = row["name"].split(", ")
+            found[path].setdefault(T, []).append(row | {"name": name})
     return found
 
 
-def short_table(by_length: dict[str, list[Row]]) -> list[list[str]]:
+def short_table(by_length: dict[str, list[Row]]) -> Cells:
     """Compare the blockwise path with the dense one, a row for each length and scheme."""
     found = [["blockwise against dense", "forward", "forward + backward", "temporaries"]]
-    for T, rows in by_length.items():
-        for name, ratio in against_dense(rows).items():
-            found.append([f"{name}, T={T}", *(f"{value:.2f}x" for value in ratio.values())])
+    paths, fields = by_path(by_length), ("forward", "step", "temporary_bytes")
+    for T, rows in paths["blockwise"].items():
+        dense = {row["name"]: row for row in paths["dense"][T]}
+        for row in rows:
+            base = dense[row["name"]]
+            told = (f"{row[field] / base[field]:.2f}x" for field in fields)
+            found.append([f"{row['name']}, T={T}", *told])
     return found
 
 
-def kinds_table(by_kind: dict[str, list[Row]]) -> list[list[str]]:
+def kinds_table(by_kind: dict[str, list[Row]]) -> Cells:
     """Compare forward + backward with `none` on the same kind of call, a row for each scheme."""
-    names = dict.fromkeys(row["name"] for rows in by_kind.values() for row in rows)
 
     def cell(name, rows):
         row, none = of(rows, name), rows[0]
-        if row is None:
-            return ""
-        return (
-            f"{row['step'] / none['step']:.2f}x"
-            if row is not none
-            else f"{1e3 * row['step']:.0f} ms"
-        )
+        if row is none:
+            return f"{1e3 * row['step']:.0f} ms"
+        return f"{row['step'] / none['step']:.2f}x" if row else ""
 
+    names = dict.fromkeys(row["name"] for rows in by_kind.values() for row in rows)
     body = [[name, *(cell(name, rows) for rows in by_kind.values())] for name in names]
     return [["", *by_kind], *body]
 
 
-def ratio_table(rows: Sequence[Row]) -> list[list[str]]:
+def ratio_table(rows: Sequence[Row]) -> Cells:
     """Return ratios to the first row, then figures, without empty columns."""
     columns = {
         "forward": ("forward", 1.0, "x"), "forward + backward": ("step", 1.0, "x"),
@@ -190,56 +175,45 @@ def ratio_table(rows: Sequence[Row]) -> list[list[str]]:
     return [["", *columns], *body]
 
 
-def markdown(table: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
-
-
 def pages(record: dict[str, Any]) -> str:
     """Return every table of a record."""
-    results: Tables = record["results"]
-    where = record["where"]
-    parts = [
-        f"{where['machine']}, {record['matmul_flops']['large'] / 1e9:.0f} GFLOP/s in large float32 matrix products, "
-        f"{record['matmul_flops']['in blocks'] / 1e9:.0f} in those of a block; commit "
-        f"{where['commit']}, jax {where['jax']}, Python {where['python']}, {where['device']}.",
-        "## Against the goals\n\n" + markdown(goal_table(results)),
-    ]
+    where, rates = record["where"], record["matmul_flops"]
+    about = (
+        f"{where['machine']}, {rates['large'] / 1e9:.0f} GFLOP/s in large float32 matrix products, "
+        f"{rates['in blocks'] / 1e9:.0f} in those of a block; commit "
+        f"{where['commit']}, jax {where['jax']}, Python {where['python']}, {where['device']}."
+    )
     titles = {
         "lengths": "T={}",
         "decode": "a step of decoding, {} tokens in the cache",
         "memory": "compiled, T={}",
     }
-    for part, tables in results.items():
+    found = {"Against the goals": goal_table(record["results"])}
+    for part, tables in record["results"].items():
         if part == "short":
-            parts.append("## Batch 16\n\n" + markdown(short_table(tables)))
-            continue
-        if part == "kinds":
-            parts.append("## Kinds of calls\n\n" + markdown(kinds_table(tables)))
-            continue
-        for title, rows in tables.items():
-            parts.append(
-                f"## {titles.get(part, '{}').format(title)}\n\n" + markdown(ratio_table(rows))
-            )
-    return "\n\n".join(parts) + "\n"
+            found["Batch 16"] = short_table(tables)
+        elif part == "kinds":
+            found["Kinds of calls"] = kinds_table(tables)
+        else:
+            for title, rows in tables.items():
+                found[titles.get(part, "{}").format(title)] = ratio_table(rows)
+    sections = (f"## {title}\n\n{markdown(cells)}" for title, cells in found.items())
+    return "\n\n".join([about, *sections]) + "\n"
 
 
-def draw(by_length: dict[str, list[Row]]):
+def draw(record: dict[str, Any]) -> Any:
     """Draw the time of forward + backward, and the temporaries, against the length."""
     import matplotlib.pyplot as plt  # the tables need no extra package
 
+    by_length = {int(T): rows for T, rows in record["results"]["lengths"].items()}
+    lengths = sorted(by_length)
+    names = dict.fromkeys(row["name"] for T in lengths for row in by_length[T])
     figure, (times, bytes_) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    lengths = sorted(map(int, by_length))
-    names = dict.fromkeys(row["name"] for T in lengths for row in by_length[str(T)])
     for number, name in enumerate(names):
-        rows = [of(by_length[str(T)], name) for T in lengths]
-        ours = any(row is not None and row["temporary_bytes"] is not None for row in rows)
+        rows = {T: row for T in lengths if (row := of(by_length[T], name))}
+        ours = any(row["temporary_bytes"] is not None for row in rows.values())
         for axes, field, scale in ((times, "step", 1e3), (bytes_, "temporary_bytes", 1e-6)):
-            points = [
-                (T, scale * row[field])
-                for T, row in zip(lengths, rows, strict=True)
-                if row is not None and row[field] is not None
-            ]
+            points = [(T, scale * row[field]) for T, row in rows.items() if row[field] is not None]
             if points:
                 axes.plot(
                     *zip(*points, strict=True), "-" if ours else "--", markersize=4,
@@ -259,17 +233,7 @@ def draw(by_length: dict[str, list[Row]]):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("record", type=Path)
-    parser.add_argument("--picture", type=Path, help="time and memory against the length")
-    options = parser.parse_args(arguments)
-    record = json.loads(options.record.read_text())
-    if options.picture is not None:
-        draw(record["results"]["lengths"]).savefig(options.picture, dpi=110)
-    print(pages(record), end="")
-    return 0
+    return show_record(__doc__, pages, draw, arguments)
 
 
 if __name__ == "__main__":

@@ -19,75 +19,35 @@ with the interquartile range; ratios come first. Memory is the peak of the proce
 Other libraries are in the extra `bench`; one that is not installed is skipped, and a line says so.
 """
 
-import argparse
+import contextlib
 import gzip
 import json
 import os
-import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import bench_models
+import jax
 import numpy as np
-from bench_models import NEW, SIZES
+from bench_models import SIZES, Call
+from bench_train_tables import table
+from harness import Parser, Row, by_turns, listed, middle, save, shown, timed
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from relpos import process
 from relpos.experiments import provenance
-from relpos.files import write_atomically
 
-PARTS = ("step", "generation", "depth")
-TITLES = {"generation": ("1", "16"), "depth": ("width 64",)}
+TITLES = {"step": tuple(SIZES), "generation": ("1", "16"), "depth": ("width 64",)}
 ASKED_FOR = ("rates", "profile")
-
-
-def makers(part: str, title: str) -> dict[str, Callable[[], bench_models.Call]]:
-    """Return the contestants of one table."""
-    if part == "step":
-        return bench_models.steps(SIZES[title])
-    if part == "depth":
-        return bench_models.depths()
-    return bench_models.generations(SIZES["4 x 256"], int(title))
-
-
-def tokens_of(part: str, title: str) -> int:
-    """Return the tokens of one call."""
-    if part == "generation":
-        return int(title) * NEW
-    size = SIZES[title] if part == "step" else next(iter(bench_models.DEPTHS.values()))
-    return size.B * size.T
-
-
-def work(part: str, title: str, name: str) -> None:
-    """Be one contestant: time a call for each line on standard input, and write its seconds to standard output."""
-    try:
-        bench_models.import_for(name)
-        before = held()
-        call = makers(part, title)[name]()
-        began = time.perf_counter()
-        call()
-        facts = {"first_seconds": time.perf_counter() - began}
-    except ImportError as error:
-        print(json.dumps({"missing": str(error)}), flush=True)
-        return
-    call()
-    print(json.dumps(facts | {"bytes": held() - before}), flush=True)
-    for _ in sys.stdin:
-        call()
-        began = time.perf_counter()
-        call()
-        print(time.perf_counter() - began, flush=True)
+_call: Call  # of a contestant's process
 
 
 def held() -> int:
@@ -97,113 +57,55 @@ def held() -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-class Contestant:
-    """A process that makes one timed call on request."""
+def begin(part: str, title: str, name: str) -> Row:
+    """Become a contestant: make its call, and return what the first call took."""
+    global _call
+    bench_models.import_for(name)
+    before = held()
+    makers, _ = bench_models.contest(part, title)
+    _call = makers[name]()
+    facts = {"first_seconds": timed(_call)}
+    _call()
+    return facts | {"bytes": held() - before}
 
-    def __init__(self, part: str, title: str, name: str):
-        command = [sys.executable, __file__, "--worker", part, title, name]
-        self.name, self.seconds = name, list[float]()
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the process
-        settings = process.settings()
-        # Programs from the cache would hide the compile time.
-        settings.pop("JAX_COMPILATION_CACHE_DIR", None)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            env=os.environ | settings,
-        )  # fmt: skip
-        try:
-            self.facts: dict[str, Any] = json.loads(self._read())
-        except RuntimeError:
-            self.close()
-            raise
 
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        while True:
-            line = self._process.stdout.readline()
-            if not line:
-                self._log.seek(0)
-                raise RuntimeError(f"{self.name} ended: {self._log.read()[-2000:]}")
-            if line.startswith("{") or re.fullmatch(r"[\d.e+-]+\n", line):
-                return line  # other lines are messages of a library
-
-    def turn(self) -> None:
-        """Make one timed call."""
-        assert self._process.stdin is not None
-        print(file=self._process.stdin, flush=True)
-        self.seconds.append(float(self._read()))
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
+def turn() -> float:
+    """Time a call of this process's contestant."""
+    return timed(_call, warm=True)
 
 
 def measure(
     part: str, title: str, only: Sequence[str], rounds: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Let all contestants of a table take turns; return a row for each."""
-    contestants = []
-    try:
-        for name in makers(part, title):
-            if only and not any(name.startswith(wanted) for wanted in only):
+) -> list[Row]:
+    """Let all contestants of a table take turns, each in a process of its own; return a row for each."""
+    settings = process.settings()
+    # Programs from the cache would hide the compile time.
+    settings.pop("JAX_COMPILATION_CACHE_DIR", None)
+    os.environ.update(settings)
+    makers, tokens = bench_models.contest(part, title)
+    facts: dict[str, Row] = {}
+    own: dict[str, ProcessPoolExecutor] = {}
+    with contextlib.ExitStack() as processes:
+        for name in makers:
+            if only and not name.startswith(tuple(only)):
                 continue
-            contestant = Contestant(part, title, name)
-            if "missing" in contestant.facts:
-                say(f"{name} is skipped: {contestant.facts['missing']}")
-                contestant.close()
-            else:
-                contestants.append(contestant)
-        shuffle = random.Random(0).sample
-        for _ in track(range(rounds), description=f"{part}, {title}", transient=True):
-            # In random order: each turn is affected by the caches and clock rates that the previous one left.
-            for contestant in shuffle(contestants, len(contestants)):
-                contestant.turn()
-    finally:
-        for contestant in contestants:
-            contestant.close()
+            one = processes.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            try:
+                facts[name], own[name] = one.submit(begin, part, title, name).result(), one
+            except ImportError as error:
+                say(f"{name} is skipped: {error}")
+        ask = lambda name: own[name].submit(turn).result()  # noqa: E731
+        times = by_turns(own, ask, rounds, f"{part}, {title}")
     rows = []
-    for c in contestants:
-        low, median, high = statistics.quantiles(c.seconds, n=4)
-        rate = tokens_of(part, title) / median
-        rows.append(
-            {"name": c.name, "tokens_per_second": rate, "seconds": median, "spread": high - low}
-            | c.facts
-        )
+    for name, seconds in times.items():
+        median, spread = middle(seconds)
+        figures = {"tokens_per_second": tokens / median, "seconds": median, "spread": spread}
+        rows.append({"name": name} | figures | facts[name])
     return rows
-
-
-def fastest_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the fastest row of another library, or the first row if there is none."""
-    peers = [row for row in rows if not row["name"].startswith("relpos")]
-    return max(peers or rows[:1], key=lambda row: row["tokens_per_second"])
-
-
-def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of ratios to the fastest peer, then figures."""
-    best = fastest_peer(rows)
-    shown = Table(title=title)
-    shown.add_column(f"of {best['name']}")
-    for column in ("", "tokens/s", "ms", "first call s", "memory MB"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(
-            row["name"], f"{row['tokens_per_second'] / best['tokens_per_second']:.2f}x",
-            f"{row['tokens_per_second']:,.0f}",
-            f"{1e3 * row['seconds']:.0f} ±{1e3 * row['spread']:.0f}",
-            f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:.0f}",
-        )  # fmt: skip
-    return shown
 
 
 def rates(rounds: int) -> dict[str, float]:
     """Return medians: FLOP/s of a product of 1024 x 1024, and bytes/s read by one thread and by one for each core."""
-    import jax  # which processes of other libraries do without
-
     matrix = jax.random.normal(jax.random.key(0), (1024, 1024))
     product = jax.jit(jax.numpy.matmul)
     many = np.ones(1 << 26)  # 512 MB, beyond any cache
@@ -214,14 +116,9 @@ def rates(rounds: int) -> dict[str, float]:
             "bytes/s, a thread": (many.nbytes, many.sum),
             "bytes/s, all": (many.nbytes, lambda: list(threads.map(np.sum, shares))),
         }
-        found: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(rounds):
-            for name, (size, call) in calls.items():
-                call()
-                began = time.perf_counter()
-                call()
-                found[name].append(size / (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in found.items()}
+        turn = lambda name: timed(calls[name][1], warm=True)  # noqa: E731
+        times = by_turns(calls, turn, rounds, "rates")
+    return {name: size / statistics.median(times[name]) for name, (size, _) in calls.items()}
 
 
 def profile(size: str, name: str) -> list[tuple[str, float]]:
@@ -229,8 +126,6 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
 
     Loops contain other operations, so the sum exceeds the step.
     """
-    import jax  # which processes of other libraries do without
-
     call = bench_models.steps(SIZES[size])[name]()
     call()
     calls = 3
@@ -240,61 +135,45 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
                 call()
         (found,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(found.read_bytes()))["traceEvents"]
-    spent: Counter[str] = Counter()
+    spent: Any = Counter()
     for event in events:
         if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
             kind = re.sub(r"[.\d]+$", "", event["name"])
             spent[kind] += event["dur"] / 1e3 / calls
-    return [(kind, float(spent[kind])) for kind, _ in spent.most_common(20)]
+    return spent.most_common(20)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["--worker"]:
-        work(*arguments[1:])
-        return 0
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    listed = lambda text: [part for part in text.split(",") if part]  # noqa: E731
-    parser.add_argument("--sizes", type=listed, default=list(SIZES), help=", ".join(SIZES))
-    parser.add_argument(
-        "--parts", type=listed, default=list(PARTS), help=", ".join(PARTS + ASKED_FOR)
-    )
+    parser = Parser(__doc__)
+    parser.add_names("--sizes", SIZES)
+    parser.add_names("--parts", [*TITLES, *ASKED_FOR], default=TITLES)
     parser.add_argument("--only", type=listed, default=[], help="names, or how they begin")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    for given, known in ((options.sizes, SIZES), (options.parts, PARTS + ASKED_FOR)):
-        if wrong := [name for name in given if name not in known]:
-            parser.error(f"unknown {', '.join(wrong)}; known: {', '.join(known)}")
     if options.rounds < 2:
         parser.error("--rounds must be at least 2: quartiles are taken of them")
     console = Console()
     record: dict[str, Any] = {
-        "commit": provenance.commit(),
-        "machine": provenance.machine(),
-        "tables": {},
-    }
+        "commit": provenance.commit(), "machine": provenance.machine(), "tables": {}
+    }  # fmt: skip
     if "rates" in options.parts:
         for name, rate in rates(options.rounds).items():
             console.print(f"{rate / 1e9:9.1f} G{name}")
     if "profile" in options.parts:
-        for operation, milliseconds in profile(
-            options.sizes[0], (options.only or ["relpos rope"])[0]
-        ):
+        (name,) = options.only[:1] or ["relpos rope"]
+        for operation, milliseconds in profile(options.sizes[0], name):
             console.print(f"{milliseconds:9.1f} ms  {operation}")
-    titles = TITLES | {"step": options.sizes}
-    for part in (part for part in PARTS if part in options.parts):
-        for title in titles[part]:
+    for part, titles in (TITLES | {"step": tuple(options.sizes)}).items():
+        for title in titles if part in options.parts else ():
             rows = measure(part, title, options.only, options.rounds, console.print)
             if not rows:
                 continue
-            console.print(table(f"{part}, {title}", rows))
+            console.print(shown(f"{part}, {title}", table("", rows)))
             record["tables"].setdefault(part, {})[title] = rows
             if options.json:
-                write_atomically(options.json, json.dumps(record, indent=1) + "\n")
+                save(options.json, record)
     return 0
 
 

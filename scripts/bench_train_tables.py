@@ -3,17 +3,12 @@
 python scripts/bench_train_tables.py docs/steps.json [--picture docs/steps.png]
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from bench_tables import markdown, of
-from bench_train import fastest_peer
+from harness import Cells, Row, markdown, of, show_record
 
-Row = dict[str, Any]  # of a contestant
 OURS, TWIN = "relpos ", "relpos none"
 TITLES = {
     "step": "a training step, {}",
@@ -22,21 +17,24 @@ TITLES = {
 }
 
 
-def table(title: str, rows: Sequence[Row]) -> list[list[str]]:
+def fastest_peer(rows: Sequence[Row]) -> float:
+    """Return the tokens per second of the fastest other library, or of the first row if there is none."""
+    peers = [row["tokens_per_second"] for row in rows if not row["name"].startswith(OURS)]
+    return max(peers, default=rows[0]["tokens_per_second"])
+
+
+def table(title: str, rows: Sequence[Row]) -> Cells:
     """Return ratios to the fastest peer and to our model without positions, then figures."""
-    best, twin = fastest_peer(rows)["tokens_per_second"], of(rows, TWIN)
+    best, twin = fastest_peer(rows), of(rows, TWIN)
     found = [[title, "of the fastest peer", "of none", "tokens/s", "ms", "first call, s", "MB"]]
     for row in rows:
-        rate = row["tokens_per_second"]
-        is_ours = twin is not None and row["name"].startswith(OURS)
-        found.append(
-            [
-                row["name"], f"{rate / best:.2f}x",
-                f"{twin['tokens_per_second'] / rate:.2f}x" if twin and is_ours else "",
-                f"{rate:,.0f}", f"{1e3 * row['seconds']:,.0f} ±{1e3 * row['spread']:.0f}",
-                f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:,.0f}",
-            ]
-        )  # fmt: skip
+        rate, is_ours = row["tokens_per_second"], row["name"].startswith(OURS)
+        found.append([
+            row["name"], f"{rate / best:.2f}x",
+            f"{twin['tokens_per_second'] / rate:.2f}x" if twin and is_ours else "",
+            f"{rate:,.0f}", f"{1e3 * row['seconds']:,.0f} ±{1e3 * row['spread']:.0f}",
+            f"{row['first_seconds']:.1f}", f"{row['bytes'] / 1e6:,.0f}",
+        ])  # fmt: skip
     told = {1: any(not row["name"].startswith(OURS) for row in rows), 2: twin is not None}
     return [[cell for i, cell in enumerate(line) if told.get(i, True)] for line in found]
 
@@ -50,13 +48,13 @@ def pages(record: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(tables: dict[str, dict[str, list[Row]]]):
+def draw(record: dict[str, Any]) -> Any:
     """Draw the tokens per second of each contestant, a panel for each table, the fastest peer at 1."""
     import matplotlib.pyplot as plt  # the tables need no extra package
 
     panels = [
         (TITLES[part].format(title), rows)
-        for part, of_part in tables.items()
+        for part, of_part in record["tables"].items()
         if part != "depth"  # there the first call counts
         for title, rows in of_part.items()
     ]
@@ -67,9 +65,8 @@ def draw(tables: dict[str, dict[str, list[Row]]]):
         heights = [len(rows) + 2 for _, rows in column]
         drawn = part.subplots(len(column), height_ratios=heights, squeeze=False)[:, 0]
         for axes, (title, rows) in zip(drawn, column, strict=True):
-            best = fastest_peer(rows)["tokens_per_second"]
             names = [row["name"] for row in rows]
-            rates = [row["tokens_per_second"] / best for row in rows]
+            rates = [row["tokens_per_second"] / fastest_peer(rows) for row in rows]
             errors = [
                 row["spread"] / row["seconds"] / 2 * x for row, x in zip(rows, rates, strict=True)
             ]
@@ -85,18 +82,7 @@ def draw(tables: dict[str, dict[str, list[Row]]]):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables and draw; return the process's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("record", type=Path)
-    parser.add_argument("--picture", type=Path, help="bars of tokens/s: .png, .svg or .pdf")
-    options = parser.parse_args(arguments)
-    record = json.loads(options.record.read_text())
-    if options.picture is not None:
-        draw(record["tables"]).savefig(options.picture, dpi=110)
-    print(pages(record), end="")
-    return 0
+    return show_record(__doc__, pages, draw, arguments)
 
 
 if __name__ == "__main__":

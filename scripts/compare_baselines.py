@@ -13,13 +13,13 @@ Prints bits per byte of the corpus' test split:
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import lzma
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from harness import Parser
 from ngram import WittenBell
 from rich.console import Console
 from rich.table import Table
@@ -33,8 +33,7 @@ from relpos.terminal import printable
 ORDER = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """One line of the table."""
 
     name: str
@@ -45,35 +44,24 @@ class Result:
 def ngram_result(corpus: Corpus[bytes]) -> Result:
     """The 5-gram model's bits per byte of the test split."""
     model = WittenBell(corpus.splits["train"], order=ORDER)
-    return Result(
-        f"{ORDER}-gram Witten-Bell",
-        model.bits_per_byte(corpus.splits["test"]),
-        "bytes, ends of documents included",
-    )
+    bits = model.bits_per_byte(corpus.splits["test"])
+    return Result(f"{ORDER}-gram Witten-Bell", bits, "bytes, ends of documents included")
 
 
 def xz_result(corpus: Corpus[bytes]) -> Result:
     """The bits per byte that the test split adds to the train split under xz."""
-    train, test = (b"".join(_all(corpus.splits[split])) for split in ("train", "test"))
+    train, test = (b"".join(corpus.splits[split]) for split in ("train", "test"))
     # The smallest power of two, from 4 KiB up to the format's 1.5 GiB, that spans everything.
     window = min(max(4096, 1 << (len(train) + len(test) - 1).bit_length()), 3 << 29)
     spans = "spans" if window >= len(train) + len(test) else "does NOT span"
-    added = _xz_size(train + test, window) - _xz_size(train, window)
-    return Result(
-        "xz",
-        8 * added / len(test),
-        f"-9e, dictionary of {window >> 10:,} KiB {spans} train and test",
-    )
 
+    def size(text: bytes) -> int:
+        preset = 9 | lzma.PRESET_EXTREME
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": window}]
+        return len(lzma.compress(text, filters=filters))
 
-def _all(documents: Sequence[bytes]) -> Iterable[bytes]:
-    return (documents[i] for i in range(len(documents)))
-
-
-def _xz_size(text: bytes, window: int) -> int:
-    preset = 9 | lzma.PRESET_EXTREME
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": window}]
-    return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters))
+    bits = 8 * (size(train + test) - size(train)) / len(test)
+    return Result("xz", bits, f"-9e, dictionary of {window >> 10:,} KiB {spans} train and test")
 
 
 def run_result(run: Run, corpus: Corpus) -> Result:
@@ -103,7 +91,7 @@ def run_result(run: Run, corpus: Corpus) -> Result:
 
 def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
     """The results, beside how far each is below the n-gram model, which comes first."""
-    size = sum(len(document) for document in _all(corpus.splits["test"]))
+    size = sum(map(len, corpus.splits["test"]))
     shown = Table(title=f"{corpus.name} {corpus.version}, test split: {size:,} bytes")
     shown.add_column("model")
     shown.add_column("bits per byte", justify="right")
@@ -118,9 +106,7 @@ def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the process's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--workdir", action="append", default=[], type=Path, help="a run's folder")
     parser.add_argument("--source", default="library_text", help=", ".join(text.names()))
     parser.add_argument("--path", help="of files: the user's own text")

@@ -21,11 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from harness import markdown
 from rich.console import Console
 
 import relpos
 from relpos import encodings, places
-from relpos.attention.slot_use import SlotUse
+from relpos.attention.slot_use import SlotUse, largest
 from relpos.attention.slots import SLOTS
 from relpos.encodings import Encoding, PerHead, PerKeyHead
 from relpos.experiments import job as job_lib
@@ -37,11 +38,7 @@ PAGE, README = ROOT / "docs" / "encodings.md", ROOT / "README.md"
 EXPERIMENT = ROOT / "experiments" / "every_scheme"
 COSTS, STEPS = ROOT / "docs" / "costs.json", ROOT / "docs" / "steps.json"
 
-N, K, H = (
-    4,
-    2,
-    32,
-)  # query heads, key heads and head size, for counting parameters and caches
+N, K, H = 4, 2, 32  # query heads, key heads and head size, for parameters and caches
 D = N * H
 CAPACITY = 64  # tokens of a cache
 LONG = 4096  # tokens of the row that is searched for T x T arrays
@@ -140,8 +137,13 @@ def without_numbers(name: str) -> tuple[Encoding, SlotUse | None]:
     return nnx.eval_shape(of_scheme), filled[0]
 
 
-def number(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def numbers(n: int) -> str:
+    return f"{n:,} number{'' if n == 1 else 's'}"
+
+
+def those(says: Mapping[str, Any], between: str = "; ") -> str:
+    """Join the statements that hold."""
+    return between.join(what for what, holds in says.items() if holds)
 
 
 def parameters(name: str) -> str:
@@ -154,17 +156,13 @@ def parameters(name: str) -> str:
             fixed.append(f"`{key}`")
             continue
         total += variable.size
-        of = {PerHead: "each head's", PerKeyHead: "each key head's"}
-        of_what = [
-            of.get(
-                type(variable), "of the input" if encoding.adds_to_input() else "one for all heads"
-            )
-        ]
+        whose = "of the input" if encoding.adds_to_input() else "one for all heads"
+        of_heads = {PerHead: "each head's", PerKeyHead: "each key head's"}
+        whose = of_heads.get(type(variable), whose)
         if variable.get_metadata().get("shared_by_layers"):
-            of_what.append("one for all layers")
-        shape = " x ".join(map(str, variable.shape)) or "1"
-        told.append(f"`{key}` {shape} ({', '.join(of_what)})")
-    trained = f"{number(total, 'number')}: {'; '.join(told)}" if told else "none"
+            whose += ", one for all layers"
+        told.append(f"`{key}` {' x '.join(map(str, variable.shape)) or '1'} ({whose})")
+    trained = f"{numbers(total)}: {'; '.join(told)}" if told else "none"
     return trained + (f"; fixed: {', '.join(fixed)}" if fixed else "")
 
 
@@ -173,35 +171,28 @@ def cost(name: str) -> str:
     encoding, filled = without_numbers(name)
     if filled is None:
         return "one addition before the first layer; attention is that of `none`"
-    says, slots = [], encoding.overridden & SLOTS
-    end = encoding.constant_beyond
+    slots, end = encoding.overridden & SLOTS, encoding.constant_beyond
     reach = f"up to {end}; all beyond share one" if end else "without limit"
-    if "tokens" in slots:
-        says.append("a projection of the layer's input for each token")
-    changed = [word for slot, word in (("query", "queries"), ("key", "keys")) if slot in slots]
-    if changed:
-        says.append(f"{' and '.join(changed)} transformed once for each token")
     width = empty_cache(name).keys.shape[-1]
-    if width != H:
-        says.append(f"queries and keys of {width} numbers instead of {H}")
-    factors = [
-        who for who, met in (("queries", filled.key_vectors), ("keys", filled.query_vectors)) if met
-    ]
-    vectors = [f"vectors multiplied with {' and '.join(factors)}"] if factors else []
-    vectors += ["vectors added to values"] if filled.value_vectors else []
-    if vectors:
-        says.append(f"{' and '.join(vectors)}, for distances {reach}")
-    if filled.bias and not filled.mixes:
-        says.append(f"a bias for each distance, {reach}")
-    if filled.block_bias and not filled.mixes:
-        says.append("a bias for each pair, in blocks")
-    if filled.walks:
-        says.append("a walk along the row, from block to block, which GPU kernels do not support")
-    if filled.mixes:
-        says.append("all heads' logits of a block at once, which GPU kernels do not support")
-    if filled.sink:
-        says.append("one more term in each softmax, which GPU kernels do not support")
-    return "; ".join(says) or "nothing besides attention"
+    changed = those({"queries": "query" in slots, "keys": "key" in slots}, " and ")
+    factors = those({"queries": filled.key_vectors, "keys": filled.query_vectors}, " and ")
+    of_vectors = {
+        f"vectors multiplied with {factors}": factors,
+        "vectors added to values": filled.value_vectors,
+    }
+    vectors = those(of_vectors, " and ")
+    says = {
+        "a projection of the layer's input for each token": "tokens" in slots,
+        f"{changed} transformed once for each token": changed,
+        f"queries and keys of {width} numbers instead of {H}": width != H,
+        f"{vectors}, for distances {reach}": vectors,
+        f"a bias for each distance, {reach}": filled.bias and not filled.mixes,
+        "a bias for each pair, in blocks": filled.block_bias and not filled.mixes,
+        "a walk along the row, from block to block, which GPU kernels do not support": filled.walks,
+        "all heads' logits of a block at once, which GPU kernels do not support": filled.mixes,
+        "one more term in each softmax, which GPU kernels do not support": filled.sink,
+    }
+    return those(says) or "nothing besides attention"
 
 
 @functools.cache
@@ -213,17 +204,6 @@ def empty_cache(name: str) -> Cache:
         return layer.init_cache(1, CAPACITY)
 
     return jax.eval_shape(of_layer)
-
-
-def largest(program: Any) -> int:
-    """Return the size of the largest array in a program, including inner programs."""
-    sizes = [0]
-    for operation in program.eqns:
-        sizes += [made.aval.size for made in operation.outvars if hasattr(made.aval, "size")]
-        for inner in jax.tree.leaves(tuple(operation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            sizes += [largest(inner)] if hasattr(inner, "eqns") else []
-    return max(sizes)
 
 
 def has_square(name: str) -> bool:
@@ -254,17 +234,17 @@ def memory(name: str) -> str:
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
     plain = 2 * K * H
     more = count((cache.keys, cache.values, cache.features)) // CAPACITY - plain
-    says = [f"{number(more, 'number')} more than the {plain} of keys and values for each token" if more
-            else "a cache holds only keys and values for each token"]  # fmt: skip
-    if count(cache.state):
-        says.append(f"{number(count(cache.state), 'number')} for each row, however long")
-    if count(cache.tables):
-        says.append(
-            f"{number(count(cache.tables) // CAPACITY, 'number')} for each slot, once for all rows"
-        )
-    square = False if adds else has_square(name)
-    says.append("an array of T x T" if square else "nothing of T x T, forward or backward")
-    return "; ".join(says)
+    of_row, of_slot = count(cache.state), count(cache.tables) // CAPACITY
+    square = not adds and has_square(name)
+    says = {
+        "a cache holds only keys and values for each token": not more,
+        f"{numbers(more)} more than the {plain} of keys and values for each token": more,
+        f"{numbers(of_row)} for each row, however long": of_row,
+        f"{numbers(of_slot)} for each slot, once for all rows": of_slot,
+        "an array of T x T": square,
+        "nothing of T x T, forward or backward": not square,
+    }
+    return those(says)
 
 
 def reach(name: str) -> str:
@@ -283,94 +263,78 @@ def reach(name: str) -> str:
 def situations(name: str) -> str:
     """Describe where the scheme can be used."""
     encoding, _ = without_numbers(name)
-    adds = encoding.adds_to_input()
-    both = not encoding.causal_only
-    optional = "bidirectional" in encodings.options(name)
-    says = ["both directions" if both else
-            "looks back only" + (", unless `bidirectional`" if optional else "")]  # fmt: skip
-    if not adds and not (both or optional):
-        says.append("no cross-attention")
-    elif not adds:
-        says.append(
-            "no cross-attention layers: it reads tokens"
-            if encoding.needs_tokens
-            else "cross-attention"
-        )
+    adds, axes = encoding.adds_to_input(), encoding.axes
+    both, optional = not encoding.causal_only, "bidirectional" in encodings.options(name)
+    crosses = not adds and (both or optional)
+    reads = axes is not None and (adds or encoding.reads_positions)
     kinds = "integers or reals" if encoding.reals else "integers"
-    if encoding.axes is None or not (adds or encoding.reads_positions):
-        says.append("reads no positions")
-    else:
-        many = "" if encoding.axes == 1 else f" of {encoding.axes} axes, or one number"
-        says.append(f"positions: {kinds}{many}")
-        if encoding.axes == 1:
-            anywhere = (
-                "may start anywhere"
-                if encoding.shift_invariant
-                else "should start where they did in training"
-            )
-            says.append(anywhere)
-    if encoding.needs_tokens:
-        says.append("reads the layer's input")
-    if encoding.mixes:
-        says.append("mixes heads")
-    return "; ".join(says)
+    positions = kinds if axes == 1 else f"{kinds} of {axes} axes, or one number"
+    of_distance = reads and axes == 1
+    says = {
+        "both directions": both,
+        "looks back only" + (", unless `bidirectional`" if optional else ""): not both,
+        "no cross-attention": not adds and not crosses,
+        "no cross-attention layers: it reads tokens": crosses and encoding.needs_tokens,
+        "cross-attention": crosses and not encoding.needs_tokens,
+        "reads no positions": not reads,
+        f"positions: {positions}": reads,
+        "may start anywhere": of_distance and encoding.shift_invariant,
+        "should start where they did in training": of_distance and not encoding.shift_invariant,
+        "reads the layer's input": encoding.needs_tokens,
+        "mixes heads": encoding.mixes,
+    }
+    return those(says)
 
 
 class Measured:
     """The benchmark figures in docs/."""
 
     def __init__(self, costs: Path = COSTS, steps: Path = STEPS):
-        self.attention = _read(costs).get("results", {})
-        self.steps = _read(steps).get("tables", {})
+        self.tables = _read(costs).get("results", {}) | _read(steps).get("tables", {})
 
-    def attention_of(self, part: str, title: str, name: str, field: str) -> str:
-        """Return a figure of attention relative to `none`; "" where there is no figure."""
-        return _against_none(self.attention.get(part, {}).get(title, []), name, "none", field)
+    def figure(
+        self, name: str, part: str, title: str, field: str, spread: str = "", whose: str = ""
+    ) -> str:
+        """Return a figure relative to `none`, with its interquartile range if above a tenth; "" without figures."""
+        rows = {row["name"]: row for row in self.tables.get(part, {}).get(title, [])}
+        ours, base = rows.get(whose + name, {}), rows.get(f"{whose}none", {})
+        if not (ours.get(field) and base.get(field)):
+            return ""
+        ratio = ours[field] / base[field]
+        of_itself = (ours.get(spread or f"{field}_spread") or 0.0) / ours[field]
+        return f"{ratio:.2f}x" + (f" ±{ratio * of_itself:.2f}" if of_itself > 0.1 else "")
 
-    def whole_step(self, name: str) -> str:
-        """Return the time of a training step relative to `none`."""
-        rows = self.steps.get("step", {}).get("4 x 256", [])
-        return _against_none(rows, f"relpos {name}", "relpos none", "seconds", "spread")
+    def of_attention(self, name: str) -> str:
+        return self.figure(name, "lengths", "4096", "step")
 
     def told(self, name: str) -> str:
         """Return all figures of a scheme; if its attention was not measured, also those of similar schemes."""
         figures = {
-            "attention, forward and backward": self.attention_of("lengths", "4096", name, "step"),
-            "a step of decoding": self.attention_of("decode", "4096", name, "forward"),
-            "temporary memory": self.attention_of("memory", "16384", name, "temporary_bytes"),
-            "a whole training step": self.whole_step(name),
+            "attention, forward and backward": self.of_attention(name),
+            "a step of decoding": self.figure(name, "decode", "4096", "forward"),
+            "temporary memory": self.figure(name, "memory", "16384", "temporary_bytes"),
+            "a whole training step": self.figure(
+                name, "step", "4 x 256", "seconds", "spread", whose="relpos "
+            ),
         }
         found = [f"{what} {x}" for what, x in figures.items() if x]
-        if not figures["attention, forward and backward"]:
+        if not self.of_attention(name):
             found.append("attention not measured" + self._of_its_kind(name))
         return ", ".join(found)
 
     def _of_its_kind(self, name: str) -> str:
         """Return the figures of schemes whose attention computes the same, sizes aside."""
         kind = lambda other: re.sub(r"\d+", "", cost(other))  # noqa: E731
-        alike = [
-            other for other in encodings.names() if other != name and kind(other) == kind(name)
+        told = [
+            f"`{other}` {x}"
+            for other in encodings.names()
+            if other != name and kind(other) == kind(name) and (x := self.of_attention(other))
         ]
-        each = {other: self.attention_of("lengths", "4096", other, "step") for other in alike}
-        told = [f"`{other}` {x}" for other, x in each.items() if x]
         return f"; schemes of its kind: {', '.join(told)}" if told else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _against_none(
-    rows: Sequence[Mapping[str, Any]], name: str, none: str, field: str, spread: str = ""
-) -> str:
-    """Return a ratio, with its interquartile range if that exceeds a tenth; "" without figures."""
-    found = {row["name"]: row for row in rows}
-    ours, base = found.get(name, {}), found.get(none, {})
-    if not (ours.get(field) and base.get(field)):
-        return ""
-    ratio = ours[field] / base[field]
-    of_itself = (ours.get(spread or f"{field}_spread") or 0.0) / ours[field]
-    return f"{ratio:.2f}x" + (f" ±{ratio * of_itself:.2f}" if of_itself > 0.1 else "")
 
 
 def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
@@ -385,18 +349,14 @@ def experiment(folder: Path = EXPERIMENT) -> dict[str, str]:
     return {scheme: "; ".join(told) for scheme, told in found.items()}
 
 
-def linked(text: str) -> str:
-    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-
-
 def paragraph(text: str) -> str:
     """Return a docstring's paragraph as Markdown."""
     if text.startswith(" "):
         return code(text)
-    pieces = linked(" ".join(text.split())).split("`")
-    pieces[::2] = (
-        piece.replace("*", r"\*") for piece in pieces[::2]
-    )  # text between backticks is code
+    paper = r"arXiv:(\d{4}\.\d{5})"
+    text = re.sub(paper, r"[arXiv:\1](https://arxiv.org/abs/\1)", " ".join(text.split()))
+    pieces = text.split("`")
+    pieces[::2] = (piece.replace("*", r"\*") for piece in pieces[::2])  # the others are code
     return "`".join(pieces)
 
 
@@ -434,22 +394,20 @@ def scheme_section(name: str, measured: Measured, runs: Mapping[str, str]) -> st
 
 
 def places_section(name: str) -> str:
-    kind = places.kind(name)
-    made = places.create(name)
+    kind, made = places.kind(name), places.create(name)
+    reads = "digits" in kind.__dataclass_fields__
     facts = {
         "Options": defaults(places.options(name)),
         "Adds to the input": f"`{kind.embeds}`" if kind.embeds else "nothing",
         "Longer rows": f"no more than {made.most} tokens" if made.most else "any number of tokens",
-        "Reads": "the digits among the tokens"
-        if "digits" in kind.__dataclass_fields__
-        else "no tokens",
+        "Reads": "the digits among the tokens" if reads else "no tokens",
     }
     return section(name, prose(kind), facts)
 
 
 def table(names: Sequence[str], find: Callable[[str], type]) -> str:
-    rows = [f"| [`{name}`](#{name}) | {prose(find(name)).purpose} |" for name in names]
-    return "\n".join(["| name | what it is |", "|---|---|", *rows])
+    rows = [[f"[`{name}`](#{name})", prose(find(name)).purpose] for name in names]
+    return markdown([["name", "what it is"], *rows])
 
 
 INTRO = f"""# Schemes
@@ -468,35 +426,31 @@ answers within 64 tokens and beyond, where the picture is grey (`python scripts/
 a scheme can point at after a few steps, and what it does at distances that it never saw. It is not a ranking."""
 
 
-def page(measured: Measured | None = None, runs: Mapping[str, str] | None = None) -> str:
+def page() -> str:
     """Return the whole page."""
-    measured = measured or Measured()
-    runs = experiment() if runs is None else runs
-    parts = [INTRO]
+    measured, runs, parts = Measured(), experiment(), [INTRO]
     for title in ORDER:
-        parts.append(f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}.")
-        parts.append(table(of_family(title), encodings.scheme))
-    parts.append(
-        "**[Position transforms](#position-transforms)**: other positions than consecutive ones, for any scheme."
-    )
-    parts.append(table(places.names(), places.kind))
+        told = f"**[{title}](#{title.lower()})**: {FAMILIES[title][0]}."
+        parts += [told, table(of_family(title), encodings.scheme)]
+    parts += [
+        "**[Position transforms](#position-transforms)**: other positions than consecutive ones, for any scheme.",
+        table(places.names(), places.kind),
+    ]
     for title in ORDER:
-        parts.append(f"## {title}")
-        parts += [scheme_section(name, measured, runs) for name in of_family(title)]
-    parts.append("## Position transforms")
-    parts += [places_section(name) for name in places.names()]
+        sections = (scheme_section(name, measured, runs) for name in of_family(title))
+        parts += [f"## {title}", *sections]
+    parts += ["## Position transforms", *map(places_section, places.names())]
     return "\n\n".join(parts) + "\n"
 
 
 def with_table(readme: str) -> str:
     """Return README with an updated table of schemes."""
     rows = [
-        f"| {', '.join(f'`{name}`' for name in of_family(title))} | {FAMILIES[title][0]} |"
-        for title in ORDER
+        [", ".join(f"`{name}`" for name in of_family(title)), FAMILIES[title][0]] for title in ORDER
     ]
     before, rest = readme.split("| schemes |", 1)
     _, after = rest.split("\n\n", 1)
-    return before + "\n".join(["| schemes | what they are |", "|---|---|", *rows]) + "\n\n" + after
+    return before + markdown([["schemes", "what they are"], *rows]) + "\n\n" + after
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Draw where a query looks when all tokens are the same, for every scheme.
 
-    python scripts/gallery.py [--output docs/gallery.png] [--length 128]
-    python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings] [--steps 300]
+    python scripts/gallery.py [--output docs/gallery.png]
+    python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings]
 
 The first command draws a panel for each scheme, untrained and with default options. Each panel has a line for each of
 four heads: the attention weight that the last query gives to the keys, by distance. Only positions can make it differ
@@ -11,7 +11,6 @@ With `--schemes`, each scheme, or each named one, gets a picture of its own: the
 layers, untrained and after a short training, at distances up to four times the trained length.
 """
 
-import argparse
 import dataclasses
 import functools
 import io
@@ -26,6 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from flax import nnx
+from harness import Parser
 from jax import Array
 from matplotlib.figure import Figure
 from PIL import Image
@@ -45,11 +45,8 @@ LEAST = 1e-5  # the smallest weight that a scheme's own picture shows
 
 def weights(name: str, length: int) -> np.ndarray:
     """Return the last query's attention weights [N, distance] over `length` equal tokens."""
-    features = HEADS * length
-    encoding = encodings.create(
-        name, num_heads=HEADS, head_dim=length, features=features, rngs=nnx.Rngs(0)
-    )
-    token = jax.random.normal(jax.random.key(0), (features,))
+    encoding = encodings.create(name, num_heads=HEADS, head_dim=length, rngs=nnx.Rngs(0))
+    token = jax.random.normal(jax.random.key(0), (HEADS * length,))
     x = encoding.embed(jnp.tile(token, (length, 1)), jnp.arange(length))
     heads = x.reshape(1, length, HEADS, length)
     of_attention = None if encoding.adds_to_input() else encoding
@@ -64,9 +61,7 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
     units = jnp.eye(T).reshape(T, T // H, H).swapaxes(0, 1)
     values = jnp.concatenate([units, jnp.zeros((1, T, H))])
     values = jnp.broadcast_to(values[:, :, None], (len(values), T, N, H))
-    tokens: Any = None
-    if encoding is not None:
-        tokens, _ = encodings.tokens(encoding, x_1TD)
+    tokens, _ = (None, None) if encoding is None else encodings.tokens(encoding, x_1TD)
     rows = lambda x: jnp.broadcast_to(x, (len(values), *x.shape[1:]))  # noqa: E731
     features = jax.tree.map(rows, tokens)
     out = attention(
@@ -76,7 +71,7 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
     return jnp.moveaxis(out[:-1] - out[-1:], 1, 0).reshape(N, T)[:, ::-1]
 
 
-def draw(names: Sequence[str], length: int) -> Figure:
+def draw(names: Sequence[str], length: int = 128) -> Figure:
     """Draw a panel for each of these schemes."""
     rows = -(-len(names) // COLUMNS)
     figure, panels = plt.subplots(
@@ -89,7 +84,12 @@ def draw(names: Sequence[str], length: int) -> Figure:
     )
     for panel, name in zip(panels.flat, names, strict=False):
         for head, line in enumerate(weights(name, length)):
-            panel.plot(line, color=color(head), linewidth=1.2, label=f"head {head}")
+            panel.plot(
+                line,
+                color=plt.get_cmap("viridis")(head / HEADS),
+                linewidth=1.2,
+                label=f"head {head}",
+            )
         panel.set_title(name, fontsize=10)
         panel.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in panel.lines))
         panel.tick_params(labelsize=7)
@@ -100,10 +100,6 @@ def draw(names: Sequence[str], length: int) -> Figure:
     figure.supxlabel("distance", fontsize=9)
     figure.supylabel("attention weight of the last query", fontsize=9)
     return figure
-
-
-def color(head: int) -> Any:
-    return plt.get_cmap("viridis")(head / HEADS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +155,8 @@ class Training:
         return nnx.merge(graphdef, state)[0]
 
     def loss(self, model: Decoder, tokens: Array) -> Array:
-        logits = model(tokens)[:, self.lag :]
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits, tokens[:, : -self.lag]
-        ).mean()
+        logits, wanted = model(tokens)[:, self.lag :], tokens[:, : -self.lag]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
     def right(self, model: Decoder) -> tuple[float, float]:
         """Return the share of correct answers within the trained length and beyond it."""
@@ -202,20 +196,16 @@ def draw_scheme(name: str, training: Training) -> Figure:
     untrained = training.decoder(name)
     trained = training.trained(untrained)
     within, beyond = training.right(trained)
-    titles = [
-        f"{name}, untrained",
-        f"after {training.steps} steps: {within:.0%} right, {beyond:.0%} beyond",
-    ]
+    told = f"after {training.steps} steps: {within:.0%} right, {beyond:.0%} beyond"
+    models = {f"{name}, untrained": untrained, told: trained}
+    longest = training.times * training.length
     figure, panels = plt.subplots(1, 2, figsize=(7, 2), sharey=True, layout="constrained")
-    for panel, model, title in zip(panels, (untrained, trained), titles, strict=True):
-        longest = training.times * training.length
-        for number, (layer, shades) in enumerate(
-            zip(of_layers(model, longest), SHADES, strict=True)
-        ):
+    for panel, (title, model) in zip(panels, models.items(), strict=True):
+        for number, layer in enumerate(of_layers(model, longest)):
             for head, line in enumerate(layer):
                 panel.plot(
                     np.maximum(line, LEAST),
-                    color=plt.get_cmap(shades)(0.45 + 0.5 * head / HEADS),
+                    color=plt.get_cmap(SHADES[number])(0.45 + 0.5 * head / HEADS),
                     linewidth=0.9,
                     label=f"layer {number + 1}" if head == HEADS - 1 else None,
                 )
@@ -244,11 +234,8 @@ def save_small(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures; return the process's exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
-    parser.add_argument("--length", default=128, type=int, help="tokens")
     parser.add_argument(
         "--schemes",
         nargs="*",
@@ -258,16 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", default="docs/encodings", type=Path, help="where these pictures go"
     )
-    parser.add_argument(
-        "--steps", default=Training.steps, type=int, help="of training for these pictures"
-    )
     options = parser.parse_args(arguments)
-    if options.length < 2 or options.length % 2:
-        parser.error(f"--length must be even and at least 2, got {options.length}")
-    if options.steps < 10:
-        parser.error(f"--steps must be at least 10, got {options.steps}")
     if options.schemes is None:
-        figure = draw(encodings.names(), options.length)
+        figure = draw(encodings.names())
         options.output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.output, dpi=110)
         Console().print(f"{options.output}: {len(encodings.names())} schemes")
@@ -279,9 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     options.folder.mkdir(parents=True, exist_ok=True)
-    training = Training(steps=options.steps)
     for name in track(names, "schemes", console=Console(stderr=True)):
-        save_small(draw_scheme(name, training), options.folder / f"{name}.png")
+        save_small(draw_scheme(name, Training()), options.folder / f"{name}.png")
     Console().print(f"{options.folder}: {len(names)} schemes")
     return 0
 

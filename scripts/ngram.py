@@ -34,29 +34,24 @@ class WittenBell:
         if not 1 <= order <= 7:
             raise ValueError(f"order must be from 1 to 7, not {order}")
         self.order = order
-        self._grams: list[tuple[np.ndarray, np.ndarray]] = []
-        self._contexts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._by_length: list[tuple[np.ndarray, ...]] = []
         longest = _grams(documents, order)
         for length in range(1, order + 1):
             grams, counts = _count(longest % np.uint64(SYMBOLS**length))
-            histories = grams // np.uint64(SYMBOLS)
-            contexts, first = np.unique(histories, return_index=True)
+            contexts, first, kinds = np.unique(
+                grams // np.uint64(SYMBOLS), return_index=True, return_counts=True
+            )
             totals = np.add.reduceat(counts, first)
-            kinds = np.diff(np.append(first, len(histories)))
-            self._grams.append((grams, counts))
-            self._contexts.append((contexts, totals, kinds))
+            self._by_length.append((grams, counts, contexts, totals, kinds))
 
     def probabilities(self, documents: Sequence[bytes]) -> np.ndarray:
         """Return p(symbol | preceding symbols) of every byte and every end, [symbols]."""
-        return self._probabilities(_grams(documents, self.order))
-
-    def _probabilities(self, longest: np.ndarray) -> np.ndarray:
+        longest = _grams(documents, self.order)
         p = np.full(len(longest), 1.0 / SYMBOLS)
-        for length in range(1, self.order + 1):
+        for length, (grams, counts, contexts, totals, kinds) in enumerate(self._by_length, 1):
             gram = longest % np.uint64(SYMBOLS**length)
-            contexts, totals, kinds = self._contexts[length - 1]
             n, t = _look_up(contexts, gram // np.uint64(SYMBOLS), totals, kinds)
-            (count,) = _look_up(*self._grams[length - 1][:1], gram, self._grams[length - 1][1])
+            (count,) = _look_up(grams, gram, counts)
             # A context that never occurred keeps the shorter context's estimate.
             p = np.where(n > 0, (count + t * p) / np.maximum(n + t, 1), p)
         return p
@@ -70,8 +65,8 @@ class WittenBell:
 def _grams(documents: Sequence[bytes], order: int) -> np.ndarray:
     """Return the `order` symbols that end at each symbol as one number in base 257: [symbols] uint64."""
     parts = []
-    for i in range(len(documents)):
-        text = np.frombuffer(documents[i], np.uint8).astype(np.uint64)
+    for document in documents:
+        text = np.frombuffer(document, np.uint8).astype(np.uint64)
         ends = np.full(order - 1, END, np.uint64)
         symbols = np.concatenate([ends, text, [np.uint64(END)]])
         gram = np.zeros(len(text) + 1, np.uint64)

@@ -109,13 +109,13 @@ class SlotUse(NamedTuple):
 def _width(function: Callable[[Array], Array]) -> int:
     """Return the size of the largest array that a function of n distances makes, divided by n."""
     few, many = (
-        _largest(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), jnp.int32)).jaxpr)
+        largest(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), jnp.int32)).jaxpr)
         for n in (4096, 8192)
     )
     return (many - few) // 4096
 
 
-def _largest(program: Any) -> int:
+def largest(program: Any) -> int:
     """Return the size of the largest array that a program makes, including those inside its operations."""
     found = [0]
     for operation in program.eqns:
@@ -123,5 +123,5 @@ def _largest(program: Any) -> int:
         for inner in jax.tree.leaves(tuple(operation.params.values())):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                found.append(_largest(inner))
+                found.append(largest(inner))
     return max(found)

@@ -35,7 +35,7 @@ def test_the_picture_has_a_bar_for_each(tmp_path, capsys):
     assert tables.main([str(record), "--picture", str(tmp_path / "steps.png")]) == 0
     assert (tmp_path / "steps.png").stat().st_size > 5000
     assert "two cores, commit abc" in capsys.readouterr().out
-    figure = tables.draw(RECORD["tables"])
+    figure = tables.draw(RECORD)
     drawn = [axes for part in figure.subfigs for axes in part.axes]
     assert [len(axes.patches) for axes in drawn] == [4, 3]
     assert [bar.get_width() for bar in drawn[0].patches] == [2.0, 1.6, 0.5, 1.0]

@@ -1,4 +1,5 @@
 import json
+from unittest import mock
 
 import pytest
 
@@ -10,7 +11,8 @@ TINY = models.Size(2, 8, 2, 11, B=2, T=6)
 
 
 @pytest.mark.long
-def test_contestants_take_turns_and_are_written(tmp_path, monkeypatch, capsys):
+@mock.patch.dict("os.environ")  # which gets what processes are set up with
+def test_contestants_take_turns_and_are_written(tmp_path, capsys):
     """Processes of their own, of the smallest size that the script knows."""
     file = tmp_path / "figures.json"
     only = "relpos t5,Hugging Face T5"

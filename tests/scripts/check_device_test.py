@@ -3,6 +3,7 @@ import json
 import jax
 import pytest
 
+import relpos
 from tests.scripts.load import script
 
 check_device = script("check_device")
@@ -29,13 +30,13 @@ def test_a_rehearsal_checks_measures_and_writes(tmp_path, capsys):
 
 
 def test_a_path_that_is_off_is_told(tmp_path, capsys, monkeypatch):
-    attention = check_device.relpos.attention
+    attention = relpos.attention
 
     def wrong(*args, implementation, **kw):
         out = attention(*args, implementation=implementation, **kw)
         return out * (1.02 if implementation == "blockwise" else 1)
 
-    monkeypatch.setattr(check_device.relpos, "attention", wrong)
+    monkeypatch.setattr(relpos, "attention", wrong)
     arguments = ["--small", "--parts", "checks", "--encodings", "none", "--out"]
     assert check_device.main([*arguments, str(tmp_path)]) == 1
     paths = [path for call in check_device.CALLS.values() for path in call.paths]
