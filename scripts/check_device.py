@@ -232,7 +232,7 @@ def measure(
                 "forward": (attend, given), "step": (gradients(attend), (weight, *given))
             }  # fmt: skip
             for which, (function, arguments) in programs.items():
-                result = {"T": T, "H": H, "B": B, "N": N, "name": name, "pass": which}
+                result: Row = {"T": T, "H": H, "B": B, "N": N, "name": name, "pass": which}
                 compiling.append((result, pool.submit(compiled, function, arguments), arguments))
     # Nothing compiles during timing; programs that are not ready in time are left out.
     wait([program for _, program, _ in compiling], timeout=max(0, 0.7 * left()))

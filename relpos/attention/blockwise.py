@@ -125,7 +125,8 @@ class OneHead(Blocks):
         """Apply dropout, which is linear and its own transpose."""
 
         def of_head(block, seed, weights_CK):
-            return reference.keep_weights(self.problem.rules, seed, *block.tokens, weights_CK)
+            q, k = block.tokens
+            return reference.keep_weights(self.problem.rules, seed, q, k, weights_CK)
 
         return self.of_heads(of_head, block, self.places.seed, weights_CK)
 

@@ -19,7 +19,7 @@ class Slice(NamedTuple):
     keys: slice
 
     @property
-    def count(self) -> int:
+    def heads(self) -> int:
         """The number of query heads."""
         return self.queries.stop - self.queries.start
 
@@ -93,8 +93,8 @@ def of_keys(
     found, group = [], num_heads // x_BSKH.shape[2]
     for part in slices(encoding, num_heads, x_BSKH.shape[2]):
         x = x_BSKH[:, :, part.keys]
-        x = transform(part.encoding, x, positions_S, part.count, part.own(features))
-        found.append((x, part.count))
+        x = transform(part.encoding, x, positions_S, part.heads, part.own(features))
+        found.append((x, part.heads))
     by_query_head = any(x.shape[2] * group != count for x, count in found)
     width = max(x.shape[-1] for x, _ in found)
     joined = []

@@ -58,7 +58,7 @@ def check_encoding(
         for part in by_heads.slices(encoding, num_heads, key_heads or num_heads):
             K = key_heads and part.keys.stop - part.keys.start
             check_encoding(
-                part.encoding, part.count, K, head_dim, causal, may_be_unbound=may_be_unbound
+                part.encoding, part.heads, K, head_dim, causal, may_be_unbound=may_be_unbound
             )
         return
     if encoding.adds_to_input():

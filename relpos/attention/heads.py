@@ -89,24 +89,24 @@ def _blockwise_forward(plan, arrays):
 
 def _blockwise_backward(plan, kept: _Kept, d_done):
     wanted = [i for i, d in enumerate(d_done) if not isinstance(d, SymbolicZero)]
-    tree = jax.tree.structure(kept.arrays)
+    leaves, tree = jax.tree.flatten(kept.arrays)
     chosen = [i for i, perturbed in enumerate(kept.perturbed) if perturbed]
 
     def gradients(plan, at_once, arrays, done, d_wanted):
-        leaves = jax.tree.leaves(arrays)
+        given = jax.tree.leaves(arrays)
 
         def results(*differentiated):
             new = dict(zip(chosen, differentiated, strict=True))
-            merged = [new.get(i, x) for i, x in enumerate(leaves)]
+            merged = [new.get(i, x) for i, x in enumerate(given)]
             result = _heads(plan, at_once, jax.tree.unflatten(tree, merged), done)
             return [result[i] for i in wanted]
 
-        return jax.vjp(results, *(leaves[i] for i in chosen))[1](d_wanted)
+        return jax.vjp(results, *(given[i] for i in chosen))[1](d_wanted)
 
     d_wanted = [d_done[i] for i in wanted]
     found = _on_platform(gradients, plan, kept.arrays, kept.done, d_wanted)
     d = dict(zip(chosen, found, strict=True))
-    return (jax.tree.unflatten(tree, [d.get(i) for i in range(tree.num_leaves)]),)
+    return (jax.tree.unflatten(tree, [d.get(i) for i in range(len(leaves))]),)
 
 
 # Symbolic zeros: no gradient is computed for what is not differentiated, such as ALiBi's slopes.

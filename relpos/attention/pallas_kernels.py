@@ -146,7 +146,9 @@ def query_gradients(
     def visit(run, block, carry):
         d_q, d_sums, d_evaluated = carry
         keys = block_of_keys(problem, inputs, places, block)
-        bias_of = lambda tokens, *x: evaluate(problem, places.state, tokens, *x, keys.features)  # noqa: E731
+        bias_of = lambda tokens, state, x: evaluate(  # noqa: E731
+            problem, places.state, tokens, state, x, keys.features
+        )
         _, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
             problem, run, places, queries, keys, slopes, bias_of, state, queries.features
         )

@@ -21,7 +21,7 @@ class Place(NamedTuple):
     """Where the queries, or the keys, of one call are; None for what was not given."""
 
     position: Any = None  # [B, T], or [B, T, axes], or `Consecutive`
-    segment: Array | None = None  # [B, T]
+    segment: Any = None  # [B, T]
     order: Array | None = None  # [B, T]
 
 

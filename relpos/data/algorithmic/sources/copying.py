@@ -80,7 +80,7 @@ class CopyRsc(_Copying):
     """
 
     name = "copy_rsc"
-    answer = (WORD,)
+    answer: ClassVar = (WORD,)
     repeated = True
 
 
