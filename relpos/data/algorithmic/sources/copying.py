@@ -80,7 +80,7 @@ class CopyRsc(_Copying):
     """
 
     name = "copy_rsc"
-    answer: ClassVar = (WORD,)
+    answer: ClassVar[tuple[str, ...]] = (WORD,)
     repeated = True
 
 
