@@ -4,6 +4,7 @@ Each peer is a function (T, heads, head size) -> (name, forward, forward and bac
 library is missing; None stands for what the library cannot do.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,20 @@ import jax
 
 Call = Callable[[], Any]
 Made = tuple[str, Call, Call | None]
+
+
+def _by_jax(name: str, attention: Callable, T: int, N: int, H: int) -> Made:
+    """Return the calls of an attention with the signature of jax.nn's."""
+    q, k, v, weight = (
+        jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)
+    )
+    attend = jax.jit(lambda q, k, v: attention(q, k, v, is_causal=True))
+    step = jax.jit(jax.grad(lambda q, k, v: (attend(q, k, v) * weight).sum(), (0, 1, 2)))
+    return (
+        name,
+        lambda: jax.block_until_ready(attend(q, k, v)),
+        lambda: jax.block_until_ready(step(q, k, v)),
+    )
 
 
 def _by_torch(name: str, attend: Call, inputs: Sequence[Any] = ()) -> Made:
@@ -47,16 +62,18 @@ def _t5_buckets(torch: Any, T: int) -> Any:
 
 def jax_nn(T: int, N: int, H: int) -> Made:
     """jax.nn.dot_product_attention without positions: dense on the CPU."""
-    q, k, v, weight = (
-        jax.random.normal(key, (1, T, N, H)) for key in jax.random.split(jax.random.key(0), 4)
-    )
-    attend = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
-    step = jax.jit(jax.grad(lambda q, k, v: (attend(q, k, v) * weight).sum(), (0, 1, 2)))
-    return (
-        "jax.nn, no positions",
-        lambda: jax.block_until_ready(attend(q, k, v)),
-        lambda: jax.block_until_ready(step(q, k, v)),
-    )
+    return _by_jax("jax.nn, no positions", jax.nn.dot_product_attention, T, N, H)
+
+
+def tokamax(T: int, N: int, H: int) -> Made:
+    """tokamax's attention without positions: on the CPU XLA's, whole or in chunks."""
+    import tokamax as library
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["tokamax"])  # so that it does not parse our command line
+    attention = functools.partial(library.dot_product_attention, implementation="xla_chunked")
+    return _by_jax("tokamax xla_chunked, no positions", attention, T, N, H)
 
 
 def sdpa(T: int, N: int, H: int) -> Made:
@@ -101,12 +118,42 @@ def flex(T: int, N: int, H: int) -> Made:
     return _by_torch("PyTorch FlexAttention, T5", attend)
 
 
+def hugging_face(T: int, N: int, H: int) -> Made:
+    """Hugging Face's T5 attention layer, T5's bias as a tensor; its four projections are timed with it."""
+    import torch
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    config = T5Config(d_model=N * H, d_kv=H, num_heads=N, is_decoder=True, dropout_rate=0.0)
+    layer = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).eval()
+    x = torch.randn(1, T, N * H, requires_grad=True)
+    hidden = torch.full((T, T), float("-inf")).triu(1)[None, None]
+    attend = lambda: layer(x, mask=hidden)[0]  # noqa: E731
+    return _by_torch("Hugging Face T5 layer", attend, [x, *layer.parameters()])
+
+
+def x_transformers(T: int, N: int, H: int) -> Made:
+    """x-transformers' attention with its T5 bias, through PyTorch's SDPA."""
+    import torch
+    from x_transformers.attend import Attend
+    from x_transformers.x_transformers import RelativePositionBias
+
+    q, k, v = _heads(torch, T, N, H)
+    bias = RelativePositionBias(scale=1.0, causal=True, heads=N)
+    attend = Attend(causal=True, heads=N, flash=True)
+    call = lambda: attend(q, k, v, attn_bias=bias(T, T))[0]  # noqa: E731
+    return _by_torch("x-transformers, T5 bias", call, [q, k, v, *bias.parameters()])
+
+
 PEERS: dict[str, Callable[[int, int, int], Made]] = {
     "sdpa": sdpa,
     "sdpa_bias": sdpa_bias,
     "flex": flex,
     "jax": jax_nn,
+    "hugging_face": hugging_face,
+    "x_transformers": x_transformers,
+    "tokamax": tokamax,
 }
 
 # These hold arrays [N, T, T].
-DENSE = ("sdpa_bias", "jax")
+DENSE = ("sdpa_bias", "jax", "hugging_face", "x_transformers")

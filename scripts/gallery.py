@@ -1,7 +1,7 @@
 """Draw where a query looks when all tokens are the same, for every scheme.
 
-    python scripts/gallery.py [--output docs/gallery.png]
-    python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings]
+    python scripts/gallery.py [--output docs/gallery.png] [--length 128]
+    python scripts/gallery.py --schemes [NAME ...] [--folder docs/encodings] [--steps 300]
 
 The first command draws a panel for each scheme, untrained and with default options. Each panel has a line for each of
 four heads: the attention weight that the last query gives to the keys, by distance. Only positions can make it differ
@@ -71,7 +71,7 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
     return jnp.moveaxis(out[:-1] - out[-1:], 1, 0).reshape(N, T)[:, ::-1]
 
 
-def draw(names: Sequence[str], length: int = 128) -> Figure:
+def draw(names: Sequence[str], length: int) -> Figure:
     """Draw a panel for each of these schemes."""
     rows = -(-len(names) // COLUMNS)
     figure, panels = plt.subplots(
@@ -236,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures; return the process's exit status."""
     parser = Parser(__doc__)
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
+    parser.add_argument("--length", default=128, type=int, help="tokens")
     parser.add_argument(
         "--schemes",
         nargs="*",
@@ -245,9 +246,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", default="docs/encodings", type=Path, help="where these pictures go"
     )
+    parser.add_argument(
+        "--steps", default=Training.steps, type=int, help="of training for these pictures"
+    )
     options = parser.parse_args(arguments)
+    if options.length < 2 or options.length % 2:
+        parser.error(f"--length must be even and at least 2, got {options.length}")
+    if options.steps < 10:
+        parser.error(f"--steps must be at least 10, got {options.steps}")
     if options.schemes is None:
-        figure = draw(encodings.names())
+        figure = draw(encodings.names(), options.length)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.output, dpi=110)
         Console().print(f"{options.output}: {len(encodings.names())} schemes")
@@ -259,8 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     options.folder.mkdir(parents=True, exist_ok=True)
+    training = Training(steps=options.steps)
     for name in track(names, "schemes", console=Console(stderr=True)):
-        save_small(draw_scheme(name, Training()), options.folder / f"{name}.png")
+        save_small(draw_scheme(name, training), options.folder / f"{name}.png")
     Console().print(f"{options.folder}: {len(names)} schemes")
     return 0
 
