@@ -50,7 +50,7 @@ class Block(nnx.Module):
         """Make the layer; without a `cross_encoding` it has no cross-attention."""
         D, dtype = config.features, jnp.dtype(config.dtype)
         self.placement, self.parallel = config.norm_placement, config.parallel
-        self.dropout_rate = config.dropout_rate
+        self.mlp_rate, self.output_rate = config.rate_of("mlp"), config.rate_of("output")
         options: dict[str, Any] = {
             "num_kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
@@ -60,7 +60,7 @@ class Block(nnx.Module):
             "out_bias": "out" in config.bias,
             "qk_norm": config.qk_norm,
             "norm_epsilon": config.norm_epsilon,
-            "dropout_rate": config.dropout_rate,
+            "dropout_rate": config.rate_of("attention"),
             "dtype": dtype,
         }
         if config.parallel and cross_encoding is not None:
@@ -136,25 +136,27 @@ class Block(nnx.Module):
             )  # fmt: skip
             x_BTD = self._after(x_BTD, out_BTD, self.cross_norm, keys[3])
         read_BTD = read_BTD if self.parallel else x_BTD
-        out_BTD = self._mlp(self._before(read_BTD, self.mlp_norm))
+        out_BTD = self._mlp(self._before(read_BTD, self.mlp_norm), keys[5])
         return self._after(x_BTD, out_BTD, self.mlp_norm, keys[4])
 
-    def _mlp(self, h_BTD):
+    def _mlp(self, h_BTD, key):
         """Return the output of the MLP; the gradient keeps the hidden values and computes their activations anew."""
-        hidden = KINDS[self.mlp].hidden
-        out = jax.checkpoint(lambda h_BTM: self.mlp_out(hidden(h_BTM)), prevent_cse=False)
-        return out(self.mlp_in(h_BTD))
+
+        def out(h_BTM):
+            return self.mlp_out(dropped(KINDS[self.mlp].hidden(h_BTM), self.mlp_rate, key))
+
+        return jax.checkpoint(out, prevent_cse=False)(self.mlp_in(h_BTD))
 
     def _before(self, x, norm):
         return x if self.placement == "post" else norm(x)
 
     def _after(self, x, out, norm, key):
-        x = x + dropped(out, self.dropout_rate, key)
+        x = x + dropped(out, self.output_rate, key)
         return norm(x) if self.placement == "post" else x
 
 
 def _keys(key: Array | None) -> Any:
-    return [None] * 5 if key is None else jax.random.split(key, 5)
+    return [None] * 6 if key is None else jax.random.split(key, 6)
 
 
 def dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:

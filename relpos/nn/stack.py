@@ -211,7 +211,7 @@ class Stack(nnx.Module):
         if key is not None:
             keys = jax.random.split(key, (self.groups, len(self.blocks)))
             of_input = jax.random.fold_in(key, self.groups)
-            x_BTD = dropped(x_BTD, self.config.dropout_rate, of_input)
+            x_BTD = dropped(x_BTD, self.config.rate_of("input"), of_input)
         return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, **options)
 
     def _check_length(self, length: int, told: str = "{} tokens are more") -> None:

@@ -17,7 +17,9 @@ CHOICES = {
     "mlp": tuple(mlp_lib.KINDS),
     "dtype": ("float32", "bfloat16", "float16", "float64"),
     "bias": ("qkv", "out", "mlp", "logits"),
+    "dropout": ("attention", "input", "mlp", "output"),
 }
+_SEVERAL = ("bias", "dropout")  # any of the choices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class TransformerConfig:
       scale: the factor of the dot products, in cross-attention too; None: the encoding's own, 1 / sqrt(H) if it has
         none. T5 uses 1.
       softcap: logits become softcap * tanh(logits / softcap), in cross-attention too; None: no cap.
-      dropout_rate: for attention weights, the embedded input and the output of each sublayer.
+      dropout_rate: the share of the values that dropout sets to zero.
+      dropout: what it drops: any of "attention" (the weights), "input" (the embedded tokens), "mlp" (the hidden values)
+        and "output" (of each sublayer). As text: "attention, mlp, output", as in PyTorch's layers.
       norm: "rms" (Zhang and Sennrich 2019, arXiv:1910.07467) or "layer" (Ba et al. 2016, arXiv:1607.06450).
       norm_placement: "pre": x + f(norm(x)); "post": norm(x + f(x)), as in Vaswani et al. 2017, arXiv:1706.03762.
       norm_epsilon: the number that norms add to the variance or the mean square.
@@ -69,6 +73,7 @@ class TransformerConfig:
     scale: Any = None
     softcap: Any = None
     dropout_rate: float = 0.0
+    dropout: Any = ("attention", "input", "output")
     norm: str = "rms"
     norm_placement: str = "pre"
     norm_epsilon: float = 1e-6
@@ -91,11 +96,13 @@ class TransformerConfig:
             raise ValueError(f"dropout_rate must be in [0, 1), got {self.dropout_rate}")
         if not 0 < self.norm_epsilon < 1:
             raise ValueError(f"norm_epsilon must be in (0, 1), got {self.norm_epsilon}")
-        if isinstance(self.bias, str):
-            names = tuple(name.strip() for name in self.bias.split(",") if name.strip())
-            object.__setattr__(self, "bias", names)
+        for field in _SEVERAL:
+            if isinstance(text := getattr(self, field), str):
+                names = tuple(name.strip() for name in text.split(",") if name.strip())
+                object.__setattr__(self, field, names)
         for field, known in CHOICES.items():
-            for value in self.bias if field == "bias" else (getattr(self, field),):
+            chosen = getattr(self, field)
+            for value in chosen if field in _SEVERAL else (chosen,):
                 if value not in known:
                     raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
         if self.parallel and self.norm_placement != "pre":
@@ -120,6 +127,10 @@ class TransformerConfig:
             self.num_layers, tuple(self.encodings), window=self.window, scale=self.scale,
             softcap=self.softcap,
         )  # fmt: skip
+
+    def rate_of(self, dropped: str) -> float:
+        """Return the dropout rate of one of the things that `dropout` may name."""
+        return self.dropout_rate if dropped in self.dropout else 0.0
 
     @property
     def head_size(self) -> int:

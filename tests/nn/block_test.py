@@ -22,8 +22,8 @@ PUBLISHED = {
     "Llama": {"mlp": "swiglu", "tied_embeddings": False},
     "GPT-NeoX": {"norm": "layer", "mlp": "gelu", "parallel": True, "bias": "qkv,out,mlp"},
     "Csordas 2021": {  # arXiv:2108.12284, for SCAN
-        "norm": "layer", "norm_placement": "post", "final_norm": False, "mlp": "relu", "bias": "mlp,logits",
-        "tied_embeddings": False,
+        "norm": "layer", "norm_placement": "post", "final_norm": False, "norm_epsilon": 1e-5, "mlp": "relu",
+        "bias": "mlp,logits", "dropout": "attention, mlp, output",
     },
     "Qwen3": {"mlp": "swiglu", "qk_norm": True},
     "all": {"norm": "layer", "mlp": "geglu", **ALL},
@@ -255,3 +255,38 @@ def test_biases_may_be_a_sequence_and_are_read_again_as_the_same():
     made = config(bias="qkv, out")
     assert made.bias == ("qkv", "out")
     assert dataclasses.replace(made) == made == config(bias=("qkv", "out"))
+
+
+@pytest.mark.parametrize("place", ["attention", "input", "mlp", "output"])
+def test_dropout_drops_what_is_asked_for(place):
+    """Of nothing but zeros, what is dropped is nothing: a layer that hides all else differs by that alone."""
+    x, key = jnp.asarray(drawn(B, T, D)), jax.random.key(3)
+    both = dict.fromkeys((0.0, 0.5))
+    for rate in both:
+        sizes = config(dropout_rate=rate, dropout=place)
+        stack = shaken(Stack(sizes, causal=True, rngs=nnx.Rngs(0)))
+        both[rate] = stack, stack(x, key=key)
+    (kept, whole), (dropping, dropped) = both.values()
+    assert not np.allclose(whole, dropped)
+    np.testing.assert_array_equal(whole, kept(x))
+    np.testing.assert_array_equal(whole, dropping(x))
+    none = Stack(config(dropout_rate=0.5, dropout=()), causal=True, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(none(x, key=key), none(x))
+
+
+def test_dropout_in_the_mlp_is_of_its_hidden_values():
+    """With 1 in the output's weights for the first hidden value, and 0 elsewhere, it is whole, doubled or gone."""
+    stack = Stack(
+        config(dropout_rate=0.5, dropout="mlp", mlp="relu"), causal=True, rngs=nnx.Rngs(0)
+    )
+    (block,) = stack.blocks
+    block.mlp_out.kernel[...] = jnp.zeros_like(block.mlp_out.kernel[...]).at[:, 0].set(1.0)
+    block.attention.out.kernel[...] = jnp.zeros_like(block.attention.out.kernel[...])
+    x = jnp.asarray(drawn(64, T, D))
+    hidden = np.asarray(stack(x) - x)
+    dropped = np.asarray(stack(x, key=jax.random.key(3)) - x)
+    gone, doubled = np.isclose(dropped, 0), np.isclose(dropped, 2 * hidden)
+    assert (gone | doubled).all()
+    assert (gone == gone[..., :1]).all()  # one hidden value goes to all outputs
+    share = gone[hidden[..., 0] > 1e-6].mean()
+    assert 0.4 < share < 0.6
