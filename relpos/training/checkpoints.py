@@ -1,7 +1,6 @@
 """Checkpoints of the model, optimizer, step and data iterator, saved in the background with Orbax."""
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -17,15 +16,12 @@ from flax import nnx
 
 from relpos.errors import UserError
 from relpos.training import checksums
-from relpos.training.task import BatchIterator
 
 KEEP = 2
-# Either file identifies a checkpoint of ours; older checkpoints lack the first.
+# Either file identifies a checkpoint of ours; the other may be lost.
 _OURS = (checksums.NAME, "meta/metadata")
 # Folders left by a kill during a save or removal, by Orbax or by us.
 _LEFTOVERS = (".[0-9]*.incomplete*", "[0-9]*.orbax-checkpoint-tmp")
-
-_log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
@@ -75,7 +71,7 @@ class Checkpoints:
         return self._steps[-1] if self._steps else None
 
     def save(
-        self, step: int, state: nnx.State, batches: BatchIterator, meta: dict[str, Any]
+        self, step: int, state: nnx.State, batches: grain.DatasetIterator, meta: dict[str, Any]
     ) -> None:
         """Start a save. The state may be donated as soon as this returns.
 
@@ -104,7 +100,7 @@ class Checkpoints:
         self._saving = self._background.submit(self._complete, step)
 
     def restore(
-        self, step: int, state: nnx.State, batches: BatchIterator
+        self, step: int, state: nnx.State, batches: grain.DatasetIterator
     ) -> tuple[nnx.State, dict[str, Any]]:
         """Return the saved state and meta, and move the iterator to the next batch in place.
 
@@ -176,25 +172,12 @@ class Checkpoints:
             )
         folder = self._folder(step)
         try:
-            verified = checksums.verify(folder)
-        except checksums.ChecksumError as error:
-            raise self._unreadable(step, str(error)) from error
-        except OSError as error:
-            why = f"cannot read {error.filename!r}: {error.strerror}"
-            raise self._unreadable(step, why) from error
-        try:
+            checksums.verify(folder)
             restored = self._orbax.restore(folder.absolute(), args=args)
-            saved = restored["meta"].pop("step", None)  # written since checkpoints have checksums
+            saved = restored["meta"].pop("step")
         except Exception as error:
             raise self._unreadable(step, _first_line(error)) from error
-        if saved is not None and not verified:
-            raise self._unreadable(step, f"{checksums.NAME!r} is missing")
-        if not verified:
-            _log.warning(
-                "%s is from an earlier relpos and has no checksums: damage to it goes unseen",
-                folder,
-            )
-        if saved not in (None, step):
+        if saved != step:
             hint = "" if saved in self._steps else f", rename it to {str(self._folder(saved))!r}"
             raise self._unreadable(step, f"it is step {saved} under another name{hint}")
         for part, name in (("model", "a parameter"), ("optimizer", "the optimizer's state")):

@@ -57,19 +57,15 @@ def check_model(
     parts = {"parameters": room.tree_bytes(model)}
     if optimizer is not None:
         parts |= {"gradients": room.tree_bytes(model), "optimizer": room.tree_bytes(optimizer)}
-    parts["activations of a batch"] = activations
-    if activations > sum(parts.values()) - activations:
+    if activations > sum(parts.values()):
         keys = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
-        keys = dict(sorted(keys.items(), key=lambda item: -item[1]))
-        check(parts, f"make {_listed(keys)} smaller")
-        return
-    path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
-    name = ".".join(map(str, path))
-    check(
-        parts,
-        f"the biggest parameter is {name} {list(biggest.shape)}; make {_listed(_keys_behind(config, biggest.shape))} "
-        "smaller",
-    )
+        cause = f"make {_listed(keys)} smaller"
+    else:
+        path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
+        name, shape = ".".join(map(str, path)), biggest.shape
+        keys = _keys_behind(config, shape)
+        cause = f"the biggest parameter is {name} {list(shape)}; make {_listed(keys)} smaller"
+    check(parts | {"activations of a batch": activations}, cause)
 
 
 def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
@@ -90,12 +86,7 @@ def rows(config: TransformerRunConfig, length: int) -> int:
 
 
 def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0) -> None:
-    """Check that one layer's input and the logits of evaluation windows fit into memory.
-
-    Args:
-      config: the config.
-      length: tokens per window.
-      vocab_size: size of the float32 logits; 0 for none.
+    """Check that one layer's input and the logits (see `activation_bytes`) of evaluation windows fit into memory.
 
     Raises:
       UserError: they do not fit.
@@ -125,7 +116,7 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
 
 
 def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the two largest sizes in a config that divide an axis of the shape, or an axis minus 1."""
+    """Return the sizes in a config that divide an axis of the shape, or an axis minus 1."""
     plain = to_plain(config)
     keys = ("encoding", "decoder_encoding", "cross_encoding")
     chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]
@@ -139,13 +130,14 @@ def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
         for key, value in flatten(section, f"{name}.").items()
         if isinstance(value, int) and value > 1
     }
-    found = {
+    return {
         key: value
-        for key, value in sorted(sizes.items(), key=lambda item: -item[1])
+        for key, value in sizes.items()
         if any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
     }
-    return dict(list(found.items())[:2])
 
 
 def _listed(keys: Mapping[str, int]) -> str:
-    return " or ".join(f"{key}={value}" for key, value in keys.items()) or "the model"
+    """Return the two largest of some config keys with their values."""
+    largest = sorted(keys.items(), key=lambda item: -item[1])[:2]
+    return " or ".join(f"{key}={value}" for key, value in largest) or "the model"

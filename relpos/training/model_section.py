@@ -1,7 +1,8 @@
 """Builds `relpos.nn` models from the config sections ``model``, ``encodings`` and ``places``."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -15,6 +16,15 @@ from relpos.training import memory
 from relpos.training.run_config import TokenRunConfig, TransformerRunConfig
 
 TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
+
+
+@contextlib.contextmanager
+def blame(where: str) -> Iterator[None]:
+    """Report invalid values as a UserError about a part of the config, such as "config section 'model'"."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def layers(
@@ -31,9 +41,9 @@ def layers(
     Raises:
       UserError: a scheme is unknown, or supports only causal layers and these are not.
     """
-    turns = _turns(encoding, key)
-    for name in expressions.leaves(turns):
-        if _scheme(name, key).causal_only and not causal:
+    turns, schemes = _read(encoding, key)
+    for name, scheme in schemes.items():
+        if scheme.causal_only and not causal:
             apart = (
                 ", or name it in decoder_encoding alone"
                 if hasattr(config, "decoder_encoding")
@@ -46,27 +56,19 @@ def layers(
     return dataclasses.replace(config.model, encodings=turns)
 
 
-def _turns(encoding: str, key: str) -> tuple[str, ...]:
-    try:
-        return expressions.turns(encoding)
-    except ValueError as error:
-        raise UserError(f"config key {key!r}: {error}") from error
-
-
 def check_cross_encoding(encoding: str) -> None:
     """Check the config's ``cross_encoding``.
 
     Raises:
       UserError: a scheme is unknown, or does not support cross-attention.
     """
-    turns = _turns(encoding, "cross_encoding")
+    turns, schemes = _read(encoding, "cross_encoding")
     if len(turns) != 1:
         raise UserError(
             f"config key 'cross_encoding': {encoding} is for {len(turns)} layers in turn: name "
             "one encoding"
         )
-    for name in expressions.leaves(turns):
-        scheme = _scheme(name, "cross_encoding")
+    for name, scheme in schemes.items():
         if scheme.adds_to_input() or scheme.needs_tokens:
             raise UserError(
                 f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of "
@@ -74,19 +76,11 @@ def check_cross_encoding(encoding: str) -> None:
             )
 
 
-def _scheme(name: str, key: str) -> type[encodings.Encoding]:
-    try:
-        return encodings.scheme(name)
-    except ValueError as error:
-        raise UserError(f"config key {key!r}: {error}") from error
-
-
-def build(make: Any, what: str) -> Any:
-    """Return make(), and report invalid sizes or options as a UserError about section `what`."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config section {what!r}: {error}") from error
+def _read(encoding: str, key: str) -> tuple[tuple[str, ...], dict[str, type[encodings.Encoding]]]:
+    """Return the encodings that layers take in turn, and their schemes by name."""
+    with blame(f"config key {key!r}"):
+        turns = expressions.turns(encoding)
+        return turns, {name: encodings.scheme(name) for name in expressions.leaves(turns)}
 
 
 def check_shapes(config: TransformerRunConfig, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
@@ -113,19 +107,6 @@ def check_length(max_length: int | None, length: int, config: TransformerRunConf
         )
 
 
-def create_places(config: TokenRunConfig, digits: tuple[int, ...]) -> places.Places:
-    """Create the places named by ``positions``, with their options from the section ``places``.
-
-    Raises:
-      UserError: an option is invalid.
-    """
-    try:  # check the options of all, not just the chosen ones
-        made = {name: places.create(name, digits=digits, **o) for name, o in config.places.items()}
-    except ValueError as error:
-        raise UserError(f"config section 'places': {error}") from error
-    return made[config.positions] if config.positions else places.create("", digits=digits)
-
-
 def token_model(
     kind: type[TokenModel],
     config: TokenRunConfig,
@@ -148,13 +129,19 @@ def token_model(
     Raises:
       UserError: the sizes, the encoding, its options or the length are incompatible.
     """
-    chosen = build(lambda: layers(config, config.encoding, causal=kind is Decoder), "model")
+    with blame("config section 'model'"):
+        chosen = layers(config, config.encoding, causal=kind is Decoder)
+    with blame("config section 'places'"):  # check the options of all, not just the chosen ones
+        options: dict[str, Any] = {"": {}, **config.places}
+        made = {
+            name: places.create(name, digits=tuple(digits), **options[name]) for name in options
+        }
     try:
         model = kind(
             chosen,
             vocab_size=vocab_size,
             encoding_options=config.encodings,
-            places=create_places(config, tuple(digits)),
+            places=made[config.positions or ""],
             rngs=rngs,
         )
     except ValueError as error:

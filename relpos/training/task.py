@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -23,18 +25,6 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 T = TypeVar("T")
 
 
-class BatchIterator(Protocol):
-    """An endless Grain iterator that can save and restore its position."""
-
-    def __next__(self) -> Batch: ...
-
-    def get_state(self) -> Any:
-        """Return the position as JSON-serializable data."""
-
-    def set_state(self, state: Any) -> None:
-        """Restore a position returned by `get_state`."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One unit of evaluation: a split at one length.
@@ -42,7 +32,7 @@ class Case:
     Attributes:
       labels: labels of the record, such as {"length": 256}.
       batches: returns batches that cover every item once.
-      items: the items behind the batches, if `Scores.score` needs them.
+      items: the items behind the batches, if `Task.score` needs them.
     """
 
     labels: Record
@@ -57,8 +47,7 @@ class Task(Protocol):
     `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which raises a UserError for an invalid
     config. `create` does no I/O; `prepare` does.
 
-    Optional capabilities are separate protocols: `DropsEncoding`, `KeepsOutputs`, `Scores`, `ScoresText`,
-    `Concludes`, `AnswersLines` and `Continues`.
+    Optional capabilities are separate protocols: `DropsEncoding`, `ScoresText`, `AnswersLines` and `Continues`.
 
     Attributes:
       title: table title, followed by "on SPLIT".
@@ -95,8 +84,8 @@ class Task(Protocol):
         """Return a lower bound on the activation memory of a training batch, in bytes."""
         return 0
 
-    def train_batches(self) -> BatchIterator:
-        """Return a new iterator positioned at the first batch."""
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return a new endless iterator positioned at the first batch."""
         raise NotImplementedError
 
     def tokens(self, batch: Batch) -> int:
@@ -114,6 +103,12 @@ class Task(Protocol):
           key: random key for dropout, or None for evaluation.
         """
         raise NotImplementedError
+
+    def metrics_and_outputs(
+        self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> tuple[Metrics, jax.Array]:
+        """Return the metrics and one output per row for `score`; by default there are no outputs."""
+        return self.metrics(model, batch, key), jnp.zeros(0)
 
     def test_splits(self) -> Sequence[str]:
         """Return the splits to score at the end of training."""
@@ -135,6 +130,22 @@ class Task(Protocol):
         """
         raise NotImplementedError
 
+    def score(
+        self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
+    ) -> list[Record]:
+        """Return the records of a case, by default its labels and metric means.
+
+        Args:
+          model: the model.
+          case: a case from `cases`.
+          record: its labels and metric means.
+          outputs: the outputs of all rows.
+        """
+        return [record]
+
+    def conclude(self, model: Any, console: Console) -> None:
+        """Take an extra step at the end of training, such as printing samples."""
+
 
 @runtime_checkable
 class DropsEncoding(Protocol):
@@ -145,46 +156,11 @@ class DropsEncoding(Protocol):
 
 
 @runtime_checkable
-class KeepsOutputs(Protocol):
-    """A task that scores a case from the model's outputs."""
-
-    def metrics_and_outputs(
-        self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
-    ) -> tuple[Metrics, jax.Array]:
-        """Return the metrics and one output per row."""
-
-
-@runtime_checkable
-class Scores(Protocol):
-    """A task with scores that are not means over batches."""
-
-    def score(
-        self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
-    ) -> list[Record]:
-        """Return the records of a case.
-
-        Args:
-          model: the model.
-          case: a case from `Task.cases`.
-          record: its labels and metric means.
-          outputs: one output per row if the task is a `KeepsOutputs`; otherwise empty.
-        """
-
-
-@runtime_checkable
 class ScoresText(Protocol):
     """A task that can score arbitrary text."""
 
     def text_cases(self, model: Any, path: str, *, lengths: Sequence[int]) -> Sequence[Case]:
         """Return the cases of a file, glob or folder; see `Task.cases`."""
-
-
-@runtime_checkable
-class Concludes(Protocol):
-    """A task with an extra step at the end of training."""
-
-    def conclude(self, model: Any, console: Console) -> None:
-        """Run the extra step, such as printing samples."""
 
 
 @runtime_checkable
@@ -213,14 +189,13 @@ class Continues(Protocol):
 
 def one_by_one(answer: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T | UserError]:
     """Return `answer(line)` for each line, or the UserError that it raises."""
-
-    def guarded(line: bytes) -> T | UserError:
+    found: list[T | UserError] = []
+    for line in lines:
         try:
-            return answer(line)
+            found.append(answer(line))
         except UserError as error:
-            return error
-
-    return [guarded(line) for line in lines]
+            found.append(error)
+    return found
 
 
 def together(
@@ -228,16 +203,7 @@ def together(
     answer: Callable[[Sequence[T]], Sequence[bytes]],
     lines: Sequence[bytes],
 ) -> list[bytes | UserError]:
-    """Parse lines one by one and answer them as one batch.
-
-    Args:
-      read: parses a line into a question, or raises a UserError.
-      answer: returns the answers to all questions.
-      lines: the lines.
-
-    Returns:
-      An answer or an error for each line.
-    """
+    """Parse lines by `read` one by one, answer them together, and return an answer or a UserError for each line."""
     found = one_by_one(read, lines)
     answers = iter(answer([question for question in found if not isinstance(question, UserError)]))
     return [question if isinstance(question, UserError) else next(answers) for question in found]
