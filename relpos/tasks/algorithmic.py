@@ -72,11 +72,6 @@ class Config(TokenRunConfig):
     test_examples: Positive = 512
 
 
-def create(config: Config) -> "Algorithmic":
-    """Return the task of a config."""
-    return Algorithmic(config)
-
-
 class Algorithmic(Task):
     """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`."""
 
@@ -100,7 +95,6 @@ class Algorithmic(Task):
             for name, changed in self.symbols.variants.items()
         }
         self._presentation = chosen.presentation or self.symbols.presentation
-        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # valid?
         self._check_lengths()
         # Report invalid model sizes early, too.
         model_section.check_shapes(config, self.init_model)
@@ -120,8 +114,12 @@ class Algorithmic(Task):
                 f"config key 'sequence_length' is {longest}, less than the shortest that {self.symbols.name} is "
                 f"trained on, {self._shortest}"
             )
-        asked = {"data.shortest": [self._shortest], "sequence_length": [longest]}
-        for key, lengths in (asked | {"eval_lengths": self.config.eval_lengths}).items():
+        asked: dict[str, Sequence[int]] = {
+            "data.shortest": [self._shortest],
+            "sequence_length": [longest],
+            "eval_lengths": self.config.eval_lengths,
+        }
+        for key, lengths in asked.items():
             for length in lengths:
                 try:
                     _refuse_too_long(length)
@@ -138,16 +136,13 @@ class Algorithmic(Task):
     def init_model(self, rngs: nnx.Rngs) -> Model:
         """Return an untrained encoder or decoder."""
         kind: Any = Decoder if self._presentation == "causal" else TokenEncoder
+        digits = [i for i, s in enumerate(self.symbols.alphabet) if s in tuple(string.digits)]
         return model_section.token_model(
             kind,
             self.config,
             self.symbols.vocab_size,
             length=self._places(self.config.sequence_length),
-            digits=[
-                i
-                for i, symbol in enumerate(self.symbols.alphabet)
-                if symbol in tuple(string.digits)
-            ],
+            digits=digits,
             rngs=rngs,
         )
 
@@ -302,6 +297,9 @@ class Algorithmic(Task):
             seed=_SEEDS.get(split, _SEEDS["test"]),
             presentation=self._presentation,
         )
+
+
+create = Algorithmic
 
 
 def _refuse_too_long(length: int) -> None:

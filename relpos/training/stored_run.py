@@ -174,7 +174,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, 
     """Return dotted key -> both values, for every value that differs."""
     old, new = flatten(there), flatten(here)
     pairs = {key: (old.get(key, _MISSING), new.get(key, _MISSING)) for key in {**old, **new}}
-    return {key: (there, here) for key, (there, here) in pairs.items() if there != here}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def listed(others: Mapping[str, tuple[Any, Any]]) -> str:
