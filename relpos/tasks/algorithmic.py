@@ -244,12 +244,10 @@ class Algorithmic(Task):
 
     def _answers(self, model: Model, questions: Sequence[tuple[list[int], int]]) -> list[bytes]:
         write = self._continued if isinstance(model, Decoder) else self._filled_in
-        asked = [i for i, (_, size) in enumerate(questions) if size]
-        answers = [b""] * len(questions)
-        for i, answer in zip(asked, write(model, [questions[i] for i in asked]), strict=True):
-            end = self.symbols.end
-            text = self.symbols.text(answer[: questions[i][1]]).split(" ")
-            answers[i] = " ".join(text[: text.index(end)] if end in text else text).encode()
+        answers, end = [], self.symbols.end
+        for (_, size), answer in zip(questions, write(model, questions), strict=True):
+            text = self.symbols.text(answer[:size]).split(" ")
+            answers.append(" ".join(text[: text.index(end)] if end in text else text).encode())
         return answers
 
     def _continued(
@@ -260,7 +258,8 @@ class Algorithmic(Task):
         for i, (_, size) in enumerate(questions):
             # Round up to a power of two, so that each size is compiled once, not each question.
             most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
-            groups.setdefault(most, []).append(i)
+            if size:
+                groups.setdefault(most, []).append(i)
         answers = [np.zeros(0, np.int32)] * len(questions)
         for most, numbers in groups.items():
             found = continue_rows(

@@ -31,7 +31,6 @@ from relpos.training.corpus_task import CorpusTask
 from relpos.training.masking import Masking, Objective, next_tokens
 from relpos.training.progress import say
 from relpos.training.run_config import TokenRunConfig
-from relpos.training.stored_run import artefact_path
 from relpos.training.task import Case, Metrics, Record, together
 
 _log = logging.getLogger(__name__)
@@ -138,17 +137,9 @@ class LanguageModelling(CorpusTask[bytes], abc.ABC):
     def prepare(self, workdir: Path) -> None:
         """Load the tokenizer, or train it."""
         super().prepare(workdir)
-        chosen = self.config.data
-        if chosen.tokenizer == "bytes":
-            self.tokenizer = tokenizers.create(chosen.tokenizer)
-            return
-        path, is_new = artefact_path(workdir, "tokenizer.model")
-        self.tokenizer = tokenizers.create(
-            chosen.tokenizer,
-            corpus=self.corpus.splits["train"] if is_new else (),
-            path=path,
-            vocab_size=chosen.vocab_size,
-        )
+        stored, documents = self.stored_tokenizer()
+        kind = self.config.data.tokenizer
+        self.tokenizer = tokenizers.create(kind, corpus=documents, **stored)
 
     def without_encoding(self) -> "LanguageModelling":
         """Return the task with models without an encoding."""

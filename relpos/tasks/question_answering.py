@@ -35,7 +35,7 @@ from relpos.training.corpus_task import CorpusTask
 from relpos.training.evaluation import means
 from relpos.training.progress import say
 from relpos.training.run_config import TokenRunConfig
-from relpos.training.stored_run import artefact_path, find_run
+from relpos.training.stored_run import find_run
 from relpos.training.task import Case, Metrics, Record, one_by_one
 
 # SQuAD 2.0 also scores questions with and without an answer separately.
@@ -100,19 +100,9 @@ class QuestionAnswering(CorpusTask[Question]):
     def prepare(self, workdir: Path) -> None:
         """Load the tokenizer, or create it."""
         super().prepare(workdir)
-        chosen = self.config.data
-        if chosen.tokenizer == "bytes":
-            self.tokenizer = placed_tokens.create(chosen.tokenizer)
-            return
-        ending = "json" if chosen.tokenizer == "words" else "model"
-        path, is_new = artefact_path(workdir, f"tokenizer.{ending}")
-        texts: list[str] = []
-        if is_new:
-            train = self.corpus.splits["train"]
-            texts = [*{question.context: None for question in train}, *(q.question for q in train)]
-        self.tokenizer = placed_tokens.create(
-            chosen.tokenizer, texts=texts, path=path, vocab_size=chosen.vocab_size
-        )
+        stored, train = self.stored_tokenizer()
+        texts = [*{question.context: None for question in train}, *(q.question for q in train)]
+        self.tokenizer = placed_tokens.create(self.config.data.tokenizer, texts=texts, **stored)
 
     @functools.cached_property
     def has_impossible(self) -> bool:

@@ -73,13 +73,7 @@ class Checkpoints:
     def save(
         self, step: int, state: nnx.State, batches: grain.DatasetIterator, meta: dict[str, Any]
     ) -> None:
-        """Start a save. The state may be donated as soon as this returns.
-
-        Args:
-          step: number of completed updates.
-          state: a state as returned by `init_state`.
-          batches: the iterator, after exactly `step` batches.
-          meta: plain JSON.
+        """Start a save after `step` updates and batches. The state may be donated as soon as this returns.
 
         Raises:
           CheckpointError: this save or the previous one failed.
@@ -102,12 +96,9 @@ class Checkpoints:
     def restore(
         self, step: int, state: nnx.State, batches: grain.DatasetIterator
     ) -> tuple[nnx.State, dict[str, Any]]:
-        """Return the saved state and meta, and move the iterator to the next batch in place.
+        """Return the saved state and meta, and move a new iterator to the next batch in place.
 
-        Args:
-          step: step of the checkpoint.
-          state: target with the structure, shapes, dtypes and devices to restore to.
-          batches: a new iterator.
+        The structure, shapes, dtypes and devices are those of `state`.
 
         Raises:
           CheckpointError: the checkpoint is damaged, cannot be read, or does not match `state`.

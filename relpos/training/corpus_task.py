@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from relpos.data.corpus import Corpus
 from relpos.errors import UserError, did_you_mean
-from relpos.training.stored_run import check_provenance
+from relpos.training.stored_run import artefact_path, check_provenance
 from relpos.training.task import Record, Task
 
 Item = TypeVar("Item")
@@ -27,8 +27,21 @@ class CorpusTask(Task, Generic[Item]):
     workdir: Path
 
     def prepare(self, workdir: Path) -> None:
-        """Keep the run directory; a task with tokenizers also loads them, or creates them."""
+        """Keep the run directory; tasks also load their tokenizers, or create them."""
         self.workdir = workdir
+
+    def stored_tokenizer(self, name: str = "tokenizer") -> tuple[dict[str, Any], Sequence[Item]]:
+        """Return the path and size of a tokenizer, and the items to learn it from, none if it has been stored.
+
+        The tokenizer of bytes is not stored: it has neither.
+        """
+        chosen = self.config.data
+        if chosen.tokenizer == "bytes":
+            return {}, ()
+        ending = "json" if chosen.tokenizer == "words" else "model"
+        path, is_new = artefact_path(self.workdir, f"{name}.{ending}")
+        items = self.corpus.splits["train"] if is_new else ()
+        return {"path": path, "vocab_size": chosen.vocab_size}, items
 
     @functools.cached_property
     def corpus(self) -> Corpus[Item]:

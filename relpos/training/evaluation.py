@@ -108,13 +108,9 @@ def _measured(task: Any, graphdef: Any, state: nnx.State, batch: Mapping[str, ja
 def _table(
     records: Sequence[Record], title: str, formats: Mapping[str, str], trained: int | None
 ) -> Table:
-    """Return a table with one row per record.
+    """Return a table with one row per record; scores without a format are omitted.
 
-    Args:
-      records: scores with their labels (see `LABELS`).
-      title: the table's title.
-      formats: score -> format string; other scores are omitted.
-      trained: the trained length. Longer lengths form a separate group, and each group ends with its mean.
+    Lengths beyond the trained one form a separate group, and each group ends with its mean.
     """
     columns = [name for name in LABELS if any(record.get(name) for record in records)]
     columns += [name for name in formats if any(name in record for record in records)]

@@ -310,7 +310,7 @@ class _Run:
             self._log.write(step, {"split": "train", **means})
             self._progress.log(step, means)
             self._window = Window()
-            self._speed.reset()
+            self._speed = _Speed()
 
     def _refuse_non_finite(self, step: int, metrics: Any) -> None:
         for name, what in _FINITE.items():
@@ -334,9 +334,6 @@ class _Speed:
     """Tokens per second of training, excluding evaluation, saving and compilation."""
 
     def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
         self._tokens, self._seconds = 0, 0.0
         self.resume()
 

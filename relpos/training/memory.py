@@ -23,14 +23,10 @@ def show(size: int) -> str:
 
 
 def check(parts: Mapping[str, int], cause: str) -> None:
-    """Check that the sum of some sizes fits into memory.
-
-    Args:
-      parts: name -> lower bound on its bytes.
-      cause: the cause of the demand and its remedy, for the message.
+    """Check that the sum of some sizes, name -> least bytes, fits into memory.
 
     Raises:
-      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts.
+      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts, and ends with the cause.
     """
     there_is, needed = room.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
@@ -69,13 +65,7 @@ def check_model(
 
 
 def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
-    """Return the bytes of each layer's input and of the logits: a lower bound on activation memory in training.
-
-    Args:
-      config: the config.
-      places: number of places in the batch.
-      vocab_size: size of the float32 logits; 0 for none.
-    """
+    """Return the bytes of each layer's input and of float32 logits: a lower bound on activation memory in training."""
     width = jnp.dtype(config.model.dtype).itemsize * config.model.features
     return places * (width * config.model.num_layers + 4 * vocab_size)
 
@@ -100,12 +90,7 @@ def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0
 
 
 def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
-    """Check that the cache for generation fits into memory.
-
-    Args:
-      caches: creates the caches; evaluated for shapes only.
-      length: tokens per row.
-      cause: the key and value that set the length, for the message.
+    """Check that the caches for generating rows of `length` tokens, made by `caches()`, fit into memory.
 
     Raises:
       UserError: they do not fit, or int32 cannot count the tokens.
@@ -117,23 +102,18 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
 
 def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
     """Return the sizes in a config that divide an axis of the shape, or an axis minus 1."""
-    plain = to_plain(config)
+    plain = flatten(to_plain(config))
     keys = ("encoding", "decoder_encoding", "cross_encoding")
     chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]
     schemes = {name for turns in chosen for name in expressions.leaves(turns)}
-    options = plain.get("encodings", {})
-    sections = {"model": plain.get("model", {}), "data": plain.get("data", {})}
-    sections |= {f"encodings.{name}": options[name] for name in options if name in schemes}
-    sizes = {
-        key: value
-        for name, section in sections.items()
-        for key, value in flatten(section, f"{name}.").items()
-        if isinstance(value, int) and value > 1
-    }
+    sections = ("model.", "data.", *(f"encodings.{name}." for name in schemes))
     return {
         key: value
-        for key, value in sizes.items()
-        if any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
+        for key, value in plain.items()
+        if key.startswith(sections)
+        and isinstance(value, int)
+        and value > 1
+        and any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
     }
 
 

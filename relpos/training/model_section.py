@@ -86,10 +86,6 @@ def _read(encoding: str, key: str) -> tuple[tuple[str, ...], dict[str, type[enco
 def check_shapes(config: TransformerRunConfig, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
     """Build only the shapes of a model, to report invalid sizes early.
 
-    Args:
-      config: the config; messages name its keys.
-      make: builds the model from random keys.
-
     Raises:
       UserError: `make` raises it, or the parameters do not fit into memory.
     """

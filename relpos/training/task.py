@@ -241,16 +241,6 @@ def find_module(name: Any) -> Any:
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
-    module = importlib.import_module(_module_name(name))
-    for needed in ("Config", "create"):
-        if not hasattr(module, needed):
-            raise UserError(
-                f"task {name!r} is a module without {needed}: see relpos.training.task.Task"
-            )
-    return module
-
-
-def _module_name(name: str) -> str:
     if is_own_code(name):
         try:
             found = importlib.util.find_spec(name)
@@ -258,9 +248,15 @@ def _module_name(name: str) -> str:
             found = None
         if found is None:
             raise UserError(f"task {name!r} is no importable module")
-        return name
-    package = importlib.import_module("relpos.tasks")
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    if name not in names:
-        raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
-    return f"relpos.tasks.{name}"
+    else:
+        package = importlib.import_module("relpos.tasks")
+        names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        if name not in names:
+            raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
+    module = importlib.import_module(name if is_own_code(name) else f"relpos.tasks.{name}")
+    for needed in ("Config", "create"):
+        if not hasattr(module, needed):
+            raise UserError(
+                f"task {name!r} is a module without {needed}: see relpos.training.task.Task"
+            )
+    return module

@@ -31,7 +31,6 @@ from relpos.tasks.translation.config import Config
 from relpos.training import memory, model_section
 from relpos.training.corpus_task import CorpusTask
 from relpos.training.progress import say
-from relpos.training.stored_run import artefact_path
 from relpos.training.task import Case, Metrics, Record, together
 
 Pairs = Sequence[Pair]
@@ -72,16 +71,11 @@ class Translation(CorpusTask[Pair]):
             self.target = self._tokenizer("target", (1,))
 
     def _tokenizer(self, name: str, sides: Sequence[int]) -> Any:
-        chosen = self.config.data
-        kind = chosen.tokenizer
-        if kind == "bytes":
-            return tokenizers.create(kind)
-        ending = "json" if kind == "words" else "model"
-        path, is_new = artefact_path(self.workdir, f"tokenizer.{name}.{ending}")
-        texts: Any = Sentences(self.corpus.splits["train"], sides) if is_new else ()
-        if kind == "words":
-            return words.load_or_make(path, texts)
-        return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
+        stored, pairs = self.stored_tokenizer(f"tokenizer.{name}")
+        texts: Any = Sentences(pairs, sides)
+        if self.config.data.tokenizer == "words":
+            return words.load_or_make(stored["path"], texts)
+        return tokenizers.create(self.config.data.tokenizer, corpus=texts, **stored)
 
     def notes(self) -> list[str]:
         """Return warnings about pairs that are dropped, held out, in two splits or too long."""
@@ -122,7 +116,13 @@ class Translation(CorpusTask[Pair]):
 
     def metrics(self, model: EncoderDecoder, batch, key) -> Metrics:
         """Compute the cross-entropy, and with label smoothing the smoothed one as the objective."""
-        nats_BT, uniform_BT = _token_losses(model, batch, key)
+        logits_BTV = model(
+            batch["source"], batch["inputs"],
+            source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,
+        )  # fmt: skip
+        log_total_BT = jax.nn.logsumexp(logits_BTV, -1)
+        nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+        uniform_BT = log_total_BT - logits_BTV.mean(-1)  # the cross-entropy of a uniform target
         weight_BT = batch["segments"].astype(jnp.float32)
         count = weight_BT.sum()
         metrics = {"loss": ((nats_BT * weight_BT).sum(), count)}
@@ -203,16 +203,10 @@ class Translation(CorpusTask[Pair]):
         beams: Beams,
         lengths: Sequence[int] | None = None,
     ) -> tuple[list[bytes], float]:
-        """Translate sentences. A sentence that does not fit the model gets an empty translation.
+        """Return the translations of sentences, in order, and their total number of tokens.
 
-        Args:
-          model: the model.
-          sources: sentences.
-          beams: search settings.
-          lengths: exact number of tokens per translation; None lets the model end each.
-
-        Returns:
-          The translations, in order, and their total number of tokens.
+        A sentence that does not fit the model gets an empty translation. With `lengths`, each translation has exactly
+        so many tokens; otherwise the model ends it.
         """
         graphdef, state = nnx.split(model)
         static = graphdef, beams, _most_tokens(self.config), self.target.separator
@@ -328,17 +322,6 @@ def _most_tokens(config: Config) -> int:
 
 def _text(sentences: Iterable[bytes]) -> list[str]:
     return [sentence.decode("utf-8", "replace") for sentence in sentences]
-
-
-def _token_losses(model: EncoderDecoder, batch, key):
-    """Return the cross-entropy of each target, and that of a uniform target."""
-    logits_BTV = model(
-        batch["source"], batch["inputs"],
-        source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,
-    )  # fmt: skip
-    log_total_BT = jax.nn.logsumexp(logits_BTV, -1)
-    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
-    return nats_BT, log_total_BT - logits_BTV.mean(-1)
 
 
 def _search(graphdef, beams: Beams, most: int, separator: int, state, batch) -> Found:
