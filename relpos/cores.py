@@ -34,15 +34,9 @@ def sharing(rows: int, model: Any) -> list[jax.Device]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices[:1]
-    copies = _room() // max(1, room.tree_bytes(model))
+    copies = (room.available() or 0) // (_MOST_OF_MEMORY * max(1, room.tree_bytes(model)))
     most = max(1, min(len(devices), copies))
     return devices[: max(n for n in range(1, most + 1) if rows % n == 0)]
-
-
-@functools.cache
-def _room() -> int:
-    """Return the bytes available for copies of a model; cached, so that the system is asked only once."""
-    return (room.available() or 0) // _MOST_OF_MEMORY
 
 
 def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:

@@ -73,7 +73,9 @@ class Checkpoints:
     def save(
         self, step: int, state: nnx.State, batches: grain.DatasetIterator, meta: dict[str, Any]
     ) -> None:
-        """Start a save after `step` updates and batches. The state may be donated as soon as this returns.
+        """Start a save, with plain JSON in `meta`, after `step` updates and batches.
+
+        The state may be donated as soon as this returns.
 
         Raises:
           CheckpointError: this save or the previous one failed.
@@ -103,23 +105,19 @@ class Checkpoints:
         Raises:
           CheckpointError: the checkpoint is damaged, cannot be read, or does not match `state`.
         """
-        args = ocp.args.Composite(
-            model=ocp.args.StandardRestore(_target(state[0])),
-            optimizer=ocp.args.StandardRestore(_target(state[1])),
+        restored = self._restore(
+            step,
+            model=_target(state[0]),
+            optimizer=_target(state[1]),
             data=grain.checkpoint.CheckpointRestore(batches),
-            meta=ocp.args.JsonRestore(),
         )
-        restored = self._restore(step, args)
         nnx.replace_by_pure_dict(state[0], restored["model"])
         nnx.replace_by_pure_dict(state[1], restored["optimizer"])
         return state, restored["meta"]
 
     def restore_model(self, step: int, state: nnx.State) -> nnx.State:
         """Return the model state of a checkpoint; `state` is the restore target."""
-        args = ocp.args.Composite(
-            model=ocp.args.StandardRestore(_target(state)), meta=ocp.args.JsonRestore()
-        )
-        nnx.replace_by_pure_dict(state, self._restore(step, args)["model"])
+        nnx.replace_by_pure_dict(state, self._restore(step, model=_target(state))["model"])
         return state
 
     def wait(self) -> None:
@@ -155,13 +153,13 @@ class Checkpoints:
             self._steps = self._steps[1:]
             _remove(oldest)
 
-    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+    def _restore(self, step: int, **parts: ocp.args.CheckpointArgs) -> Any:
         self.wait()
         if step not in self._steps:
             raise UserError(
                 f"no checkpoint of step {step} in {str(self._path)!r}; there are {self._steps}"
             )
-        folder = self._folder(step)
+        folder, args = self._folder(step), ocp.args.Composite(**parts, meta=ocp.args.JsonRestore())
         try:
             checksums.verify(folder)
             restored = self._orbax.restore(folder.absolute(), args=args)
@@ -196,9 +194,10 @@ class Checkpoints:
         return CheckpointError(f"cannot save a checkpoint in {str(self._path)!r} ({left}): {why}")
 
 
-def _target(state: nnx.State) -> Any:
+def _target(state: nnx.State) -> ocp.args.StandardRestore:
     """Return the shapes, dtypes and devices to restore to."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
+    return ocp.args.StandardRestore(shapes)
 
 
 def _steps(path: Path) -> list[int]:

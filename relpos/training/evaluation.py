@@ -31,15 +31,9 @@ def evaluate(
     brief: bool = False,
     console: Console | None = None,
 ) -> list[Record]:
-    """Score a split, print a table and return the records.
+    """Score a split and return the records; a console shows a table of them and, on a terminal, a progress bar.
 
-    Args:
-      task: the task.
-      model: the model.
-      split: the split's name.
-      lengths: see `relpos.training.task.Task.cases`.
-      brief: see `relpos.training.task.Task.cases`.
-      console: where to print the table and a progress bar; None prints nothing.
+    `lengths` and `brief` are those of `relpos.training.task.Task.cases`.
 
     Raises:
       UserError: the split is unknown, or one of `lengths` cannot be scored.

@@ -13,11 +13,7 @@ from relpos.terminal import printable
 class RunProgress:
     """The progress of a run: on a terminal, a bar that fits into 60 columns; elsewhere, a line for each report.
 
-    Args:
-      console: the console.
-      steps: total steps of the run.
-      step: current step.
-      formats: metric -> format string, in addition to the loss.
+    It shows the loss, the metrics with a format string, and the speed.
     """
 
     def __init__(self, console: Console, steps: int, step: int, formats: Mapping[str, str]):

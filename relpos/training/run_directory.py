@@ -78,9 +78,8 @@ class RunDirectory:
           UserError: the data differ from those that the run began with.
         """
         if self.stored is None:
-            tokenizers = hash_tokenizers(self.path)
-            run = {"config": self._config, **facts, "tokenizers": tokenizers, **environment()}
-            self._write(run)
+            tokenizers = {"tokenizers": hash_tokenizers(self.path)}
+            self._write({"config": self._config, **facts, **tokenizers, **environment()})
             return
         check_provenance(self.path, facts)
         self.notes = notes_on_environment(self.stored)
@@ -88,12 +87,8 @@ class RunDirectory:
             if not same_bytes(self.stored.get("corpus"), facts.get("corpus")):
                 raise self._another_config(self.moved)
             for key, (old, new) in self.moved.items():
-                *sections, name = key.split(".")
-                section = self.stored["config"]
-                for each in sections:
-                    section = section.setdefault(each, {})
-                section[name] = new
                 self.notes.append(f"{key} was {old!r}, now {new!r}: the same data")
+            self.stored["config"]["data"] = self._config["data"]
             self._write(self.stored)
 
     def _write(self, run: Mapping[str, Any]) -> None:
