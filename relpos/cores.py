@@ -25,12 +25,7 @@ Batch = Mapping[str, Any]
 
 
 def sharing(rows: int, model: Any) -> list[jax.Device]:
-    """Return devices that divide the rows of a batch evenly, as many as memory has room for copies of the model.
-
-    Args:
-      rows: the number of rows.
-      model: arrays or their shapes; each device holds a copy.
-    """
+    """Return devices that divide the rows of a batch evenly, as many as memory has room for copies of the model."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices[:1]

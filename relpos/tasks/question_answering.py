@@ -293,7 +293,10 @@ class QuestionAnswering(CorpusTask[Question]):
                 logits_W2T = cores.by_rows(_evaluate, (graphdef,), state, batch)
                 found.append(np.asarray(logits_W2T)[: len(some)])
             best = self._best(context, prepared, np.concatenate(found))
-            return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
+            shown = {"answer": best.text, "start": best.start, "score": best.score}
+            if best.no_answer > threshold:
+                shown = {"answer": "", "start": None, "score": best.no_answer_score}
+            return json.dumps(shown, ensure_ascii=False).encode()
 
         return one_by_one(answer, lines)
 
@@ -313,12 +316,6 @@ def _kept_threshold(workdir: Path) -> float:
     if not isinstance(threshold, float) or np.isnan(threshold):
         raise UserError(f"{str(path)!r} has no number as its threshold: restore it")
     return threshold
-
-
-def _shown(answer: Answer, threshold: float) -> Record:
-    if answer.no_answer > threshold:
-        return {"answer": "", "start": None, "score": answer.no_answer_score}
-    return {"answer": answer.text, "start": answer.start, "score": answer.score}
 
 
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:

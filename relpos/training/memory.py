@@ -39,13 +39,10 @@ def check(parts: Mapping[str, int], cause: str) -> None:
 def check_model(
     config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
-    """Check that a model fits into memory.
+    """Check that a model fits into memory, by the shapes of its parameters.
 
-    Args:
-      config: the config; the message names its keys.
-      model: the shapes of the parameters.
-      optimizer: the shapes of the optimizer's state; None if the model is not trained.
-      activations: lower bound on the activation bytes of a batch.
+    If it is trained, so must the gradients, the optimizer's state, and the activations of a batch of at least so many
+    bytes.
 
     Raises:
       UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.

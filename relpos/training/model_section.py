@@ -30,13 +30,7 @@ def blame(where: str) -> Iterator[None]:
 def layers(
     config: TransformerRunConfig, encoding: str, *, causal: bool, key: str = "encoding"
 ) -> TransformerConfig:
-    """Return the config of the layers with their encodings.
-
-    Args:
-      config: the config.
-      encoding: an encoding expression, see `TransformerRunConfig`.
-      causal: whether tokens attend only to earlier ones.
-      key: the config key of `encoding`, for messages.
+    """Return the config of the layers with the encodings of an expression, the value of a config key.
 
     Raises:
       UserError: a scheme is unknown, or supports only causal layers and these are not.
@@ -112,15 +106,9 @@ def token_model(
     digits: Sequence[int] = (),
     rngs: nnx.Rngs,
 ) -> TokenModel:
-    """Return an untrained model of token sequences.
+    """Return an untrained model of token sequences: a `Decoder`, or a bidirectional `TokenEncoder` or `SpanEncoder`.
 
-    Args:
-      kind: `relpos.nn.Decoder`, or a bidirectional `relpos.nn.TokenEncoder` or `SpanEncoder`.
-      config: the config.
-      vocab_size: V.
-      length: the longest sequence that the model must support.
-      digits: ids of the digit tokens.
-      rngs: random keys for the initial parameters.
+    It must support sequences of `length` tokens. `digits` are the ids of the digit tokens.
 
     Raises:
       UserError: the sizes, the encoding, its options or the length are incompatible.

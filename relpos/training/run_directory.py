@@ -36,11 +36,7 @@ _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
 
 
 class RunDirectory:
-    """A directory claimed for one config and locked while this object is open.
-
-    Args:
-      workdir: the directory, created with its parents if missing.
-      config: the config of the run.
+    """A directory, created if missing, that is claimed for one config and locked while this object is open.
 
     Attributes:
       moved: data keys that have changed since the run began; `describe` then checks the data.
@@ -138,14 +134,11 @@ def _refuse_lost_config(workdir: Path) -> None:
 def _make_writable(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir {str(workdir)!r}: a file is in its place") from None
-    except OSError as error:
-        raise UserError(f"cannot make --workdir {str(workdir)!r}: {error.strerror}") from None
-    try:  # os.access is unreliable on full or read-only disks
-        with tempfile.TemporaryFile(dir=workdir) as file:
+        with tempfile.TemporaryFile(dir=workdir) as file:  # os.access is unreliable on full disks
             file.write(b"x")
             file.flush()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir {str(workdir)!r}: a file is in its place") from None
     except OSError as error:
         raise UserError(f"cannot write to --workdir {str(workdir)!r}: {error.strerror}") from None
 

@@ -43,8 +43,7 @@ def read_run(workdir: Path) -> dict[str, Any]:
             raise UserError(
                 f"cannot read {str(path)!r}, restore it: {name!r} is not what relpos writes"
             )
-    found: dict[str, Any] = run
-    return found
+    return run
 
 
 def find_run(workdir: Path) -> dict[str, Any] | None:

@@ -95,12 +95,8 @@ class Task(Protocol):
     def metrics(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Metrics:
         """Compute the metrics of a batch. The method must be pure; it is called inside jit.
 
-        Training minimizes the mean of ``objective`` if present, otherwise of ``loss``, in nats per target.
-
-        Args:
-          model: the model.
-          batch: one batch, on the device.
-          key: random key for dropout, or None for evaluation.
+        Training minimizes the mean of ``objective`` if present, otherwise of ``loss``, in nats per target. The random
+        key is for dropout; it is None for evaluation.
         """
         raise NotImplementedError
 
@@ -119,11 +115,8 @@ class Task(Protocol):
     ) -> Sequence[Case]:
         """Return the cases of a split.
 
-        Args:
-          model: the model.
-          split: the split's name.
-          lengths: lengths to evaluate at; if empty, those of the config.
-          brief: whether to use only part of the split, as evaluations during training do.
+        They have the given lengths, by default those of the config. If brief, they cover only part of the split, as in
+        evaluations during training.
 
         Raises:
           UserError: the split is unknown, or the task does not support these lengths.
@@ -133,13 +126,9 @@ class Task(Protocol):
     def score(
         self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
     ) -> list[Record]:
-        """Return the records of a case, by default its labels and metric means.
+        """Return the records of a case, by default the given one: its labels and metric means.
 
-        Args:
-          model: the model.
-          case: a case from `cases`.
-          record: its labels and metric means.
-          outputs: the outputs of all rows.
+        `outputs` are those of all rows, see `metrics_and_outputs`.
         """
         return [record]
 
@@ -210,11 +199,7 @@ def together(
 
 
 def create_task(config: Any, workdir: Path | None = None) -> Task:
-    """Return the task of a config.
-
-    Args:
-      config: an instance of the task's `Config`.
-      workdir: run directory to prepare the task for; None skips `Task.prepare`.
+    """Return the task of a config, prepared for a run directory if one is given.
 
     Raises:
       UserError: the config is invalid for the task, or the run directory was made with other data.
