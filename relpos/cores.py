@@ -47,18 +47,16 @@ def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
       The results, concatenated along their first axis; a scalar becomes an array with one entry for each device.
     """
     devices = sharing(len(next(iter(batch.values()))), state)
-    lies_on_many = any(map(_lies_on_many, jax.tree.leaves(state)))
+    lies_on_many = any(
+        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and len(x.devices()) > 1
+        for x in jax.tree.leaves(state)
+    )
     if len(devices) == 1 or lies_on_many:
         return _alone(function, static, state, jax.device_put(batch))
     mesh = jax.make_mesh((len(devices),), (_ROWS,), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(_ROWS)))
     return _together(function, static, mesh, state, batch)
-
-
-def _lies_on_many(x: Any) -> bool:
-    is_array = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-    return is_array and len(x.devices()) > 1
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -12,11 +12,7 @@ from relpos.registry import Functions
 
 
 class Metrics(Functions):
-    """The metrics of a package.
-
-    Args:
-      package: the package's dotted name.
-    """
+    """The metrics of a package, given by its dotted name."""
 
     def __init__(self, package: str) -> None:
         super().__init__(package, "measure", "metric")

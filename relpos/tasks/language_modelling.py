@@ -198,9 +198,9 @@ class LanguageModelling(CorpusTask[bytes], abc.ABC):
         scored = Scored(logits_BTV, targets_BT, nats_BT, weights_BT, self.text_bytes(targets_BT))
         return {"loss": ((nats_BT * weights_BT).sum(), weights_BT.sum()), **METRICS.measure(scored)}
 
-    @abc.abstractmethod
     def text_bytes(self, targets_BT: jax.Array) -> jax.Array | None:
         """Return the number of bytes per target, or None if the loss is not a code length of the text."""
+        return None
 
     def tokens(self, batch) -> int:
         """Return the number of tokens, excluding padding."""
@@ -345,9 +345,6 @@ class Masked(LanguageModelling):
         """The masking, with a mask symbol that follows all of the tokenizer's symbols."""
         size = self.tokenizer.vocab_size
         return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
-
-    def text_bytes(self, targets_BT: jax.Array) -> None:
-        """Return None."""
 
     def score(self, model, case: Case, record: Record, outputs) -> list[Record]:
         """Return the record with the perplexity of the masked tokens."""

@@ -138,9 +138,12 @@ class QuestionAnswering(CorpusTask[Question]):
         )
 
     def _row_format(self, length: int) -> RowFormat:
-        config = self.config
         return RowFormat(
-            self.tokenizer, length, config.overlap, config.longest_answer, self.has_impossible
+            self.tokenizer,
+            length,
+            self.config.overlap,
+            self.config.longest_answer,
+            self.has_impossible,
         )
 
     @functools.cached_property

@@ -40,7 +40,7 @@ class CorpusTask(Task, Generic[Item]):
             return {}, ()
         ending = "json" if chosen.tokenizer == "words" else "model"
         path, is_new = artefact_path(self.workdir, f"{name}.{ending}")
-        items = self.corpus.splits["train"] if is_new else ()
+        items: Sequence[Item] = self.corpus.splits["train"] if is_new else ()
         return {"path": path, "vocab_size": chosen.vocab_size}, items
 
     @functools.cached_property

@@ -77,7 +77,10 @@ def train(config: RunConfig, workdir: Path, console: Console) -> int:
 
 
 def _train(
-    config: RunConfig, directory: RunDirectory, interrupts: Interrupts, console: Console
+    config: RunConfig,
+    directory: RunDirectory,
+    interrupts: Interrupts,
+    console: Console,
 ) -> int:
     run = None
     try:

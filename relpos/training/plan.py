@@ -13,7 +13,11 @@ from relpos.training.run_config import RunConfig
 
 
 def plan(
-    config: RunConfig, facts: Mapping[str, Any], model: nnx.State, optimizer: Any, workdir: Path
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    model: nnx.State,
+    optimizer: Any,
+    workdir: Path,
 ) -> list[str]:
     """Return lines about the model, device, data, steps and directory of a run.
 

@@ -198,15 +198,14 @@ def together(
     return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
-def create_task(config: Any, workdir: Path | None = None) -> Task:
-    """Return the task of a config, prepared for a run directory if one is given.
+def create_task(config: Any, workdir: Path) -> Task:
+    """Return the task of a config, prepared for a run directory.
 
     Raises:
       UserError: the config is invalid for the task, or the run directory was made with other data.
     """
     task: Task = find_module(config.task).create(config)
-    if workdir is not None:
-        task.prepare(workdir)
+    task.prepare(workdir)
     return task
 
 

@@ -297,7 +297,6 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
     key = "decoder_encoding" if config.decoder_encoding else "encoding"
     of_decoder = config.decoder_encoding or config.encoding
     model_section.check_cross_encoding(config.cross_encoding)
-
     with model_section.blame("config section 'model'"):
         model = EncoderDecoder(
             encoder=model_section.layers(config, config.encoding, causal=False),
