@@ -6,20 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from rich.filesize import decimal
 
 from relpos import room
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
 from relpos.sections import flatten, to_plain
 from relpos.training.run_config import RunConfig, TransformerRunConfig
-
-
-def show(size: int) -> str:
-    """Format a number of bytes: ``5.1 MB``."""
-    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size} bytes"
 
 
 def check(parts: Mapping[str, int], cause: str) -> None:
@@ -30,9 +23,10 @@ def check(parts: Mapping[str, int], cause: str) -> None:
     """
     there_is, needed = room.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
-        listed = ", ".join(f"{name} {show(size)}" for name, size in parts.items() if size)
+        listed = ", ".join(f"{name} {decimal(size)}" for name, size in parts.items() if size)
         raise UserError(
-            f"this needs at least {show(needed)} of memory ({listed}), and there are only {show(there_is)}: {cause}"
+            f"this needs at least {decimal(needed)} of memory ({listed}), and there are only {decimal(there_is)}: "
+            f"{cause}"
         )
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 from flax import nnx
+from rich.filesize import decimal
 
 from relpos import cores, room
-from relpos.training import memory
 from relpos.training.run_config import RunConfig
 
 
@@ -24,7 +24,7 @@ def plan(
     `facts` are those of `Task.describe`; `model` and `optimizer` may be shapes.
     """
     parameters = sum(x.size for x in jax.tree.leaves(model))
-    state = memory.show(room.tree_bytes((model, optimizer)))
+    state = decimal(room.tree_bytes((model, optimizer)))
     found = {
         "model": f"{parameters:,} parameters, {state} with the optimizer",
         "device": _device(config.batch_size, model),
@@ -50,5 +50,5 @@ def _corpus(facts: Mapping[str, Any]) -> str:
     counts = facts.get("splits", {}).get("train", {})
     size = sum(number for name, number in counts.items() if name.endswith("bytes"))
     shown = [f"{number:,} {name}" for name, number in list(counts.items())[:1]]
-    shown += [memory.show(size)] if size else []
+    shown += [decimal(size)] if size else []
     return f"{facts.get('name', '')}, train: {', '.join(shown)}" if shown else facts.get("name", "")
