@@ -16,7 +16,7 @@ from relpos.training.run_config import RunConfig, TransformerRunConfig
 
 
 def check(parts: Mapping[str, int], cause: str) -> None:
-    """Check that the sum of some sizes, name -> least bytes, fits into memory.
+    """Check that the sum of some lower bounds, name -> bytes, fits into memory.
 
     Raises:
       UserError: the sum exceeds `relpos.room.available()`. The message lists the parts, and ends with the cause.
@@ -33,10 +33,9 @@ def check(parts: Mapping[str, int], cause: str) -> None:
 def check_model(
     config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
-    """Check that a model fits into memory, by the shapes of its parameters.
+    """Check that a model fits into memory; if it is trained, with its gradients, optimizer and activations.
 
-    If it is trained, so must the gradients, the optimizer's state, and the activations of a batch of at least so many
-    bytes.
+    `model` and `optimizer` are shapes, `activations` is a lower bound on the bytes of a batch.
 
     Raises:
       UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.
