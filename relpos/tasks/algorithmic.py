@@ -114,12 +114,8 @@ class Algorithmic(Task):
                 f"config key 'sequence_length' is {longest}, less than the shortest that {self.symbols.name} is "
                 f"trained on, {self._shortest}"
             )
-        asked: dict[str, Sequence[int]] = {
-            "data.shortest": [self._shortest],
-            "sequence_length": [longest],
-            "eval_lengths": self.config.eval_lengths,
-        }
-        for key, lengths in asked.items():
+        asked = {"data.shortest": [self._shortest], "sequence_length": [longest]}
+        for key, lengths in (asked | {"eval_lengths": self.config.eval_lengths}).items():
             for length in lengths:
                 try:
                     _refuse_too_long(length)
