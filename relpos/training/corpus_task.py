@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from relpos.data.corpus import Corpus
 from relpos.errors import UserError, did_you_mean
@@ -22,7 +22,7 @@ class CorpusTask(Task, Generic[Item]):
       workdir: the run directory, set by `prepare`.
     """
 
-    sources: ClassVar[Any]
+    sources: Any
     config: Any
     workdir: Path
 

@@ -134,6 +134,7 @@ class Task(Protocol):
 
     def conclude(self, model: Any, console: Console) -> None:
         """Take an extra step at the end of training, such as printing samples."""
+        return
 
 
 @runtime_checkable
