@@ -25,24 +25,13 @@ Batch = Mapping[str, Any]
 
 
 def sharing(rows: int, model: Any) -> list[jax.Device]:
-    """Return devices that divide the rows of a batch evenly, as many as memory has room for copies of the model.
-
-    Args:
-      rows: the number of rows.
-      model: arrays or their shapes; each device holds a copy.
-    """
+    """Return devices that divide the rows of a batch evenly, as many as memory has room for copies of the model."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices[:1]
-    copies = _room() // max(1, room.tree_bytes(model))
+    copies = (room.available() or 0) // (_MOST_OF_MEMORY * max(1, room.tree_bytes(model)))
     most = max(1, min(len(devices), copies))
     return devices[: max(n for n in range(1, most + 1) if rows % n == 0)]
-
-
-@functools.cache
-def _room() -> int:
-    """Return the bytes available for copies of a model; cached, so that the system is asked only once."""
-    return (room.available() or 0) // _MOST_OF_MEMORY
 
 
 def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
@@ -58,18 +47,16 @@ def by_rows(function: Callable, static: tuple, state: Any, batch: Batch) -> Any:
       The results, concatenated along their first axis; a scalar becomes an array with one entry for each device.
     """
     devices = sharing(len(next(iter(batch.values()))), state)
-    lies_on_many = any(map(_lies_on_many, jax.tree.leaves(state)))
+    lies_on_many = any(
+        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and len(x.devices()) > 1
+        for x in jax.tree.leaves(state)
+    )
     if len(devices) == 1 or lies_on_many:
         return _alone(function, static, state, jax.device_put(batch))
     mesh = jax.make_mesh((len(devices),), (_ROWS,), (AxisType.Auto,), devices=devices)
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(_ROWS)))
     return _together(function, static, mesh, state, batch)
-
-
-def _lies_on_many(x: Any) -> bool:
-    is_array = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-    return is_array and len(x.devices()) > 1
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,5 +1,6 @@
 """The size of memory and of arrays."""
 
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from typing import Any
 import jax
 
 
+@functools.cache
 def available() -> int | None:
     """Return the bytes of memory of the device that JAX uses; None if it does not report them.
 
-    On a CPU this is the machine's memory, or the limit of the process' control group.
+    On a CPU this is the machine's memory, or the limit of the process' control group. The system is asked only once.
     """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
@@ -24,9 +26,7 @@ def available() -> int | None:
 def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
     """Yield the memory limits of a process' control group and of its parents, in versions 1 and 2.
 
-    Args:
-      mounted: the folder where control groups are mounted.
-      own: the file that lists the process' own control groups, lines of ``ID:CONTROLLERS:/PATH``.
+    They are mounted in one folder; the process' own are listed in a file, in lines of ``ID:CONTROLLERS:/PATH``.
     """
     try:
         lines = own.read_text().splitlines()

@@ -7,12 +7,7 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""Return a text in which control characters are escaped, such as ``\x1b[2J``.
-
-    Args:
-      text: a text from a run directory or from data.
-      keep: the characters that are not escaped.
-    """
+    r"""Return a text in which all control characters but those to keep are escaped, such as ``\x1b[2J``."""
 
     def spelt(match: re.Match[str]) -> str:
         return match[0] if match[0] in keep else ascii(match[0])[1:-1]

@@ -30,14 +30,11 @@ def shares_are_even_and_fit_memory():
     try:
         for copies, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
             room.available = lambda copies=copies: copies * 4 * 40 + 39
-            cores._room.cache_clear()
             assert len(cores.sharing(4, small)) == most
         room.available = lambda: None  # it does not say
-        cores._room.cache_clear()
         assert len(cores.sharing(4, small)) == 1
     finally:
         room.available = available
-        cores._room.cache_clear()
 
 
 def look(scale, state, batch):

@@ -12,11 +12,7 @@ from relpos.registry import Functions
 
 
 class Metrics(Functions):
-    """The metrics of a package.
-
-    Args:
-      package: the package's dotted name.
-    """
+    """The metrics of a package, given by its dotted name."""
 
     def __init__(self, package: str) -> None:
         super().__init__(package, "measure", "metric")
@@ -33,11 +29,5 @@ class Metrics(Functions):
 
     def attributes(self, attribute: str) -> dict[str, Any]:
         """Return name -> attribute, such as FORMAT, for the modules that define it."""
-        modules = {
-            name: importlib.import_module(f"{self._package}.{name}") for name in self.names()
-        }
-        return {
-            n: getattr(module, attribute)
-            for n, module in modules.items()
-            if hasattr(module, attribute)
-        }
+        modules = {n: importlib.import_module(f"{self._package}.{n}") for n in self.names()}
+        return {n: getattr(m, attribute) for n, m in modules.items() if hasattr(m, attribute)}

@@ -72,11 +72,6 @@ class Config(TokenRunConfig):
     test_examples: Positive = 512
 
 
-def create(config: Config) -> "Algorithmic":
-    """Return the task of a config."""
-    return Algorithmic(config)
-
-
 class Algorithmic(Task):
     """A task of `relpos.data.algorithmic`; see `relpos.training.task.Task`."""
 
@@ -100,7 +95,6 @@ class Algorithmic(Task):
             for name, changed in self.symbols.variants.items()
         }
         self._presentation = chosen.presentation or self.symbols.presentation
-        algorithmic.places(self.symbols, self.symbols.min_length, self._presentation)  # valid?
         self._check_lengths()
         # Report invalid model sizes early, too.
         model_section.check_shapes(config, self.init_model)
@@ -138,16 +132,13 @@ class Algorithmic(Task):
     def init_model(self, rngs: nnx.Rngs) -> Model:
         """Return an untrained encoder or decoder."""
         kind: Any = Decoder if self._presentation == "causal" else TokenEncoder
+        digits = [i for i, s in enumerate(self.symbols.alphabet) if s in tuple(string.digits)]
         return model_section.token_model(
             kind,
             self.config,
             self.symbols.vocab_size,
             length=self._places(self.config.sequence_length),
-            digits=[
-                i
-                for i, symbol in enumerate(self.symbols.alphabet)
-                if symbol in tuple(string.digits)
-            ],
+            digits=digits,
             rngs=rngs,
         )
 
@@ -249,12 +240,10 @@ class Algorithmic(Task):
 
     def _answers(self, model: Model, questions: Sequence[tuple[list[int], int]]) -> list[bytes]:
         write = self._continued if isinstance(model, Decoder) else self._filled_in
-        asked = [i for i, (_, size) in enumerate(questions) if size]
-        answers = [b""] * len(questions)
-        for i, answer in zip(asked, write(model, [questions[i] for i in asked]), strict=True):
-            end = self.symbols.end
-            text = self.symbols.text(answer[: questions[i][1]]).split(" ")
-            answers[i] = " ".join(text[: text.index(end)] if end in text else text).encode()
+        answers, end = [], self.symbols.end
+        for (_, size), answer in zip(questions, write(model, questions), strict=True):
+            text = self.symbols.text(answer[:size]).split(" ")
+            answers.append(" ".join(text[: text.index(end)] if end in text else text).encode())
         return answers
 
     def _continued(
@@ -265,7 +254,8 @@ class Algorithmic(Task):
         for i, (_, size) in enumerate(questions):
             # Round up to a power of two, so that each size is compiled once, not each question.
             most = size if model.max_length is not None else 1 << max(4, (size - 1).bit_length())
-            groups.setdefault(most, []).append(i)
+            if size:
+                groups.setdefault(most, []).append(i)
         answers = [np.zeros(0, np.int32)] * len(questions)
         for most, numbers in groups.items():
             found = continue_rows(
@@ -302,6 +292,9 @@ class Algorithmic(Task):
             seed=_SEEDS.get(split, _SEEDS["test"]),
             presentation=self._presentation,
         )
+
+
+create = Algorithmic
 
 
 def _refuse_too_long(length: int) -> None:

@@ -4,6 +4,7 @@ import abc
 import copy
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,23 +17,23 @@ from flax import nnx
 from rich.console import Console
 from rich.markup import escape
 
-from relpos import data
 from relpos.data import text, tokenizers
 from relpos.data.text import packing
 from relpos.data.text.sources.files import read_documents
-from relpos.errors import UserError, did_you_mean
+from relpos.errors import UserError
 from relpos.metrics.text import METRICS, Scored
-from relpos.nn import Decoder, Sampling, TokenEncoder, most_probable
+from relpos.nn import Decoder, Sampling, TokenEncoder, continue_rows, most_probable
 from relpos.nn.generate import check_new_tokens
 from relpos.sections import Options, Positive, at_least, name_in, options_of
 from relpos.terminal import printable
 from relpos.training import dropping, memory, model_section
+from relpos.training.corpus_task import CorpusTask
 from relpos.training.masking import Masking, Objective, next_tokens
 from relpos.training.progress import say
-from relpos.training.prompts import continuations
 from relpos.training.run_config import TokenRunConfig
-from relpos.training.stored_run import artefact_path, check_provenance
-from relpos.training.task import Case, Metrics, Record, Task, together
+from relpos.training.task import Case, Metrics, Record, together
+
+_log = logging.getLogger(__name__)
 
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
 MASK = b"[MASK]"  # marks a token to predict in an input line
@@ -111,7 +112,7 @@ def create(config: Config) -> "LanguageModelling":
     return {"causal": Causal, "masked": Masked}[config.objective](config)
 
 
-class LanguageModelling(Task, abc.ABC):
+class LanguageModelling(CorpusTask[bytes], abc.ABC):
     """Language modelling on packed documents; see `relpos.training.task.Task`. Each objective is a subclass.
 
     Attributes:
@@ -122,11 +123,12 @@ class LanguageModelling(Task, abc.ABC):
 
     model_class: ClassVar[Any]
     extra_symbols: ClassVar[int] = 0
+    sources = text
     formats = METRICS.attributes("FORMAT")
     progress = METRICS.attributes("PROGRESS")
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config: Config = config
         self.title, self.trained_length = config.encoding, config.sequence_length
         # Report invalid sizes before reading the corpus.
         model_section.check_shapes(config, functools.partial(self._model, 1))
@@ -134,8 +136,10 @@ class LanguageModelling(Task, abc.ABC):
 
     def prepare(self, workdir: Path) -> None:
         """Load the tokenizer, or train it."""
-        self._workdir = workdir
-        self.tokenizer = self._tokenizer()
+        super().prepare(workdir)
+        stored, documents = self.stored_tokenizer()
+        kind = self.config.data.tokenizer
+        self.tokenizer = tokenizers.create(kind, corpus=documents, **stored)
 
     def without_encoding(self) -> "LanguageModelling":
         """Return the task with models without an encoding."""
@@ -144,33 +148,10 @@ class LanguageModelling(Task, abc.ABC):
         alike.title = alike.config.encoding
         return alike
 
-    @functools.cached_property
-    def corpus(self) -> data.Corpus[bytes]:
-        """The corpus, loaded on first use: a trained model continues prompts without it."""
-        corpus = text.load_chosen(self.config.data.source, self.config.data.sources)
-        check_provenance(self._workdir, {"corpus": corpus.describe()})
-        return corpus
-
     @property
     def longest_evaluated(self) -> int:
         """The length of the longest evaluation windows, in tokens."""
         return int(max(self.config.eval_multiples, default=1) * self.config.sequence_length)
-
-    def _tokenizer(self) -> tokenizers.Bytes | tokenizers.SentencePiece:
-        chosen = self.config.data
-        if chosen.tokenizer != "sentencepiece":
-            return tokenizers.create(chosen.tokenizer)
-        path, is_new = artefact_path(self._workdir, "tokenizer.model")
-        return tokenizers.create(
-            chosen.tokenizer,
-            corpus=self.corpus.splits["train"] if is_new else (),
-            path=path,
-            vocab_size=chosen.vocab_size,
-        )
-
-    def describe(self) -> Record:
-        """Return the corpus's name, version and hash."""
-        return {"corpus": self.corpus.describe()}
 
     @property
     @abc.abstractmethod
@@ -217,9 +198,9 @@ class LanguageModelling(Task, abc.ABC):
         scored = Scored(logits_BTV, targets_BT, nats_BT, weights_BT, self.text_bytes(targets_BT))
         return {"loss": ((nats_BT * weights_BT).sum(), weights_BT.sum()), **METRICS.measure(scored)}
 
-    @abc.abstractmethod
     def text_bytes(self, targets_BT: jax.Array) -> jax.Array | None:
         """Return the number of bytes per target, or None if the loss is not a code length of the text."""
+        return None
 
     def tokens(self, batch) -> int:
         """Return the number of tokens, excluding padding."""
@@ -227,8 +208,6 @@ class LanguageModelling(Task, abc.ABC):
 
     def cases(self, model, split: str, *, lengths: Sequence[int], brief: bool) -> list[Case]:
         """Return a case for each window length."""
-        if split not in data.SPLITS:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, data.SPLITS)}")
         documents = self._documents(split, self.config.eval_bytes if brief else None)
         return self._cases(model, documents, [self.config.sequence_length] if brief else lengths)
 
@@ -267,7 +246,7 @@ class LanguageModelling(Task, abc.ABC):
         """Return whole documents of a split until their size reaches `most_bytes`; None returns all."""
         chosen: list[bytes] = []
         total = 0
-        for document in self.corpus.splits[split]:
+        for document in self.items(split):
             if most_bytes and total >= most_bytes:
                 break
             chosen.append(document)
@@ -312,14 +291,43 @@ class Causal(LanguageModelling):
         seed: int,
         context: int = 0,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield each prompt and its continuation, see `relpos.training.prompts`.
+        """Yield each prompt and its continuation, which does not depend on other prompts.
 
         Only the last `context` tokens of a prompt are read; 0 stands for the longest evaluation window.
+
+        Raises:
+          UserError: a prompt and max_tokens do not fit the model. All prompts before it have been continued.
         """
-        return continuations(
-            model, self.tokenizer, chunks, sampling=sampling, max_tokens=max_tokens, seed=seed,
-            context=context or self.longest_evaluated,
-        )  # fmt: skip
+        context, separator = context or self.longest_evaluated, self.tokenizer.separator
+        first, told = 0, False
+        for chunk in chunks:
+            rows, fault = [], None
+            for number, prompt in enumerate(chunk, first + 1):
+                ids = np.concatenate([[separator], self.tokenizer.encode(prompt)])
+                kept = ids[-context:]
+                if model.max_length is not None and len(kept) + max_tokens > model.max_length:
+                    fault = UserError(
+                        f"prompt {number} ({len(kept)} tokens) and {max_tokens} more do not fit the "
+                        f"{model.max_length} positions of {', '.join(model.config.encodings)}: "
+                        "--context=N reads fewer of its last tokens"
+                    )
+                    break
+                if len(ids) > context and not told:
+                    told = True
+                    _log.warning(
+                        "prompt %d has %d tokens; only its last %d are read; --context=N changes that number",
+                        number, len(ids), context,
+                    )  # fmt: skip
+                rows.append(kept)
+            found = continue_rows(
+                model, rows, max_new_tokens=max_tokens, stop=separator,
+                sampling=sampling, key=jax.random.key(seed), first=first,
+            )  # fmt: skip
+            for prompt, new in zip(chunk, found, strict=False):  # up to the first that does not fit
+                yield prompt, self.tokenizer.decode(new)
+            if fault is not None:
+                raise fault
+            first += len(chunk)
 
 
 class Masked(LanguageModelling):
@@ -337,9 +345,6 @@ class Masked(LanguageModelling):
         """The masking, with a mask symbol that follows all of the tokenizer's symbols."""
         size = self.tokenizer.vocab_size
         return Masking(mask=size, separator=self.tokenizer.separator, vocab_size=size)
-
-    def text_bytes(self, targets_BT: jax.Array) -> None:
-        """Return None."""
 
     def score(self, model, case: Case, record: Record, outputs) -> list[Record]:
         """Return the record with the perplexity of the masked tokens."""

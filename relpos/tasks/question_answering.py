@@ -16,7 +16,8 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from relpos import cores, data
+from relpos import cores
+from relpos.data import DataError
 from relpos.data import questions as questions_data
 from relpos.data.questions import Question, batches
 from relpos.data.questions import answers as answers_lib
@@ -24,25 +25,25 @@ from relpos.data.questions.answers import Answer
 from relpos.data.questions.lines import read_line
 from relpos.data.questions.rows import NOT_TRAINED, PADDING, Prepared, RowFormat
 from relpos.data.tokenizers import placed as placed_tokens
-from relpos.errors import UserError, did_you_mean
+from relpos.errors import UserError
 from relpos.files import read_json, write_atomically
 from relpos.metrics.answers import METRICS
 from relpos.nn import SpanEncoder
 from relpos.sections import NOT_EMPTY, Options, Positive, at_least, name_in, options_of
 from relpos.training import memory, model_section
+from relpos.training.corpus_task import CorpusTask
 from relpos.training.evaluation import means
 from relpos.training.progress import say
 from relpos.training.run_config import TokenRunConfig
-from relpos.training.stored_run import artefact_path, check_provenance, read_run
-from relpos.training.task import Case, Metrics, Record, Task, one_by_one
+from relpos.training.stored_run import find_run
+from relpos.training.task import Case, Metrics, Record, one_by_one
 
 # SQuAD 2.0 also scores questions with and without an answer separately.
-SCORES = METRICS.attributes("FORMAT") | {
-    f"{group}_{name}": text
-    for group, names in {"answerable": METRICS.names(), "impossible": ("accuracy",)}.items()
-    for name, text in dict.fromkeys(names, "{:.2f}").items()
-}
+SCORES = METRICS.attributes("FORMAT") | dict.fromkeys(
+    [*(f"answerable_{name}" for name in METRICS.names()), "impossible_accuracy"], "{:.2f}"
+)
 MOST_WINDOWS = 32  # windows of one context per batch
+_THRESHOLD = "no_answer.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,18 +83,14 @@ class Config(TokenRunConfig):
     eval_multiples: Annotated[tuple[Positive, ...], NOT_EMPTY] = (2,)
 
 
-def create(config: Config) -> "QuestionAnswering":
-    """Return the task of a config."""
-    return QuestionAnswering(config)
-
-
-class QuestionAnswering(Task):
+class QuestionAnswering(CorpusTask[Question]):
     """Question answering by an encoder with a span head; see `relpos.training.task.Task`."""
 
+    sources = questions_data
     formats = SCORES
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config: Config = config
         self.title = config.encoding
         # Report invalid sizes before reading the questions.
         model_section.check_shapes(config, functools.partial(self._model, 1))
@@ -102,44 +99,21 @@ class QuestionAnswering(Task):
 
     def prepare(self, workdir: Path) -> None:
         """Load the tokenizer, or create it."""
-        self._workdir = workdir
-        self.tokenizer = self._tokenizer()
-
-    @functools.cached_property
-    def corpus(self) -> data.Corpus[Question]:
-        """The questions, loaded on first use: a trained model answers other questions without them."""
-        corpus = questions_data.load_chosen(self.config.data.source, self.config.data.sources)
-        check_provenance(self._workdir, {"corpus": corpus.describe()})
-        return corpus
+        super().prepare(workdir)
+        stored, train = self.stored_tokenizer()
+        texts = [*{question.context: None for question in train}, *(q.question for q in train)]
+        self.tokenizer = placed_tokens.create(self.config.data.tokenizer, texts=texts, **stored)
 
     @functools.cached_property
     def has_impossible(self) -> bool:
         """Whether questions may have no answer. Training and scores then follow SQuAD 2.0."""
-        there = (self._workdir / "config.json").exists()
-        facts = read_run(self._workdir).get("corpus", {}) if there else self.corpus.describe()
+        run = find_run(self.workdir)
+        facts = self.corpus.describe() if run is None else run.get("corpus", {})
         if "splits" not in facts:
             raise UserError(
-                f"{str(self._workdir / 'config.json')!r} has no facts on the questions: restore it"
+                f"{str(self.workdir / 'config.json')!r} has no facts on the questions: restore it"
             )
         return any(split.get("impossible", 0) for split in facts["splits"].values())
-
-    def _tokenizer(self) -> placed_tokens.PlacingTokenizer:
-        chosen = self.config.data
-        if chosen.tokenizer == "bytes":
-            return placed_tokens.create(chosen.tokenizer)
-        ending = "json" if chosen.tokenizer == "words" else "model"
-        path, is_new = artefact_path(self._workdir, f"tokenizer.{ending}")
-        texts: list[str] = []
-        if is_new:
-            train = self.corpus.splits["train"]
-            texts = [*{question.context: None for question in train}, *(q.question for q in train)]
-        return placed_tokens.create(
-            chosen.tokenizer, texts=texts, path=path, vocab_size=chosen.vocab_size
-        )
-
-    def describe(self) -> Record:
-        """Return the questions' name, version, hash and counts."""
-        return {"corpus": self.corpus.describe()}
 
     def notes(self) -> list[str]:
         """Return warnings about the data to print before training."""
@@ -192,7 +166,11 @@ class QuestionAnswering(Task):
     def metrics_and_outputs(self, model: SpanEncoder, batch, key) -> tuple[Metrics, jax.Array]:
         """Return the metrics, and the logits of the first and last token, [B, 2, T]."""
         logits_B2T = _logits(model, batch, key)
-        total, count = _losses(logits_B2T, batch)
+        weight_B2 = (batch["target"] != NOT_TRAINED).astype(jnp.float32)
+        loss_B2 = optax.softmax_cross_entropy_with_integer_labels(
+            logits_B2T, jnp.maximum(batch["target"], 0)
+        )
+        total, count = (loss_B2 * weight_B2).sum(), weight_B2.sum()
         right_B = (logits_B2T.argmax(-1) == batch["target"]).all(-1)
         right = right_B.astype(jnp.float32).sum(), count / 2
         return {"loss": (total, count), "exact_span": right}, logits_B2T
@@ -201,17 +179,11 @@ class QuestionAnswering(Task):
         """Return the number of input tokens."""
         return int((batch["parts"] != PADDING).sum())
 
-    def test_splits(self) -> list[str]:
-        """Return all splits except train and validation."""
-        return [name for name in self.corpus.splits if name not in ("train", "validation")]
-
     def cases(
         self, model: SpanEncoder, split: str, *, lengths: Sequence[int], brief: bool
     ) -> list[Case]:
         """Return a case for each window length."""
-        if split not in self.corpus.splits:
-            raise UserError(f"unknown split {split!r}{did_you_mean(split, self.corpus.splits)}")
-        questions = self.corpus.splits[split][: self.config.eval_questions if brief else None]
+        questions = self.items(split)[: self.config.eval_questions if brief else None]
         lengths = [self.config.sequence_length] if brief else lengths or self._lengths()
         return [self._case(model, questions, length, brief) for length in lengths]
 
@@ -224,7 +196,7 @@ class QuestionAnswering(Task):
         row_format = self._row_format(length)
         read: list[tuple[Question, Prepared]] = []
         for question in questions:
-            with contextlib.suppress(data.DataError):
+            with contextlib.suppress(DataError):
                 read.append((question, row_format.prepare(question.context, question.question)))
         size = memory.rows(self.config, length)
         batches_of = functools.partial(batches.eval_batches, read, row_format, batch_size=size)
@@ -235,9 +207,10 @@ class QuestionAnswering(Task):
         questions, read, brief = case.items
         answers = self._answers(read, outputs)
         threshold = None
-        if self.has_impossible:
-            own = answers_lib.threshold(answers, questions) if brief else None
-            threshold = own if brief else self._threshold(model, record["length"])
+        if self.has_impossible and brief:
+            threshold = answers_lib.threshold(answers, questions)
+        elif self.has_impossible:
+            threshold = self._threshold(model, record["length"])
         record = {
             **record,
             **answers_lib.scores(answers, questions, threshold),
@@ -275,7 +248,7 @@ class QuestionAnswering(Task):
         """Store the no-answer threshold, and print warnings about the data."""
         if self.has_impossible:
             kept = {"threshold": float(self._threshold(model, max(self._lengths())))}
-            write_atomically(self._workdir / _THRESHOLD, json.dumps(kept))
+            write_atomically(self.workdir / _THRESHOLD, json.dumps(kept))
         for note in self.notes():
             say(console, note)
 
@@ -297,7 +270,7 @@ class QuestionAnswering(Task):
         start null.
         """
         row_format = self._row_format(max(self._lengths()))
-        threshold = _kept_threshold(self._workdir)
+        threshold = _kept_threshold(self.workdir)
         graphdef, state = nnx.split(model)
 
         def answer(line: bytes) -> bytes:
@@ -312,12 +285,15 @@ class QuestionAnswering(Task):
                 logits_W2T = cores.by_rows(_evaluate, (graphdef,), state, batch)
                 found.append(np.asarray(logits_W2T)[: len(some)])
             best = self._best(context, prepared, np.concatenate(found))
-            return json.dumps(_shown(best, threshold), ensure_ascii=False).encode()
+            shown = {"answer": best.text, "start": best.start, "score": best.score}
+            if best.no_answer > threshold:
+                shown = {"answer": "", "start": None, "score": best.no_answer_score}
+            return json.dumps(shown, ensure_ascii=False).encode()
 
         return one_by_one(answer, lines)
 
 
-_THRESHOLD = "no_answer.json"
+create = QuestionAnswering
 
 
 def _kept_threshold(workdir: Path) -> float:
@@ -334,25 +310,10 @@ def _kept_threshold(workdir: Path) -> float:
     return threshold
 
 
-def _shown(answer: Answer, threshold: float) -> Record:
-    if answer.no_answer > threshold:
-        return {"answer": "", "start": None, "score": answer.no_answer_score}
-    return {"answer": answer.text, "start": answer.start, "score": answer.score}
-
-
 def _logits(model: SpanEncoder, batch, key) -> jax.Array:
     """Return the logits of the first and last token, [B, 2, T]."""
     ends = model(batch["inputs"], batch["parts"], batch["candidates"], key=key)
     return jnp.stack(ends, axis=1)
-
-
-def _losses(logits_B2T: jax.Array, batch) -> tuple[jax.Array, jax.Array]:
-    """Return the loss summed over the first and last tokens that are trained on, and their number."""
-    weight_B2 = (batch["target"] != NOT_TRAINED).astype(jnp.float32)
-    loss_B2 = optax.softmax_cross_entropy_with_integer_labels(
-        logits_B2T, jnp.maximum(batch["target"], 0)
-    )
-    return (loss_B2 * weight_B2).sum(), weight_B2.sum()
 
 
 def _evaluate(graphdef, state, batch):

@@ -1,7 +1,6 @@
 """Checkpoints of the model, optimizer, step and data iterator, saved in the background with Orbax."""
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -17,15 +16,12 @@ from flax import nnx
 
 from relpos.errors import UserError
 from relpos.training import checksums
-from relpos.training.task import BatchIterator
 
 KEEP = 2
-# Either file identifies a checkpoint of ours; older checkpoints lack the first.
+# Either file identifies a checkpoint of ours; the other may be lost.
 _OURS = (checksums.NAME, "meta/metadata")
 # Folders left by a kill during a save or removal, by Orbax or by us.
 _LEFTOVERS = (".[0-9]*.incomplete*", "[0-9]*.orbax-checkpoint-tmp")
-
-_log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
@@ -40,10 +36,8 @@ class Checkpoints:
     A checkpoint becomes visible only when complete: Orbax writes it under a temporary name, checksums are added, and
     then it is renamed to its step. Incomplete or modified checkpoints are never read. Other files are left alone.
 
-    Args:
-      workdir: the run directory.
-      read_only: True to read while another process may be training. Otherwise this process must hold the run
-        directory, and leftovers of killed saves are removed.
+    If read_only, another process may be training. Otherwise this process must hold the run directory, and leftovers of
+    killed saves are removed.
 
     Raises:
       CheckpointError: the directory cannot be read or created.
@@ -75,15 +69,11 @@ class Checkpoints:
         return self._steps[-1] if self._steps else None
 
     def save(
-        self, step: int, state: nnx.State, batches: BatchIterator, meta: dict[str, Any]
+        self, step: int, state: nnx.State, batches: grain.DatasetIterator, meta: dict[str, Any]
     ) -> None:
-        """Start a save. The state may be donated as soon as this returns.
+        """Start a save, with plain JSON in `meta`, after `step` updates and batches.
 
-        Args:
-          step: number of completed updates.
-          state: a state as returned by `init_state`.
-          batches: the iterator, after exactly `step` batches.
-          meta: plain JSON.
+        The state may be donated as soon as this returns.
 
         Raises:
           CheckpointError: this save or the previous one failed.
@@ -104,35 +94,28 @@ class Checkpoints:
         self._saving = self._background.submit(self._complete, step)
 
     def restore(
-        self, step: int, state: nnx.State, batches: BatchIterator
+        self, step: int, state: nnx.State, batches: grain.DatasetIterator
     ) -> tuple[nnx.State, dict[str, Any]]:
-        """Return the saved state and meta, and move the iterator to the next batch in place.
+        """Return the saved state and meta, and move a new iterator to the next batch in place.
 
-        Args:
-          step: step of the checkpoint.
-          state: target with the structure, shapes, dtypes and devices to restore to.
-          batches: a new iterator.
+        The structure, shapes, dtypes and devices are those of `state`.
 
         Raises:
           CheckpointError: the checkpoint is damaged, cannot be read, or does not match `state`.
         """
-        args = ocp.args.Composite(
-            model=ocp.args.StandardRestore(_target(state[0])),
-            optimizer=ocp.args.StandardRestore(_target(state[1])),
+        restored = self._restore(
+            step,
+            model=_target(state[0]),
+            optimizer=_target(state[1]),
             data=grain.checkpoint.CheckpointRestore(batches),
-            meta=ocp.args.JsonRestore(),
         )
-        restored = self._restore(step, args)
         nnx.replace_by_pure_dict(state[0], restored["model"])
         nnx.replace_by_pure_dict(state[1], restored["optimizer"])
         return state, restored["meta"]
 
     def restore_model(self, step: int, state: nnx.State) -> nnx.State:
         """Return the model state of a checkpoint; `state` is the restore target."""
-        args = ocp.args.Composite(
-            model=ocp.args.StandardRestore(_target(state)), meta=ocp.args.JsonRestore()
-        )
-        nnx.replace_by_pure_dict(state, self._restore(step, args)["model"])
+        nnx.replace_by_pure_dict(state, self._restore(step, model=_target(state))["model"])
         return state
 
     def wait(self) -> None:
@@ -168,33 +151,20 @@ class Checkpoints:
             self._steps = self._steps[1:]
             _remove(oldest)
 
-    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
+    def _restore(self, step: int, **parts: ocp.args.CheckpointArgs) -> Any:
         self.wait()
         if step not in self._steps:
             raise UserError(
                 f"no checkpoint of step {step} in {str(self._path)!r}; there are {self._steps}"
             )
-        folder = self._folder(step)
+        folder, args = self._folder(step), ocp.args.Composite(**parts, meta=ocp.args.JsonRestore())
         try:
-            verified = checksums.verify(folder)
-        except checksums.ChecksumError as error:
-            raise self._unreadable(step, str(error)) from error
-        except OSError as error:
-            why = f"cannot read {error.filename!r}: {error.strerror}"
-            raise self._unreadable(step, why) from error
-        try:
+            checksums.verify(folder)
             restored = self._orbax.restore(folder.absolute(), args=args)
-            saved = restored["meta"].pop("step", None)  # written since checkpoints have checksums
+            saved = restored["meta"].pop("step")
         except Exception as error:
             raise self._unreadable(step, _first_line(error)) from error
-        if saved is not None and not verified:
-            raise self._unreadable(step, f"{checksums.NAME!r} is missing")
-        if not verified:
-            _log.warning(
-                "%s is from an earlier relpos and has no checksums: damage to it goes unseen",
-                folder,
-            )
-        if saved not in (None, step):
+        if saved != step:
             hint = "" if saved in self._steps else f", rename it to {str(self._folder(saved))!r}"
             raise self._unreadable(step, f"it is step {saved} under another name{hint}")
         for part, name in (("model", "a parameter"), ("optimizer", "the optimizer's state")):
@@ -222,9 +192,10 @@ class Checkpoints:
         return CheckpointError(f"cannot save a checkpoint in {str(self._path)!r} ({left}): {why}")
 
 
-def _target(state: nnx.State) -> Any:
+def _target(state: nnx.State) -> ocp.args.StandardRestore:
     """Return the shapes, dtypes and devices to restore to."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, nnx.to_pure_dict(state))
+    return ocp.args.StandardRestore(shapes)
 
 
 def _steps(path: Path) -> list[int]:

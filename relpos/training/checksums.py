@@ -13,7 +13,7 @@ NAME = "checksums.json"
 
 
 class ChecksumError(UserError):
-    """Raised when the files of a folder have changed since they were written. The message names one."""
+    """Raised when files have changed since they were written, or cannot be read. The message names one."""
 
     exit_code = 1
 
@@ -27,31 +27,26 @@ def write(folder: Path) -> None:
     write_atomically(folder / NAME, _text(_digests(folder)))
 
 
-def verify(folder: Path) -> bool:
-    """Verify a folder's checksums, or return False if it has none.
+def verify(folder: Path) -> None:
+    """Verify a folder's checksums.
 
     Raises:
-      ChecksumError: a file was damaged, removed or added.
-      OSError: a file cannot be read.
+      ChecksumError: a file was damaged, removed or added, or cannot be read.
     """
-    found = _digests(folder)
     try:
-        text = (folder / NAME).read_bytes()
-    except FileNotFoundError:
-        return False
-    wanted = _parse(text)
-    wrong = (
-        *(f"{name!r} is missing" for name in wanted if name not in found),
-        *(
-            f"{name!r} {'is damaged' if name in wanted else 'was added'}"
-            for name, digest in found.items()
-            if wanted.get(name) != digest
-        ),
-    )
+        if not (folder / NAME).exists():
+            raise ChecksumError(f"{NAME!r} is missing")
+        found, wanted = _digests(folder), _parse((folder / NAME).read_bytes())
+    except OSError as error:
+        raise ChecksumError(f"cannot read {error.filename!r}: {error.strerror}") from error
+    wrong = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if wrong:
-        more = f" (and {len(wrong) - 1} more files are wrong)" if len(wrong) > 1 else ""
-        raise ChecksumError(f"{wrong[0]}{more}")
-    return True
+        name, *others = wrong
+        what = (
+            "is missing" if name not in found else "is damaged" if name in wanted else "was added"
+        )
+        more = f" (and {len(others)} more files are wrong)" if others else ""
+        raise ChecksumError(f"{name!r} {what}{more}")
 
 
 def _text(digests: dict[str, str]) -> bytes:

@@ -54,30 +54,24 @@ class Interrupts:
             self._at_once = False
 
     def __enter__(self) -> "Interrupts":
+        self._undo = contextlib.ExitStack()
         if threading.current_thread() is not threading.main_thread():
-            self._previous = None  # only the main thread may set handlers
-            return self
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        self._previous = {
-            number: signal.signal(number, self._handle)
-            for number in _SIGNALS
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        }
-        self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+            return self  # only the main thread may set handlers
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        watcher = threading.Thread(target=self._watch, args=(reader,), daemon=True)
+        watcher.start()
+        for close in (reader.close, watcher.join, writer.close):  # the last ends the watcher
+            self._undo.callback(close)
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._undo.callback(signal.signal, number, signal.signal(number, self._handle))
+        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._undo.callback(signal.set_wakeup_fd, previous)
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._previous is None:
-            return
-        signal.set_wakeup_fd(self._previous_fd)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._writer.close()  # ends the watcher
-        self._watcher.join()
-        self._reader.close()
+        self._undo.close()
 
     def _handle(self, number: int, frame) -> None:
         if number == signal.SIGHUP:
@@ -87,9 +81,9 @@ class Interrupts:
             self._at_once = False
             raise Interrupted
 
-    def _watch(self) -> None:
+    def _watch(self, reader: socket.socket) -> None:
         seen = 0
-        while byte := self._reader.recv(1):
+        while byte := reader.recv(1):
             if byte[0] not in _SIGNALS:
                 continue
             if byte[0] == signal.SIGHUP:

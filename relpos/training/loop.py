@@ -12,17 +12,17 @@ from rich.console import Console
 from relpos.errors import UserError
 from relpos.files import read_file, write_atomically
 from relpos.training import dropping, memory
-from relpos.training import progress as progress_lib
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.evaluation import evaluate
 from relpos.training.interrupts import Interrupted, Interrupts
 from relpos.training.metrics_log import MetricsLog, Window
 from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.plan import plan
+from relpos.training.progress import RunProgress, say, show_record
 from relpos.training.run_config import RunConfig
 from relpos.training.run_directory import RunDirectory
 from relpos.training.step import continued, init_state, make_train_step, model_of
-from relpos.training.task import Concludes, Task, create_task
+from relpos.training.task import Task, create_task
 
 # If all of these metrics are finite, so is the whole state. The values are their names in error messages.
 _FINITE = {
@@ -57,9 +57,7 @@ def train(config: RunConfig, workdir: Path, console: Console) -> int:
     """
     directory = RunDirectory(workdir, config)
     interrupts = Interrupts(
-        announce=lambda: progress_lib.say(
-            console, "stopping after this step (once more to quit at once)"
-        ),
+        announce=lambda: say(console, "stopping after this step (once more to quit at once)"),
         before_exit=lambda: console.show_cursor(True),
     )
     try:
@@ -68,10 +66,9 @@ def train(config: RunConfig, workdir: Path, console: Console) -> int:
             if directory.moved:  # same data?
                 directory.describe(create_task(config, workdir).describe())
             for note in directory.notes:
-                progress_lib.say(console, note)
-            progress_lib.say(console, f"{str(workdir)!r} is finished, step {config.steps}:")
-            text = read_file(summary).decode("utf-8", "replace")
-            progress_lib.say(console, text.rstrip("\n"))
+                say(console, note)
+            say(console, f"{str(workdir)!r} is finished, step {config.steps}:")
+            say(console, read_file(summary).decode("utf-8", "replace").rstrip("\n"))
             return 0
         with interrupts:
             return _train(config, directory, interrupts, console)
@@ -90,16 +87,20 @@ def _train(
         with interrupts.stop_at_once():
             task, _, lines = prepare(config, directory)
             for line in lines:
-                progress_lib.say(console, line)
+                say(console, line)
             run = _Run(config, task, directory.path, interrupts, console)
         run.train()
         run.finish()
     except BaseException as error:
+        stopped = isinstance(error, Interrupted)
         if run is None or run.untouched:
             directory.forget()
-        if not isinstance(error, Interrupted):
+            if stopped:
+                say(console, "stopped before the first step")
+        elif stopped:
+            run.stop()
+        if not stopped:
             raise
-        _stop(run, console)
         return interrupts.exit_code
     finally:
         if run is not None:
@@ -115,34 +116,14 @@ def prepare(config: RunConfig, directory: RunDirectory) -> tuple[Task, tuple[Any
     """
     task = create_task(config, directory.path)
     dropping.check_task(config, task)
-    shapes = shapes_that_fit(config, task)
+    tx = create_optimizer(config.optimizer, config.steps)
+    state = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])  # allocates nothing
+    model, moments = state[0], state[1]
+    memory.check_model(config, model, optimizer=moments, activations=task.activation_bytes())
     facts = task.describe()
     directory.describe(facts)
-    notes = [*directory.notes, *task.notes()]
-    return task, shapes, [*plan(config, facts, *shapes, directory.path), *notes]
-
-
-def shapes_that_fit(config: RunConfig, task: Task) -> tuple[Any, Any]:
-    """Return the shapes of the parameters and the optimizer's state without allocating them.
-
-    Raises:
-      UserError: the run does not fit into memory.
-    """
-    tx = create_optimizer(config.optimizer, config.steps)
-    shapes = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0))[1])
-    model, moments = shapes[0], shapes[1]
-    memory.check_model(config, model, optimizer=moments, activations=task.activation_bytes())
-    return model, moments
-
-
-def _stop(run: "_Run | None", console: Console) -> None:
-    """Save the run and print how to resume it."""
-    if run is None or run.untouched:
-        progress_lib.say(console, "stopped before the first step")
-        return
-    run.save()
-    run.wait()
-    progress_lib.say(console, f"stopped at step {run.step}, saved; the same command resumes it")
+    lines = plan(config, facts, model, moments, directory.path)
+    return task, (model, moments), [*lines, *directory.notes, *task.notes()]
 
 
 class _Run:
@@ -181,16 +162,14 @@ class _Run:
                 self._state, meta = self._checkpoints.restore(latest, self._state, self._batches)
                 self.step = self._saved = latest
                 self._evaluated = meta.get("evaluated")
-                progress_lib.say(console, f"resuming at step {latest}")
+                say(console, f"resuming at step {latest}")
             self._window = Window(meta.get("window"))
             self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
             opened.callback(self._log.close)
             if self._log.damage:
-                progress_lib.say(console, f"{self._log.damage}; the run goes on")
+                say(console, f"{self._log.damage}; the run goes on")
             self._speed = _Speed()
-            self._progress = progress_lib.create_progress(
-                console, config.steps, self.step, task.progress
-            )
+            self._progress = RunProgress(console, config.steps, self.step, task.progress)
             self._opened = opened.pop_all()
 
     def train(self) -> None:
@@ -223,7 +202,7 @@ class _Run:
                 self._take_first_step()
                 compiled = True
         self._progress.stop()
-        self.wait()
+        self._checkpoints.wait()
 
     @property
     def untouched(self) -> bool:
@@ -240,8 +219,7 @@ class _Run:
                 for split in self._task.test_splits()
                 for record in evaluate(self._task, model, split, console=self._console)
             ]
-            if isinstance(self._task, Concludes):
-                self._task.conclude(model, self._console)
+            self._task.conclude(model, self._console)
             text = self._console.export_text()
             self._console.record = False
         for record in records:
@@ -264,9 +242,11 @@ class _Run:
         self._saved = self.step
         self._speed.resume()
 
-    def wait(self) -> None:
-        """Wait until the checkpoints are on disk."""
+    def stop(self) -> None:
+        """Save the run and print how to resume it."""
+        self.save()
         self._checkpoints.wait()
+        say(self._console, f"stopped at step {self.step}, saved; the same command resumes it")
 
     def close(self) -> None:
         """Stop the bar and the threads, flush the reports and wait for saves."""
@@ -282,7 +262,7 @@ class _Run:
             records = evaluate(self._task, model, "validation", brief=True)
         for record in records:
             self._log.write(self.step, record)
-            progress_lib.say(self._console, f"step {self.step}  {progress_lib.show_record(record)}")
+            say(self._console, f"step {self.step}  {show_record(record)}")
         self._evaluated = self.step
         self._speed.resume()
 
@@ -293,15 +273,15 @@ class _Run:
         self._task = dropping.task_at(self.step, self._config, self._task)
         self._graphdef, self._state = continued(self._task, self._tx, self._state)
         self._train_step = make_train_step(self._task, self._graphdef, self._rate)
-        progress_lib.say(self._console, f"step {self.step}: from here on without the encoding")
+        say(self._console, f"step {self.step}: from here on without the encoding")
 
     def _take_first_step(self) -> None:
-        progress_lib.say(self._console, "compiling the training step ...")
+        say(self._console, "compiling the training step ...")
         started = time.monotonic()
         self._take_step()
         self._drain()
         seconds = time.monotonic() - started
-        progress_lib.say(self._console, f"compiled in {seconds:.1f} s (with the first step)")
+        say(self._console, f"compiled in {seconds:.1f} s (with the first step)")
         self._speed = _Speed()  # the first step does not count
 
     def _take_step(self) -> None:
@@ -318,8 +298,8 @@ class _Run:
             self._absorb(*ready)
 
     def _drain(self) -> None:
-        if self._pending is not None:
-            ready, self._pending = self._pending, None
+        ready, self._pending = self._pending, None
+        if ready is not None:
             self._absorb(*ready)
 
     def _absorb(self, step: int, metrics: Any, tokens: int) -> None:
@@ -333,7 +313,7 @@ class _Run:
             self._log.write(step, {"split": "train", **means})
             self._progress.log(step, means)
             self._window = Window()
-            self._speed.reset()
+            self._speed = _Speed()
 
     def _refuse_non_finite(self, step: int, metrics: Any) -> None:
         for name, what in _FINITE.items():
@@ -357,9 +337,6 @@ class _Speed:
     """Tokens per second of training, excluding evaluation, saving and compilation."""
 
     def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
         self._tokens, self._seconds = 0, 0.0
         self.resume()
 

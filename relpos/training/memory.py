@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from rich.filesize import decimal
 
 from relpos import room
 from relpos.encodings.composed import expressions
@@ -14,42 +15,27 @@ from relpos.sections import flatten, to_plain
 from relpos.training.run_config import RunConfig, TransformerRunConfig
 
 
-def show(size: int) -> str:
-    """Format a number of bytes: ``5.1 MB``."""
-    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size} bytes"
-
-
 def check(parts: Mapping[str, int], cause: str) -> None:
-    """Check that the sum of some sizes fits into memory.
-
-    Args:
-      parts: name -> lower bound on its bytes.
-      cause: the cause of the demand and its remedy, for the message.
+    """Check that the sum of some lower bounds, name -> bytes, fits into memory.
 
     Raises:
-      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts.
+      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts, and ends with the cause.
     """
     there_is, needed = room.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
-        listed = ", ".join(f"{name} {show(size)}" for name, size in parts.items() if size)
+        listed = ", ".join(f"{name} {decimal(size)}" for name, size in parts.items() if size)
         raise UserError(
-            f"this needs at least {show(needed)} of memory ({listed}), and there are only {show(there_is)}: {cause}"
+            f"this needs at least {decimal(needed)} of memory ({listed}), and there are only {decimal(there_is)}: "
+            f"{cause}"
         )
 
 
 def check_model(
     config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
-    """Check that a model fits into memory.
+    """Check that a model fits into memory; if it is trained, with its gradients, optimizer and activations.
 
-    Args:
-      config: the config; the message names its keys.
-      model: the shapes of the parameters.
-      optimizer: the shapes of the optimizer's state; None if the model is not trained.
-      activations: lower bound on the activation bytes of a batch.
+    `model` and `optimizer` are shapes, `activations` is a lower bound on the bytes of a batch.
 
     Raises:
       UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.
@@ -57,29 +43,19 @@ def check_model(
     parts = {"parameters": room.tree_bytes(model)}
     if optimizer is not None:
         parts |= {"gradients": room.tree_bytes(model), "optimizer": room.tree_bytes(optimizer)}
-    parts["activations of a batch"] = activations
-    if activations > sum(parts.values()) - activations:
+    if activations > sum(parts.values()):
         keys = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
-        keys = dict(sorted(keys.items(), key=lambda item: -item[1]))
-        check(parts, f"make {_listed(keys)} smaller")
-        return
-    path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
-    name = ".".join(map(str, path))
-    check(
-        parts,
-        f"the biggest parameter is {name} {list(biggest.shape)}; make {_listed(_keys_behind(config, biggest.shape))} "
-        "smaller",
-    )
+        cause = f"make {_listed(keys)} smaller"
+    else:
+        path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
+        name, shape = ".".join(map(str, path)), biggest.shape
+        keys = _keys_behind(config, shape)
+        cause = f"the biggest parameter is {name} {list(shape)}; make {_listed(keys)} smaller"
+    check(parts | {"activations of a batch": activations}, cause)
 
 
 def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
-    """Return the bytes of each layer's input and of the logits: a lower bound on activation memory in training.
-
-    Args:
-      config: the config.
-      places: number of places in the batch.
-      vocab_size: size of the float32 logits; 0 for none.
-    """
+    """Return the bytes of each layer's input and of float32 logits: a lower bound on activation memory in training."""
     width = jnp.dtype(config.model.dtype).itemsize * config.model.features
     return places * (width * config.model.num_layers + 4 * vocab_size)
 
@@ -90,12 +66,7 @@ def rows(config: TransformerRunConfig, length: int) -> int:
 
 
 def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0) -> None:
-    """Check that one layer's input and the logits of evaluation windows fit into memory.
-
-    Args:
-      config: the config.
-      length: tokens per window.
-      vocab_size: size of the float32 logits; 0 for none.
+    """Check that one layer's input and the logits (see `activation_bytes`) of evaluation windows fit into memory.
 
     Raises:
       UserError: they do not fit.
@@ -109,12 +80,7 @@ def check_reading(config: TransformerRunConfig, length: int, vocab_size: int = 0
 
 
 def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
-    """Check that the cache for generation fits into memory.
-
-    Args:
-      caches: creates the caches; evaluated for shapes only.
-      length: tokens per row.
-      cause: the key and value that set the length, for the message.
+    """Check that the caches for generating rows of `length` tokens, made by `caches()`, fit into memory.
 
     Raises:
       UserError: they do not fit, or int32 cannot count the tokens.
@@ -125,27 +91,23 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
 
 
 def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the two largest sizes in a config that divide an axis of the shape, or an axis minus 1."""
-    plain = to_plain(config)
+    """Return the sizes in a config that divide an axis of the shape, or an axis minus 1."""
+    plain = flatten(to_plain(config))
     keys = ("encoding", "decoder_encoding", "cross_encoding")
     chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]
     schemes = {name for turns in chosen for name in expressions.leaves(turns)}
-    options = plain.get("encodings", {})
-    sections = {"model": plain.get("model", {}), "data": plain.get("data", {})}
-    sections |= {f"encodings.{name}": options[name] for name in options if name in schemes}
-    sizes = {
+    sections = ("model.", "data.", *(f"encodings.{name}." for name in schemes))
+    return {
         key: value
-        for name, section in sections.items()
-        for key, value in flatten(section, f"{name}.").items()
-        if isinstance(value, int) and value > 1
+        for key, value in plain.items()
+        if key.startswith(sections)
+        and isinstance(value, int)
+        and value > 1
+        and any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
     }
-    found = {
-        key: value
-        for key, value in sorted(sizes.items(), key=lambda item: -item[1])
-        if any(dim >= value and 0 in (dim % value, (dim - 1) % value) for dim in shape)
-    }
-    return dict(list(found.items())[:2])
 
 
 def _listed(keys: Mapping[str, int]) -> str:
-    return " or ".join(f"{key}={value}" for key, value in keys.items()) or "the model"
+    """Return the two largest of some config keys with their values."""
+    largest = sorted(keys.items(), key=lambda item: -item[1])[:2]
+    return " or ".join(f"{key}={value}" for key, value in largest) or "the model"

@@ -1,7 +1,8 @@
 """Builds `relpos.nn` models from the config sections ``model``, ``encodings`` and ``places``."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -17,23 +18,26 @@ from relpos.training.run_config import TokenRunConfig, TransformerRunConfig
 TokenModel = TypeVar("TokenModel", Decoder, TokenEncoder, SpanEncoder)
 
 
+@contextlib.contextmanager
+def blame(where: str) -> Iterator[None]:
+    """Report invalid values as a UserError about a part of the config, such as "config section 'model'"."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
 def layers(
     config: TransformerRunConfig, encoding: str, *, causal: bool, key: str = "encoding"
 ) -> TransformerConfig:
-    """Return the config of the layers with their encodings.
-
-    Args:
-      config: the config.
-      encoding: an encoding expression, see `TransformerRunConfig`.
-      causal: whether tokens attend only to earlier ones.
-      key: the config key of `encoding`, for messages.
+    """Return the config of the layers with the encodings of an expression, the value of a config key.
 
     Raises:
       UserError: a scheme is unknown, or supports only causal layers and these are not.
     """
-    turns = _turns(encoding, key)
-    for name in expressions.leaves(turns):
-        if _scheme(name, key).causal_only and not causal:
+    turns, schemes = _read(encoding, key)
+    for name, scheme in schemes.items():
+        if scheme.causal_only and not causal:
             apart = (
                 ", or name it in decoder_encoding alone"
                 if hasattr(config, "decoder_encoding")
@@ -46,27 +50,19 @@ def layers(
     return dataclasses.replace(config.model, encodings=turns)
 
 
-def _turns(encoding: str, key: str) -> tuple[str, ...]:
-    try:
-        return expressions.turns(encoding)
-    except ValueError as error:
-        raise UserError(f"config key {key!r}: {error}") from error
-
-
 def check_cross_encoding(encoding: str) -> None:
     """Check the config's ``cross_encoding``.
 
     Raises:
       UserError: a scheme is unknown, or does not support cross-attention.
     """
-    turns = _turns(encoding, "cross_encoding")
+    turns, schemes = _read(encoding, "cross_encoding")
     if len(turns) != 1:
         raise UserError(
             f"config key 'cross_encoding': {encoding} is for {len(turns)} layers in turn: name "
             "one encoding"
         )
-    for name in expressions.leaves(turns):
-        scheme = _scheme(name, "cross_encoding")
+    for name, scheme in schemes.items():
         if scheme.adds_to_input() or scheme.needs_tokens:
             raise UserError(
                 f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of "
@@ -74,27 +70,15 @@ def check_cross_encoding(encoding: str) -> None:
             )
 
 
-def _scheme(name: str, key: str) -> type[encodings.Encoding]:
-    try:
-        return encodings.scheme(name)
-    except ValueError as error:
-        raise UserError(f"config key {key!r}: {error}") from error
-
-
-def build(make: Any, what: str) -> Any:
-    """Return make(), and report invalid sizes or options as a UserError about section `what`."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config section {what!r}: {error}") from error
+def _read(encoding: str, key: str) -> tuple[tuple[str, ...], dict[str, type[encodings.Encoding]]]:
+    """Return the encodings that layers take in turn, and their schemes by name."""
+    with blame(f"config key {key!r}"):
+        turns = expressions.turns(encoding)
+        return turns, {name: encodings.scheme(name) for name in expressions.leaves(turns)}
 
 
 def check_shapes(config: TransformerRunConfig, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
     """Build only the shapes of a model, to report invalid sizes early.
-
-    Args:
-      config: the config; messages name its keys.
-      make: builds the model from random keys.
 
     Raises:
       UserError: `make` raises it, or the parameters do not fit into memory.
@@ -113,19 +97,6 @@ def check_length(max_length: int | None, length: int, config: TransformerRunConf
         )
 
 
-def create_places(config: TokenRunConfig, digits: tuple[int, ...]) -> places.Places:
-    """Create the places named by ``positions``, with their options from the section ``places``.
-
-    Raises:
-      UserError: an option is invalid.
-    """
-    try:  # check the options of all, not just the chosen ones
-        made = {name: places.create(name, digits=digits, **o) for name, o in config.places.items()}
-    except ValueError as error:
-        raise UserError(f"config section 'places': {error}") from error
-    return made[config.positions] if config.positions else places.create("", digits=digits)
-
-
 def token_model(
     kind: type[TokenModel],
     config: TokenRunConfig,
@@ -135,26 +106,26 @@ def token_model(
     digits: Sequence[int] = (),
     rngs: nnx.Rngs,
 ) -> TokenModel:
-    """Return an untrained model of token sequences.
+    """Return an untrained model of token sequences: a `Decoder`, or a bidirectional `TokenEncoder` or `SpanEncoder`.
 
-    Args:
-      kind: `relpos.nn.Decoder`, or a bidirectional `relpos.nn.TokenEncoder` or `SpanEncoder`.
-      config: the config.
-      vocab_size: V.
-      length: the longest sequence that the model must support.
-      digits: ids of the digit tokens.
-      rngs: random keys for the initial parameters.
+    It must support sequences of `length` tokens. `digits` are the ids of the digit tokens.
 
     Raises:
       UserError: the sizes, the encoding, its options or the length are incompatible.
     """
-    chosen = build(lambda: layers(config, config.encoding, causal=kind is Decoder), "model")
+    with blame("config section 'model'"):
+        chosen = layers(config, config.encoding, causal=kind is Decoder)
+    with blame("config section 'places'"):  # check the options of all, not just the chosen ones
+        options: dict[str, Any] = {"": {}, **config.places}
+        made = {
+            name: places.create(name, digits=tuple(digits), **options[name]) for name in options
+        }
     try:
         model = kind(
             chosen,
             vocab_size=vocab_size,
             encoding_options=config.encodings,
-            places=create_places(config, tuple(digits)),
+            places=made[config.positions or ""],
             rngs=rngs,
         )
     except ValueError as error:

@@ -46,12 +46,8 @@ class OptimizerConfig:
 
 def create_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Return the gradient transformation, including clipping, for a run of `steps` steps."""
-    clip = (
-        optax.identity()
-        if config.clip_norm is None
-        else optax.clip_by_global_norm(config.clip_norm)
-    )
-    rate = learning_rate(config, steps)
+    norm, rate = config.clip_norm, learning_rate(config, steps)
+    clip = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
     return optax.chain(clip, optimizers.call(config.name, rate, **config.options[config.name]))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 from flax import nnx
+from rich.filesize import decimal
 
 from relpos import cores, room
-from relpos.training import memory
 from relpos.training.run_config import RunConfig
 
 
@@ -21,15 +21,10 @@ def plan(
 ) -> list[str]:
     """Return lines about the model, device, data, steps and directory of a run.
 
-    Args:
-      config: the run's config.
-      facts: facts about the data, from `Task.describe`.
-      model: the shapes of the parameters.
-      optimizer: the shapes of the optimizer's state.
-      workdir: the run directory.
+    `facts` are those of `Task.describe`; `model` and `optimizer` may be shapes.
     """
     parameters = sum(x.size for x in jax.tree.leaves(model))
-    state = memory.show(room.tree_bytes((model, optimizer)))
+    state = decimal(room.tree_bytes((model, optimizer)))
     found = {
         "model": f"{parameters:,} parameters, {state} with the optimizer",
         "device": _device(config.batch_size, model),
@@ -41,14 +36,12 @@ def plan(
 
 
 def _device(rows: int, model: nnx.State) -> str:
-    there_are = len(jax.local_devices())
     used = cores.sharing(rows, model)
-    kind = used[0].device_kind
+    kind, idle = used[0].device_kind, len(jax.local_devices()) - len(used)
     if len(used) > 1:
         kind = f"{kind}, {len(used)} cores with {rows // len(used)} rows of each batch"
-    idle = there_are - len(used)
-    if idle and len(used) == 1:
-        return f"{kind}, one of {there_are}: the others are idle"
+    elif idle:
+        return f"{kind}, one of {idle + 1}: the others are idle"
     return f"{kind}; idle: {idle}" if idle else kind
 
 
@@ -57,6 +50,5 @@ def _corpus(facts: Mapping[str, Any]) -> str:
     counts = facts.get("splits", {}).get("train", {})
     size = sum(number for name, number in counts.items() if name.endswith("bytes"))
     shown = [f"{number:,} {name}" for name, number in list(counts.items())[:1]]
-    shown += [memory.show(size)] if size else []
-    trained = f", train: {', '.join(shown)}" if shown else ""
-    return f"{facts.get('name', '')}{trained}"
+    shown += [decimal(size)] if size else []
+    return f"{facts.get('name', '')}, train: {', '.join(shown)}" if shown else facts.get("name", "")

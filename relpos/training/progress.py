@@ -1,7 +1,7 @@
 """Progress display: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -10,12 +10,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from relpos.terminal import printable
 
 
-class TerminalProgress:
-    """A progress bar with the time left and the latest means; it fits into 60 columns."""
+class RunProgress:
+    """The progress of a run: on a terminal, a bar that fits into 60 columns; elsewhere, a line for each report.
+
+    It shows the loss, the metrics with a format string, and the speed.
+    """
 
     def __init__(self, console: Console, steps: int, step: int, formats: Mapping[str, str]):
-        self._formats = formats
-        self._progress = Progress(
+        self._console, self._steps = console, steps
+        self._formats = {"loss": "loss {:.3f}", **formats}
+        self._first: int | None = None  # the step at which the clock started
+        self._started = 0.0
+        self._bar = Progress(
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
             TimeRemainingColumn(compact=True),
@@ -23,71 +29,43 @@ class TerminalProgress:
             console=console,
             expand=True,
             transient=True,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=steps, completed=step, means="")
+        self._task = self._bar.add_task("", total=steps, completed=step, means="")
 
     def start(self) -> None:
         """Show the bar."""
-        self._progress.start()
+        self._bar.start()
 
     def update(self, step: int, means: Mapping[str, float]) -> None:
-        """Move the bar and show the means of the current window."""
-        self._progress.update(
-            self._task, completed=step, means=" ".join(_show(means, self._formats))
-        )
+        """Show a step and the means of the current window in the bar.
 
-    def log(self, step: int, means: Mapping[str, float]) -> None:
-        """Do nothing: the bar shows the means."""
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        self._progress.stop()
-
-
-class PlainProgress:
-    """One line per report, without control characters."""
-
-    def __init__(self, console: Console, steps: int, formats: Mapping[str, str]):
-        self._console = console
-        self._formats = formats
-        self._steps = steps
-        self._first: int | None = None  # the step at which the clock started
-        self._started = 0.0
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def update(self, step: int, means: Mapping[str, float]) -> None:
-        """Start the clock after the first step, which includes compilation."""
+        The clock of the lines starts after the first step, which includes compilation.
+        """
         if self._first is None:
             self._first, self._started = step, time.monotonic()
+        self._bar.update(self._task, completed=step, means=" ".join(self._show(means)))
 
     def log(self, step: int, means: Mapping[str, float]) -> None:
-        """Print a line with the means and the time left."""
-        shown = [f"step {step}/{self._steps}", *_show(means, self._formats)]
+        """Print a line with the means and the time left, unless there is a bar."""
+        if not self._bar.disable:
+            return
+        shown = [f"step {step}/{self._steps}", *self._show(means)]
         if self._first is not None and step > self._first:
             per_step = (time.monotonic() - self._started) / (step - self._first)
             shown.append(f"{_duration(per_step * (self._steps - step))} left")
         say(self._console, "  ".join(shown))
 
     def stop(self) -> None:
-        """Do nothing."""
+        """Remove the bar."""
+        if not self._bar.disable:  # otherwise older versions of rich print an empty line
+            self._bar.stop()
 
-
-def create_progress(
-    console: Console, steps: int, step: int, formats: Mapping[str, str]
-) -> TerminalProgress | PlainProgress:
-    """Return the progress display for a console.
-
-    Args:
-      console: the console.
-      steps: total steps of the run.
-      step: current step.
-      formats: metric -> format string, in addition to the loss.
-    """
-    if console.is_terminal:
-        return TerminalProgress(console, steps, step, formats)
-    return PlainProgress(console, steps, formats)
+    def _show(self, means: Mapping[str, float]) -> list[str]:
+        shown = [text.format(means[name]) for name, text in self._formats.items() if name in means]
+        if (speed := means.get("tokens_per_second")) is not None:
+            shown.append(f"{speed:,.0f} tok/s" if speed < 10_000 else f"{speed / 1000:,.0f}k tok/s")
+        return shown
 
 
 def say(console: Console, text: str) -> None:
@@ -105,24 +83,7 @@ def show_record(record: Mapping[str, Any]) -> str:
     return f"{record.get('split', 'train')}: {', '.join(values)}"
 
 
-def _show(means: Mapping[str, float], formats: Mapping[str, str]) -> Iterable[str]:
-    formats = {"loss": "loss {:.3f}", **formats}
-    shown = [text.format(means[name]) for name, text in formats.items() if name in means]
-    if (speed := means.get("tokens_per_second")) is not None:
-        shown.append(f"{speed:,.0f} tok/s" if speed < 10_000 else f"{speed / 1000:,.0f}k tok/s")
-    return shown
-
-
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def track(console: Console, items: Sequence[Any], what: str) -> Iterator[Any]:
-    """Yield the items, with a bar on a terminal."""
-    if not console.is_terminal:
-        yield from items
-        return
-    with Progress(console=console, transient=True) as progress:
-        yield from progress.track(items, description=what)

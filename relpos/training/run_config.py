@@ -103,12 +103,7 @@ def config_class(task: Any) -> type[RunConfig]:
 
 
 def read_stored(plain: Mapping[str, Any], kind: type[Any], path: str) -> Any:
-    """Return the config stored in a run directory. Missing keys get their defaults.
-
-    Args:
-      plain: the config from config.json.
-      kind: the config class.
-      path: path of the file, for error messages.
+    """Return the config stored in config.json, an instance of `kind`. Missing keys get their defaults.
 
     Raises:
       UserError: a value is invalid, or a key is unknown, as in runs of other versions.

@@ -1,6 +1,5 @@
 """The run directory: config, records and checkpoints of a run, used by one process at a time."""
 
-import copy
 import fcntl
 import json
 import os
@@ -21,10 +20,10 @@ from relpos.training.stored_run import (
     check_provenance,
     differences,
     environment,
+    find_run,
     hash_tokenizers,
     listed,
     notes_on_environment,
-    read_run,
     same_bytes,
 )
 
@@ -37,11 +36,7 @@ _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
 
 
 class RunDirectory:
-    """A directory claimed for one config and locked while this object is open.
-
-    Args:
-      workdir: the directory, created with its parents if missing.
-      config: the config of the run.
+    """A directory, created if missing, that is claimed for one config and locked while this object is open.
 
     Attributes:
       moved: data keys that have changed since the run began; `describe` then checks the data.
@@ -59,13 +54,13 @@ class RunDirectory:
         self._there = set(os.listdir(workdir))
         self.moved: dict[str, tuple[Any, Any]] = {}
         self.notes: list[str] = []
+        self._config = to_plain(config)
         try:
-            self.stored = read_run(workdir) if (workdir / "config.json").exists() else None
-            self._run = {"config": to_plain(config)}
+            self.stored = find_run(workdir)
             if self.stored is None:
                 _refuse_lost_config(workdir)
             else:
-                self._refuse_another_config(config)
+                self._refuse_another_config(config, self.stored["config"])
         except BaseException:
             self.close()
             raise
@@ -78,24 +73,19 @@ class RunDirectory:
         Raises:
           UserError: the data differ from those that the run began with.
         """
-        self._run |= json.loads(json.dumps(facts))
         if self.stored is None:
-            self._write(self._run | {"tokenizers": hash_tokenizers(self.path)} | environment())
+            tokenizers = {"tokenizers": hash_tokenizers(self.path)}
+            self._write({"config": self._config, **facts, **tokenizers, **environment()})
             return
         check_provenance(self.path, facts)
         self.notes = notes_on_environment(self.stored)
         if self.moved:
-            if not same_bytes(self.stored.get("corpus"), self._run.get("corpus")):
+            if not same_bytes(self.stored.get("corpus"), facts.get("corpus")):
                 raise self._another_config(self.moved)
-            stored = copy.deepcopy(self.stored)
             for key, (old, new) in self.moved.items():
-                *sections, name = key.split(".")
-                section = stored["config"]
-                for each in sections:
-                    section = section.setdefault(each, {})
-                section[name] = new
                 self.notes.append(f"{key} was {old!r}, now {new!r}: the same data")
-            self._write(stored)
+            self.stored["config"]["data"] = self._config["data"]
+            self._write(self.stored)
 
     def _write(self, run: Mapping[str, Any]) -> None:
         write_atomically(self.path / "config.json", json.dumps(run, indent=2) + "\n")
@@ -115,16 +105,14 @@ class RunDirectory:
         """Release the lock."""
         os.close(self._lock)
 
-    def _refuse_another_config(self, config: RunConfig) -> None:
-        there = read_run(self.path)["config"]
+    def _refuse_another_config(self, config: RunConfig, there: Mapping[str, Any]) -> None:
         if there.get("task") == config.task:  # fill in keys that older versions did not store
             there = to_plain(read_stored(there, type(config), str(self.path / "config.json")))
-        others = differences(there, self._run["config"])
+        others = differences(there, self._config)
         self.moved = {key: pair for key, pair in others.items() if _DATA_KEYS.fullmatch(key)}
-        if others.keys() - self.moved.keys() - set(FREE_KEYS):
-            raise self._another_config(
-                {key: pair for key, pair in others.items() if key not in FREE_KEYS}
-            )
+        refused = {key: pair for key, pair in others.items() if key not in FREE_KEYS}
+        if refused.keys() - self.moved.keys():
+            raise self._another_config(refused)
 
     def _another_config(self, others: Mapping[str, tuple[Any, Any]]) -> UserError:
         return UserError(
@@ -146,14 +134,11 @@ def _refuse_lost_config(workdir: Path) -> None:
 def _make_writable(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir {str(workdir)!r}: a file is in its place") from None
-    except OSError as error:
-        raise UserError(f"cannot make --workdir {str(workdir)!r}: {error.strerror}") from None
-    try:  # os.access is unreliable on full or read-only disks
-        with tempfile.TemporaryFile(dir=workdir) as file:
+        with tempfile.TemporaryFile(dir=workdir) as file:  # os.access is unreliable on full disks
             file.write(b"x")
             file.flush()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir {str(workdir)!r}: a file is in its place") from None
     except OSError as error:
         raise UserError(f"cannot write to --workdir {str(workdir)!r}: {error.strerror}") from None
 

@@ -22,18 +22,15 @@ def init_state(
 
     A single program initializes everything, because compiling each parameter's draws separately is slow.
     """
-    graphdefs: list[nnx.GraphDef] = []
 
     @jax.jit
     def make(key):
         model = task.init_model(nnx.Rngs(key))
-        graphdef, state = nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
-        graphdefs.append(graphdef)
-        return state
+        return nnx.split((model, nnx.Optimizer(model, tx, wrt=nnx.Param)))
 
+    graphdef, state = make(key)
     # Commit the state to the device, as an update does; otherwise the second step would recompile.
-    state = jax.device_put(make(key), jax.local_devices()[0])
-    return graphdefs[0], state
+    return graphdef, jax.device_put(state, jax.local_devices()[0])
 
 
 def continued(
@@ -43,16 +40,10 @@ def continued(
 
     The optimizer state is kept, except for the removed parameters.
     """
-    graphdefs: list[nnx.GraphDef] = []
-
-    def make():
-        graphdef, made = init_state(task, tx, jax.random.key(0))
-        graphdefs.append(graphdef)
-        return made
-
+    graphdef, made = jax.eval_shape(lambda: init_state(task, tx, jax.random.key(0)))
     found = dict(nnx.to_flat_state(state))
-    kept = [(path, found[path]) for path, _ in nnx.to_flat_state(jax.eval_shape(make))]
-    return graphdefs[0], nnx.from_flat_state(kept)
+    kept = [(path, found[path]) for path, _ in nnx.to_flat_state(made)]
+    return graphdef, nnx.from_flat_state(kept)
 
 
 def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Schedule) -> TrainStep:
@@ -85,10 +76,8 @@ def make_train_step(task: Task, graphdef: nnx.GraphDef, learning_rate: optax.Sch
         # The loss may have changed variables other than parameters, such as running means.
         kept = nnx.state(model, nnx.Not(nnx.Param))
         _, count = metrics.get("objective", metrics["loss"])
-        return jax.tree.map(
-            lambda x: jnp.asarray(x)[None],
-            _Share(gradients, kept, metrics, count),
-        )
+        share = _Share(gradients, kept, metrics, count)
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], share)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, shares):
@@ -153,6 +142,5 @@ def model_of(graphdef: nnx.GraphDef, state: nnx.State) -> Any:
 def _maximum(tree: Any) -> jax.Array:
     """Return the largest magnitude among the real numbers of a tree, or NaN if any is NaN."""
     real = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.max(
-        jnp.array([0.0] + [jnp.max(jnp.abs(x), initial=0).astype(jnp.float32) for x in real])
-    )
+    largest = [jnp.max(jnp.abs(x), initial=0).astype(jnp.float32) for x in real]
+    return jnp.max(jnp.array([0.0, *largest]))

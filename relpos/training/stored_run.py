@@ -43,8 +43,12 @@ def read_run(workdir: Path) -> dict[str, Any]:
             raise UserError(
                 f"cannot read {str(path)!r}, restore it: {name!r} is not what relpos writes"
             )
-    found: dict[str, Any] = run
-    return found
+    return run
+
+
+def find_run(workdir: Path) -> dict[str, Any] | None:
+    """Return config.json as `read_run` does, or None before the run has begun."""
+    return read_run(workdir) if (workdir / "config.json").exists() else None
 
 
 def _are_facts(value: Any) -> bool:
@@ -115,9 +119,8 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
     Raises:
       UserError: the run has begun, and the file is missing or has changed.
     """
-    path = workdir / name
-    begun = (workdir / "config.json").exists()
-    if not begun:
+    path, run = workdir / name, find_run(workdir)
+    if run is None:
         if os.path.lexists(path):
             numbers = itertools.chain([""], itertools.count(2))
             asides = (path.with_name(f"old{number}.{name}") for number in numbers)
@@ -131,7 +134,7 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
             "its pieces in another way"
         ) from None
     # Older runs have no hash of the file.
-    if read_run(workdir).get("tokenizers", {}).get(name, found) != found:
+    if run.get("tokenizers", {}).get(name, found) != found:
         raise UserError(
             f"{str(path)!r} is not the file that this run was trained with: its sha256 is {found}. Restore it; "
             "another one numbers its pieces in another way"
@@ -147,9 +150,8 @@ def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
     Raises:
       UserError: the data have changed. The message lists the differences.
     """
-    if not (workdir / "config.json").exists():
+    if (stored := find_run(workdir)) is None:
         return
-    stored = read_run(workdir)
     for name, here in json.loads(json.dumps(dict(facts))).items():
         there = stored.get(name, _MISSING)
         if same_bytes(there, here):
@@ -170,11 +172,8 @@ def same_bytes(there: Any, here: Any) -> bool:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> both values, for every value that differs."""
     old, new = flatten(there), flatten(here)
-    return {
-        key: (old.get(key, _MISSING), new.get(key, _MISSING))
-        for key in {**old, **new}
-        if old.get(key, _MISSING) != new.get(key, _MISSING)
-    }
+    pairs = {key: (old.get(key, _MISSING), new.get(key, _MISSING)) for key in {**old, **new}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def listed(others: Mapping[str, tuple[Any, Any]]) -> str:

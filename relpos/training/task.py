@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -23,18 +25,6 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 T = TypeVar("T")
 
 
-class BatchIterator(Protocol):
-    """An endless Grain iterator that can save and restore its position."""
-
-    def __next__(self) -> Batch: ...
-
-    def get_state(self) -> Any:
-        """Return the position as JSON-serializable data."""
-
-    def set_state(self, state: Any) -> None:
-        """Restore a position returned by `get_state`."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One unit of evaluation: a split at one length.
@@ -42,7 +32,7 @@ class Case:
     Attributes:
       labels: labels of the record, such as {"length": 256}.
       batches: returns batches that cover every item once.
-      items: the items behind the batches, if `Scores.score` needs them.
+      items: the items behind the batches, if `Task.score` needs them.
     """
 
     labels: Record
@@ -57,8 +47,7 @@ class Task(Protocol):
     `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which raises a UserError for an invalid
     config. `create` does no I/O; `prepare` does.
 
-    Optional capabilities are separate protocols: `DropsEncoding`, `KeepsOutputs`, `Scores`, `ScoresText`,
-    `Concludes`, `AnswersLines` and `Continues`.
+    Optional capabilities are separate protocols: `DropsEncoding`, `ScoresText`, `AnswersLines` and `Continues`.
 
     Attributes:
       title: table title, followed by "on SPLIT".
@@ -95,8 +84,8 @@ class Task(Protocol):
         """Return a lower bound on the activation memory of a training batch, in bytes."""
         return 0
 
-    def train_batches(self) -> BatchIterator:
-        """Return a new iterator positioned at the first batch."""
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return a new endless iterator positioned at the first batch."""
         raise NotImplementedError
 
     def tokens(self, batch: Batch) -> int:
@@ -106,14 +95,16 @@ class Task(Protocol):
     def metrics(self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None) -> Metrics:
         """Compute the metrics of a batch. The method must be pure; it is called inside jit.
 
-        Training minimizes the mean of ``objective`` if present, otherwise of ``loss``, in nats per target.
-
-        Args:
-          model: the model.
-          batch: one batch, on the device.
-          key: random key for dropout, or None for evaluation.
+        Training minimizes the mean of ``objective`` if present, otherwise of ``loss``, in nats per target. The random
+        key is for dropout; it is None for evaluation.
         """
         raise NotImplementedError
+
+    def metrics_and_outputs(
+        self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> tuple[Metrics, jax.Array]:
+        """Return the metrics and one output per row for `score`; by default there are no outputs."""
+        return self.metrics(model, batch, key), jnp.zeros(0)
 
     def test_splits(self) -> Sequence[str]:
         """Return the splits to score at the end of training."""
@@ -124,16 +115,26 @@ class Task(Protocol):
     ) -> Sequence[Case]:
         """Return the cases of a split.
 
-        Args:
-          model: the model.
-          split: the split's name.
-          lengths: lengths to evaluate at; if empty, those of the config.
-          brief: whether to use only part of the split, as evaluations during training do.
+        They have the given lengths, by default those of the config. If brief, they cover only part of the split, as in
+        evaluations during training.
 
         Raises:
           UserError: the split is unknown, or the task does not support these lengths.
         """
         raise NotImplementedError
+
+    def score(
+        self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
+    ) -> list[Record]:
+        """Return the records of a case, by default the given one: its labels and metric means.
+
+        `outputs` are those of all rows, see `metrics_and_outputs`.
+        """
+        return [record]
+
+    def conclude(self, model: Any, console: Console) -> None:
+        """Take an extra step at the end of training, such as printing samples."""
+        return
 
 
 @runtime_checkable
@@ -145,46 +146,11 @@ class DropsEncoding(Protocol):
 
 
 @runtime_checkable
-class KeepsOutputs(Protocol):
-    """A task that scores a case from the model's outputs."""
-
-    def metrics_and_outputs(
-        self, model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None
-    ) -> tuple[Metrics, jax.Array]:
-        """Return the metrics and one output per row."""
-
-
-@runtime_checkable
-class Scores(Protocol):
-    """A task with scores that are not means over batches."""
-
-    def score(
-        self, model: Any, case: Case, record: Record, outputs: list[np.ndarray]
-    ) -> list[Record]:
-        """Return the records of a case.
-
-        Args:
-          model: the model.
-          case: a case from `Task.cases`.
-          record: its labels and metric means.
-          outputs: one output per row if the task is a `KeepsOutputs`; otherwise empty.
-        """
-
-
-@runtime_checkable
 class ScoresText(Protocol):
     """A task that can score arbitrary text."""
 
     def text_cases(self, model: Any, path: str, *, lengths: Sequence[int]) -> Sequence[Case]:
         """Return the cases of a file, glob or folder; see `Task.cases`."""
-
-
-@runtime_checkable
-class Concludes(Protocol):
-    """A task with an extra step at the end of training."""
-
-    def conclude(self, model: Any, console: Console) -> None:
-        """Run the extra step, such as printing samples."""
 
 
 @runtime_checkable
@@ -213,14 +179,13 @@ class Continues(Protocol):
 
 def one_by_one(answer: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T | UserError]:
     """Return `answer(line)` for each line, or the UserError that it raises."""
-
-    def guarded(line: bytes) -> T | UserError:
+    found: list[T | UserError] = []
+    for line in lines:
         try:
-            return answer(line)
+            found.append(answer(line))
         except UserError as error:
-            return error
-
-    return [guarded(line) for line in lines]
+            found.append(error)
+    return found
 
 
 def together(
@@ -228,34 +193,20 @@ def together(
     answer: Callable[[Sequence[T]], Sequence[bytes]],
     lines: Sequence[bytes],
 ) -> list[bytes | UserError]:
-    """Parse lines one by one and answer them as one batch.
-
-    Args:
-      read: parses a line into a question, or raises a UserError.
-      answer: returns the answers to all questions.
-      lines: the lines.
-
-    Returns:
-      An answer or an error for each line.
-    """
+    """Parse lines by `read` one by one, answer them together, and return an answer or a UserError for each line."""
     found = one_by_one(read, lines)
     answers = iter(answer([question for question in found if not isinstance(question, UserError)]))
     return [question if isinstance(question, UserError) else next(answers) for question in found]
 
 
-def create_task(config: Any, workdir: Path | None = None) -> Task:
-    """Return the task of a config.
-
-    Args:
-      config: an instance of the task's `Config`.
-      workdir: run directory to prepare the task for; None skips `Task.prepare`.
+def create_task(config: Any, workdir: Path) -> Task:
+    """Return the task of a config, prepared for a run directory.
 
     Raises:
       UserError: the config is invalid for the task, or the run directory was made with other data.
     """
     task: Task = find_module(config.task).create(config)
-    if workdir is not None:
-        task.prepare(workdir)
+    task.prepare(workdir)
     return task
 
 
@@ -275,16 +226,6 @@ def find_module(name: Any) -> Any:
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
-    module = importlib.import_module(_module_name(name))
-    for needed in ("Config", "create"):
-        if not hasattr(module, needed):
-            raise UserError(
-                f"task {name!r} is a module without {needed}: see relpos.training.task.Task"
-            )
-    return module
-
-
-def _module_name(name: str) -> str:
     if is_own_code(name):
         try:
             found = importlib.util.find_spec(name)
@@ -292,9 +233,15 @@ def _module_name(name: str) -> str:
             found = None
         if found is None:
             raise UserError(f"task {name!r} is no importable module")
-        return name
-    package = importlib.import_module("relpos.tasks")
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    if name not in names:
-        raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
-    return f"relpos.tasks.{name}"
+    else:
+        package = importlib.import_module("relpos.tasks")
+        names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        if name not in names:
+            raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
+    module = importlib.import_module(name if is_own_code(name) else f"relpos.tasks.{name}")
+    for needed in ("Config", "create"):
+        if not hasattr(module, needed):
+            raise UserError(
+                f"task {name!r} is a module without {needed}: see relpos.training.task.Task"
+            )
+    return module

@@ -1,14 +1,10 @@
-"""What may happen to a directory of checkpoints: damage, copies, foreign files, leftovers, an earlier relpos."""
+"""What may happen to a directory of checkpoints: damage, copies, foreign files, leftovers."""
 
-import gc
-import json
 import random
 import shutil
 import tempfile
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from relpos.errors import UserError
@@ -151,43 +147,6 @@ def test_a_removal_that_is_cut_short_leaves_no_checkpoint(tmp_path, batches, mon
     assert len(list(directory.iterdir())) == 5
     Checkpoints(tmp_path).close()
     assert sorted(path.name for path in directory.iterdir()) == ["50", "60"]
-
-
-def as_before_checksums(workdir, step):
-    folder = workdir / "checkpoints" / str(step)
-    (folder / "checksums.json").unlink()
-    meta = json.loads((folder / "meta" / "metadata").read_text())
-    del meta["step"]
-    (folder / "meta" / "metadata").write_text(json.dumps(meta))
-    return folder
-
-
-def test_a_checkpoint_from_before_checksums_is_restored_with_a_note(tmp_path, batches, caplog):
-    write_two(tmp_path, batches)
-    folder = as_before_checksums(tmp_path, 50)
-    checkpoints = Checkpoints(tmp_path)
-    state, meta = checkpoints.restore(50, make_state(0, 2), batches)
-    jax.tree.map(np.testing.assert_array_equal, state, make_state(50, 2))
-    assert meta == {"window": {}}
-    (note,) = caplog.messages
-    assert (
-        note == f"{folder} is from an earlier relpos and has no checksums: damage to it goes unseen"
-    )
-    checkpoints.save(60, make_state(0, 2), batches, {})
-    checkpoints.save(70, make_state(0, 2), batches, {})
-    checkpoints.close()
-    assert not folder.exists()
-
-
-# Where Orbax fails it may leave coroutines behind, for the garbage collector to complain about.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damage_to_a_checkpoint_from_before_checksums_is_told_in_a_line(tmp_path, batches):
-    write_two(tmp_path, batches)
-    (as_before_checksums(tmp_path, 50) / "model" / "manifest.ocdbt").unlink()
-    said = complaint(tmp_path, batches)
-    assert "does not exist; remove" in said
-    assert len(said) < 500
-    gc.collect()
 
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path):

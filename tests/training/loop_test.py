@@ -232,7 +232,7 @@ def test_metrics_that_were_lost_are_told_on_resuming(toy_config, toy_moments, tm
     assert records(tmp_path)[0]["step"] == 10
 
 
-@pytest.mark.parametrize("name", ["MetricsLog", "progress_lib.create_progress"])
+@pytest.mark.parametrize("name", ["MetricsLog", "RunProgress"])
 def test_a_run_that_cannot_be_opened_closes_what_it_had(toy_config, tmp_path, monkeypatch, name):
     def refuse(*args, **kwargs):
         raise UserError("no more")

@@ -8,15 +8,6 @@ from relpos.sections import read
 from relpos.training import memory
 from relpos.training.run_config import TransformerRunConfig
 
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (5_120, "5.1 kB"), (7 * 10**15, "7,000.0 TB")],
-)
-def test_bytes_for_people(size, text):
-    assert memory.show(size) == text
-
-
 CONFIG = read(
     TransformerRunConfig,
     {

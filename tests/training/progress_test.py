@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from relpos.training.progress import create_progress, say, show_record
+from relpos.training.progress import RunProgress, say, show_record
 
 MEANS = {"loss": 12.3456, "bits_per_byte": 17.811, "tokens_per_second": 123456.7, "other": 1.0}
 
@@ -19,7 +19,7 @@ def console(terminal, width=60):
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_bar_fits_its_terminal_and_shows_everything(width):
     screen = console(terminal=True, width=width)
-    progress = create_progress(screen, steps=100_000, step=500, formats=FORMATS)
+    progress = RunProgress(screen, steps=100_000, step=500, formats=FORMATS)
     progress.start()
     progress.update(99_000, MEANS)
     progress.log(99_000, MEANS)
@@ -36,7 +36,7 @@ def test_the_bar_fits_its_terminal_and_shows_everything(width):
 
 def test_other_output_gets_a_line_for_each_report_and_no_control_characters():
     screen = console(terminal=False)
-    progress = create_progress(screen, steps=100, step=0, formats=FORMATS)
+    progress = RunProgress(screen, steps=100, step=0, formats=FORMATS)
     progress.start()
     for step in range(1, 51):
         progress.update(step, MEANS)

@@ -15,10 +15,7 @@ METRICS = Metrics(__name__)
 def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
     """Compute all metrics on cased, plain text. Return them with their signatures and the number of pairs.
 
-    Args:
-      found: translations.
-      wanted: one reference per translation.
-      language: the target language, such as "de" or "zh_Hant"; it determines tokenization.
+    The target language, such as "de" or "zh_Hant", determines tokenization.
 
     Raises:
       UserError: there are no translations, or the numbers of translations and references differ.

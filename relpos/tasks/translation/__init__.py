@@ -3,7 +3,4 @@
 from relpos.tasks.translation.config import Config as Config
 from relpos.tasks.translation.task import Translation
 
-
-def create(config: Config) -> Translation:
-    """Return the task of a config."""
-    return Translation(config)
+create = Translation

@@ -18,89 +18,64 @@ from rich.console import Console
 from relpos import cores
 from relpos.data import pairs as pairs_data
 from relpos.data import tokenizers
-from relpos.data.corpus import Corpus
 from relpos.data.pairs import Pair
 from relpos.data.pairs import batches as pair_batches
 from relpos.data.pairs.batches import Tokenized, sentences
 from relpos.data.pairs.corpus import strip
 from relpos.data.tokenizers import words
-from relpos.errors import UserError, did_you_mean
+from relpos.errors import UserError
 from relpos.metrics.translations import METRICS, scores
 from relpos.nn import Beams, EncoderDecoder, beam_search
 from relpos.nn.beam_search import Found
 from relpos.tasks.translation.config import Config
 from relpos.training import memory, model_section
+from relpos.training.corpus_task import CorpusTask
 from relpos.training.progress import say
-from relpos.training.stored_run import artefact_path, check_provenance
-from relpos.training.task import Case, Metrics, Record, Task
+from relpos.training.task import Case, Metrics, Record, together
 
 Pairs = Sequence[Pair]
 NOTED_PAIRS = 10_000  # pairs checked for excessive length
 TRANSLATED_AT_ONCE = 64  # sentences per batch, whatever the training batch size
 
 
-class Translation(Task):
+class Translation(CorpusTask[Pair]):
     """Translation by an encoder-decoder; see `relpos.training.task.Task`."""
 
+    sources = pairs_data
     formats = METRICS.attributes("FORMAT") | {
         "oracle_exact_match": "{:.2f}",
         "tokens_per_second": "{:.0f}",
     }
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config: Config = config
         self.title = config.encoding
-        self._check(config)
-        self.beams = Beams(config.search.beams, config.search.length_penalty)
-
-    def prepare(self, workdir: Path) -> None:
-        """Load the tokenizers, or create them."""
-        self._workdir = workdir
-        self.source, self.target = self._tokenizers()
-
-    @staticmethod
-    def _check(config: Config) -> None:
-        search = config.search
+        search, most = config.search, _most_tokens(config)
         # Report invalid sizes before reading the corpus.
         model_section.check_shapes(config, functools.partial(_model, config, 2, 2))
         memory.check_cache(
-            lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(
-                search.beams, _most_tokens(config)
-            ),
-            _most_tokens(config),
+            lambda: _model(config, 2, 2, nnx.Rngs(0)).decoder.init_caches(search.beams, most),
+            most,
             f"search.max_length={search.max_length}, sequence_length={config.sequence_length} or "
             f"search.beams={search.beams}",
         )
+        self.beams = Beams(search.beams, search.length_penalty)
 
-    @functools.cached_property
-    def corpus(self) -> Corpus[Pair]:
-        """The pairs, loaded on first use: a trained model translates without them."""
-        corpus = pairs_data.load_chosen(self.config.data.source, self.config.data.sources)
-        check_provenance(self._workdir, {"corpus": corpus.describe()})
-        return corpus
-
-    def _tokenizers(self) -> tuple[Any, Any]:
-        """Return the tokenizers of source and target; they are the same object for a joint vocabulary."""
-        chosen = self.config.data
-        sides = {"joint": (0, 1)} if chosen.joint_vocabulary else {"source": (0,), "target": (1,)}
-        found = [self._tokenizer(name, which) for name, which in sides.items()]
-        return found[0], found[-1]
+    def prepare(self, workdir: Path) -> None:
+        """Load the tokenizers, or create them. They are the same object for a joint vocabulary."""
+        super().prepare(workdir)
+        if self.config.data.joint_vocabulary:
+            self.source = self.target = self._tokenizer("joint", (0, 1))
+        else:
+            self.source = self._tokenizer("source", (0,))
+            self.target = self._tokenizer("target", (1,))
 
     def _tokenizer(self, name: str, sides: Sequence[int]) -> Any:
-        chosen = self.config.data
-        kind = chosen.tokenizer
-        if kind == "bytes":
-            return tokenizers.create(kind)
-        ending = "json" if kind == "words" else "model"
-        path, is_new = artefact_path(self._workdir, f"tokenizer.{name}.{ending}")
-        texts: Any = sentences(self.corpus.splits["train"], sides) if is_new else ()
-        if kind == "words":
-            return words.load_or_make(path, texts)
-        return tokenizers.create(kind, corpus=texts, path=path, vocab_size=chosen.vocab_size)
-
-    def describe(self) -> Record:
-        """Return the corpus's name, version and hash."""
-        return {"corpus": self.corpus.describe()}
+        stored, pairs = self.stored_tokenizer(f"tokenizer.{name}")
+        texts: Any = sentences(pairs, sides)
+        if self.config.data.tokenizer == "words":
+            return words.load_or_make(stored["path"], texts)
+        return tokenizers.create(self.config.data.tokenizer, corpus=texts, **stored)
 
     def notes(self) -> list[str]:
         """Return warnings about pairs that are dropped, held out, in two splits or too long."""
@@ -141,7 +116,13 @@ class Translation(Task):
 
     def metrics(self, model: EncoderDecoder, batch, key) -> Metrics:
         """Compute the cross-entropy, and with label smoothing the smoothed one as the objective."""
-        nats_BT, uniform_BT = _token_losses(model, batch, key)
+        logits_BTV = model(
+            batch["source"], batch["inputs"],
+            source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,
+        )  # fmt: skip
+        log_total_BT = jax.nn.logsumexp(logits_BTV, -1)
+        nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+        uniform_BT = log_total_BT - logits_BTV.mean(-1)  # the cross-entropy of a uniform target
         weight_BT = batch["segments"].astype(jnp.float32)
         count = weight_BT.sum()
         metrics = {"loss": ((nats_BT * weight_BT).sum(), count)}
@@ -154,10 +135,6 @@ class Translation(Task):
         """Return the number of target tokens."""
         return int(batch["segments"].sum())
 
-    def test_splits(self) -> list[str]:
-        """Return all splits except train and validation."""
-        return [name for name in self.corpus.splits if name not in ("train", "validation")]
-
     def cases(
         self, model: EncoderDecoder, split: str, *, lengths: Sequence[int], brief: bool
     ) -> list[Case]:
@@ -165,10 +142,6 @@ class Translation(Task):
         if lengths:
             raise UserError(
                 "translations are scored by the length of their source: --lengths has no meaning here"
-            )
-        if split not in self.corpus.splits:
-            raise UserError(
-                f"unknown split {split!r}{did_you_mean(split, list(self.corpus.splits))}"
             )
         most = self.config.eval_pairs or None if brief else self.config.search.most_pairs
         return [self.case(self._pairs(split, most), brief)]
@@ -230,16 +203,10 @@ class Translation(Task):
         beams: Beams,
         lengths: Sequence[int] | None = None,
     ) -> tuple[list[bytes], float]:
-        """Translate sentences. A sentence that does not fit the model gets an empty translation.
+        """Return the translations of sentences, in order, and their total number of tokens.
 
-        Args:
-          model: the model.
-          sources: sentences.
-          beams: search settings.
-          lengths: exact number of tokens per translation; None lets the model end each.
-
-        Returns:
-          The translations, in order, and their total number of tokens.
+        A sentence that does not fit the model gets an empty translation. With `lengths`, each translation has exactly
+        so many tokens; otherwise the model ends it.
         """
         graphdef, state = nnx.split(model)
         static = graphdef, beams, _most_tokens(self.config), self.target.separator
@@ -292,47 +259,45 @@ class Translation(Task):
         self, model: EncoderDecoder, lines: Sequence[bytes]
     ) -> list[bytes | UserError]:
         """Return the translation of each line, or an error."""
-        # Strip as for training pairs.
-        lines = [strip(line.removeprefix(codecs.BOM_UTF8)) for line in lines]
-        faults = [self._fault(line) for line in lines]
-        found, _ = self.translate(model, lines, self.beams)
-        return [
-            translation.replace(b"\n", b" ") if fault is None else fault
-            for fault, translation in zip(faults, found, strict=True)
-        ]
 
-    def _fault(self, line: bytes) -> UserError | None:
+        def answer(sources: Sequence[bytes]) -> list[bytes]:
+            found, _ = self.translate(model, sources, self.beams)
+            return [translation.replace(b"\n", b" ") for translation in found]
+
+        return together(self._sentence, answer, lines)
+
+    def _sentence(self, line: bytes) -> bytes:
+        """Parse a line into a sentence, stripped as training pairs are."""
+        line = strip(line.removeprefix(codecs.BOM_UTF8))
         try:
             line.decode()
         except UnicodeDecodeError as error:
-            return UserError(f"not UTF-8: {error.reason} at byte {error.start}")
+            raise UserError(f"not UTF-8: {error.reason} at byte {error.start}") from error
         size = len(self.source.encode(line))
         if not size:
-            return UserError("an empty line has no translation")
+            raise UserError("an empty line has no translation")
         if isinstance(self.source, words.Words) and (unknown := self.source.unknown(line)):
-            return UserError(f"words that the model has not seen: {', '.join(unknown)}")
+            raise UserError(f"words that the model has not seen: {', '.join(unknown)}")
         if size >= self.config.sequence_length:
-            return UserError(
+            raise UserError(
                 f"{size} tokens are more than the {self.config.sequence_length - 1} that sequence_length leaves"
             )
-        return None
+        return line
 
     def _pairs(self, split: str, most: int | None) -> list[Pair]:
         """Return `most` pairs spread over a split, always the same ones; None returns all."""
-        pairs = self.corpus.splits[split]
-        numbers: Sequence[int] = range(len(pairs))
-        if most is not None and most < len(pairs):
-            drawn = np.random.default_rng(0).choice(len(pairs), size=most, replace=False)
-            numbers = sorted(drawn.tolist())
-        return [pairs[i] for i in numbers]
+        pairs = self.items(split)
+        if most is None or most >= len(pairs):
+            return list(pairs)
+        drawn = np.random.default_rng(0).choice(len(pairs), size=most, replace=False)
+        return [pairs[i] for i in sorted(drawn.tolist())]
 
 
 def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs) -> EncoderDecoder:
     key = "decoder_encoding" if config.decoder_encoding else "encoding"
     of_decoder = config.decoder_encoding or config.encoding
     model_section.check_cross_encoding(config.cross_encoding)
-
-    def make() -> EncoderDecoder:
+    with model_section.blame("config section 'model'"):
         model = EncoderDecoder(
             encoder=model_section.layers(config, config.encoding, causal=False),
             decoder=model_section.layers(config, of_decoder, causal=True, key=key),
@@ -343,13 +308,10 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
             encoding_options=config.encodings,
             rngs=rngs,
         )
-        for stack in (model.encoder, model.decoder):
-            needed = max(config.sequence_length, _most_tokens(config) + 1)
-            model_section.check_length(stack.max_length, needed, config)
-        return model
-
-    made: EncoderDecoder = model_section.build(make, "model")
-    return made
+    for stack in (model.encoder, model.decoder):
+        needed = max(config.sequence_length, _most_tokens(config) + 1)
+        model_section.check_length(stack.max_length, needed, config)
+    return model
 
 
 def _most_tokens(config: Config) -> int:
@@ -359,17 +321,6 @@ def _most_tokens(config: Config) -> int:
 
 def _text(sentences: Iterable[bytes]) -> list[str]:
     return [sentence.decode("utf-8", "replace") for sentence in sentences]
-
-
-def _token_losses(model: EncoderDecoder, batch, key):
-    """Return the cross-entropy of each target, and that of a uniform target."""
-    logits_BTV = model(
-        batch["source"], batch["inputs"],
-        source_segments=batch["source_segments"], target_segments=batch["segments"], key=key,
-    )  # fmt: skip
-    log_total_BT = jax.nn.logsumexp(logits_BTV, -1)
-    nats_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
-    return nats_BT, log_total_BT - logits_BTV.mean(-1)
 
 
 def _search(graphdef, beams: Beams, most: int, separator: int, state, batch) -> Found:

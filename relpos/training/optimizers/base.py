@@ -5,19 +5,18 @@ from typing import Any
 import jax
 
 
-def is_kernel(path: tuple) -> bool:
-    """Return whether a parameter's tree path ends in the name ``kernel``.
+def kernels(params: Any) -> Any:
+    """Return a tree like `params` with True for each kernel, a parameter whose tree path ends in the name ``kernel``.
 
     Kernels are matrices [..., in, out]; leading axes are layers. Stacked biases and norms may have as many axes, so
     only the name distinguishes kernels.
     """
-    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    return bool(names) and names[-1] == "kernel"
 
+    def is_kernel(path: tuple, _: Any) -> bool:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        return names[-1:] == ["kernel"]
 
-def kernels(params: Any) -> Any:
-    """Return a tree like `params` with True for each kernel."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: is_kernel(path), params)
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
 def check_decays(**decays: float) -> None:

@@ -4,7 +4,7 @@ import jax
 import optax
 import optax.contrib
 
-from relpos.training.optimizers.base import check_decays, is_kernel
+from relpos.training.optimizers.base import check_decays, kernels
 
 RMS = 0.2  # root mean square of an AdamW update, sec. 2.2
 
@@ -27,9 +27,7 @@ def create(
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
     def dimension_numbers(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: matrix if is_kernel(path) else None, params
-        )
+        return jax.tree.map(lambda is_kernel: matrix if is_kernel else None, kernels(params))
 
     return optax.contrib.muon(
         rate,
