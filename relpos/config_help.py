@@ -28,7 +28,8 @@ def describe() -> str:
         "keys of each task (--config.KEY=VALUE, --config.SECTION.KEY=VALUE), with their defaults:",
     ]
     for task, config in defaults.items():
-        lines += _section({k: v for k, v in config.items() if k not in shared | apart}, task, "  ")
+        own = {k: v for k, v in config.items() if k not in shared | apart}
+        lines += _section(own, task, "  ")
     lines += ["", "keys of all tasks:"]
     lines += _section({k: v for k, v in some.items() if k in shared - apart})
     lines += [

@@ -54,22 +54,30 @@ class RelativeAttention(nn.Module):
         )  # fmt: skip
 
     def decode(
-        self, x_BTD: Float[Array, "B T D"], cache: Cache, **more: Any
+        self,
+        x_BTD: Float[Array, "B T D"],
+        cache: Cache,
+        *,
+        positions: Num[Array, "B T *axes"] | None = None,
+        order: Num[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Append x to a cache and attend, as `relpos.RelativeAttention.decode`: apply(..., method="decode")."""
-        return self._bound(x_BTD).decode(x_BTD, cache, **more)
+        places = {"positions": positions, "order": order, "segments": segments}
+        return self._bound(x_BTD).decode(x_BTD, cache, **places)
 
     def read_on(
         self,
         x_BTD: Float[Array, "B T D"],
         earlier: Earlier | Float[Array, "B M D"],
         *,
+        segments: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
-        **more: Any,
     ) -> Float[Array, "B T D"]:
         """Attend to earlier tokens too, as `relpos.RelativeAttention.read_on`: apply(..., method="read_on")."""
         layer = self._bound(x_BTD)
-        return layer.read_on(x_BTD, earlier, **self._dropout(layer, deterministic), **more)
+        dropout = self._dropout(layer, deterministic)
+        return layer.read_on(x_BTD, earlier, segments=segments, **dropout)
 
     @nn.compact
     def _bound(self, x_BTD: Float[Array, "B T D"]) -> relpos_nn.RelativeAttention:

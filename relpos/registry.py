@@ -2,17 +2,18 @@
 
 import importlib
 import inspect
+import math
 import numbers
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from relpos.errors import nearest
 
 Kind = TypeVar("Kind")
-# By the type of an option's default: the accepted types of a value, and their description. A bool is an int, so it is
-# first.
+# By the type of an option's default: the accepted types of a value, and their description. bool comes first, because a
+# bool is an int.
 _ACCEPTED: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
     int: (numbers.Integral, "a whole number"),
@@ -120,7 +121,7 @@ def check_options(name: str, chosen: Mapping[str, Any], known: Mapping[str, Any]
     """Check chosen options of a name by the known ones, option -> default.
 
     Raises:
-      ValueError: an option is unknown, or `check_value` raises it.
+      ValueError: an option is unknown, or its value fails `check_value`.
     """
     for key, value in chosen.items():
         if key not in known:
@@ -144,3 +145,16 @@ def check_value(key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{key} must fit into int32, got {value}")
     if kind is float and not abs(value) <= _FLOAT32_MAX:  # refuses NaN too
         raise ValueError(f"{key} must be finite in float32, got {value}")
+
+
+def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
+    """Check that an option is from `least` to `most`; the error names the option `key`, such as "rope.base"."""
+    if not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{key} must be {bounds}, got {value}")
+
+
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Check that an option is one of the known values; the error names the option `key`, and the nearest value."""
+    if value not in (known := tuple(known)):
+        raise ValueError(unknown(key, value, known))

@@ -198,17 +198,19 @@ def _read(value: Any, hint: Any, key: str, default: Any) -> Any:
 
 def _read_options(value: Any, key: str, default: Options) -> dict[str, dict[str, Any]]:
     found = {name: dict(options) for name, options in default.items()}
-    _check_keys(chosen := _section(value, key), default, f"{key}.")
+    chosen = _section(value, key)
+    _check_keys(chosen, default, f"{key}.")
     for name, options in chosen.items():
-        prefix = f"{key}.{name}."
-        _check_keys(_section(options, prefix[:-1]), default[name], prefix)
+        inside = f"{key}.{name}"
+        _check_keys(_section(options, inside), default[name], f"{inside}.")
         for option, given in options.items():
             hint = _kind_of(default[name][option])
-            found[name][option] = _read(given, hint, f"{prefix}{option}", None)
+            found[name][option] = _read(given, hint, f"{inside}.{option}", None)
     return found
 
 
 def _section(value: Any, key: str) -> Mapping[str, Any]:
+    """Return the value, which must be a mapping."""
     if not isinstance(value, Mapping):
         raise UserError(f"config key {key!r} must be a section, got {_brief.repr(value)}")
     return value

@@ -143,7 +143,7 @@ class _Progress(AbstractContextManager):
         self._console, self._name, self._total = console, name, len(trials)
         self._active: list[Trial] = []
         self._ended: list[Trial] = []
-        self._start = time.monotonic()
+        self._start, self._there = time.monotonic(), 0.0  # what was trained before this start
         self._live = Live(
             console=console, get_renderable=self._bars, refresh_per_second=0.5, transient=True
         )
@@ -158,6 +158,7 @@ class _Progress(AbstractContextManager):
 
     def began(self, trial: Trial) -> None:
         """Show that a run has started."""
+        self._there += _share(trial)
         self._active.append(trial)
         if not self._console.is_terminal:
             say(self._console, f"{self._name(trial)}: begins")
@@ -173,21 +174,33 @@ class _Progress(AbstractContextManager):
             told += f" ({self._how_far()})"
         say(self._console, told)
 
+    def _share(self) -> float:
+        """Return how many runs are trained, counting parts of those under way."""
+        return len(self._ended) + sum(map(_share, tuple(self._active)))
+
     def _how_far(self) -> str:
-        ended = len(self._ended)
-        left = (time.monotonic() - self._start) / max(ended, 1) * (self._total - ended) / 60
-        return f"{ended} of {self._total}" + (f", about {left:.0f} min left" if ended else "")
+        told, trained = f"{len(self._ended)} of {self._total}", self._share()
+        if trained <= self._there:
+            return told
+        rate = (trained - self._there) / (time.monotonic() - self._start)
+        return f"{told}, about {(self._total - trained) / rate / 60:.0f} min left"
 
     def _bars(self) -> Table:
-        bars, share = Table.grid(padding=(0, 1)), float(len(self._ended))
+        bars = Table.grid(padding=(0, 1))
         for trial in tuple(self._active):
-            steps = trial.overrides.get("steps", spec.settings(trial.config).get("steps")) or 1
-            step = trial.run.last_step
-            share += min(step / steps, 1)
+            step, steps = trial.run.last_step, _steps(trial)
             bar = ProgressBar(steps, step, width=20)
             bars.add_row(Text(self._name(trial)), bar, f"step {step} of {steps}")
-        bars.add_row("all runs", ProgressBar(self._total, share, width=20), self._how_far())
+        bars.add_row("all runs", ProgressBar(self._total, self._share(), width=20), self._how_far())
         return bars
+
+
+def _steps(trial: Trial) -> int:
+    return int(trial.overrides.get("steps", spec.settings(trial.config).get("steps", 0)) or 1)
+
+
+def _share(trial: Trial) -> float:
+    return min(trial.run.last_step / _steps(trial), 1)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from relpos.encodings.base import Dims as Dims
 from relpos.encodings.base import Encoding as Encoding
 from relpos.encodings.base import biases as biases
 from relpos.encodings.base import bind as bind
-from relpos.encodings.base import check_range
 from relpos.encodings.base import tokens as tokens
 from relpos.encodings.composed import ByHeads as ByHeads
 from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
+from relpos.registry import check_range
 
 MOST_SIZE = 2**16  # of a head; also the most heads
 

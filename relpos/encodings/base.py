@@ -1,8 +1,6 @@
 """The base class of position encodings, and the functions that apply an encoding to all heads."""
 
 import dataclasses
-import math
-from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -104,19 +102,6 @@ class Encoding(Slots, fills_slots=False):
         return None, None
 
 
-def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
-    """Check that an option is from `least` to `most`; the error names the option `key`, such as "rope.base"."""
-    if not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ValueError(f"{key} must be {bounds}, got {value}")
-
-
-def check_choice(key: str, value: str, known: Collection[str]) -> None:
-    """Check that an option is one of the known values; the error names the option `key`."""
-    if value not in known:
-        raise ValueError(f"unknown {key} {value!r}: known: {', '.join(known)}")
-
-
 def normal(rngs: nnx.Rngs, stddev: float, *shape: int) -> Float[Array, "..."]:
     """Return initial parameters, drawn from a normal distribution around 0."""
     return stddev * jax.random.normal(rngs.params(), shape)
@@ -125,7 +110,7 @@ def normal(rngs: nnx.Rngs, stddev: float, *shape: int) -> Float[Array, "..."]:
 def running_sums(
     x_T: Float[Array, "T ..."], valid_T: Array, state: Any
 ) -> tuple[Float[Array, "T ..."], Float[Array, "..."]]:
-    """Return what the tokens up to each add up to, padding left out, and the last sum: the next tokens' state."""
+    """Return the sum over all tokens up to each one, without padding, and the last sum, the next tokens' state."""
     counted_T = valid_T.reshape(-1, *(x_T.ndim - 1) * [1])
     sums_T = jnp.cumsum(jnp.where(counted_T, x_T, 0), 0) + (0 if state is None else state[None])
     return sums_T, sums_T[-1]

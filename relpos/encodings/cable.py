@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, normal, running_sums
+from relpos.encodings.base import Dims, Encoding, PerHead, normal, running_sums
+from relpos.registry import check_choice
 
 GATES = {"relu": jax.nn.relu, "softplus": jax.nn.softplus}
 KERNELS = ("linear", "log")

@@ -6,7 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Encoding, Passed, check_range
+from relpos.encodings.base import Dims, Encoding, Passed
+from relpos.registry import check_range
 
 
 class CoPE(Encoding):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range, normal
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
+from relpos.registry import check_choice, check_range
 
 SPACINGS = ("log", "linear")
 MOST_HIDDEN = 4096

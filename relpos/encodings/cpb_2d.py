@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, check_range
+from relpos.encodings.base import Dims, Encoding
 from relpos.encodings.cpb import OffsetNetwork
 from relpos.encodings.table_2d import apart, places
+from relpos.registry import check_range
 
 MOST_SIDE = 128
 

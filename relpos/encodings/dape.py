@@ -6,7 +6,8 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.attention.slots import SLOTS
-from relpos.encodings.base import Dims, Encoding, PerHead, check_range
+from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.registry import check_range
 
 MOST_HIDDEN = 256
 SLOPE = 0.01  # of the leaky ReLU below 0, as in PyTorch

@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant, check_range, normal
+from relpos.encodings.base import Dims, Encoding, PerHead, PerHeadConstant, normal
+from relpos.registry import check_range
 
 MOST = 2**20  # distances with their own row
 

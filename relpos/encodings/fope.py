@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, PerKeyHead, PerKeyHeadConstant, check_range
+from relpos.encodings.base import Dims, PerKeyHead, PerKeyHeadConstant
 from relpos.encodings.rotations.pairs import Rotation, turning_often
+from relpos.registry import check_range
 
 MOST_GAIN = 1000
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from relpos.encodings.base import Dims, PerKeyHead, check_choice, check_range, normal
+from relpos.encodings.base import Dims, PerKeyHead, normal
 from relpos.encodings.rotations.pairs import Rotation
+from relpos.registry import check_choice, check_range
 
 GENERATORS = ("coordinates", "plane")
 MOST_SLOWNESS = 1e6
@@ -62,10 +63,10 @@ class GrapeM(Rotation):
         speeds = PerKeyHead(jnp.tile(logs_M, (K, 1))) if per_head else nnx.Param(logs_M)
         self.speeds = None if is_plane else speeds
 
-    def _turned(self, x_TH, positions_T, features_T):
+    def _turn(self, x_TH, positions_T, features_T):
         if self.plane is not None:
             return turned_in_plane(x_TH, positions_T, *self.plane[...])
-        return super()._turned(x_TH, positions_T, features_T)
+        return super()._turn(x_TH, positions_T, features_T)
 
     def _waves(self, positions_T, features_T):
         assert self.speeds is not None

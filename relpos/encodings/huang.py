@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, check_range, normal
+from relpos.encodings.base import Dims, Encoding, normal
+from relpos.registry import check_range
 
 MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
+from relpos.registry import check_range
 
 
 class Inkling(Encoding):

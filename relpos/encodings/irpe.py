@@ -6,9 +6,10 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range
+from relpos.encodings.base import Dims, Encoding, PerHead
 from relpos.encodings.table_2d import places
 from relpos.positions import distances
+from relpos.registry import check_choice, check_range
 
 METHODS = ("product", "cross", "euclidean", "quantization", "squares")
 MOST_GAMMA = 1024

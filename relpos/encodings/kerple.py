@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice
+from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.registry import check_choice
 
 KERNELS = ("log", "power")
 LEAST = 0.01  # the authors' code clips the values of both parameters here, but not their gradients

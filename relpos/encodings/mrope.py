@@ -56,15 +56,15 @@ class MRoPE(Rotation):
         self.axes = axes
         of_pairs = np.repeat(np.arange(axes), counts)
         if interleaved:
-            of_pairs[:] = 0
+            of_pairs = np.zeros(M, int)
             for axis in range(1, axes):
-                turns = of_pairs[axis::axes]
-                if counts[axis] > len(turns):
+                may_have = of_pairs[axis::axes]  # a view
+                if counts[axis] > len(may_have):
                     raise ValueError(
                         f"interleaved mrope.sections give an axis at most one pair in {axes}: axis {axis} may have "
-                        f"{len(turns)} of {M}, got {counts}"
+                        f"{len(may_have)} of {M}, got {counts}"
                     )
-                turns[: counts[axis]] = axis
+                may_have[: counts[axis]] = axis
         self.axis_of_pairs = tuple(of_pairs.tolist())
 
     def _waves(self, positions_T, features_T):

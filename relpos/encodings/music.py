@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_choice, check_range, normal
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
+from relpos.registry import check_choice, check_range
 
 BEYOND = ("zero", "clip")
 MOST = 2**30  # int32 can index the rows of both directions for every distance below this

@@ -6,7 +6,8 @@ import numpy as np
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHead, check_range
+from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.registry import check_range
 
 
 class PoPE(Encoding):

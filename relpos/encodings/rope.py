@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, check_choice, check_range
+from relpos.encodings.base import Dims
 from relpos.encodings.rotations.pairs import LAYOUTS, Rotation, rotated
 from relpos.encodings.rotations.scalings import Stretch, scaled
+from relpos.registry import check_choice, check_range
 
 PARTS = ("first", "last")
 VALUES = {  # the choices, each with the slots that it leaves empty
@@ -104,7 +105,7 @@ class RoPE(Rotation):
             return jnp.concatenate([x_TH[:, : H - R], turned], -1)
         return jnp.concatenate([rotated(x_TH[:, :R], sin, cos, self.layout), x_TH[:, R:]], -1)
 
-    def _turned(self, x_TH, positions_T, features_T):
+    def _turn(self, x_TH, positions_T, features_T):
         return self._rotate(x_TH, positions_T, times=self.scaled.attention)
 
     def value(self, v_SH, positions_S, features_S):

@@ -6,9 +6,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos import positions
-from relpos.encodings.base import Dims, PerHead, check_range
+from relpos.encodings.base import Dims, PerHead
 from relpos.encodings.rotations.pairs import Rotation
 from relpos.encodings.table_2d import places
+from relpos.registry import check_range
 
 
 class RoPE2D(Rotation):

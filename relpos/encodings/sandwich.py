@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, PerHeadConstant, check_range
+from relpos.encodings.base import Dims, Encoding, PerHeadConstant
+from relpos.registry import check_range
 
 MOST_WIDTH = 2**12
 

@@ -2,8 +2,9 @@
 
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerKeyHead, check_range, normal, running_sums
+from relpos.encodings.base import Dims, PerKeyHead, normal, running_sums
 from relpos.encodings.rotations.pairs import Rotation
+from relpos.registry import check_range
 
 
 class SelectiveRoPE(Rotation):

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_range
+from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.registry import check_range
 
 MOST = 2**30  # int32 can index 2k + 1 rows for every k below this
 

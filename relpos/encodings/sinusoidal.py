@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos import positions
-from relpos.encodings.base import Dims, Encoding, check_range
+from relpos.encodings.base import Dims, Encoding
+from relpos.registry import check_range
 
 
 class Sinusoidal(Encoding):

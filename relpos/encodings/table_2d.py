@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from relpos.encodings.base import Dims, Encoding, PerHead, check_range, normal
+from relpos.encodings.base import Dims, Encoding, PerHead, normal
 from relpos.positions import distances
+from relpos.registry import check_range
 
 MOST_SIDE = 1024
 

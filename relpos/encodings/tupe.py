@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from relpos.encodings.base import Dims, PerHead, check_range, normal
+from relpos.encodings.base import Dims, PerHead, normal
 from relpos.encodings.t5 import T5
+from relpos.registry import check_range
 
 
 class TUPE(T5):

@@ -98,7 +98,9 @@ class Wall(Encoding):
 
 
 def _within(carry, at_own, seen, k, log):
-    """Walk the queries [C, H] past the keys that each sees in its own piece: return dot products [C, L], and queries.
+    """Walk the queries past the keys that each sees in its own piece.
+
+    Returns the dot products [C, L], and the queries after the piece, [C, H].
 
     Args:
       carry: the queries.

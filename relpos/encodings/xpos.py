@@ -7,8 +7,9 @@ from flax import nnx
 
 from relpos import positions
 from relpos.attention.reference import dot_rows
-from relpos.encodings.base import Dims, Passed, check_range
+from relpos.encodings.base import Dims, Passed
 from relpos.encodings.rotations.pairs import Rotation
+from relpos.registry import check_range
 
 MOST = 8.0  # the largest exponent in use: float16 ends at e^11
 

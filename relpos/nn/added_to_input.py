@@ -46,7 +46,10 @@ def check_counted_on(
 
 
 def _with_given(of_layers, beside, embed_positions) -> list[tuple[Encoding, Any]]:
-    """Pair encodings with the positions that are given: for the one beside the layers' alone, or without it for all."""
+    """Pair each encoding with the positions given to it, or None.
+
+    They are given to `beside` alone; without it, to all encodings of the layers.
+    """
     if beside is None:
         return [(encoding, embed_positions) for encoding in of_layers]
     return [*((encoding, None) for encoding in of_layers), (beside, embed_positions)]

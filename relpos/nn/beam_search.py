@@ -61,7 +61,10 @@ class _Search(NamedTuple):
     done: Found
 
     def settled(self, beams: Beams, longest: int) -> Array:
-        """Return which rows are done, [B]. Log probabilities only fall: a live beam's present one bounds its score."""
+        """Return which rows are done, [B]: those with all their targets, the best of which no live beam can beat.
+
+        Log probabilities only fall, so a live beam scores at most its present one at the largest length.
+        """
         full = (self.done.scores > LOWEST / 2).all(-1)
         if beams.size == 1:  # greedy: the most probable token was the end mark
             return full

@@ -156,6 +156,7 @@ class Block(nnx.Module):
 
 
 def _keys(key: Array | None) -> Any:
+    # The MLP's key is the last: it came last, and the draws of the others stay what they were.
     return [None] * 6 if key is None else jax.random.split(key, 6)
 
 

@@ -12,12 +12,7 @@ from relpos.attention.checks import checked_number
 
 @dataclasses.dataclass(frozen=True)
 class KeysAndValues:
-    """Keys and values in the layout that products with queries read.
-
-    Attributes:
-      keys: [K, B, S, H], as the encoding's `key` returns them (rotated).
-      values: [K, B, S, H].
-    """
+    """Keys and values in the layout that products with queries read."""
 
     keys: Float[Array, "K B S H"]
     values: Float[Array, "K B S H"]
@@ -42,7 +37,8 @@ class Cache(KeysAndValues):
     as the window's past; the slots are then a ring buffer.
 
     Attributes:
-      keys: as in `KeysAndValues`, [K, B, C, H], C is the capacity; keys that `come_along`, as the next token sees them.
+      keys: [K, B, C, H], as the encoding's `key` returns them (rotated); C is the capacity. Keys that `come_along` are
+        kept as the next token sees them.
       values: [K, B, C, H].
       positions: each slot's position, [B, C], or with axes [B, C, axes].
       written: which slots hold a token, [B, C].
@@ -93,7 +89,7 @@ class Cache(KeysAndValues):
         if positions is None:
             raise ValueError("this cache was made with positions: pass those of the new tokens too")
         at = checked_number("positions", positions, valid_BT.shape, with_axes=True)
-        is_real, has_reals = (x.dtype.kind == "f" for x in (at, self.positions))
+        is_real, has_reals = map(_is_real, (at, self.positions))
         if at.shape[2:] != self.positions.shape[2:] or (is_real and not has_reals):
             raise ValueError(
                 f"this cache was made for positions {self.positions.dtype}{list(self.positions.shape)}, got "
@@ -104,7 +100,7 @@ class Cache(KeysAndValues):
             rank = checked_number("order", order, valid_BT.shape, with_axes=False)
         else:
             rank = self.next_positions(valid_BT) if at.ndim > 2 else at
-        if rank.dtype.kind == "f" and self.order.dtype.kind != "f":
+        if _is_real(rank) and not _is_real(self.order):
             raise ValueError(
                 "an order of real numbers needs a cache made for positions of real numbers"
             )
@@ -159,12 +155,16 @@ class Cache(KeysAndValues):
         """
 
         def take(name: str) -> Any:
-            behind_heads = name in ("keys", "values")
-            axis = self.length.ndim - 1 + behind_heads
+            rows = self.length.ndim - 1
+            axis = rows + 1 if name in ("keys", "values") else rows  # heads come first there
             return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
 
         names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]
         return dataclasses.replace(self, **{name: take(name) for name in names})
+
+
+def _is_real(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def by_head(x: Float[Array, "B C K H"]) -> Float[Array, "K B C H"]:

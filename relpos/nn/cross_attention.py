@@ -23,7 +23,7 @@ class Memory(KeysAndValues):
     """The keys and values of the other sequence for one layer, computed once.
 
     Attributes:
-      keys: as in `KeysAndValues`, [K, B, S, H].
+      keys: [K, B, S, H], as the encoding's `key` returns them (rotated).
       values: [K, B, S, H].
       positions: [B, S].
       segments: ids, 0 is padding, [B, S].
@@ -38,7 +38,6 @@ class CrossAttention(nnx.Module):
 
     out = concat_n(attention(x W_q, y W_k, y W_v)_n) W_o.
 
-    Arguments are as in `RelativeAttention` where nothing else is said.
     """
 
     def __init__(
@@ -59,7 +58,10 @@ class CrossAttention(nnx.Module):
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
     ):
-        """Make the projections, for two sequences of width D; `encoding` is made by `relpos.encodings.create`, or None.
+        """Make the projections, for two sequences of width D.
+
+        `encoding` is made by `relpos.encodings.create`; None: no positions. Arguments from `num_kv_heads` to `dtype` are
+        as in `RelativeAttention`.
 
         Raises:
           ValueError: sizes do not divide, or the encoding reads the tokens along one sequence.
@@ -124,10 +126,16 @@ class CrossAttention(nnx.Module):
         dropout_key: Array | None = None,
         deterministic: bool | None = None,
     ) -> Float[Array, "R T D"]:
-        """Attend from x to a memory, which `remember` returns.
+        """Attend from x to a memory.
 
-        R is a multiple of the B rows of the memory, each of which serves R / B consecutive rows of x, its beams.
-        Queries at `positions` see the memory of their own segment; without segments, all of x is of segment 1.
+        Args:
+          x_RTD: the input. R is a multiple of the B rows of the memory, each of which serves R / B consecutive rows
+            of x, its beams.
+          memory: what `remember` returns.
+          positions: those of the queries.
+          segments: ids, [R, T]: a query sees the memory of its own segment; None: all of x is of segment 1.
+          dropout_key: as in `RelativeAttention`.
+          deterministic: as in `RelativeAttention`.
 
         Raises:
           ValueError: R is not a multiple of B, or the input does not have three axes.

@@ -29,7 +29,7 @@ class Earlier:
 
     @classmethod
     def of(cls, inputs_BMD: Float[Array, "B M D"], segments: Any = None) -> "Earlier":
-        """Make it from inputs that get no gradient, and ids [B, M]; None: all tokens are of segment 1."""
+        """Make it from inputs, whose gradient is stopped, and segment ids [B, M]; None: all tokens are of segment 1."""
         if segments is None:
             segments = jnp.ones(inputs_BMD.shape[:2], jnp.int32)
         return cls(jax.lax.stop_gradient(inputs_BMD), jnp.asarray(segments, jnp.int32))

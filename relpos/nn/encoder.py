@@ -31,17 +31,24 @@ class SpanEncoder(nnx.Module):
     """
 
     def __init__(
-        self, config: TransformerConfig, *, num_parts: int = 2, rngs: nnx.Rngs, **options: Any
+        self,
+        config: TransformerConfig,
+        *,
+        vocab_size: int,
+        num_parts: int = 2,
+        rngs: nnx.Rngs,
+        **options: Any,
     ):
         """Make the model.
 
         Args:
           config: the sizes and the kind of the layers.
+          vocab_size: V.
           num_parts: the number of parts of a text, not counting 0, padding.
           rngs: for the initial parameters.
-          **options: `vocab_size`, `encoding_options` and `places`, as of `Encoder`.
+          **options: `encoding_options` and `places`, as of `Encoder`.
         """
-        self.encoder = Encoder(config, rngs=rngs, **options)
+        self.encoder = Encoder(config, vocab_size=vocab_size, rngs=rngs, **options)
         self.parts = nnx.Embed(
             num_parts + 1, config.features, dtype=jnp.dtype(config.dtype), rngs=rngs,
             embedding_init=nnx.initializers.normal(1.0),

@@ -18,10 +18,17 @@ class Linear(nnx.Linear):
     """x W + b, over the last axis of x; it computes in `dtype`."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = False, init: Any = _NORMAL, **options: Any
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        init: Any = _NORMAL,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         """Make W [inputs, outputs], by default normal with variance 1 / inputs, and b of zeros if there is a bias."""
-        super().__init__(inputs, outputs, use_bias=bias, kernel_init=init, **options)
+        super().__init__(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... D"], first: int = 0) -> Float[Array, "... M"]:
         """Return x W + b in the layer's type, or only the outputs from the index `first` on."""

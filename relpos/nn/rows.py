@@ -85,10 +85,10 @@ def continue_rows(
     key: Array,
     first: int = 0,
 ) -> list[np.ndarray]:
-    """Return the new tokens of each row, as `generate` finds them from the same arguments.
+    """Return the new tokens of each row, without `stop`.
 
-    Each prompt must fit the model together with max_new_tokens. The draws of a row depend only on the key and the
-    number of the row, which is counted from `first`.
+    `max_new_tokens`, `stop` and `sampling` are as in `generate`; each prompt must fit the model together with
+    `max_new_tokens`. The draws of row i depend only on `key` and on `first` + i.
     """
     check_new_tokens(max_new_tokens)
     graphdef, state = nnx.split(model)
@@ -105,7 +105,7 @@ def continue_rows(
 def most_probable(
     model: TokenEncoder, rows: Sequence[Row], allowed_V: Bool[Array, "V"] | None = None
 ) -> list[np.ndarray]:
-    """Return the most probable symbol, among those that are allowed, at each place of each row.
+    """Return the most probable of the allowed symbols at each place of each row; `allowed_V` None allows all.
 
     Each row must fit the model.
     """

@@ -214,10 +214,10 @@ class Stack(nnx.Module):
             x_BTD = dropped(x_BTD, self.config.rate_of("input"), of_input)
         return stacked.run(self.blocks, self.groups, one, x_BTD, keys=keys, **options)
 
-    def _check_length(self, length: int, told: str = "{} tokens are more") -> None:
+    def _check_length(self, length: int) -> None:
         if self.max_length is not None and self.max_length < length:
             raise ValueError(
-                f"{told.format(length)} than the {self.max_length} positions of "
+                f"{length} tokens are more than the {self.max_length} positions of "
                 f"{', '.join(map(str, self.config.encodings))}"
             )
 
@@ -228,7 +228,7 @@ class Stack(nnx.Module):
 
         Up to `FEW_LAYERS` layers have a cache each; beyond that, each block of scanned layers has one.
         """
-        self._check_length(max_length, "a cache of {} tokens is longer")
+        self._check_length(max_length)
 
         def empty(block: Block) -> Cache:
             return block.attention.init_cache(batch, max_length, positions=positions)
@@ -258,7 +258,7 @@ class Stack(nnx.Module):
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
         """Return the earlier inputs of all layers before the first segment of a text: none.
 
-        Tokens of a segment may see `length` tokens before it, M; windows may limit this further.
+        Tokens of a segment may see the M = `length` tokens before it; windows may limit this further.
         """
         if batch < 0 or length < 1:
             raise ValueError(f"the earlier inputs of {batch} rows and {length} tokens cannot be")

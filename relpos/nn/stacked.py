@@ -50,8 +50,8 @@ def run(
     """Run the layers of a pattern that repeats; `one` runs one: (block, x, key, carried, memory) -> (x, new carried).
 
     `keys` are random, [groups, blocks]. `carried`, what each layer keeps from call to call, and `memories`, what it
-    reads besides x, are stacked for each block, the latter by its number. Unless `in_a_loop`, `carried` has a value for
-    each layer instead.
+    reads besides x, are stacked for each block; `memories` is a dict by the block's number. Unless `in_a_loop`,
+    `carried` has an entry for each layer instead.
     """
     graphs, shared, states = zip(*map(split, blocks), strict=True)
 

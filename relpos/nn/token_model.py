@@ -20,6 +20,8 @@ class TokenModel(nnx.Module):
     """Embeddings, a stack of layers and a final norm; with `has_logits` also the logits of tokens.
 
     Attributes:
+      causal: whether a token sees only those before it, for the whole class.
+      has_logits: whether a call returns logits, for the whole class.
       max_length: the longest sequence that there are positions for; None: any.
     """
 
@@ -67,7 +69,7 @@ class TokenModel(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T _"]:
-        """Return a vector for each token, [B, T, D], or its logits, [B, T, V], in float32.
+        """Return the logits of each token, [B, T, V] in float32, if the class has them, or else a vector, [B, T, D].
 
         Args:
           tokens_BT: token ids.

@@ -9,7 +9,7 @@ from relpos.positions import Window
 
 
 class Turn(NamedTuple):
-    """The options of one layer that other layers may not share, see `relpos.nn.TransformerConfig`."""
+    """The options in which layers may differ, see `relpos.nn.TransformerConfig`."""
 
     encoding: Any
     window: Window = Window()
@@ -72,7 +72,9 @@ def _literal(text: str) -> Any:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    kind, least = ("a positive number", 0) if name == "softcap" else ("a finite number", -math.inf)
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= least:
-        raise ValueError(f"{name} must be {kind} or None, got {value!r}")
+    positive = name == "softcap"
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    if not finite or (positive and value <= 0):
+        kind = "positive" if positive else "finite"
+        raise ValueError(f"{name} must be a {kind} number or None, got {value!r}")
     return float(value)

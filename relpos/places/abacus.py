@@ -6,7 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from relpos.places.base import Placed, Places, count_digits
+from relpos.places.base import MOST, Placed, Places, count_digits
+from relpos.registry import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Abacus(Places):
     embeds: ClassVar[str] = "learned"
 
     def __post_init__(self):
-        self._check("max_offset", 0)
+        check_range("abacus.max_offset", self.max_offset, 0, MOST)
 
     @property
     def largest_embedded(self) -> int:  # noqa: D102

@@ -51,20 +51,13 @@ class Places:
 
     @property
     def largest_embedded(self) -> int | None:
-        """The largest of `embed_positions` that may be drawn, however short a row's numbers; None: not known."""
+        """The largest value that `embed_positions` may take, whatever numbers a row has; None: not known."""
         return None
 
     @property
     def are_consecutive(self) -> bool:
         """Whether positions are the model's default."""
         return type(self) is Places
-
-    def _check(self, option: str, least: int) -> None:
-        """Check that an option is from `least` to `MOST`."""
-        value = getattr(self, option)
-        if not least <= value <= MOST:
-            name = type(self).__name__.lower()
-            raise ValueError(f"{name}.{option} must be from {least} to {MOST}, got {value}")
 
     def begin(
         self,
@@ -121,7 +114,7 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Count the digits of each number, from 1 for its first digit; other tokens are 0. `digits` are their ids.
+    """Count the digits of each number, from 1 for its first digit; other tokens are 0. `digits`: the ids of digits.
 
     `run_B` is the number of digits directly before each row; the number at its end is returned after the counts.
     """

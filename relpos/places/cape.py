@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from relpos.places.base import Placed, Places, numbered
+from relpos.places.base import MOST, Placed, Places, numbered
+from relpos.registry import check_range
 
 
 class _Drawn(NamedTuple):
@@ -41,9 +42,9 @@ class Cape(Places):
     embeds: ClassVar[str] = "sinusoidal"
 
     def __post_init__(self):
-        self._check("max_shift", 0)
-        self._check("max_jitter", 0)
-        self._check("max_scale", 1)
+        check_range("cape.max_shift", self.max_shift, 0, MOST)
+        check_range("cape.max_jitter", self.max_jitter, 0, MOST)
+        check_range("cape.max_scale", self.max_scale, 1, MOST)
 
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         index_BT, next_B = numbered(tokens_BT, segments_BT)

@@ -6,7 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from relpos.places.base import Placed, Places, are_tokens, count_digits
+from relpos.places.base import MOST, Placed, Places, are_tokens, count_digits
+from relpos.registry import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Coupling(Places):
     embeds: ClassVar[str] = "learned"
 
     def __post_init__(self):
-        self._check("max_position", 1)
+        check_range("coupling.max_position", self.max_position, 1, MOST)
 
     @property
     def largest_embedded(self) -> int:  # noqa: D102

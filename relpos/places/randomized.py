@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from relpos.places.base import Placed, Places, are_tokens
+from relpos.places.base import MOST, Placed, Places, are_tokens
+from relpos.registry import check_range
 
 
 class _Drawn(NamedTuple):
@@ -35,7 +36,7 @@ class Randomized(Places):
     max_length: int = 2048
 
     def __post_init__(self):
-        self._check("max_length", 1)
+        check_range("randomized.max_length", self.max_length, 1, MOST)
 
     @property
     def most(self) -> int:  # noqa: D102

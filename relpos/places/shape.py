@@ -6,7 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from relpos.places.base import Placed, Places, numbered
+from relpos.places.base import MOST, Placed, Places, numbered
+from relpos.registry import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Shape(Places):
     embeds: ClassVar[str] = "sinusoidal"
 
     def __post_init__(self):
-        self._check("max_shift", 0)
+        check_range("shape.max_shift", self.max_shift, 0, MOST)
 
     def begin(self, tokens_BT, segments_BT=None, *, key=None, more=0):  # noqa: D102
         index_BT, next_B = numbered(tokens_BT, segments_BT)

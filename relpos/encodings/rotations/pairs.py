@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from relpos.encodings.base import Dims, Encoding, check_choice, check_range
+from relpos.encodings.base import Dims, Encoding
+from relpos.registry import check_choice, check_range
 
 LAYOUTS = ("half", "interleaved")
 
@@ -12,14 +13,14 @@ LAYOUTS = ("half", "interleaved")
 class Rotation(Encoding):
     """q_i R(i) . k_j R(j): the base class of schemes that turn queries and keys alike.
 
-    A scheme fills `_waves`, or `tokens` with features that are the angles.
+    A subclass fills `_waves`, or `tokens` with features that are the angles. `rope` and `grape_m` fill `_turn`.
     """
 
     head_dim: int
     layout: str = "half"
 
     def __init__(self, name: str, dims: Dims, base: float = 1.0, layout: str = "half"):
-        """Check and keep what pairs depend on; errors name the scheme `name`. With base 1 all speeds are equal."""
+        """Check and keep what the pairs depend on; errors name the scheme `name`. A scheme without a base leaves it out."""
         check_range(f"{name}.base", base, 1)
         check_choice(f"{name}.layout", layout, LAYOUTS)
         if dims.head_dim % 2:
@@ -34,16 +35,16 @@ class Rotation(Encoding):
         """Return the sines and the cosines of the angles by which each token's pairs turn."""
         return jnp.sin(features_T), jnp.cos(features_T)
 
-    def _turned(self, x_TH, positions_T, features_T):
+    def _turn(self, x_TH, positions_T, features_T):
         return rotated(x_TH, *self._waves(positions_T, features_T), self.layout)
 
     def query(self, q_TH, positions_T, features_T):
-        """Turn the query."""
-        return self._turned(q_TH, positions_T, features_T)
+        """Turn the query, see the class."""
+        return self._turn(q_TH, positions_T, features_T)
 
     def key(self, k_SH, positions_S, features_S):
-        """Turn the key."""
-        return self._turned(k_SH, positions_S, features_S)
+        """Turn the key, see the class."""
+        return self._turn(k_SH, positions_S, features_S)
 
 
 def rotated(
@@ -51,10 +52,11 @@ def rotated(
 ) -> Float[Array, "T R"]:
     """Turn the M = R/2 pairs of dimensions, (m, m + M) in layout "half" and (2m, 2m + 1) in "interleaved"."""
     sin, cos = sin_TM.astype(x_TR.dtype), cos_TM.astype(x_TR.dtype)
-    halves = layout == "half"
-    a, b = jnp.split(x_TR, 2, -1) if halves else (x_TR[:, ::2], x_TR[:, 1::2])
-    turned = [a * cos - b * sin, b * cos + a * sin]
-    return jnp.concatenate(turned, -1) if halves else jnp.stack(turned, -1).reshape(x_TR.shape)
+    if layout == "half":
+        a, b = jnp.split(x_TR, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x_TR[:, ::2], x_TR[:, 1::2]
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x_TR.shape)
 
 
 def turning_often(key: str, length: int, base: float, width: int) -> int:

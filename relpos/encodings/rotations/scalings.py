@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relpos.encodings.base import check_choice, check_range
+from relpos.registry import check_choice, check_range
 
 MOST_ATTENTION = 1000  # products grow with its square
 
@@ -26,7 +26,7 @@ class Scaled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """The pairs of dimensions that turn, unscaled by theta_m = base^(-2m/R), and the options that scalings read.
+    """The pairs that turn, at theta_m = base^(-2m/R) before scaling, and the options that scalings read.
 
     Attributes:
       base: the base of theta_m.
@@ -191,19 +191,18 @@ def scaled(scaling: str, stretch: Stretch) -> Scaled:
     for key, factors in (("short", stretch.short_factors), ("long", stretch.long_factors)):
         _check_factors(f"rope.{key}_factors", factors, len(stretch.m))
     function, reads = SCALINGS[scaling]
-    for field in dataclasses.fields(Stretch)[2:]:  # the options
+    for field in dataclasses.fields(Stretch):
+        if field.default is dataclasses.MISSING:  # of the pairs
+            continue
         if getattr(stretch, field.name) != field.default and field.name not in reads:
             known = [name for name, (_, read) in SCALINGS.items() if field.name in read]
             raise ValueError(
                 f"rope.{field.name} needs rope.scaling={' or '.join(known)}, but rope.scaling is {scaling}"
             )
-    least = {"factor": 1, "trained_length": 1, "target_length": 0, "attention_factor": 0}
-    for key, value in least.items():
-        check_range(f"rope.{key}", getattr(stretch, key), value)
-    if stretch.attention_factor > MOST_ATTENTION:
-        raise ValueError(
-            f"rope.attention_factor must be at most {MOST_ATTENTION}, got {stretch.attention_factor}"
-        )
+    check_range("rope.factor", stretch.factor, 1)
+    check_range("rope.trained_length", stretch.trained_length, 1)
+    check_range("rope.target_length", stretch.target_length, 0)
+    check_range("rope.attention_factor", stretch.attention_factor, 0, MOST_ATTENTION)
     return function(stretch)
 
 
