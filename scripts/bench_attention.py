@@ -297,7 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 rows = measure(contestants, options.seconds, title)
             found.setdefault(part, {})[key] = rows
-            CONSOLE.print(shown(title, bench_tables.ratio_table(rows)))
+            CONSOLE.print(
+                shown(f"{title}; ratios to {rows[0]['name']}", bench_tables.ratio_table(rows))
+            )
             if options.json is not None:
                 save(options.json, record)
     if options.picture is not None and "lengths" in found:

@@ -57,7 +57,7 @@ PROMPT, NEW = 128, 256
 
 
 def import_for(name: str) -> None:
-    """Import the library of a contestant, whose memory is not that of its model."""
+    """Import a contestant's libraries, so that their memory is not counted as the model's."""
     if not name.startswith(("relpos", "plain Flax")):
         importlib.import_module("torch")
         importlib.import_module("x_transformers" if name.startswith("x-") else "transformers")

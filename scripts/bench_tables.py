@@ -20,7 +20,8 @@ class Goal(NamedTuple):
     Attributes:
       names: the contestants to which it applies; (): all encodings.
       field: the field of their rows.
-      against: the contestant whose row is the denominator; "same": the same one; "": the goal is not a ratio.
+      against: the contestant whose row is the denominator; "same": the contestant of the same name in
+        `base`; "": the goal is not a ratio.
       least: the goal, an upper bound of the ratio.
       table: (part, title).
       base: the denominator's table, if it is another one.
@@ -114,7 +115,7 @@ def goal_table(results: Tables) -> Cells:
 
 
 def by_path(by_length: dict[str, list[Row]]) -> Tables:
-    """Return the tables of batch 16 apart, those of the dense path and those of the blockwise one."""
+    """Split the tables of batch 16 by path, dense and blockwise."""
     found: Tables = {"dense": {}, "blockwise": {}}
     for T, rows in by_length.items():
         for row in rows:

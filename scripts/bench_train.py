@@ -27,7 +27,7 @@ import re
 import statistics
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -94,7 +94,15 @@ def measure(
                 facts[name], own[name] = one.submit(begin, part, title, name).result(), one
             except ImportError as error:
                 say(f"{name} is skipped: {error}")
-        ask = lambda name: own[name].submit(turn).result()  # noqa: E731
+            except Exception as error:  # its process may have been killed
+                raise RuntimeError(f"{name} ended: {error!r}") from error
+
+        def ask(name: str) -> float:
+            try:
+                return own[name].submit(turn).result()
+            except Exception as error:
+                raise RuntimeError(f"{name} ended: {error!r}") from error
+
         times = by_turns(own, ask, rounds, f"{part}, {title}")
     rows = []
     for name, seconds in times.items():
@@ -135,12 +143,12 @@ def profile(size: str, name: str) -> list[tuple[str, float]]:
                 call()
         (found,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(found.read_bytes()))["traceEvents"]
-    spent: Any = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for event in events:
         if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
             kind = re.sub(r"[.\d]+$", "", event["name"])
             spent[kind] += event["dur"] / 1e3 / calls
-    return spent.most_common(20)
+    return sorted(spent.items(), key=lambda item: -item[1])[:20]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,11 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, rate in rates(options.rounds).items():
             console.print(f"{rate / 1e9:9.1f} G{name}")
     if "profile" in options.parts:
-        (name,) = options.only[:1] or ["relpos rope"]
+        name = (options.only or ["relpos rope"])[0]
         for operation, milliseconds in profile(options.sizes[0], name):
             console.print(f"{milliseconds:9.1f} ms  {operation}")
     for part, titles in (TITLES | {"step": tuple(options.sizes)}).items():
-        for title in titles if part in options.parts else ():
+        if part not in options.parts:
+            continue
+        for title in titles:
             rows = measure(part, title, options.only, options.rounds, console.print)
             if not rows:
                 continue

@@ -26,7 +26,7 @@ class Call:
       causal, window, softcap, dropout_rate: as of `relpos.attention`.
       packed: the length of the documents packed into a row, whose rest is padding; 0: one document.
       scattered: whether positions are not consecutive.
-      starts: the first positions of queries and keys, given as such; None: not given.
+      starts: the starts of the queries' and keys' consecutive positions; None: no positions are passed.
     """
 
     B: int = 1

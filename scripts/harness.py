@@ -16,7 +16,7 @@ from relpos.experiments import provenance
 from relpos.files import write_atomically
 
 Row = dict[str, Any]  # the figures of a contestant
-Cells = list[list[str]]  # a table, whose first line has the heads
+Cells = list[list[str]]  # a table, whose first row is the header
 Who = TypeVar("Who")
 
 
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def listed(text: str) -> list[str]:
-    """Split a list with commas."""
+    """Split a comma-separated list."""
     return [part for part in text.split(",") if part]
 
 
@@ -67,7 +67,7 @@ def by_turns(
 ) -> dict[Who, list[float]]:
     """Let all contestants take turns, so that other load affects all of them; return the seconds of each.
 
-    Those that are seldom take part in every fourth round only. The order is random, as each turn is affected by the
+    Contestants in `seldom` take part only in every fourth round. The order is random, as each turn is affected by the
     caches and clock rates that the previous one left.
     """
     from rich.progress import track  # scripts/check_device.py does without rich
@@ -117,7 +117,7 @@ def shown(title: str, cells: Sequence[Sequence[str]]) -> Any:
 
     table = Table(title=title)
     for number, head in enumerate(cells[0]):
-        table.add_column(head, justify="right" if number else "left")
+        table.add_column(head, justify="right" if number else "left", no_wrap=number > 0)
     for line in cells[1:]:
         table.add_row(*line)
     return table

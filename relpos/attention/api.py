@@ -248,13 +248,15 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     q_features = repeated(arrays.q_features, N, axis=2)
     k_features = arrays.k_features
     if not plan.filled.own_vector_query:
-        q = transforms.of_queries("query", encoding, q, at_T, q_features)
+        q = transforms.queries(encoding, q, at_T, q_features)
     if not call.keys_ready:
         k = transforms.keys(encoding, k, at_S, N, k_features)
         v = transforms.values(encoding, v, at_S, N, k_features)
     k, v = transforms.match_heads(k, v)
     k_features = k_features if encoding.keeps_key_features else None
     if encoding.walks and not known.consecutive:
+        if k_place.position is None:  # they are about to leave their places
+            k_place = k_place._replace(position=jnp.broadcast_to(at_S, (B, S)))
         rank = k_place.position if k_place.order is None else k_place.order
         of_keys = (k, v, k_features, k_place)
         k, v, k_features, k_place = outward.in_order(rank, k_place.segment, of_keys)
@@ -270,7 +272,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         out = jax.lax.cond(
             near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
         )
-    return transforms.of_queries("finish", encoding, out, at_T, q_features)
+    return transforms.finish(encoding, out, at_T, q_features)
 
 
 def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
@@ -279,8 +281,9 @@ def tabulate(encoding: Slots, length: int) -> tuple[Any, ...] | None:
     Each decoding step would otherwise evaluate them again, one for each key.
 
     Returns:
-      For each part of a sum, its tables, or None if it needs none; an encoding that is not a sum has one part. None if
-      no part needs tables. For heads of several kinds, a tuple of such results.
+      For each part of a sum, its tables [N, length, ...], or [K, ...] or [1, ...] if heads share them; None for a part
+      that needs none. An encoding that is not a sum has one part. None if no part needs tables. For heads of several
+      kinds, a tuple of such results.
     """
     layout = regions.Layout(1, 1, consecutive=False, band=length - 1)
     rules = Rules(1.0, causal=True)

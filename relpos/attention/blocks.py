@@ -85,7 +85,7 @@ class Rows(NamedTuple):
     q_turned: Any = None  # Queries [H, C], without features
 
     def turned(self, dtype: Any) -> "Rows":
-        """Transpose the queries and d_out once for all blocks of keys, d_out in the values' dtype.
+        """Transpose queries and d_out once for all blocks of keys, and cast d_out to the values' dtype.
 
         In half precision, products round their operands, not their sums; d_out's values are in half precision already.
         """

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
@@ -174,15 +175,13 @@ def _with_gradients(kind, problem, inputs: Inputs, places: Places, done: Result)
     return done
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Residuals:
+class _Residuals(struct.PyTreeNode):
     """Residuals made and used inside the backward pass; what the forward pass keeps is `heads._Kept`."""
 
     inputs: Inputs
     places: Places
     done: Result
-    trained: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    trained: tuple[bool, ...] = struct.field(pytree_node=False)
 
 
 def _with_gradients_forward(kind, problem, inputs, places, done):

@@ -119,21 +119,21 @@ def check_features(encoding: Slots, arrays: Any, *, keys_ready: bool) -> None:
                 )
 
 
-def check_kernels(encoding: Slots, filled: SlotUse, *, endless: bool) -> None:
-    """Check that the GPU kernels support an encoding; endless: it has a vector for every distance."""
-    refused = {
-        "walks along the row, from block to block of keys": filled.walks,
-        "mixes the logits of all heads, while a kernel sees one": filled.mixes,
-        "has an attention sink": filled.sink,
-        "does not divide weights by their sum": not filled.normalized,
-        "has a vector for every distance (give it constant_beyond, a clamp, or fill factored_query and "
-        "factored_key)": endless,
-    }
-    for what, found in refused.items():
+def check_kernels(encoding: Slots, filled: SlotUse, *, vector_per_distance: bool) -> None:
+    """Check that the GPU kernels support an encoding."""
+    endless = ", give it constant_beyond (a clamp), or fill factored_query and factored_key"
+    refused = [
+        (filled.walks, "it walks along the row, from block to block of keys", ""),
+        (filled.mixes, "it mixes the logits of all heads, and a kernel sees only one", ""),
+        (filled.sink, "it has an attention sink", ""),
+        (not filled.normalized, "its weights are not divided by their sum", ""),
+        (vector_per_distance, "it has a vector for every distance", endless),
+    ]
+    for found, why, more in refused:
         if found:
             raise choices.NoKernelError(
-                f'{type(encoding).__name__} {what}, which implementation="pallas" does not support: use '
-                'implementation="auto" or "blockwise"'
+                f'implementation="pallas" does not support {type(encoding).__name__}: {why}. Use '
+                f'implementation="auto" or "blockwise"{more}'
             )
 
 
@@ -192,7 +192,7 @@ def checked_blocks(block_sizes: Any) -> tuple[int, int] | None:
         sizes = tuple(map(operator.index, given))
     except TypeError as error:  # a traced array raises it, too
         raise ValueError(
-            f"each of block_sizes must be an integer, not traced, got {block_sizes!r}"
+            f"block_sizes must be two positive Python integers, not traced arrays, got {block_sizes!r}"
         ) from error
     if len(sizes) != 2 or min(sizes) < 1:
         raise ValueError(f"block_sizes must be two positive integers, got {block_sizes}")

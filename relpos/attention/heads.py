@@ -146,7 +146,8 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
                 return blockwise.head(parts, plan.rules, plan.layout, *sides, *tokens, seed, done)
             # The other paths treat a sum as one encoding.
             (part,), sides = parts, prepared.of_one_part(*sides)
-            path = {"reference": reference, "outward": outward}.get(plan.path) or choices.kernels()
+            others = {"reference": reference, "outward": outward}
+            path = choices.kernels() if plan.path == "pallas" else others[plan.path]
             return path.head(part, plan.rules, plan.layout, *sides, *tokens, seed, done)
 
         return over_rows(one_sequence)(seeds, done, places, q, k, v, q_features, k_features)

@@ -229,8 +229,8 @@ def head(
 ) -> Float[Array, "T H"]:
     """Compute the attention of one head by GPU kernels; a row that sees no key gives zeros.
 
-    The arguments are those of `blockwise.head`, except that there is one part, without a band only if its tables are
-    empty, and that `done` is always None, since the kernels have their own backward pass.
+    The arguments are those of `blockwise.head`, except that there is one part (no band means empty tables) and that
+    `done` is always None: the kernels have their own backward pass.
     """
     encoding, band = part.encoding, part.tables.near
     (T, H), (S, V) = q.content.shape, k.value.shape

@@ -124,7 +124,7 @@ def _kernels(
         band = min(beyond, max(T, S) - 1) if known.consecutive else beyond
     factored = band is None and may_factor
     endless = filled.vectors and band is None and not factored
-    checks.check_kernels(encoding, filled, endless=endless)
+    checks.check_kernels(encoding, filled, vector_per_distance=endless)
     width = H + (filled.factors if factored else 0)
     return PartPlan(filled, None, band, band is not None, factored), width
 

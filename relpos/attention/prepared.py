@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from relpos import positions
 from relpos.attention import checks, distances
+from relpos.attention.blocks import of_part
 from relpos.attention.distances import Tables
 from relpos.attention.parts import Part
 from relpos.attention.plan import PartPlan, Plan
@@ -90,9 +91,7 @@ def queries_and_keys(
 
 def of_one_part(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
     """Return the queries and keys for a path that treats a sum as one encoding."""
-    return tuple(  # type: ignore[return-value]
-        side._replace(vector=side.vector[0], features=side.features[0]) for side in (queries, keys)
-    )
+    return of_part(queries, 0), of_part(keys, 0)
 
 
 def parts_of(plan: Plan, encoding: Slots, tables: Sequence[Tables]) -> tuple[Part, ...]:
@@ -109,7 +108,7 @@ def tables_of(
     plan: Plan, encoding: Slots, given: Any, T: int, S: int, offset: Any
 ) -> tuple[Tables, ...]:
     """Return each part's tables, empty if blocks read none; offset: the distance of row 0 and column 0."""
-    if given is None or len(given) != len(plan.parts):
+    if given is None or plan.filled.walks or len(given) != len(plan.parts):
         given = (None,) * len(plan.parts)
 
     def of(planned: PartPlan, part: Slots, table: Tables | None) -> Tables:

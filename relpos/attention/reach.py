@@ -99,7 +99,7 @@ class Diagonals(Reach):
         return lax.dynamic_slice_in_dim(x, self.start + start, size)
 
     def read_bias(self, bias_P):
-        return spread.spread_vector(self.written_columns(bias_P), self.rows)
+        return spread.spread_vector(self._slice(bias_P, 0, self.rows + self.columns), self.rows)
 
     def add_bias(self, sums_P, p_CK):
         return _add(sums_P, spread.collect_sum(p_CK), self.start)
@@ -311,8 +311,8 @@ class Gathered(Whole):
 def reach_of(span: Span, layout: Layout, table: str, row, offset, number, d_CK) -> Reach:
     """Return how a block accesses a table, "near", "past" or "future"; `span` is that of the near table.
 
-    `row` is the index of the block's first query, `offset` the distance of row 0 and column 0, `number` that of the
-    block of keys. For scattered positions, `d_CK` returns the pairs' distances, the least and the greatest one.
+    `row` is the index of the block's first query, `offset` the distance of row 0 and column 0, `number` the number of
+    the block of keys. For scattered positions, `d_CK` returns the pairs' distances, the least and the greatest one.
     """
     C, K = layout.rows, layout.columns
     column = number * K

@@ -24,7 +24,8 @@ with any other function of a pair; to multiply the logits of a pair by a factor,
 - factored_query and factored_key, where they replace a distance slot, become columns of the queries and keys;
 - slots of tokens (query, key, value, vector_query, vector_key, finish, sink) and `tokens` are called outside the loop,
   and differentiated there by JAX;
-- walk and mix have loops of their own (`outward.py`, `together.py`), in which JAX differentiates them.
+- walk has a loop of its own (`outward.py`), and mix is called inside the loop over blocks (`together.py`); JAX
+  differentiates both there.
 """
 
 import functools
@@ -315,9 +316,12 @@ class Slots(nnx.Module):
         The result for a pair of tokens must depend on that pair alone, not on which pairs share its block. Talking
         heads (arXiv:2003.02436) are a product with a matrix [N, N] here; no slot covers their mix after the softmax.
 
-        The logits given are the scaled products of queries with keys and vectors, and the bias is the sum of the
-        biases; None if the encoding has none. The logits returned, which come before softcap and softmax, are not used
-        at hidden pairs, but must be finite.
+        Args:
+          logits_NCK: the scaled products of a block of queries with the keys and vectors of a block of keys.
+          bias_NCK: the sum of the biases; None if the encoding has none.
+
+        Returns:
+          The logits before softcap and softmax. Those of hidden pairs are not used, but must be finite.
         """
         return logits_NCK if bias_NCK is None else logits_NCK + bias_NCK
 

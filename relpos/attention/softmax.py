@@ -45,7 +45,10 @@ class Softmax(NamedTuple):
         return cls(peak, jnp.zeros(rows, dtype), jnp.zeros((*rows, H), dtype))
 
     def after(self, logits_CK: Array) -> tuple["Softmax", Array, Array]:
-        """Return the softmax after a block, without the block's products, its weights, and the factor on older sums."""
+        """Return the softmax after a block, the block's weights, and the factor by which older sums shrink.
+
+        The softmax's `out` is still without the block's products.
+        """
         # The result does not depend on the peak, so its gradient is stopped.
         peak_C = jnp.maximum(self.peak, lax.stop_gradient(logits_CK).max(-1))
         weights_CK = jnp.exp(logits_CK - peak_C[..., None])

@@ -21,7 +21,7 @@ from relpos.positions import contiguous
 
 
 def _slice_rows(x: Array, starts_C: Array, size: int) -> Array:
-    """Return `size` columns of each row, from the row's own start on; starts are clipped. One vector is all rows."""
+    """Return `size` columns of each row, from its own start on; starts are clipped. A vector stands for all rows."""
     # JAX would count a negative start from the end.
     starts_C = jnp.maximum(starts_C, 0)
     rows = None if x.ndim == 1 else 0

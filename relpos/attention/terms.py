@@ -100,8 +100,8 @@ class Term(struct.PyTreeNode):
 
     In each pass, a block passes the term's `ring` on to the next block of the same region: a ring buffer where
     neighbouring blocks share distances (`spread.Ring`), else None. Gradients leave the backward pass in two ways:
-    `sums` are gradients of the term's own arrays, which each block passes on to the next one, of any region and block
-    of queries; `Adds` are gradients of the tokens' arrays (queries, keys, values, features). A term with arrays defines
+    `sums`, the gradients of the term's own arrays, pass from block to block through all regions and all blocks of
+    queries; `Adds` are gradients of the tokens' arrays (queries, keys, values, features). A term with arrays defines
     `zero_sums` and `gradient`.
 
     Attributes:
@@ -209,7 +209,10 @@ class ByDistance(Term):
 
 
 class ByPair(Term):
-    """Slots of one part that are evaluated for each block, where JAX differentiates them. Its sums are of its state."""
+    """Slots of one part that are evaluated for each block, where JAX differentiates them.
+
+    Its sums are the gradient of `state`.
+    """
 
     state: Any  # of the encoding
     integers: Any  # of the encoding, not differentiated

@@ -92,8 +92,8 @@ def heads(
 ) -> Result:
     """Compute the attention of all heads of one batch row in blocks; a query that sees no key gives zeros.
 
-    The arguments are as in `blockwise.head`, but those that differ by head, and the result, have a leading axis N. The
-    static choices in `problem` are the same for each head.
+    `encoding` is that of all heads, and `problem` the static choices of each; `terms`, `q`, `k`, `seeds`, `done` and
+    the result have a leading axis N. The rest is as in `blockwise.head`.
     """
     rules, layout = problem.rules, problem.layout
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)

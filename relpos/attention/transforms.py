@@ -1,5 +1,6 @@
 """Apply an encoding's slots of tokens, outside the loop over blocks: to queries, keys, values and outputs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,15 @@ from relpos.attention.slots import Slots, split_heads
 Slot = Callable[[Slots, Array, Array, Any], Array]
 
 
-def of_queries(
+def _of_queries(
     name: str, encoding: Slots, x: Float[Array, "B T N H"], positions_T: Array, features: Any
 ) -> Float[Array, "B T N W"]:
-    """Apply the encoding's `query` to queries, or its `finish` to outputs."""
     slot = _slot(encoding, name)
     return x if slot is None else _of_each_token(encoding, slot, x, positions_T, features)
+
+
+queries = functools.partial(_of_queries, "query")
+finish = functools.partial(_of_queries, "finish")
 
 
 def keys(

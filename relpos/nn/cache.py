@@ -46,7 +46,8 @@ class Cache(KeysAndValues):
       state: what the encoding carries from token to token, a tree of [B, heads, ...].
       length: the number of tokens that each row has seen, [B].
       order: [B, C], what causality and windows use in a cache that is given positions; None in one that counts them.
-      tables: the encoding's vectors for each distance, computed once, [N, C, H]; None if it has none.
+      tables: the encoding's vectors for each distance, computed once, [N, C, H], or [K, ...] or [1, ...] if
+        heads share them; None if it has none.
     """
 
     positions: Num[Array, "B C *axes"]

@@ -60,8 +60,8 @@ class CrossAttention(nnx.Module):
     ):
         """Make the projections, for two sequences of width D.
 
-        `encoding` is made by `relpos.encodings.create`; None: no positions. Arguments from `num_kv_heads` to `dtype` are
-        as in `RelativeAttention`.
+        `encoding` is made by `relpos.encodings.create`; None: no positions. Arguments from `num_kv_heads` to `dtype`
+        are as in `RelativeAttention`.
 
         Raises:
           ValueError: sizes do not divide, or the encoding reads the tokens along one sequence.

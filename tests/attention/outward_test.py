@@ -152,7 +152,7 @@ def test_float32_does_not_drift_along_the_row(name):
 def test_kernels_refuse_a_walk_by_name(name):
     q, k, v, x = inputs(dtype=np.float32)
     encoding = make(name, dtype=jnp.float32)
-    with pytest.raises(ValueError, match=f"{type(encoding).__name__} walks along the row"):
+    with pytest.raises(ValueError, match=f"{type(encoding).__name__}: it walks along the row"):
         attend(encoding, q, k, v, x, causal=True, implementation="pallas")
 
 

@@ -147,7 +147,7 @@ class Vectors(Slots):
 
 
 def test_vectors_without_a_band_are_refused():
-    with pytest.raises(ValueError, match="Vectors has a vector for every distance"):
+    with pytest.raises(ValueError, match="Vectors: it has a vector for every distance"):
         lowered(Vectors())
 
 

@@ -96,7 +96,7 @@ def test_without_a_bias_there_is_none(path):
 
 def test_kernels_refuse_a_mix_by_name():
     q, k, v, _ = inputs(dtype=np.float32)
-    with pytest.raises(ValueError, match="Shared mixes the logits of all heads"):
+    with pytest.raises(ValueError, match="Shared: it mixes the logits of all heads"):
         attention(q, k, v, encoding=Shared(), implementation="pallas")
 
 

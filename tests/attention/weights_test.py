@@ -71,7 +71,7 @@ def test_weights_are_the_exponentials_of_logits(path):
 def test_kernels_hide_a_query_from_itself_and_refuse_weights_without_a_sum():
     assert_paths_agree(Others(), KINDS["rows"], [BLOCKS], ["pallas"])
     with pytest.raises(
-        NoKernelError, match=r"Whole does not divide weights by their sum.*\"auto\""
+        NoKernelError, match=r"Whole: its weights are not divided by their sum.*\"auto\""
     ):
         attend(Whole(), *inputs(), causal=True, implementation="pallas")
 

@@ -20,7 +20,7 @@ class Rotation(Encoding):
     layout: str = "half"
 
     def __init__(self, name: str, dims: Dims, base: float = 1.0, layout: str = "half"):
-        """Check and keep what the pairs depend on; errors name the scheme `name`. A scheme without a base leaves it out."""
+        """Check and keep what the pairs depend on; errors name the scheme `name`; not all have a base."""
         check_range(f"{name}.base", base, 1)
         check_choice(f"{name}.layout", layout, LAYOUTS)
         if dims.head_dim % 2:
