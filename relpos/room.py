@@ -26,7 +26,8 @@ def available() -> int | None:
 def cgroup_limits(mounted: Path, own: Path) -> Iterator[int]:
     """Yield the memory limits of a process' control group and of its parents, in versions 1 and 2.
 
-    They are mounted in one folder; the process' own are listed in a file, in lines of ``ID:CONTROLLERS:/PATH``.
+    `mounted` is the folder where control groups are mounted, `own` the file that lists the process' groups, as lines of
+    ``ID:CONTROLLERS:/PATH``.
     """
     try:
         lines = own.read_text().splitlines()

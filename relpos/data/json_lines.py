@@ -40,7 +40,7 @@ def documents(path: Path, content: bytes, field: str) -> list[bytes]:
             if not known and field not in record:
                 raise DataError(
                     f"{path}, line {number}: no field {field!r}.{nearest(field, record)} Name the one that holds the "
-                    f"text by data.field; there are {', '.join(map(repr, record)) or 'none'}."
+                    f"text by data.sources.files.field; there are {', '.join(map(repr, record)) or 'none'}."
                 )
             known = True
             found.append(text_of(record, field).encode())

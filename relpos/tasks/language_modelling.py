@@ -291,9 +291,10 @@ class Causal(LanguageModelling):
         seed: int,
         context: int = 0,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield each prompt and its continuation, which does not depend on other prompts.
+        """Yield each prompt and its continuation, at most `max_tokens` tokens, which does not depend on other prompts.
 
-        Only the last `context` tokens of a prompt are read; 0 stands for the longest evaluation window.
+        Each chunk is one batch. Random draws depend on `seed` and on the prompt's number. Only the last `context` tokens
+        of a prompt are read; 0 stands for the longest evaluation window.
 
         Raises:
           UserError: a prompt and max_tokens do not fit the model. All prompts before it have been continued.

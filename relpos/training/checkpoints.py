@@ -71,9 +71,9 @@ class Checkpoints:
     def save(
         self, step: int, state: nnx.State, batches: grain.DatasetIterator, meta: dict[str, Any]
     ) -> None:
-        """Start a save, with plain JSON in `meta`, after `step` updates and batches.
+        """Start saving the state after `step` updates.
 
-        The state may be donated as soon as this returns.
+        `batches` has yielded exactly `step` batches; `meta` is plain JSON. The state may be donated as soon as this returns.
 
         Raises:
           CheckpointError: this save or the previous one failed.
@@ -96,9 +96,9 @@ class Checkpoints:
     def restore(
         self, step: int, state: nnx.State, batches: grain.DatasetIterator
     ) -> tuple[nnx.State, dict[str, Any]]:
-        """Return the saved state and meta, and move a new iterator to the next batch in place.
+        """Return the saved state and meta, and advance `batches`, a new iterator, to the next batch.
 
-        The structure, shapes, dtypes and devices are those of `state`.
+        Structure, shapes, dtypes and devices are taken from `state`.
 
         Raises:
           CheckpointError: the checkpoint is damaged, cannot be read, or does not match `state`.

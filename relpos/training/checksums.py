@@ -35,16 +35,15 @@ def verify(folder: Path) -> None:
     """
     try:
         if not (folder / NAME).exists():
-            raise ChecksumError(f"{NAME!r} is missing")
+            raise ChecksumError(f"{NAME!r} is missing, restore it")
         found, wanted = _digests(folder), _parse((folder / NAME).read_bytes())
     except OSError as error:
         raise ChecksumError(f"cannot read {error.filename!r}: {error.strerror}") from error
     wrong = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if wrong:
         name, *others = wrong
-        what = (
-            "is missing" if name not in found else "is damaged" if name in wanted else "was added"
-        )
+        what = "is damaged" if name in wanted else "was added"
+        what = what if name in found else "is missing"
         more = f" (and {len(others)} more files are wrong)" if others else ""
         raise ChecksumError(f"{name!r} {what}{more}")
 

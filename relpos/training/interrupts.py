@@ -61,8 +61,9 @@ class Interrupts:
         writer.setblocking(False)
         watcher = threading.Thread(target=self._watch, args=(reader,), daemon=True)
         watcher.start()
-        for close in (reader.close, watcher.join, writer.close):  # the last ends the watcher
-            self._undo.callback(close)
+        self._undo.callback(reader.close)
+        self._undo.callback(watcher.join)
+        self._undo.callback(writer.close)  # undone first: it ends the watcher
         for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._undo.callback(signal.signal, number, signal.signal(number, self._handle))

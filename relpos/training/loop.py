@@ -91,17 +91,17 @@ def _train(
             run = _Run(config, task, directory.path, interrupts, console)
         run.train()
         run.finish()
-    except BaseException as error:
-        stopped = isinstance(error, Interrupted)
+    except Interrupted:
         if run is None or run.untouched:
             directory.forget()
-            if stopped:
-                say(console, "stopped before the first step")
-        elif stopped:
+            say(console, "stopped before the first step")
+        else:
             run.stop()
-        if not stopped:
-            raise
         return interrupts.exit_code
+    except BaseException:
+        if run is None or run.untouched:
+            directory.forget()
+        raise
     finally:
         if run is not None:
             run.close()

@@ -33,9 +33,9 @@ def check(parts: Mapping[str, int], cause: str) -> None:
 def check_model(
     config: RunConfig, model: nnx.State, *, optimizer: Any = None, activations: int = 0
 ) -> None:
-    """Check that a model fits into memory; if it is trained, with its gradients, optimizer and activations.
+    """Check that a model fits into memory, with its gradients and optimizer if `optimizer` is given.
 
-    `model` and `optimizer` are shapes, `activations` is a lower bound on the bytes of a batch.
+    `model` and `optimizer` are shapes, `activations` is a lower bound on the activation bytes of a batch.
 
     Raises:
       UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.

@@ -226,6 +226,7 @@ def find_module(name: Any) -> Any:
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"config key 'task' must name a task, got {name!r}")
+    path = name if is_own_code(name) else f"relpos.tasks.{name}"
     if is_own_code(name):
         try:
             found = importlib.util.find_spec(name)
@@ -238,7 +239,7 @@ def find_module(name: Any) -> Any:
         names = [module.name for module in pkgutil.iter_modules(package.__path__)]
         if name not in names:
             raise UserError(f"unknown task {name!r}{did_you_mean(name, names)}")
-    module = importlib.import_module(name if is_own_code(name) else f"relpos.tasks.{name}")
+    module = importlib.import_module(path)
     for needed in ("Config", "create"):
         if not hasattr(module, needed):
             raise UserError(

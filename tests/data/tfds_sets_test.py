@@ -111,7 +111,7 @@ def test_no_single_text_feature(tmp_path, features, message):
 
 
 def test_large_sets_are_known_by_their_description(tmp_path, monkeypatch):
-    monkeypatch.setattr("relpos.data.tfds.sets.HASHED_BYTES", 1000)
+    monkeypatch.setattr("relpos.data.tfds_sets.HASHED_BYTES", 1000)
     prepare(tmp_path / "a", "tiny_large", TEXT, {"train": LINES})
     prepare(tmp_path / "b", "tiny_large", TEXT, {"train": LINES})
     prepare(tmp_path / "c", "tiny_large", TEXT, {"train": LINES[1:]})
@@ -133,7 +133,7 @@ def test_large_sets_are_known_by_their_description(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_not_there_is_explained_at_once(tmp_path, monkeypatch, name, message):
-    monkeypatch.setattr("relpos.data.tfds.sets._silent_server", lambda urls: "www.statmt.org")
+    monkeypatch.setattr("relpos.data.tfds_sets._silent_server", lambda urls: "www.statmt.org")
     (tmp_path / "tiny_three").mkdir()
     began = time.monotonic()
     with pytest.raises(data.DataError, match=message) as caught:
@@ -143,7 +143,7 @@ def test_what_is_not_there_is_explained_at_once(tmp_path, monkeypatch, name, mes
 
 
 def test_a_server_that_is_not_there():
-    from relpos.data.tfds.sets import _silent_server
+    from relpos.data.tfds_sets import _silent_server
 
     assert _silent_server(["http://127.0.0.1:9/x.tar.gz"]) == "127.0.0.1:9"
     assert _silent_server([]) is None

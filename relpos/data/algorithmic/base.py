@@ -53,7 +53,7 @@ class Task(abc.ABC):
       max_length: the greatest length, or None.
       answer_mark: whether a causal model needs a mark where the question ends; False if the question's own symbols show
         it.
-      answer_symbols: the number of symbols of every answer, or None: `answer_size` tells it of a question.
+      answer_symbols: the number of symbols in every answer; None if it varies, see `answer_size`.
       variants: the paper's out-of-distribution tests, name -> options.
       end: the symbol that ends an answer, if there is one; what follows it is not scored.
     """
@@ -124,7 +124,7 @@ class Task(abc.ABC):
         return rng.choice(lengths, size=count, p=weights / weights.sum())
 
     def length_weights(self, lengths: np.ndarray) -> np.ndarray | None:
-        """Return how often training draws each of the lengths; None, unless the paper differs: all equally often."""
+        """Return the relative frequency of each length in training; None, the default: all are equally frequent."""
         return None
 
     def most_tokens(self, length: int) -> int:
@@ -212,7 +212,9 @@ def require_whole(task: Task, option: str, value: int, least: int) -> int:
 def require_modulus(task: Task, modulus: int) -> int:
     """Return the option `modulus`, or raise if it is not a whole number from 2 to 10."""
     if require_whole(task, "modulus", modulus, 2) > 10:
-        raise DataError(f"{task.name}.modulus is at most 10, a number is one digit; not {modulus}.")
+        raise DataError(
+            f"{task.name}.modulus must be at most 10, so that every answer is one digit; got {modulus}."
+        )
     return modulus
 
 

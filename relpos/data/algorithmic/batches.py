@@ -59,9 +59,10 @@ def batch(
     shape = (len(shown), longest if size is None else size)
     kinds = {"inputs": "int32", "targets": "int32", "scored": "bool", "segments": "int32"}
     filled: Batch = {name: np.zeros(shape, kind) for name, kind in kinds.items()}
-    for i, row in enumerate(shown):
-        for array, values in zip(filled.values(), (*row, 1), strict=True):
-            array[i, : len(row[0])] = values
+    for i, (inputs, targets, scored) in enumerate(shown):
+        row = {"inputs": inputs, "targets": targets, "scored": scored, "segments": 1}
+        for name, values in row.items():
+            filled[name][i, : len(inputs)] = values
     return filled
 
 
@@ -80,7 +81,7 @@ def train_batches(
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
-    """Return endless batches; each is a function of the seed and of its index.
+    """Return endless batches [B, T], each a function of the seed and of its index; T fits the greatest length.
 
     The iterator's `get_state` and `set_state` continue exactly, and Orbax saves it with
     `grain.checkpoint.CheckpointSave`.
@@ -88,7 +89,7 @@ def train_batches(
     Args:
       task: what to draw.
       lengths: the smallest and the greatest length; `task.draw_lengths` draws between them.
-      batch_size: B. T is what the greatest length needs.
+      batch_size: B.
       seed: any integer.
       presentation: see `batch`.
       one_length: draw one length for all examples of a batch (Ruoss et al.) rather than one for each example.
@@ -121,13 +122,13 @@ def eval_batches(
     seed: int,
     presentation: str | None = None,
 ) -> list[Batch]:
-    """Return batches with `examples` examples of one length, the last padded with empty rows.
+    """Return batches [B, T] with `examples` examples of one length, which T fits, the last padded with empty rows.
 
     The examples are a function of the seed and the length, and use other random numbers than training.
 
     Args:
       task: what to draw.
-      length: the length, as the task measures it; T is what it needs.
+      length: the length, as the task measures it.
       examples: their number over all batches.
       batch_size: B.
       seed: any integer.

@@ -74,9 +74,9 @@ def best_answer(
 
 
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
-    """Return the threshold of `scores` that maximises F1 of the answered questions; choose it on validation.
+    """Return the threshold of `scores` that maximises F1 over the questions with a prediction; choose it on validation.
 
-    It is 0 if none of them was answered.
+    It is 0 if there are none.
     """
     gained = [  # by answering a question instead of giving none
         (answers[q.id].no_answer, _measured(answers[q.id], q, np.inf)["f1"] - float(q.impossible))
@@ -161,8 +161,8 @@ def by_distance(
 ) -> list[dict[str, Any]]:
     """Return a record of the scores for each distance or range of distances, without questions that have none.
 
-    A record has the `distance`, such as "3" or "5-8, beyond", which is beyond the greatest one of training, `trained`,
-    the number of `questions`, and their scores. Other arguments are those of `scores`.
+    Each record has `distance`, such as "3" or "5-8", with ", beyond" if it exceeds `trained`, the greatest distance in
+    training; `questions`, their number; and the scores. Other arguments are those of `scores`.
     """
     records = []
     for low, high in _ranges((question.group for question in questions), trained):

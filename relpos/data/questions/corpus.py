@@ -36,7 +36,7 @@ def questions_corpus(
 
 
 def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Question]]:
-    """Return the `load` of a source whose files are read one by one."""
+    """Return the `load` of the source that defines `read`, which reads one file."""
 
     def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
         """Load questions from the user's own files.
@@ -59,6 +59,7 @@ def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Questio
         }
         return corpus_of_readings(Path(train).name, VERSION, found)
 
+    load.__module__ = read.__module__  # where help() looks for it
     return load
 
 

@@ -17,7 +17,7 @@ from relpos.data.tokenizers.sentencepiece import SentencePiece as SentencePiece
 from relpos.data.tokenizers.sentencepiece import train_sentencepiece as train_sentencepiece
 
 KINDS = ("bytes", "sentencepiece")
-Lossless = Bytes | SentencePiece
+Lossless = Bytes | SentencePiece  # both have all that is listed above
 
 
 def create(

@@ -20,6 +20,7 @@ from relpos.data import tokenizers
 from relpos.data.errors import DataError
 from relpos.data.questions.windows import character_offsets
 from relpos.data.tokenizers.words import read_vocabulary
+from relpos.errors import did_you_mean
 from relpos.files import write_atomically
 
 _PIECE = re.compile(r"\w+|[^\w\s]")
@@ -119,6 +120,8 @@ def create(
     Raises:
       DataError: the kind is unknown, or the tokenizer cannot be loaded or learned.
     """
+    if kind not in (kinds := ("words", *tokenizers.KINDS)):
+        raise DataError(f"There is no tokenizer {kind!r}{did_you_mean(kind, kinds)}.")
     if kind != "words":
         encoded = [text.encode() for text in texts] if kind == "sentencepiece" else []
         return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))

@@ -13,9 +13,10 @@ METRICS = Metrics(__name__)
 
 
 def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
-    """Compute all metrics on cased, plain text. Return them with their signatures and the number of pairs.
+    """Compute all metrics of translations `found` against one reference each, `wanted`, on cased, plain text.
 
-    The target language, such as "de" or "zh_Hant", determines tokenization.
+    Return them with their signatures and the number of pairs. The target language, such as "de" or "zh_Hant",
+    determines tokenization.
 
     Raises:
       UserError: there are no translations, or the numbers of translations and references differ.

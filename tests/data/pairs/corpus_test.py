@@ -226,7 +226,7 @@ def test_a_set_with_two_languages(tmp_path):
 
 def test_a_large_set_stays_on_disk(tmp_path, monkeypatch):
     prepare(tmp_path, "tiny_pairs", TRANSLATION, records(GIVEN))
-    monkeypatch.setattr("relpos.data.tfds.sets.HASHED_BYTES", 10)
+    monkeypatch.setattr("relpos.data.tfds_sets.HASHED_BYTES", 10)
     corpus = pairs_data.load("tfds", name="tiny_pairs", data_dir=str(tmp_path))
     train = corpus.splits["train"]
     assert not isinstance(train, list)

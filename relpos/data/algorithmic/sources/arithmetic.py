@@ -15,18 +15,24 @@ from relpos.data.algorithmic.sources.strings import BITS, Padded
 OPERATORS = ("+", "-", "*")
 
 
-class ModularArithmetic(Task):
+class _Modular(Task):
+    """A task on digits below `modulus` and some other symbols."""
+
+    others: ClassVar[tuple[str, ...]]
+
+    def __init__(self, *, modulus: int = 5):
+        self.modulus = require_modulus(self, modulus)
+        self.alphabet = (*map(str, range(self.modulus)), *self.others)
+
+
+class ModularArithmetic(_Modular):
     """Evaluate digits joined by + - *, products first, modulo `modulus`.
 
     A question has odd length: one symbol less if the length is even.
     """
 
     name = "modular_arithmetic"
-    others: ClassVar[tuple[str, ...]] = OPERATORS  # symbols besides the digits
-
-    def __init__(self, *, modulus: int = 5):
-        self.modulus = require_modulus(self, modulus)
-        self.alphabet = (*map(str, range(self.modulus)), *self.others)
+    others = OPERATORS
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         terms = (length + 1) // 2
@@ -43,7 +49,7 @@ class ModularArithmetic(Task):
         return rows(question, ((total + product) % self.modulus)[:, None])
 
 
-class ModularArithmeticBrackets(ModularArithmetic):
+class ModularArithmeticBrackets(_Modular):
     """Evaluate an expression in brackets modulo `modulus`.
 
     Lengths 1 to 4: d, -d, (d), (-d). Greater lengths: (L op R), where op is one of + - * and the length of L is uniform
@@ -59,7 +65,7 @@ class ModularArithmeticBrackets(ModularArithmetic):
         return rows(question, np.array([[value] for _, value in drawn]))
 
 
-class SolveEquation(ModularArithmetic):
+class SolveEquation(_Modular):
     """Find the digit x in EXPRESSION=d, modulo `modulus`.
 
     The expression is as above, with length - 2 symbols and no products. One of its digits is replaced by x: the first

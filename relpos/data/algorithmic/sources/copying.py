@@ -54,7 +54,7 @@ class _Copying(Ended):
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         drawn = rng.integers(self.letters, size=(count, 1 if self.repeated else length))
         word = np.broadcast_to(drawn, (count, length))
-        mark = np.full((count, 1), self.letters + 1)
+        mark = np.full((count, 1), self._ids.get(NEXT, 0))
         parts = {WORD: word, REVERSED: word[:, ::-1], NEXT: mark}
         return self._rows(word, *(parts[part] for part in self.answer))
 

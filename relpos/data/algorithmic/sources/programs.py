@@ -30,8 +30,8 @@ class Counting(Task):
 
     and an impossible step (no variable is set, or the drawn one holds 10) is drawn again, including its kind. Then a
     random set variable is printed. Programs that set no variable are dropped, so short lengths are rarer, see
-    `draw_lengths`. The authors use 3 to 512 steps. Only the last `max_tokens` symbols are kept (0: all), so the visible
-    part may not determine the answer.
+    `length_weights`. The authors use 3 to 512 steps. Only the last `max_tokens` symbols are kept (0: all), so the
+    visible part may not determine the answer.
     """
 
     name = "counting"
@@ -174,10 +174,9 @@ class ListOps(Task):
         return examples
 
     def length_weights(self, lengths: np.ndarray) -> np.ndarray:
-        shortest, longest = int(lengths[0]), int(lengths[-1])
-        weights = self._shares(longest)[0][1][shortest : longest + 1]
+        weights = self._shares(int(lengths[-1]))[0][1][lengths]
         if not weights.sum() > 0:
-            raise DataError(f"{self.name} has no list of length {shortest} to {longest}.")
+            raise DataError(f"{self.name} has no list of length {lengths[0]} to {lengths[-1]}.")
         return weights
 
     def most_tokens(self, length: int) -> int:

@@ -53,12 +53,12 @@ class CycleNavigation(Task):
 
 
 class Padded(Task):
-    """A task whose answers are followed by `end`, and by zeros up to the same length.
+    """A task whose answers end with `end` and are padded with zeros to one length.
 
     The authors measure accuracy up to `end`, and train on the zeros too (`score_padding`).
     """
 
-    _MARK = len(BITS)  # the id of `end` and, as in the authors' code, of something in the question
+    _MARK = len(BITS)  # the id of `end`; the authors' code gives it to a symbol of the question too
 
     def __init__(self, *, score_padding: bool = False):
         self.score_padding = score_padding

@@ -30,7 +30,11 @@ VALIDATION_FRACTION = 0.01
 
 
 def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
-    """Load commands of at most `cutoff` actions, with all others in the split "longer"; see `split`."""
+    """Load commands of at most `cutoff` actions, with all others in the split "longer"; see `split`.
+
+    Raises:
+      DataError: as of `split`.
+    """
     splits = {
         name: [(command.encode(), actions.encode()) for command, actions in found]
         for name, found in split(cutoff, seed).items()
@@ -56,7 +60,7 @@ def pairs() -> list[Pair]:
 
 
 def split(cutoff: int, seed: int) -> dict[str, list[Pair]]:
-    """Split the pairs: those of at most `cutoff` actions into train, validation and test, the others are "longer".
+    """Split the pairs by number of actions: up to `cutoff` into train, validation and test, the rest into "longer".
 
     Csordas et al. 2021, arXiv:2108.12284 (after Newman et al. 2020, arXiv:2010.07174): train on at most `cutoff`
     actions, hold out a tenth of these as the in-distribution test, and test on all longer ones. Cutoff 22 is the length

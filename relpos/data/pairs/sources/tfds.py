@@ -29,10 +29,10 @@ def load(
     Raises:
       DataError: the set cannot be opened, or lacks a train split or one of the languages.
     """
-    from relpos.data.tfds import sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
 
-    builder, sources = sets.open_sources(name, data_dir)
-    texts = {path[-1]: path for path in sets.texts(builder)}
+    builder, sources = tfds_sets.open_sources(name, data_dir)
+    texts = {path[-1]: path for path in tfds_sets.texts(builder)}
     if len(languages) != 2 or languages[0] == languages[1]:
         raise DataError(f"Translation needs two languages, not {list(languages)}.")
     for language in languages:
@@ -44,12 +44,12 @@ def load(
     source, target = (texts[language] for language in languages)
 
     def read(record: Mapping[str, Any]) -> Pair:
-        return sets.text_at(record, source), sets.text_at(record, target)
+        return tfds_sets.text_at(record, source), tfds_sets.text_at(record, target)
 
     found = {split: Mapped(sources[split], read) for split in SPLITS if len(sources.get(split, ()))}
     if "train" not in found:
         raise DataError(f"{name} has no train split; it has: {', '.join(sources) or 'none'}.")
-    version, description = str(builder.version), sets.description_hash(builder)
+    version, description = str(builder.version), tfds_sets.description_hash(builder)
     if description and len(found) == len(SPLITS):
         return pairs_corpus(name, version, found, languages=languages, description=description)
     notes = []

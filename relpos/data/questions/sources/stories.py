@@ -36,13 +36,11 @@ THINGS = ("apple", "ball", "book", "cup", "key", "lamp")
 MOVES = ("went to", "moved to", "walked to")
 TAKES = ("took", "picked up")
 DROPS = ("dropped", "put down")
-FORMS = ("move, take", "take, move", "move, drop")
+FORMS = (("move", "take"), ("take", "move"), ("move", "drop"))
 QUESTIONS = {"train": 10_000, "validation": 500, "test": 1000, "longer": 1000}
 MOST_DISTANCE = 64  # longer stories take minutes to generate
-BEFORE = (
-    2,
-    12,
-)  # sentences before the first needed one; at least 2, so that someone can have taken a thing
+# Sentences before the first needed one; two facts need at least 2, so that someone can hold a thing.
+BEFORE = (2, 12)
 
 
 def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> Corpus[Question]:
@@ -89,7 +87,7 @@ def questions(
     Args:
       count: how many.
       distance: the least and the greatest; uniform between them.
-      facts: see `load`, also for seed.
+      facts: the number of needed sentences, 1 or 2.
       split: "train", "validation" or "test".
       seed: another one draws other stories of the same split.
 
@@ -119,7 +117,7 @@ def questions(
 
 def _question(rng: random.Random, distance: int, facts: int, id: str) -> Question:
     """Return a story and its question, one sentence per line."""
-    form = rng.choice(FORMS) if facts == 2 else ""
+    form = rng.choice(FORMS) if facts == 2 else None
     asked = ""
     while not asked:  # start again if nobody could do what the form requires
         story = _Story(rng)
@@ -231,18 +229,18 @@ def _one_fact(story: _Story, distance: int) -> str:
     return person
 
 
-def _two_facts(story: _Story, distance: int, form: str) -> str:
+def _two_facts(story: _Story, distance: int, form: tuple[str, str]) -> str:
     """Let someone do with a thing what the form says, and return the thing; "" if nobody can."""
     before = story.rng.randint(*BEFORE)
-    first, second = form.split(", ")
+    first, second = form
     least = min(2, distance - 1) if second == "move" else 1  # leaves room for a later move
     near = story.rng.randint(least, distance - 1)
     story.happen(before)
     person = "" if second == "drop" else story.rng.choice(PERSONS)
     things = {
-        "move, take": [t for t in THINGS if t not in story.holder and t not in story.lying],
-        "take, move": story.within_reach(person),
-        "move, drop": list(story.holder),
+        ("move", "take"): [t for t in THINGS if t not in story.holder and t not in story.lying],
+        ("take", "move"): story.within_reach(person),
+        ("move", "drop"): list(story.holder),
     }[form]
     if not things:
         return ""

@@ -24,9 +24,9 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
     Raises:
       DataError: the set cannot be opened, or lacks SQuAD's features or a train split.
     """
-    from relpos.data.tfds import sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
 
-    builder, sources = sets.open_sources(name, data_dir)
+    builder, sources = tfds_sets.open_sources(name, data_dir)
     features = builder.info.features or {}
     if missing := [feature for feature in FEATURES if feature not in features]:
         raise DataError(

@@ -27,19 +27,19 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[bytes]:
       DataError: the set does not exist, is not on disk and cannot be downloaded, is not stored as array_record, or has
         no text feature.
     """
-    from relpos.data.tfds import sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
 
-    builder, sources = sets.open_sources(name, data_dir)
-    path = (sets.text_feature(builder, name),)
+    builder, sources = tfds_sets.open_sources(name, data_dir)
+    path = (tfds_sets.text_feature(builder, name),)
     found = {
-        split: Mapped(source, lambda record: sets.text_at(record, path))
+        split: Mapped(source, lambda record: tfds_sets.text_at(record, path))
         for split, source in sources.items()
     }
     return text_corpus(
         name,
         str(builder.version),
         _three_splits(found, name),
-        description=sets.description_hash(builder),
+        description=tfds_sets.description_hash(builder),
     )
 
 

@@ -19,13 +19,12 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from relpos.data import paths, splits
+from relpos.data import paths, splits, tfds_sets
 from relpos.data.errors import DataError
 from relpos.data.mapped import Mapped
 from relpos.data.splits import SPLITS
 from relpos.data.text.stdlib import documents as library_text
 from relpos.data.text.stdlib import passages
-from relpos.data.tfds import sets
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
     root = _writable(paths.expanded(data_dir or str(tfds.core.constants.DATA_DIR)), config.name)
 
     def open_builder() -> LibraryText:
-        with sets.quiet_tfds():
+        with tfds_sets.quiet_tfds():
             return LibraryText(
                 found=found, config=config, data_dir=os.fspath(root), file_format="array_record"
             )
@@ -96,7 +95,7 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
     if not Path(builder.data_dir).is_dir():
         _log.info("Preparing library_text in %s, once for this Python.", builder.data_dir)
         try:
-            with sets.quiet_tfds():
+            with tfds_sets.quiet_tfds():
                 builder.download_and_prepare()
         except OSError:
             # Another process was faster: tfds writes to a temporary name and renames, and the first one wins.
@@ -104,7 +103,9 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
             if not Path(builder.data_dir).is_dir():
                 raise
     return {
-        split: Mapped(builder.as_data_source(split), lambda record: sets.text_at(record, ("text",)))
+        split: Mapped(
+            builder.as_data_source(split), lambda record: tfds_sets.text_at(record, ("text",))
+        )
         for split in SPLITS
     }
 
@@ -140,17 +141,18 @@ def _writable(root: Path, config: str) -> Path:
     except OSError as error:
         why = f"{root} cannot be written ({error.strerror})"
     fallback = Path(tempfile.gettempdir()) / f"tensorflow_datasets-{os.getuid()}"
-    if fault := _fault(fallback):
+    if fault := _make_private(fallback):
         raise DataError(
-            f"{why}, and {fallback} in its place {fault}: name a folder of yours by --config.data.data_dir or "
+            f"{why}, and {fallback} in its place {fault}: name a folder of yours by "
+            "--config.data.sources.library_text.data_dir or "
             "$TFDS_DATA_DIR."
         )
     _log.warning("%s; using %s instead.", why, fallback)
     return fallback
 
 
-def _fault(folder: Path) -> str:
-    """Make a folder that only this user can write to; return what is wrong if it is not one, or ""."""
+def _make_private(folder: Path) -> str:
+    """Make a folder that only this user can write to; return what is wrong if that fails, or ""."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -46,7 +46,7 @@ def quiet_tfds() -> Iterator[None]:
 def open_sources(
     name: str, data_dir: str = ""
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Return the builder and the splits' records of a set; the arguments are those of the sources that use it.
+    """Return the builder and the splits' records of a set, such as "lm1b", "wiki40b/en" or "wiki40b/en:1.3.0".
 
     Raises:
       DataError: the set does not exist, is not on disk and cannot be downloaded, or is not stored as array_record.
@@ -191,7 +191,7 @@ def text_at(record: Mapping[str, Any], path: Sequence[str]) -> bytes:
 
 
 def description_hash(builder: tfds.core.DatasetBuilder) -> str:
-    """Return the SHA-256 of a large set's name, version and shards (their documents and bytes).
+    """Return the SHA-256 of a large set's name, version, bytes of each split and number of documents of each shard.
 
     Return "" for a set small enough to be read and hashed whole.
     """

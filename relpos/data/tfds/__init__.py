@@ -1,1 +1,0 @@
-"""tensorflow-datasets without TensorFlow: sets stored as array_record."""
