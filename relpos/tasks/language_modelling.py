@@ -293,8 +293,8 @@ class Causal(LanguageModelling):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield each prompt and its continuation, at most `max_tokens` tokens, which does not depend on other prompts.
 
-        Each chunk is one batch. Random draws depend on `seed` and on the prompt's number. Only the last `context` tokens
-        of a prompt are read; 0 stands for the longest evaluation window.
+        Each chunk is one batch. Random draws depend on `seed` and on the prompt's number. Only the last `context`
+        tokens of a prompt are read; 0 stands for the longest evaluation window.
 
         Raises:
           UserError: a prompt and max_tokens do not fit the model. All prompts before it have been continued.

@@ -73,7 +73,8 @@ class Checkpoints:
     ) -> None:
         """Start saving the state after `step` updates.
 
-        `batches` has yielded exactly `step` batches; `meta` is plain JSON. The state may be donated as soon as this returns.
+        `batches` has yielded exactly `step` batches; `meta` is plain JSON. The state may be donated as soon as this
+        returns.
 
         Raises:
           CheckpointError: this save or the previous one failed.

@@ -121,7 +121,7 @@ def create(
       DataError: the kind is unknown, or the tokenizer cannot be loaded or learned.
     """
     if kind not in (kinds := ("words", *tokenizers.KINDS)):
-        raise DataError(f"There is no tokenizer {kind!r}{did_you_mean(kind, kinds)}.")
+        raise DataError(f"There is no tokenizer {kind!r}{did_you_mean(kind, kinds)}")
     if kind != "words":
         encoded = [text.encode() for text in texts] if kind == "sentencepiece" else []
         return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))

@@ -132,6 +132,16 @@ def test_heads_drop_the_same_weights_in_one_kind_or_two():
     np.testing.assert_allclose(attend(make("none:2/none:4"), q, k, v, x, **kw), whole, atol=1e-12)
 
 
+def test_an_order_alone_leaves_each_token_at_its_place_in_the_row():
+    """Keys are sorted for a walk; the other parts of the sum still see where they stood."""
+    order, at = jnp.asarray(np.random.default_rng(4).permutation(T))[None], jnp.arange(T)[None]
+    encoding, arrays = make("path+alibi"), inputs(B=1)
+    kw = {"causal": True, "q_order": order, "k_order": order}
+    found = attend(encoding, *arrays, **kw)
+    expected = attend(encoding, *arrays, q_positions=at, k_positions=at, **kw)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_keys_of_several_kinds_are_kept_once_where_they_can_be():
     """A cache has the layer's key heads, or a head for each query where kinds share one key head."""
     _, k, _, _ = inputs()
