@@ -50,7 +50,7 @@ def _find(path: Path) -> Path:
     beside = map(str, path.parent.glob("*.py")) if path.parent.is_dir() else []
     near = nearest(str(path), [*beside, *(known if is_name else ())])
     hint = f": did you mean {near!r}?" if near else ""
-    raise UserError(f"no config file {str(path)!r}{hint} (with relpos come {', '.join(known)})")
+    raise UserError(f"no config file {str(path)!r}{hint} (relpos ships {', '.join(known)})")
 
 
 @contextlib.contextmanager

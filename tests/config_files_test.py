@@ -53,7 +53,7 @@ def test_a_missing_file_is_answered_with_the_nearest_one(path):
         load(path.parent / "nowhere" / "x.py")
     with pytest.raises(UserError, match="no config file"):
         load(path.parent)
-    with pytest.raises(UserError, match=r"no config file 'qqq' \(with relpos come .*lm, qa, scan"):
+    with pytest.raises(UserError, match=r"no config file 'qqq' \(relpos ships .*lm, qa, scan"):
         load("qqq")
     with pytest.raises(UserError, match=r"did you mean 'translation'\?"):
         load("translaton")

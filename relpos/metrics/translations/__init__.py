@@ -23,7 +23,7 @@ def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> d
     """
     if not found or len(found) != len(wanted):
         raise UserError(
-            f"{len(found)} translations cannot be held against {len(wanted)} references."
+            f"{len(found)} translations cannot be compared with {len(wanted)} references."
         )
     signed = {
         f"{name}_signature": sign(language)
