@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from relpos import room
+from relpos import device_memory
 
 _ROWS = "rows"
 _MOST_OF_MEMORY = 4  # all copies of a model take at most 1 / 4 of memory
@@ -29,7 +29,9 @@ def sharing(rows: int, model: Any) -> list[jax.Device]:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return devices[:1]
-    copies = (room.available() or 0) // (_MOST_OF_MEMORY * max(1, room.tree_bytes(model)))
+    copies = (device_memory.available() or 0) // (
+        _MOST_OF_MEMORY * max(1, device_memory.tree_bytes(model))
+    )
     most = max(1, min(len(devices), copies))
     return devices[: max(n for n in range(1, most + 1) if rows % n == 0)]
 

@@ -10,7 +10,7 @@ from relpos import encodings
 from relpos import nn as relpos_nn
 from relpos.encodings import Encoding
 from relpos.nn import Cache, Earlier
-from relpos.nn.of_attention import check_input
+from relpos.nn.attention_helpers import check_input
 
 # `nnx.bridge.ToLinen` is not used: it puts parameters into collections by NNX type, so that parameters per head would
 # be in a separate collection, and a Linen train step, which differentiates "params", would not train them.
@@ -63,8 +63,8 @@ class RelativeAttention(nn.Module):
         segments: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Append x to a cache and attend, as `relpos.RelativeAttention.decode`: apply(..., method="decode")."""
-        places = {"positions": positions, "order": order, "segments": segments}
-        return self._bound(x_BTD).decode(x_BTD, cache, **places)
+        given = {"positions": positions, "order": order, "segments": segments}
+        return self._bound(x_BTD).decode(x_BTD, cache, **given)
 
     def read_on(
         self,

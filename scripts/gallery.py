@@ -49,8 +49,8 @@ def weights(name: str, length: int) -> np.ndarray:
     token = jax.random.normal(jax.random.key(0), (HEADS * length,))
     x = encoding.embed(jnp.tile(token, (length, 1)), jnp.arange(length))
     heads = x.reshape(1, length, HEADS, length)
-    of_attention = None if encoding.adds_to_input() else encoding
-    return np.asarray(of_last(of_attention, x[None], heads, heads))
+    attention_helpers = None if encoding.adds_to_input() else encoding
+    return np.asarray(of_last(attention_helpers, x[None], heads, heads))
 
 
 def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Array) -> Array:

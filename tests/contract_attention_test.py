@@ -11,7 +11,7 @@ from flax import nnx
 
 from relpos import encodings
 from relpos.attention import choices
-from relpos.attention.checks import check_places
+from relpos.attention.checks import check_positions
 from relpos.attention.slots import SLOTS
 from relpos.positions import Consecutive, consecutive
 from tests import oracle
@@ -244,7 +244,7 @@ def test_real_positions_are_those_of_the_papers_loop(name):
         assert_as_in_the_paper(found, oracles_of(name, encoding, heads), encoding, arrays, **kw)
         return
     # One that adds to the input is checked by the model; of several axes, where its slots meet the positions.
-    check = functools.partial(check_places, encoding, kw["q_positions"][None])
+    check = functools.partial(check_positions, encoding, kw["q_positions"][None])
     slots = functools.partial(attend, encoding, *inputs(**sizes), **kw)
     with pytest.raises(ValueError, match="integers"):
         (check if encoding.axes == 1 else slots)()
@@ -268,7 +268,7 @@ def test_positions_have_the_axes_that_a_scheme_says(name):
     grid = jnp.stack([jnp.asarray(x) for x in columns[: max(2, encoding.axes or 2)]], -1)
     if encoding.axes == 1 and encoding.reads_positions:
         with pytest.raises(ValueError, match=f"{type(encoding).__name__} takes one number.*have 2"):
-            check_places(encoding, grid)
+            check_positions(encoding, grid)
         return
     if encoding.reads_positions:
         kw = {"causal": True, "window": 9, "positions": grid, "segments": PACKED, "K": 1}

@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from relpos import cores, room
+from relpos import cores, device_memory
 from relpos.attention import choices
 from relpos.nn import (
     Decoder,
@@ -26,15 +26,15 @@ def shares_are_even_and_fit_memory():
     small = jnp.zeros(10)
     found = [len(cores.sharing(rows, small)) for rows in (1, 2, 3, 4, 5, 6, 8, 9)]
     assert found == [1, 2, 3, 4, 1, 3, 4, 3], found
-    available = room.available
+    available = device_memory.available
     try:
         for copies, most in ((2, 2), (1, 1), (0, 1)):  # copies of 40 bytes in a quarter of it
-            room.available = lambda copies=copies: copies * 4 * 40 + 39
+            device_memory.available = lambda copies=copies: copies * 4 * 40 + 39
             assert len(cores.sharing(4, small)) == most
-        room.available = lambda: None  # it does not say
+        device_memory.available = lambda: None  # it does not say
         assert len(cores.sharing(4, small)) == 1
     finally:
-        room.available = available
+        device_memory.available = available
 
 
 def look(scale, state, batch):

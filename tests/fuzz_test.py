@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from relpos import room
+from relpos import device_memory
 from relpos.errors import UserError
 from relpos.training import loop
 from relpos.training.optimizer import create_optimizer, learning_rate
@@ -47,7 +47,7 @@ def take_a_step(config, workdir, *, compiled):
     directory = RunDirectory(workdir, config)
     try:
         task, shapes, _ = loop.prepare(config, directory)
-        if room.tree_bytes(shapes) > MOST_BYTES / 20:
+        if device_memory.tree_bytes(shapes) > MOST_BYTES / 20:
             return  # it would be carried out, but not here
         batches = task.train_batches()
         if config.batch_size * config.sequence_length > 10_000:

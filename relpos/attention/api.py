@@ -25,7 +25,7 @@ from relpos.attention.distances import Tables
 from relpos.attention.heads import attend
 from relpos.attention.per_head import repeated
 from relpos.attention.plan import Known, Plan
-from relpos.attention.prepared import Arrays, Place, position_of
+from relpos.attention.prepared import Arrays, Location, position_of
 from relpos.attention.reference import Rules
 from relpos.attention.slot_use import SlotUse
 from relpos.attention.slots import Slots, each_head
@@ -125,7 +125,7 @@ def attention(
     segments = checks.checked_segments(q_segments, k_segments, *sides)
     at = checks.checked_numbers("positions", q_positions, k_positions, *sides, with_axes=True)
     order = checks.checked_numbers("order", q_order, k_order, *sides)
-    checks.check_places(encoding, at[0])
+    checks.check_positions(encoding, at[0])
     at, order = _one_number(encoding, at, order)
     ordered = order[0] is not None
     if tables is not None and ordered:
@@ -139,8 +139,8 @@ def attention(
     rules = Rules(0.0, causal, positions.Window.of(window), softcap, dropout_rate, ordered)
     same = q_segments is k_segments
     call = _Call(graphdef, rules, scale, implementation, same, keys_ready, block_sizes)
-    places = tuple(map(Place, at, segments, order))
-    arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, seeds)
+    locations = tuple(map(Location, at, segments, order))
+    arrays = Arrays(state, tables, q, k, v, q_features, k_features, locations, seeds)
     # A sharded sequence is gathered: every query may see every key.
     return left_to_the_compiler(_attention, (call,), q, 0, None, 2)(arrays)
 
@@ -170,7 +170,7 @@ class _Call(NamedTuple):
 
     def known(self, encoding: Slots, arrays: Arrays) -> Known:
         """Return what is known about the positions."""
-        q = arrays.places[0]
+        q = arrays.locations[0]
         if isinstance(q.position, Consecutive):
             # Kernels count both sides from 0; for a walk, keys of several segments must be sorted.
             unsorted = encoding.walks and q.segment is not None
@@ -222,7 +222,7 @@ def _of_kinds(call: _Call, encoding: Slots, arrays: Arrays):
 def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     """Plan the call, apply the slots of tokens, and attend."""
     q, k, v = arrays.q, arrays.k, arrays.v
-    q_place, k_place = arrays.places
+    q_location, k_location = arrays.locations
     (B, T, N, H), S = q.shape, k.shape[1]
     known = call.known(encoding, arrays)
     graphdef, state = nnx.split(encoding)
@@ -235,15 +235,16 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
         )._replace(padded=call.padded)  # fmt: skip
 
     plan = plan_of(known)
-    if q_place.position is None and not known.consecutive and q_place.segment is not None:
-        q_place, k_place = (
-            x._replace(position=positions.within_segments(x.segment)) for x in (q_place, k_place)
+    if q_location.position is None and not known.consecutive and q_location.segment is not None:
+        q_location, k_location = (
+            x._replace(position=positions.within_segments(x.segment))
+            for x in (q_location, k_location)
         )
-    at_T, at_S = position_of(q_place.position, T), position_of(k_place.position, S)
-    if isinstance(q_place.position, Consecutive) and not known.consecutive:
-        q_place, k_place = (
+    at_T, at_S = position_of(q_location.position, T), position_of(k_location.position, S)
+    if isinstance(q_location.position, Consecutive) and not known.consecutive:
+        q_location, k_location = (
             x._replace(position=jnp.broadcast_to(x.position.of(length), (B, length)))
-            for x, length in ((q_place, T), (k_place, S))
+            for x, length in ((q_location, T), (k_location, S))
         )
     q_features = repeated(arrays.q_features, N, axis=2)
     k_features = arrays.k_features
@@ -255,20 +256,20 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     k, v = transforms.match_heads(k, v)
     k_features = k_features if encoding.keeps_key_features else None
     if encoding.walks and not known.consecutive:
-        if k_place.position is None:  # they are about to leave their places
-            k_place = k_place._replace(position=jnp.broadcast_to(at_S, (B, S)))
-        rank = k_place.position if k_place.order is None else k_place.order
-        of_keys = (k, v, k_features, k_place)
-        k, v, k_features, k_place = outward.in_order(rank, k_place.segment, of_keys)
-    places = (q_place, k_place)
+        if k_location.position is None:  # they are about to leave their row
+            k_location = k_location._replace(position=jnp.broadcast_to(at_S, (B, S)))
+        rank = k_location.position if k_location.order is None else k_location.order
+        of_keys = (k, v, k_features, k_location)
+        k, v, k_features, k_location = outward.in_order(rank, k_location.segment, of_keys)
+    locations = (q_location, k_location)
     tables = repeated(arrays.tables, N, axis=0)  # heads may share a table
-    arrays = Arrays(state, tables, q, k, v, q_features, k_features, places, arrays.seeds)
+    arrays = Arrays(state, tables, q, k, v, q_features, k_features, locations, arrays.seeds)
     longest = choices.longest_in_a_table(T, S)
     if_near = plan if known.longest is not None else plan_of(known._replace(longest=longest))
     if longest is None or if_near.parts == plan.parts:
         out = attend(plan, arrays)
     else:
-        near = are_within(longest, rules, places)
+        near = are_within(longest, rules, locations)
         out = jax.lax.cond(
             near, *(functools.partial(attend, each) for each in (if_near, plan)), arrays
         )

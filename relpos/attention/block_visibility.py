@@ -68,13 +68,13 @@ def may_see(
     return begin.astype(jnp.int32), end.astype(jnp.int32)
 
 
-def are_within(longest: int, rules: Rules, places: tuple[Any, ...]) -> Bool[Array, ""]:
+def are_within(longest: int, rules: Rules, locations: tuple[Any, ...]) -> Bool[Array, ""]:
     """Return whether all tokens that may see each other are within the distance `longest`.
 
-    `places` are those of queries and keys, with positions [B, T] and [B, S], as in `relpos.attention.prepared.Arrays`.
+    `locations` are those of queries and keys, with positions [B, T] and [B, S], see `relpos.attention.prepared.Arrays`.
     """
     (q_low, q_high), (k_low, k_high) = (
-        _bounds(Tokens(x.position, x.position, x.segment))[0] for x in places
+        _bounds(Tokens(x.position, x.position, x.segment))[0] for x in locations
     )
 
     def within(high, low):

@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
         return jnp.result_type(self.q.content, self.k.key, self.k.value, jnp.float32)
 
 
-class Places(NamedTuple):
+class Constants(NamedTuple):
     """The arrays that are not differentiated; tokens are cut into blocks."""
 
     q: Tokens
@@ -145,12 +145,12 @@ class Blocks:
 
     problem: Problem
     inputs: Inputs
-    places: Places
+    constants: Constants
 
     def rows(self, *of_result: Array) -> Rows:
         """Return the blocks of queries, in the backward pass with d_out, log_total and correction."""
-        index = jnp.arange(self.places.q.row.shape[0], dtype=jnp.int32)
-        return Rows(index, self.inputs.q, self.places.q, *of_result)
+        index = jnp.arange(self.constants.q.row.shape[0], dtype=jnp.int32)
+        return Rows(index, self.inputs.q, self.constants.q, *of_result)
 
     def over_keys(self, rows: Rows, carry, begin, visit, end):
         """Visit the blocks of keys, region by region; within a region each block passes its rings on to the next."""
@@ -160,7 +160,7 @@ class Blocks:
 
         for region in self._regions(rows.number):
             rings = begin(self._at(rows, region, region.begin))
-            carry = varying_like((self.inputs, self.places), (carry, rings))
+            carry = varying_like((self.inputs, self.constants), (carry, rings))
             carry, rings = lax.fori_loop(
                 region.begin, region.end, functools.partial(step, region), carry
             )
@@ -169,13 +169,13 @@ class Blocks:
 
     def _regions(self, number) -> list[Region]:
         """Cut the key blocks that a block of queries may see into regions."""
-        (rules, layout, parts, _), places = self.problem, self.places
-        key_blocks = places.k.row.shape[0]
-        row = number * layout.rows + offset_of(layout, places.q, places.k)
+        (rules, layout, parts, _), constants = self.problem, self.constants
+        key_blocks = constants.k.row.shape[0]
+        row = number * layout.rows + offset_of(layout, constants.q, constants.k)
         found = regions(tuple(part.beyond for part in parts), rules, layout, row, key_blocks)
         if key_blocks == 1:  # decoding: there is nothing to skip, and XLA removes the loop
             return found
-        blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+        blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], constants.q), constants.k)
         return found if blocks is None else [region.within(*blocks) for region in found]
 
     def _at(self, rows: Rows, region: Region, number) -> Block:
@@ -196,9 +196,9 @@ class Blocks:
             )
             return distances_of(q, k), *ends
 
-        k, k_tokens = jax.tree.map(part, (self.inputs.k, self.places.k))
+        k, k_tokens = jax.tree.map(part, (self.inputs.k, self.constants.k))
         row = rows.number * self.problem.layout.rows
-        offset = offset_of(self.problem.layout, self.places.q, self.places.k)
+        offset = offset_of(self.problem.layout, self.constants.q, self.constants.k)
         reaches = tuple(
             reach_of(part.span, part.layout, table, row, offset, number, d_CK)
             for part, table in zip(self.problem.parts, region.tables, strict=True)

@@ -24,7 +24,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from jaxtyping import Array, Float
 
 from relpos.attention import padding, reference
-from relpos.attention.blocks import Block, Blocks, Extent, Inputs, Places, Problem, Rows, Terms
+from relpos.attention.blocks import Block, Blocks, Constants, Extent, Inputs, Problem, Rows, Terms
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, terms_of
 from relpos.attention.reference import Keys, Queries, Rules, Tokens
@@ -129,7 +129,7 @@ class OneHead(Blocks):
             q, k = block.tokens
             return reference.keep_weights(self.problem.rules, seed, q, k, weights_CK)
 
-        return self.of_heads(of_head, block, self.places.seed, weights_CK)
+        return self.of_heads(of_head, block, self.constants.seed, weights_CK)
 
 
 def _forward(heads: OneHead) -> Result:
@@ -170,7 +170,7 @@ def _forward(heads: OneHead) -> Result:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _with_gradients(kind, problem, inputs: Inputs, places: Places, done: Result) -> Result:
+def _with_gradients(kind, problem, inputs: Inputs, constants: Constants, done: Result) -> Result:
     """Return `done`, the result of an earlier forward pass; the gradient of this function is the backward pass."""
     return done
 
@@ -179,18 +179,18 @@ class _Residuals(struct.PyTreeNode):
     """Residuals made and used inside the backward pass; what the forward pass keeps is `heads._Kept`."""
 
     inputs: Inputs
-    places: Places
+    constants: Constants
     done: Result
     trained: tuple[bool, ...] = struct.field(pytree_node=False)
 
 
-def _with_gradients_forward(kind, problem, inputs, places, done):
+def _with_gradients_forward(kind, problem, inputs, constants, done):
     trained = tuple(
         term.reads_tokens or any(x.perturbed for x in jax.tree.leaves(term))
         for term in inputs.terms.logits
     )
-    inputs, places, done = custom_vjp_primal_tree_values((inputs, places, done))
-    return done, _Residuals(inputs, places, done, trained)
+    inputs, constants, done = custom_vjp_primal_tree_values((inputs, constants, done))
+    return done, _Residuals(inputs, constants, done, trained)
 
 
 def pull_back(pulls, d_summand, rings, sums, d: Adds):
@@ -256,8 +256,8 @@ def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
 
 
 def _backward(kind, problem, residuals: _Residuals, d_result):
-    inputs, places = residuals.inputs, residuals.places
-    heads, k = kind(problem, inputs, places, residuals.trained), inputs.k
+    inputs, constants = residuals.inputs, residuals.constants
+    heads, k = kind(problem, inputs, constants, residuals.trained), inputs.k
     (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
@@ -271,7 +271,7 @@ def _backward(kind, problem, residuals: _Residuals, d_result):
 
     of_keys = turn(k.key), turn(k.vector), turn(k.value), k.features
     sums = Sums(heads.of_terms(lambda term: term.zero_sums()), *zeros((*of_keys, inputs.state)))
-    sums = varying_like((inputs, places), sums)
+    sums = varying_like((inputs, constants), sums)
     sums, d_q = lax.scan(block_of_rows, sums, heads.rows(d_out, log_total, correction))
     d_terms = heads.of_terms(lambda term, own: term.gradient(own), sums.terms)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features, turn(sums.vector))
@@ -284,13 +284,13 @@ _with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
 
 
 def attend(
-    kind: type[OneHead], problem: Problem, inputs: Inputs, places: Places, done: Any
+    kind: type[OneHead], problem: Problem, inputs: Inputs, constants: Constants, done: Any
 ) -> Result:
     """Compute the forward pass, or only the gradients of `done`, an earlier one."""
-    inputs, places = varying_like((inputs, places), (inputs, places))
+    inputs, constants = varying_like((inputs, constants), (inputs, constants))
     if done is None:
-        return _forward(kind(problem, inputs, places))
-    return _with_gradients(kind, problem, inputs, places, done)
+        return _forward(kind(problem, inputs, constants))
+    return _with_gradients(kind, problem, inputs, constants, done)
 
 
 def extent_of(part: Part, rules: Rules, layout: Layout, T: int, S: int) -> Extent:
@@ -329,7 +329,7 @@ def head(
     k, k_tokens = padding.cut((k, k_tokens), layout.columns)
     problem = Problem(rules, layout, tuple(extent_of(part, rules, layout, T, S) for part in parts))
     inputs = Inputs(terms_of(parts, rules, layout), q, k)
-    return attend(OneHead, problem, inputs, Places(q_tokens, k_tokens, seed), done)
+    return attend(OneHead, problem, inputs, Constants(q_tokens, k_tokens, seed), done)
 
 
 def joined(result: Result, T: int) -> Float[Array, "... T H"]:

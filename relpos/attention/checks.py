@@ -265,14 +265,14 @@ def _check_start(name: str, x: Consecutive, rows: int) -> None:
         )
 
 
-def check_places(encoding: Slots, positions: Any) -> None:
+def check_positions(encoding: Slots, positions: Any) -> None:
     """Check that an encoding supports these positions, [B, T] or [B, T, axes]."""
     if positions is None or not encoding.reads_positions or isinstance(positions, Consecutive):
         return
     inner = [part for part, _ in encoding.of_heads] or encoding.parts
     if encoding not in inner:
         for part in inner:
-            check_places(part, positions)
+            check_positions(part, positions)
         return
     name, axes = type(encoding).__name__, positions.shape[2:]
     if axes and axes[0] != encoding.axes:

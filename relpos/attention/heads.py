@@ -126,8 +126,8 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
     if plan.filled.mixes:
         return mixed_heads(plan, over_rows, arrays, done)
     over_groups, over_heads = map_over(K, at_once), map_over(N // K, at_once // K)
-    places, shared_places = prepared.of_all_rows(arrays.places)
-    offset = prepared.offset_of_all_rows(plan.layout, T, S, places, shared_places)
+    locations, shared_locations = prepared.of_all_rows(arrays.locations)
+    offset = prepared.offset_of_all_rows(plan.layout, T, S, locations, shared_locations)
     encoding = nnx.merge(plan.graphdef, arrays.state)
     split, per_head, shared = split_heads(encoding)
     per_head = for_heads(per_head, N)
@@ -137,8 +137,8 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
         tables_at = functools.partial(prepared.tables_of, plan, encoding, tables, T, S)
         of_all = None if offset is None else tables_at(offset)
 
-        def one_sequence(seed, done, places, *of_row):
-            tokens = prepared.tokens_of(T, S, places, shared_places)
+        def one_sequence(seed, done, locations, *of_row):
+            tokens = prepared.tokens_of(T, S, locations, shared_locations)
             tables = of_all or tables_at(offset_of(plan.layout, *tokens))
             sides = prepared.queries_and_keys(plan, encoding, tokens, *of_row)
             parts = prepared.parts_of(plan, encoding, tables)
@@ -150,7 +150,7 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
             path = choices.kernels() if plan.path == "pallas" else others[plan.path]
             return path.head(part, plan.rules, plan.layout, *sides, *tokens, seed, done)
 
-        return over_rows(one_sequence)(seeds, done, places, q, k, v, q_features, k_features)
+        return over_rows(one_sequence)(seeds, done, locations, q, k, v, q_features, k_features)
 
     # Features of keys that a group of heads shares, and those that each head has for itself.
     leaves, tree = jax.tree.flatten(arrays.k_features)

@@ -29,10 +29,10 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     encoding = nnx.merge(plan.graphdef, arrays.state)
     split, per_head, shared = split_heads(encoding)
     per_head = for_heads(per_head, N)
-    places, shared_places = prepared.of_all_rows(arrays.places)
+    locations, shared_locations = prepared.of_all_rows(arrays.locations)
 
-    def one_row(q, k, v, q_features, k_features, seeds, done, places):
-        tokens = prepared.tokens_of(T, S, places, shared_places)
+    def one_row(q, k, v, q_features, k_features, seeds, done, locations):
+        tokens = prepared.tokens_of(T, S, locations, shared_locations)
 
         def of_one(per_head, tables, *of_head):
             one = nnx.merge(split, per_head, shared)
@@ -72,4 +72,4 @@ def mixed_heads(plan: Plan, over_rows: Callable, arrays: Arrays, done: Any = Non
     q, k, v, *features = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), of_heads)  # [B, N, T, ...]
     k, v = repeated((k, v), N, axis=1)
     swap = functools.partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))
-    return swap(over_rows(one_row)(q, k, v, *features, arrays.seeds, swap(done), places))
+    return swap(over_rows(one_row)(q, k, v, *features, arrays.seeds, swap(done), locations))

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from relpos.attention import beside_walk, padding, reference
 from relpos.attention.block_visibility import may_see
-from relpos.attention.blocks import Places, Problem
+from relpos.attention.blocks import Constants, Problem
 from relpos.attention.mesh_axes import varying_like
 from relpos.attention.parts import Part, is_inexact
 from relpos.attention.reference import Keys, Queries, Rules, Tokens, dot, dot_rows
@@ -76,18 +76,18 @@ class _Run(NamedTuple):
     all_seen: bool
 
 
-def _runs(problem: Problem, places: Places, number: Array) -> list[_Run]:
+def _runs(problem: Problem, constants: Constants, number: Array) -> list[_Run]:
     """Cut the blocks of keys that a block of queries may see into runs, the nearest first."""
-    rules, layout, key_blocks = problem.rules, problem.layout, places.k.row.shape[0]
-    row = number * layout.rows + offset_of(layout, places.q, places.k)
+    rules, layout, key_blocks = problem.rules, problem.layout, constants.k.row.shape[0]
+    row = number * layout.rows + offset_of(layout, constants.q, constants.k)
     (region,) = regions((None,), rules, layout, row, key_blocks)
-    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], places.q), places.k)
+    blocks = may_see(rules, layout, jax.tree.map(lambda x: x[number], constants.q), constants.k)
     region = region if blocks is None else region.within(*blocks)
     begin, end = (jnp.asarray(x, jnp.int32) for x in (region.begin, region.end))
     if (
         not (layout.consecutive and rules.causal)
         or rules.window.past is not None
-        or places.k.segment is not None
+        or constants.k.segment is not None
     ):
         return [_Run(begin, end, False)]
     # The first query, and so every query, sees all keys of the blocks before `past`.
@@ -99,9 +99,9 @@ def _at(tree, number):
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, number, keepdims=False), tree)
 
 
-def _step(problem, places, rows, k_tokens, all_seen, state, carry, q, k):
+def _step(problem, constants, rows, k_tokens, all_seen, state, carry, q, k):
     """Walk past one block of keys, without their values; return the unmasked logits and the carry."""
-    encoding, rules = nnx.merge(problem.graphdef, state, places.integers), problem.rules
+    encoding, rules = nnx.merge(problem.graphdef, state, constants.integers), problem.rules
     seen_CK = _mask(problem, rows, k_tokens, all_seen)
     (q_walking, q_features), (k_walking, k_features) = q.features, k.features
     dots_CK, bias_CK, after = encoding.walk(
@@ -122,65 +122,67 @@ def _mask(problem, rows, k_tokens, all_seen):
     return None if all_seen else reference.mask(problem.rules, rows.tokens, k_tokens)
 
 
-def _forward(problem: Problem, inputs: _Inputs, places: Places) -> Result:
+def _forward(problem: Problem, inputs: _Inputs, constants: Constants) -> Result:
     dtype = jnp.result_type(inputs.q.content, inputs.k.key, inputs.k.value, jnp.float32)
 
     def block_of_rows(rows: _Rows):
         def visit(run, n, carried):
             softmax, carry = carried
-            k, k_tokens = _at((inputs.k, places.k), run.end - 1 - n)
-            step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+            k, k_tokens = _at((inputs.k, constants.k), run.end - 1 - n)
+            step = functools.partial(_step, problem, constants, rows, k_tokens, run.all_seen)
             logits_CK, carry = step(inputs.state, carry, rows.q, k._replace(value=None))
             mask_CK = _mask(problem, rows, k_tokens, run.all_seen)
             softmax, weights_CK, _ = softmax.after(hide(mask_CK, logits_CK.astype(dtype)))
             kept_CK = reference.keep_weights(
-                problem.rules, places.seed, rows.tokens, k_tokens, weights_CK
+                problem.rules, constants.seed, rows.tokens, k_tokens, weights_CK
             )
             new_CH = dot(kept_CK.astype(k.value.dtype), k.value)
             return softmax._replace(out=softmax.out + new_CH), carry
 
         softmax = Softmax.empty((problem.layout.rows,), inputs.k.value.shape[-1], dtype)
-        carried = varying_like((inputs, places), (softmax, rows.first))
-        for run in _runs(problem, places, rows.number):
+        carried = varying_like((inputs, constants), (softmax, rows.first))
+        for run in _runs(problem, constants, rows.number):
             carried = lax.fori_loop(0, run.end - run.begin, functools.partial(visit, run), carried)
         return carried[0].result()
 
-    return lax.map(block_of_rows, _rows(inputs, places))
+    return lax.map(block_of_rows, _rows(inputs, constants))
 
 
-def _rows(inputs: _Inputs, places: Places) -> _Rows:
-    index = jnp.arange(places.q.row.shape[0], dtype=jnp.int32)
-    return _Rows(index, inputs.first, inputs.q, places.q)
+def _rows(inputs: _Inputs, constants: Constants) -> _Rows:
+    index = jnp.arange(constants.q.row.shape[0], dtype=jnp.int32)
+    return _Rows(index, inputs.first, inputs.q, constants.q)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradients(problem: Problem, inputs: _Inputs, places: Places, done: Result) -> Result:
+def _with_gradients(
+    problem: Problem, inputs: _Inputs, constants: Constants, done: Result
+) -> Result:
     """Return `done`, an earlier result; the gradient of this function is the backward pass."""
     return done
 
 
-def _with_gradients_forward(problem, inputs, places, done):
-    return done, (inputs, places, done)
+def _with_gradients_forward(problem, inputs, constants, done):
+    return done, (inputs, constants, done)
 
 
 def _backward(problem, residuals, d_result):
-    inputs, places, (out, log_total) = residuals
+    inputs, constants, (out, log_total) = residuals
     d_out, d_log_total = d_result
     correction = (out * d_out).sum(-1) - d_log_total  # d log_total / d logits = weights
 
     def block_of_rows(sums, of_rows):
         rows, *of_result = of_rows
-        runs = _runs(problem, places, rows.number)
-        notes = _walk_out(problem, inputs, places, rows, runs)
-        carried = varying_like((inputs, places), (*zeros((rows.first, rows.q)), sums))
+        runs = _runs(problem, constants, rows.number)
+        notes = _walk_out(problem, inputs, constants, rows, runs)
+        carried = varying_like((inputs, constants), (*zeros((rows.first, rows.q)), sums))
         for run in reversed(runs):
-            back = functools.partial(_back, problem, inputs, places, rows, of_result, notes, run)
+            back = functools.partial(_back, problem, inputs, constants, rows, of_result, notes, run)
             carried = lax.fori_loop(run.begin, run.end, back, carried)
         d_first, d_q, sums = carried
         return sums, (d_first, d_q)
 
-    sums = varying_like((inputs, places), zeros((inputs.state, inputs.k)))
-    steps = (_rows(inputs, places), d_out, log_total, correction)
+    sums = varying_like((inputs, constants), zeros((inputs.state, inputs.k)))
+    steps = (_rows(inputs, constants), d_out, log_total, correction)
     (d_state, d_k), (d_first, d_q) = lax.scan(block_of_rows, sums, steps)
     return cast_like(_Inputs(d_state, d_first, d_q, d_k), inputs), None, None
 
@@ -188,7 +190,7 @@ def _backward(problem, residuals, d_result):
 _with_gradients.defvjp(_with_gradients_forward, _backward)
 
 
-def _walk_out(problem, inputs, places, rows, runs):
+def _walk_out(problem, inputs, constants, rows, runs):
     """Return the carry before each block of keys, [blocks, C, ...]; zeros for blocks that are not visited."""
 
     def note(run, n, carried):
@@ -197,24 +199,24 @@ def _walk_out(problem, inputs, places, rows, runs):
         notes = jax.tree.map(
             lambda all, x: lax.dynamic_update_index_in_dim(all, x, at, 0), notes, carry
         )
-        k, k_tokens = _at((inputs.k, places.k), at)
-        step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+        k, k_tokens = _at((inputs.k, constants.k), at)
+        step = functools.partial(_step, problem, constants, rows, k_tokens, run.all_seen)
         return step(inputs.state, carry, rows.q, k._replace(value=None))[1], notes
 
-    blocks = places.k.row.shape[0]
+    blocks = constants.k.row.shape[0]
     notes = jax.tree.map(lambda x: jnp.zeros((blocks, *x.shape), x.dtype), rows.first)
-    carried = varying_like((inputs, places), (rows.first, notes))
+    carried = varying_like((inputs, constants), (rows.first, notes))
     for run in runs:
         carried = lax.fori_loop(0, run.end - run.begin, functools.partial(note, run), carried)
     return carried[1]
 
 
-def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
+def _back(problem, inputs, constants, rows, of_result, notes, run, at, carried):
     """Propagate the gradients back past one block of keys."""
     d_carry, d_q, (d_state, d_k) = carried
     d_out_CH, log_total_C, correction_C = of_result
-    k, k_tokens = _at((inputs.k, places.k), at)
-    step = functools.partial(_step, problem, places, rows, k_tokens, run.all_seen)
+    k, k_tokens = _at((inputs.k, constants.k), at)
+    step = functools.partial(_step, problem, constants, rows, k_tokens, run.all_seen)
     (logits_CK, after), pull = jax.vjp(
         step, inputs.state, _at(notes, at), rows.q, k._replace(value=None)
     )
@@ -222,7 +224,7 @@ def _back(problem, inputs, places, rows, of_result, notes, run, at, carried):
     masked_CK = hide(mask_CK, logits_CK.astype(log_total_C.dtype))
     weights_CK = jnp.exp(masked_CK - log_total_C[:, None])
     keep = functools.partial(
-        reference.keep_weights, problem.rules, places.seed, rows.tokens, k_tokens
+        reference.keep_weights, problem.rules, constants.seed, rows.tokens, k_tokens
     )
     # In half precision products round their operands, not their sums.
     d_out_half = d_out_CH.astype(k.value.dtype)
@@ -271,8 +273,8 @@ def head(
     graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
     problem = Problem(rules, layout, (), graphdef)
     inputs = _Inputs(state, first, q, k)
-    places = Places(q_tokens, k_tokens, seed, integers)
-    inputs, places = varying_like((inputs, places), (inputs, places))
+    constants = Constants(q_tokens, k_tokens, seed, integers)
+    inputs, constants = varying_like((inputs, constants), (inputs, constants))
     if done is None:
-        return _forward(problem, inputs, places)
-    return _with_gradients(problem, inputs, places, done)
+        return _forward(problem, inputs, constants)
+    return _with_gradients(problem, inputs, constants, done)

@@ -27,8 +27,8 @@ from relpos.attention.mesh_axes import shaped_like, varying_like
 from relpos.attention.pallas_bands import LaidOut, collect, lay_out, sums_like
 from relpos.attention.pallas_blocks import (
     Backward,
+    Constants,
     Inputs,
-    Places,
     Problem,
     Visits,
     chunk,
@@ -72,25 +72,25 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(problem: Problem, with_values: bool, inputs: Inputs, places: Places):
+def _attend(problem: Problem, with_values: bool, inputs: Inputs, constants: Constants):
     """Return the output [T, V], and the weights by distance, see `pallas_bands`."""
-    return _attend_forward(problem, with_values, inputs, places)[0]
+    return _attend_forward(problem, with_values, inputs, constants)[0]
 
 
-def _attend_forward(problem, with_values, inputs, places):
+def _attend_forward(problem, with_values, inputs, constants):
     (T, _), V, layout = inputs.q.shape, inputs.v.shape[1], problem.layout
     dtype = jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
     by_distance = sums_like(layout, problem.width, T, dtype, axis=1) if with_values else None
     like = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
     by_distance, out, log_total = _call(
-        pallas_kernels.forward, problem, T // layout.rows, by_distance, like, inputs, places
+        pallas_kernels.forward, problem, T // layout.rows, by_distance, like, inputs, constants
     )
     outputs = (out, by_distance)
-    return outputs, (inputs, places, outputs, log_total)
+    return outputs, (inputs, constants, outputs, log_total)
 
 
 def _attend_backward(problem, with_values, residuals, d_outputs):
-    inputs, places, outputs, log_total_T = residuals
+    inputs, constants, outputs, log_total_T = residuals
     (T, _), S = inputs.q.shape, inputs.k.shape[0]
     layout, W, dtype = problem.layout, problem.width, log_total_T.dtype
     # The softmax's correction, sum_j weights[i, j] * d weights[i, j].
@@ -106,13 +106,13 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
         pallas_kernels.query_gradients, problem, programs,
         None if inputs.row_terms is None else sums_like(layout, W, T, dtype, axis=1),
         (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
-        inputs, places, backward,
+        inputs, constants, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
         pallas_kernels.key_gradients, problem, S // layout.columns,
         None if inputs.column_terms is None else sums_like(layout, W, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
-        inputs, places, backward,
+        inputs, constants, backward,
     )  # fmt: skip
     d_rows, d_columns = jax.tree.map(
         lambda x, d: d.reshape(-1, *x.shape).sum(0),  # rows may share a band
@@ -171,7 +171,7 @@ def _log_interpreted() -> None:
     )
 
 
-def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, places) -> None:
+def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, constants) -> None:
     """Refuse what Triton cannot compile, as JAX's own error would name only primitives."""
     sizes = problem.layout.rows, problem.layout.columns
     if any(size < 16 or size & (size - 1) for size in sizes):
@@ -181,11 +181,11 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
     if type(encoding) is Slots:
         return  # nothing of an encoding is evaluated in the kernels
 
-    def both(inputs, places):
-        outputs, pull = jax.vjp(lambda x: _attend(problem, with_values, x, places), inputs)
+    def both(inputs, constants):
+        outputs, pull = jax.vjp(lambda x: _attend(problem, with_values, x, constants), inputs)
         return pull(outputs)
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, places))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, constants))
     try:
         jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",))
     except Exception as error:
@@ -195,19 +195,21 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
         ) from error
 
 
-def _check_constants(encoding: Slots, problem: Problem, inputs: Inputs, places: Places) -> None:
+def _check_constants(
+    encoding: Slots, problem: Problem, inputs: Inputs, constants: Constants
+) -> None:
     """Refuse constant arrays in the encoding, since a kernel can only read arrays that it is given."""
     if type(encoding) is Slots:
         return
     C, K = problem.layout.rows, problem.layout.columns
 
-    def first_block(inputs, places):
-        q_tokens, q_features = jax.tree.map(lambda x: x[:C], (places.q, inputs.q_features))
-        k_tokens, k_features = jax.tree.map(lambda x: x[:K], (places.k, inputs.k_features))
+    def first_block(inputs, constants):
+        q_tokens, q_features = jax.tree.map(lambda x: x[:C], (constants.q, inputs.q_features))
+        k_tokens, k_features = jax.tree.map(lambda x: x[:K], (constants.k, inputs.k_features))
         tokens = q_tokens, k_tokens
-        return evaluate(problem, places.state, tokens, inputs.state, q_features, k_features)
+        return evaluate(problem, constants.state, tokens, inputs.state, q_features, k_features)
 
-    found = [x for x in jax.make_jaxpr(first_block)(inputs, places).consts if jnp.ndim(x)]
+    found = [x for x in jax.make_jaxpr(first_block)(inputs, constants).consts if jnp.ndim(x)]
     if found:
         raise choices.NoKernelError(
             f"{type(encoding).__name__} computes with a constant {found[0].dtype}{list(found[0].shape)} for each pair "
@@ -254,19 +256,19 @@ def head(
         padding.pad(q.features, C), padding.pad(k.features, K),
     )  # fmt: skip
     runs, hides_far, visits = _visits(rules, layout, q_tokens, k_tokens)
-    places = Places(q_tokens, k_tokens, seed, integers, visits)
+    constants = Constants(q_tokens, k_tokens, seed, integers, visits)
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
     problem = Problem(
         graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, runs, hides_far
     )
     with_values = band.value_vectors is not None
-    _check_constants(encoding, problem, inputs, places)
+    _check_constants(encoding, problem, inputs, constants)
     if choices.interpreted():
         _log_interpreted()
     else:
-        _check_lowers(encoding, problem, with_values, inputs, places)
-    inputs, places = varying_like((inputs, places), (inputs, places))
-    out_TV, by_distance = _attend(problem, with_values, inputs, places)
+        _check_lowers(encoding, problem, with_values, inputs, constants)
+    inputs, constants = varying_like((inputs, constants), (inputs, constants))
+    out_TV, by_distance = _attend(problem, with_values, inputs, constants)
     out_TV = out_TV[:T, :V]
     if with_values:
         by_distance_TW = collect(layout, width, by_distance)[:T]

@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
     k_features: Any
 
 
-class Places(NamedTuple):
+class Constants(NamedTuple):
     """The arrays that are not differentiated."""
 
     q: Tokens
@@ -117,20 +117,22 @@ def put_chunks(ref, rows, values: list[Array]) -> None:
         ref[rows, pl.ds(i * size, size)] = value.astype(ref.dtype)
 
 
-def block_of_queries(problem: Problem, inputs: Inputs, places: Places, number) -> BlockOfQueries:
+def block_of_queries(
+    problem: Problem, inputs: Inputs, constants: Constants, number
+) -> BlockOfQueries:
     """Load a block of queries."""
     band = pallas_bands.Block(problem.layout, problem.width, 1, number)
     rows = band.tokens
-    tokens, features = jax.tree.map(lambda ref: ref[rows], (places.q, inputs.q_features))
+    tokens, features = jax.tree.map(lambda ref: ref[rows], (constants.q, inputs.q_features))
     terms = pallas_bands.terms_of(band, inputs.row_terms)
     return BlockOfQueries(band, _chunks(inputs.q, rows), tokens, features, terms)
 
 
-def block_of_keys(problem: Problem, inputs: Inputs, places: Places, number) -> BlockOfKeys:
+def block_of_keys(problem: Problem, inputs: Inputs, constants: Constants, number) -> BlockOfKeys:
     """Load a block of keys and values."""
     band = pallas_bands.Block(problem.layout, problem.width, 0, number)
     columns = band.tokens
-    tokens, features = jax.tree.map(lambda ref: ref[columns], (places.k, inputs.k_features))
+    tokens, features = jax.tree.map(lambda ref: ref[columns], (constants.k, inputs.k_features))
     terms = pallas_bands.terms_of(band, inputs.column_terms)
     k, v = _chunks(inputs.k, columns), _chunks(inputs.v, columns)
     return BlockOfKeys(band, k, v, tokens, features, terms)
@@ -208,8 +210,8 @@ def over_runs(runs: tuple[str, ...], bounds, number, visit: Callable, carry: Any
     return carry
 
 
-def loaded(places: Places, state) -> tuple[Places, Any]:
+def loaded(constants: Constants, state) -> tuple[Constants, Any]:
     """Load what every block reads."""
     load = lambda tree: jax.tree.map(lambda ref: ref[...], tree)  # noqa: E731
-    seed = None if places.seed is None else (places.seed[0], places.seed[1])
-    return places._replace(seed=seed, state=load(places.state)), load(state)  # type: ignore[arg-type]
+    seed = None if constants.seed is None else (constants.seed[0], constants.seed[1])
+    return constants._replace(seed=seed, state=load(constants.state)), load(state)  # type: ignore[arg-type]

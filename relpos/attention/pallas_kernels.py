@@ -14,8 +14,8 @@ from relpos.attention import reference
 from relpos.attention.pallas_bands import sums_of
 from relpos.attention.pallas_blocks import (
     Backward,
+    Constants,
     Inputs,
-    Places,
     Problem,
     block_of_keys,
     block_of_queries,
@@ -36,29 +36,31 @@ from relpos.attention.softmax import hidden_logit, hide
 _LOG2_E = math.log2(math.e)
 
 
-def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, out_TV, log_total_T):
+def forward(
+    problem: Problem, _, inputs: Inputs, constants: Constants, by_distance, out_TV, log_total_T
+):
     """Compute the attention of a block of queries and, if there are value vectors, its weights summed by distance."""
     number, C = pl.program_id(0), problem.layout.rows
-    places, state = loaded(places, inputs.state)
-    queries = block_of_queries(problem, inputs, places, number)
+    constants, state = loaded(constants, inputs.state)
+    queries = block_of_queries(problem, inputs, constants, number)
     rows, dtype = queries.band.tokens, out_TV.dtype
     _, no_peak = hidden_logit(dtype)
-    over_keys = functools.partial(over_runs, problem.runs, places.visits.keys, number)
+    over_keys = functools.partial(over_runs, problem.runs, constants.visits.keys, number)
 
     def masked_logits(run, keys, index):
         tokens = queries.tokens, keys.tokens
-        bias_CK = evaluate(problem, places.state, tokens, state, queries.features, keys.features)
+        bias_CK = evaluate(problem, constants.state, tokens, state, queries.features, keys.features)
         logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
         return hide(mask_CK, logits_CK)
 
     def keep(keys, weights_CK):
         return reference.keep_weights(
-            problem.rules, places.seed, queries.tokens, keys.tokens, weights_CK
+            problem.rules, constants.seed, queries.tokens, keys.tokens, weights_CK
         )
 
     def visit(run, block, carry):
         peak_C, total_C, out = carry  # of the logits times log2(e), see `_weights`
-        keys = block_of_keys(problem, inputs, places, block)
+        keys = block_of_keys(problem, inputs, constants, block)
         logits_CK = masked_logits(run, keys, index_of(problem, run, queries, keys))
         new_peak_C = jnp.maximum(peak_C, _LOG2_E * logits_CK.max(1))
         weights_CK = _weights(logits_CK, new_peak_C)
@@ -85,7 +87,7 @@ def forward(problem: Problem, _, inputs: Inputs, places: Places, by_distance, ou
     sums = sums_of(queries.band, by_distance)
 
     def visit_again(run, block, carry):
-        keys = block_of_keys(problem, inputs, places, block)
+        keys = block_of_keys(problem, inputs, constants, block)
         index = index_of(problem, run, queries, keys)
         weights_CK = _weights(masked_logits(run, keys, index), log_total_C)
         return sums.add(carry, index, keep(keys, weights_CK))
@@ -99,7 +101,14 @@ def _weights(logits_CK, log_total_C):
 
 
 def _pair_gradients(
-    problem: Problem, run: str, places: Places, queries, keys, slopes: Backward, bias_of, *arguments
+    problem: Problem,
+    run: str,
+    constants: Constants,
+    queries,
+    keys,
+    slopes: Backward,
+    bias_of,
+    *arguments,
 ):
     """Return the weights after dropout, the gradients of the logits and of the products, the index, and `pulled`.
 
@@ -110,7 +119,7 @@ def _pair_gradients(
     logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
     weights_CK = _weights(hide(mask_CK, logits_CK), slopes.log_total)
     keep = functools.partial(
-        reference.keep_weights, problem.rules, places.seed, queries.tokens, keys.tokens
+        reference.keep_weights, problem.rules, constants.seed, queries.tokens, keys.tokens
     )
     # In half precision products round their operands; d_out is in half precision already.
     d_out = [d.astype(v.dtype) for d, v in zip(slopes.d_out, keys.v, strict=True)]
@@ -133,31 +142,31 @@ def _pair_gradients(
 
 
 def query_gradients(
-    problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
+    problem: Problem, _, inputs: Inputs, constants: Constants, backward: Backward,
     d_terms, d_q_TH, d_features, d_state,
 ):  # fmt: skip
     """Compute the gradients of a block of queries, and its contribution to those of the encoding's variables."""
     number = pl.program_id(0)
-    places, state = loaded(places, inputs.state)
-    queries = block_of_queries(problem, inputs, places, number)
+    constants, state = loaded(constants, inputs.state)
+    queries = block_of_queries(problem, inputs, constants, number)
     slopes = block_of_slopes(backward, queries.band)
     sums, dtype = sums_of(queries.band, d_terms), d_q_TH.dtype
 
     def visit(run, block, carry):
         d_q, d_sums, d_evaluated = carry
-        keys = block_of_keys(problem, inputs, places, block)
+        keys = block_of_keys(problem, inputs, constants, block)
         bias_of = lambda tokens, state, x: evaluate(  # noqa: E731
-            problem, places.state, tokens, state, x, keys.features
+            problem, constants.state, tokens, state, x, keys.features
         )
         _, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
-            problem, run, places, queries, keys, slopes, bias_of, state, queries.features
+            problem, run, constants, queries, keys, slopes, bias_of, state, queries.features
         )
         d_q = [d + dot(problem, d_dots_CK, k) for d, k in zip(d_q, keys.k, strict=True)]
         return d_q, sums.add(d_sums, index, d_logits_CK), pulled(d_evaluated)
 
     carry = (_zeros(dtype, queries.q), sums.zeros(dtype), _zeros(dtype, (state, queries.features)))
     d_q, d_sums, (d_state_sums, d_features_C) = over_runs(
-        problem.runs, places.visits.keys, number, visit, carry
+        problem.runs, constants.visits.keys, number, visit, carry
     )
     put_chunks(d_q_TH, queries.band.tokens, d_q)
     sums.store(d_sums)
@@ -166,24 +175,24 @@ def query_gradients(
 
 
 def key_gradients(
-    problem: Problem, _, inputs: Inputs, places: Places, backward: Backward,
+    problem: Problem, _, inputs: Inputs, constants: Constants, backward: Backward,
     d_terms, d_k_SH, d_v_SV, d_features,
 ):  # fmt: skip
     """Compute the gradients of a block of keys."""
     number = pl.program_id(0)
-    places, state = loaded(places, inputs.state)
-    keys = block_of_keys(problem, inputs, places, number)
+    constants, state = loaded(constants, inputs.state)
+    keys = block_of_keys(problem, inputs, constants, number)
     columns, sums, dtype = keys.band.tokens, sums_of(keys.band, d_terms), d_k_SH.dtype
 
     def visit(run, block, carry):
         d_k, d_v, d_sums, d_evaluated = carry
-        queries = block_of_queries(problem, inputs, places, block)
+        queries = block_of_queries(problem, inputs, constants, block)
         slopes = block_of_slopes(backward, queries.band)
         bias_of = lambda tokens, x: evaluate(  # noqa: E731
-            problem, places.state, tokens, state, queries.features, x
+            problem, constants.state, tokens, state, queries.features, x
         )
         kept_CK, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
-            problem, run, places, queries, keys, slopes, bias_of, keys.features
+            problem, run, constants, queries, keys, slopes, bias_of, keys.features
         )
         kept_CK = kept_CK.astype(keys.v[0].dtype)
         over_rows = functools.partial(dot, problem, over=(0, 0))
@@ -198,7 +207,7 @@ def key_gradients(
         _zeros(dtype, keys.k), _zeros(dtype, keys.v), sums.zeros(dtype), _zeros(dtype, (keys.features,))
     )  # fmt: skip
     d_k, d_v, d_sums, d_evaluated = over_runs(
-        problem.runs[::-1], places.visits.queries, number, visit, carry
+        problem.runs[::-1], constants.visits.queries, number, visit, carry
     )
     put_chunks(d_k_SH, columns, d_k)
     put_chunks(d_v_SV, columns, d_v)

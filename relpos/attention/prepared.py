@@ -18,7 +18,7 @@ from relpos.attention.slots import Slots
 from relpos.positions import Consecutive
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where the queries, or the keys, of one call are; None for what was not given."""
 
     position: Any = None  # [B, T], or [B, T, axes], or `Consecutive`
@@ -36,7 +36,7 @@ class Arrays(NamedTuple):
     v: Array
     q_features: Any
     k_features: Any
-    places: tuple[Place, ...]  # of the queries and of the keys
+    locations: tuple[Location, ...]  # of the queries and of the keys
     seeds: Array | None
 
 
@@ -47,33 +47,35 @@ def position_of(given: Any, length: int) -> Array:
     return given.of(length) if isinstance(given, Consecutive) else given
 
 
-def of_all_rows(places: tuple[Place, ...]) -> tuple[tuple[Place, ...], tuple[Any, ...]]:
-    """Split places into those of each row, and positions that start at the same number in all rows."""
+def of_all_rows(locations: tuple[Location, ...]) -> tuple[tuple[Location, ...], tuple[Any, ...]]:
+    """Split locations into those of each row, and positions that start at the same number in all rows."""
 
-    def is_shared(place: Place) -> bool:
-        return isinstance(place.position, Consecutive) and jnp.ndim(place.position.start) == 0
+    def is_shared(location: Location) -> bool:
+        return isinstance(location.position, Consecutive) and jnp.ndim(location.position.start) == 0
 
-    of_rows = tuple(x._replace(position=None) if is_shared(x) else x for x in places)
-    return of_rows, tuple(x.position if is_shared(x) else None for x in places)
+    of_rows = tuple(x._replace(position=None) if is_shared(x) else x for x in locations)
+    return of_rows, tuple(x.position if is_shared(x) else None for x in locations)
 
 
-def tokens_of(T, S, places: tuple[Place, ...], shared: tuple[Any, ...]) -> tuple[Tokens, Tokens]:
+def tokens_of(
+    T, S, locations: tuple[Location, ...], shared: tuple[Any, ...]
+) -> tuple[Tokens, Tokens]:
     """Return the tokens of the queries and of the keys of one row, given both results of `of_all_rows`."""
 
-    def tokens(length, place: Place, of_all) -> Tokens:
-        position = position_of(place.position if of_all is None else of_all, length)
-        return Tokens(positions.contiguous(length), position, place.segment, place.order)
+    def tokens(length, location: Location, of_all) -> Tokens:
+        position = position_of(location.position if of_all is None else of_all, length)
+        return Tokens(positions.contiguous(length), position, location.segment, location.order)
 
-    return tokens(T, places[0], shared[0]), tokens(S, places[1], shared[1])
+    return tokens(T, locations[0], shared[0]), tokens(S, locations[1], shared[1])
 
 
 def offset_of_all_rows(
-    layout: Layout, T, S, places: tuple[Place, ...], shared: tuple[Any, ...]
+    layout: Layout, T, S, locations: tuple[Location, ...], shared: tuple[Any, ...]
 ) -> Any:
     """Return the distance of row 0 and column 0; None if it differs between rows of the batch."""
-    if any(isinstance(x.position, Consecutive) for x in places):
+    if any(isinstance(x.position, Consecutive) for x in locations):
         return None
-    return offset_of(layout, *tokens_of(T, S, (Place(), Place()), shared))
+    return offset_of(layout, *tokens_of(T, S, (Location(), Location()), shared))
 
 
 def queries_and_keys(

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.attention import padding, reference
-from relpos.attention.blocks import Block, Inputs, Places, Problem, Rows, Terms
+from relpos.attention.blocks import Block, Constants, Inputs, Problem, Rows, Terms
 from relpos.attention.blockwise import OneHead, attend, backward_of, of_each, total_of
 from relpos.attention.parts import is_inexact
 from relpos.attention.reference import Keys, Queries, Tokens
@@ -72,7 +72,7 @@ class AllHeads(OneHead):
 
     def _mixed(self, state: Any, heads: Logits) -> Array:
         """Return the logits of all heads, [N, C, K], before they are masked."""
-        encoding = nnx.merge(self.problem.graphdef, state, self.places.integers)
+        encoding = nnx.merge(self.problem.graphdef, state, self.constants.integers)
         return reference.mixed(encoding, self.problem.rules, *heads).astype(self.inputs.dtype)
 
     def _masked(self, block: Block, logits_NCK: Array) -> Array:
@@ -105,7 +105,7 @@ def heads(
 
     graphdef, state, integers = nnx.split(encoding, is_inexact, ...)  # type: ignore[misc]
     inputs = Inputs(terms, cut(q, layout.rows), cut(k, layout.columns), state)
-    places = Places(q_tokens, k_tokens, seeds, integers)
+    constants = Constants(q_tokens, k_tokens, seeds, integers)
     problem = problem._replace(graphdef=graphdef)
     swap = functools.partial(jax.tree.map, lambda x: jnp.swapaxes(x, 0, 1))
-    return swap(attend(AllHeads, problem, inputs, places, swap(done)))
+    return swap(attend(AllHeads, problem, inputs, constants, swap(done)))

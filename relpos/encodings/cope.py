@@ -77,7 +77,7 @@ def sums_from_the_end(x_CK: Float[Array, "C K"]) -> Float[Array, "C K"]:
 
 
 def interpolated(values_CP: Float[Array, "C P"], at_CK: Float[Array, "C K"]) -> Array:
-    """Return each row's values at the places 0 ... P - 1, interpolated linearly between integers, [C, K]."""
+    """Return each row's values at the positions 0 ... P - 1, interpolated linearly between integers, [C, K]."""
     steps_CP = jnp.diff(values_CP, axis=1, append=values_CP[:, -1:])
     low_CK = at_CK.astype(jnp.int32)
     # One look-up of both, whose transpose is one scatter.

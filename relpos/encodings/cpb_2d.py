@@ -5,7 +5,7 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding
 from relpos.encodings.cpb import OffsetNetwork
-from relpos.encodings.table_2d import apart, places
+from relpos.encodings.table_2d import apart, rows_and_columns
 from relpos.registry import check_range
 
 MOST_SIDE = 128
@@ -53,5 +53,5 @@ class CPB2D(OffsetNetwork, Encoding):
         rows, columns = (jnp.arange(1 - size, size) for size in (self.height, self.width))
         dy, dx = (x.reshape(-1) for x in jnp.meshgrid(rows, columns, indexing="ij"))
         table = self._network(dy, dx)
-        q, k = (places(x, self.width) for x in (q_positions, k_positions))
+        q, k = (rows_and_columns(x, self.width) for x in (q_positions, k_positions))
         return table[apart(q, k, self.height, self.width)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead
-from relpos.encodings.table_2d import places
+from relpos.encodings.table_2d import rows_and_columns
 from relpos.positions import distances
 from relpos.registry import check_choice, check_range
 
@@ -82,7 +82,7 @@ class IRPE(Encoding):
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Look up every pair."""
-        q, k = (places(x, self.width) for x in (q_positions, k_positions))
+        q, k = (rows_and_columns(x, self.width) for x in (q_positions, k_positions))
         dy, dx = (jnp.clip(distances(a, b), -FAR, FAR) for a, b in zip(q, k, strict=True))
         table, last = self.table[...], len(self.starts)
         if self.method in ("product", "cross"):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from relpos import positions
 from relpos.encodings.base import Dims, PerHead
 from relpos.encodings.rotations.pairs import Rotation
-from relpos.encodings.table_2d import places
+from relpos.encodings.table_2d import rows_and_columns
 from relpos.registry import check_range
 
 
@@ -62,7 +62,7 @@ class RoPE2D(Rotation):
                 "rope_2d reads a single number as an index into a grid, which must be an integer: give positions "
                 "[..., 2], row and column, or integers"
             )
-        rows_T, columns_T = places(positions_T, self.width)
+        rows_T, columns_T = rows_and_columns(positions_T, self.width)
         if self.frequencies is not None:
             frequencies_2M = self.frequencies[...]
             places_T2 = jnp.stack([rows_T, columns_T], -1).astype(frequencies_2M.dtype)

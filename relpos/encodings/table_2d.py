@@ -11,7 +11,7 @@ from relpos.registry import check_range
 MOST_SIDE = 1024
 
 
-def places(
+def rows_and_columns(
     positions_T: Int[Array, "T *axes"], width: int
 ) -> tuple[Int[Array, "T"], Int[Array, "T"]]:
     """Return rows and columns, given positions [T, 2] or indices into a grid that is read row by row."""
@@ -68,7 +68,7 @@ class Table2D(Encoding):
 
     def block_bias(self, q_positions, k_positions, q_features, k_features):
         """Look up every pair."""
-        q, k = (places(x, self.width) for x in (q_positions, k_positions))
+        q, k = (rows_and_columns(x, self.width) for x in (q_positions, k_positions))
         index = apart(q, k, self.height, self.width)
         if self.outside:
             first = self.table.shape[-1] - 3

@@ -87,13 +87,13 @@ def _plain(panel: Any) -> None:
 
 def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None:
     """Draw the means over seeds with a band of their standard deviation, if there are several seeds."""
-    places = sorted(values)
-    means = np.array([statistics.mean(values[at]) for at in places])
-    panel.plot(places, means, **look.line)
-    if look.highlighted and any(len(values[at]) > 1 for at in places):
-        spread = np.array([statistics.stdev(v) if len(v := values[at]) > 1 else 0 for at in places])
+    xs = sorted(values)
+    means = np.array([statistics.mean(values[at]) for at in xs])
+    panel.plot(xs, means, **look.line)
+    if look.highlighted and any(len(values[at]) > 1 for at in xs):
+        spread = np.array([statistics.stdev(v) if len(v := values[at]) > 1 else 0 for at in xs])
         panel.fill_between(
-            places, means - spread, means + spread, color=look.color, alpha=0.15, linewidth=0
+            xs, means - spread, means + spread, color=look.color, alpha=0.15, linewidth=0
         )
 
 

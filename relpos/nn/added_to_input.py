@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from relpos.attention.checks import check_places, checked_number
+from relpos.attention.checks import check_positions, checked_number
 from relpos.encodings import Encoding
 from relpos.sharding import left_to_the_compiler
 
@@ -16,7 +16,7 @@ def add_to_input(
     x_BTD: Float[Array, "B T D"],
     of_layers: Sequence[Encoding],
     beside: Encoding | None,
-    places_BT: Array,
+    positions_BT: Array,
     embed_positions: Any,
 ) -> Float[Array, "B T D"]:
     """Return the input with all that is added to it: by the encodings that the layers name, and by one beside them."""
@@ -24,8 +24,8 @@ def add_to_input(
         shape = x_BTD.shape[:2]
         embed_positions = checked_number("embed_positions", embed_positions, shape, with_axes=True)
     for encoding, given_BT in _with_given(of_layers, beside, embed_positions):
-        at_BT = places_BT if given_BT is None else given_BT
-        check_places(encoding, at_BT)
+        at_BT = positions_BT if given_BT is None else given_BT
+        check_positions(encoding, at_BT)
         graphdef, state = nnx.split(encoding)
         embed = left_to_the_compiler(_embed, (graphdef,), x_BTD, 0, 1)
         x_BTD = embed(state, x_BTD, at_BT)
@@ -55,5 +55,5 @@ def _with_given(of_layers, beside, embed_positions) -> list[tuple[Encoding, Any]
     return [*((encoding, None) for encoding in of_layers), (beside, embed_positions)]
 
 
-def _embed(graphdef, state, x_BTD, places_BT):
-    return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, places_BT)
+def _embed(graphdef, state, x_BTD, positions_BT):
+    return jax.vmap(nnx.merge(graphdef, state).embed)(x_BTD, positions_BT)

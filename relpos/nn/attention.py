@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int, Num
 from relpos import encodings
 from relpos import positions as positions_lib
 from relpos.attention import attention, match_heads, tabulate, transform_keys, transform_values
-from relpos.attention.checks import check_encoding, check_places, checked_number
+from relpos.attention.checks import check_encoding, check_positions, checked_number
 from relpos.encodings import Encoding
-from relpos.nn import moving_keys, of_attention
+from relpos.nn import attention_helpers, moving_keys
 from relpos.nn.cache import Cache, by_head
 from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.linear import Linear
@@ -81,7 +81,7 @@ class RelativeAttention(nnx.Module):
         Raises:
           ValueError: sizes do not divide, or the encoding is unknown.
         """
-        num_kv_heads, head_dim = of_attention.check_heads(
+        num_kv_heads, head_dim = attention_helpers.check_heads(
             num_heads, in_features, num_kv_heads, head_dim
         )
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
@@ -104,7 +104,7 @@ class RelativeAttention(nnx.Module):
         D, F = in_features, num_heads * head_dim
         self.qkv = Linear(D, F + 2 * num_kv_heads * head_dim, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
-        self.q_norm, self.k_norm = of_attention.head_norms(
+        self.q_norm, self.k_norm = attention_helpers.head_norms(
             qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
@@ -130,7 +130,7 @@ class RelativeAttention(nnx.Module):
             q, k, v, encoding=encoding, q_features=features, k_features=features,
             q_positions=positions, k_positions=positions, q_order=order, k_order=order,
             q_segments=segments, k_segments=segments, **self._options,
-            **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
+            **attention_helpers.dropout_options(self.dropout_rate, dropout_key, deterministic),
         )  # fmt: skip
         return self._join(out)
 
@@ -157,8 +157,8 @@ class RelativeAttention(nnx.Module):
                 f"the cache has {cache.length.shape[0]} rows, the input has {x_BTD.shape[0]}"
             )
         valid = jnp.ones(x_BTD.shape[:2], bool) if segments is None else segments != 0
-        at = cache.places(valid, positions, order)
-        check_places(encoding, at[0])
+        at = cache.positions_and_order(valid, positions, order)
+        check_positions(encoding, at[0])
         features, state = encodings.tokens(encoding, x_BTD, valid, cache.state)
         k, v = self._ready(encoding, k, v, at[0], features)
         attend = functools.partial(self._attend_grown, segments is None, q, v, state, valid, at)
@@ -210,7 +210,7 @@ class RelativeAttention(nnx.Module):
             q, k, v, encoding=encoding,
             q_features=jax.tree.map(lambda f: f[:, M:], k_features), k_features=k_features,
             q_positions=at[0], k_positions=at[1], q_segments=ids_BS[:, M:], k_segments=ids_BS,
-            **self._options, **of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic),
+            **self._options, **attention_helpers.dropout_options(self.dropout_rate, dropout_key, deterministic),
         )  # fmt: skip
         return self._join(out)
 
@@ -246,7 +246,7 @@ class RelativeAttention(nnx.Module):
             dtype = jax.dtypes.canonicalize_dtype(positions.dtype)
             at = jnp.zeros((batch, 1, *positions.shape[2:]), dtype)
             at = checked_number("positions", at, (batch, 1), with_axes=True)
-            check_places(encoding, at)
+            check_positions(encoding, at)
         x = jnp.zeros((batch, 1, self.qkv.in_features), self.dtype)
 
         def one_token(encoding, x):
@@ -274,7 +274,7 @@ class RelativeAttention(nnx.Module):
 
     def _bound(self) -> Encoding:
         """Return the encoding, bound to the layer's projections."""
-        encoding = self.encoding or of_attention.no_positions()
+        encoding = self.encoding or attention_helpers.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         kernel_DNH = self.qkv.kernel[...].reshape(-1, N + 2 * K, H)
         return encodings.bind(encoding, kernel_DNH[:, :N], kernel_DNH[:, N : N + K])
@@ -286,7 +286,7 @@ class RelativeAttention(nnx.Module):
 
     def _project(self, x_BTD):
         """Return queries, keys and values."""
-        of_attention.check_input(x_BTD)
+        attention_helpers.check_input(x_BTD)
         if x_BTD.shape[-1] != self.qkv.in_features:
             raise ValueError(
                 f"this layer takes [B, T, {self.qkv.in_features}], got {list(x_BTD.shape)}"

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from relpos.attention import attention
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding
-from relpos.nn.of_attention import dropout_options
+from relpos.nn.attention_helpers import dropout_options
 
 
 class AttentionFunction(nnx.Module):

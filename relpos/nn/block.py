@@ -14,17 +14,17 @@ from relpos.nn.attention import RelativeAttention
 from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import CrossAttention, Memory
 from relpos.nn.earlier import Earlier
+from relpos.nn.layer_pattern import LayerOptions
 from relpos.nn.linear import Linear
 from relpos.nn.mlp import KINDS
 from relpos.nn.norms import make_norm
 from relpos.nn.transformer_config import TransformerConfig
-from relpos.nn.turns import Turn
 
 
 class At(NamedTuple):
-    """Where the tokens of a call stand: `places` for cross-attention, the rest as in `RelativeAttention`."""
+    """Where the tokens of a call stand: `query_positions` for cross-attention, the rest as in `RelativeAttention`."""
 
-    places: Num[Array, "B T *axes"]
+    query_positions: Num[Array, "B T *axes"]
     segments: Int[Array, "B T"] | None = None
     positions: Num[Array, "B T *axes"] | None = None
     order: Num[Array, "B T"] | None = None
@@ -40,7 +40,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         config: TransformerConfig,
-        turn: Turn,
+        layer: LayerOptions,
         encoding: Encoding | None,
         *,
         causal: bool,
@@ -54,8 +54,8 @@ class Block(nnx.Module):
         options: dict[str, Any] = {
             "num_kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
-            "scale": turn.scale,
-            "softcap": turn.softcap,
+            "scale": layer.scale,
+            "softcap": layer.softcap,
             "qkv_bias": "qkv" in config.bias,
             "out_bias": "out" in config.bias,
             "qk_norm": config.qk_norm,
@@ -72,7 +72,7 @@ class Block(nnx.Module):
         )
         self.attention_norm = make_norm(config, rngs)
         self.attention = RelativeAttention(
-            config.num_heads, D, encoding=encoding, rngs=rngs, causal=causal, window=turn.window,
+            config.num_heads, D, encoding=encoding, rngs=rngs, causal=causal, window=layer.window,
             **options,
         )  # fmt: skip
         self.mlp_norm = make_norm(config, rngs)
@@ -131,7 +131,7 @@ class Block(nnx.Module):
         x_BTD = self._after(x_BTD, out_BTD, self.attention_norm, keys[1])
         if self.cross is not None:
             out_BTD = self.cross(
-                self._before(x_BTD, self.cross_norm), memory=memory, positions=at.places,
+                self._before(x_BTD, self.cross_norm), memory=memory, positions=at.query_positions,
                 segments=at.segments, dropout_key=keys[2], deterministic=keys[2] is None,
             )  # fmt: skip
             x_BTD = self._after(x_BTD, out_BTD, self.cross_norm, keys[3])

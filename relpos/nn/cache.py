@@ -72,7 +72,7 @@ class Cache(KeysAndValues):
         """Return the number of tokens before each new one; padding has the number of the last token before it."""
         return self.length[:, None] + jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1
 
-    def places(
+    def positions_and_order(
         self, valid_BT: Bool[Array, "B T"], positions: Any = None, order: Any = None
     ) -> tuple[Num[Array, "B T *axes"], Num[Array, "B T"] | None]:
         """Return the positions of new tokens, and their order where that differs.
@@ -117,7 +117,7 @@ class Cache(KeysAndValues):
         positions: Num[Array, "B T *axes"],
         order: Num[Array, "B T"] | None = None,
     ) -> "Cache":
-        """Append tokens, at the positions from `places`; in a full ring they replace the oldest."""
+        """Append tokens, at the positions from `positions_and_order`; in a full ring they replace the oldest."""
         count_BT = self.next_positions(valid_BT)
         length = self.length + valid_BT.sum(1, dtype=jnp.int32)
         # Of more tokens than slots, keep only the last, so that no slot is written twice.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from relpos.attention import attention, match_heads, transform_keys, transform_values
 from relpos.attention.checks import check_encoding
 from relpos.encodings import Encoding, bind
-from relpos.nn import of_attention
+from relpos.nn import attention_helpers
 from relpos.nn.cache import KeysAndValues, by_head
 from relpos.nn.linear import Linear
 from relpos.positions import contiguous, within_segments
@@ -66,7 +66,7 @@ class CrossAttention(nnx.Module):
         Raises:
           ValueError: sizes do not divide, or the encoding reads the tokens along one sequence.
         """
-        num_kv_heads, head_dim = of_attention.check_heads(
+        num_kv_heads, head_dim = attention_helpers.check_heads(
             num_heads, in_features, num_kv_heads, head_dim
         )
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
@@ -85,13 +85,13 @@ class CrossAttention(nnx.Module):
         self.query = Linear(D, F, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.key_value = Linear(D, of_heads, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
-        self.q_norm, self.k_norm = of_attention.head_norms(
+        self.q_norm, self.k_norm = attention_helpers.head_norms(
             qk_norm, head_dim, norm_epsilon, dtype, rngs
         )
 
     def _bound(self) -> Encoding:
         """Return the encoding, bound to the layer's projections."""
-        encoding = self.encoding or of_attention.no_positions()
+        encoding = self.encoding or attention_helpers.no_positions()
         N, K, H = self.num_heads, self.num_kv_heads, self.head_dim
         query_DNH = self.query.kernel[...].reshape(-1, N, H)
         key_DKH = self.key_value.kernel[...].reshape(-1, 2 * K, H)[:, :K]
@@ -102,7 +102,7 @@ class CrossAttention(nnx.Module):
     ) -> Memory:
         """Return the memory of a sequence y."""
         encoding = self._bound()
-        of_attention.check_input(y_BSD)
+        attention_helpers.check_input(y_BSD)
         B, S = y_BSD.shape[:2]
         K = self.num_kv_heads
         kv = self.key_value(y_BSD).reshape(B, S, 2 * K, self.head_dim)
@@ -140,14 +140,14 @@ class CrossAttention(nnx.Module):
         Raises:
           ValueError: R is not a multiple of B, or the input does not have three axes.
         """
-        of_attention.check_input(x_RTD)
+        attention_helpers.check_input(x_RTD)
         encoding = self._bound()
         (R, T), B = x_RTD.shape[:2], len(memory.segments)
         if R % B:
             raise ValueError(f"{R} rows of queries do not divide among {B} rows of memory")
         rows = R // B * T  # queries that read the same row of memory
         q = self.query(x_RTD).reshape(B, rows, self.num_heads, self.head_dim)
-        options = of_attention.dropout_options(self.dropout_rate, dropout_key, deterministic)
+        options = attention_helpers.dropout_options(self.dropout_rate, dropout_key, deterministic)
         segments = jnp.ones((R, T), jnp.int32) if segments is None else segments
         out = attention(
             self.q_norm(q), memory.key, memory.value, encoding=encoding, keys_ready=True,

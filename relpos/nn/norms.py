@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from relpos.nn.of_attention import unchanged
+from relpos.nn.attention_helpers import unchanged
 from relpos.nn.transformer_config import TransformerConfig
 
 

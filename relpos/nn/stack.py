@@ -17,8 +17,8 @@ from relpos.nn.cache import Cache
 from relpos.nn.cross_attention import Memory
 from relpos.nn.earlier import Earlier, check_earlier
 from relpos.nn.layer_encodings import EncodingOptions
+from relpos.nn.layer_pattern import LayerOptions
 from relpos.nn.transformer_config import TransformerConfig
-from relpos.nn.turns import Turn
 from relpos.places import Placed
 
 
@@ -66,10 +66,10 @@ class Stack(nnx.Module):
         def made(text: Any, causal: bool, rngs: nnx.Rngs) -> Encoding | None:
             return layer_encodings.of_layer(text, config, options, causal=causal, rngs=rngs)
 
-        def stack(turn: Turn) -> Block:
+        def stack(layer: LayerOptions) -> Block:
             def init(key):
                 rngs, cross = nnx.Rngs(key), None
-                own = made(turn.encoding, causal, rngs)
+                own = made(layer.encoding, causal, rngs)
                 if cross_encoding is not None:
                     cross = made(cross_encoding, False, rngs)
                     if cross is None:
@@ -78,18 +78,18 @@ class Stack(nnx.Module):
                             "choose none or a relative scheme"
                         )
                 return stacked.split(
-                    Block(config, turn, own, causal=causal, cross_encoding=cross, rngs=rngs)
+                    Block(config, layer, own, causal=causal, cross_encoding=cross, rngs=rngs)
                 )
 
-            keys = jax.random.split(rngs.params(), config.num_layers // len(config.turns))
+            keys = jax.random.split(rngs.params(), config.num_layers // len(config.pattern))
             graphdef, shared, _ = init(keys[0])
             return nnx.merge(graphdef, shared, jax.vmap(lambda key: init(key)[2])(keys))
 
-        self.blocks = nnx.List(map(stack, config.turns))
+        self.blocks = nnx.List(map(stack, config.pattern))
         first: dict[str, Block] = {}
-        for turn, block in zip(config.turns, self.blocks, strict=True):
-            if first.setdefault(turn.encoding, block) is not block:
-                layer_encodings.tie(block.attention, first[turn.encoding].attention)
+        for layer, block in zip(config.pattern, self.blocks, strict=True):
+            if first.setdefault(layer.encoding, block) is not block:
+                layer_encodings.tie(block.attention, first[layer.encoding].attention)
             if block is not self.blocks[0]:
                 layer_encodings.tie(block.cross, self.blocks[0].cross)
 
@@ -119,18 +119,20 @@ class Stack(nnx.Module):
         shape = x_BTD.shape[:2]
         self._check_length(shape[1])
         if placed.positions is not None:
-            places = checked_number("positions", placed.positions, shape, with_axes=True)
+            query_positions = checked_number("positions", placed.positions, shape, with_axes=True)
         elif segments is not None:
-            places = positions_lib.within_segments(segments)
+            query_positions = positions_lib.within_segments(segments)
         else:
-            places = jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
+            query_positions = jnp.broadcast_to(positions_lib.contiguous(shape[1]), shape)
 
-        at = At(places, segments, placed.positions, placed.order)
+        at = At(query_positions, segments, placed.positions, placed.order)
 
         def one(block, x, key, _, memory):
             return block(x, at=at, memory=memory, key=key), None
 
-        return self._run(one, x_BTD, places, placed.embed_positions, key, memories=memories)[0]
+        return self._run(
+            one, x_BTD, query_positions, placed.embed_positions, key, memories=memories
+        )[0]
 
     def decode(
         self,
@@ -151,19 +153,19 @@ class Stack(nnx.Module):
                 f"got {len(caches)} caches for {self.config.num_layers} layers: make them with init_caches"
             )
         if placed.positions is not None:
-            places = checked_number("positions", placed.positions, shape, with_axes=True)
+            query_positions = checked_number("positions", placed.positions, shape, with_axes=True)
         else:
             first = jax.tree.map(lambda x: x[0], caches[0]) if in_a_loop else caches[0]
             valid = jnp.ones(shape, bool) if segments is None else segments != 0
-            places = jnp.maximum(first.next_positions(valid), 0)
+            query_positions = jnp.maximum(first.next_positions(valid), 0)
 
-        at = At(places, segments, placed.positions, placed.order)
+        at = At(query_positions, segments, placed.positions, placed.order)
 
         def one(block, x, _, cache, memory):
             return block.decode(x, cache, at=at, memory=memory)
 
         return self._run(
-            one, x_BTD, places, placed.embed_positions, carried=caches, memories=memories,
+            one, x_BTD, query_positions, placed.embed_positions, carried=caches, memories=memories,
             in_a_loop=in_a_loop,
         )  # fmt: skip
 
@@ -195,17 +197,17 @@ class Stack(nnx.Module):
         M = earlier[0].length
         self._check_length(M + shape[1])
         ids_BS = earlier[0].of_layer(0).ids_with(shape, segments)
-        places = positions_lib.within_segments(ids_BS)[:, M:]
+        query_positions = positions_lib.within_segments(ids_BS)[:, M:]
 
         def one(block, x, key, earlier, _):
-            return block.read_on(x, earlier, at=At(places, segments), key=key)
+            return block.read_on(x, earlier, at=At(query_positions, segments), key=key)
 
-        return self._run(one, x_BTD, places, embed_positions, key, carried=earlier)
+        return self._run(one, x_BTD, query_positions, embed_positions, key, carried=earlier)
 
-    def _run(self, one, x_BTD, places, embed_positions, key=None, **options):
+    def _run(self, one, x_BTD, query_positions, embed_positions, key=None, **options):
         """Run all layers on the input with what is added to it; a key switches dropout on."""
         x_BTD = add_to_input(
-            x_BTD, self.input_encodings, self.input_encoding, places, embed_positions
+            x_BTD, self.input_encodings, self.input_encoding, query_positions, embed_positions
         )
         keys = None
         if key is not None:

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 
 from relpos.encodings.composed import expressions
+from relpos.nn import layer_pattern
 from relpos.nn import mlp as mlp_lib
-from relpos.nn import turns as turns_lib
-from relpos.nn.of_attention import check_heads
-from relpos.nn.turns import Turn
+from relpos.nn.attention_helpers import check_heads
+from relpos.nn.layer_pattern import LayerOptions
 
 CHOICES = {
     "norm": ("rms", "layer"),
@@ -86,7 +86,7 @@ class TransformerConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        object.__setattr__(self, "encodings", expressions.turns(self.encodings))
+        object.__setattr__(self, "encodings", expressions.layers(self.encodings))
         sizes = ("num_layers", "features", "num_heads", "num_kv_heads", "head_dim", "mlp_features")
         for field in sizes:
             value = getattr(self, field)
@@ -118,12 +118,12 @@ class TransformerConfig:
             raise ValueError(
                 "encodings is empty: name one, or several that the layers take in turn"
             )
-        self.turns  # noqa: B018 (says what does not go together)
+        self.pattern  # noqa: B018 (says what does not go together)
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def pattern(self) -> tuple[LayerOptions, ...]:
         """The options that the layers of the pattern have of their own, one after another."""
-        return turns_lib.together(
+        return layer_pattern.of_layers(
             self.num_layers, tuple(self.encodings), window=self.window, scale=self.scale,
             softcap=self.softcap,
         )  # fmt: skip

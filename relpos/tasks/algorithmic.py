@@ -26,9 +26,9 @@ from relpos.training.task import Case, Metrics, Record, Task, together
 
 Model = Decoder | TokenEncoder
 
-MOST_OPTION = 10**4  # more letters, digits or places take minutes or exhaust the memory
+MOST_OPTION = 10**4  # more letters, digits or tokens take minutes or exhaust the memory
 MOST_LENGTH = 10**5  # longer examples take minutes to draw
-MOST_PLACES = 20_000  # places of a question and its answer; more take minutes to answer
+MOST_TOKENS = 20_000  # tokens of a question and its answer; more take minutes to answer
 
 # Evaluation seeds do not depend on the run's seed, so all runs of a task are tested on the same examples.
 _SEEDS = {"validation": 0, "test": 1}
@@ -137,15 +137,15 @@ class Algorithmic(Task):
             kind,
             self.config,
             self.symbols.vocab_size,
-            length=self._places(self.config.sequence_length),
+            length=self._tokens(self.config.sequence_length),
             digits=digits,
             rngs=rngs,
         )
 
     def activation_bytes(self) -> int:
         """Return a lower bound on the activation memory of a training batch, in bytes."""
-        places = self.config.batch_size * self._places(self.config.sequence_length)
-        return memory.activation_bytes(self.config, places, self.symbols.vocab_size)
+        tokens = self.config.batch_size * self._tokens(self.config.sequence_length)
+        return memory.activation_bytes(self.config, tokens, self.symbols.vocab_size)
 
     def train_batches(self) -> Any:
         """Return the iterator of training batches."""
@@ -202,10 +202,10 @@ class Algorithmic(Task):
         return self._examples(split, length, examples)
 
     def _check_fits(self, model: Model, split: str, length: int) -> None:
-        places = self._places(length, split)
-        if model.max_length is not None and places > model.max_length:
+        tokens = self._tokens(length, split)
+        if model.max_length is not None and tokens > model.max_length:
             raise UserError(
-                f"{self.symbols.name} of length {length} takes {places} places, more than the "
+                f"{self.symbols.name} of length {length} takes {tokens} tokens, more than the "
                 f"{model.max_length} positions of {self.config.encoding}"
             )
 
@@ -229,11 +229,11 @@ class Algorithmic(Task):
         size = self.symbols.answer_size(question)
         marked = isinstance(model, Decoder) and self.symbols.answer_mark
         shown = question + ([self.symbols.blank] if marked else [])
-        places = len(shown) + size
-        _refuse_too_many(places)
-        if model.max_length is not None and places > model.max_length:
+        tokens = len(shown) + size
+        _refuse_too_many(tokens)
+        if model.max_length is not None and tokens > model.max_length:
             raise UserError(
-                f"the question and its answer take {places} places, more than the {model.max_length} positions "
+                f"the question and its answer take {tokens} tokens, more than the {model.max_length} positions "
                 f"of {self.config.encoding}"
             )
         return shown, size
@@ -277,18 +277,18 @@ class Algorithmic(Task):
         best = most_probable(model, rows)
         return [best_T[len(shown) :] for (shown, _), best_T in zip(questions, best, strict=True)]
 
-    def _places(self, length: int, split: str = "train") -> int:
-        return algorithmic.places(
+    def _tokens(self, length: int, split: str = "train") -> int:
+        return algorithmic.size_for(
             self._variants.get(split, self.symbols), length, self._presentation
         )
 
     def _examples(self, split: str, length: int, examples: int) -> list[dict[str, np.ndarray]]:
-        trained, places = self._places(self.config.sequence_length), self._places(length, split)
+        trained, tokens = self._tokens(self.config.sequence_length), self._tokens(length, split)
         return algorithmic.eval_batches(
             self._variants.get(split, self.symbols),
             length=length,
             examples=examples,
-            batch_size=min(examples, max(1, self.config.batch_size * trained // places)),
+            batch_size=min(examples, max(1, self.config.batch_size * trained // tokens)),
             seed=_SEEDS.get(split, _SEEDS["test"]),
             presentation=self._presentation,
         )
@@ -304,8 +304,8 @@ def _refuse_too_long(length: int) -> None:
         )
 
 
-def _refuse_too_many(places: int) -> None:
-    if places > MOST_PLACES:
+def _refuse_too_many(tokens: int) -> None:
+    if tokens > MOST_TOKENS:
         raise UserError(
-            f"it takes {places} places, too many to be answered: {MOST_PLACES} are the most"
+            f"it takes {tokens} tokens, too many to be answered: {MOST_TOKENS} are the most"
         )

@@ -171,8 +171,8 @@ class LanguageModelling(CorpusTask[bytes], abc.ABC):
 
     def activation_bytes(self) -> int:
         """Return a lower bound on the activation memory of a training batch, in bytes."""
-        places = self.config.batch_size * self.config.sequence_length
-        return memory.activation_bytes(self.config, places, self._symbols)
+        tokens = self.config.batch_size * self.config.sequence_length
+        return memory.activation_bytes(self.config, tokens, self._symbols)
 
     @property
     def _symbols(self) -> int:

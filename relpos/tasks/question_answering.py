@@ -24,7 +24,7 @@ from relpos.data.questions import answers as answers_lib
 from relpos.data.questions.answers import Answer
 from relpos.data.questions.lines import read_line
 from relpos.data.questions.rows import NOT_TRAINED, PADDING, Prepared, RowFormat
-from relpos.data.tokenizers import placed as placed_tokens
+from relpos.data.tokenizers import offsets
 from relpos.errors import UserError
 from relpos.files import read_json, write_atomically
 from relpos.metrics.answers import METRICS
@@ -102,7 +102,7 @@ class QuestionAnswering(CorpusTask[Question]):
         super().prepare(workdir)
         stored, train = self.stored_tokenizer()
         texts = [*{question.context: None for question in train}, *(q.question for q in train)]
-        self.tokenizer = placed_tokens.create(self.config.data.tokenizer, texts=texts, **stored)
+        self.tokenizer = offsets.create(self.config.data.tokenizer, texts=texts, **stored)
 
     @functools.cached_property
     def has_impossible(self) -> bool:

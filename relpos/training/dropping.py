@@ -30,7 +30,7 @@ def check(config: Any) -> None:
         raise UserError(
             f"config key {KEY!r} must be a step of the run, 1 to {config.steps}, got {step}"
         )
-    if set(expressions.leaves(expressions.turns(config.encoding))) == {"none"}:
+    if set(expressions.leaves(expressions.layers(config.encoding))) == {"none"}:
         raise UserError(
             f"config key {KEY!r} is {step}, and encoding={config.encoding!r} has nothing to drop: name a scheme to "
             "start with"
@@ -68,5 +68,5 @@ def task_at(step: int, config: Any, task: Any) -> Any:
 
 def without_encoding(config: Any) -> Any:
     """Return the config with the encoding of each layer replaced by ``none``."""
-    none = ",".join("none" for _ in expressions.turns(config.encoding))
+    none = ",".join("none" for _ in expressions.layers(config.encoding))
     return dataclasses.replace(config, encoding=none)

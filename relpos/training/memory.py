@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.filesize import decimal
 
-from relpos import room
+from relpos import device_memory
 from relpos.encodings.composed import expressions
 from relpos.errors import UserError
 from relpos.sections import flatten, to_plain
@@ -19,9 +19,9 @@ def check(parts: Mapping[str, int], cause: str) -> None:
     """Check that the sum of some lower bounds, name -> bytes, fits into memory.
 
     Raises:
-      UserError: the sum exceeds `relpos.room.available()`. The message lists the parts, and ends with the cause.
+      UserError: the sum exceeds `relpos.device_memory.available()`. The message lists the parts, and ends with the cause.
     """
-    there_is, needed = room.available(), sum(parts.values())
+    there_is, needed = device_memory.available(), sum(parts.values())
     if there_is is not None and needed > there_is:
         listed = ", ".join(f"{name} {decimal(size)}" for name, size in parts.items() if size)
         raise UserError(
@@ -40,24 +40,29 @@ def check_model(
     Raises:
       UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.
     """
-    parts = {"parameters": room.tree_bytes(model)}
+    parts = {"parameters": device_memory.tree_bytes(model)}
     if optimizer is not None:
-        parts |= {"gradients": room.tree_bytes(model), "optimizer": room.tree_bytes(optimizer)}
+        parts |= {
+            "gradients": device_memory.tree_bytes(model),
+            "optimizer": device_memory.tree_bytes(optimizer),
+        }
     if activations > sum(parts.values()):
         keys = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
         cause = f"make {_listed(keys)} smaller"
     else:
-        path, biggest = max(nnx.to_flat_state(model), key=lambda item: room.tree_bytes(item[1]))
+        path, biggest = max(
+            nnx.to_flat_state(model), key=lambda item: device_memory.tree_bytes(item[1])
+        )
         name, shape = ".".join(map(str, path)), biggest.shape
         keys = _keys_behind(config, shape)
         cause = f"the biggest parameter is {name} {list(shape)}; make {_listed(keys)} smaller"
     check(parts | {"activations of a batch": activations}, cause)
 
 
-def activation_bytes(config: TransformerRunConfig, places: int, vocab_size: int = 0) -> int:
+def activation_bytes(config: TransformerRunConfig, tokens: int, vocab_size: int = 0) -> int:
     """Return the bytes of each layer's input and of float32 logits: a lower bound on activation memory in training."""
     width = jnp.dtype(config.model.dtype).itemsize * config.model.features
-    return places * (width * config.model.num_layers + 4 * vocab_size)
+    return tokens * (width * config.model.num_layers + 4 * vocab_size)
 
 
 def rows(config: TransformerRunConfig, length: int) -> int:
@@ -87,14 +92,14 @@ def check_cache(caches: Callable[[], Any], length: int, cause: str) -> None:
     """
     if length >= 2**31:
         raise UserError(f"a row of {length} tokens is more than int32 counts: make {cause} smaller")
-    check({"cache": room.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
+    check({"cache": device_memory.tree_bytes(jax.eval_shape(caches))}, f"make {cause} smaller")
 
 
 def _keys_behind(config: RunConfig, shape: tuple[int, ...]) -> dict[str, int]:
     """Return the sizes in a config that divide an axis of the shape, or an axis minus 1."""
     plain = flatten(to_plain(config))
     keys = ("encoding", "decoder_encoding", "cross_encoding")
-    chosen = [expressions.turns(plain[key]) for key in keys if plain.get(key)]
+    chosen = [expressions.layers(plain[key]) for key in keys if plain.get(key)]
     schemes = {name for turns in chosen for name in expressions.leaves(turns)}
     sections = ("model.", "data.", *(f"encodings.{name}." for name in schemes))
     return {

@@ -65,7 +65,7 @@ def check_cross_encoding(encoding: str) -> None:
     for name, scheme in schemes.items():
         if scheme.adds_to_input() or scheme.needs_tokens:
             raise UserError(
-                f"config key 'cross_encoding': {name} reads the places of one sequence, cross-attention has none of "
+                f"config key 'cross_encoding': {name} reads the positions of one sequence, cross-attention has none of "
                 "its own: choose none or a relative scheme"
             )
 
@@ -73,7 +73,7 @@ def check_cross_encoding(encoding: str) -> None:
 def _read(encoding: str, key: str) -> tuple[tuple[str, ...], dict[str, type[encodings.Encoding]]]:
     """Return the encodings that layers take in turn, and their schemes by name."""
     with blame(f"config key {key!r}"):
-        turns = expressions.turns(encoding)
+        turns = expressions.layers(encoding)
         return turns, {name: encodings.scheme(name) for name in expressions.leaves(turns)}
 
 

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from rich.filesize import decimal
 
-from relpos import cores, room
+from relpos import cores, device_memory
 from relpos.training.run_config import RunConfig
 
 
@@ -24,7 +24,7 @@ def plan(
     `facts` are those of `Task.describe`; `model` and `optimizer` may be shapes.
     """
     parameters = sum(x.size for x in jax.tree.leaves(model))
-    state = decimal(room.tree_bytes((model, optimizer)))
+    state = decimal(device_memory.tree_bytes((model, optimizer)))
     found = {
         "model": f"{parameters:,} parameters, {state} with the optimizer",
         "device": _device(config.batch_size, model),

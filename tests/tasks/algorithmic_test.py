@@ -135,7 +135,7 @@ def test_a_huge_question_is_refused_before_it_is_answered():
     good, *huge, odd = task.predict_lines(model, lines)
     assert isinstance(good, bytes)
     for fault, places in zip(huge, (500_000, 30_000), strict=True):
-        with pytest.raises(UserError, match=f"takes {places} places, too many .*: 20000 are"):
+        with pytest.raises(UserError, match=f"takes {places} tokens, too many .*: 20000 are"):
             raise fault
     with pytest.raises(UserError, match="no symbol"):
         raise odd
@@ -312,7 +312,7 @@ def test_lengths_beyond_the_positions_are_told_and_the_others_scored(tmp_path, c
     task, model = untrained("reverse", **options)
     records = scores_of(task, model, "test", console=Console(width=200))
     assert [record["length"] for record in records] == [5, 7]
-    assert "length 11 takes 22 places" in capsys.readouterr().out
+    assert "length 11 takes 22 tokens" in capsys.readouterr().out
     with pytest.raises(UserError, match="14 positions of learned"):
         scores_of(task, model, "test", lengths=[11])
     (complaint,) = task.predict_lines(model, [b"0 1 0 1 0 1 0 1"])

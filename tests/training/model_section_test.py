@@ -121,7 +121,7 @@ def test_windows_scales_and_caps_of_layers_are_given_by_command(text, windows):
         config_files.shipped()["lm"], [*pairs, ("model.num_layers", str(2 * len(windows)))]
     )
     sizes = model_section.layers(config, config.encoding, causal=True)
-    turns = sizes.turns
+    turns = sizes.pattern
     assert [turn.window for turn in turns] == windows * (len(turns) // len(windows))
     assert [turn.scale for turn in turns[:2]] == [1.0, None]
     assert {turn.softcap for turn in turns} == {50.0}

@@ -13,7 +13,7 @@ from relpos.data.algorithmic.base import Task as Task
 from relpos.data.algorithmic.batches import PRESENTATIONS as PRESENTATIONS
 from relpos.data.algorithmic.batches import batch as batch
 from relpos.data.algorithmic.batches import eval_batches as eval_batches
-from relpos.data.algorithmic.batches import places as places
+from relpos.data.algorithmic.batches import size_for as size_for
 from relpos.data.algorithmic.batches import train_batches as train_batches
 from relpos.data.errors import DataError
 from relpos.errors import did_you_mean

@@ -109,8 +109,8 @@ class Task(abc.ABC):
         found: dict[int, Example] = {}
         for length in np.unique(lengths).tolist():
             self.check_length(length)
-            places = np.flatnonzero(np.equal(lengths, length)).tolist()
-            found |= zip(places, self.draw(rng, length, len(places)), strict=True)
+            rows_of = np.flatnonzero(np.equal(lengths, length)).tolist()
+            found |= zip(rows_of, self.draw(rng, length, len(rows_of)), strict=True)
         return [found[place] for place in range(len(lengths))]
 
     def draw_lengths(

@@ -53,8 +53,8 @@ def batch(
     longest = max((len(inputs) for inputs, _, _ in shown), default=0)
     if size is not None and longest > size:
         raise DataError(
-            f"An example of {task.name} with length {max(lengths)} takes {longest} places, more than "
-            f"the {size} of a batch: give more places or a smaller length."
+            f"An example of {task.name} with length {max(lengths)} takes {longest} tokens, more than "
+            f"the {size} of a batch: give more tokens or a smaller length."
         )
     shape = (len(shown), longest if size is None else size)
     kinds = {"inputs": "int32", "targets": "int32", "scored": "bool", "segments": "int32"}
@@ -66,7 +66,7 @@ def batch(
     return filled
 
 
-def places(task: Task, length: int, presentation: str | None = None) -> int:
+def size_for(task: Task, length: int, presentation: str | None = None) -> int:
     """Return the `size` that every example of at most this length fits into."""
     causal = _presentation(task, presentation) == "causal"
     return task.most_tokens(length) - (causal and not task.answer_mark)
@@ -103,7 +103,7 @@ def train_batches(
     _check_positive(batch_size=batch_size)
     for length in lengths:
         task.check_length(length)
-    size = places(task, longest, presentation)
+    size = size_for(task, longest, presentation)
 
     def draw(index: int) -> Batch:
         rng = _generator(seed, _TRAINING, index)
@@ -140,7 +140,7 @@ def eval_batches(
     _check_positive(examples=examples, batch_size=batch_size)
     task.check_length(length)
     rng = _generator(seed, _EVALUATION, length)
-    size = places(task, length, presentation)
+    size = size_for(task, length, presentation)
     drawn = batch(task, rng, [length] * examples, size, presentation)
     missing = -examples % batch_size
     padded = {key: np.pad(value, ((0, missing), (0, 0))) for key, value in drawn.items()}

@@ -94,8 +94,8 @@ def train_batches(
     pairs_of_pool = batches_of_pool * batch_size
 
     def fitting(number: int) -> list[TokenizedPair]:
-        places = range(number * pairs_of_pool, (number + 1) * pairs_of_pool)
-        return [pair for i in places if fits(pair := pairs[epochs[i]], sequence_length)]
+        indices = range(number * pairs_of_pool, (number + 1) * pairs_of_pool)
+        return [pair for i in indices if fits(pair := pairs[epochs[i]], sequence_length)]
 
     @functools.lru_cache(maxsize=2)
     def pool(number: int) -> list[list[TokenizedPair]]:

@@ -61,8 +61,8 @@ def best_answer(
     none = float(logits_W2T[:, :, 0].sum(axis=1).min()) if no_answer else -np.inf
     # Places that are no candidates have a negligibly low logit.
     total = float(np.logaddexp.reduce(logits_W2T, axis=(0, 2)).sum())
-    places = prepared.context.places[span.start : span.stop]
-    start, stop = int(places[0, 0]), int(places[-1, 1])
+    offsets = prepared.context.offsets[span.start : span.stop]
+    start, stop = int(offsets[0, 0]), int(offsets[-1, 1])
     text = context[start:stop]
     return Answer(
         text.strip(),

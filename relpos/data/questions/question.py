@@ -129,11 +129,11 @@ class Reading:
             else:
                 text = text if text in context else text.strip()
                 # Looking ahead finds occurrences that overlap, too.
-                places = [m.start() for m in re.finditer(f"(?={re.escape(text)})", context)]
-                if places:
+                starts = [m.start() for m in re.finditer(f"(?={re.escape(text)})", context)]
+                if starts:
                     self.complain("answer_start is not where the answer is, put right", where)
                     wanted = start if is_start else 0
-                    yield text, min(places, key=lambda place: abs(place - wanted))
+                    yield text, min(starts, key=lambda start: abs(start - wanted))
                 else:
                     self.complain("answer is not in its context, left out", where)
 

@@ -18,7 +18,7 @@ import numpy as np
 from relpos.data.errors import DataError
 from relpos.data.questions.question import Question
 from relpos.data.questions.windows import holding, token_span, windows
-from relpos.data.tokenizers.placed import PlacedTokens, PlacingTokenizer
+from relpos.data.tokenizers.offsets import OffsetTokenizer, TokensWithOffsets
 
 Row = dict[str, np.ndarray]
 
@@ -33,12 +33,12 @@ class Prepared(NamedTuple):
 
     Attributes:
       question: ids.
-      context: ids and their places in the text.
+      context: ids and their offsets in the text.
       windows: the token range of each window of the context, [W, 2].
     """
 
     question: np.ndarray
-    context: PlacedTokens
+    context: TokensWithOffsets
     windows: np.ndarray
 
     @property
@@ -59,7 +59,7 @@ class RowFormat:
       no_answer: whether a question may have no answer.
     """
 
-    tokenizer: PlacingTokenizer
+    tokenizer: OffsetTokenizer
     length: int
     overlap: int
     longest_answer: int
@@ -113,7 +113,7 @@ class RowFormat:
         if question.impossible:
             return targets
         first, start = question.answers[0], question.starts[0]
-        low, high = token_span(prepared.context.places, start, start + len(first))
+        low, high = token_span(prepared.context.offsets, start, start + len(first))
         if high - low > self.longest_answer:
             return None
         whole = holding(prepared.windows, low, high)
@@ -127,8 +127,8 @@ class RowFormat:
         stop = head + len(context)
         inputs = np.zeros(self.length, np.int32)
         inputs[:stop] = np.concatenate([[separator], question, [separator], context])
-        places = np.arange(self.length)
-        parts = np.where(places < head, QUESTION, np.where(places < stop, CONTEXT, PADDING))
+        index = np.arange(self.length)
+        parts = np.where(index < head, QUESTION, np.where(index < stop, CONTEXT, PADDING))
         candidates = parts == CONTEXT
         candidates[_NO_ANSWER] = self.no_answer
         return {

@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 Heads = tuple[Kind, ...]
 
 
-def turns(text: str | Sequence[Any]) -> tuple[Any, ...]:
+def layers(text: str | Sequence[Any]) -> tuple[Any, ...]:
     """Return the expressions that layers take in turn: "rope*2, none" is ("rope", "rope", "none"); classes are kept.
 
     Raises:

@@ -98,9 +98,9 @@ class Translation(CorpusTask[Pair]):
 
     def activation_bytes(self) -> int:
         """Return a lower bound on the activation memory of a training batch, in bytes. Its pairs may be short."""
-        places = self.config.batch_size * pair_batches.padded_length(0, self.config.sequence_length)
-        of_source = memory.activation_bytes(self.config, places)
-        return of_source + memory.activation_bytes(self.config, places, self.target.vocab_size)
+        tokens = self.config.batch_size * pair_batches.padded_length(0, self.config.sequence_length)
+        of_source = memory.activation_bytes(self.config, tokens)
+        return of_source + memory.activation_bytes(self.config, tokens, self.target.vocab_size)
 
     def train_batches(self) -> Any:
         """Return the iterator of training batches of pairs of similar length."""

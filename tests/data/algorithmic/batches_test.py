@@ -55,8 +55,8 @@ def test_batches_show_the_examples(name, presentation):
         assert got["scored"][i].sum() == example.scored.sum()
     assert got["inputs"].shape == (13, longest)
     most = max(wanted)
-    assert longest <= algorithmic.places(task, most, presentation)
-    assert algorithmic.places(task, most, presentation) <= 8 * max(most, 40)
+    assert longest <= algorithmic.size_for(task, most, presentation)
+    assert algorithmic.size_for(task, most, presentation) <= 8 * max(most, 40)
 
 
 def test_a_batch_can_have_more_places():
@@ -101,7 +101,7 @@ def test_training_batches_have_one_shape(name):
     task = algorithmic.create(name)
     high = task.min_length + 9
     batches = take(start(name, lengths=(task.min_length, high)), 4)
-    assert {b["inputs"].shape for b in batches} == {(6, algorithmic.places(task, high))}
+    assert {b["inputs"].shape for b in batches} == {(6, algorithmic.size_for(task, high))}
 
 
 @pytest.mark.parametrize("before", [0, 1, 40])

@@ -91,7 +91,7 @@ def test_lists_that_cannot_be_are_refused():
 
 def test_sizes_that_make_no_sense_are_refused():
     task = algorithmic.create("reverse")
-    with pytest.raises(DataError, match="length 5 takes 10 places, more than the 9"):
+    with pytest.raises(DataError, match="length 5 takes 10 tokens, more than the 9"):
         algorithmic.batch(task, rng(), [2, 5], 9)
     with pytest.raises(DataError, match="smallest and the largest, not 9 and 2"):
         start(lengths=(9, 2))

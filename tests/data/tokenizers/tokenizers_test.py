@@ -7,8 +7,7 @@ import pytest
 
 from relpos.data import tokenizers
 from relpos.data.errors import DataError
-from relpos.data.tokenizers import placed as placed_tokens
-from relpos.data.tokenizers import words
+from relpos.data.tokenizers import offsets, words
 from relpos.errors import UserError
 
 TEXT = "".join(
@@ -146,7 +145,7 @@ def test_a_piece_that_is_not_utf8_is_told(tmp_path):
     [
         tokenizers.SentencePiece,
         lambda path: words.load_or_make(path, []),
-        lambda path: placed_tokens.create("words", path=path),
+        lambda path: offsets.create("words", path=path),
     ],
     ids=["sentencepiece", "words", "placed words"],
 )

@@ -1,12 +1,12 @@
 import pytest
 
-from relpos.encodings.composed.expressions import Kind, Scheme, counts, leaves, parse, turns
+from relpos.encodings.composed.expressions import Kind, Scheme, counts, layers, leaves, parse
 
 
 def test_layers_take_turns():
-    assert turns("rope*3, none") == ("rope", "rope", "rope", "none")
-    assert turns(("rope", "t5*2")) == ("rope", "t5", "t5")
-    assert turns("rope(base=5.0)*2,fox:2/rope+t5") == (
+    assert layers("rope*3, none") == ("rope", "rope", "rope", "none")
+    assert layers(("rope", "t5*2")) == ("rope", "t5", "t5")
+    assert layers("rope(base=5.0)*2,fox:2/rope+t5") == (
         "rope(base=5.0)", "rope(base=5.0)", "fox:2/rope+t5",
     )  # fmt: skip
 
@@ -35,4 +35,4 @@ def test_heads_without_a_number_have_equal_shares():
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(text):
     with pytest.raises(ValueError, match=r"encoding|a number of layers"):
-        turns(text)
+        layers(text)

@@ -44,12 +44,12 @@ class MQAR(Task):
         keys = _distinct(rng, np.zeros(self.keys), count, pairs)
         values = self.keys + rng.integers(self.values, size=(count, pairs))
         said = np.stack([keys, values], axis=2, dtype=np.int32)
-        places = _distinct(rng, (self.power - 1) * np.log(np.arange(1, later + 1)), count, pairs)
+        asked_at = _distinct(rng, (self.power - 1) * np.log(np.arange(1, later + 1)), count, pairs)
         asked = np.full((count, later, 2), self._ids["."], np.int32)
-        np.put_along_axis(asked, places[:, :, None], said, axis=1)
+        np.put_along_axis(asked, asked_at[:, :, None], said, axis=1)
         tokens = np.concatenate([said, asked], axis=1).reshape(count, 2 * length)
         hidden = np.zeros((count, length, 2), bool)
-        np.put_along_axis(hidden[:, pairs:, 1], places, True, axis=1)
+        np.put_along_axis(hidden[:, pairs:, 1], asked_at, True, axis=1)
         return [Example(t, h, h) for t, h in zip(tokens, hidden.reshape(tokens.shape), strict=True)]
 
 

@@ -121,23 +121,23 @@ def _warn_of_other_encodings(path: Path, text: bytes) -> None:
 
 def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
     """Hold out documents, keeping identical ones in one split."""
-    places: dict[bytes, list[int]] = {}
+    numbers: dict[bytes, list[int]] = {}
     for i, document in enumerate(documents):
-        places.setdefault(document, []).append(i)
-    sizes = [len(document) * len(same) for document, same in places.items()]
+        numbers.setdefault(document, []).append(i)
+    sizes = [len(document) * len(same) for document, same in numbers.items()]
     budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
     budget = max(budget, statistics.median_low(sizes))  # at least one document
     # A few long documents must not be all that is left for train.
     budget = min(budget, -(-sum(size for size in sizes if size <= budget) // 3))
-    keys = [hashlib.sha256(document).digest() for document in places]
+    keys = [hashlib.sha256(document).digest() for document in numbers]
     dealt = held_out(keys, sizes, budget=budget, largest=budget)
-    kin = list(places.values())
+    kin = list(numbers.values())
     splits = {
         s: [documents[i] for i in sorted(j for k in dealt[s] for j in kin[k])] for s in SPLITS
     }
     if not all(splits.values()):
         raise DataError(
-            f"{len(places)} different documents are too few to put some aside for validation and test."
+            f"{len(numbers)} different documents are too few to put some aside for validation and test."
         )
     return splits
 

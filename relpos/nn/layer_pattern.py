@@ -8,7 +8,7 @@ from relpos.encodings.composed import expressions
 from relpos.positions import Window
 
 
-class Turn(NamedTuple):
+class LayerOptions(NamedTuple):
     """The options in which layers may differ, see `relpos.nn.TransformerConfig`."""
 
     encoding: Any
@@ -17,12 +17,14 @@ class Turn(NamedTuple):
     softcap: float | None = None
 
 
-def together(num_layers: int, encodings: tuple[Any, ...], **given: Any) -> tuple[Turn, ...]:
+def of_layers(
+    num_layers: int, encodings: tuple[Any, ...], **given: Any
+) -> tuple[LayerOptions, ...]:
     """Return the options of each layer of the pattern, whose length is the least common multiple of all turns.
 
     Args:
       num_layers: the number of all layers.
-      encodings: the encoding of each turn.
+      encodings: the encodings that the layers take in turn.
       **given: window, scale and softcap, each one value or a sequence, in which a pair is a window (past, future). As
         text: "none, 128:64*2".
 
@@ -37,7 +39,8 @@ def together(num_layers: int, encodings: tuple[Any, ...], **given: Any) -> tuple
             f"{num_layers} layers cannot take turns of {turns}: the number of layers must be a multiple of {length}"
         )
     return tuple(
-        Turn(**{name: each[i % len(each)] for name, each in options.items()}) for i in range(length)
+        LayerOptions(**{name: each[i % len(each)] for name, each in options.items()})
+        for i in range(length)
     )
 
 

@@ -33,23 +33,23 @@ def config(num_layers=6, **options):
     ],
 )
 def test_windows_of_layers_are_read_from_values_and_from_text(given, windows):
-    found = [turn.window for turn in config(window=given).turns]
+    found = [turn.window for turn in config(window=given).pattern]
     assert tuple(found) == windows
 
 
 def test_what_has_been_read_is_read_again_as_the_same():
     made = config(window="none, 4:2*2", scale=(1.0, None), softcap="50")
     assert TransformerConfig(**vars(made)) == made
-    assert [turn.scale for turn in made.turns] == 3 * [1.0, None]
-    assert {turn.softcap for turn in made.turns} == {50.0}
+    assert [turn.scale for turn in made.pattern] == 3 * [1.0, None]
+    assert {turn.softcap for turn in made.pattern} == {50.0}
 
 
 def test_a_group_is_as_long_as_all_turns_come_together():
     made = config(encodings="rope(base=160000.0), rope*2", window=(None, 128, 128), scale=(None, 1))
-    assert len(made.turns) == 6
-    assert [turn.encoding for turn in made.turns] == 2 * ["rope(base=160000.0)", "rope", "rope"]
-    assert [turn.window.past for turn in made.turns] == 2 * [None, 128, 128]
-    assert [turn.scale for turn in made.turns] == 3 * [None, 1.0]
+    assert len(made.pattern) == 6
+    assert [turn.encoding for turn in made.pattern] == 2 * ["rope(base=160000.0)", "rope", "rope"]
+    assert [turn.window.past for turn in made.pattern] == 2 * [None, 128, 128]
+    assert [turn.scale for turn in made.pattern] == 3 * [None, 1.0]
 
 
 @pytest.mark.parametrize(

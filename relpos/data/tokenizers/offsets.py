@@ -1,8 +1,8 @@
 """Tokenizers that also give each token's place in the text, for models that point at spans.
 
-`Placed` adds places to the lossless tokenizers, bytes and SentencePiece. `PlacedWords` splits text into words and
-punctuation and drops white space: a bAbI story takes a third as many tokens as bytes, and "Ada" is the same token
-wherever it stands.
+`WithOffsets` adds offsets to the lossless tokenizers, bytes and SentencePiece. `WordsWithOffsets` splits text into
+words and punctuation and drops white space: a bAbI story takes a third as many tokens as bytes, and "Ada" is the same
+token wherever it stands.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from relpos.files import write_atomically
 _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
-class PlacedTokens(NamedTuple):
-    """The tokens of a text and their places.
+class TokensWithOffsets(NamedTuple):
+    """The tokens of a text and their offsets.
 
     Attributes:
       ids: int32 [N].
-      places: the characters [start, stop) of each token, int64 [N, 2]; neither column decreases.
+      offsets: the characters [start, stop) of each token, int64 [N, 2]; neither column decreases.
     """
 
     ids: np.ndarray
-    places: np.ndarray
+    offsets: np.ndarray
 
 
-class PlacedWords:
+class WordsWithOffsets:
     """Known words and punctuation marks are one token each; others are spelt in UTF-8 bytes.
 
     The ids are the 256 bytes, the separator and the known pieces.
@@ -54,24 +54,26 @@ class PlacedWords:
         self.vocab_size = self.separator + 1 + len(self.pieces)
         self._ids = {piece: self.separator + 1 + i for i, piece in enumerate(self.pieces)}
 
-    def tokens(self, text: str) -> PlacedTokens:
+    def tokens(self, text: str) -> TokensWithOffsets:
         """Return the tokens of a text: at least one, unless it is all white space."""
         ids: list[int] = []
-        places: list[tuple[int, int]] = []
+        offsets: list[tuple[int, int]] = []
         for match in _PIECE.finditer(text):
             known = self._ids.get(match[0])
             if known is not None:
                 ids.append(known)
-                places.append(match.span())
+                offsets.append(match.span())
                 continue
             for i, character in enumerate(match[0], match.start()):
                 spelt = character.encode()
                 ids.extend(spelt)
-                places.extend([(i, i + 1)] * len(spelt))
-        return PlacedTokens(np.array(ids, np.int32), np.array(places, np.int64).reshape(-1, 2))
+                offsets.extend([(i, i + 1)] * len(spelt))
+        return TokensWithOffsets(
+            np.array(ids, np.int32), np.array(offsets, np.int64).reshape(-1, 2)
+        )
 
 
-def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
+def learn_words(texts: Iterable[str], vocab_size: int) -> WordsWithOffsets:
     """Learn the most frequent pieces of the train split; ties are broken alphabetically.
 
     Of at most `vocab_size` ids, 257 are the bytes and the separator.
@@ -79,36 +81,36 @@ def learn_words(texts: Iterable[str], vocab_size: int) -> PlacedWords:
     Raises:
       DataError: the ids leave no room for a word.
     """
-    room = vocab_size - PlacedWords.separator - 1
+    room = vocab_size - WordsWithOffsets.separator - 1
     if room < 1:
         raise DataError(
             f"A vocabulary of {vocab_size} is too small: the bytes and a separator need "
-            f"{PlacedWords.separator + 1}, words come on top of them."
+            f"{WordsWithOffsets.separator + 1}, words come on top of them."
         )
     counts = collections.Counter(piece for text in texts for piece in _PIECE.findall(text))
-    return PlacedWords(sorted(counts, key=lambda piece: (-counts[piece], piece))[:room])
+    return WordsWithOffsets(sorted(counts, key=lambda piece: (-counts[piece], piece))[:room])
 
 
-class Placed:
-    """A lossless tokenizer, with the places of its tokens."""
+class WithOffsets:
+    """A lossless tokenizer, with the offsets of its tokens."""
 
     def __init__(self, tokenizer: tokenizers.Lossless) -> None:
         self._tokenizer = tokenizer
         self.vocab_size = tokenizer.vocab_size
         self.separator = tokenizer.separator
 
-    def tokens(self, text: str) -> PlacedTokens:
+    def tokens(self, text: str) -> TokensWithOffsets:
         """Return the tokens of a text."""
         ids = self._tokenizer.encode(text.encode())
-        return PlacedTokens(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
+        return TokensWithOffsets(ids, character_offsets(text, self._tokenizer.byte_lengths[ids]))
 
 
-PlacingTokenizer = PlacedWords | Placed
+OffsetTokenizer = WordsWithOffsets | WithOffsets
 
 
 def create(
     kind: str, *, texts: Sequence[str] = (), path: str | Path = "", vocab_size: int = 0
-) -> PlacingTokenizer:
+) -> OffsetTokenizer:
     """Return a run's tokenizer: load it from `path`, or else learn it and save it there.
 
     Args:
@@ -124,10 +126,12 @@ def create(
         raise DataError(f"There is no tokenizer {kind!r}{did_you_mean(kind, kinds)}")
     if kind != "words":
         encoded = [text.encode() for text in texts] if kind == "sentencepiece" else []
-        return Placed(tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size))
+        return WithOffsets(
+            tokenizers.create(kind, corpus=encoded, path=path, vocab_size=vocab_size)
+        )
     path = Path(path)
     if path.exists():
-        return PlacedWords(read_vocabulary(path))
+        return WordsWithOffsets(read_vocabulary(path))
     words = learn_words(texts, vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(words.pieces, indent=0) + "\n")
