@@ -19,7 +19,7 @@ def check(parts: Mapping[str, int], cause: str) -> None:
     """Check that the sum of some lower bounds, name -> bytes, fits into memory.
 
     Raises:
-      UserError: the sum exceeds `relpos.device_memory.available()`. The message lists the parts, and ends with the cause.
+      UserError: the sum exceeds `device_memory.available()`. The message lists the parts, and ends with the cause.
     """
     there_is, needed = device_memory.available(), sum(parts.values())
     if there_is is not None and needed > there_is:

@@ -104,7 +104,10 @@ def test_far_offsets_fall_into_the_last_bucket():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "cros"}, r"unknown irpe\.method 'cros': known: product, cross"),
+        (
+            {"method": "cros"},
+            r"unknown irpe\.method 'cros': did you mean 'cross'\? known: product, cross",
+        ),
         ({"alpha": 0.0}, r"irpe\.alpha must be above 0 and below irpe\.gamma"),
         ({"gamma": 1.0}, r"irpe\.alpha must be above 0 and below irpe\.gamma.*gamma 1\.0"),
         ({"beta": 1.5}, r"irpe\.beta, the last bucket, must be from 1.*got beta 1\.5, alpha 1\.9"),

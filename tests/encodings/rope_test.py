@@ -304,7 +304,7 @@ def test_a_cache_stays_right_past_the_trained_length(scaling, chunks):
             {"scaling": "longrope", "target_length": 9999, "short_factors": (1.0,) * 4},
             "longrope needs rope.long_factors, as rope.target_length=9999 is above",
         ),
-        ({"scaling": "yarn", "factor": 2.0, "attention_factor": 1e38}, "must be at most 1000"),
+        ({"scaling": "yarn", "factor": 2.0, "attention_factor": 1e38}, "must be from 0 to 1000"),
         ({"long_factors": 2.0}, "rope.long_factors must be a list"),
         ({"scaling": "linear"}, "scaling=linear needs a rope.factor above 1"),
         ({"scaling": "ntk", "factor": 0.5}, "rope.factor must be at least 1, got 0.5"),

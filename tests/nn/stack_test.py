@@ -56,7 +56,7 @@ def test_the_longest_sequence_is_also_that_of_encodings_which_layers_own(monkeyp
     assert made.max_length == 4
     with pytest.raises(ValueError, match="5 tokens are more than the 4 positions of limited"):
         made(jnp.ones((1, 5, 8)))
-    with pytest.raises(ValueError, match="a cache of 5 tokens is longer than the 4 positions"):
+    with pytest.raises(ValueError, match="5 tokens are more than the 4 positions"):
         made.init_caches(1, 5)
 
 

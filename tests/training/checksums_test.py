@@ -25,7 +25,7 @@ def test_what_was_written_is_verified(folder):
 
 def test_a_folder_without_checksums_is_refused(folder):
     (folder / checksums.NAME).unlink()
-    with pytest.raises(ChecksumError, match=r"^'checksums.json' is missing$"):
+    with pytest.raises(ChecksumError, match=r"^'checksums.json' is missing, restore it$"):
         checksums.verify(folder)
 
 
