@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "relpos"
 LAYERS = {
     "errors": 0,
     "process": 0,
-    "room": 0,
+    "device_memory": 0,
     "sharding": 0,
     "terminal": 0,
     "cores": 1,
@@ -47,7 +47,7 @@ LAYERS = {
 # What `import relpos` reads: it works where `pip install relpos` brought no more than pyproject's dependencies.
 CORE = {
     "errors",
-    "room",
+    "device_memory",
     "cores",
     "registry",
     "sharding",

@@ -316,7 +316,7 @@ def test_lengths_beyond_the_positions_are_told_and_the_others_scored(tmp_path, c
     with pytest.raises(UserError, match="14 positions of learned"):
         scores_of(task, model, "test", lengths=[11])
     (complaint,) = task.predict_lines(model, [b"0 1 0 1 0 1 0 1"])
-    assert "16 places" in str(complaint)
+    assert "16 tokens" in str(complaint)
 
 
 @pytest.mark.parametrize(
