@@ -132,7 +132,7 @@ def check_kernels(encoding: Slots, filled: SlotUse, *, vector_per_distance: bool
     for found, why, more in refused:
         if found:
             raise choices.NoKernelError(
-                f'implementation="pallas" does not support {type(encoding).__name__}: {why}. Use '
+                f'implementation="pallas" does not support {type(encoding).__name__}: {why}; use '
                 f'implementation="auto" or "blockwise"{more}'
             )
 

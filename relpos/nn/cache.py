@@ -156,8 +156,8 @@ class Cache(KeysAndValues):
         """
 
         def take(name: str) -> Any:
-            rows = self.length.ndim - 1
-            axis = rows + 1 if name in ("keys", "values") else rows  # heads come first there
+            batch = self.length.ndim - 1
+            axis = batch + 1 if name in ("keys", "values") else batch  # heads come first there
             return jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), getattr(self, name))
 
         names = [field.name for field in dataclasses.fields(self) if field.name != "tables"]

@@ -43,7 +43,7 @@ REFUSED = {
                                     "k_features": jnp.ones((2, 9, N))}, "must have the tokens and heads of q"),
     "a gate that looks ahead": ({"encoding": FOX}, "causal=True"),
     "one block size": ({"block_sizes": 8}, "two positive integers"),
-    "fractional block sizes": ({"block_sizes": (8.0, 8.0)}, "must be an integer"),
+    "fractional block sizes": ({"block_sizes": (8.0, 8.0)}, "two positive Python integers"),
     "a fractional window": ({"window": 2.5}, "window must be an integer"),
     "no window at all": ({"window": 0}, "at least 1"),
     "a side without the token itself": ({"window": (4, 0)}, "on each side, got (4, 0)"),

@@ -9,7 +9,7 @@ from flax import nnx
 from relpos import attention, encodings
 from relpos.attention import PerHead
 from relpos.attention.block_visibility import are_within
-from relpos.attention.prepared import Place
+from relpos.attention.prepared import Location
 from relpos.attention.reference import Rules
 from tests.attending import BLOCKS, B, EverySlot, H, N, T, inputs
 from tests.contract_attention_test import assert_paths_agree
@@ -47,13 +47,13 @@ def test_a_bias_without_an_end_is_the_same_near_and_far(kind, causal):
     kw = {"causal": causal, "positions": at, "segments": segments}
     with jax.enable_x64(True):
         assert_paths_agree(Network(), kw, [BLOCKS], ["blockwise"])
-        near = are_within(MOST, Rules(1.0, causal), (Place(at, segments),) * 2)
+        near = are_within(MOST, Rules(1.0, causal), (Location(at, segments),) * 2)
     assert near == (kind in ("near", "as far as the table"))
 
 
 @pytest.mark.parametrize(("q", "k"), [(2**31 - 1, -5), (-(2**31), 5)])
 def test_distances_that_int32_cannot_hold_are_not_near(q, k):
-    places = tuple(Place(jnp.full((1, 1), x, jnp.int32)) for x in (q, k))
+    places = tuple(Location(jnp.full((1, 1), x, jnp.int32)) for x in (q, k))
     assert not are_within(9, Rules(1.0), places)
 
 

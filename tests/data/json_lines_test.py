@@ -58,7 +58,9 @@ def test_the_field_is_chosen_and_a_missing_one_lists_those_there_are(tmp_path):
     assert read_documents(path, "body")[1] == b"text 1"
     assert text_data.load("files", path=path, field="body").splits["train"]
     for field in ("text", "boddy"):
-        with pytest.raises(data.DataError, match=r"line 1: no field .*data\.field.*'body', 'n'"):
+        with pytest.raises(
+            data.DataError, match=r"line 1: no field .*data\.sources\.files\.field.*'body', 'n'"
+        ):
             text_data.load("files", path=path, field=field)
 
 
