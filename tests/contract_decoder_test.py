@@ -31,7 +31,14 @@ from tests.decoder_programs import (
     tokens,
     whole,
 )
-from tests.kinds import NAMES, OF_EACH_KIND, READ_TOKENS, is_trained, quick_for
+from tests.kinds import (
+    NAMES,
+    OF_EACH_CACHE,
+    OF_EACH_KIND,
+    READ_TOKENS,
+    is_trained,
+    quick_for,
+)
 
 PAD = 3
 PADDED = T + PAD
@@ -83,10 +90,12 @@ def test_cached_decode_and_chunked_prefill_are_the_full_forward(name, window, ch
     assert_cached_decode_is_the_full_forward(name, window, chunks)
 
 
+@long_but_for(*OF_EACH_CACHE)
 def test_tokens_one_by_one_before_chunks_are_the_full_forward(name):
     assert_cached_decode_is_the_full_forward(name, None, (1, 1, 1, 5, 5))
 
 
+@long_but_for(*OF_EACH_CACHE)
 def test_a_ring_takes_tokens_one_by_one(name):
     assert_cached_decode_is_the_full_forward(name, WINDOW, (5, 1, 1, 1, 5))
 
@@ -119,6 +128,7 @@ def of_its_kind(name, ids_BT):
     return (ids_BT * 1.7).astype(np.float32) if scheme.reals else ids_BT
 
 
+@long_but_for(*OF_EACH_CACHE)
 @pytest.mark.parametrize(
     "chunks", [(4, 4, 4), pytest.param((5, 1, 1, 1, 5), marks=pytest.mark.long)]
 )
@@ -193,6 +203,7 @@ def test_left_padded_is_unpadded_in_forward_and_decode(name):
     close(np.concatenate([first, second], 1)[:, PAD:], expected)
 
 
+@long_but_for(*OF_EACH_CACHE)
 @pytest.mark.parametrize("window", [None, WINDOW])
 def test_rows_of_different_lengths_decode_as_if_alone(name, window):
     model, lengths = make(name, window=window), (3, 8)

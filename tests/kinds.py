@@ -44,10 +44,23 @@ def is_trained(name):
     return bool(jax.tree.leaves(nnx.state(small(name), nnx.Param)))
 
 
-# The last of a kind, as an alphabet has them, stands for it.
-OF_EACH_KIND = tuple(
-    name for i, name in enumerate(NAMES) if kind(name) not in map(kind, NAMES[i + 1 :])
-)
+def in_a_cache(name):
+    """Return what tells the scheme apart for a cache: what is kept of a token, and how new tokens meet it."""
+    scheme, one = encodings.scheme(name), small(name)
+    kept = scheme.overridden & {"key", "value", "embed", "sink", "come_along"}
+    tables = one.constant_beyond is None and bool(
+        scheme.overridden & {"key_vectors", "query_vectors"}
+    )
+    return tuple(sorted(kept)), tables, scheme.needs_tokens, scheme.walks, scheme.mixes, scheme.axes
+
+
+def last_of_each(told_apart):
+    """Return the last of each kind, as an alphabet has them, which stands for it."""
+    kinds = [told_apart(name) for name in NAMES]
+    return tuple(name for i, name in enumerate(NAMES) if kinds[i] not in kinds[i + 1 :])
+
+
+OF_EACH_KIND, OF_EACH_CACHE = last_of_each(kind), last_of_each(in_a_cache)
 READ_TOKENS = tuple(name for name in NAMES if encodings.scheme(name).needs_tokens)
 
 
