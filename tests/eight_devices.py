@@ -69,7 +69,7 @@ def measure(kind, gradient, state, shardings, given, kernels=None):
     args = [put(x, spec) for x, spec in zip(given, shardings, strict=True)]
     program = gradient.lower(cut, *args).compile()
     found = program(cut, *args)
-    found, wanted = ([np.asarray(x) for x in jax.tree.leaves(tree[1])] for tree in (found, wanted))
+    found, wanted = ([np.asarray(x) for x in jax.tree.leaves(tree)] for tree in (found, wanted))
     largest = max(np.abs(x).max() for x in wanted)  # some gradients are zeros but for rounding
     errors = [
         np.abs(a - b).max() / (np.abs(b).max() + 1e-3 * largest)

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from relpos import sections
-from relpos.tasks import language_modelling
+from relpos.runs import Run
 from relpos.training import checksums
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.optimizer import create_optimizer
@@ -127,9 +126,7 @@ def is_at(directory, moment, wanted):
 
 def final_state(workdir):
     """Returns every array of the last checkpoint: parameters, moments, counts."""
-    config = sections.read(
-        language_modelling.Config, json.loads((workdir / "config.json").read_text())["config"]
-    )
+    config = Run(workdir, trust_code=True).config
     task = create_task(config, workdir)
     options = config.optimizer
     _, state = init_state(task, create_optimizer(options, STEPS), jax.random.key(1))

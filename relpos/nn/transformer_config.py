@@ -102,7 +102,9 @@ class TransformerConfig:
                 object.__setattr__(self, field, names)
         for field, known in CHOICES.items():
             chosen = getattr(self, field)
-            for value in chosen if field in _SEVERAL else (chosen,):
+            for value in (
+                chosen if field in _SEVERAL and isinstance(chosen, tuple | list) else (chosen,)
+            ):
                 if value not in known:
                     raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
         if self.parallel and self.norm_placement != "pre":
