@@ -53,7 +53,7 @@ def _section(
     """Return a line for a section, and those of the sections in it, indented, with their dotted names."""
     inner = {key: value for key, value in section.items() if isinstance(value, Mapping)}
     values = _values({key: value for key, value in section.items() if key not in inner})
-    lines = [_item(name, values)] if values or not inner else []
+    lines = [_item(name, values)] if values or not inner or not inside else []
     for key, value in inner.items():
         lines += _section(value, f"{indent}{inside}{key}", indent, f"{inside}{key}.")
     return lines

@@ -429,6 +429,11 @@ def test_a_terminal_shows_what_runs_and_how_far_it_is(tmp_path):
         first.workdir.mkdir(parents=True)
         (first.workdir / "metrics.jsonl").write_text('{"step": 10, "split": "train"}\n')
         progress._live.refresh()
+        assert progress._share() == pytest.approx(0.25)
+        progress._start -= 60  # as if a minute had passed
+        assert (
+            progress._how_far() == "0 of 2, about 7 min left"
+        )  # of two runs a quarter of one is done
         progress.ended(first, "finished")
         progress.began(second)
         progress._live.refresh()

@@ -54,7 +54,7 @@ def batch(
     if size is not None and longest > size:
         raise DataError(
             f"An example of {task.name} with length {max(lengths)} takes {longest} tokens, more than "
-            f"the {size} of a batch: give more tokens or a smaller length."
+            f"the {size} of a batch: give a larger size or a smaller length."
         )
     shape = (len(shown), longest if size is None else size)
     kinds = {"inputs": "int32", "targets": "int32", "scored": "bool", "segments": "int32"}

@@ -153,7 +153,7 @@ def test_a_temporary_folder_that_may_be_anothers_is_refused(
             os.chown(fallback, 12345, -1)
     with pytest.raises(DataError, match=message) as told:
         library_text_builder.prepare(str(tmp_path / "file"))
-    assert "--config.data.sources.library_text.data_dir or $TFDS_DATA_DIR" in str(told.value)
+    assert "the option data_dir of the source library_text or by $TFDS_DATA_DIR" in str(told.value)
     assert str(fallback) in str(told.value)
 
 

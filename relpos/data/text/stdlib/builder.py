@@ -143,9 +143,8 @@ def _writable(root: Path, config: str) -> Path:
     fallback = Path(tempfile.gettempdir()) / f"tensorflow_datasets-{os.getuid()}"
     if fault := _make_private(fallback):
         raise DataError(
-            f"{why}, and {fallback} in its place {fault}: name a folder of yours by "
-            "--config.data.sources.library_text.data_dir or "
-            "$TFDS_DATA_DIR."
+            f"{why}, and {fallback} in its place {fault}: name a folder of yours by the option data_dir of the source "
+            "library_text or by $TFDS_DATA_DIR."
         )
     _log.warning("%s; using %s instead.", why, fallback)
     return fallback
