@@ -119,7 +119,7 @@ def decode_step(name: str, cached: int) -> Contestant:
 
 
 def peer(name: str, T: int) -> Contestant | None:
-    """Return another library's attention; None if it cannot take part, which a line tells."""
+    """Return another library's attention; None if it cannot take part; a line says why."""
     gigabytes = HEADS * T * T * 4 / 1e9
     if name in bench_peers.DENSE and gigabytes > 1:
         CONSOLE.print(f"{name} is left out at T={T}: arrays of {gigabytes:.1f} GB")

@@ -80,15 +80,16 @@ class CopyRsc(_Copying):
     """
 
     name = "copy_rsc"
-    answer: ClassVar[tuple[str, ...]] = (WORD,)
+    answer = (WORD,)
     repeated = True
 
 
-class CopyRsc2x(CopyRsc):
+class CopyRsc2x(_Copying):
     """Copy a word that is one symbol repeated, twice."""
 
     name = "copy_rsc2x"
     answer = (WORD, WORD)
+    repeated = True
 
 
 class CopyRdc(_Copying):
