@@ -35,7 +35,17 @@ import jax
 import jax.numpy as jnp
 from calls import HEAD_DIM, HEADS, Call, attention_of, draw
 from flax import nnx
-from harness import Parser, Row, by_turns, listed, middle, save, shown, timed, where
+from harness import (
+    Parser,
+    Row,
+    by_turns,
+    listed,
+    measured_on,
+    median_and_spread,
+    rich_table,
+    save,
+    timed,
+)
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 
@@ -61,7 +71,7 @@ class Contestant:
         found: Row = {"name": self.name}
         for kind in ("forward", "step"):
             found[kind], found[f"{kind}_spread"] = (
-                middle(times[kind]) if kind in times else (None, None)
+                median_and_spread(times[kind]) if kind in times else (None, None)
             )
         return found | {
             "compile_seconds": self.compile_seconds, "temporary_bytes": self.temporary_bytes
@@ -284,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ["none", *(name for name in options.encodings if name != "none")]
     found: dict[str, dict[str, list[Row]]] = {}
     # The commit is read now, as files may change meanwhile.
-    measured_with, rates = where(), matmul_rates()
+    measured_with, rates = measured_on(), matmul_rates()
     record = {"where": measured_with, "matmul_flops": rates, "results": found}
     told = (f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     CONSOLE.print(f"float32 matrix products: {', '.join(told)}")
@@ -298,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows = measure(contestants, options.seconds, title)
             found.setdefault(part, {})[key] = rows
             CONSOLE.print(
-                shown(f"{title}; ratios to {rows[0]['name']}", bench_tables.ratio_table(rows))
+                rich_table(f"{title}; ratios to {rows[0]['name']}", bench_tables.ratio_table(rows))
             )
             if options.json is not None:
                 save(options.json, record)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from harness import Cells, Row, markdown, of, show_record
+from harness import Cells, Row, markdown, row_of, show_record
 
 Tables = dict[str, dict[str, list[Row]]]  # part -> title -> rows
 SDPA, SDPA_BIAS = "PyTorch SDPA, no positions", "PyTorch SDPA, T5 bias tensor"
@@ -85,7 +85,7 @@ def ratios(results: Tables, goal: Goal) -> dict[str, float]:
         name, value = row["name"], row[goal.field]
         divisor: Any = 1
         if goal.against:
-            other = of(base, name if goal.against == "same" else goal.against)
+            other = row_of(base, name if goal.against == "same" else goal.against)
             divisor = other and other[goal.field]
         if (name in goal.names or not goal.names) and None not in (value, divisor):
             found[name] = value / divisor
@@ -141,7 +141,7 @@ def kinds_table(by_kind: dict[str, list[Row]]) -> Cells:
     """Compare forward + backward with `none` on the same kind of call, a row for each scheme."""
 
     def cell(name, rows):
-        row, none = of(rows, name), rows[0]
+        row, none = row_of(rows, name), rows[0]
         if row is none:
             return f"{1e3 * row['step']:.0f} ms"
         return f"{row['step'] / none['step']:.2f}x" if row else ""
@@ -211,7 +211,7 @@ def draw(record: dict[str, Any]) -> Any:
     names = dict.fromkeys(row["name"] for T in lengths for row in by_length[T])
     figure, (times, bytes_) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for number, name in enumerate(names):
-        rows = {T: row for T in lengths if (row := of(by_length[T], name))}
+        rows = {T: row for T in lengths if (row := row_of(by_length[T], name))}
         ours = any(row["temporary_bytes"] is not None for row in rows.values())
         for axes, field, scale in ((times, "step", 1e3), (bytes_, "temporary_bytes", 1e-6)):
             points = [(T, scale * row[field]) for T, row in rows.items() if row[field] is not None]

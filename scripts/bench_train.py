@@ -39,7 +39,7 @@ import jax
 import numpy as np
 from bench_models import SIZES, Call
 from bench_train_tables import table
-from harness import Parser, Row, by_turns, listed, middle, save, shown, timed
+from harness import Parser, Row, by_turns, listed, median_and_spread, rich_table, save, timed
 from rich.console import Console
 
 from relpos import process
@@ -106,7 +106,7 @@ def measure(
         times = by_turns(own, ask, rounds, f"{part}, {title}")
     rows = []
     for name, seconds in times.items():
-        median, spread = middle(seconds)
+        median, spread = median_and_spread(seconds)
         figures = {"tokens_per_second": tokens / median, "seconds": median, "spread": spread}
         rows.append({"name": name} | figures | facts[name])
     return rows
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = measure(part, title, options.only, options.rounds, console.print)
             if not rows:
                 continue
-            console.print(shown(f"{part}, {title}", table("", rows)))
+            console.print(rich_table(f"{part}, {title}", table("", rows)))
             record["tables"].setdefault(part, {})[title] = rows
             if options.json:
                 save(options.json, record)

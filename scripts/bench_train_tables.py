@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness import Cells, Row, markdown, of, show_record
+from harness import Cells, Row, markdown, row_of, show_record
 
 OURS, TWIN = "relpos ", "relpos none"
 TITLES = {
@@ -25,7 +25,7 @@ def fastest_peer(rows: Sequence[Row]) -> float:
 
 def table(title: str, rows: Sequence[Row]) -> Cells:
     """Return ratios to the fastest peer and to our model without positions, then figures."""
-    best, twin = fastest_peer(rows), of(rows, TWIN)
+    best, twin = fastest_peer(rows), row_of(rows, TWIN)
     found = [[title, "of the fastest peer", "of none", "tokens/s", "ms", "first call, s", "MB"]]
     for row in rows:
         rate, is_ours = row["tokens_per_second"], row["name"].startswith(OURS)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from calls import Call, attention_of, draw
-from harness import Cells, Parser, Row, markdown, save, timed, where
+from harness import Cells, Parser, Row, markdown, measured_on, save, timed
 
 from relpos import encodings
 from relpos.experiments import provenance
@@ -340,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     began = time.monotonic()
     left = lambda: 60 * options.minutes - (time.monotonic() - began)  # noqa: E731
-    about = where() | {"platform": jax.default_backend()}
+    about = measured_on() | {"platform": jax.default_backend()}
     record: dict[str, Any] = {"where": about, "checks": [], "speeds": []}
     options.out.mkdir(parents=True, exist_ok=True)
     name = "-".join(about["device"].lower().split())

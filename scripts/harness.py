@@ -81,13 +81,13 @@ def by_turns(
     return times
 
 
-def middle(times: Sequence[float]) -> tuple[float, float]:
+def median_and_spread(times: Sequence[float]) -> tuple[float, float]:
     """Return the median and the interquartile range."""
     low, median, high = statistics.quantiles(times, n=4)
     return median, high - low
 
 
-def where() -> dict[str, str]:
+def measured_on() -> dict[str, str]:
     """Return the provenance of a record."""
     return {
         "commit": provenance.commit(), "python": platform.python_version(), "jax": jax.__version__,
@@ -100,7 +100,7 @@ def save(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
-def of(rows: Sequence[Row], name: str) -> Row | None:
+def row_of(rows: Sequence[Row], name: str) -> Row | None:
     """Return the row of a contestant, if there is one."""
     return next((row for row in rows if row["name"] == name), None)
 
@@ -111,7 +111,7 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join([heads, "|---" * len(cells[0]) + "|", *lines])
 
 
-def shown(title: str, cells: Sequence[Sequence[str]]) -> Any:
+def rich_table(title: str, cells: Sequence[Sequence[str]]) -> Any:
     """Return a table for the terminal."""
     from rich.table import Table  # scripts/check_device.py does without rich
 

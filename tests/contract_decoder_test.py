@@ -80,7 +80,7 @@ def assert_cached_decode_is_the_full_forward(name, window, chunks):
     assert_chunks_are_the_whole(whole(name, x, window), grown, empty(name, window), chunks)
 
 
-@long_but_for(*OF_EACH_KIND, *READ_TOKENS)  # whose sums go on from token to token
+@long_but_for(*OF_EACH_CACHE, *READ_TOKENS)  # whose sums go on from token to token
 @pytest.mark.parametrize(
     ("window", "chunks"),
     [(None, (5, 1, 1, 1, 5)), (WINDOW, (5, 5))],
@@ -171,7 +171,7 @@ def test_a_cache_is_given_positions_or_counts_them():
         model.decode(x, placed, positions=jnp.zeros((B, T, 2), jnp.int32))
 
 
-@long_but_for(*OF_EACH_KIND, *READ_TOKENS)  # whose sums go on from token to token
+@long_but_for(*OF_EACH_CACHE, *READ_TOKENS)  # whose sums go on from token to token
 def test_packed_documents_are_separate_documents(name):
     model, lengths = make(name), ((5, 1, 7), (7, 4, 2))
     documents = [tokens(1, n, seed=n + 20 * row) for row in range(B) for n in lengths[row]]

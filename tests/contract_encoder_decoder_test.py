@@ -70,8 +70,8 @@ PLACES = list(places())
 # What sees the past alone stands in the decoder alone, where the contract of decoders sees it too. Of those that fill
 # the same slots, or add to the input, one is quick.
 ALIKE = (
-    "cpb_2d", "hope", "huang", "kerple", "learned", "mrope", "music", "rope_2d", "sandwich", "sink", "table_2d",
-    "tisa", "tupe",
+    "cpb_2d", "fope", "hope", "huang", "kerple", "learned", "mrope", "music", "pope", "rope_2d", "sandwich", "sink",
+    "table_2d", "tisa", "tupe",
 )  # fmt: skip
 FEW = [
     place

@@ -11,9 +11,10 @@ encoding's parameters. JAX differentiates inside the loop only what an encoding 
 `PairValues`). A walk has a loop of its own, `outward`; `together` mixes heads inside the loop here.
 """
 
+import abc
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,31 +76,60 @@ class Rings(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneHead(Blocks):
-    """The blocks of one head; `together.AllHeads`, for which the loops below work too, has arrays of all heads."""
+class Heads(Blocks, abc.ABC):
+    """What the loops below compute at once: `OneHead`, or all heads of a row (`relpos.attention.together.AllHeads`)."""
 
     trained: tuple[bool, ...] = ()  # which logit terms need a gradient; for `vjp`
 
-    def of_heads(self, function, block: Block, *trees: Any) -> Any:
+    @abc.abstractmethod
+    def map(self, function, block: Block, *trees: Any) -> Any:
         """Call function(block of one head, *trees) for each head."""
-        return function(block, *trees)
 
-    def of_terms(self, function, *more: Terms) -> Terms:
+    @abc.abstractmethod
+    def map_terms(self, function, *more: Terms) -> Terms:
         """Map a function of a term of one head, and of its entries in `more`."""
-        return self.inputs.terms.map(function, *more)
 
-    def logits(self, block: Block, rings):
+    @abc.abstractmethod
+    def logits(self, block: Block, rings) -> tuple[Array, Any]:
         """Return the masked logits, and the rings."""
-        terms = self.inputs.terms.logits
-        found, rings = of_each(lambda term, ring: term.forward(block, ring), terms, rings)
-        return self._finished(block, found)[1], rings
 
-    def vjp(self, block: Block, rings):
+    @abc.abstractmethod
+    def vjp(self, block: Block, rings) -> tuple[Array, Any, Callable]:
         """Return the results of `logits`, and the backward pass.
 
         It is a function of (d_logits_CK, rings, sums, d), and returns what the terms and `d` add, the rings, the sums
         and the gradient of `Inputs.state`.
         """
+
+    def keep(self, block: Block, weights_CK: Array) -> Array:
+        """Apply dropout, which is linear and its own transpose."""
+
+        def of_head(block, seed, weights_CK):
+            q, k = block.tokens
+            return reference.keep_weights(self.problem.rules, seed, q, k, weights_CK)
+
+        return self.map(of_head, block, self.constants.seed, weights_CK)
+
+
+class OneHead(Heads):
+    """The blocks of one head: queries and keys are [blocks, C or K, ...]."""
+
+    def map(self, function, block: Block, *trees: Any) -> Any:
+        """Call the function."""
+        return function(block, *trees)
+
+    def map_terms(self, function, *more: Terms) -> Terms:
+        """Map the function over terms."""
+        return self.inputs.terms.map(function, *more)
+
+    def logits(self, block: Block, rings):
+        """See `Heads`."""
+        terms = self.inputs.terms.logits
+        found, rings = of_each(lambda term, ring: term.forward(block, ring), terms, rings)
+        return self._finished(block, found)[1], rings
+
+    def vjp(self, block: Block, rings):
+        """See `Heads`."""
         rules, terms = self.problem.rules, self.inputs.terms.logits
         found, rings, pulls = of_each(lambda term, ring: term.vjp(block, ring), terms, rings)
         logits_CK, masked_CK = self._finished(block, found)
@@ -122,22 +152,13 @@ class OneHead(Blocks):
         logits_CK = logits_CK.astype(block.dtype)
         return logits_CK, hide(reference.mask(rules, *block.tokens), logits_CK)
 
-    def keep(self, block: Block, weights_CK: Array) -> Array:
-        """Apply dropout, which is linear and its own transpose."""
 
-        def of_head(block, seed, weights_CK):
-            q, k = block.tokens
-            return reference.keep_weights(self.problem.rules, seed, q, k, weights_CK)
-
-        return self.of_heads(of_head, block, self.constants.seed, weights_CK)
-
-
-def _forward(heads: OneHead) -> Result:
+def _forward(heads: Heads) -> Result:
     inputs, terms = heads.inputs, heads.inputs.terms
 
     def begin(block: Block):
         first = lambda block, terms: terms.map(lambda term: term.begin(block))  # noqa: E731
-        return heads.of_heads(first, block, terms)
+        return heads.map(first, block, terms)
 
     def products(block: Block, terms, kept_CK, shrink_C, rings):
         found, rings = of_each(
@@ -149,7 +170,7 @@ def _forward(heads: OneHead) -> Result:
         logits_CK, logit_rings = heads.logits(block, rings.logits)
         softmax, weights_CK, shrink_C = before.after(logits_CK)
         kept_CK = heads.keep(block, weights_CK)
-        new_CH, value_rings = heads.of_heads(
+        new_CH, value_rings = heads.map(
             products, block, terms.values, kept_CK, shrink_C, rings.values
         )
         return softmax._replace(out=softmax.out + new_CH), Terms(logit_rings, value_rings)
@@ -158,7 +179,7 @@ def _forward(heads: OneHead) -> Result:
         def rest(block, terms, rings, out_CH):
             return total_of([out_CH, *map(lambda term, ring: term.end(block, ring), terms, rings)])
 
-        out_CH = heads.of_heads(rest, block, terms.values, rings.values, softmax.out)
+        out_CH = heads.map(rest, block, terms.values, rings.values, softmax.out)
         return softmax._replace(out=out_CH)
 
     def block_of_rows(rows: Rows):
@@ -211,7 +232,7 @@ def _untrained(d_summand, ring, sums):
     return Adds(), ring, sums
 
 
-def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
+def _backward_rows(heads: Heads, sums: Sums, rows: Rows):
     """Run the backward pass of one block of queries; return the sums and the gradient of the queries."""
     terms = heads.inputs.terms
 
@@ -220,7 +241,7 @@ def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
             again = tuple(term.begin(block) for term in terms.logits)
             return Rings(again, terms.map(lambda term: term.begin_backward(block)))
 
-        return heads.of_heads(first, block, terms)
+        return heads.map(first, block, terms)
 
     def visit(block: Block, carry, rings: Rings):
         d_q, sums = carry
@@ -228,7 +249,7 @@ def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
         weights_CK = jnp.exp(logits_CK - rows.log_total[..., None])
 
         # out = the sum of the terms' products with the kept weights
-        d, value_rings, value_sums = heads.of_heads(
+        d, value_rings, value_sums = heads.map(
             backward_of, block, terms.values, heads.keep(block, weights_CK),
             rings.back.values, sums.terms.values, Adds(*d_q),
         )  # fmt: skip
@@ -248,7 +269,7 @@ def _backward_rows(heads: OneHead, sums: Sums, rows: Rows):
             return functools.reduce(Adds.plus, adds, d), ends.map(lambda end: end[1])
 
         d_q, sums = carry
-        d, of_terms = heads.of_heads(rest, block, terms, rings.back, sums.terms, Adds(*d_q))
+        d, of_terms = heads.map(rest, block, terms, rings.back, sums.terms, Adds(*d_q))
         return d.of_queries(), sums._replace(terms=of_terms)
 
     d_q, sums = heads.over_keys(rows, (zeros(rows.q), sums), begin, visit, end)
@@ -270,10 +291,10 @@ def _backward(kind, problem, residuals: _Residuals, d_result):
         return _backward_rows(heads, sums, rows.turned(k.value.dtype))
 
     of_keys = turn(k.key), turn(k.vector), turn(k.value), k.features
-    sums = Sums(heads.of_terms(lambda term: term.zero_sums()), *zeros((*of_keys, inputs.state)))
+    sums = Sums(heads.map_terms(lambda term: term.zero_sums()), *zeros((*of_keys, inputs.state)))
     sums = varying_like((inputs, constants), sums)
     sums, d_q = lax.scan(block_of_rows, sums, heads.rows(d_out, log_total, correction))
-    d_terms = heads.of_terms(lambda term, own: term.gradient(own), sums.terms)
+    d_terms = heads.map_terms(lambda term, own: term.gradient(own), sums.terms)
     d_k = Keys(turn(sums.key), turn(sums.value), sums.k_features, turn(sums.vector))
     of_arrays = cast_like((d_q, d_k, sums.state), (inputs.q, k, inputs.state))
     return Inputs(d_terms, *of_arrays), None, None
@@ -284,7 +305,7 @@ _with_gradients.defvjp(_with_gradients_forward, _backward, symbolic_zeros=True)
 
 
 def attend(
-    kind: type[OneHead], problem: Problem, inputs: Inputs, constants: Constants, done: Any
+    kind: type[Heads], problem: Problem, inputs: Inputs, constants: Constants, done: Any
 ) -> Result:
     """Compute the forward pass, or only the gradients of `done`, an earlier one."""
     inputs, constants = varying_like((inputs, constants), (inputs, constants))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from relpos.attention import padding, reference
 from relpos.attention.blocks import Block, Constants, Inputs, Problem, Rows, Terms
-from relpos.attention.blockwise import OneHead, attend, backward_of, of_each, total_of
+from relpos.attention.blockwise import Heads, attend, backward_of, of_each, total_of
 from relpos.attention.parts import is_inexact
 from relpos.attention.reference import Keys, Queries, Tokens
 from relpos.attention.slots import Slots
@@ -22,10 +22,10 @@ from relpos.attention.softmax import Result, hide
 from relpos.attention.terms import Logits
 
 
-class AllHeads(OneHead):
+class AllHeads(Heads):
     """The blocks of all heads: the terms are [N, ...], queries and keys [blocks, N, C or K, ...]."""
 
-    def of_heads(self, function, block: Block, *trees: Any) -> Any:
+    def map(self, function, block: Block, *trees: Any) -> Any:
         """Map function(block of one head, *trees) over heads."""
         rows = block.rows
         nothing: Any = None
@@ -37,7 +37,7 @@ class AllHeads(OneHead):
         of_rows = rows._replace(number=nothing, tokens=nothing)  # heads share these
         return jax.vmap(of_head)(of_rows, block.k, *trees)
 
-    def of_terms(self, function, *more: Terms) -> Terms:
+    def map_terms(self, function, *more: Terms) -> Terms:
         """Map a function of a term of one head, and of its entries in `more`, over heads."""
         of_head = lambda _, terms, *more: terms.map(function, *more)  # noqa: E731
         heads = jnp.arange(self.inputs.q.content.shape[1])  # the terms may hold no arrays
@@ -45,20 +45,20 @@ class AllHeads(OneHead):
 
     def logits(self, block: Block, rings):
         """Return the masked logits, and the rings."""
-        found, rings = self.of_heads(self._of_head, block, self.inputs.terms.logits, rings)
+        found, rings = self.map(self._of_head, block, self.inputs.terms.logits, rings)
         return self._masked(block, self._mixed(self.inputs.state, found)), rings
 
     def vjp(self, block: Block, rings):
         """Return the results of `logits`, and the backward pass."""
         terms = self.inputs.terms.logits
-        found, rings = self.of_heads(self._of_head, block, terms, rings)
+        found, rings = self.map(self._of_head, block, terms, rings)
         logits_NCK, pull = jax.vjp(self._mixed, self.inputs.state, found)
 
         def backward(d_logits_NCK, *more):
             d_state, d = pull(d_logits_NCK)
             # logits = a mix of scale * (the sum of the terms' dots) and the sum of their biases
             d = d._replace(dots=self.problem.rules.scale * d.dots)
-            return *self.of_heads(backward_of, block, terms, d, *more), d_state
+            return *self.map(backward_of, block, terms, d, *more), d_state
 
         return self._masked(block, logits_NCK), rings, backward
 

@@ -38,6 +38,39 @@ def held_out(
     return {split: sorted(indices) for split, indices in dealt.items()}
 
 
+def hold_out_families(
+    kin: Sequence[Sequence[int]],
+    keys: Sequence[bytes],
+    missing: Sequence[str],
+    *,
+    budget: int,
+    largest: int,
+) -> dict[str, list[int]]:
+    """Assign items to train and the missing splits by `held_out`, each of the `families` as a whole.
+
+    Args:
+      kin: the items of each family.
+      keys: the bytes to hash for each item; a family is hashed by the first in order.
+      missing: the splits to hold out, of validation and test.
+      budget: the most items that test and validation may each hold.
+      largest: larger families always go to train.
+
+    Returns:
+      The items of train and of each missing split, family by family.
+    """
+    dealt = held_out(
+        [min(keys[i] for i in family) for family in kin],
+        [len(family) for family in kin],
+        budget=budget,
+        largest=largest,
+    )
+    chosen: dict[str, list[int]] = {split: [] for split in ("train", *missing)}
+    for split, numbers in dealt.items():
+        of_split = chosen[split if split in missing else "train"]
+        of_split += [i for number in numbers for i in kin[number]]
+    return chosen
+
+
 def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
     """Group pairs connected by a shared first or second part; return the indices of each group."""
     # Each pair points to an earlier one of its family, the first to itself.

@@ -81,9 +81,9 @@ class CrossAttention(nnx.Module):
                     f"{type(encoding).__name__} reads the tokens along one sequence: it is undefined between two"
                 )
         self.encoding = encoding
-        F, D, of_heads = num_heads * head_dim, in_features, 2 * num_kv_heads * head_dim
+        F, D, key_value = num_heads * head_dim, in_features, 2 * num_kv_heads * head_dim
         self.query = Linear(D, F, bias=qkv_bias, dtype=dtype, rngs=rngs)
-        self.key_value = Linear(D, of_heads, bias=qkv_bias, dtype=dtype, rngs=rngs)
+        self.key_value = Linear(D, key_value, bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.out = Linear(F, D, bias=out_bias, dtype=dtype, rngs=rngs)
         self.q_norm, self.k_norm = attention_helpers.head_norms(
             qk_norm, head_dim, norm_epsilon, dtype, rngs

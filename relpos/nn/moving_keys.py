@@ -90,13 +90,13 @@ def moved(
     number, part = _walking(encoding)
     split, per_head, shared = split_heads(part)
     per_head = for_heads(per_head, heads)
-    of_heads = 0 if jax.tree.leaves(per_head) else None
+    axis = 0 if jax.tree.leaves(per_head) else None
     features = repeated(encoding.features_of_parts(features)[number], heads, axis=2)
 
     def one_head(per_head, past, now, features):
         return _moved(nnx.merge(split, per_head, shared), past, now, features)
 
-    each_head = jax.vmap(one_head, in_axes=(of_heads, 1, 1, 1), out_axes=1)
+    each_head = jax.vmap(one_head, in_axes=(axis, 1, 1, 1), out_axes=1)
     return jax.vmap(each_head, in_axes=(None, 0, 0, 0))(per_head, past, now, features)
 
 

@@ -16,7 +16,7 @@ def float64():
 # What every scheme is seen in, and what another setting has beside other things, is left to the long tests. Of one head
 # where that is all a setting needs.
 QUICK = {
-    "causal": N, "window of two sides": 1, "an order of its own, dropout": N,
+    "causal": N, "an order of its own, dropout": N,
     "scattered, packed, window of two sides": N, "cross, fewer queries, softcap and scale": 1, "cross, causal": 1,
     "from anywhere, packed, windowed": N,
 }  # fmt: skip
@@ -25,7 +25,7 @@ SEEN_BY_KERNELS = (
     "causal", "scattered, packed, window of two sides", "cross, causal",
     "an order of its own, dropout",
 )  # fmt: skip
-MORE_BLOCKS = {"window of two sides": [(16, 8)], "cross, causal": [(64, 64)]}
+MORE_BLOCKS = {"cross, causal": [(16, 8), (64, 64)]}
 
 
 @pytest.mark.parametrize("kind", QUICK)

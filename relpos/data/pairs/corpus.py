@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from relpos.data.corpus import Corpus, Sizes, corpus_of
 from relpos.data.errors import DataError
-from relpos.data.splits import SPLITS, families, held_out
+from relpos.data.splits import SPLITS, families, hold_out_families
 
 Pair = tuple[bytes, bytes]  # source and target, UTF-8
 
@@ -72,16 +72,8 @@ def with_held_out(given: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]
     pairs = given["train"]
     kin = families(pairs)
     budget = max(1, min(HELD_OUT_PAIRS, int(HELD_OUT_FRACTION * len(pairs))))
-    dealt = held_out(
-        [min(pairs[i][0] for i in family) for family in kin],
-        [len(family) for family in kin],
-        budget=budget,
-        largest=max(1, budget // 10),
-    )
-    chosen: dict[str, list[int]] = {split: [] for split in ("train", *missing)}
-    for split, indices in dealt.items():
-        of_split = chosen[split if split in missing else "train"]
-        of_split += [i for family in indices for i in kin[family]]
+    sources = [source for source, _ in pairs]
+    chosen = hold_out_families(kin, sources, missing, budget=budget, largest=max(1, budget // 10))
     splits = dict(given)
     for split, indices in chosen.items():
         if not indices:

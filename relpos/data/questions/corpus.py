@@ -13,7 +13,7 @@ from relpos.data.corpus import Corpus, corpus_of
 from relpos.data.errors import DataError
 from relpos.data.paths import find
 from relpos.data.questions.question import Question, Reading
-from relpos.data.splits import SPLITS, families, held_out
+from relpos.data.splits import SPLITS, families, hold_out_families
 
 VERSION = "1.0.0"  # of the rules that read and split
 HELD_OUT_FRACTION = 0.05  # of the questions, in each of validation and test
@@ -122,17 +122,9 @@ def _hold_out(questions: Sequence[Question], missing: Sequence[str]) -> dict[str
     for whole in ("document", "context"):
         # A paragraph with two titles, or a repeated story, must not be in two splits either.
         kin = families([(getattr(q, whole), q.context) for q in questions])
-        texts = [q.context + q.question for q in questions]
-        dealt = held_out(
-            [min(texts[i] for i in family).encode() for family in kin],
-            [len(family) for family in kin],
-            budget=budget,
-            largest=budget,
-        )
-        splits: dict[str, list[Question]] = {"train": [], **{split: [] for split in missing}}
-        for split, indices in dealt.items():
-            chosen = splits[split if split in missing else "train"]
-            chosen += [questions[i] for family in indices for i in kin[family]]
+        keys = [(q.context + q.question).encode("utf-8", "surrogatepass") for q in questions]
+        chosen = hold_out_families(kin, keys, missing, budget=budget, largest=budget)
+        splits = {split: [questions[i] for i in items] for split, items in chosen.items()}
         if all(splits.values()):
             return splits
     raise DataError(
