@@ -1,19 +1,18 @@
 """Evaluation, shared by all tasks: metric means over the batches of each case, and a table of the results."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from relpos import cores
 from relpos.errors import UserError
 from relpos.training.metrics_log import Window
-from relpos.training.progress import say
+from relpos.training.progress import counted, evaluating, say
 from relpos.training.task import Case, Record, Task
 
 # Labels of records that cover only part of a case.
@@ -53,22 +52,21 @@ def evaluate_text(
 def _evaluate(
     task: Task,
     model: nnx.Module,
-    cases: Iterable[Case],
+    cases: Sequence[Case],
     name: str,
     asked: bool,
     console: Console | None,
 ) -> list[Record]:
     records: list[Record] = []
     complaints: dict[str, None] = {}
-    if console is not None and console.is_terminal:
-        cases = track(cases, f"evaluating {name}", console=console, transient=True)
-    for case in cases:
-        try:
-            records += [{"split": name, **record} for record in score(task, model, case)]
-        except UserError as error:
-            if asked:
-                raise
-            complaints[str(error)] = None
+    with evaluating(name, cases, console) as shown:
+        for case in shown:
+            try:
+                records += [{"split": name, **record} for record in score(task, model, case)]
+            except UserError as error:
+                if asked:
+                    raise
+                complaints[str(error)] = None
     if console is not None:
         title = f"{task.title} on {name}" if task.title else name
         console.print(_table(records, title, task.formats, task.trained_length))
@@ -87,7 +85,7 @@ def means(task: Task, model: nnx.Module, case: Case) -> tuple[dict[str, float], 
     """Return the metric means over a case's batches (NaN for an empty case) and the outputs of all rows."""
     graphdef, state = nnx.split(model)
     sums, outputs = Window(), []
-    for batch in case.batches():
+    for batch in counted(case.batches(), "batches"):
         metrics, kept = cores.by_rows(_measured, (task, graphdef), state, batch)
         sums.add({name: (cores.total(s), cores.total(n)) for name, (s, n) in metrics.items()})
         outputs += list(np.asarray(kept))

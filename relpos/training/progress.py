@@ -1,13 +1,18 @@
 """Progress display: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from relpos.terminal import printable
+
+T = TypeVar("T")
+_evaluation: ContextVar[Progress | None] = ContextVar("_evaluation", default=None)
 
 
 class RunProgress:
@@ -66,6 +71,37 @@ class RunProgress:
         if (speed := means.get("tokens_per_second")) is not None:
             shown.append(f"{speed:,.0f} tok/s" if speed < 10_000 else f"{speed / 1000:,.0f}k tok/s")
         return shown
+
+
+@contextlib.contextmanager
+def evaluating(name: str, cases: Sequence[T], console: Console | None) -> Iterator[Iterable[T]]:
+    """Show a bar on a terminal while the cases are iterated over; `counted` adds lines to it."""
+    if console is None or not console.is_terminal:
+        yield cases
+        return
+    with Progress(console=console, transient=True) as bar:
+        before = _evaluation.set(bar)
+        try:
+            yield counted(cases, f"evaluating {name}", len(cases))
+        finally:
+            _evaluation.reset(before)
+
+
+def counted(
+    items: Iterable[T], title: str, total: int | None = None, size: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Yield the items; during an evaluation on a terminal, a line of its bar shows the sum of their sizes."""
+    bar = _evaluation.get()
+    if bar is None:
+        yield from items
+        return
+    line = bar.add_task(title, total=total)
+    try:
+        for item in items:
+            yield item
+            bar.advance(line, size(item))
+    finally:
+        bar.remove_task(line)
 
 
 def say(console: Console, text: str) -> None:

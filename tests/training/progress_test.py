@@ -4,7 +4,8 @@ import re
 import pytest
 from rich.console import Console
 
-from relpos.training.progress import RunProgress, say, show_record
+from relpos.training import progress
+from relpos.training.progress import RunProgress, counted, evaluating, say, show_record
 
 MEANS = {"loss": 12.3456, "bits_per_byte": 17.811, "tokens_per_second": 123456.7, "other": 1.0}
 
@@ -19,11 +20,11 @@ def console(terminal, width=60):
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_bar_fits_its_terminal_and_shows_everything(width):
     screen = console(terminal=True, width=width)
-    progress = RunProgress(screen, steps=100_000, step=500, formats=FORMATS)
-    progress.start()
-    progress.update(99_000, MEANS)
-    progress.log(99_000, MEANS)
-    progress.stop()
+    bar = RunProgress(screen, steps=100_000, step=500, formats=FORMATS)
+    bar.start()
+    bar.update(99_000, MEANS)
+    bar.log(99_000, MEANS)
+    bar.stop()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
     lines = [line for line in re.split(r"[\r\n]+", text) if "99000/100000" in line]
     assert lines
@@ -36,12 +37,12 @@ def test_the_bar_fits_its_terminal_and_shows_everything(width):
 
 def test_other_output_gets_a_line_for_each_report_and_no_control_characters():
     screen = console(terminal=False)
-    progress = RunProgress(screen, steps=100, step=0, formats=FORMATS)
-    progress.start()
+    bar = RunProgress(screen, steps=100, step=0, formats=FORMATS)
+    bar.start()
     for step in range(1, 51):
-        progress.update(step, MEANS)
-    progress.log(50, MEANS)
-    progress.stop()
+        bar.update(step, MEANS)
+    bar.log(50, MEANS)
+    bar.stop()
     (line,) = screen.file.getvalue().splitlines()
     assert re.fullmatch(r"step 50/100  loss 12\.346  17\.811 bpb  123k tok/s  0:0\d left", line)
 
@@ -61,3 +62,27 @@ def test_escape_codes_of_a_line_are_spelt_out():
 def test_a_record_on_one_line():
     record = {"split": "validation", "length": 256, "bits_per_byte": 2.01349, "loss": None}
     assert show_record(record) == "validation: length 256, bits_per_byte 2.013, loss None"
+
+
+def evaluated(screen):
+    """What is printed while two cases of three sentences, two of them in one batch, are evaluated."""
+    with evaluating("test", ["short", "long"], screen) as cases:
+        for case in cases:
+            for _ in counted([[1, 2], [3]], f"of {case}", 3, len):
+                if bar := progress._evaluation.get():
+                    bar.refresh()  # as it does by itself ten times a second
+    return "" if screen is None else re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
+
+
+def test_an_evaluation_counts_its_cases_and_what_is_in_them():
+    text = evaluated(console(terminal=True))
+    assert re.search(r"evaluating test .* 50%", text)
+    for case in ("short", "long"):
+        for done in ("0%", "67%"):
+            assert re.search(rf"of {case} .* {done}", text)
+    assert list(counted("ab", "outside")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("screen", [None, console(terminal=False)])
+def test_an_evaluation_that_nobody_watches_prints_no_bar(screen):
+    assert not evaluated(screen)

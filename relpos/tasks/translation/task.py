@@ -30,7 +30,7 @@ from relpos.nn.beam_search import Found
 from relpos.tasks.translation.config import Config
 from relpos.training import memory, model_section
 from relpos.training.corpus_task import CorpusTask
-from relpos.training.progress import say
+from relpos.training.progress import counted, say
 from relpos.training.task import Case, Metrics, Record, together
 
 Pairs = Sequence[Pair]
@@ -216,7 +216,9 @@ class Translation(CorpusTask[Pair]):
         usable = [i for i, ids in enumerate(tokens) if 0 < len(ids) < longest]
         found, total = [b""] * len(sources), 0
         shown = [(tokens[i], nothing) for i in usable]
-        for numbers, batch in self._batches(shown, TRANSLATED_AT_ONCE):
+        batches = self._batches(shown, TRANSLATED_AT_ONCE)
+        of_batch = lambda batch: len(batch[0])  # noqa: E731
+        for numbers, batch in counted(batches, "translated", len(shown), of_batch):
             # Padding rows are decoded too, so pad only to the next power of two.
             rows = min(len(batch["source"]), 1 << (len(numbers) - 1).bit_length())
             asked = {name: batch[name][:rows] for name in ("source", "source_segments")}
