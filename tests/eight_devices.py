@@ -113,8 +113,8 @@ def layer(kind, name, spec=ROWS, kernels=None):
 SIZES = {"features": D, "num_heads": N, "dropout_rate": 0.1}
 
 
-def decoder(kind, name, layers=2):
-    config = TransformerConfig(encodings=(name,), num_layers=layers, **SIZES)
+def decoder(kind, name):
+    config = TransformerConfig(encodings=(name,), num_layers=2, **SIZES)
     graphdef, state = nnx.split(Decoder(config, vocab_size=7, rngs=nnx.Rngs(0)))
     tokens = jnp.arange(B * T).reshape(B, T) ** 2 % 7
     segments = jnp.broadcast_to(1 + jnp.arange(T) // 50, (B, T))
@@ -148,10 +148,9 @@ QUICK = {
     "function, heads, t5": lambda: function("auto", "t5", HEADS),
     "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
     "function, rows, shaw, dense": lambda: function("auto", "shaw", ROWS, "reference"),
-    "decoder of one layer, rows, fox": lambda: decoder("auto", "fox", 1),
     "explicit function, heads, t5": lambda: function("explicit", "t5", HEADS),
     "explicit function, sequence, alibi": lambda: function("explicit", "alibi", SEQUENCE),
-    "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
+    "explicit layer, rows, fox": lambda: layer("explicit", "fox"),
     "explicit encoder-decoder of one layer, rows, rope": lambda: encoder_decoder(
         "explicit", "rope", 1
     ),
@@ -164,6 +163,7 @@ LONG = {
     "function, mixed heads, dape": lambda: function("auto", "dape", HEADS),
     "explicit function, mixed heads, dape": lambda: function("explicit", "dape", HEADS),
     "function, heads, fox": lambda: function("auto", "fox", HEADS),
+    "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
     "layer, rows, t5": lambda: layer("auto", "t5"),
     "layer, kernels by heads, t5": lambda: layer("auto", "t5", P(), BY_HEADS),
     "decoder, rows, fox": lambda: decoder("auto", "fox"),
