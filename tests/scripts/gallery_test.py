@@ -7,6 +7,7 @@ from flax import nnx
 from PIL import Image
 
 from relpos import encodings
+from tests.kinds import OF_EACH_KIND, quick_for
 from tests.scripts.load import script
 
 gallery = script("gallery")
@@ -21,7 +22,7 @@ def starts_at_zero(name):
 ALIKE = {"repo"}  # tokens that say the same stand at one place
 
 
-@pytest.mark.parametrize("name", encodings.names())
+@pytest.mark.parametrize("name", quick_for(OF_EACH_KIND))
 def test_every_scheme_has_a_picture(name):
     weights = gallery.weights(name, 16)
     assert weights.shape == (gallery.HEADS, 16)
