@@ -46,6 +46,7 @@ def main() -> NoReturn:
     """Run the command line and exit. Called as ``relpos-NAME`` it is the command NAME."""
     _, dash, command = Path(sys.argv[0]).name.partition("relpos-")
     given = [command] if dash and command in COMMANDS else []
+    sys.path.append(str(Path.cwd()))  # where a task of your own may stand, as for python -m
     start = cli.run if [*given, *sys.argv[1:]][:1] in [[name] for name in _PLAIN] else cli.command
     start(lambda argv: run_command([*given, *argv]))
 

@@ -119,8 +119,8 @@ def command(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call ``main(argv)`` and exit with its code, or with a one-line message on standard error.
 
-    The exit code is 2 for a user's mistake and 1 for a failed run. Other exceptions are bugs in relpos and keep their
-    traceback.
+    The exit code is 2 for a user's mistake, 3 for a directory in use, and 1 for a failed run. Other exceptions are bugs
+    in relpos and keep their traceback.
     """
     hush_orbax()
     try:

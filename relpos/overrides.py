@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -37,6 +38,10 @@ def override(
                 raise UserError(f"config key {name!r} must be a section, got {section!r}")
         section[last] = _parse(text, known[key], key)
     return changed
+
+
+# Some of them for "{[]: 1}" and deep nesting.
+_NO_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
 def _refuse_key(key: str, known: Mapping[str, Any]) -> None:
@@ -78,12 +83,23 @@ def _parse(text: str, hint: Any, key: str) -> Any:
                 raise ValueError(text)
             return number
         if typing.get_origin(kind) is tuple:
-            pieces = [part.strip().strip("'\"") for part in text.strip().strip("()[]").split(",")]
-            return tuple(_parse(part, typing.get_args(kind)[0], key) for part in pieces if part)
+            return tuple(_parse(part, typing.get_args(kind)[0], key) for part in _pieces(text))
         return text
     except (ValueError, KeyError, SyntaxError):
         wanted = f"{noun(kind)}, or none" if may_be_none else noun(kind)
         raise UserError(f"config key {key!r} must be {wanted}, got {text!r}") from None
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the parts of a list: the texts of a Python literal as they are, or what stands between commas."""
+    found = _literal(text)
+    if isinstance(found, tuple) and all(isinstance(part, str) for part in found):
+        return list(found)
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("()", "[]"):
+        inner = inner[1:-1]
+    found = (re.sub(r"""^(['"])(.*)\1$""", r"\2", part.strip()) for part in inner.split(","))
+    return [part for part in found if part]
 
 
 def _integer(text: str) -> int:
@@ -100,7 +116,7 @@ def _literal(text: str) -> Any:
         return {"none": None, "true": True, "false": False}[text.lower()]
     try:
         return as_tuples(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
+    except _NO_LITERAL:
         return text
 
 

@@ -1,7 +1,8 @@
 """Process settings of commands: cores, the compilation cache and memory pages.
 
 JAX and the C library read them from the environment when they start. Variables already set are kept, and importing
-relpos sets none. Results change by rounding at most.
+relpos sets none. Of the results, rounding and random draws (dropout, masked tokens, random positions) depend on the
+number of devices.
 """
 
 import contextlib

@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     others = [path for path in flags.paths if not (path / "config.json").exists()]
     if not others:
+        if flags.scale:
+            raise UserError("--scale is for experiments; run directories have none")
         _write_runs(console, job_lib.of_runs(flags.paths), flags.output)
         return
     if len(flags.paths) > 1 or flags.output:

@@ -15,6 +15,7 @@ A field with `metadata={"key": False}` is not a config key.
 
 import dataclasses
 import functools
+import re
 import reprlib
 import sys
 import types
@@ -142,10 +143,15 @@ def keys(kind: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+# Texts that a list between commas would change.
+_ODD = re.compile(r"""^$|,|^[\s'"(\[]|[\s'")\]]$""")
+
+
 def show(value: Any) -> str:
     """Format a value as it is written on the command line."""
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
+        odd = any(isinstance(part, str) and _ODD.search(part) for part in value)
+        return repr(list(value)) if odd else ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 

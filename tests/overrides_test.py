@@ -38,6 +38,11 @@ def override(*texts):
         ("lengths=(3, 4)", (3, 4)),
         ("names=", ()),
         ("names=rope, t5", ("rope", "t5")),
+        ("names='rope', \"t5\"", ("rope", "t5")),
+        ("names=(rope, t5)", ("rope", "t5")),
+        ("names=def main(", ("def main(",)),
+        ("names=['def f(a, b):', 'The ', '\"\"\"Return']", ("def f(a, b):", "The ", '"""Return')),
+        ("model.window={[]: 1}", "{[]: 1}"),
         ("encodings.rope.base=500000", 500000.0),
         ("encodings.t5.factors=2,3", (2.0, 3.0)),
         ("encodings.t5.free=2", 2),
@@ -91,3 +96,11 @@ def test_nothing_given_is_changed():
     plain = {"task": "sums", "model": {"layers": 5}}
     overrides.override(Config, plain, [("model.layers", "7")])
     assert plain == {"task": "sums", "model": {"layers": 5}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(), ("rope", "t5"), ("def main(",), ("a, b",), ("The ",), ("",), ("(a", "b)"), ("'a'",), ("[x]",), ('"""R',)],
+)  # fmt: skip
+def test_a_list_that_is_shown_is_read_as_it_was(value):
+    assert override(f"names={sections.show(value)}").names == value

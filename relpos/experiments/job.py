@@ -165,7 +165,9 @@ class Job:
         """Return the run of a row. Its directory may be missing."""
         point = row.record["point"]
         folder = Path(row.record.get("workdir") or (self.runs or Path()) / spec.folder_of(point))
-        return Trial(self.results["config"], point, {**self.results["set"], **point}, folder)
+        config = self.results["config"]  # "" of runs that no sweep has made
+        overrides = {**self.results["set"], **point}
+        return Trial(config, point, overrides, folder, trust_code=bool(config))
 
     def digits(self, column: Measure) -> int:
         """Return the decimals of a column, from the pooled deviation of runs that differ only in their seed.
@@ -232,7 +234,7 @@ def of_runs(paths: Iterable[Path]) -> Job:
         settings = Run(path).settings
         name = str(path) if alike else path.name
         point = {"run": name, "sequence_length": settings.get("sequence_length")}
-        record = results.record(Trial("", point, settings, path))
+        record = results.record(Trial("", point, settings, path, trust_code=False))
         found.append(record | {"workdir": str(path)})
     plain: Results = {"scale": "as they are", "config": "", "set": {}, "runs": found}
     report = Report.suggested(plain, "runs")

@@ -8,7 +8,7 @@ from relpos.errors import UserError, did_you_mean
 from relpos.experiments import spec
 from relpos.experiments.results import Results
 from relpos.runs.metrics import MEASURES, by_length, measure_of
-from relpos.training.evaluation import PARTS
+from relpos.training.evaluation import LABELS, PARTS
 
 Record = Mapping[str, Any]
 BETTER = {"higher": max, "lower": min}
@@ -58,12 +58,17 @@ class Measure:
         return found[-1] * self.times if found else None
 
     def is_learned(self, figure: float | None) -> bool:
-        """Return whether a run with this figure has learned its job."""
+        """Return whether a run with this figure has learned its job; without bounds every run has."""
         if figure is None:
-            return False
+            return self.least is self.most is None
         return (self.least is None or figure >= self.least) and (
             self.most is None or figure <= self.most
         )
+
+
+_NEEDED = ("x", "series", "title", "better", "result", "in_distribution")
+_SECTION = (*_NEEDED, "more", "digits", "costs")
+_COLUMN = ({f.name for f in dataclasses.fields(Measure)} - {"where"}) | {"split", *LABELS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +109,17 @@ class Report:
         Raises:
           UserError: the section is incomplete or contradictory.
         """
-        for key in ("x", "series", "title", "better", "result", "in_distribution"):
+        for key in _NEEDED:
             if key not in section:
                 raise UserError(f"{where}: [report] has no {key!r}")
+        more = {f"more.{name}": column for name, column in section.get("more", {}).items()}
+        columns = {name: section[name] for name in ("result", "in_distribution")} | more
+        try:
+            spec.check_keys(section, _SECTION, "report")
+            for name, column in columns.items():
+                spec.check_keys(column, _COLUMN, f"report.{name}")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         if section["better"] not in BETTER:
             raise UserError(
                 f"{where}: better = {section['better']!r}{did_you_mean(str(section['better']), BETTER)}"
@@ -132,7 +145,7 @@ class Report:
         """Choose a report from the records, for a sweep without a [report].
 
         The series is ``encoding`` or the first axis. The result is the first of `MEASURES` in the test, at the greatest
-        length if there are several.
+        length that all runs have if there are several.
 
         Raises:
           UserError: no run has finished.
@@ -144,7 +157,9 @@ class Report:
         axes = [axis for axis in results["runs"][0]["point"] if axis != "seed"] or ["seed"]
         series = "encoding" if "encoding" in axes else axes[0]
         x = next((axis for axis in axes if axis != series), "sequence_length")
-        lengths = list(by_length(tested, value)) or [0]
+        each = [by_length(run.get("records", ()), value) for run in results["runs"]]
+        shared = [set(lengths) for lengths in each if lengths]
+        lengths = sorted(set.intersection(*shared) or set.union(*shared)) if shared else [0]
         inside, result = (
             Measure(
                 f"{value} at {length}" if length else value,

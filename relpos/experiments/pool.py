@@ -14,10 +14,12 @@ from relpos.experiments import provenance
 from relpos.experiments.provenance import cores
 from relpos.experiments.trial import Trial
 from relpos.files import write_atomically
+from relpos.training.run_directory import InUseError
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
 # With an accelerator, train one run at a time: a JAX process takes all of its memory.
 ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")
+_IN_USE = "in use by another process, left alone"
 INTERRUPTED = (129, 130, 143)  # exit codes of runs that have saved
 
 
@@ -76,7 +78,7 @@ class Pool:
     def _one(self, trial: Trial) -> None:
         trial.workdir.parent.mkdir(parents=True, exist_ok=True)
         if trial.run.in_use:
-            self._done(trial, "in use by another process, left alone")
+            self._done(trial, _IN_USE)
             return
         command = [*TRAIN, *trial.arguments]
         with self._lock:
@@ -98,6 +100,9 @@ class Pool:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
+        if code == InUseError.exit_code:  # another process was faster
+            self._done(trial, _IN_USE)
+            return
         trial.note(self._commit, provenance.machine(), time.perf_counter() - began)
         if code not in (0, *INTERRUPTED) and not self._stopped:
             lines = trial.log.read_text(errors="replace").splitlines()

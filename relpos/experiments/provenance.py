@@ -13,9 +13,11 @@ def commit() -> str:
     if not (ROOT / ".git").exists():  # installed, perhaps inside another repository
         return ""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # git is not installed
+        return ""
+    return done.stdout.strip()
 
 
 def cores() -> set[int]:

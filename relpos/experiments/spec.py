@@ -4,21 +4,19 @@ An experiment is a folder with a sweep.toml, or a folder of such folders, which 
 """
 
 import dataclasses
-import functools
 import itertools
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from relpos import encodings
 from relpos.errors import UserError, did_you_mean
 from relpos.experiments import results
-from relpos.experiments.trial import Trial
-from relpos.sections import flatten, show, to_plain
-from relpos.training import run_config
+from relpos.experiments.trial import Trial, settings
+from relpos.sections import show
 
 # Words that an axis may have instead of a list: all schemes for one-dimensional positions, or only those that support
 # encoders.
@@ -54,16 +52,6 @@ class Sweep:
     def write_results(self) -> None:
         """Write the figures of all runs."""
         results.write(self.results, self.scale, self.config, self.common, self.trials)
-
-
-@functools.lru_cache(64)
-def settings(config: str, overrides: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:
-    """Return dotted key -> value of a config with overrides, as stored in config.json.
-
-    Raises:
-      UserError: the config does not exist, or an override is invalid.
-    """
-    return flatten(to_plain(run_config.load(config, overrides)))
 
 
 def jobs(experiment: Path) -> list[Path]:
@@ -102,10 +90,10 @@ def plain(experiment: Path) -> dict[str, Any]:
     """
     path = experiment / "sweep.toml"
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
@@ -121,17 +109,23 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
       UserError: the file or scale does not exist, or the file is incomplete.
     """
     path, found = experiment / "sweep.toml", plain(experiment)
-    scales = found.get("scales", {})
-    if scale not in scales:
-        raise UserError(f"{path} has no scale {scale!r}{did_you_mean(scale, scales)}")
     try:
+        check_keys(found, ("config", "set", "scales", "report"), "")
+        scales = found.get("scales", {})
+        if scale not in scales:
+            raise UserError(f"no scale {scale!r}{did_you_mean(scale, scales)}")
+        check_keys(scales[scale], ("axes", "set"), f"scales.{scale}")
         config, axes = found["config"], scales[scale]["axes"]
+        check_keys(axes, axes, f"scales.{scale}.axes")
         axes = {axis: _values(axis, values) for axis, values in axes.items()}
+        common = found.get("set", {}) | scales[scale].get("set", {})
+        each = [*common.items(), *((axis, v) for axis, values in axes.items() for v in values)]
+        for key, value in each:
+            settings(config, ((key, show(value)),))  # before hours of runs, not in each of them
     except KeyError as error:
         raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    common = found.get("set", {}) | scales[scale].get("set", {})
     file = experiment / "results" / f"{scale}.json"
     return _sweep(experiment.name, scale, config, common, axes, file, runs / scale)
 
@@ -163,6 +157,20 @@ def from_flags(
         values = [settings(config, (*overrides, (key, part.strip())))[key] for part in parts]
         axes[key] = [value for n, value in enumerate(values) if value not in values[:n]]
     return _sweep(runs.name, GRID, config, common, axes, runs / "results" / f"{GRID}.json", runs)
+
+
+def check_keys(section: Any, known: Collection[str], name: str) -> None:
+    """Check that a section of a sweep.toml is one, and has only known keys.
+
+    Raises:
+      UserError: it is not, or a key is unknown.
+    """
+    if not isinstance(section, Mapping):
+        raise UserError(f"[{name}] must be a section, got {section!r}")
+    for key in section:
+        if key not in known:
+            where = f"[{name}]" if name else "it"
+            raise UserError(f"{where} has an unknown key {key!r}{did_you_mean(key, known)}")
 
 
 def _values(axis: str, values: Any) -> Sequence[Any]:
@@ -198,6 +206,13 @@ def _sweep(
                 f"{dict(trials[folder].point)} and {point} would have one run directory, {folder!r}"
             )
         trials[folder] = Trial(config, point, {**common, **point}, runs / folder, before)
+    names = [folder_of(run["point"]) for run in kept]
+    lost = [n for n in names if n not in trials and not (runs / n).exists()]
+    if lost:
+        raise UserError(
+            f"{file} alone has the figures of {len(lost)} finished runs that are not in this sweep, such as {lost[0]}: "
+            "name them in it too, or move the file away"
+        )
     return Sweep(name, scale, config, common, file, tuple(trials.values()))
 
 

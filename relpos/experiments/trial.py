@@ -10,9 +10,21 @@ from typing import Any
 from relpos.files import read_json, write_atomically
 from relpos.runs import Run
 from relpos.runs.run import FINISHED
-from relpos.sections import show
+from relpos.sections import flatten, show, to_plain
+from relpos.training import run_config
+from relpos.training.run_directory import may_change
 
 FAILED = "failed"
+
+
+@functools.lru_cache(64)
+def settings(config: str, overrides: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:
+    """Return dotted key -> value of a config with overrides, as stored in config.json.
+
+    Raises:
+      UserError: the config does not exist, or an override is invalid.
+    """
+    return flatten(to_plain(run_config.load(config, overrides)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Trial:
       overrides: all config keys that it sets, including the axes.
       workdir: its run directory.
       kept: its record in the sweep's results, if finished. Its directory may then be missing.
+      trust_code: whether the code that its directory names may run: a sweep's config is the user's own.
     """
 
     config: str
@@ -32,12 +45,12 @@ class Trial:
     overrides: Mapping[str, Any]
     workdir: Path
     kept: Mapping[str, Any] | None = None
+    trust_code: bool = True
 
     @functools.cached_property
     def run(self) -> Run:
         """The run in its run directory."""
-        # The config, and any code it names, is the user's own.
-        return Run(self.workdir, trust_code=True)
+        return Run(self.workdir, trust_code=self.trust_code)
 
     @property
     def name(self) -> str:
@@ -89,10 +102,11 @@ class Trial:
         """Return the settings in the run directory that differ from the sweep's, as text."""
         if not (self.workdir / "config.json").exists():
             return []
-        there = self.run.settings
+        texts = tuple((key, show(value)) for key, value in self.overrides.items())
+        there, here = self.run.settings, settings(self.config, texts)
         return [
-            f"{key} is {there.get(key)!r} there, {value!r} in the sweep"
-            for key, value in self.overrides.items()
-            # A sweep.toml writes None as "none".
-            if there.get(key) != value and show(there.get(key)) != show(value)
+            f"{key} is {there[key]!r} there, {value!r} in the sweep"
+            for key, value in here.items()
+            # Lists are tuples here. Whether moved data are the same data is asked when the run goes on.
+            if key in there and show(there[key]) != show(value) and not may_change(key)
         ]

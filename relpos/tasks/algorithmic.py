@@ -82,7 +82,7 @@ class Algorithmic(Task):
         self.config = config
         self.trained_length = config.sequence_length
         chosen = config.data
-        options = chosen.sources[chosen.source]
+        self._options = options = chosen.sources[chosen.source]
         for option, value in options.items():
             if value > MOST_OPTION:
                 raise UserError(
@@ -110,9 +110,13 @@ class Algorithmic(Task):
     def _check_lengths(self) -> None:
         longest = self.config.sequence_length
         if self._shortest > longest:
+            why = (
+                "data.shortest"
+                if self.config.data.shortest
+                else f"the shortest of {self.symbols.name}"
+            )
             raise UserError(
-                f"config key 'sequence_length' is {longest}, less than the shortest that {self.symbols.name} is "
-                f"trained on, {self._shortest}"
+                f"config key 'sequence_length' is {longest}, less than {why}, {self._shortest}"
             )
         asked = {"data.shortest": [self._shortest], "sequence_length": [longest]}
         for key, lengths in (asked | {"eval_lengths": self.config.eval_lengths}).items():
@@ -124,9 +128,10 @@ class Algorithmic(Task):
                     raise UserError(f"config key {key!r}: {error}") from error
 
     def describe(self) -> Record:
-        """Return the task's name and a hash of examples, to detect changes to the generator."""
+        """Return the task's name and a hash of its options and of examples, to detect changes to the generator."""
         drawn = self._examples("test", self.config.sequence_length, 16)
         digest = hashlib.sha256(b"".join(batch["targets"].tobytes() for batch in drawn))
+        digest.update(repr(sorted(self._options.items())).encode())
         return {"corpus": {"name": self.symbols.name, "sha256": digest.hexdigest()}}
 
     def init_model(self, rngs: nnx.Rngs) -> Model:

@@ -1,22 +1,22 @@
 """Evaluation, shared by all tasks: metric means over the batches of each case, and a table of the results."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from relpos import cores
 from relpos.errors import UserError
-from relpos.training.metrics_log import Window
+from relpos.training.metrics_log import PARTS, Window
 from relpos.training.progress import counted, evaluating, say
 from relpos.training.task import Case, Record, Task
 
-# Labels of records that cover only part of a case.
-PARTS = ("source_words", "distance")
 # All labels, in the order of table columns. The other values of a record are scores.
 LABELS = ("length", "search", *PARTS, "pairs", "questions", "too_long", "unread")
 
@@ -29,16 +29,18 @@ def evaluate(
     lengths: Sequence[int] = (),
     brief: bool = False,
     console: Console | None = None,
+    complain: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """Score a split and return the records; a console shows a table of them and, on a terminal, a progress bar.
 
-    `lengths` and `brief` are those of `relpos.training.task.Task.cases`.
+    `lengths` and `brief` are those of `relpos.training.task.Task.cases`. `complain` is called with each reason why a
+    case has no score; the default prints it on the console.
 
     Raises:
       UserError: the split is unknown, or one of `lengths` cannot be scored.
     """
     cases = task.cases(model, split, lengths=lengths, brief=brief)
-    return _evaluate(task, model, cases, split, bool(lengths), console)
+    return _evaluate(task, model, cases, split, bool(lengths), console, complain)
 
 
 def evaluate_text(
@@ -56,6 +58,7 @@ def _evaluate(
     name: str,
     asked: bool,
     console: Console | None,
+    complain: Callable[[str], None] | None = None,
 ) -> list[Record]:
     records: list[Record] = []
     complaints: dict[str, None] = {}
@@ -70,8 +73,10 @@ def _evaluate(
     if console is not None:
         title = f"{task.title} on {name}" if task.title else name
         console.print(_table(records, title, task.formats, task.trained_length))
+        complain = complain or functools.partial(say, console)
+    if complain:
         for complaint in complaints:
-            say(console, complaint)
+            complain(complaint)
     return records
 
 
@@ -114,7 +119,7 @@ def _table(
             "trained": [r for r in records if r["length"] <= trained],
             "beyond": [r for r in records if r["length"] > trained],
         }
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for name in columns:
         table.add_column(name.replace("_", " "), justify="right")
 

@@ -148,6 +148,7 @@ class _Run:
         self.step = 0
         self._saved: int | None = None
         self._evaluated: int | None = None
+        self._said: set[str] = set()
         self._pending: tuple | None = None  # the metrics of the newest step, still on the device
         meta: dict[str, Any] = {}
         with contextlib.ExitStack() as opened:
@@ -259,12 +260,17 @@ class _Run:
         self._drain()
         with self._interrupts.stop_at_once():
             model = model_of(self._graphdef, self._state)
-            records = evaluate(self._task, model, "validation", brief=True)
+            records = evaluate(self._task, model, "validation", brief=True, complain=self._say_once)
         for record in records:
             self._log.write(self.step, record)
             say(self._console, f"step {self.step}  {show_record(record)}")
         self._evaluated = self.step
         self._speed.resume()
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            say(self._console, text)
 
     def _drop_encoding(self) -> None:
         """Continue without the parameters of the encoding and their optimizer state."""
@@ -279,10 +285,13 @@ class _Run:
         say(self._console, "compiling the training step ...")
         started = time.monotonic()
         self._take_step()
+        self._speed = _Speed()
+        if self._pending is not None:
+            self._pending = *self._pending[:2], None  # its tokens do not count
         self._drain()
         seconds = time.monotonic() - started
         say(self._console, f"compiled in {seconds:.1f} s (with the first step)")
-        self._speed = _Speed()  # the first step does not count
+        self._speed.resume()
 
     def _take_step(self) -> None:
         try:
@@ -302,11 +311,12 @@ class _Run:
         if ready is not None:
             self._absorb(*ready)
 
-    def _absorb(self, step: int, metrics: Any, tokens: int) -> None:
+    def _absorb(self, step: int, metrics: Any, tokens: int | None) -> None:
         host = jax.device_get(metrics)
         self._refuse_non_finite(step, host)
         self._window.add(host)
-        self._speed.add(tokens)
+        if tokens is not None:
+            self._speed.add(tokens)
         means = self._window.means() | self._speed.rate()
         self._progress.update(step, means)
         if step % self._config.log_every == 0 or step == self._config.steps:

@@ -17,6 +17,9 @@ from tensorboardX.summary import scalar
 from relpos.errors import UserError
 from relpos.files import open_regular, parse_json, write_atomically
 
+# Labels of records that cover only part of a case.
+PARTS = ("source_words", "distance")
+
 
 class RecordError(UserError):
     """Raised when the records of a run cannot be read or written."""
@@ -84,15 +87,18 @@ class MetricsLog:
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append ``{"step": step, "split": ..., names: values}``, also to TensorBoard except for NaN."""
         record = finite({"step": step, **record})
-        split = record.get("split", "train")
-        length = f"_{record['length']}" if "length" in record else ""
+        labels = [record[name] for name in ("split", "length", "search") if name in record]
+        tag = "_".join(map(str, labels)).replace(" ", "_")
+        shown = not any(
+            part in record for part in PARTS
+        )  # TensorBoard has the whole of a split alone
         with self._named_errors():
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             self.lines += 1
             for name, value in record.items():
-                if name not in ("step", "length") and isinstance(value, int | float):
-                    self._event(step, summary=scalar(f"{split}{length}/{name}", value))
+                if shown and name not in ("step", "length") and isinstance(value, int | float):
+                    self._event(step, summary=scalar(f"{tag}/{name}", value))
             self._events.flush()
 
     def sync(self) -> None:

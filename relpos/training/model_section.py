@@ -86,11 +86,13 @@ def check_shapes(config: TransformerRunConfig, make: Callable[[nnx.Rngs], nnx.Mo
     memory.check_model(config, jax.eval_shape(lambda: nnx.state(make(nnx.Rngs(0)))))
 
 
-def check_length(max_length: int | None, length: int, config: TransformerRunConfig) -> None:
-    """Check that the encodings have parameters for a length."""
+def check_length(
+    max_length: int | None, length: int, config: TransformerRunConfig, encoding: str = ""
+) -> None:
+    """Check that the encodings, by default those of the config's ``encoding``, have parameters for a length."""
     if max_length is not None and max_length < length:
-        positions = getattr(config, "positions", None)
-        whose = f"{config.encoding} or {positions}" if positions else config.encoding
+        positions, whose = getattr(config, "positions", None), encoding or config.encoding
+        whose += f" or {positions}" if positions else ""
         raise UserError(
             f"{length} tokens are more than the {max_length} positions of {whose}: raise its "
             "max_length, or make the sequences shorter"

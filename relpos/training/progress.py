@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from relpos.terminal import printable
@@ -79,12 +80,16 @@ def evaluating(name: str, cases: Sequence[T], console: Console | None) -> Iterat
     if console is None or not console.is_terminal:
         yield cases
         return
-    with Progress(console=console, transient=True) as bar:
-        before = _evaluation.set(bar)
-        try:
-            yield counted(cases, f"evaluating {name}", len(cases))
-        finally:
-            _evaluation.reset(before)
+    recording, console.record = console.record, False  # each frame would be recorded
+    try:
+        with Progress(console=console, transient=True) as bar:
+            before = _evaluation.set(bar)
+            try:
+                yield counted(cases, f"evaluating {escape(name)}", len(cases))
+            finally:
+                _evaluation.reset(before)
+    finally:
+        console.record = recording
 
 
 def counted(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from relpos.errors import UserError
 from relpos.files import open_regular, write_atomically
 from relpos.sections import to_plain
@@ -33,6 +35,17 @@ FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
 _DATA_KEYS = re.compile(r"data\.(source|sources\..*)")
 # Files that a failed start removes, unless they were there before. The config is last because the others need it.
 _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
+
+
+class InUseError(UserError):
+    """Raised when another process has the run directory open."""
+
+    exit_code = 3
+
+
+def may_change(key: str) -> bool:
+    """Return whether a key may change when a run is resumed; a data key only if the data have the same hash."""
+    return key in FREE_KEYS or _DATA_KEYS.fullmatch(key) is not None
 
 
 class RunDirectory:
@@ -79,6 +92,10 @@ class RunDirectory:
             return
         check_provenance(self.path, facts)
         self.notes = notes_on_environment(self.stored)
+        if (before := self.stored.get("devices", here := jax.local_device_count())) != here:
+            self.notes.append(
+                f"the run began on {before} devices, now it has {here}: random draws such as dropout differ"
+            )
         if self.moved:
             if not same_bytes(self.stored.get("corpus"), facts.get("corpus")):
                 raise self._another_config(self.moved)
@@ -172,7 +189,7 @@ def _lock(workdir: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = printable(os.pread(handle, 100, 0).decode("utf-8", "replace").strip(), keep="")
-            raise UserError(
+            raise InUseError(
                 f"{str(workdir)!r} is in use by another process ({owner}): wait for it or stop it, "
                 "or give another --workdir"
             ) from None

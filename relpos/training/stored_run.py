@@ -24,7 +24,7 @@ _MISSING = "(nothing)"
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
-    """Return config.json: ``{"config": ..., the task's facts, "tokenizers": ..., "versions": ..., "x64": ...}``.
+    """Return config.json: ``{"config": ..., the task's facts, "tokenizers": ...}`` and the keys of `environment`.
 
     Older runs lack the last keys.
 
@@ -68,11 +68,12 @@ _SECTIONS: dict[str, Callable[[Any], bool]] = {
     "tokenizers": _are_texts,
     "versions": _are_texts,
     "x64": lambda value: isinstance(value, bool),
+    "devices": lambda value: isinstance(value, int),
 }
 
 
 def environment() -> dict[str, Any]:
-    """Return the environment to record in config.json: package versions, and whether JAX uses 64 bits.
+    """Return the environment to record in config.json: package versions, devices, and whether JAX uses 64 bits.
 
     A package that is on the path but not installed has no version.
     """
@@ -80,7 +81,8 @@ def environment() -> dict[str, Any]:
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    return {"versions": versions, "x64": bool(jax.config.read("jax_enable_x64"))}
+    x64 = bool(jax.config.read("jax_enable_x64"))
+    return {"versions": versions, "x64": x64, "devices": jax.local_device_count()}
 
 
 def notes_on_environment(run: Mapping[str, Any]) -> list[str]:

@@ -213,3 +213,38 @@ def test_a_page_needs_nothing_else_and_says_what_is_missing():
         assert color not in text  # they are the theme's
     assert not re.findall(r'<svg[^>]*(?:width|height)="[^"]*pt"', text)
     assert text.count("python -m relpos.train") == 2 * 43
+
+
+def test_runs_of_several_trained_lengths_are_compared_at_those_that_all_have():
+    runs = [
+        {
+            "point": {"encoding": "rope", "sequence_length": length},
+            "state": "finished",
+            "records": [
+                {"split": "test", "length": times * length, "bits_per_byte": 1.0 + times}
+                for times in (1, 2, 4, 8)
+            ],
+        }
+        for length in (128, 256)
+    ]
+    results = {"scale": "grid", "config": "lm", "set": {}, "runs": runs}
+    job = Job("a sweep", Report.suggested(results, "a sweep"), results)
+    assert (job.report.inside.where["length"], job.report.result.where["length"]) == (256, 1024)
+    assert (job.means["rope", 128].mean, job.means["rope", 256].mean) == (9.0, 5.0)
+    runs[1]["records"] = [{"split": "test", "length": 999, "bits_per_byte": 2.0}]
+    job = Job("a sweep", Report.suggested(results, "a sweep"), results)  # nothing in common
+    assert all(row.learned for row in job.rows)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"digit": 2}, r"\[report\] has an unknown key 'digit': did you mean 'digits'"),
+        ({"result": REPORT["result"] | {"multipel": 2}}, "did you mean 'multiple'"),
+        ({"in_distribution": "loss"}, r"\[report.in_distribution\] must be a section"),
+        ({"more": {"a": {"lenght": 3}}}, r"\[report.more.a\] .* did you mean 'length'"),
+    ],
+)
+def test_a_misspelt_key_of_a_report_is_named(section, message):
+    with pytest.raises(UserError, match=message):
+        Report.of_section(REPORT | section, "sweep.toml")

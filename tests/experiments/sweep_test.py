@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -503,3 +504,50 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
                 asked.add((each.config, *sorted((items | alike).items())))
         for config, *items in asked:
             run_config.load(ROOT / config, items)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('[set]\n"steps"', '[sets]\n"steps"', "unknown key 'sets': did you mean 'set'"),
+        ('"steps" = 2', '"stps" = 2', "unknown config key 'stps': did you mean 'steps'"),
+        ('"seed" = [0]', '"seed" = ["a"]', "config key 'seed' must be"),
+        ('[scales.tiny.axes]', '[scales.tiny]\naxes = ["rope"]\n[x]', "unknown key 'x'"),
+        ('[scales.broken.axes]', '[scales.tiny.axe]', r"\[scales.tiny\] has an unknown key 'axe'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_sweep_is_named_before_any_run(experiment, before, after, message):
+    file = experiment / "sweep.toml"
+    file.write_text(file.read_text().replace(before, after))
+    with pytest.raises(UserError, match=rf"sweep\.toml.*{message}"):
+        run(experiment, "tiny")
+
+
+def test_a_config_that_has_changed_since_a_run_is_told(experiment):
+    own = experiment.parent / "own.py"
+    own.write_text((ROOT / "tests/training/toy_config.py").read_text())
+    (experiment / "sweep.toml").write_text(SWEEP.format(config=own))
+    assert run(experiment, "tiny") == 0
+    own.write_text(own.read_text().replace('"sequence_length": 8', '"sequence_length": 9'))
+    with pytest.raises(UserError, match=r"sequence_length is \d+ there, 9 in the sweep"):
+        run(experiment, "tiny")
+
+
+def test_figures_that_only_the_results_have_are_not_dropped(experiment):
+    assert run(experiment, "tiny") == 0
+    file = experiment / "sweep.toml"
+    file.write_text(file.read_text().replace("[3, 5]", "[3]"))
+    assert len(read(experiment).trials) == 1  # the other run's directory is there
+    shutil.rmtree(experiment.parent / "runs")
+    with pytest.raises(UserError, match=r"alone has the figures of 1 finished runs .*width=5"):
+        read(experiment)
+
+
+def test_a_run_that_another_process_took_first_has_not_failed(experiment, monkeypatch):
+    monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", "import sys; sys.exit(3)"])
+    told = []
+    pool.Pool(1, lambda trial: None, lambda trial, what: told.append(what)).run(
+        read(experiment).trials
+    )
+    assert told == ["in use by another process, left alone"] * 2
+    assert not list(experiment.parent.glob("runs/**/*.failed"))

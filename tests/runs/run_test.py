@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from relpos import evaluate, predict
+from relpos import evaluate, predict, report
 from relpos.errors import UserError
 from relpos.runs import Run, load_run
 from relpos.training import checksums
@@ -71,6 +71,7 @@ def test_a_run_directory_runs_no_code(toy_config, tmp_path, monkeypatch):
             main([f"--workdir={tmp_path / 'run'}", *more])
         with pytest.raises(SystemExit, match="it ran"):
             main([f"--workdir={tmp_path / 'run'}", "--trust_code", *more])
+    report.main([str(tmp_path / "run"), f"--output={tmp_path / 'a.html'}"])
     with pytest.raises(
         UserError, match=r"task: 'downloaded\.code' there, 'tests\.training\.toy' asked"
     ):

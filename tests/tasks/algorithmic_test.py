@@ -231,6 +231,11 @@ def test_runs_are_tested_on_the_same_examples_whatever_their_seed():
     assert (next(one.train_batches())["inputs"] != next(two.train_batches())["inputs"]).any()
     other = create_task(small("odds_first"), NOWHERE)
     assert one.describe() != other.describe()
+    alike = [
+        create_task(small("counting", **{"data.sources.counting.max_tokens": most}), NOWHERE)
+        for most in (512, 90)
+    ]  # which differ on longer examples alone
+    assert alike[0].describe() != alike[1].describe()
 
 
 @nnx.jit

@@ -15,6 +15,7 @@ from relpos.runs import load_run
 from relpos.training import loop
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.metrics_log import MetricsLog
+from relpos.training.task import Case
 
 
 def run(config, workdir):
@@ -301,3 +302,44 @@ def test_senseless_numbers_are_refused_before_anything_is_made(toy_config, tmp_p
     with pytest.raises(UserError, match=f"config key '{key}' must be"):
         run(toy_config(**{key: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_on_a_terminal_the_summary_has_the_tables_without_the_bars(toy_config, tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, _environ={})
+    assert loop.train(toy_config(steps=1), tmp_path, console) == 0
+    assert "evaluating" in console.file.getvalue()
+    summary = (tmp_path / "summary.txt").read_text()
+    assert "that was all" in summary
+    assert "loss" in summary
+    assert "evaluating" not in summary
+    assert "\u2501" * 10 not in summary
+
+
+def test_the_first_step_which_is_compiled_has_no_speed(toy_config, tmp_path):
+    loop.train(toy_config(steps=3, log_every=1), tmp_path, Console(quiet=True))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = [line["step"] for line in lines if "tokens_per_second" in line]
+    assert told == [2, 3]
+
+
+def test_a_case_without_a_score_is_told_once(toy_config, tmp_path, monkeypatch):
+    toy = importlib.import_module("tests.training.toy")
+
+    def cases(self, model, split, *, lengths, brief):
+        def refuse():
+            raise UserError("no length of 99")
+
+        return [Case({"length": 99}, refuse)] if split == "validation" else []
+
+    monkeypatch.setattr(toy.Toy, "cases", cases)
+    _, printed = run(toy_config(steps=4, eval_every=2), tmp_path)
+    assert printed.count("no length of 99") == 1
+
+
+def test_another_number_of_devices_is_told(toy_config, tmp_path):
+    run(toy_config(), tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"devices": 99}))
+    (tmp_path / "summary.txt").unlink()
+    _, printed = run(toy_config(), tmp_path)
+    assert "the run began on 99 devices, now it has" in printed

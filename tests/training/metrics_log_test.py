@@ -152,3 +152,19 @@ def test_tensorboard_gets_the_values_and_the_purge(tmp_path):
         for event in found
         for value in event.summary.value
     ] == [(3, "test_256/loss", 1.5)]
+
+
+def test_tensorboard_has_a_curve_for_each_search_and_none_for_a_part_of_a_split(tmp_path):
+    log = MetricsLog(tmp_path)
+    whole = {"split": "test", "search": "beam 4", "bleu": 40.0}
+    log.write(5, whole)
+    log.write(5, whole | {"source_words": "21-30", "bleu": 14.0})
+    log.write(5, {"split": "test", "length": 256, "exact_match": 0.5})
+    log.close()
+    assert read(tmp_path)[1]["bleu"] == 14.0
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    values = [value for event in events(path) for value in event.summary.value]
+    assert [(value.tag, value.simple_value) for value in values] == [
+        ("test_beam_4/bleu", 40.0),
+        ("test_256/exact_match", 0.5),
+    ]

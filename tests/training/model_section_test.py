@@ -141,3 +141,12 @@ def test_what_no_layer_can_have_is_refused(key, value, message):
 @pytest.mark.parametrize("name", NO_DATA)
 def test_an_unknown_type_is_told_before_its_size_is_asked_for(name):
     assert "section 'model': dtype must be one of float32" in refused(name, **{"model.dtype": ""})
+
+
+def test_a_length_is_refused_by_the_scheme_that_has_too_few_positions():
+    few = {"encodings.learned.max_length": 16, "sequence_length": 64}
+    of_decoder = refused("translation", encoding="rope", decoder_encoding="learned", **few)
+    assert "more than the 16 positions of learned" in of_decoder
+    assert "positions of learned" in refused("translation", encoding="learned", **few)
+    shortest = refused("algorithmic", **{"data.shortest": 50, "sequence_length": 20})
+    assert "'sequence_length' is 20, less than data.shortest, 50" in shortest

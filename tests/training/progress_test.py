@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from relpos.training import progress
+from relpos.training import evaluation, progress
 from relpos.training.progress import RunProgress, counted, evaluating, say, show_record
 
 MEANS = {"loss": 12.3456, "bits_per_byte": 17.811, "tokens_per_second": 123456.7, "other": 1.0}
@@ -86,3 +86,11 @@ def test_an_evaluation_counts_its_cases_and_what_is_in_them():
 @pytest.mark.parametrize("screen", [None, console(terminal=False)])
 def test_an_evaluation_that_nobody_watches_prints_no_bar(screen):
     assert not evaluated(screen)
+
+
+def test_a_title_with_brackets_is_no_markup():
+    screen = console(terminal=False, width=120)
+    screen.print(evaluation._table([{"split": "a", "loss": 1.0}], "[a-c]*", {"loss": "{}"}, None))
+    assert "[a-c]*" in screen.file.getvalue()
+    with evaluating("[a-c]*.txt [/x]", [1], console(terminal=True)) as cases:
+        assert list(cases) == [1]

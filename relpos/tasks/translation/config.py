@@ -34,7 +34,7 @@ class SearchConfig:
     Attributes:
       beams: number of beams; 1 is greedy search.
       length_penalty: see `relpos.nn.Beams`.
-      max_length: maximum tokens of a translation; None: sequence_length.
+      max_length: maximum tokens of a translation; None: sequence_length - 1.
       most_pairs: maximum pairs to translate per test split, spread over the split; None: all.
       oracle_length: whether to score exact match at the true length as well.
     """

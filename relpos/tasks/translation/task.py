@@ -310,9 +310,9 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
             encoding_options=config.encodings,
             rngs=rngs,
         )
-    for stack in (model.encoder, model.decoder):
-        needed = max(config.sequence_length, _most_tokens(config) + 1)
-        model_section.check_length(stack.max_length, needed, config)
+    needed = max(config.sequence_length, _most_tokens(config) + 1)
+    model_section.check_length(model.encoder.max_length, needed, config)
+    model_section.check_length(model.decoder.max_length, needed, config, of_decoder)
     return model
 
 
