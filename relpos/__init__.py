@@ -7,18 +7,24 @@ from relpos.errors import what_is_missing as _what_is_missing
 
 if TYPE_CHECKING:
     from relpos import encodings as encodings
+    from relpos import linen as linen
+    from relpos import nn as nn
+    from relpos import places as places
+    from relpos import positions as positions
     from relpos.attention import attention as attention
     from relpos.nn import RelativeAttention as RelativeAttention
     from relpos.runs import load_run as load_run
 
 __version__ = "0.1.0"
-__all__ = ["RelativeAttention", "attention", "encodings", "load_run"]
+__all__ = [
+    "RelativeAttention", "attention", "encodings", "linen", "load_run", "nn", "places", "positions",
+]  # fmt: skip
 _MODULES = {"RelativeAttention": "relpos.nn", "load_run": "relpos.runs"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the commands prepare their process before JAX is imported."""
-    if name in ("attention", "encodings"):
+    if name in ("attention", "encodings", "linen", "nn", "places", "positions"):
         return importlib.import_module(f"relpos.{name}")  # `relpos.attention` may be called
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,10 +47,10 @@ LONG = 4096  # tokens of the row that is searched for T x T arrays
 FAMILIES: dict[str, tuple[str, set[str]]] = {
     "Vectors": ("a vector for each distance, multiplied with queries or keys or added to values",
                 {"key_vectors", "query_vectors", "value_vectors"}),
-    "Gates": ("how far apart two tokens are depends on their content and on the tokens between",
+    "Gates": ("the effect of distance depends on the tokens: on query and key, or on those between them",
               {"walk", "mix", "tokens"}),
     "Biases": ("a number for each distance, added to the logits", {"bias", "block_bias"}),
-    "Rotations": ("queries and keys are rotated by their positions", {"query", "key"}),
+    "Rotations": ("queries and keys are rotated by positions or by angles computed from tokens", {"query", "key"}),
     "Baselines": ("attention itself does not see positions", {"embed", "sink"}),
 }  # fmt: skip
 TURNED = {"query", "key", "value", "finish", "tokens", "walk"}
@@ -272,7 +272,7 @@ def situations(name: str) -> str:
     of_distance = reads and axes == 1
     says = {
         "both directions": both,
-        "looks back only" + (", unless `bidirectional`" if optional else ""): not both,
+        "causal only" + (", unless `bidirectional`" if optional else ""): not both,
         "no cross-attention": not adds and not crosses,
         "no cross-attention layers: it reads tokens": crosses and encoding.needs_tokens,
         "cross-attention": crosses and not encoding.needs_tokens,

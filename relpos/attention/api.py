@@ -101,8 +101,8 @@ def attention(
         k_features are then needed only by encodings that read them together with q_features.
       tables: from `tabulate`, out of a cache; they must cover every distance.
       implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted on other platforms, for
-        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and have been
-        tested on this model of GPU; otherwise dense for few pairs, else blockwise.
+        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and were tested on
+        GPUs of this compute capability; otherwise dense for few pairs, else blockwise.
       block_sizes: numbers of queries and keys in a block; None: chosen by platform and shape.
 
     Returns:

@@ -22,7 +22,7 @@ class DeBERTa(Encoding):
     `keys_by_query`, keys are multiplied with row delta(i, j), as in the public code, not with the paper's delta(j, i).
 
     Choose it for encoders, and to continue training DeBERTa models: queries and keys both look at distances. The paper
-    does better than RoBERTa on language understanding.
+    reports better results than RoBERTa's on language understanding.
 
     Choose another for decoding and for short rows, where most pairs lie within `span`: keys are multiplied with vectors
     too, which makes its decoding step the slowest in docs/performance.md.

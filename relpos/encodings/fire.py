@@ -15,8 +15,8 @@ class FIRE(Encoding):
 
     Li et al. 2024, "Functional Interpolation for Relative Positions Improves Long Context Transformers",
     arXiv:2310.04418, sec. 4.2 and appendix. c > 0 (from 0.1) and L (from 512) are learned, L = |multiplier| * L0;
-    f has one output for each head; its hidden layer is shared by the heads. i is the query's position in its segment,
-    counted from 0. With keys on both sides the distance is |i - j|.
+    f has one output for each head; its hidden layer is shared by the heads. i is the query's position, by default its
+    index in its segment. With keys on both sides the distance is |i - j|.
 
     Choose it to read longer rows with a learned bias: distances are divided by the query's position, so the network's
     argument stays between 0 and 1 at any length. The paper finds it ahead of ALiBi, T5 and KERPLE there.

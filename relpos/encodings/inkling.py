@@ -13,8 +13,8 @@ class Inkling(Encoding):
     Thinking Machines 2026, the model Inkling as in Hugging Face's transformers (no paper, so no arXiv: number). Each
     head has its own W_r [features, rank]; the profiles D [extent, rank] are shared by the heads. Causal. With
     `log_floor` > 0 query and bias are multiplied by 1 + log_alpha log(max(1, (i + 1) / log_floor)), as in the model's
-    layers without a window; in its layers with a window of 512, that is also the extent. All weights start with
-    standard deviation 0.02.
+    layers without a window; its layers with a window of 512 have `extent` 512. All weights start with standard
+    deviation 0.02.
 
     Choose it where each token should choose the distances that it looks at: a profile for each query is cheaper than a
     vector of the head size for each distance.

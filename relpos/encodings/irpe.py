@@ -33,8 +33,8 @@ class IRPE(Encoding):
     learned table absorbs. Positions are those of `table_2d`. `outside` adds one bucket, for pairs with a token in a row
     below 0.
 
-    Choose it for images, with fewer parameters than `table_2d`: buckets grow with the offset. The paper improves DeiT
-    and DETR by this change alone.
+    Choose it for images, with fewer parameters than `table_2d`: buckets grow with the offset. The paper
+    reports better results for DeiT and DETR with this change alone.
 
     Choose another where long offsets must be told apart, or for the paper's contextual mode, which is left out.
     """

@@ -15,7 +15,7 @@ class Music(Encoding):
 
     Huang et al. 2018, "Music Transformer", arXiv:1809.04281, sec. 3.3-3.4. Each head of each layer has its own E [M,
     H], whose last row belongs to distance 0, as in the paper. E starts with standard deviation 1 / sqrt(H), as in the
-    public code. M is `max_distance`, by default half of the trained length of 2048. Distances from M on have no vector
+    public code. M is `max_distance`, by default 1024, half of the paper's 2048. Distances from M on have no vector
     (`beyond` "zero", as in the public code) or that of M - 1 ("clip"). With `bidirectional` E is [2 M - 1, H]: the
     first M rows are as before, the others belong to keys in the future. The paper's skewing is how the blockwise path
     handles the distances of any scheme. Left out: the paper's relative times and pitches.

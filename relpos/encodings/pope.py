@@ -17,8 +17,8 @@ class PoPE(Encoding):
     arXiv:2509.10534, sec. 3. Each of the H features has its own frequency. Each head has its own delta, clipped to
     [-2 pi, 0], which starts at 0. The logits are products of queries and keys of width 2H.
 
-    Choose it where a task looks up tokens by position alone or by content alone: the paper does far better than RoPE
-    there, and on longer rows without fine-tuning.
+    Choose it where a task looks up tokens by position alone or by content alone: the paper reports far better
+    results than RoPE's there, and on longer rows without fine-tuning.
 
     Choose another where time or memory matters: queries and keys are twice as wide, also in the cache.
     """

@@ -19,8 +19,8 @@ class RePo(Rotation):
     deviations, so that positions start near 0. The scheme does not read the positions of tokens. The paper keeps `rope`
     in the lowest five of 16 layers: "rope(base=500000.0)*5,repo*11".
 
-    Choose it where the order of a context says little, as with retrieved documents: the paper improves on noisy and
-    structured contexts and on longer rows.
+    Choose it where the order of a context says little, as with retrieved documents: the paper reports better
+    results on noisy and structured contexts and on longer rows.
 
     Choose another for use in all layers: it does not read positions, so equal tokens get equal positions. The paper
     keeps `rope` in the lowest layers.

@@ -44,7 +44,7 @@ class RoPE(Rotation):
     the keys in a cache remain valid. Left out of longrope: the paper's first tokens, which keep the trained theta_m.
 
     Choose it for decoders and encoders at the trained length: there is nothing to train and hardly any cost, and most
-    models of today use it, so that their weights can be trained further.
+    current models use it, so you can fine-tune their weights.
 
     Choose another scheme, or a `scaling`, beyond the trained length: README's language model loses two bits per byte at
     8 times the length, where biases hold up.

@@ -15,8 +15,8 @@ class SelectiveRoPE(Rotation):
     own B, because its queries and its keys must turn by the same angles. The pairs that turn together are (m, m + H/2).
     The sums are the features of each token and, at the end, the state of the cache. Causal.
 
-    Choose it for copying, state tracking and retrieval, in a sum with `fox`: the paper improves on these tasks with
-    gates and rotations that both depend on the tokens.
+    Choose it for copying, state tracking and retrieval, in a sum with `fox`: the paper reports better results
+    on these tasks with gates and rotations that both depend on the tokens.
 
     Choose another for encoders and cross-attention layers, and where the caller gives positions: it reads tokens, not
     positions.

@@ -17,7 +17,7 @@ class TUPE(T5):
     either case. A position outside the table gives NaN.
 
     Choose it for encoders like BERT: words and positions have separate projections, and [CLS] may be exempt (`untied`).
-    The paper does better than BERT on GLUE.
+    The paper reports better results than BERT's on GLUE.
 
     Choose another for rows beyond `max_length`, which have no positions, and for decoding: queries and keys are twice
     as wide, also in the cache.

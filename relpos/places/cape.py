@@ -26,7 +26,8 @@ class Cape(Places):
     arXiv:2106.03143, sec. 3, for sequences, with the paper's numbers for text. In training k and s are drawn for each
     row, whose packed documents share them, and e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`,
     added to the input; attention keeps consecutive positions and its own scheme, in the paper `none`. Left out:
-    subtracting the mean position, and positions in seconds, as for speech. Up to a jitter of 0.5 tokens stay in order.
+    subtracting the mean position, and positions in seconds, as for speech. With a jitter of at most 0.5, tokens stay in
+    order.
 
     Choose it to make absolute positions work for other lengths at no cost in attention: the paper improves on images,
     speech and translation.

@@ -103,7 +103,7 @@ def test_facts_are_those_of_the_class(written):
     t5 = section(written, "t5")
     assert "128 numbers: `table` 4 x 32 (each head's, one for all layers)" in t5
     assert "from 128 on all distances are alike" in t5
-    assert "looks back only, unless `bidirectional`" in t5
+    assert "causal only, unless `bidirectional`" in t5
     # PoPE's keys are twice as wide: 2 key heads of 32 more.
     assert "64 numbers more than the 128" in section(written, "pope")
     # FoX keeps a running sum for each token and head, and where each head's sum has come to.
