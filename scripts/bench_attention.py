@@ -35,17 +35,7 @@ import jax
 import jax.numpy as jnp
 from calls import HEAD_DIM, HEADS, Call, attention_of, draw
 from flax import nnx
-from harness import (
-    Parser,
-    Row,
-    by_turns,
-    listed,
-    measured_on,
-    median_and_spread,
-    rich_table,
-    save,
-    timed,
-)
+from harness import Parser, Row, by_turns, listed, measured_on, median_iqr, rich_table, save, timed
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 
@@ -71,7 +61,7 @@ class Contestant:
         found: Row = {"name": self.name}
         for kind in ("forward", "step"):
             found[kind], found[f"{kind}_spread"] = (
-                median_and_spread(times[kind]) if kind in times else (None, None)
+                median_iqr(times[kind]) if kind in times else (None, None)
             )
         return found | {
             "compile_seconds": self.compile_seconds, "temporary_bytes": self.temporary_bytes

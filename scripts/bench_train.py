@@ -39,7 +39,7 @@ import jax
 import numpy as np
 from bench_models import SIZES, Call
 from bench_train_tables import table
-from harness import Parser, Row, by_turns, listed, median_and_spread, rich_table, save, timed
+from harness import Parser, Row, by_turns, listed, median_iqr, rich_table, save, timed
 from rich.console import Console
 
 from relpos import process
@@ -106,7 +106,7 @@ def measure(
         times = by_turns(own, ask, rounds, f"{part}, {title}")
     rows = []
     for name, seconds in times.items():
-        median, spread = median_and_spread(seconds)
+        median, spread = median_iqr(seconds)
         figures = {"tokens_per_second": tokens / median, "seconds": median, "spread": spread}
         rows.append({"name": name} | figures | facts[name])
     return rows

@@ -304,13 +304,13 @@ class Measured:
         of_itself = (ours.get(spread or f"{field}_spread") or 0.0) / ours[field]
         return f"{ratio:.2f}x" + (f" ±{ratio * of_itself:.2f}" if of_itself > 0.1 else "")
 
-    def attention_helpers(self, name: str) -> str:
+    def of_attention(self, name: str) -> str:
         return self.figure(name, "lengths", "4096", "step")
 
     def told(self, name: str) -> str:
-        """Return all figures of a scheme; if its attention was not measured, also those of similar schemes."""
+        """Return all figures of a scheme."""
         figures = {
-            "attention, forward and backward": self.attention_helpers(name),
+            "attention, forward and backward": self.of_attention(name),
             "a step of decoding": self.figure(name, "decode", "4096", "forward"),
             "temporary memory": self.figure(name, "memory", "16384", "temporary_bytes"),
             "a whole training step": self.figure(
@@ -318,19 +318,9 @@ class Measured:
             ),
         }
         found = [f"{what} {x}" for what, x in figures.items() if x]
-        if not self.attention_helpers(name):
-            found.append("attention not measured" + self._of_its_kind(name))
+        if not self.of_attention(name):
+            found.append("attention not measured")
         return ", ".join(found)
-
-    def _of_its_kind(self, name: str) -> str:
-        """Return the figures of schemes whose attention computes the same, sizes aside."""
-        kind = lambda other: re.sub(r"\d+", "", cost(other))  # noqa: E731
-        told = [
-            f"`{other}` {x}"
-            for other in encodings.names()
-            if other != name and kind(other) == kind(name) and (x := self.attention_helpers(other))
-        ]
-        return f"; schemes of its kind: {', '.join(told)}" if told else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

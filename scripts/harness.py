@@ -81,7 +81,7 @@ def by_turns(
     return times
 
 
-def median_and_spread(times: Sequence[float]) -> tuple[float, float]:
+def median_iqr(times: Sequence[float]) -> tuple[float, float]:
     """Return the median and the interquartile range."""
     low, median, high = statistics.quantiles(times, n=4)
     return median, high - low

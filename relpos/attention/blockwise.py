@@ -15,7 +15,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,8 @@ class Rings(NamedTuple):
 class Heads(Blocks, abc.ABC):
     """What the loops below compute at once: `OneHead`, or all heads of a row (`relpos.attention.together.AllHeads`)."""
 
+    logits: ClassVar[Callable]  # these two are described in `OneHead`
+    vjp: ClassVar[Callable]
     trained: tuple[bool, ...] = ()  # which logit terms need a gradient; for `vjp`
 
     @abc.abstractmethod
@@ -88,18 +90,6 @@ class Heads(Blocks, abc.ABC):
     @abc.abstractmethod
     def map_terms(self, function, *more: Terms) -> Terms:
         """Map a function of a term of one head, and of its entries in `more`."""
-
-    @abc.abstractmethod
-    def logits(self, block: Block, rings) -> tuple[Array, Any]:
-        """Return the masked logits, and the rings."""
-
-    @abc.abstractmethod
-    def vjp(self, block: Block, rings) -> tuple[Array, Any, Callable]:
-        """Return the results of `logits`, and the backward pass.
-
-        It is a function of (d_logits_CK, rings, sums, d), and returns what the terms and `d` add, the rings, the sums
-        and the gradient of `Inputs.state`.
-        """
 
     def keep(self, block: Block, weights_CK: Array) -> Array:
         """Apply dropout, which is linear and its own transpose."""
@@ -123,13 +113,17 @@ class OneHead(Heads):
         return self.inputs.terms.map(function, *more)
 
     def logits(self, block: Block, rings):
-        """See `Heads`."""
+        """Return the masked logits, and the rings."""
         terms = self.inputs.terms.logits
         found, rings = of_each(lambda term, ring: term.forward(block, ring), terms, rings)
         return self._finished(block, found)[1], rings
 
     def vjp(self, block: Block, rings):
-        """See `Heads`."""
+        """Return the results of `logits`, and the backward pass.
+
+        It is a function of (d_logits_CK, rings, sums, d), and returns what the terms and `d` add, the rings, the sums
+        and the gradient of `Inputs.state`.
+        """
         rules, terms = self.problem.rules, self.inputs.terms.logits
         found, rings, pulls = of_each(lambda term, ring: term.vjp(block, ring), terms, rings)
         logits_CK, masked_CK = self._finished(block, found)

@@ -46,17 +46,9 @@ def hold_out_families(
     budget: int,
     largest: int,
 ) -> dict[str, list[int]]:
-    """Assign items to train and the missing splits by `held_out`, each of the `families` as a whole.
+    """Return the items of train and of each missing split, family by family; `families` are kept together.
 
-    Args:
-      kin: the items of each family.
-      keys: the bytes to hash for each item; a family is hashed by the first in order.
-      missing: the splits to hold out, of validation and test.
-      budget: the most items that test and validation may each hold.
-      largest: larger families always go to train.
-
-    Returns:
-      The items of train and of each missing split, family by family.
+    See `held_out`; `kin` are the items of each family, which is hashed by the first of its keys in order.
     """
     dealt = held_out(
         [min(keys[i] for i in family) for family in kin],

@@ -81,14 +81,13 @@ def evaluating(name: str, cases: Sequence[T], console: Console | None) -> Iterat
         yield cases
         return
     recording, console.record = console.record, False  # each frame would be recorded
+    bar = Progress(console=console, transient=True)
+    before = _evaluation.set(bar)
     try:
-        with Progress(console=console, transient=True) as bar:
-            before = _evaluation.set(bar)
-            try:
-                yield counted(cases, f"evaluating {escape(name)}", len(cases))
-            finally:
-                _evaluation.reset(before)
+        with bar:
+            yield counted(cases, f"evaluating {escape(name)}", len(cases))
     finally:
+        _evaluation.reset(before)
         console.record = recording
 
 

@@ -149,11 +149,6 @@ def test_what_was_measured_is_read_from_the_files(tmp_path):
     assert measured.told("t5") == "attention, forward and backward 1.50x"
     assert measured.told("rope") == "attention, forward and backward 1.00x ±0.50"
     assert measured.told("fox") == "attention not measured"
-    # hope rotates by position alone, as rope does; bam is a bias without limit, and the file has no other.
-    assert (
-        measured.told("hope") == "attention not measured; schemes of its kind: `rope` 1.00x ±0.50"
-    )
-    assert measured.told("bam") == "attention not measured"
 
 
 def test_experiments_are_read_by_scheme(tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
-from relpos.data.corpus import Corpus, Sizes, corpus_of
+from relpos.data.corpus import Sizes, corpus_of
 from relpos.data.errors import DataError
 from relpos.data.splits import SPLITS, families, hold_out_families
 
@@ -14,34 +15,15 @@ HELD_OUT_FRACTION = 0.025  # of the pairs, in each of validation and test
 HELD_OUT_PAIRS = 2000  # at most
 
 
-def pairs_corpus(
-    name: str,
-    version: str,
-    splits: Mapping[str, Sequence[Pair]],
-    *,
-    languages: Sequence[str],
-    notes: Sequence[str] = (),
-    description: str = "",
-) -> Corpus[Pair]:
-    """Return a corpus of pairs, see `relpos.data.corpus.corpus_of`."""
-    return corpus_of(
-        name,
-        version,
-        splits,
-        unit="pairs",
-        parts=lambda pair: pair,
-        measure=_measure,
-        description=description,
-        languages=tuple(languages),
-        notes=tuple(notes),
-    )
-
-
 def _measure(pairs: Sequence[Pair]) -> Sizes:
     return {
         "source_bytes": sum(len(source) for source, _ in pairs),
         "target_bytes": sum(len(target) for _, target in pairs),
     }
+
+
+# Return a corpus of pairs, given its name, version, splits and languages.
+pairs_corpus = functools.partial(corpus_of, unit="pairs", parts=lambda pair: pair, measure=_measure)
 
 
 def drop_empty(pairs: Iterable[Pair]) -> tuple[list[Pair], int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from relpos.data.corpus import Corpus, corpus_of
+from relpos.data.corpus import Corpus, Sizes, corpus_of
 from relpos.data.errors import DataError
 from relpos.data.paths import find
 from relpos.data.questions.question import Question, Reading
@@ -20,19 +20,17 @@ HELD_OUT_FRACTION = 0.05  # of the questions, in each of validation and test
 HELD_OUT_QUESTIONS = 2000  # at most
 
 
-def questions_corpus(
-    name: str, version: str, splits: Mapping[str, Sequence[Question]], **more: Any
-) -> Corpus[Question]:
-    """Return a corpus of questions, see `relpos.data.corpus.corpus_of`."""
-    return corpus_of(
-        name,
-        version,
-        splits,
-        unit="questions",
-        parts=lambda question: (json.dumps(dataclasses.astuple(question)).encode(),),
-        measure=lambda questions: {"impossible": sum(q.impossible for q in questions)},
-        **more,
-    )
+def _measure(questions: Sequence[Question]) -> Sizes:
+    return {"impossible": sum(question.impossible for question in questions)}
+
+
+# Return a corpus of questions, given its name, version and splits.
+questions_corpus = functools.partial(
+    corpus_of,
+    unit="questions",
+    parts=lambda question: (json.dumps(dataclasses.astuple(question)).encode(),),
+    measure=_measure,
+)
 
 
 def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Question]]:

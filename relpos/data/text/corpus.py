@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 
-from relpos.data.corpus import Corpus, Sizes, corpus_of
-
-
-def text_corpus(
-    name: str, version: str, splits: Mapping[str, Sequence[bytes]], *, description: str = ""
-) -> Corpus[bytes]:
-    """Return a corpus of documents, see `relpos.data.corpus.corpus_of`."""
-    return corpus_of(
-        name,
-        version,
-        splits,
-        unit="documents",
-        parts=lambda document: (document,),
-        measure=_measure,
-        description=description,
-    )
+from relpos.data.corpus import Sizes, corpus_of
 
 
 def _measure(documents: Sequence[bytes]) -> Sizes:
     return {"bytes": sum(len(documents[i]) for i in range(len(documents)))}
+
+
+# Return a corpus of documents, given its name, version and splits.
+text_corpus = functools.partial(
+    corpus_of, unit="documents", parts=lambda document: (document,), measure=_measure
+)

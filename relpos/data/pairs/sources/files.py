@@ -76,7 +76,7 @@ def load(
         ", ".join(Path(file).name for file in files["train"]),
         VERSION,
         splits,
-        languages=languages,
+        languages=tuple(languages),
         notes=(*notes, *overlaps(splits)),
     )
 

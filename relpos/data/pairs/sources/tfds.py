@@ -51,7 +51,9 @@ def load(
         raise DataError(f"{name} has no train split; it has: {', '.join(sources) or 'none'}.")
     version, description = str(builder.version), tfds_sets.description_hash(builder)
     if description and len(found) == len(SPLITS):
-        return pairs_corpus(name, version, found, languages=languages, description=description)
+        return pairs_corpus(
+            name, version, found, languages=tuple(languages), description=description
+        )
     notes = []
     filled: dict[str, list[Pair]] = {}
     for split, pairs in found.items():
@@ -65,7 +67,7 @@ def load(
         name,
         version,
         splits,
-        languages=languages,
+        languages=tuple(languages),
         notes=(*notes, *held, *overlaps(splits)),
         description=description,
     )
