@@ -100,14 +100,12 @@ class Parser(argparse.ArgumentParser):
         for token in itertools.takewhile(lambda token: token != "--", args):
             flag = token.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions:
-                hint = did_you_mean(flag, self._long_flags())
+                known = (f for f in self._option_string_actions if f[:2] == "--" and f != "--help")
+                hint = did_you_mean(flag, known)
                 if "--config" in self._option_string_actions:
                     hint += f" To set a key of the config, use --config.{flag[2:]}=VALUE."
                 raise UserError(f"unknown flag {flag!r}{hint}")
         return super().parse_args(args, namespace)
-
-    def _long_flags(self) -> list[str]:
-        return [f for f in self._option_string_actions if f.startswith("--") and f != "--help"]
 
 
 def command(main: Callable[[Sequence[str]], int | None]) -> NoReturn:

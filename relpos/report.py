@@ -66,24 +66,20 @@ def main(argv: Sequence[str]) -> None:
     alone = next(iter(found)).parents[1] == experiment  # the only job
     for path, job in found.items():
         _write(console, path.with_suffix(".md"), tables.markdown(job))
-        _picture(console, path.with_suffix(".png"), functools.partial(_results, job))
+        looks = pictures.looks([job])
+        _picture(console, path.with_suffix(".png"), functools.partial(pictures.results, job, looks))
     for scale in dict.fromkeys(path.stem for path in found):
         jobs = [job for path, job in found.items() if path.stem == scale]
         path = experiment / "results" / f"{scale}.html"
         path.parent.mkdir(exist_ok=True)
         if not alone:
             _write(console, path.with_suffix(".md"), leaderboard.markdown(jobs))
-            _picture(console, path.with_suffix(".png"), functools.partial(_board, jobs))
+            looks = pictures.looks(jobs)
+            _picture(
+                console, path.with_suffix(".png"), functools.partial(pictures.board, jobs, looks)
+            )
         title = jobs[0].report.title if alone else experiment.name
         _write_page(console, path, title, jobs, spec.command(experiment, jobs[0].results))
-
-
-def _results(job: Job) -> Any:
-    return pictures.results(job, pictures.looks([job]))
-
-
-def _board(jobs: Sequence[Job]) -> Any:
-    return pictures.board(jobs, pictures.looks(jobs))
 
 
 def _read(experiment: Path, scale: str, runs: Path) -> dict[Path, Job]:

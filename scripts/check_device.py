@@ -330,9 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check, measure, write and print; return 1 if a call disagrees."""
     parser = Parser(__doc__)
     parser.add_names("--encodings", [*encodings.names(), *COMPOSED])
-    parser.add_argument(
-        "--minutes", type=float, default=5, help="after which nothing more is begun"
-    )
+    parser.add_argument("--minutes", type=float, default=5, help="then nothing more is begun")
     parser.add_names("--parts", ["checks", "speeds"])
     parser.add_names("--calls", CALLS)
     parser.add_argument("--out", type=Path, default=provenance.ROOT / "docs" / "devices")

@@ -49,8 +49,8 @@ def weights(name: str, length: int) -> np.ndarray:
     token = jax.random.normal(jax.random.key(0), (HEADS * length,))
     x = encoding.embed(jnp.tile(token, (length, 1)), jnp.arange(length))
     heads = x.reshape(1, length, HEADS, length)
-    attention_helpers = None if encoding.adds_to_input() else encoding
-    return np.asarray(of_last(attention_helpers, x[None], heads, heads))
+    used = None if encoding.adds_to_input() else encoding
+    return np.asarray(of_last(used, x[None], heads, heads))
 
 
 def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Array) -> Array:
@@ -74,22 +74,12 @@ def of_last(encoding: Encoding | None, x_1TD: Array, q_1TNH: Array, k_1TNH: Arra
 def draw(names: Sequence[str], length: int) -> Figure:
     """Draw a panel for each of these schemes."""
     rows = -(-len(names) // COLUMNS)
-    figure, panels = plt.subplots(
-        rows,
-        COLUMNS,
-        figsize=(3 * COLUMNS, 2.2 * rows),
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = plt.figure(figsize=(3 * COLUMNS, 2.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, sharex=True, squeeze=False)
     for panel, name in zip(panels.flat, names, strict=False):
         for head, line in enumerate(weights(name, length)):
-            panel.plot(
-                line,
-                color=plt.get_cmap("viridis")(head / HEADS),
-                linewidth=1.2,
-                label=f"head {head}",
-            )
+            color = plt.get_cmap("viridis")(head / HEADS)
+            panel.plot(line, color=color, linewidth=1.2, label=f"head {head}")
         panel.set_title(name, fontsize=10)
         panel.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in panel.lines))
         panel.tick_params(labelsize=7)
@@ -126,10 +116,8 @@ class Training:
 
     def decoder(self, name: str) -> Decoder:
         """Return the untrained model of two layers."""
-        config = TransformerConfig(
-            num_layers=2, features=16 * HEADS, num_heads=HEADS,
-            encodings=(name,),
-        )  # fmt: skip
+        sizes: Any = {"num_layers": 2, "features": 16 * HEADS, "num_heads": HEADS}
+        config = TransformerConfig(encodings=(name,), **sizes)
         return Decoder(config, vocab_size=self.vocabulary, rngs=nnx.Rngs(0))
 
     def rows(self, key: Array, count: int, length: int) -> Array:
@@ -203,12 +191,9 @@ def draw_scheme(name: str, training: Training) -> Figure:
     for panel, (title, model) in zip(panels, models.items(), strict=True):
         for number, layer in enumerate(of_layers(model, longest)):
             for head, line in enumerate(layer):
-                panel.plot(
-                    np.maximum(line, LEAST),
-                    color=plt.get_cmap(SHADES[number])(0.45 + 0.5 * head / HEADS),
-                    linewidth=0.9,
-                    label=f"layer {number + 1}" if head == HEADS - 1 else None,
-                )
+                color = plt.get_cmap(SHADES[number])(0.45 + 0.5 * head / HEADS)
+                label = f"layer {number + 1}" if head == HEADS - 1 else None
+                panel.plot(np.maximum(line, LEAST), color=color, linewidth=0.9, label=label)
         panel.axvline(training.length, color="black", linewidth=0.8, linestyle="--")
         panel.axvspan(training.length, longest, color="0.93")
         panel.set_title(title, fontsize=8)
@@ -237,18 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--output", default="docs/gallery.png", type=Path)
     parser.add_argument("--length", default=128, type=int, help="tokens")
-    parser.add_argument(
-        "--schemes",
-        nargs="*",
-        metavar="NAME",
-        help="draw one picture for each of these, or for all",
-    )
-    parser.add_argument(
-        "--folder", default="docs/encodings", type=Path, help="where these pictures go"
-    )
-    parser.add_argument(
-        "--steps", default=Training.steps, type=int, help="of training for these pictures"
-    )
+    parser.add_argument("--schemes", nargs="*", metavar="NAME", help="a picture for each, or all")
+    parser.add_argument("--folder", default="docs/encodings", type=Path, help="of these pictures")
+    parser.add_argument("--steps", default=Training.steps, type=int, help="of their training")
     options = parser.parse_args(arguments)
     if options.length < 2 or options.length % 2:
         parser.error(f"--length must be even and at least 2, got {options.length}")

@@ -43,7 +43,8 @@ class Epochs:
     def __init__(self, count: int, entropy: tuple[int, ...]) -> None:
         self._count = count
         self._entropy = entropy
-        self._permutation = functools.lru_cache(maxsize=2)(self._draw_permutation)
+        draw = lambda epoch: np.random.default_rng((*entropy, epoch)).permutation(count)  # noqa: E731
+        self._permutation = functools.lru_cache(maxsize=2)(draw)
 
     def __getitem__(self, index: int) -> int:
         """Return the item at an index."""
@@ -52,6 +53,3 @@ class Epochs:
             seed = (sum(self._entropy) + epoch) % 2**32
             return int(index_shuffle(place, max_index=self._count - 1, seed=seed, rounds=4))
         return int(self._permutation(epoch)[place])
-
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((*self._entropy, epoch)).permutation(self._count)

@@ -18,7 +18,7 @@ from relpos.runs.restore import newest_step, restore_model
 from relpos.sections import flatten
 from relpos.terminal import printable
 from relpos.training import dropping
-from relpos.training.evaluation import evaluate, evaluate_text
+from relpos.training.evaluation import evaluate
 from relpos.training.run_config import config_class, read_stored
 from relpos.training.run_directory import is_locked
 from relpos.training.stored_run import notes_on_environment, read_run
@@ -223,11 +223,9 @@ class Run:
           UserError: `model` raises it, or the task does not support the split, lengths or text.
         """
         task = self.task
-        if not text:
-            return evaluate(task, self.model, split, lengths=lengths, console=console)
-        if not isinstance(task, ScoresText):
+        if text and not isinstance(task, ScoresText):
             raise UserError(f"--text is for language models: {self.config.task} is scored by split")
-        return evaluate_text(task, self.model, text, lengths=lengths, console=console)
+        return evaluate(task, self.model, split, lengths=lengths, text=text, console=console)
 
     @property
     def continues(self) -> bool:

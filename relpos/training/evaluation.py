@@ -28,38 +28,25 @@ def evaluate(
     *,
     lengths: Sequence[int] = (),
     brief: bool = False,
+    text: str = "",
     console: Console | None = None,
     complain: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """Score a split and return the records; a console shows a table of them and, on a terminal, a progress bar.
 
-    `lengths` and `brief` are those of `relpos.training.task.Task.cases`. `complain` is called with each reason why a
-    case has no score; the default prints it on the console.
+    `lengths` and `brief` are those of `relpos.training.task.Task.cases`. A `text` is a file, glob or folder to score
+    instead of the split, with a task that is a `ScoresText`. `complain` is called with each reason why a case has no
+    score; the default prints it on the console.
 
     Raises:
       UserError: the split is unknown, or one of `lengths` cannot be scored.
     """
-    cases = task.cases(model, split, lengths=lengths, brief=brief)
-    return _evaluate(task, model, cases, split, bool(lengths), console, complain)
-
-
-def evaluate_text(
-    task: Task, model: nnx.Module, path: str, *, lengths: Sequence[int], console: Console | None
-) -> list[Record]:
-    """Score a file, glob or folder like `evaluate`. The task must be a `ScoresText`."""
-    cases = task.text_cases(model, path, lengths=lengths)  # type: ignore[attr-defined]
-    return _evaluate(task, model, cases, path, bool(lengths), console)
-
-
-def _evaluate(
-    task: Task,
-    model: nnx.Module,
-    cases: Sequence[Case],
-    name: str,
-    asked: bool,
-    console: Console | None,
-    complain: Callable[[str], None] | None = None,
-) -> list[Record]:
+    cases = (
+        task.text_cases(model, text, lengths=lengths)  # type: ignore[attr-defined]
+        if text
+        else task.cases(model, split, lengths=lengths, brief=brief)
+    )
+    name = text or split
     records: list[Record] = []
     complaints: dict[str, None] = {}
     with evaluating(name, cases, console) as shown:
@@ -67,7 +54,7 @@ def _evaluate(
             try:
                 records += [{"split": name, **record} for record in score(task, model, case)]
             except UserError as error:
-                if asked:
+                if lengths:
                     raise
                 complaints[str(error)] = None
     if console is not None:
