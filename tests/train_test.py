@@ -183,7 +183,7 @@ def test_a_signal_saves_and_leaves_the_directory_locked_until_then(environment, 
         while not process.stdout.readline().startswith("step 8/"):
             assert process.poll() is None, process.stderr.read()
         second = train(environment, tmp_path, endless)
-        assert second.returncode == 2
+        assert second.returncode == 3
         assert f"in use by another process (process {process.pid}" in second.stderr
         process.send_signal(signal.SIGINT)
         printed, complaints = process.communicate(timeout=60)

@@ -294,7 +294,7 @@ def test_an_option_reaches_the_task():
         ({"data.source": "bucket_sort", "data.sources.bucket_sort.letters": 0}, "letters"),
         ({"data.shortest": -1}, "shortest"),
         ({"data.source": "parity", "eval_lengths": "-3"}, "no length -3"),
-        ({"data.shortest": 8}, "less than the shortest that reverse is trained on, 8"),
+        ({"data.shortest": 8}, r"less than data\.shortest, 8"),
         ({"eval_lengths": "5,0"}, "'eval_lengths': reverse has no length 0"),
         ({"data.source": "lego", "data.shortest": 2, "eval_lengths": "27"}, "26 is the most"),
         ({"sequence_length": 0}, "sequence_length"),
