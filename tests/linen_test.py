@@ -10,7 +10,6 @@ from flax import nnx
 import relpos
 from relpos import encodings
 from relpos import linen as relpos_linen
-from tests.kinds import OF_EACH_CACHE, quick_for
 
 N, D = 3, 18
 X = jax.random.normal(jax.random.key(0), (2, 11, D))
@@ -21,7 +20,7 @@ def make(name, **options):
     return relpos_linen.RelativeAttention(N, encoding=name, options=nn.FrozenDict(options))
 
 
-@pytest.mark.parametrize("name", quick_for(OF_EACH_CACHE, NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_values_and_parameters_are_those_of_the_nnx_module(name):
     layer = make(name)
     variables = layer.init(jax.random.key(1), X)

@@ -1,5 +1,6 @@
 """The command `relpos`: what it runs, its help, and that the help's examples work."""
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -35,6 +36,7 @@ def printed(capsys, *arguments):
 @pytest.fixture(autouse=True)
 def _arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(process, "prepare", lambda: None)  # it starts the command's process anew
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -121,3 +123,15 @@ def test_help_of_train_tells_configs_sections_schemes_and_sources(capsys):
     for scheme in encodings.names():
         for option in encodings.options(scheme):
             assert re.search(rf" {scheme}: [^:]*\b{option}=", text), option
+
+
+def test_a_task_of_ones_own_is_found_where_the_command_is_given(tmp_path, capsys):
+    (tmp_path / "own_task_here.py").write_text("")
+    sys.path[:] = [
+        path for path in sys.path if path not in ("", str(tmp_path))
+    ]  # a console script's
+    assert importlib.util.find_spec("own_task_here") is None
+    printed(capsys, "--version")
+    importlib.invalidate_caches()
+    assert importlib.util.find_spec("own_task_here") is not None
+    assert sys.path[-1] == str(tmp_path)  # it hides nothing that is installed

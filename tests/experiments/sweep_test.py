@@ -17,7 +17,7 @@ from rich.console import Console
 from relpos import report, sweep
 from relpos.errors import UserError
 from relpos.experiments import job as job_lib
-from relpos.experiments import pictures, pool, results, spec
+from relpos.experiments import pictures, pool, provenance, results, spec
 from relpos.runs import Run
 from relpos.sections import show
 from relpos.training import run_config
@@ -551,3 +551,9 @@ def test_a_run_that_another_process_took_first_has_not_failed(experiment, monkey
     )
     assert told == ["in use by another process, left alone"] * 2
     assert not list(experiment.parent.glob("runs/**/*.failed"))
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    assert provenance.commit() or not (ROOT / ".git").exists()
+    monkeypatch.setenv("PATH", "")
+    assert provenance.commit() == ""
