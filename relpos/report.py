@@ -45,15 +45,15 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--scale", help="of an experiment; default: all that have figures")
     parser.add_argument(
-        "--runs", type=cli.directory, default=Path("runs"), metavar="DIR", help="as of relpos sweep"
+        "--runs", type=cli.directory, metavar="DIR", help="as of relpos sweep (default: runs)"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="of runs without a sweep")
     flags = parser.parse_args(argv)
     console = Console()
     others = [path for path in flags.paths if not (path / "config.json").exists()]
     if not others:
-        if flags.scale:
-            raise UserError("--scale is for experiments; run directories have none")
+        if flags.scale or flags.runs:
+            raise UserError("--scale and --runs are for experiments, not for run directories")
         _write_runs(console, job_lib.of_runs(flags.paths), flags.output)
         return
     if len(flags.paths) > 1 or flags.output:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
             "alone, and without --output"
         )
     (experiment,) = flags.paths
-    found = _read(experiment, flags.scale or "*", flags.runs)
+    found = _read(experiment, flags.scale or "*", flags.runs or Path("runs"))
     alone = next(iter(found)).parents[1] == experiment  # the only job
     for path, job in found.items():
         _write(console, path.with_suffix(".md"), tables.markdown(job))

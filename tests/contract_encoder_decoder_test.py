@@ -68,10 +68,10 @@ def sees_the_past_alone(name):
 
 PLACES = list(places())
 # What sees the past alone stands in the decoder alone, where the contract of decoders sees it too. Of those that fill
-# the same slots, or add to the input, one is quick.
+# the same slots, or add to the input, one is quick; a mix of heads and a network of pairs are quick in decoders.
 ALIKE = (
-    "cpb_2d", "fope", "hope", "huang", "kerple", "learned", "mrope", "music", "pope", "rope_2d", "sandwich", "sink",
-    "table_2d", "tisa", "tupe",
+    "cpb_2d", "dape", "fire", "fope", "hope", "huang", "kerple", "learned", "mrope", "music", "pope", "rope_2d",
+    "sandwich", "sink", "table_2d", "tisa", "transformer_xl", "tupe",
 )  # fmt: skip
 FEW = [
     place

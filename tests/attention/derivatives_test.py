@@ -51,7 +51,8 @@ def marks(name):
     """What is no table, vector or rotation may have derivatives of its own; of the others EverySlot has one each."""
     slots = encodings.scheme(name).overridden & SLOTS
     by_itself = "block_bias" in slots or slots - EverySlot.overridden
-    alike = name in ("cope", "fire", "wall")  # path walks too, fox has a bias of pairs
+    # path walks too, fox and grape_ap have a bias of pairs, dape a network, transformer_xl a table of distances.
+    alike = name in ("cable", "cope", "cpb_2d", "fire", "grape_a", "irpe", "sandwich", "wall")
     return () if by_itself and not alike else pytest.mark.long
 
 

@@ -53,10 +53,22 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-@pytest.mark.parametrize("scheme", [Whole, Others, Mixing])
+# Each attribute alone is quick in one kind of call, both together in every kind.
+ALONE = [(Whole, "scattered"), (Others, "both sides")]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kind"),
+    [
+        pytest.param(
+            scheme, kind, marks=() if scheme is Mixing or (scheme, kind) in ALONE else pytest.mark.long
+        )
+        for scheme in (Whole, Others, Mixing)
+        for kind in KINDS
+    ],
+)  # fmt: skip
 def test_paths_agree(scheme, kind):
-    assert_paths_agree(scheme(), kind, [BLOCKS], ["blockwise"])
+    assert_paths_agree(scheme(), KINDS[kind], [BLOCKS], ["blockwise"])
 
 
 @pytest.mark.parametrize("path", ["reference", "blockwise"])

@@ -72,8 +72,9 @@ def test_a_run_directory_runs_no_code(toy_config, tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="it ran"):
             main([f"--workdir={tmp_path / 'run'}", "--trust_code", *more])
     report.main([str(tmp_path / "run"), f"--output={tmp_path / 'a.html'}"])
-    with pytest.raises(UserError, match="--scale is for experiments"):
-        report.main([str(tmp_path / "run"), "--scale=cpu"])
+    for flag in ("--scale=cpu", "--runs=runs"):
+        with pytest.raises(UserError, match="--scale and --runs are for experiments"):
+            report.main([str(tmp_path / "run"), flag])
     with pytest.raises(
         UserError, match=r"task: 'downloaded\.code' there, 'tests\.training\.toy' asked"
     ):

@@ -329,7 +329,7 @@ def test_a_model_that_points_at_the_answers_is_always_right(tmp_path, monkeypatc
             return jnp.where(batch["candidates"][:, None], known * sure * target, -1e9)
 
         monkeypatch.setattr("relpos.tasks.question_answering._logits", oracle)
-        for question in task.corpus.splits["train"]:  # where it stands, not only what it says
+        for question in task.corpus.splits["train"][::5]:  # where it stands, not only what it says
             case = task._case(blind(task), [question], 26, brief=True)
             answers = task._answers(case.items[1], means(task, blind(task), case)[1])
             if not question.impossible:

@@ -75,6 +75,7 @@ def test_a_run_with_sentencepiece_trains_and_is_scored(tmp_path):
     assert validation["pairs"] == 3
 
 
+@pytest.mark.long
 def test_it_learns_to_translate_and_finds_its_way_back(tmp_path):
     workdir = tmp_path / "run"
     config = small(
