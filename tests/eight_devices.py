@@ -127,8 +127,8 @@ def decoder(kind, name):
     return measure(kind, gradient_of(loss), state, [ROWS, ROWS], [tokens, segments])
 
 
-def encoder_decoder(kind, name, layers=2):
-    sides = TransformerConfig(encodings=(name,), num_layers=layers, **SIZES)
+def encoder_decoder(kind, name):
+    sides = TransformerConfig(encodings=(name,), num_layers=2, **SIZES)
     model = EncoderDecoder(
         encoder=sides, decoder=sides, source_vocab=7, target_vocab=7, rngs=nnx.Rngs(0)
     )
@@ -146,14 +146,10 @@ def as_accelerators_do(name, spec):
 
 QUICK = {
     "function, heads, t5": lambda: function("auto", "t5", HEADS),
-    "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
     "function, rows, shaw, dense": lambda: function("auto", "shaw", ROWS, "reference"),
     "explicit function, heads, t5": lambda: function("explicit", "t5", HEADS),
     "explicit function, sequence, alibi": lambda: function("explicit", "alibi", SEQUENCE),
     "explicit layer, rows, fox": lambda: layer("explicit", "fox"),
-    "explicit encoder-decoder of one layer, rows, rope": lambda: encoder_decoder(
-        "explicit", "rope", 1
-    ),
 }
 LONG = {
     **{
@@ -162,6 +158,7 @@ LONG = {
     },
     "function, mixed heads, dape": lambda: function("auto", "dape", HEADS),
     "explicit function, mixed heads, dape": lambda: function("explicit", "dape", HEADS),
+    "function, sequence, alibi": lambda: function("auto", "alibi", SEQUENCE),
     "function, heads, fox": lambda: function("auto", "fox", HEADS),
     "explicit layer, rows, shaw": lambda: layer("explicit", "shaw"),
     "layer, rows, t5": lambda: layer("auto", "t5"),
