@@ -37,11 +37,7 @@ def main(argv: Sequence[str]) -> None:
     """Read the flags and write the reports."""
     parser = cli.Parser(prog="relpos report", description=__doc__ or "")
     parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="an experiment, a sweep's --runs, or runs",
+        "paths", nargs="+", type=Path, metavar="DIR", help="experiment, --runs of a sweep, or runs"
     )
     parser.add_argument("--scale", help="of an experiment; default: all that have figures")
     parser.add_argument(

@@ -31,6 +31,7 @@ from rich.text import Text
 from relpos import cli
 from relpos.errors import UserError
 from relpos.experiments import spec
+from relpos.experiments.measures import Report
 from relpos.experiments.pool import INTERRUPTED, Pool, workers
 from relpos.experiments.trial import FAILED, Trial
 from relpos.runs.run import FINISHED
@@ -62,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         if not flags.scale:
             raise UserError("--scale is missing: one of those in sweep.toml")
         jobs = spec.read_all(flags.experiment, flags.scale, flags.runs or Path("runs"))
+        for folder in spec.jobs(flags.experiment):
+            Report.of_job(folder)  # before hours of runs
         shown = flags.experiment
     else:
         if not (flags.config and flags.grid and flags.runs) or flags.scale:
@@ -84,10 +87,8 @@ def main(argv: Sequence[str]) -> int:
     )
     for job in jobs:
         if gone := sum(not trial.workdir.exists() for trial in job.trials if trial.kept):
-            say(
-                console,
-                f"{gone} finished runs are known only from {job.results}; remove it to run them again",
-            )
+            known = f"{gone} finished runs are known only from {job.results}"
+            say(console, f"{known}; remove it to run them again")
     _train(jobs, waiting, at_once, console)
     for job in jobs:
         job.write_results()

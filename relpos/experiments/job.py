@@ -216,10 +216,8 @@ def read(folder: Path, scale: str, runs: Path | None = None) -> Job:
       UserError: a file is missing or invalid.
     """
     found = results.read(folder / "results" / f"{scale}.json")
-    if not (folder / "sweep.toml").exists():
-        return Job(folder.name, Report.suggested(found, folder.name), found, runs)
-    section = spec.plain(folder).get("report", {})
-    return Job(folder.name, Report.of_section(section, str(folder / "sweep.toml")), found, runs)
+    report = Report.of_job(folder) if (folder / "sweep.toml").exists() else None
+    return Job(folder.name, report or Report.suggested(found, folder.name), found, runs)
 
 
 def of_runs(paths: Iterable[Path]) -> Job:

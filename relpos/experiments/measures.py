@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from relpos.errors import UserError, did_you_mean
@@ -103,6 +104,12 @@ class Report:
         return (self.inside, self.result, *self.more)
 
     @classmethod
+    def of_job(cls, folder: Path) -> "Report | None":
+        """Return the report that the sweep.toml of a job defines, if any; see `of_section`."""
+        section = spec.plain(folder).get("report")
+        return None if section is None else cls.of_section(section, str(folder / "sweep.toml"))
+
+    @classmethod
     def of_section(cls, section: Mapping[str, Any], where: str) -> "Report":
         """Read the section [report] of the sweep.toml at `where`.
 
@@ -124,10 +131,8 @@ class Report:
             raise UserError(
                 f"{where}: better = {section['better']!r}{did_you_mean(str(section['better']), BETTER)}"
             )
-        if ("least" in section["in_distribution"]) == ("most" in section["in_distribution"]):
-            raise UserError(
-                f"{where}: [report.in_distribution] needs 'least' where higher is better, else 'most', and not both"
-            )
+        if {"least", "most"} <= set(section["in_distribution"]):
+            raise UserError(f"{where}: [report.in_distribution] has both 'least' and 'most'")
         plain = {key: section[key] for key in ("x", "series", "title", "better")}
         plain |= {key: section[key] for key in ("digits", "costs") if key in section}
         try:

@@ -132,8 +132,8 @@ def test_the_better_one_is_the_best_and_a_task_is_learned_from_above_or_below():
         ({"better": "hihger"}, "did you mean 'higher'"),
         ({"better": None}, "no 'better'"),
         ({"title": None}, "no 'title'"),
-        ({"in_distribution": {"name": "a"}}, "needs 'least'"),
-        ({"in_distribution": {"name": "a", "least": 1, "most": 2}}, "and not both"),
+        ({"in_distribution": {"name": "a"}}, "missing 1 required positional argument: 'value'"),
+        ({"in_distribution": {"name": "a", "least": 1, "most": 2}}, "both 'least' and 'most'"),
         ({"result": {"name": "a"}}, "missing 1 required positional argument: 'value'"),
     ],
 )

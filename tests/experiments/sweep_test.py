@@ -18,6 +18,7 @@ from relpos import report, sweep
 from relpos.errors import UserError
 from relpos.experiments import job as job_lib
 from relpos.experiments import pictures, pool, provenance, results, spec
+from relpos.experiments.measures import Report
 from relpos.runs import Run
 from relpos.sections import show
 from relpos.training import run_config
@@ -495,6 +496,7 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
     folders = [job for experiment in experiments for job in spec.jobs(experiment)]
     assert {path.parent for path in (ROOT / "experiments").rglob("sweep.toml")} == set(folders)
     for folder in folders:
+        assert Report.of_job(folder)
         found = [spec.read(folder, scale, tmp_path) for scale in ("smoke", "cpu", "full")]
         asked = set()  # runs of one setting differ by seed and scheme, which any config takes
         for each in found:
@@ -512,6 +514,8 @@ def test_every_experiments_sweeps_are_of_keys_that_there_are(tmp_path):
         ('[set]\n"steps"', '[sets]\n"steps"', "unknown key 'sets': did you mean 'set'"),
         ('"steps" = 2', '"stps" = 2', "unknown config key 'stps': did you mean 'steps'"),
         ('"seed" = [0]', '"seed" = ["a"]', "config key 'seed' must be"),
+        ('better = "lower"', 'better = "less"', "better = 'less'"),
+        ('title = "a toy"', "", r"\[report\] has no 'title'"),
         ('[scales.tiny.axes]', '[scales.tiny]\naxes = ["rope"]\n[x]', "unknown key 'x'"),
         ('[scales.broken.axes]', '[scales.tiny.axe]', r"\[scales.tiny\] has an unknown key 'axe'"),
     ],
