@@ -52,14 +52,12 @@ class Look:
 def looks(jobs: Sequence[Job]) -> dict[Any, Look]:
     """Return series -> look for all pictures, best series first. Only the best have colours."""
     ranked = list(leaderboard.ranking(jobs))
+    coloured = [name for name in ranked if name != leaderboard.BASELINE]
     if len(ranked) > MOST:
-        known = [name for name in ranked if any(job.mean(name) is not None for job in jobs)]
-        coloured = [name for name in known if name != leaderboard.BASELINE][:MOST]
-    else:
-        coloured = [name for name in ranked if name != leaderboard.BASELINE]
+        coloured = [name for name in coloured if any(job.mean(name) is not None for job in jobs)]
     found = {
         name: Look(color, "-" if number < MOST / 2 else "--")
-        for number, (name, color) in enumerate(zip(coloured, COLORS, strict=False))
+        for number, (name, color) in enumerate(zip(coloured[:MOST], COLORS, strict=False))
     }
     if leaderboard.BASELINE in ranked:
         found[leaderboard.BASELINE] = Look(INK, ":")
@@ -92,9 +90,8 @@ def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None
     panel.plot(xs, means, **look.line)
     if look.highlighted and any(len(values[at]) > 1 for at in xs):
         spread = np.array([statistics.stdev(v) if len(v := values[at]) > 1 else 0 for at in xs])
-        panel.fill_between(
-            xs, means - spread, means + spread, color=look.color, alpha=0.15, linewidth=0
-        )
+        area = {"color": look.color, "alpha": 0.15, "linewidth": 0}
+        panel.fill_between(xs, means - spread, means + spread, **area)
 
 
 def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
@@ -113,7 +110,7 @@ def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
 
 
 def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
-    """Draw the means by `x` with bands, or for a single x, a row per series."""
+    """Draw the means by `x` with bands and names, or for a single x, a row per series."""
     told = f"{job.report.result.name} ({job.report.better} is better)"
     there = {name: look for name, look in drawn_as.items() if name in job.series}
     if len(job.xs) == 1:
@@ -131,7 +128,7 @@ def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
             if value is not None and not row.learned:
                 panel.plot(job.xs.index(row.x), value, marker="x", color=look.color, markersize=4)
     panel.set_xticks(range(len(job.xs)), list(map(str, job.xs)))
-    return panel.figure
+    return _with_names(panel, there)
 
 
 def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> Any | None:
@@ -165,9 +162,13 @@ def named_lengths(job: Job) -> Any:
     drawn = lengths(job, drawn_as)
     if drawn is None:
         return results(job, drawn_as)
-    (panel,) = drawn.axes
+    return _with_names(drawn.axes[0], drawn_as)
+
+
+def _with_names(panel: Any, drawn_as: Mapping[Any, Look]) -> Any:
+    """Write the highlighted names at the ends of their lines, and return the figure."""
     colors = {look.color: name for name, look in drawn_as.items() if look.highlighted}
-    lines = [line for line in panel.lines if line.get_color() in colors]
+    lines = [x for x in panel.lines if x.get_color() in colors and x.get_marker() != "x"]
     low, high = panel.get_ylim()
     height = -float("inf")
     for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
@@ -176,7 +177,7 @@ def named_lengths(job: Job) -> Any:
             str(colors[line.get_color()]), (line.get_xdata()[-1], height), (6, 0), color=line.get_color(),
             textcoords="offset points", va="center", fontsize=7, annotation_clip=False,
         )  # fmt: skip
-    return drawn
+    return panel.figure
 
 
 def curves(job: Job, drawn_as: Mapping[Any, Look], split: str) -> Any | None:

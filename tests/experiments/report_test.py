@@ -92,6 +92,7 @@ def test_the_mean_of_seeds_has_a_band_and_what_has_not_learned_is_a_cross():
     curves = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata()) == 3]
     assert curves == [[3.5, 5.5, 7.5]]
     assert [line.get_ydata() for line in axes.lines if line.get_marker() == "x"] == [[1]]
+    assert [text.get_text() for text in axes.texts] == ["a"]
     (band,) = axes.collections
     (corners,) = (path.vertices for path in band.get_paths())
     np.testing.assert_allclose(corners[:, 1].min(), 3.5 - 0.5**0.5)
