@@ -57,7 +57,7 @@ def looks(jobs: Sequence[Job]) -> dict[Any, Look]:
         coloured = [name for name in coloured if any(job.mean(name) is not None for job in jobs)]
     found = {
         name: Look(color, "-" if number < MOST / 2 else "--")
-        for number, (name, color) in enumerate(zip(coloured[:MOST], COLORS, strict=False))
+        for number, (name, color) in enumerate(zip(coloured, COLORS, strict=False))
     }
     if leaderboard.BASELINE in ranked:
         found[leaderboard.BASELINE] = Look(INK, ":")

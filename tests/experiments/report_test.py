@@ -114,6 +114,13 @@ def test_close_results_are_told_apart_with_several_seeds_and_with_one():
     assert "| `5` | 0 | **4.540** | 1 | - | 0 | 0 |" in text
 
 
+def test_without_a_bound_every_run_has_learned():
+    inside = {"name": "inside", "split": "validation", "value": "loss"}
+    job = job_of(REPORT | {"in_distribution": inside}, results_of((3, 0, 0, 4), (3, 1, 99, 6)))
+    assert [row.learned for row in job.rows] == [True, True]
+    assert "Means are over all runs" in tables.markdown(job)
+
+
 def test_the_better_one_is_the_best_and_a_task_is_learned_from_above_or_below():
     results = results_of((3, 0, 0.2, 2), (5, 0, 0.4, 1), (7, 0, 0.6, 0))
     inside = {"name": "inside", "split": "validation", "value": "loss"}

@@ -525,6 +525,17 @@ def test_a_mistake_in_a_sweep_is_named_before_any_run(experiment, before, after,
     file.write_text(file.read_text().replace(before, after))
     with pytest.raises(UserError, match=rf"sweep\.toml.*{message}"):
         run(experiment, "tiny")
+    assert not (experiment.parent / "runs").exists()
+
+
+def test_a_sweep_without_a_report_section_is_reported_by_its_main_measure(experiment):
+    file = experiment / "sweep.toml"
+    file.write_text(file.read_text().partition("[report]")[0])
+    assert run(experiment, "tiny") == 0
+    report.main([str(experiment), f"--runs={experiment.parent / 'runs'}"])
+    page = (experiment / "results" / "tiny.md").read_text()
+    assert page.count("| finished |") == 2
+    assert "Means are over all runs" in page
 
 
 def test_a_config_that_has_changed_since_a_run_is_told(experiment):
