@@ -7,7 +7,7 @@ A sweep's report is written beside its figures in results/: tables (.md), a self
 (.html) and the first picture (.png). Every run, even a failed one, has a row with its in-distribution figure and its
 result. Means are given with the sample standard deviation over runs (n - 1), to two significant digits. They exclude
 runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets tables
-for each job, and a page and a table with a row per scheme in its own results/.
+for each job, and in its own results/ a page and, if each job has a single x, a table with a row per scheme.
 
 Training curves and learned biases require the run directories, below ``--runs``.
 
@@ -68,12 +68,10 @@ def main(argv: Sequence[str]) -> None:
         jobs = [job for path, job in found.items() if path.stem == scale]
         path = experiment / "results" / f"{scale}.html"
         path.parent.mkdir(exist_ok=True)
-        if not alone:
+        if not alone and leaderboard.suits(jobs):
             _write(console, path.with_suffix(".md"), leaderboard.markdown(jobs))
-            looks = pictures.looks(jobs)
-            _picture(
-                console, path.with_suffix(".png"), functools.partial(pictures.board, jobs, looks)
-            )
+            draw = functools.partial(pictures.board, jobs, pictures.looks(jobs))
+            _picture(console, path.with_suffix(".png"), draw)
         title = jobs[0].report.title if alone else experiment.name
         _write_page(console, path, title, jobs, spec.command(experiment, jobs[0].results))
 

@@ -73,18 +73,14 @@ def main(argv: Sequence[str]) -> int:
         shown = flags.runs
     trials = in_turn(jobs)
     if others := [f"{trial.workdir}: {why}" for trial in trials for why in trial.other_settings()]:
-        raise UserError(
-            "\n".join([*others, "Remove these run directories, or give another --runs."])
-        )
+        others.append("Remove these run directories, or give another --runs.")
+        raise UserError("\n".join(others))
     skipped = {FINISHED} if flags.retry else {FINISHED, FAILED}
     states = [trial.state for trial in trials]
     waiting = [trial for trial in trials if trial.state not in skipped]
     at_once = max(1, min(flags.workers, len(waiting)))  # more would leave cores idle
-    say(
-        console,
-        f"{len(trials)} runs: {states.count(FINISHED)} finished, "
-        f"{states.count(FAILED)} failed, {len(waiting)} to do, {at_once} at once",
-    )
+    told = f"{len(trials)} runs: {states.count(FINISHED)} finished, {states.count(FAILED)} failed"
+    say(console, f"{told}, {len(waiting)} to do, {at_once} at once")
     for job in jobs:
         if gone := sum(not trial.workdir.exists() for trial in job.trials if trial.kept):
             known = f"{gone} finished runs are known only from {job.results}"

@@ -8,6 +8,11 @@ from relpos.experiments.job import Job
 BASELINE = "none"  # the reference for speeds
 
 
+def suits(jobs: Sequence[Job]) -> bool:
+    """Return whether each job has a single x: runs at several are not repetitions of one another."""
+    return all(len(job.xs) == 1 for job in jobs)
+
+
 def beaten(jobs: Sequence[Job], scheme: str) -> float:
     """Return the share of other schemes with a worse mean, averaged over the scheme's jobs. Ties count half."""
     shares = []
@@ -77,8 +82,8 @@ def note(jobs: Sequence[Job]) -> str:
 def markdown(jobs: Sequence[Job]) -> str:
     """Return the table as Markdown, with the schemes that beat the most others first."""
     made = "; ".join(dict.fromkeys(job.made_with for job in jobs))
-    scale = f"Scale {jobs[0].results['scale']}; {made}."
-    return "\n".join([scale, "", note(jobs), "", *table(jobs)]) + "\n"
+    head = [f"Scale {jobs[0].results['scale']}; {made}.", "", note(jobs), ""]
+    return "\n".join([*head, *table(jobs), ""])
 
 
 def table(jobs: Sequence[Job]) -> list[str]:

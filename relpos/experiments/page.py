@@ -43,7 +43,7 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
 
     Args:
       title: title of the experiment.
-      jobs: its jobs at one scale. With several jobs, the page begins with the leaderboard.
+      jobs: its jobs at one scale. With several that it suits, the page begins with the leaderboard.
       command: the command that trains the runs, or "".
 
     Raises:
@@ -56,7 +56,7 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
         f"<p>Scale {html.escape(jobs[0].results['scale'])}; {html.escape(made)}.</p>",
         f"<pre>{html.escape(command)}</pre>" if command else "",
     ]
-    if len(jobs) > 1:
+    if len(jobs) > 1 and leaderboard.suits(jobs):
         parts += [_paragraph(leaderboard.note(jobs)), _table(leaderboard.table(jobs))]
     for job in jobs:
         parts += _job(job, drawn_as, several=len(jobs) > 1)

@@ -243,9 +243,8 @@ def _biases(run: Run) -> np.ndarray | None:
 def board(jobs: Sequence[Job], drawn_as: Mapping[Any, Look]) -> Any:
     """Draw a panel per job with a row per scheme."""
     drawn = figure(2.4 * len(jobs) + 1, 0.19 * len(drawn_as) + 1.2)
-    for job, panel in zip(
-        jobs, drawn.subplots(1, len(jobs), sharey=True, squeeze=False)[0], strict=True
-    ):
+    panels = drawn.subplots(1, len(jobs), sharey=True, squeeze=False)[0]
+    for job, panel in zip(jobs, panels, strict=True):
         _plain(panel)
         _dots(panel, job, drawn_as)
         panel.set_title(f"{job.name}\n{job.report.better} is better", fontsize=9)

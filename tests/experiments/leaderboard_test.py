@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relpos import report
-from relpos.experiments import leaderboard, pictures
+from relpos.experiments import leaderboard, page, pictures
 from relpos.experiments.job import Job
 from relpos.experiments.measures import Report
 
@@ -78,6 +78,16 @@ def test_the_page_has_a_row_for_each_scheme_with_its_costs():
     assert rows[0].endswith("| 0.86x | 128 |")
     assert rows[1].endswith("| 1.00x | 0 |")
     assert rows[3].endswith("| - | - |")
+
+
+def test_runs_at_several_x_are_no_repetitions_of_one_another():
+    one, several = job("a", A), job("b", B, **LOWER)
+    assert leaderboard.suits([one, several])
+    assert "beats" in page.page("both", [one, several], "")
+    several.results["runs"][0]["point"]["sequence_length"] = 16
+    several = Job("b", several.report, several.results)
+    assert not leaderboard.suits([one, several])
+    assert "beats" not in page.page("both", [one, several], "")
 
 
 @pytest.mark.parametrize("costs", [False, True])
