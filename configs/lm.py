@@ -1,4 +1,4 @@
-"""A byte-level language model on text that every Python installation carries.
+"""A byte-level language model on text in every Python installation.
 
     relpos train --config lm --workdir runs/lm
 

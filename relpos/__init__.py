@@ -23,7 +23,7 @@ _MODULES = {"RelativeAttention": "relpos.nn", "load_run": "relpos.runs"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: the commands prepare their process before JAX is imported."""
+    """Import lazily: commands prepare their process before JAX is imported."""
     if name in ("attention", "encodings", "linen", "nn", "places", "positions"):
         return importlib.import_module(f"relpos.{name}")  # `relpos.attention` may be called
     if name not in _MODULES:

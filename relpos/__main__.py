@@ -1,4 +1,4 @@
-"""The command ``relpos``, which is ``python -m relpos`` too, and ``relpos-train`` and its likes for each command."""
+"""The command ``relpos``, also ``python -m relpos``, and ``relpos-train`` and so on, one per command."""
 
 import importlib
 import sys
@@ -11,12 +11,12 @@ from relpos import cli
 from relpos.errors import UserError, did_you_mean
 
 COMMANDS = ("train", "evaluate", "predict", "sweep", "report")
-_PLAIN = ("sweep", "report")  # do not train themselves: what they start prepares its own process
+_PLAIN = ("sweep", "report")  # train in child processes, which prepare themselves
 _USAGE = f"usage: relpos {{{','.join(COMMANDS)}}} ...   or: relpos --help, relpos --version"
 
 
 def run_command(argv: Sequence[str]) -> int | None:
-    """Run the command that the first argument names on the others; return its exit code.
+    """Run the command in the first argument on the rest; return its exit code.
 
     Raises:
       UserError: there is no such command.
@@ -46,7 +46,7 @@ def main() -> NoReturn:
     """Run the command line and exit. Called as ``relpos-NAME`` it is the command NAME."""
     _, dash, command = Path(sys.argv[0]).name.partition("relpos-")
     given = [command] if dash and command in COMMANDS else []
-    sys.path.append(str(Path.cwd()))  # where a task of your own may stand, as for python -m
+    sys.path.append(str(Path.cwd()))  # where a task of your own may be, as for python -m
     start = cli.run if [*given, *sys.argv[1:]][:1] in [[name] for name in _PLAIN] else cli.command
     start(lambda argv: run_command([*given, *argv]))
 

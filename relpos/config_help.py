@@ -1,4 +1,4 @@
-"""What --help says of the configs that come with relpos; all of it is read from them."""
+"""The --help text on shipped configs, schemes and positions, read from the code."""
 
 import ast
 import shutil
@@ -16,7 +16,7 @@ def describe() -> str:
     lines, tasks = ["configs:"], set()
     for name, path in config_files.shipped().items():
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        title, command = text.split("\n\n")[:2]
+        title, command = [*text.split("\n\n"), ""][:2]
         lines += [_item(name, [title]), f"    {command.strip()}"]
         tasks.add(config_files.read_file(path)["task"])
     defaults = {task: to_plain(run_config.config_class(task)(task=task)) for task in sorted(tasks)}
@@ -40,7 +40,7 @@ def describe() -> str:
     lines += [_item(name, _values(encodings.options(name))) for name in encodings.names()]
     lines += [
         "",
-        "positions (--config.positions=NAME, of language models, question answering and algorithmic tasks), options",
+        "positions (--config.positions=NAME, of tasks with a key `positions`), options",
         "(--config.places.NAME.OPTION=VALUE):",
     ]
     lines += [_item(name, _values(places.options(name))) for name in places.names()]

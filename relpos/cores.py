@@ -83,7 +83,7 @@ def total(sums: jax.Array) -> float:
 
 
 def own_key(key: jax.Array) -> jax.Array:
-    """Return a random key that differs between devices, inside a function of `by_rows`."""
+    """Return a random key that differs between devices, inside a `by_rows` function."""
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return key
     return jax.random.fold_in(key, jax.lax.axis_index(_ROWS))

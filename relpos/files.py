@@ -1,6 +1,7 @@
 """Write files completely or not at all, and read files without trusting their content."""
 
 import errno
+import itertools
 import json
 import os
 import stat
@@ -145,16 +146,13 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("nested too deeply") from None
     level = [value]
     for _ in range(MOST_LEVELS):
-        level = [
-            inner for outer in level if isinstance(outer, dict | list) for inner in _items(outer)
-        ]
+        items = (
+            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
+        )
+        level = list(itertools.chain.from_iterable(items))
     if level:
         raise ValueError(f"nested more than {MOST_LEVELS} deep")
     return value
-
-
-def _items(outer: dict | list) -> Any:
-    return outer.values() if isinstance(outer, dict) else outer
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -148,6 +148,6 @@ class AttentionFunction(nn.Module):
 def attention_fn(encoding: Encoding, *, causal: bool = False) -> AttentionFunction:
     """Return an `attention_fn` for `flax.linen.MultiHeadDotProductAttention`; see `relpos.nn.attention_fn`.
 
-    The encoding's parameters are in the layer's collection "params"; the encoding's values are the initial ones.
+    The encoding's parameters are in the layer's collection "params" and start from its values.
     """
     return AttentionFunction(encoding, causal)

@@ -40,7 +40,7 @@ def override(
     return changed
 
 
-# Some of them for "{[]: 1}" and deep nesting.
+# The last three: for "{[]: 1}" and deep nesting.
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
@@ -91,7 +91,7 @@ def _parse(text: str, hint: Any, key: str) -> Any:
 
 
 def _pieces(text: str) -> list[str]:
-    """Return the parts of a list: the texts of a Python literal as they are, or what stands between commas."""
+    """Return the parts of a list: a Python literal's strings unchanged, or the text between commas."""
     found = _literal(text)
     if isinstance(found, tuple) and all(isinstance(part, str) for part in found):
         return list(found)

@@ -1,11 +1,11 @@
 """Positions, segments and visibility: the rules that all attention paths share.
 
-Positions and segment ids are data. A position is any int32, or a real number, or has axes (row and column of an
-image); the distance of a query i and a key j is
+Positions and segment ids are data. A position is an int32, a real number, or one number per axis (row and column of an
+image); the distance from key j to query i is
 
     d = position of i - position of j        (d > 0: the key is in the past)
 
-The order of tokens is that of their positions if these are single numbers, otherwise that of their rows.
+Tokens are ordered by position if positions are single numbers, otherwise by index in the row.
 
 A segment id names the document that a token belongs to: tokens see only tokens of their own segment, and id 0 is
 padding, which sees nothing and is seen by nothing. The tokens of a segment must be contiguous: padding or another
@@ -93,13 +93,13 @@ class Consecutive:
 
 
 def consecutive(start: Int[Array, "*B"] | int) -> Consecutive:
-    """Return the positions start, start + 1, ..., of a chunk after a cache or of a shard of a row, for example.
+    """Return the positions start, start + 1, ..., for example of a chunk after a cache or a shard of a row.
 
     If both queries and keys have such positions, `relpos.attention` knows every distance from the index in the row, and
     is as fast as without positions.
 
     Args:
-      start: an integer, or an array of one integer, traced or not; or one for each row, [B].
+      start: an integer or integer scalar, traced or not; or one for each row, [B].
 
     Raises:
       ValueError: start is neither.
@@ -113,9 +113,9 @@ def consecutive(start: Int[Array, "*B"] | int) -> Consecutive:
 
 
 def axes(positions: Any, shape: tuple[int, ...]) -> int | None:
-    """Return the number of axes of positions [B, T, axes] or [T, axes], of tokens of shape [B, T]; None without axes.
+    """Return the number of axes of positions [B, T, axes] or [T, axes]; None without axes. `shape` is [B, T].
 
-    Where both readings are possible, positions are read as without axes.
+    Where both readings are possible, positions have no axes.
     """
     if isinstance(positions, Consecutive):
         return None
@@ -161,7 +161,7 @@ def angles(
     theta_M = theta_M / np.array(slower) if slower else theta_M
     stride_M = np.remainder(_STRIDE * theta_M, 2 * np.pi)
     stride_T = jnp.full_like(positions_T, _STRIDE)
-    # The remainder is exact, also for reals, and has the position's sign: small negative positions have no stride.
+    # The remainder is exact, even for reals, and has the position's sign: small negative positions have no stride.
     rest_T = jax.lax.rem(positions_T, stride_T)
     strides_T1 = jax.lax.div(positions_T - rest_T, stride_T)[:, None].astype(float)
     rest_T1 = rest_T[:, None].astype(float)
@@ -179,11 +179,11 @@ def waves(
 
 
 def _sines_and_cosines(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Compute both in float32, with an error of at most 3e-7 for |x| < 20,000.
+    """Return sin x and cos x in float32, with an error of at most 3e-7 for |x| < 20,000.
 
     XLA's own functions take five times as long on CPUs, as they use no vector instructions. The nearest multiple of
     pi/2 is subtracted from x in three parts, without rounding; the polynomials of Cephes' single precision library,
-    which are close to Taylor's, approximate the functions of the rest, which is at most pi/4.
+    which are close to Taylor's, approximate both for the remainder, at most pi/4.
     """
     quarters = jnp.round(x * (2 / np.pi))
     for part in (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8):
@@ -215,7 +215,7 @@ def visible(
       q_segments_T: query segment ids, 0 is padding; None: all tokens are in one segment.
       k_segments_S: key segment ids, likewise.
       causal: whether only keys with d >= 0 are visible.
-      window: only keys with |d| < window are visible, with window=1 the token itself; or a pair, see `Window`.
+      window: only keys with |d| < window are visible: only the token itself if 1; or a pair, see `Window`.
       itself: whether keys with d = 0 are visible.
     """
     d_TS = distances(q_positions_T, k_positions_S)

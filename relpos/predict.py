@@ -4,9 +4,9 @@
     relpos predict --workdir runs/cldr < sentences.txt
 
 Without prompts, every line of standard input is a prompt. A causal language model prints each prompt with its
-continuation, in order, separated by empty lines. Of a prompt longer than the longest evaluation window, only the last
-tokens are read; --context sets how many. Other models answer each prompt with one line. If a line cannot be answered,
-its output line is empty, the error goes to standard error, and the final exit code is 1:
+continuation, in order, separated by empty lines. A prompt longer than the longest evaluation window is cut to its last
+tokens; --context sets how many. Other models answer each prompt with one line. If a line cannot be answered, its output
+line is empty, the error goes to standard error, and the final exit code is 1:
 
 - masked language models fill in every [MASK] of a line with one token;
 - translation models translate the line;
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--max_tokens",
         type=int,
-        help="of a continuation; its default, as of the next, is the config's",
+        help="most tokens of a continuation; default: the config's",
     )
     parser.add_argument(
         "--context",
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UserError(f"--{error}") from None
     run = load_run(flags.workdir, flags.step, trust_code=flags.trust_code)
-    prompts = [_raw(prompt) for prompt in flags.prompts]
+    prompts = [prompt.encode("utf-8", "surrogateescape") for prompt in flags.prompts]  # as typed
     chunks = iter([prompts]) if prompts else _chunks()
     how = {"max_tokens": flags.max_tokens, "context": flags.context, "seed": flags.seed}
     answers = run.answers(chunks, **how, **given)
@@ -92,7 +92,7 @@ def _write(answers: Iterable[bytes | UserError], between: bytes) -> int:
 
 
 def _chunks() -> Iterator[list[bytes]]:
-    """Yield the lines of standard input in chunks as they arrive, so that interactive callers get prompt answers."""
+    """Yield the lines of standard input in chunks as they arrive, so that interactive callers need not wait."""
     begun: list[bytes] = []  # pieces of an incomplete line
     waiting: list[bytes] = []
     size = 0
@@ -124,11 +124,6 @@ def _more_is_there(source: io.BufferedReader) -> bool:
         return bool(select.select([source], [], [], 0)[0])
     except io.UnsupportedOperation:  # no file descriptor: the data are in memory
         return True
-
-
-def _raw(argument: str) -> bytes:
-    """Return the bytes of an argument as passed by the shell."""
-    return argument.encode("utf-8", "surrogateescape")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Process settings of commands: cores, the compilation cache and memory pages.
 
 JAX and the C library read them from the environment when they start. Variables already set are kept, and importing
-relpos sets none. Of the results, rounding and random draws (dropout, masked tokens, random positions) depend on the
-number of devices.
+relpos sets none. Rounding and random draws (dropout, masked tokens, random positions) depend on the number of devices.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ def prepare() -> None:
 def settings() -> dict[str, str]:
     """Return the environment variables to set, without those already set.
 
-    - JAX has a CPU device for each core, see `relpos.cores`.
+    - JAX has a CPU device per core, at most 8, see `relpos.cores`.
     - JAX caches compiled programs on disk, in the user's cache folder.
     - Memory uses large pages. A training step allocates and frees hundreds of megabytes, and the system would clear and
       map small pages one by one (docs/performance.md).
@@ -44,7 +43,7 @@ def settings() -> dict[str, str]:
     with contextlib.suppress(RuntimeError):  # no home directory
         found["JAX_COMPILATION_CACHE_DIR"] = str(_programs())
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        found["JAX_NUM_CPU_DEVICES"] = str(min(_cores(), MOST_DEVICES))
+        found["JAX_NUM_CPU_DEVICES"] = str(min(len(cores()), MOST_DEVICES))
     found = {name: value for name, value in found.items() if name not in os.environ}
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb" not in tunables:
@@ -52,11 +51,11 @@ def settings() -> dict[str, str]:
     return found
 
 
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
+def cores() -> set[int]:
+    """Return the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _programs() -> Path:

@@ -1,4 +1,4 @@
-"""A folder as a registry: each file defines one class, which has the file's name and options with defaults."""
+"""A folder as a registry: each file defines one class or function, known by the file's name, with options."""
 
 import importlib
 import inspect
@@ -54,21 +54,21 @@ def member(package: ModuleType, name: str, kind: type[Kind], what: str) -> type[
     if name not in names(package):
         raise ValueError(unknown(what, name, names(package)))
     module = importlib.import_module(f"{package.__name__}.{name}")
-    (found,) = (
+    found = [
         value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, kind)
-        and value.__module__ == module.__name__
-    )
-    return found
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, kind) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} must define one {kind.__name__}, defines {len(found)}")
+    return found[0]
 
 
 class Functions:
     """A package as a registry of functions: each file has one, whose keyword-only arguments are its options.
 
     Args:
-      package: by its dotted name.
+      package: its dotted name.
       function: what each file calls its function.
       what: what a file is, for messages.
     """
@@ -84,16 +84,22 @@ class Functions:
         """Return the function of a name.
 
         Raises:
-          ValueError: there is none; the nearest right name is told.
+          ValueError: there is none; the message suggests the nearest.
         """
         if name not in self.names():
             raise ValueError(unknown(self._what, name, self.names()))
-        return getattr(importlib.import_module(f"{self._package}.{name}"), self._function)
+        module = importlib.import_module(f"{self._package}.{name}")
+        if not hasattr(module, self._function):
+            raise TypeError(f"{module.__name__} must define a function {self._function}")
+        return getattr(module, self._function)
 
     def options(self, name: str) -> dict[str, Any]:
-        """Return option -> default of one of them."""
+        """Return option -> default of a function."""
         parameters = inspect.signature(self.find(name)).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if inspect.Parameter.empty in found.values():
+            raise TypeError(f"every option of {self._what} {name} needs a default: {found}")
+        return found
 
     def call(self, name: str, /, *given: Any, **chosen: Any) -> Any:
         """Call the function of a name.
@@ -101,7 +107,7 @@ class Functions:
         Args:
           name: one of `names()`.
           *given: its positional arguments.
-          **chosen: some of its options, checked by their defaults.
+          **chosen: some of its options, checked against the defaults.
 
         Raises:
           ValueError: the name, an option or its value is wrong.
@@ -118,7 +124,7 @@ def unknown(what: str, given: str, known: tuple[str, ...]) -> str:
 
 
 def check_options(name: str, chosen: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Check chosen options of a name by the known ones, option -> default.
+    """Check the chosen options of a name against the known ones.
 
     Raises:
       ValueError: an option is unknown, or its value fails `check_value`.
@@ -150,7 +156,8 @@ def check_value(key: str, value: Any, default: Any) -> None:
 def check_range(key: str, value: float, least: float, most: float = math.inf) -> None:
     """Check that an option is from `least` to `most`; the error names the option `key`, such as "rope.base"."""
     if not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        low, high = (f"{bound:g}" if isinstance(bound, float) else bound for bound in (least, most))
+        bounds = f"at least {low}" if most == math.inf else f"from {low} to {high}"
         raise ValueError(f"{key} must be {bounds}, got {value}")
 
 

@@ -6,8 +6,8 @@
 A sweep's report is written beside its figures in results/: tables (.md), a self-contained page with all pictures
 (.html) and the first picture (.png). Every run, even a failed one, has a row with its in-distribution figure and its
 result. Means are given with the sample standard deviation over runs (n - 1), to two significant digits. They exclude
-runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets tables
-for each job, and in its own results/ a page and, if each job has a single x, a table with a row per scheme.
+runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets these for
+each job and, in its own results/, a page and, if each job has a single x, a leaderboard (.md, .png).
 
 Training curves and learned biases require the run directories, below ``--runs``.
 
@@ -30,6 +30,7 @@ from relpos.errors import UserError
 from relpos.experiments import job as job_lib
 from relpos.experiments import leaderboard, page, pictures, spec, tables
 from relpos.experiments.job import Job
+from relpos.runs.run import WAITING, Run
 from relpos.training.progress import say
 
 
@@ -39,14 +40,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="DIR", help="experiment, --runs of a sweep, or runs"
     )
-    parser.add_argument("--scale", help="of an experiment; default: all that have figures")
+    parser.add_argument("--scale", help="of an experiment; default: all that have results")
     parser.add_argument(
-        "--runs", type=cli.directory, metavar="DIR", help="as of relpos sweep (default: runs)"
+        "--runs", type=cli.directory, metavar="DIR", help="as for relpos sweep (default: runs)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="of runs without a sweep")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="for runs without a sweep")
     flags = parser.parse_args(argv)
     console = Console()
-    others = [path for path in flags.paths if not (path / "config.json").exists()]
+    others = [path for path in flags.paths if Run(path).state == WAITING]
     if not others:
         if flags.scale or flags.runs:
             raise UserError("--scale and --runs are for experiments, not for run directories")
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if len(flags.paths) > 1 or flags.output:
         raise UserError(
-            f"{str(others[0])!r} is no run directory: it has no config.json. An experiment or a sweep is reported "
+            f"{str(others[0])!r} is not a run directory: it has no config.json. An experiment or a sweep is reported "
             "alone, and without --output"
         )
     (experiment,) = flags.paths

@@ -143,7 +143,7 @@ def keys(kind: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-# Texts that a list between commas would change.
+# Strings that a comma-separated list would change.
 _ODD = re.compile(r"""^$|,|^[\s'"(\[]|[\s'")\]]$""")
 
 
@@ -315,7 +315,7 @@ def _is_text(value: str) -> bool:
 
 
 def as_tuples(value: Any) -> Any:
-    """Replace lists by tuples, recursively."""
+    """Turn lists into tuples, recursively."""
     if isinstance(value, list | tuple):
         return tuple(as_tuples(inner) for inner in value)
     return value

@@ -22,7 +22,8 @@ def left_to_the_compiler(
       function: a function of trees of arrays, defined in a module; compiled once for the same static arguments.
       static: its first arguments, hashable.
       like: an array among its other arguments.
-      *axes: for each leading axis of the results, the axis of `like` that is sharded alike; None and beyond: none.
+      *axes: for each leading axis of the results, the axis of `like` with the same sharding; None or omitted:
+      unsharded.
     """
     sharding = jax.typeof(like).sharding
     if not sharding.mesh.explicit_axes:

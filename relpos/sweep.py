@@ -9,8 +9,8 @@ second form runs an experiment: a folder with a sweep.toml that defines the same
 
 Repeat the command to continue a sweep that was stopped. Finished runs are skipped, even if only their figures are left
 and not their directories. Failed runs are kept with their traceback and skipped unless ``--retry`` is given. Concurrent
-runs use separate cores. Ctrl-C, kill or closing the terminal stops all runs after each has saved. ``relpos report``
-shows the figures of all runs, which are stored in results/ of the experiment or of ``--runs``.
+runs use separate cores. On Ctrl-C, kill or a closed terminal, all runs save and stop. ``relpos report`` shows the
+figures of all runs, which are stored in results/ of the experiment or of ``--runs``.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
     """Read the flags and train the remaining runs; return the exit code."""
     parser = cli.Parser(prog="relpos sweep", description=__doc__ or "")
     parser.add_argument("experiment", nargs="?", type=Path, help="a folder with a sweep.toml")
-    parser.add_argument("--scale", help="of the experiment, as its sweep.toml calls it")
-    parser.add_argument("--config", metavar="NAME", help="as of relpos train, for --grid")
+    parser.add_argument("--scale", help="one of the scales in sweep.toml")
+    parser.add_argument("--config", metavar="NAME", help="as for relpos train, with --grid")
     parser.add_argument("--grid", action="append", metavar="KEY=VALUE,VALUE", help="an axis")
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", metavar="", help="replace a value of the config"
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         "--runs", type=cli.directory, metavar="DIR", help="where run directories go; default: runs"
     )
     parser.add_argument("--workers", type=int, default=workers(), help="runs at once")
-    parser.add_argument("--retry", action="store_true", help="run those that failed once more")
+    parser.add_argument("--retry", action="store_true", help="run failed runs again")
     flags, overrides = parser.parse_with_overrides(argv)
     if flags.workers < 1:
         raise UserError(f"--workers must be positive, got {flags.workers}")
@@ -118,7 +118,7 @@ def _train(
         next(job for job in jobs if trial in job.trials).write_results()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        say(console, "stopping: runs save; the same command continues")
+        say(console, "stopping: runs are saving; repeat to resume")
         pool.stop()
 
     progress = _Progress(console, waiting, name)

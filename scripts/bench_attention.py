@@ -9,7 +9,7 @@ Parts:
   bytes of temporaries, and the same for the peers that are installed;
 - short: batch 16 at T=128 ... 512, the usual training shape, against the dense path;
 - kinds: other shapes and rules at T=2048: bidirectional, cross, windows, packed, grouped queries, scattered positions,
-  a chunk of 512 behind 1536, bfloat16, dropout, softcap;
+  a chunk of 512 after 1536, bfloat16, dropout, softcap;
 - decode: one step of a layer with a cache of 4096 tokens;
 - memory: bytes of temporaries and compile time of forward + backward at T=8192 and 16384, compiled but not run;
 - devices (only if named, on a CPU): the heads on two CPU devices against all on one, at T=4096.
@@ -167,7 +167,7 @@ def _compiled(function, arguments) -> tuple[Callable[[], Any], float, int | None
 
 
 def measure(contestants: Sequence[Contestant], seconds: float, title: str) -> list[Row]:
-    """Let the contestants take turns for about so many seconds, but at least five rounds.
+    """Let contestants take turns for about `seconds`: at least 5 rounds, or 20 if some sit out.
 
     A contestant that takes over three times as long as the first one takes part only in every fourth round.
     """

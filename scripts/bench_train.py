@@ -12,10 +12,10 @@ Parts:
 - profile (only if named): where a step spends its time, by XLA operation; of the first name in --only.
 
 Each contestant is a process of its own, set up as the commands set up theirs (`relpos.process`: cores as devices, and
-large pages, which the others get too; settings of the environment win). They take turns: one works while the others
+large pages, which the others get too; existing environment variables win). They take turns: one works while the others
 wait, so that other load on the machine affects all of them. A turn is two calls, of which the second is timed: threads
-that have slept are slow to get back to the cores, and in a training loop they never sleep. The figures are medians
-with the interquartile range; ratios come first. Memory is the peak of the process minus what it held after its imports.
+that have slept are slow to get back to the cores, and in a training loop they never sleep. The figures are medians with
+the interquartile range; ratios come first. Memory is the peak of the process minus what it held after its imports.
 Other libraries are in the extra `bench`; one that is not installed is skipped, and a line says so.
 """
 
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if options.rounds < 2:
-        parser.error("--rounds must be at least 2: quartiles are taken of them")
+        parser.error("--rounds must be at least 2: quartiles need two")
     console = Console()
     record: dict[str, Any] = {
         "commit": provenance.commit(), "machine": provenance.machine(), "tables": {}

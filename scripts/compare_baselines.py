@@ -42,14 +42,14 @@ class Result(NamedTuple):
 
 
 def ngram_result(corpus: Corpus[bytes]) -> Result:
-    """The 5-gram model's bits per byte of the test split."""
+    """Return the 5-gram model's bits per byte of the test split."""
     model = WittenBell(corpus.splits["train"], order=ORDER)
     bits = model.bits_per_byte(corpus.splits["test"])
     return Result(f"{ORDER}-gram Witten-Bell", bits, "bytes, ends of documents included")
 
 
 def xz_result(corpus: Corpus[bytes]) -> Result:
-    """The bits per byte that the test split adds to the train split under xz."""
+    """Return the bits per byte that the test split adds to the train split under xz."""
     train, test = (b"".join(corpus.splits[split]) for split in ("train", "test"))
     # The smallest power of two, from 4 KiB up to the format's 1.5 GiB, that spans everything.
     window = min(max(4096, 1 << (len(train) + len(test) - 1).bit_length()), 3 << 29)
@@ -65,7 +65,7 @@ def xz_result(corpus: Corpus[bytes]) -> Result:
 
 
 def run_result(run: Run, corpus: Corpus) -> Result:
-    """What a run measured on the test split at its trained length.
+    """Return what a run measured on the test split at its trained length.
 
     Raises:
         DataError: the run belongs to another corpus, or has no such figure.
@@ -90,7 +90,7 @@ def run_result(run: Run, corpus: Corpus) -> Result:
 
 
 def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
-    """The results, beside how far each is below the n-gram model, which comes first."""
+    """Return the results, each relative to the n-gram model, which comes first."""
     size = sum(map(len, corpus.splits["test"]))
     shown = Table(title=f"{corpus.name} {corpus.version}, test split: {size:,} bytes")
     shown.add_column("model")
@@ -105,7 +105,7 @@ def table(results: Sequence[Result], corpus: Corpus[bytes]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; returns the process's exit status."""
+    """Print the table; return the process's exit status."""
     parser = Parser(__doc__)
     parser.add_argument("--workdir", action="append", default=[], type=Path, help="a run's folder")
     parser.add_argument("--source", default="library_text", help=", ".join(text.names()))

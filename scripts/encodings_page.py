@@ -287,7 +287,7 @@ def situations(name: str) -> str:
 
 
 class Measured:
-    """The benchmark figures in docs/."""
+    """The benchmark results in docs/."""
 
     def __init__(self, costs: Path = COSTS, steps: Path = STEPS):
         self.tables = _read(costs).get("results", {}) | _read(steps).get("tables", {})
@@ -411,7 +411,7 @@ interquartile range (±) is given where it exceeds a tenth.
 
 Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, with
 a line for each of the 4 heads of a layer. The model on the left is untrained. The one on the right was briefly trained
-on rows of 64 random tokens, to name at each token the one 5 positions before it. The title gives the share of correct
+on rows of 64 random tokens, to predict at each token the one 5 before it. The title gives the share of correct
 answers within 64 tokens and beyond, where the picture is grey (`python scripts/gallery.py --schemes`). This shows what
 a scheme can point at after a few steps, and what it does at distances that it never saw. It is not a ranking."""
 
@@ -444,7 +444,7 @@ def with_table(readme: str) -> str:
 
 
 def main() -> int:
-    """Write both; return the process's exit status."""
+    """Write page and table; return the process's exit status."""
     PAGE.write_text(page())
     README.write_text(with_table(README.read_text()))
     Console().print(f"{PAGE.relative_to(ROOT)}: {len(encodings.names())} schemes")

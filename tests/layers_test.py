@@ -138,10 +138,11 @@ MODULES = {module(path): path for path in FILES}
 def read_at_import(path):
     """The modules of relpos that a file needs before its own code has run."""
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+        if isinstance(node, ast.ImportFrom) and (node.module in MODULES or node.module == "relpos"):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                yield full if full in MODULES else node.module
+                if full in MODULES or node.module in MODULES:
+                    yield full if full in MODULES else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
 
@@ -151,6 +152,19 @@ def test_no_imports_go_in_circles():
     assert len([name for name, needed in graph.items() if needed]) > 100
     order = list(graphlib.TopologicalSorter(graph).static_order())  # else it raises the circle
     assert set(order) == set(MODULES)
+
+
+def test_the_kinds_of_data_do_not_read_one_another():
+    """What they share, they share from the modules beside them."""
+    folders = {path.parent.name for path in (ROOT / "data").glob("*/__init__.py")}
+    assert {"text", "pairs", "questions", "algorithmic", "tokenizers"} <= folders
+    graph = {folder: set() for folder in folders}
+    for name, path in MODULES.items():
+        if name.startswith("relpos.data.") and (here := name.split(".")[2]) in folders:
+            graph[here] |= {other.split(".")[2] for other in read_at_import(path)
+                            if other.startswith("relpos.data.")} & folders - {here}  # fmt: skip
+    assert graph["questions"] == {"tokenizers"}
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

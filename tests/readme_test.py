@@ -71,7 +71,9 @@ def test_the_files_it_links_are_there():
 def test_the_table_has_every_scheme():
     table = README.split("## Schemes")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == list(names())
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == list(names()), (
+        "run python scripts/encodings_page.py"
+    )
 
 
 def test_the_table_of_places_has_each():
@@ -92,11 +94,26 @@ def commands():
                 yield match[1], shlex.split(match[2].replace("$e", "rope"))
 
 
+COMMAND_LINES = list(commands())
+
+
+def test_its_commands_are_found_and_their_experiments_are_there():
+    assert len(COMMAND_LINES) > 50
+    named = [
+        text
+        for _, arguments in COMMAND_LINES
+        for text in arguments
+        if text.startswith("experiments/")
+    ]
+    assert named
+    assert all((ROOT / text).is_dir() for text in named)
+
+
 class UnderstoodError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("program", "arguments"), list(commands()), ids=str)
+@pytest.mark.parametrize(("program", "arguments"), COMMAND_LINES, ids=str)
 def test_its_commands_are_understood(program, arguments, monkeypatch):
     parse = argparse.ArgumentParser.parse_args
 

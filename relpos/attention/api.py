@@ -76,16 +76,16 @@ def attention(
       v: values.
       encoding: from `relpos.encodings.create`; None: no positions.
       causal: whether a query sees only keys at positions up to its own.
-      q_positions: any integers or real numbers (float32, float64), [B, T] or [T]; or, with axes, [B, T, axes] or
-        [T, axes]. The encoding defines which of these it takes. None: each token's index in its row or, with segments,
-        in its segment. No gradient goes to positions. For positions that rise by one from token to token, pass
+      q_positions: any integers or real numbers (float32, float64), [B, T] or [T]; or, with axes, [B, T, axes] or [T,
+        axes]. The encoding defines which of these it takes. None: each token's index in its row or, with segments, in
+        its segment. Positions get no gradient. For positions that rise by one from token to token, pass
         `relpos.positions.consecutive(start)`: given for both sides, it is as fast as None.
       k_positions: likewise for the keys; give both or neither.
       q_segments: ids of the packed documents, [B, T] or [T]; tokens see only their own segment; 0 is padding. For
         self-attention pass the same array twice: attention then knows that positions are consecutive.
       k_segments: likewise for the keys; give both or neither.
       q_order: any numbers, [B, T] or [T], which define causality and windows. None: the positions or, if these have
-        axes, each token's index in its row. Give it where positions repeat or restart, as ids of digits do: a token
+        axes, each token's index in its row. Give it where positions repeat or restart, as digit indices do: a token
         would otherwise see tokens that come after it.
       k_order: likewise for the keys; give both or neither.
       window: a query sees only keys with |d| < window, d being the difference in the order. A pair (past, future) sets
@@ -93,16 +93,16 @@ def attention(
       scale: the scale of the dot products; None: the encoding's `logit_scale` or, without one, 1 / sqrt(H).
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability of dropping a weight; the others are scaled up. Needs dropout_key.
-      dropout_key: a JAX random key; the mask depends only on the key, batch row, head, row and column.
+      dropout_key: a JAX random key; the mask depends only on it, batch row, head, query and key.
       q_features: the features from `encodings.tokens`, if the encoding reads the layer's input, a tree of
         [B, T, N, ...]; features that heads share have K or 1 in place of N.
       k_features: likewise for the keys, a tree of [B, S, N, ...].
-      keys_ready: whether k and v come out of a cache, from `encodings.transform_keys` and `transform_values`;
-        k_features are then needed only by encodings that read them together with q_features.
+      keys_ready: whether k and v come from a cache, from `encodings.transform_keys` and `transform_values`; k_features
+        are then needed only by encodings that read them together with q_features.
       tables: from `tabulate`, out of a cache; they must cover every distance.
       implementation: "reference" (dense), "blockwise", "pallas" (GPU kernels; interpreted on other platforms, for
-        tests; O((T + S) constant_beyond) memory), or "auto": the kernels if they support the call and were tested on
-        GPUs of this compute capability; otherwise dense for few pairs, else blockwise.
+        tests; O((T + S) constant_beyond) memory), or "auto": dense for few pairs without vectors; else the kernels, on
+        one GPU of a tested compute capability, if they support the call; else blockwise.
       block_sizes: numbers of queries and keys in a block; None: chosen by platform and shape.
 
     Returns:
@@ -146,7 +146,7 @@ def attention(
 
 
 def _one_number(encoding: Slots, at: tuple, order: tuple) -> tuple[tuple, tuple]:
-    """Give tokens whose positions have axes an order of one number: their index in the row."""
+    """If positions have axes, order tokens by one number: their index in the row."""
     if at[0] is None or isinstance(at[0], Consecutive) or at[0].ndim == 2:
         return at, order
     if not encoding.reads_positions:
@@ -256,7 +256,7 @@ def _of_one_kind(call: _Call, encoding: Slots, arrays: Arrays):
     k, v = transforms.match_heads(k, v)
     k_features = k_features if encoding.keeps_key_features else None
     if encoding.walks and not known.consecutive:
-        if k_location.position is None:  # they are about to leave their row
+        if k_location.position is None:  # about to be reordered
             k_location = k_location._replace(position=jnp.broadcast_to(at_S, (B, S)))
         rank = k_location.position if k_location.order is None else k_location.order
         of_keys = (k, v, k_features, k_location)

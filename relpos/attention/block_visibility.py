@@ -69,7 +69,7 @@ def may_see(
 
 
 def are_within(longest: int, rules: Rules, locations: tuple[Any, ...]) -> Bool[Array, ""]:
-    """Return whether all tokens that may see each other are within the distance `longest`.
+    """Return whether bounds show all tokens that may see each other to be within the distance `longest`.
 
     `locations` are those of queries and keys, with positions [B, T] and [B, S], see `relpos.attention.prepared.Arrays`.
     """

@@ -276,7 +276,7 @@ def _backward(kind, problem, residuals: _Residuals, d_result):
     (out, log_total), (d_out, d_log_total) = residuals.done, d_result
     if isinstance(d_out, SymbolicZero):
         d_out = jnp.zeros(d_out.shape, d_out.dtype)
-    # The softmax's correction, sum_j weights[i, j] * d weights[i, j], also with value vectors and dropout.
+    # The softmax's correction, sum_j weights[i, j] * d weights[i, j], even with value vectors and dropout.
     correction = (out * d_out).sum(-1)
     if not isinstance(d_log_total, SymbolicZero):
         correction -= d_log_total  # d log_total / d logits = weights
@@ -325,7 +325,7 @@ def head(
     seed: Array | None,
     done: Result | None = None,
 ) -> Result:
-    """Compute one head's attention in blocks; a row that sees no key gives zeros.
+    """Compute one head's attention in blocks; a query that sees no key gets zeros.
 
     Args:
       parts: the parts of this head's encoding.

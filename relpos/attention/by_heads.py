@@ -37,7 +37,7 @@ def slices(encoding: Slots, num_heads: int, key_heads: int) -> Iterator[Slice]:
     """Yield the slices of heads.
 
     Raises:
-      ValueError: a part has some, but not all query heads of one key head, and query heads of others.
+      ValueError: a part has some, not all, query heads of one key head, and some of another.
     """
     group, begin = num_heads // key_heads, 0
     for number, (part, count) in enumerate(encoding.of_heads):

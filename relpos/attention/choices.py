@@ -15,7 +15,7 @@ FEW_PAIRS = 128 * 128  # about one block: the dense path does not compute the lo
 SHORT = 256 * 256  # measured: up to here, eight heads together are faster than one at a time
 ALL = 2**31
 TOGETHER = 128  # queries and keys in a block of all heads
-ONE_BLOCK = 512 * 512  # float32 logits and weights of so many pairs stay in a core's cache
+ONE_BLOCK = 512 * 512  # float32 logits and weights of this many pairs fit a core's cache
 HAVE_RUN = ("9.0",)  # compute capabilities on which "auto" uses the kernels: that of the H200
 FEW_FACTORS = 256  # measured: with more factors per token, kernels are slower than blocks
 
@@ -35,7 +35,7 @@ def are_within(most: int, *sizes: Any) -> bool:
 
 
 def implementation(asked: str, T: int, S: int, *, has_vectors: bool) -> str:
-    """Return the path that "auto" stands for if no kernels are tried (`tries_kernels`).
+    """Return the path asked for; for "auto", the path if no kernels are tried (`tries_kernels`).
 
     The dense path is cheaper for few queries or few pairs, unless the encoding has vectors, of which the dense path
     makes one for each pair.
@@ -123,7 +123,7 @@ def walk_layout(
 ) -> Layout:
     """Return block sizes for encodings that walk along the row.
 
-    Blocks of keys are small, since a walk may hold an array for each pair of keys in one.
+    Blocks of keys are small, since a walk may hold an array for each pair in a block.
     """
     if block_sizes is not None:
         rows, columns = block_sizes

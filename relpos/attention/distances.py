@@ -12,7 +12,7 @@ from relpos.attention.slots import Slots
 
 
 class Table(NamedTuple):
-    """The distance slots at falling distances; None for an empty slot."""
+    """The distance slots by falling distance; None for an empty slot."""
 
     bias: Any = None  # [P]
     key_vectors: Any = None  # [P, H]

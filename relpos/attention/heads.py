@@ -176,9 +176,9 @@ def _heads(plan: Plan, at_once: int, arrays: Arrays, done: Any = None):
 def _map(size: int, at_once: int, *, differentiated: bool):
     """Return a transformation that maps a function over a leading axis, about `at_once` entries at a time.
 
-    A differentiated loop is checkpointed, as it would otherwise keep each turn's queries, keys, values and vectors.
-    The compiler may split the axis among several devices: each turn then takes entries from every device, so that each
-    device processes its own entries in turn.
+    A differentiated loop is checkpointed, as it would otherwise keep each step's queries, keys, values and vectors. The
+    compiler may split the axis among several devices: each step then takes entries from every device, so that each
+    device processes only its own.
     """
     if not choices.are_known(size):
         return jax.vmap

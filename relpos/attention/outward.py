@@ -254,10 +254,10 @@ def head(
     seed: Array | None,
     done: Result | None = None,
 ) -> Result:
-    """Compute the attention of one head that walks; a row that sees no key gives zeros.
+    """Compute the attention of one head that walks; a query that sees no key gets zeros.
 
     The arguments are those of `blockwise.head`, except that there is one part, which has no value vectors (see
-    `SlotUse`), and that keys are sorted by segment and position.
+    `SlotUse`), and that keys are sorted by segment and order.
     """
     encoding = part.encoding
     q_tokens, k_tokens = padding.whole_blocks(rules, layout, q_tokens, k_tokens)

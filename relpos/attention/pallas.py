@@ -1,7 +1,7 @@
-"""One head's attention in GPU kernels (Pallas, lowered by Triton): O(T) memory, exact gradients to all inputs.
+"""One head's attention in GPU kernels (Pallas, lowered by Triton): O((T + S) W) memory, exact gradients to all inputs.
 
 FlashAttention-2 (Dao 2023, arXiv:2307.08691) with the slots of position encodings. Plain JAX computes and
-differentiates the terms of rows and columns; with c the column of a pair's distance d in a band of W distances,
+differentiates the terms of rows and columns; with c the index of a pair's distance d in a band of W distances,
 
     row_terms[i]    = scale * vector_query(q_i) . a_K  +  b                                  [T, W]
     column_terms[j] = scale * k_j . a_Q                                                      [S, W]
@@ -46,7 +46,9 @@ _log = logging.getLogger(__name__)
 
 def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
     """Run a kernel; its sums by distance, if it computes any, are the first output."""
-    by_distance, outputs = shaped_like(inputs.q, (by_distance, outputs))  # inputs all vary alike
+    by_distance, outputs = shaped_like(
+        inputs.q, (by_distance, outputs)
+    )  # all vary over the same axes
     # Kernels write only parts of the near sums, so these start as zeros.
     near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
     zeros = None if near is None else jnp.zeros(near.shape, near.dtype)
@@ -229,7 +231,7 @@ def head(
     seed: Array | None,
     done: None = None,
 ) -> Float[Array, "T H"]:
-    """Compute the attention of one head by GPU kernels; a row that sees no key gives zeros.
+    """Compute the attention of one head by GPU kernels; a query that sees no key gets zeros.
 
     The arguments are those of `blockwise.head`, except that there is one part (no band means empty tables) and that
     `done` is always None: the kernels have their own backward pass.

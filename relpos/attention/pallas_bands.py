@@ -21,7 +21,7 @@ from relpos.attention.regions import Layout
 class Frame(NamedTuple):
     """The layout of near blocks' tiles in a skewed band.
 
-    Place m of row i of a block holds column first - i + m of the band. The tile for a block of the other side starts at
+    Entry m of row i of a block holds column first - i + m of the band. The tile for a block of the other side starts at
     `offset` plus the distance from the first token of this block to the first token of that block.
     """
 
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
         return cls(K, future - high, high, low + high + C)
 
     def column(self, W: int) -> Array:
-        """Return the column of the band that each place in a block's rows holds, [rows, width]."""
+        """Return the column of the band that each entry in a block's rows holds, [rows, width]."""
         i, m = jnp.arange(self.rows)[:, None], jnp.arange(self.width)
         return jnp.clip(self.first - i + m, 0, W - 1)
 
@@ -60,7 +60,7 @@ def _skew(frame: Frame, x_TW: Float[Array, "T W"]) -> Float[Array, "T M"]:
 def _unskew(frame: Frame, W: int, p_TM: Float[Array, "T M"]) -> Float[Array, "T W"]:
     """Sum values in the layout of `_skew` by distance, the transpose of `_skew`."""
     blocks = p_TM.reshape(-1, frame.rows, frame.width)
-    # The place of each column of the band in a block's rows, [rows, W].
+    # The index of each column of the band in a block's rows, [rows, W].
     at = jnp.arange(W) - frame.first + jnp.arange(frame.rows)[:, None]
     there = (at >= 0) & (at < frame.width)
     at = jnp.clip(at, 0, frame.width - 1)
@@ -98,7 +98,7 @@ def lay_out(layout: Layout, x_TW: Array | None, axis: int) -> Any:
     ends = x_TW[:, 0], x_TW[:, -1]
     if x_TW.shape[0] == 1:
         x_TW = jnp.repeat(x_TW, frame.rows, 0)
-    # For keys the distances rise.
+    # For keys distances increase.
     near = _skew(frame, x_TW) if axis == 1 else _skew(frame, x_TW[:, ::-1]).T
     return LaidOut(near, *ends)
 
@@ -195,7 +195,7 @@ class _Tiles(NamedTuple):
 
 
 class _TileSums(NamedTuple):
-    """Sums by distance at consecutive positions; near values are not summed, since each has its own place."""
+    """Sums by distance at consecutive positions; near values are not summed, since each has its own entry."""
 
     block: Block
     written: LaidOut  # near: zeros

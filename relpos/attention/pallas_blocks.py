@@ -67,7 +67,7 @@ class Visits(NamedTuple):
 class Backward(NamedTuple):
     """What the backward pass needs for each query, besides the inputs; all of them, or a block of C."""
 
-    log_total: Array  # [T], of the softmax's denominator, to the base 2
+    log_total: Array  # [T], log2 of the softmax's denominator
     correction: Array  # [T]
     d_out: Any  # [T, V]; in a block, chunks of V
     d_by_distance: Any  # [T, W], laid out by `pallas_bands.lay_out`, or None
@@ -149,7 +149,7 @@ def block_of_slopes(backward: Backward, band: pallas_bands.Block) -> Backward:
 def dot(problem: Problem, a: Array, b: Array, over: tuple[int, int] = (1, 0)) -> Array:
     """Return the product of a and b, summed over these axes in float32 or wider."""
     wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
-    if problem.interpreted:  # a CPU has no product of half-precision numbers with wider sums
+    if problem.interpreted:  # no half-precision product with wider sums on CPUs
         a, b = a.astype(wide), b.astype(wide)
     contract = (((over[0],), (over[1],)), ((), ()))
     return lax.dot_general(a, b, contract, preferred_element_type=wide)

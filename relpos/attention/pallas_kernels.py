@@ -1,6 +1,6 @@
 """The kernels of `relpos.attention.pallas`: a program owns a block of queries or keys, and visits the other side.
 
-No two programs write to the same memory, so there are no atomics, and every run gives the same sums.
+No two programs write to the same memory, so there are no atomics, and sums are reproducible.
 """
 
 import functools
@@ -112,7 +112,7 @@ def _pair_gradients(
 ):
     """Return the weights after dropout, the gradients of the logits and of the products, the index, and `pulled`.
 
-    The bias that the encoding evaluates is bias_of(tokens, *arguments); `pulled` adds their gradients to others.
+    The bias that the encoding evaluates is bias_of(tokens, *arguments); `pulled` adds the arguments' gradients to sums.
     """
     bias_CK, pull = jax.vjp(functools.partial(bias_of, (queries.tokens, keys.tokens)), *arguments)
     index = index_of(problem, run, queries, keys)

@@ -32,7 +32,7 @@ class PartPlan(NamedTuple):
 class Known(NamedTuple):
     """What is known about a call's positions at trace time."""
 
-    consecutive: bool  # whether the distance of all visible pairs is i - j + one constant
+    consecutive: bool  # whether all visible pairs have distance i - j + one constant
     offset: bool = False  # whether the constant may differ from 0
     whole: bool = True  # whether positions are integers
     longest: int | None = None  # a bound on |d| of visible pairs; None: not known
@@ -167,7 +167,7 @@ def _clamp(encoding: Slots, filled: SlotUse, rules: Rules, whole: bool) -> tuple
     """Return where distances clamp, and whether factors may replace the slot.
 
     A band holds integer distances only, and factors cannot clamp. Factors of a bias are scaled with the dot products,
-    while `mix` needs the bias by itself. Blocks that call the encoding for its block_bias also evaluate its distances.
+    while `mix` needs the bias by itself. Blocks that call an encoding's block_bias also evaluate its distance slots.
     """
     beyond = encoding.constant_beyond
     may_factor = bool(filled.factors) and not filled.block_bias and (whole or beyond is None)

@@ -19,7 +19,7 @@ from relpos.positions import Consecutive
 
 
 class Location(NamedTuple):
-    """Where the queries, or the keys, of one call are; None for what was not given."""
+    """Positions, segments, order of one call's queries or keys; None: not given."""
 
     position: Any = None  # [B, T], or [B, T, axes], or `Consecutive`
     segment: Any = None  # [B, T]

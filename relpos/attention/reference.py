@@ -217,7 +217,7 @@ def head(
     seed: Array | None,
     done: None = None,
 ) -> Float[Array, "T H"]:
-    """Compute the attention of one head; a row that sees no key gives zeros.
+    """Compute the attention of one head; a query that sees no key gets zeros.
 
     The arguments are those of `blockwise.head`, for one part. Nothing is cut, so `layout` is not used; JAX
     differentiates this path, so `done` is always None.

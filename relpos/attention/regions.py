@@ -53,7 +53,7 @@ def offset_of(layout: Layout, q: Tokens, k: Tokens) -> Any:
 
 
 class Span(NamedTuple):
-    """The falling distances `first`, `first` - 1, ... of the near table; static.
+    """The distances `first`, `first` - 1, ... of the near table; static.
 
     If the span is relative, they are relative to the distance of row 0 and column 0.
     """

@@ -67,8 +67,8 @@ class Slots(nnx.Module):
     """The empty slots: attention without positions.
 
     Attributes:
-      constant_beyond: c such that every distance slot is constant for d >= c and for d <= -c; None if there is no
-        such c. Key blocks further away than c read one row of a table.
+      constant_beyond: c such that every distance slot is constant for d >= c and for d <= -c; None if there is no such
+        c. Key blocks farther away than c read one row of a table.
       shift_invariant: whether adding one number to all positions changes nothing. False for schemes that read the
         positions themselves.
       head_dim: H, if the encoding was made for heads of one size; None: any size.
@@ -119,7 +119,7 @@ class Slots(nnx.Module):
         own = [name for name, value in vars(cls).items() if callable(value) and name[0] != "_"]
         cls.overridden = cls.overridden.union(own)
         cls.walks, cls.mixes = "walk" in cls.overridden, "mix" in cls.overridden
-        for name in SLOTS.intersection(own) - {"mix"}:  # which is of all heads
+        for name in SLOTS.intersection(own) - {"mix"}:  # which sees all heads
             setattr(cls, name, _of_one_head(vars(cls)[name]))
 
     @classmethod
@@ -177,7 +177,7 @@ class Slots(nnx.Module):
     def vector_key(
         self, k_SH: Float[Array, "S H"], positions_S: Num[Array, "S *axes"], features_S: Any
     ) -> Float[Array, "S W"]:
-        """Return the key that is multiplied with the query vectors a_Q, of the same width as they."""
+        """Return the key that is multiplied with the query vectors a_Q, as wide as they are."""
         return k_SH
 
     def value(
@@ -272,11 +272,11 @@ class Slots(nnx.Module):
         seen_CK: Bool[Array, "C K"] | None,
         scale: float,
     ) -> Passed:
-        """Update what each query carries by one block of keys, from its last key to its first.
+        """Carry each query past one block of keys, from its last key to its first.
 
-        Keys are sorted by position, one segment after another, so that a query sees one contiguous run of them.
-        Blocks come from the last to the first: a causal query meets its own key first and then walks outward.
-        The result must not depend on how the row is cut into blocks.
+        Keys are sorted by order, one segment after another, so that a query sees one contiguous run of them. Blocks
+        come from the last to the first: a causal query meets its own key first and then walks outward. The result must
+        not depend on how the row is cut into blocks.
 
         Args:
           carry: the result of `begin`, or of `walk` at the previous block; its types must not change.
@@ -305,7 +305,7 @@ class Slots(nnx.Module):
         raise NotImplementedError
 
     def at_end(self, block: Any) -> Float[Array, "K H"]:
-        """Return the keys of a block as a query after it meets them, see `come_along`."""
+        """Return the keys of a block as seen by later queries, see `come_along`."""
         raise NotImplementedError
 
     def mix(

@@ -18,7 +18,7 @@ class Result(NamedTuple):
 def hidden_logit(dtype) -> tuple[Any, Any]:
     """Return the logit of a hidden pair, and an initial peak so far above it that exp(logit - peak) is 0.
 
-    The peak of a row that sees no key stays there; no computed logit is as low.
+    The peak of a query that sees no key stays there; no computed logit is as low.
     """
     lowest = jnp.finfo(dtype).min
     return lowest, lowest / 2

@@ -42,7 +42,7 @@ def spread_vector(x_L: Float[Array, "L"], C: int) -> Float[Array, "C K"]:
 
 def spread_columns(x_KL: Float[Array, "K L"]) -> Float[Array, "C K"]:
     """Spread each column's values by distance to its queries: out[i, j] = x[j, C - i + j]."""
-    # For keys the distances rise. Column 0, which is unused, stays in front.
+    # For keys distances increase. Column 0, which is unused, stays in front.
     risen = jnp.pad(x_KL[:, :0:-1], ((0, 0), (1, 0)))
     return spread(risen).T
 

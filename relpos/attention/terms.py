@@ -144,7 +144,7 @@ class LogitTerm(Term):
 
     @abc.abstractmethod
     def backward(self, block: Block, d: Logits, ring: Any, sums: Any) -> tuple[Adds, Any, Any]:
-        """Return what the term adds to the gradients, the ring and the sums.
+        """Return the gradients that the term adds, the ring and the sums.
 
         `d` is the gradient with respect to the result of `forward`, always [C, K].
         """
@@ -175,7 +175,7 @@ class ValueTerm(Term):
     def backward(
         self, block: Block, weights_CK: Array, ring: Any, sums: Any
     ) -> tuple[Adds, Any, Any]:
-        """Return what the term adds to the gradients, including that of the weights, the ring and the sums.
+        """Return the gradients that the term adds, also of the weights; the ring; the sums.
 
         The weights are the softmax's, after dropout; `block.rows` holds the gradient of the output.
         """

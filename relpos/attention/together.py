@@ -1,4 +1,4 @@
-"""Attention of all heads of a row at once, for encodings that mix their logits (`Slots.mix`): O(T) memory.
+"""Attention of all heads at once, for encodings that mix their logits (`Slots.mix`): O(T) memory.
 
 Each head has its terms and its softmax, as in `relpos.attention.blockwise`. Between the two, a block of all heads is
 mixed, which JAX differentiates. The backward pass recomputes each block's products, biases and mix.
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, UInt
 
 from relpos.attention import padding, reference
 from relpos.attention.blocks import Block, Constants, Inputs, Problem, Rows, Terms
@@ -87,10 +87,10 @@ def heads(
     k: Keys,
     q_tokens: Tokens,
     k_tokens: Tokens,
-    seeds: Float[Array, "N"] | None,
+    seeds: UInt[Array, "N 2"] | None,
     done: Result | None = None,
 ) -> Result:
-    """Compute the attention of all heads of one batch row in blocks; a query that sees no key gives zeros.
+    """Compute the attention of all heads of one batch row in blocks; a query that sees no key gets zeros.
 
     `encoding` is that of all heads, and `problem` the static choices of each; `terms`, `q`, `k`, `seeds`, `done` and
     the result have a leading axis N. The rest is as in `blockwise.head`.

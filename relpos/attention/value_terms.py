@@ -67,7 +67,7 @@ class ValueVectors(ByDistance, ValueTerm):
 
 
 class PairValues(ByPair, ValueTerm):
-    """The products with value vectors without a table."""
+    """The products with untabulated value vectors."""
 
     def _values(self, block, state, weights_CK):
         tokens = block.rows.tokens, block.k_tokens

@@ -25,8 +25,8 @@ class Corpus(Generic[Item]):
       hashed: "items": all items of all splits; "description": a large set's name, version and the sizes of its
         parts.
       languages: source and target language, if the items are translations.
-      problems: one message for each kind of record that was corrected or left out.
-      notes: messages about what was dropped, held out or found in two splits.
+      problems: one message for each kind of fault that was corrected or led to an omission.
+      notes: messages about what was dropped, held out or shared by two splits, or how the data were generated.
     """
 
     name: str
@@ -80,12 +80,12 @@ def corpus_of(
 
     Args:
       name: see `Corpus`, also for version and splits.
-      version: of the data.
+      version: the version of the data.
       splits: items by split.
       unit: the name of the items in `sizes`.
       parts: returns the bytes that an item consists of.
       measure: returns further sizes of a split.
-      description: the hash of a large set's description, used in place of hashing its items, which are then not read.
+      description: the hash of a large dataset's description, used instead of the hash of its items, which stay unread.
       **more: other attributes of `Corpus`.
     """
     sizes = {

@@ -25,7 +25,7 @@ class LineError(DataError):
 def documents(path: Path, content: bytes, field: str) -> list[bytes]:
     """Return the text in a field of every line of a file's content, skipping blank lines.
 
-    Lines that cannot be used are skipped, and one warning counts and lists them.
+    Lines that cannot be used are skipped, and one warning counts them and lists the first five.
 
     Raises:
       DataError: the first object lacks the field (the message lists the fields it has), or no line can be used.
@@ -64,11 +64,11 @@ def read_object(line: bytes) -> Mapping[str, Any]:
     try:
         record = parse_json(line)
     except json.JSONDecodeError as error:
-        raise LineError(f"no JSON: column {error.colno}: {error.msg}") from None
+        raise LineError(f"not JSON: column {error.colno}: {error.msg}") from None
     except ValueError as error:
         raise LineError(f"JSON that cannot be read: {error}") from None
     if not isinstance(record, dict):
-        raise LineError("no JSON object")
+        raise LineError("not a JSON object")
     return record
 
 
@@ -82,11 +82,11 @@ def text_of(record: Mapping[str, Any], name: str) -> str:
         raise LineError(f"no field {name!r}")
     text = record[name]
     if not isinstance(text, str):
-        raise LineError(f"field {name!r} is no text but {json.dumps(text)[:40]}")
+        raise LineError(f"field {name!r} is not text but {json.dumps(text)[:40]}")
     if not text.strip():
         raise LineError(f"field {name!r} is empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise LineError(f"field {name!r} holds half a surrogate pair") from None
+        raise LineError(f"field {name!r} contains an unpaired surrogate") from None
     return text

@@ -13,7 +13,7 @@ class Mapped(Sequence[Item]):
 
     Args:
       source: anything with a length and random access.
-      make: makes an item of an element of `source`.
+      make: makes an item from an element of `source`.
     """
 
     def __init__(self, source: Sequence[Any], make: Callable[[Any], Item]) -> None:

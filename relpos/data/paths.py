@@ -37,7 +37,7 @@ def expanded(name: str) -> Path:
 def find(pattern: str) -> list[Path]:
     """Return the files that a path, a glob or a folder names, sorted by name.
 
-    A folder names every file below it that is not hidden; a glob names every match that is not a folder.
+    A folder stands for every file below it that is not hidden; a glob for every match that is not a folder.
 
     Raises:
       DataError: there are no such files.

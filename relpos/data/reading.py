@@ -1,4 +1,4 @@
-"""Read text files: decompress them, and refuse other kinds of files and whatever could block."""
+"""Read text files: decompress them, and refuse other kinds of files and anything that could block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NoTextError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of file that is not text.
+    """A kind of file that cannot be read as text.
 
     Attributes:
       name: a description, such as "a zip archive".
@@ -64,7 +64,7 @@ KINDS = (
     Kind("a PDF document", (".pdf",), b"%PDF-", "take its text out: pdftotext {word} {word}.txt"),
     Kind("a Word document", (".docx",), b"", "take its text out: pandoc {word} -t plain -o {word}.txt"),
     Kind("an old Word document", (".doc",), b"", "take its text out: soffice --headless --convert-to txt:Text {word}"),
-    Kind("a NumPy array", (".npy", ".npz"), b"\x93NUMPY", "name the text that its numbers were made from"),
+    Kind("a NumPy array", (".npy", ".npz"), b"\x93NUMPY", "use the text that the array was made from"),
     Kind("packed by bzip2", (".bz2",), b"BZh", "unpack it: bunzip2 -k {word}"),
     Kind("packed by Zstandard", (".zst",), b"\x28\xb5\x2f\xfd", "unpack it: zstd -d {word}"),
     Kind("packed by gzip", (), b"\x1f\x8b", "let its name end in .gz: mv {word} {word}.gz"),
@@ -108,7 +108,7 @@ def ending(path: Path) -> str:
 
 
 def fault_of_name(path: Path) -> str:
-    """Return why a file of this name is not text and what to do, or "" if the name does not tell."""
+    """Return why a file of this name is not text and what to do, or "" if the name does not show it."""
     kind = next((kind for kind in KINDS if ending(path) in kind.endings), None)
     return _told(kind, path) if kind else ""
 
@@ -154,7 +154,7 @@ def _content(path: Path) -> bytes:
 def _regular(path: Path) -> int:
     try:
         return open_regular(path)
-    except UserError:  # it does not say what kind of file this is
+    except UserError:  # the error does not say what kind of file this is
         kind = stat.S_IFMT(path.stat().st_mode)
     if kind == stat.S_IFDIR:
         raise NoTextError(f"{path} is a folder; name a file in it.")

@@ -17,13 +17,13 @@ Drawn = TypeVar("Drawn")
 
 # Grain's workers and buffers would only cost time: making a batch takes less time than a training step.
 IN_THIS_THREAD = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-MOST_PERMUTED = 2**20  # items whose order is held in memory
+MOST_PERMUTED = 2**20  # the largest count whose order is held in memory
 
 
 def endless(draw: Callable[[int], Drawn]) -> grain.MapDataset[Drawn]:
     """Return an endless dataset whose element i is draw(i).
 
-    `get_state` and `set_state` of its iterators continue exactly, and Orbax saves them with
+    Its iterators resume exactly with `get_state` and `set_state`, and Orbax saves them with
     `grain.checkpoint.CheckpointSave`.
     """
     return grain.MapDataset.range(1).repeat().map_with_index(lambda index, _: draw(index))

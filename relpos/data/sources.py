@@ -22,7 +22,7 @@ class Sources(registry.Functions, Generic[Item]):
         super().__init__(package, "load", f"source of {what}")
 
     def load(self, name: str, /, **chosen: Any) -> Corpus[Item]:
-        """Load the corpus of a source with some of its options, see `names` and `options`.
+        """Load the corpus of a source with the given options; see `names` and `options`.
 
         Raises:
           DataError: the source or an option is unknown (the nearest one is named), or the data cannot be used.
@@ -34,10 +34,10 @@ class Sources(registry.Functions, Generic[Item]):
         return found
 
     def load_chosen(self, name: str, options: Mapping[str, Mapping[str, Any]]) -> Corpus[Item]:
-        """Load the corpus of a source, given a config's options of all sources by name.
+        """Load the corpus of a source, given a config's options for all sources, by source name.
 
         Raises:
-          DataError: as of `load`; it names the config's section.
+          DataError: as for `load`; the message names the config section.
         """
         try:
             return self.load(name, **options[name])

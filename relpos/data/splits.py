@@ -1,4 +1,4 @@
-"""Choose the held-out documents by the hash of their keys, up to a budget of bytes."""
+"""Choose the held-out items by the hash of their keys, up to a budget."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def held_out(
 
     Args:
       keys: the bytes to hash for each document: its name or its content.
-      sizes: the size of each document in bytes.
-      budget: the most bytes that test and validation may each hold.
+      sizes: the size of each item, in bytes or in a unit of your choice.
+      budget: the maximum total size of test and of validation.
       largest: larger documents always go to train, so that no single document makes up a held-out split.
 
     Returns:
@@ -48,7 +48,7 @@ def hold_out_families(
 ) -> dict[str, list[int]]:
     """Return the items of train and of each missing split, family by family; `families` are kept together.
 
-    See `held_out`; `kin` are the items of each family, which is hashed by the first of its keys in order.
+    See `held_out`; `kin` lists the items of each family; the smallest key of a family is hashed for it.
     """
     dealt = held_out(
         [min(keys[i] for i in family) for family in kin],
@@ -88,8 +88,8 @@ def families(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[list[int]]:
 def split_of(key: bytes) -> str:
     """Return the split of a key by its SHA-256.
 
-    Eight tenths of all keys are train, a tenth each validation and test. This serves generated text, which has no list
-    of documents to assign.
+    Eight tenths of all keys go to train, a tenth each to validation and test. This is for generated text, which has no
+    list of documents to assign.
     """
     tenth = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 10
     return {8: "validation", 9: "test"}.get(tenth, "train")

@@ -22,14 +22,14 @@ from relpos.data import paths
 from relpos.data.errors import DataError, nearest
 
 HASHED_BYTES = 64_000_000  # a larger set is identified by its description, not by its documents
-_ANSWER_SECONDS = 4  # how long to wait for a server before a download starts
+_ANSWER_SECONDS = 4  # how long to wait for a server's answer before a download
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silence what tfds prints on standard output, its progress bars and its log messages."""
+    """Silence tfds: its standard output, progress bars and log messages."""
     absl_logger = logging.getLogger("absl")
     level = absl_logger.level
     bars = tfds.core.utils.tqdm_utils._active  # tfds has no other way to tell whether bars are on
@@ -77,7 +77,7 @@ def _prepared(name: str, root: str) -> tfds.core.DatasetBuilder | None:
 
 
 def _prepare(name: str, root: str) -> tfds.core.DatasetBuilder:
-    """Download and prepare a set, or raise within seconds and say why it cannot be done."""
+    """Download and prepare a dataset, or raise an error that says why not, within seconds if a server is silent."""
     bare = name.split("/")[0].split(":")[0]
     try:
         with quiet_tfds():
@@ -136,7 +136,7 @@ def _silent_server(urls: Iterable[str]) -> str | None:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()
         except urllib.error.HTTPError:
-            continue  # an answer too: a server may forbid HEAD but not GET
+            continue  # this is an answer too: a server may forbid HEAD but not GET
         except OSError:
             return str(server)
     return None
@@ -163,7 +163,7 @@ def text_feature(builder: tfds.core.DatasetBuilder, name: str) -> str:
 
 
 def texts(builder: tfds.core.DatasetBuilder) -> list[tuple[str, ...]]:
-    """Return the path of every text in a record, nested ones too: ("en",), ("translation", "en")."""
+    """Return the path of every text in a record, including nested ones: ("en",), ("translation", "en")."""
 
     def within(features: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for key, feature in features.items():
@@ -191,7 +191,7 @@ def text_at(record: Mapping[str, Any], path: Sequence[str]) -> bytes:
 
 
 def description_hash(builder: tfds.core.DatasetBuilder) -> str:
-    """Return the SHA-256 of a large set's name, version, bytes of each split and number of documents of each shard.
+    """Return the SHA-256 of a large set's name, version, bytes of each split and number of records in each shard.
 
     Return "" for a set small enough to be read and hashed whole.
     """

@@ -1,4 +1,4 @@
-"""Position encodings by name. The folder is the registry: each file is a scheme, named after the file.
+"""Position encodings by name. The folder is the registry: each file defines the scheme of its name.
 
 Combine schemes with `Sum` and `ByHeads`, or as text, such as "rope+t5" or "rope:4/alibi:4", see
 `relpos.encodings.composed.expressions`.
@@ -31,7 +31,7 @@ from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
 from relpos.registry import check_range
 
-MOST_SIZE = 2**16  # of a head; also the most heads
+MOST_SIZE = 2**16  # of head size and number of heads
 
 
 def names() -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class ALiBi(Encoding):
     slopes at random.
 
     Choose it to read rows longer than those of training, with nothing to train and at hardly any cost: in README's
-    results its language model gets better with length, and its flip-flop hardly gets worse.
+    results, language modelling improves with length, and flip-flop hardly suffers.
 
     Choose another where far tokens matter as much as near ones: the bias always falls with distance. At the trained
     length, README's language model is better with `rope` and `t5`.

@@ -154,8 +154,8 @@ def tokens(
       x_BTD: the layer's input.
       valid_BT: False for padding; None: there is no padding.
       state: [B, N, ...], from the call for the preceding tokens.
-      positions: [B, T] or [T], the positions (or the order) given to attention, if any. Within each segment, tokens
-        then follow each other in this order instead of the order of their rows.
+      positions: [B, T] or [T], the positions (or the order) given to attention, if any. Within each segment, tokens are
+      then read in this order instead of their order in the row.
       segments: [B, T] or [T], the segments given to attention, if any.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rotations whose base depends on the tokens: one number per token and head, and its powers."""
+"""Rotations whose base depends on the tokens: powers of one number per token and head."""
 
 import math
 
@@ -15,11 +15,11 @@ class CARoPE(Rotation):
 
     Veisi, Fartoot, Amirzadeh 2025, "Context-aware Rotary Position Embedding", arXiv:2507.23083, sec. 2: RoPE turns by i
     theta_1^m; here each token has its own theta_1. Each key head of each layer has its own w, because its queries and
-    its keys must turn by the same angles. The paper says that it starts as RoPE, but not how: here w starts at 0, and
-    c, which the paper does not have, so that f = base^(-2/H). The running sums are the features of each token and, at
-    the end, the state of the cache. The pairs are those of `rope`. Causal.
+    its keys must turn by the same angles. The paper says that it starts as RoPE, but not how: here w starts at 0, and c
+    (not in the paper) so that f = base^(-2/H). The running sums are the features of each token and, at the end, the
+    state of the cache. The pairs are those of `rope`. Causal.
 
-    Choose it in place of `rope` in decoders: the paper reports lower perplexity than with RoPE, also on longer rows,
+    Choose it in place of `rope` in decoders: the paper reports lower perplexity than with RoPE, even on longer rows,
     and it starts as RoPE.
 
     Choose another for encoders and cross-attention layers, and where the caller gives positions: it reads tokens, not

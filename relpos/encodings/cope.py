@@ -20,7 +20,7 @@ class CoPE(Encoding):
     Choose it where a position is a count of something, such as the k-th noun or sentence: the paper solves counting and
     selective copying, where fixed positions fail.
 
-    Choose another for encoders and where time matters: it walks along the row, and counts again in each decoding step.
+    Choose another for encoders and where speed matters: it walks along the row, and recounts in each decoding step.
     Counts end at P - 1.
     """
 

@@ -22,8 +22,7 @@ class OffsetNetwork:
         if window < 0 or window == 1:
             raise ValueError(f"{name}.window must be 0 (no window) or at least 2, got {window}")
         check_choice(f"{name}.spacing", spacing, SPACINGS)
-        if bound < 0:
-            raise ValueError(f"{name}.bound must not be negative, got {bound}")
+        check_range(f"{name}.bound", bound, 0)
         self.window, self.spacing, self.bound = window, spacing, bound
         self.kernel = nnx.Param(normal(rngs, 0.02, axes, hidden))
         self.offset = nnx.Param(jnp.zeros(hidden))
@@ -58,7 +57,7 @@ class CPB(OffsetNetwork, Encoding):
     Choose it for a smooth bias on longer rows: it is a network of the distance's logarithm, while a table would have
     entries that were never trained.
 
-    Choose another where time matters: the network is evaluated for every distance of a row, while a table needs only a
+    Choose another where speed matters: the network is evaluated for every distance of a row, while a table needs only a
     look-up.
     """
 

@@ -21,7 +21,7 @@ class DAPE(Encoding):
     scheme that only adds a bias (kerple, alibi and fire in the paper), with its default options. f is a network
     2N -> hidden -> N; each layer has its own, initialised like PyTorch's layers.
 
-    Choose it for rows longer than those of training where time does not matter: the paper trains on 128 tokens and
+    Choose it for rows longer than those of training where speed does not matter: the paper trains on 128 tokens and
     beats the static biases at 8192.
 
     Choose another otherwise: all heads of a block are computed together, which makes it one of the slowest schemes in

@@ -40,10 +40,8 @@ class DeBERTa(Encoding):
         rngs: nnx.Rngs,
     ):
         check_range("deberta.span", span, 2, MOST)
-        if log_buckets and not span // 2 + 1 < max_distance <= 2**30:
-            raise ValueError(
-                f"deberta.max_distance must be above the {span // 2 + 1} nearest distances, got {max_distance}"
-            )
+        if log_buckets:  # the nearest distances have a bucket each
+            check_range("deberta.max_distance", max_distance, span // 2 + 2, 2**30)
         self.span, self.log_buckets, self.max_distance = span, log_buckets, max_distance
         self.share, self.keys_by_query = share, keys_by_query
         self.head_dim = H = dims.head_dim

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead
+from relpos.registry import check_range
 
 MOST_HIDDEN = 256
 LEAST = 1e-15  # beyond this and its inverse, float32 could not hold c L
@@ -21,7 +22,7 @@ class FIRE(Encoding):
     Choose it to read longer rows with a learned bias: distances are divided by the query's position, so the network's
     argument stays between 0 and 1 at any length. The paper finds it ahead of ALiBi, T5 and KERPLE there.
 
-    Choose another where time matters, since the network is evaluated for every pair, and where rows may begin at any
+    Choose another where speed matters, since the network is evaluated for every pair, and where rows may begin at any
     position: a shift changes the bias.
     """
 
@@ -38,19 +39,10 @@ class FIRE(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if not 1 <= hidden <= MOST_HIDDEN:
-            raise ValueError(
-                f"fire.hidden must be from 1 to {MOST_HIDDEN}, got {hidden}: compile time grows with it"
-            )
-        for name, value in (
-            ("initial_c", initial_c),
-            ("initial_threshold", initial_threshold),
-            ("epsilon", epsilon),
-        ):
-            if not LEAST <= value <= 1 / LEAST:
-                raise ValueError(
-                    f"fire.{name} must be from {LEAST:g} to {1 / LEAST:g}, got {value}"
-                )
+        check_range("fire.hidden", hidden, 1, MOST_HIDDEN)  # compile time grows with it
+        check_range("fire.initial_c", initial_c, LEAST, 1 / LEAST)
+        check_range("fire.initial_threshold", initial_threshold, LEAST, 1 / LEAST)
+        check_range("fire.epsilon", epsilon, LEAST, 1 / LEAST)
         self.initial_threshold = initial_threshold
         self.epsilon = epsilon
         uniform = jax.nn.initializers.uniform

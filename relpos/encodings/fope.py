@@ -13,7 +13,7 @@ MOST_GAIN = 1000
 
 
 class FoPE(Rotation):
-    """F(i) q_i . F(j) k_j,  where F turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
+    """M(i) q_i . M(j) k_j, where M turns and stretches pair m by  cos_m = cos(i theta) C,  sin_m = sin(i theta) S.
 
     Hua et al. 2024, "Fourier Position Embedding", arXiv:2412.17739, sec. 4 and the authors' code. The frequencies theta
     are those of base^(-2m/H) that are at least 2 pi / L, where L is the trained length, 512 in the paper. The other

@@ -22,7 +22,7 @@ class GrapeAP(Encoding):
 
     Choose it as a `fox` whose gates also depend on the query: each query forgets at its own rate.
 
-    Choose another for encoders, and where time matters: each pair has a gate. A shift of all positions changes the
+    Choose another for encoders, and where speed matters: each pair has a gate. A shift of all positions changes the
     bias, so rows should begin at the same position as in training.
     """
 
@@ -56,7 +56,7 @@ class GrapeAP(Encoding):
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Continue the sums from the last key to the first; a key's own step does not count for it."""
+        """Continue the sums from the last key to the first; a key's bias leaves out its own step."""
         at_K1 = k_positions[:, None].astype(k_features.dtype)
         sin, cos = jnp.sin(at_K1), jnp.cos(at_K1)
         a, b = jnp.split(k_features, 2, -1)

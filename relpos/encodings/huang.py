@@ -20,7 +20,7 @@ class Huang(Encoding):
 
     Choose it where keys as well as queries should look at distances, or to continue training BERT models of that kind.
 
-    Choose another where time matters: every distance is multiplied with queries and with keys. Distances beyond k are
+    Choose another where speed matters: every distance is multiplied with queries and with keys. Distances beyond k are
     not told apart.
     """
 

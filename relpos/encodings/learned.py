@@ -23,8 +23,7 @@ class Learned(Encoding):
 
     def __init__(self, *, max_length: int = 4096, stddev: float = 0.02, dims: Dims, rngs: nnx.Rngs):
         check_range("learned.max_length", max_length, 1)
-        if stddev < 0:
-            raise ValueError(f"learned.stddev must not be negative, got {stddev}")
+        check_range("learned.stddev", stddev, 0)
         self.max_length = max_length
         self.table = nnx.Param(normal(rngs, stddev, max_length, dims.features))
 

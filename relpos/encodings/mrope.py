@@ -7,6 +7,7 @@ from flax import nnx
 from relpos import positions
 from relpos.encodings.base import Dims
 from relpos.encodings.rotations.pairs import Rotation
+from relpos.registry import check_range
 
 MOST_AXES = 16
 
@@ -46,10 +47,7 @@ class MRoPE(Rotation):
         rngs: nnx.Rngs,
     ):
         super().__init__("mrope", dims, base, layout)
-        if not 2 <= axes <= MOST_AXES:
-            raise ValueError(
-                f"mrope.axes must be from 2 to {MOST_AXES}, got {axes}; for one axis choose rope"
-            )
+        check_range("mrope.axes", axes, 2, MOST_AXES)  # with one axis, it is rope
         M = dims.head_dim // 2
         counts = tuple(sections) or tuple((M + axes - 1 - a) // axes for a in range(axes))
         _check_sections(counts, axes, M)

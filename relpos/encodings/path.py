@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from relpos.encodings.base import Dims, Encoding, Passed, PerKeyHead, normal
+from relpos.registry import check_range
 
 
 class PaTH(Encoding):
@@ -20,7 +21,7 @@ class PaTH(Encoding):
     Choose it for state tracking: the paper shows that reflections by the tokens between query and key can track states
     that rotations by position cannot. The sum path+fox also forgets.
 
-    Choose another for encoders, where the caller gives positions (it reads none), and where time matters: it is among
+    Choose another for encoders, where the caller gives positions (it reads none), and where speed matters: it is among
     the slowest in docs/performance.md, and GPU kernels do not support it.
     """
 
@@ -29,8 +30,7 @@ class PaTH(Encoding):
     axes = None
 
     def __init__(self, *, rank: int = 32, dims: Dims, rngs: nnx.Rngs):
-        if rank < 0:
-            raise ValueError(f"path.rank must not be negative, got {rank}; 0 is a full matrix")
+        check_range("path.rank, 0 for a full matrix,", rank, 0)
         K, D, H = dims.num_kv_heads, dims.features, dims.head_dim
         self.head_dim = H
         self.rank = rank
@@ -42,7 +42,7 @@ class PaTH(Encoding):
         self.offset = PerKeyHead(jnp.zeros((K,)))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return w_t and beta_t; beta_t is 0 for padding, so that it reflects nothing."""
+        """Return w_t and beta_t, which is 0 for padding, so that this reflects nothing."""
         x_TD = x_TD.astype(float)
         w_TH = (x_TD @ self.down[...] if self.rank else x_TD) @ self.up[...]
         w_TH = w_TH * jax.lax.rsqrt((w_TH**2).sum(-1, keepdims=True) + 1e-12)

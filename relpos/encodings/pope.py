@@ -20,7 +20,7 @@ class PoPE(Encoding):
     Choose it where a task looks up tokens by position alone or by content alone: the paper reports far better
     results than RoPE's there, and on longer rows without fine-tuning.
 
-    Choose another where time or memory matters: queries and keys are twice as wide, also in the cache.
+    Choose another where speed or memory matters: queries and keys are twice as wide, even in the cache.
     """
 
     reals = True

@@ -7,6 +7,7 @@ from flax import nnx
 
 from relpos.encodings.base import Dims, PerKeyHead
 from relpos.encodings.rotations.pairs import Rotation
+from relpos.registry import check_range
 
 
 class RePo(Rotation):
@@ -38,8 +39,7 @@ class RePo(Rotation):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if width < 0:
-            raise ValueError(f"repo.width must not be negative, got {width}")
+        check_range("repo.width", width, 0)
         super().__init__("repo", dims, base, layout)
         D = dims.features
         width = width or max(1, D // 8)

@@ -40,8 +40,9 @@ class RoPE(Rotation):
         p_rope    a fraction `kept` of the pairs, the fastest, turn; the others do not            arXiv:2410.06205
 
     `beta_fast` 0 means 32, for llama3 4. `attention_factor` 0 means the scaling's own. `target_length` is the longest
-    row that the model should serve. Other libraries use the current length, and turn all keys again when it grows; here
-    the keys in a cache remain valid. Left out of longrope: the paper's first tokens, which keep the trained theta_m.
+    row that the model should serve. Other libraries use the current length, so cached keys no longer fit when it grows;
+    here the keys in a cache remain valid. Left out of longrope: the paper's first tokens, which keep the trained
+    theta_m.
 
     Choose it for decoders and encoders at the trained length: there is nothing to train and hardly any cost, and most
     current models use it, so you can fine-tune their weights.

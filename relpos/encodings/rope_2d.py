@@ -24,8 +24,8 @@ class RoPE2D(Rotation):
     read row by row: row p // width and column p mod width; width 14 is that of 224 pixels in patches of 16. `base` 0
     means the authors' base: 100, or 10 if mixed. The pairs are those of `rope`, "interleaved" in the authors' code.
 
-    Choose it for images, including sizes not seen in training: the paper improves at higher resolution, more with
-    "mixed" than with "axial".
+    Choose it for images, including sizes not seen in training: the paper's gains at higher resolution are larger with
+    "mixed" than "axial".
 
     Choose another for text: a single number is read as an index into a grid.
     """

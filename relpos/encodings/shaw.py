@@ -21,7 +21,7 @@ class Shaw(Encoding):
     Choose it where exact offsets of near tokens matter, as in translation: of three schemes it had the best BLEU on
     Multi30k (docs/tasks.md). From k on all distances are alike, so rows may be of any length.
 
-    Choose another where distances beyond k must be told apart, or where time matters: vectors cost more than a bias,
+    Choose another where distances beyond k must be told apart, or where speed matters: vectors cost more than a bias,
     most of all for scattered positions.
     """
 
@@ -37,11 +37,7 @@ class Shaw(Encoding):
         rngs: nnx.Rngs,
     ):
         check_range("shaw.k, the clipping distance,", k, 0, MOST - 1)
-        if not -1 <= right < MOST:
-            raise ValueError(
-                f"shaw.right, the clipping distance of keys in the future, must be from 0 to {MOST - 1}, "
-                f"or -1 for shaw.k, got {right}"
-            )
+        check_range("shaw.right, of keys in the future, -1 for shaw.k,", right, -1, MOST - 1)
         if not (keys or values):
             raise ValueError("shaw needs shaw.keys or shaw.values: for no positions choose none")
         self.k, self.right = k, k if right == -1 else right

@@ -21,9 +21,9 @@ class StickBreaking(Encoding):
     output, and a learned vector times the rest of the stick, which the authors' 3B model does not use.
 
     Choose it for decoders that should find the newest of several matches: only the order counts, and no positions are
-    needed. The paper uses it in place of softmax with rotations, also beyond the trained length.
+    needed. The paper uses it in place of softmax with rotations, and beyond the trained length.
 
-    Choose another for encoders, and where time matters: it walks along the row, and GPU kernels do not support it. A
+    Choose another for encoders, and where speed matters: it walks along the row, and GPU kernels do not support it. A
     softcap and `sink` need a softmax and are refused.
     """
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from relpos.encodings.base import Dims, Encoding, PerHead, normal
+from relpos.registry import check_range
 
 MOST_BUCKETS = 2**16
 
@@ -36,17 +37,12 @@ class T5(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if num_buckets > MOST_BUCKETS:
-            raise ValueError(f"t5.num_buckets must be at most {MOST_BUCKETS}, got {num_buckets}")
+        name = type(self).__name__.lower()  # of a subclass, such as tupe
+        check_range(f"{name}.num_buckets", num_buckets, 4 if bidirectional else 2, MOST_BUCKETS)
         self.bidirectional = bidirectional
         self.per_direction = num_buckets // 2 if bidirectional else num_buckets
         exact = self.per_direction // 2
-        if exact < 1 or max_distance <= exact:
-            raise ValueError(
-                f"t5 needs at least {4 if bidirectional else 2} buckets and max_distance above the "
-                f"{exact} distances that have their own bucket, got num_buckets={num_buckets}, "
-                f"max_distance={max_distance}"
-            )
+        check_range(f"{name}.max_distance", max_distance, exact + 1)
         self.max_distance = self.constant_beyond = max_distance
         self.causal_only = not bidirectional
         table_NR = normal(rngs, dims.features**-0.5, dims.num_heads, num_buckets)

@@ -19,7 +19,7 @@ class TAPA(Encoding):
     Choose it for long contexts with nothing to train: the paper shows that RoPE has a distance-dependent bias, and
     reports lower perplexity and better retrieval on longer rows.
 
-    Choose another where time matters: each pair has its own phase, which GPU kernels do not support. Half of a head
+    Choose another where speed matters: each pair has its own phase, which GPU kernels do not support. Half of a head
     serves the phase only.
     """
 

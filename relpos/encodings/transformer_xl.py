@@ -20,7 +20,7 @@ class TransformerXL(Encoding):
     Vectors are projected from waves of the distance, so that every distance has one; on SCAN's longer commands it is
     nearly as good as `rope`.
 
-    Choose another where time matters: a vector for every distance, without limit, is expensive, most of all for
+    Choose another where speed matters: a vector for every distance, without limit, is expensive, most of all for
     scattered positions. `clamp` sets a limit.
     """
 
@@ -35,8 +35,7 @@ class TransformerXL(Encoding):
         dims: Dims,
         rngs: nnx.Rngs,
     ):
-        if clamp < 0:
-            raise ValueError(f"transformer_xl.clamp must not be negative, got {clamp}; 0 is off")
+        check_range("transformer_xl.clamp, 0 for none,", clamp, 0)
         if dims.features % 2:
             raise ValueError(
                 f"transformer_xl needs an even width for its sines and cosines, got {dims.features}"

@@ -20,7 +20,7 @@ class TUPE(T5):
     The paper reports better results than BERT's on GLUE.
 
     Choose another for rows beyond `max_length`, which have no positions, and for decoding: queries and keys are twice
-    as wide, also in the cache.
+    as wide, even in the cache.
     """
 
     shift_invariant = False

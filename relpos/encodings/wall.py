@@ -25,7 +25,7 @@ class Wall(Encoding):
     Choose it for decoders that read far beyond the trained length: the authors train on 4,096 tokens, evaluate up to
     200,000, and do better than RoPE and FoX.
 
-    Choose another for encoders, and where time or memory matters: it walks along the row, and a cache holds a key for
+    Choose another for encoders, and where speed or memory matters: it walks along the row, and a cache holds a key for
     each query head.
     """
 

@@ -29,7 +29,7 @@ class XPos(Rotation):
     Choose it for decoders that read beyond the trained length with a window, as in the paper: the products with far
     tokens decay, in fast pairs first.
 
-    Choose another for encoders, since it grows without bound for keys in the future, and where time matters: it walks
+    Choose another for encoders, since it grows without bound for keys in the future, and where speed matters: it walks
     along the row, which GPU kernels do not support.
     """
 

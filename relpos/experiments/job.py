@@ -42,9 +42,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """The runs of one series at one x. `values` are the results of the runs that learned the job."""
+    """The runs of one series at one x.
+
+    `values` are the results of the runs that learned the job, `speed` is the median tokens/s of training.
+    """
 
     values: tuple[float, ...]
+    speed: float | None
     not_learned: int
     not_finished: int
     best: bool = False
@@ -68,7 +72,7 @@ class Job:
       name: the job's name.
       report: the meaning of its figures.
       results: the results written by the sweep.
-      runs: the folder of its run directories, some of which may be missing.
+      runs: the folder with its run directories; some may be missing.
     """
 
     name: str
@@ -109,19 +113,25 @@ class Job:
         return _there(row.figures[self.report.result.name] for row in rows if row.learned)
 
     @functools.cached_property
+    def groups(self) -> Mapping[tuple[Any, Any], list[Row]]:
+        """(series, x) -> the rows of runs that differ only in their seed."""
+        found: dict[tuple[Any, Any], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.series, row.x), []).append(row)
+        return found
+
+    @functools.cached_property
     def means(self) -> Mapping[tuple[Any, Any], Mean]:
         """(series, x) -> mean. The best mean at each x is marked as `best`."""
-        groups: dict[tuple[Any, Any], list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault((row.series, row.x), []).append(row)
-        found = {
-            key: Mean(
+        found = {}
+        for key, rows in self.groups.items():
+            speeds = _there(row.record.get("tokens_per_second") for row in rows)
+            found[key] = Mean(
                 tuple(self.of_result(rows)),
+                statistics.median(speeds) if speeds else None,
                 sum(row.finished and not row.learned for row in rows),
                 sum(not row.finished for row in rows),
             )
-            for key, rows in groups.items()
-        }
         for (name, x), mean in found.items():
             rivals = _there(other.mean for (_, at), other in found.items() if at == x)
             best = len(rivals) > 1 and mean.mean == BETTER[self.report.better](rivals)
@@ -138,18 +148,13 @@ class Job:
         sign = 1 if self.report.better == "higher" else -1
         return -math.inf if (mean := self.mean(series)) is None else sign * mean
 
-    def speed(self, series: Any) -> float | None:
-        """Return the median training speed of the runs in tokens/s."""
-        found = _there(row.record.get("tokens_per_second") for row in self.series[series])
-        return statistics.median(found) if found else None
-
     @functools.cached_property
-    def parameters(self) -> Mapping[Any, int]:
-        """Series -> number of model parameters, if the task and data are available here."""
+    def parameters(self) -> Mapping[tuple[Any, Any], int]:
+        """(series, x) -> number of model parameters, if the task and data are available here."""
         found = {}
-        for name, rows in self.series.items():
+        for key, rows in self.groups.items():
             keys = {**self.results["set"], **rows[0].record["point"]}
-            items = [(key, show(value)) for key, value in keys.items()]
+            items = [(name, show(value)) for name, value in keys.items()]
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     config = run_config.load(self.results["config"], items)
@@ -158,27 +163,24 @@ class Job:
                     continue
                 make = task.init_model
                 shapes = jax.eval_shape(lambda make=make: nnx.state(make(nnx.Rngs(0)), nnx.Param))
-            found[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+            found[key] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         return found
 
     def trial(self, row: Row) -> Trial:
         """Return the run of a row. Its directory may be missing."""
         point = row.record["point"]
         folder = Path(row.record.get("workdir") or (self.runs or Path()) / spec.folder_of(point))
-        config = self.results["config"]  # "" of runs that no sweep has made
+        config = self.results["config"]  # "" for runs outside a sweep
         overrides = {**self.results["set"], **point}
         return Trial(config, point, overrides, folder, trust_code=bool(config))
 
     def digits(self, column: Measure) -> int:
-        """Return the decimals of a column, from the pooled deviation of runs that differ only in their seed.
+        """Return a column's number of decimals, from the pooled deviation over seeds.
 
         Without such runs, the deviation of all runs is used.
         """
-        groups: dict[tuple[Any, Any], list[float]] = {}
-        for row in self.rows:
-            if (value := row.figures[column.name]) is not None:
-                groups.setdefault((row.series, row.x), []).append(value)
-        for some in (groups.values(), [[value for values in groups.values() for value in values]]):
+        groups = [_there(row.figures[column.name] for row in rows) for rows in self.groups.values()]
+        for some in (groups, [[value for values in groups for value in values]]):
             spread = [statistics.stdev(values) for values in some if len(set(values)) > 1]
             if spread:
                 return decimals(math.hypot(*spread) / math.sqrt(len(spread)))

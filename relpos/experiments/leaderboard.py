@@ -3,13 +3,14 @@
 import statistics
 from collections.abc import Sequence
 
+from relpos.experiments import tables
 from relpos.experiments.job import Job
 
 BASELINE = "none"  # the reference for speeds
 
 
 def suits(jobs: Sequence[Job]) -> bool:
-    """Return whether each job has a single x: runs at several are not repetitions of one another."""
+    """Return whether each job has a single x: runs at different x are not repetitions."""
     return all(len(job.xs) == 1 for job in jobs)
 
 
@@ -62,9 +63,9 @@ def measured(jobs: Sequence[Job]) -> Job:
 
 def costs(job: Job, scheme: str) -> tuple[str, str]:
     """Return a scheme's speed relative to `BASELINE` and the number of parameters it adds, "-" if unknown."""
-    speed = job.speed(scheme) if scheme in job.series else None
-    base = job.speed(BASELINE) if BASELINE in job.series else None
-    sizes = job.parameters
+    speeds = {name: mean.speed for (name, _), mean in job.means.items()}
+    sizes = {name: size for (name, _), size in job.parameters.items()}
+    speed, base = speeds.get(scheme), speeds.get(BASELINE)
     adds = f"{sizes[scheme] - min(sizes.values()):,}" if scheme in sizes else "-"
     return f"{speed / base:.2f}x" if speed and base else "-", adds
 
@@ -72,18 +73,17 @@ def costs(job: Job, scheme: str) -> tuple[str, str]:
 def note(jobs: Sequence[Job]) -> str:
     """Return a description of the columns."""
     return (
-        "Means over the runs that have learned the job, ± their standard deviation over seeds; in brackets the mean in "
-        "distribution. `beats`: the share of the other schemes with a worse mean, averaged over the scheme's jobs. "
-        f"`speed`: tokens/s of a training step relative to `{BASELINE}`, the median of the runs of "
+        "Means over the runs that learned the job, ± their standard deviation over seeds; in brackets the mean of all "
+        "runs in distribution. `beats`: the share of the other schemes with a worse mean, averaged over the scheme's "
+        f"jobs. `speed`: tokens/s of a training step relative to `{BASELINE}`, the median over the runs of "
         f"{measured(jobs).name}. `adds`: parameters beyond those of the smallest model."
     )
 
 
 def markdown(jobs: Sequence[Job]) -> str:
     """Return the table as Markdown, with the schemes that beat the most others first."""
-    made = "; ".join(dict.fromkeys(job.made_with for job in jobs))
-    head = [f"Scale {jobs[0].results['scale']}; {made}.", "", note(jobs), ""]
-    return "\n".join([*head, *table(jobs), ""])
+    made = f"Scale {jobs[0].results['scale']}; {tables.made_with(jobs)}."
+    return "\n".join([made, "", note(jobs), "", *table(jobs), ""])
 
 
 def table(jobs: Sequence[Job]) -> list[str]:
@@ -94,7 +94,6 @@ def table(jobs: Sequence[Job]) -> list[str]:
         "|---" * (len(jobs) + 4) + "|",
     ]
     for scheme, share in ranking(jobs).items():
-        cells = [cell(job, scheme) for job in jobs]
-        cells += costs(measured(jobs), scheme)
+        cells = [*(cell(job, scheme) for job in jobs), *costs(measured(jobs), scheme)]
         lines.append(f"| `{scheme}` | {share:.0%} | {' | '.join(cells)} |")
     return lines

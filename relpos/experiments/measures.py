@@ -1,4 +1,4 @@
-"""The meaning of a job's figures: the section [report] of its sweep.toml, or defaults chosen from its records."""
+"""What a job reports: the section [report] of its sweep.toml, or defaults chosen from its records."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ BETTER = {"higher": max, "lower": min}
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A figure of a run: a value in the newest of its records that matches some conditions.
+    """A figure of a run: a value of its newest record that meets some conditions.
 
     Attributes:
       name: name of the column.
@@ -59,7 +59,7 @@ class Measure:
         return found[-1] * self.times if found else None
 
     def is_learned(self, figure: float | None) -> bool:
-        """Return whether a run with this figure has learned its job; without bounds every run has."""
+        """Return whether a run with this figure has learned its job; True without bounds."""
         if figure is None:
             return self.least is self.most is None
         return (self.least is None or figure >= self.least) and (
@@ -149,11 +149,11 @@ class Report:
     def suggested(cls, results: Results, title: str) -> "Report":
         """Choose a report from the records, for a sweep without a [report].
 
-        The series is ``encoding`` or the first axis. The result is the first of `MEASURES` in the test, at the greatest
-        length that all runs have if there are several.
+        The series is ``encoding`` or the first axis. The result is the first of `MEASURES` in the test records, at the
+        greatest length that all runs share.
 
         Raises:
-          UserError: no run has finished.
+          UserError: no run has a test result.
         """
         records = [record for run in results["runs"] for record in run.get("records", ())]
         tested = [record for record in records if record.get("split") == "test"]

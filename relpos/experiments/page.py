@@ -43,17 +43,16 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
 
     Args:
       title: title of the experiment.
-      jobs: its jobs at one scale. With several that it suits, the page begins with the leaderboard.
+      jobs: its jobs at one scale. If several suit a leaderboard, it comes first.
       command: the command that trains the runs, or "".
 
     Raises:
       UserError: matplotlib is not installed.
     """
     drawn_as = pictures.looks(jobs)
-    made = "; ".join(dict.fromkeys(job.made_with for job in jobs))
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f"<p>Scale {html.escape(jobs[0].results['scale'])}; {html.escape(made)}.</p>",
+        f"<p>Scale {html.escape(jobs[0].results['scale'])}; {html.escape(tables.made_with(jobs))}.</p>",
         f"<pre>{html.escape(command)}</pre>" if command else "",
     ]
     if len(jobs) > 1 and leaderboard.suits(jobs):
@@ -80,7 +79,7 @@ def _job(job: Job, drawn_as: Mapping[Any, Look], several: bool) -> Iterable[str]
         shown = "\n".join(_svg(drawn) for drawn in found)
         yield f'<h3>{heading}</h3>\n<div class="pictures">\n{shown}\n</div>'
     if "Training" not in headings:
-        yield "<p>The curves of training are not shown: the run directories are not here.</p>"
+        yield "<p>No training curves: the run directories are not here, or have a single record.</p>"
     yield "<h3>Means and costs</h3>"
     yield _table(_costs(job))
     yield f"<details><summary>Every run</summary>{_table(tables.every_run(job))}</details>"
@@ -96,9 +95,9 @@ def _costs(job: Job) -> list[str]:
     """Return the table of means with columns for tokens/s and parameters."""
     head, rule, *rows = tables.means(job)
     lines = [f"{head} tokens/s | parameters |", f"{rule}---|---|"]
-    for line, (name, _) in zip(rows, job.means, strict=True):
-        speed, size = job.speed(name), job.parameters.get(name)
-        told = [f"{value:,.0f}" if value is not None else "-" for value in (speed, size)]
+    for line, (key, mean) in zip(rows, job.means.items(), strict=True):
+        costs = (mean.speed, job.parameters.get(key))
+        told = [f"{value:,.0f}" if value is not None else "-" for value in costs]
         lines.append(f"{line} {' | '.join(told)} |")
     return lines
 
@@ -121,7 +120,7 @@ def _legend(drawn_as: Mapping[Any, Look]) -> str:
 
 
 def _svg(drawn: Any) -> str:
-    """Return a figure as SVG, with text kept as text and greys replaced by those of the theme."""
+    """Return a Figure as SVG, with text kept as text and the theme's greys."""
     import matplotlib
 
     file = io.StringIO()

@@ -5,6 +5,7 @@ At most `MOST` series have their own colour and style; the others are grey.
 
 import contextlib
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ from flax import nnx
 from relpos import encodings
 from relpos.errors import UserError
 from relpos.experiments import leaderboard
-from relpos.experiments.job import Job
+from relpos.experiments.job import Job, Row
+from relpos.experiments.measures import setting
 from relpos.nn.layer_encodings import is_shared_by_layers
 from relpos.nn.stack import Stack
 from relpos.runs import Run
@@ -95,7 +97,7 @@ def _band(panel: Any, values: Mapping[int, Sequence[float]], look: Look) -> None
 
 
 def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
-    """Draw a row per series: the mean as a bar, and runs as dots, or crosses if they have not learned the job."""
+    """Draw a row per series: the mean as a bar, and runs as dots, or crosses if they did not learn the job."""
     names = list(drawn_as)
     for place, name in enumerate(names):
         color = drawn_as[name].color
@@ -110,7 +112,7 @@ def _dots(panel: Any, job: Job, drawn_as: Mapping[Any, Look]) -> None:
 
 
 def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
-    """Draw the means by `x` with bands and names, or for a single x, a row per series."""
+    """Draw means by `x` with bands and names; for a single x, a row per series."""
     told = f"{job.report.result.name} ({job.report.better} is better)"
     there = {name: look for name, look in drawn_as.items() if name in job.series}
     if len(job.xs) == 1:
@@ -131,38 +133,47 @@ def results(job: Job, drawn_as: Mapping[Any, Look]) -> Any:
     return _with_names(panel, there)
 
 
-def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> Any | None:
-    """Draw the test measure by length, with the trained length marked. Return None for a single length."""
+def _panels(job: Job) -> list[tuple[str, list[Row]]]:
+    """Return the end of the title and the rows of each panel: one for each x, or for all if no series has several."""
+    if len(job.groups) == len(job.series):
+        return [("", list(job.rows))]
+    return [(f", {job.report.x} {x}", [row for row in job.rows if row.x == x]) for x in job.xs]
+
+
+def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
+    """Draw the test metric by length, with the trained length marked. Runs with a single length are omitted."""
     value, split = job.report.result.value, job.report.result.where.get("split", "test")
-    panel = _panel(f"{value} by length", ylabel=f"{split} {value}")
-    read: set[int] = set()
-    for name, look in drawn_as.items():
-        found: dict[int, list[float]] = {}
-        for row in job.series.get(name, ()):
-            for length, one in by_length(row.record.get("records", ()), value, split).items():
-                found.setdefault(length, []).append(one)
-        if len(found) > 1:
-            _band(panel, found, look)
-            read |= set(found)
-    if not read:
-        return None
-    show_lengths(panel, read)
-    _mark_trained(panel, job)
-    return panel.figure
+    drawn = []
+    for at, rows in _panels(job):
+        panel = _panel(f"{value} by length{at}", ylabel=f"{split} {value}")
+        read: set[int] = set()
+        for name, look in drawn_as.items():
+            found: dict[int, list[float]] = {}
+            for row in (row for row in rows if row.series == name):
+                records = row.record.get("records", ())
+                for length, one in by_length(records, value, split).items():
+                    found.setdefault(length, []).append(one)
+            if len(found) > 1:
+                _band(panel, found, look)
+                read |= set(found)
+        if read:
+            show_lengths(panel, read)
+            _mark_trained(panel, job, rows)
+            drawn.append(panel.figure)
+    return drawn
 
 
-def _mark_trained(panel: Any, job: Job) -> None:
-    if job.report.x == "sequence_length":
-        mark_trained(panel, job.xs, GREY)
+def _mark_trained(panel: Any, job: Job, rows: Iterable[Row]) -> None:
+    found = {setting(job.results, row.record["point"], "sequence_length") for row in rows}
+    mark_trained(panel, sorted(filter(is_number, found)), GREY)
 
 
 def named_lengths(job: Job) -> Any:
-    """Draw `lengths` with names at the ends of the lines, or the results if there is a single length."""
+    """Draw `lengths` with names at the ends of the lines, or the results unless a single panel has all lengths."""
     drawn_as = looks([job])
-    drawn = lengths(job, drawn_as)
-    if drawn is None:
+    if len(drawn := lengths(job, drawn_as)) != 1:
         return results(job, drawn_as)
-    return _with_names(drawn.axes[0], drawn_as)
+    return _with_names(drawn[0].axes[0], drawn_as)
 
 
 def _with_names(panel: Any, drawn_as: Mapping[Any, Look]) -> Any:
@@ -180,28 +191,30 @@ def _with_names(panel: Any, drawn_as: Mapping[Any, Look]) -> Any:
     return panel.figure
 
 
-def curves(job: Job, drawn_as: Mapping[Any, Look], split: str) -> Any | None:
-    """Draw a split's measure by step, or its loss if training lacks the measure; None if no run has two steps.
+def curves(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
+    """Draw the metric of training and validation by step, or the loss if training lacks the metric.
 
-    Runs whose directories are missing are omitted. Only the first x is drawn.
+    Runs whose directories are missing, or that have a single step, are omitted.
     """
-    rows = [row for row in job.rows if row.x == job.xs[0]]
-    records = {id(row): job.trial(row).run.records() for row in rows}
-    trained = [r for each in records.values() for r in each if r.get("split") == "train"]
-    value = measure_of(trained) or "loss"
-    at = f", {job.report.x} {job.xs[0]}" if len(job.xs) > 1 else ""
-    panel = _panel(f"{split} {value}{at}", "step", f"{split} {value}")
-    for name, look in drawn_as.items():
-        found: dict[int, list[float]] = {}
-        for row in (row for row in rows if row.series == name):
-            for record in records[id(row)]:
-                if record.get("split") == split and is_number(record.get(value)):
-                    found.setdefault(record["step"], []).append(record[value])
-        if len(found) > 1:
-            steps = sorted(found)
-            kept = {*steps[:: -(-len(steps) // POINTS)], steps[-1]}
-            _band(panel, {step: found[step] for step in kept}, look)
-    return panel.figure if panel.lines else None
+    drawn = []
+    for (at, rows), split in itertools.product(_panels(job), ("train", "validation")):
+        records = {id(row): job.trial(row).run.records() for row in rows}
+        trained = [r for each in records.values() for r in each if r.get("split") == "train"]
+        value = measure_of(trained) or "loss"
+        panel = _panel(f"{split} {value}{at}", "step", f"{split} {value}")
+        for name, look in drawn_as.items():
+            found: dict[int, list[float]] = {}
+            for row in (row for row in rows if row.series == name):
+                for record in records[id(row)]:
+                    if record.get("split") == split and is_number(record.get(value)):
+                        found.setdefault(record["step"], []).append(record[value])
+            if len(found) > 1:
+                steps = sorted(found)
+                kept = {*steps[:: -(-len(steps) // POINTS)], steps[-1]}
+                _band(panel, {step: found[step] for step in kept}, look)
+        if panel.lines:
+            drawn.append(panel.figure)
+    return drawn
 
 
 def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
@@ -217,7 +230,7 @@ def biases(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
                 panel = _panel(f"{name}: bias of each head", "distance", height=2.0)
                 for head in values_ND[:_HEADS]:
                     panel.plot(head, color=look.color, linewidth=1, alpha=0.8)
-                _mark_trained(panel, job)
+                _mark_trained(panel, job, job.series[name][:1])
                 found.append(panel.figure)
     return found
 
@@ -255,10 +268,8 @@ def board(jobs: Sequence[Job], drawn_as: Mapping[Any, Look]) -> Any:
 def of_job(job: Job, drawn_as: Mapping[Any, Look]) -> Iterable[tuple[str, list[Any]]]:
     """Yield the heading and pictures of each section of a job, omitting sections without pictures."""
     sections = {
-        "Results": [results(job, drawn_as), lengths(job, drawn_as)],
-        "Training": [curves(job, drawn_as, split) for split in ("train", "validation")],
+        "Results": [results(job, drawn_as), *lengths(job, drawn_as)],
+        "Training": curves(job, drawn_as),
         "Bias by distance": biases(job, drawn_as),
     }
-    for heading, found in sections.items():
-        if there := [drawn for drawn in found if drawn is not None]:
-            yield heading, there
+    yield from ((heading, found) for heading, found in sections.items() if found)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from relpos.experiments import provenance
-from relpos.experiments.provenance import cores
 from relpos.experiments.trial import Trial
 from relpos.files import write_atomically
+from relpos.process import cores
 from relpos.training.run_directory import InUseError
 
 TRAIN = [sys.executable, "-m", "relpos.train"]
-# With an accelerator, train one run at a time: a JAX process takes all of its memory.
+# With an accelerator, train one run at a time: a JAX process preallocates most of its memory.
 ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")
 _IN_USE = "in use by another process, left alone"
 INTERRUPTED = (129, 130, 143)  # exit codes of runs that have saved
@@ -51,7 +51,7 @@ class Pool:
         self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         for number in range(size):
             self._shares.put(set(mine[number::size]) or set(mine))
-        self._commit = provenance.commit()  # now, because writing figures changes the work tree
+        self._commit = provenance.commit()  # now, because writing results changes the work tree
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -63,7 +63,7 @@ class Pool:
                 future.result()
 
     def stop(self) -> None:
-        """Stop starting runs, and let running ones save."""
+        """Start no more runs; let running ones save."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
@@ -100,7 +100,7 @@ class Pool:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        if code == InUseError.exit_code:  # another process was faster
+        if code == InUseError.exit_code:  # another process took it first
             self._done(trial, _IN_USE)
             return
         trial.note(self._commit, provenance.machine(), time.perf_counter() - began)

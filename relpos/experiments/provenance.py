@@ -1,9 +1,10 @@
 """Provenance of figures: commit and machine."""
 
-import os
 import platform
 import subprocess
 from pathlib import Path
+
+from relpos.process import cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,13 +19,6 @@ def commit() -> str:
     except FileNotFoundError:  # git is not installed
         return ""
     return done.stdout.strip()
-
-
-def cores() -> set[int]:
-    """Return the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
 
 
 def machine() -> str:

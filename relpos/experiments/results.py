@@ -1,4 +1,4 @@
-"""The figures of a sweep as JSON, kept independently of the run directories."""
+"""The figures of a sweep as JSON, kept apart from the run directories."""
 
 import json
 import statistics
@@ -26,7 +26,7 @@ def read(path: Path) -> Results:
     """
     results = read_json(path)
     if not _has(results, _KINDS) or not all(map(_is_run, results["runs"])):
-        raise UserError(f"{path} is not what a sweep writes: remove it")
+        raise UserError(f"{path} holds no sweep results: remove it")
     found: Results = results
     return found
 

@@ -26,7 +26,7 @@ EVERY: dict[str, Callable[[type[encodings.Encoding]], bool]] = {
         scheme.axes in (None, 1) and not scheme.causal_only
     ),
 }
-GRID = "grid"  # the scale of a sweep from flags
+GRID = "grid"  # the scale name of sweeps from flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read(experiment: Path, scale: str, runs: Path) -> Sweep:
         common = found.get("set", {}) | scales[scale].get("set", {})
         each = [*common.items(), *((axis, v) for axis, values in axes.items() for v in values)]
         for key, value in each:
-            settings(config, ((key, show(value)),))  # before hours of runs, not in each of them
+            settings(config, ((key, show(value)),))  # fail before the first run, not hours later
     except KeyError as error:
         raise UserError(f"{path} lacks {error} for the scale {scale!r}") from error
     except UserError as error:
@@ -203,7 +203,7 @@ def _sweep(
         folder = folder_of(point)
         if folder in trials:
             raise UserError(
-                f"{dict(trials[folder].point)} and {point} would have one run directory, {folder!r}"
+                f"{dict(trials[folder].point)} and {point} share the run directory, {folder!r}"
             )
         trials[folder] = Trial(config, point, {**common, **point}, runs / folder, before)
     names = [folder_of(run["point"]) for run in kept]

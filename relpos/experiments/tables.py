@@ -1,5 +1,7 @@
 """The tables of a job, as Markdown."""
 
+from collections.abc import Sequence
+
 from relpos.experiments.job import Job, decimals
 
 
@@ -18,6 +20,15 @@ def show(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def made_with(jobs: Sequence[Job]) -> str:
+    """Return the commits and machines of the runs, each with its jobs if they differ."""
+    names: dict[str, list[str]] = {}
+    for job in jobs:
+        names.setdefault(job.made_with, []).append(job.name)
+    each = [f"{', '.join(some)}: {made}" for made, some in names.items()]
+    return "; ".join(each if len(each) > 1 else names)
+
+
 def markdown(job: Job) -> str:
     """Return a table of means and a table of all runs."""
     made = f"Scale {job.results['scale']}; {job.made_with}. {note(job)}"
@@ -27,7 +38,7 @@ def markdown(job: Job) -> str:
 def note(job: Job) -> str:
     """Return a note about the means and the runs that they exclude."""
     return (
-        f"Means are over {bound(job)}, ± the standard deviation of the n runs; one run has none. The best mean is "
+        f"Means are over {bound(job)}, ± the standard deviation of the n runs; a single run has none. The best mean is "
         f"bold: {job.report.better} is better."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from relpos.files import read_json, write_atomically
 from relpos.runs import Run
-from relpos.runs.run import FINISHED
+from relpos.runs.run import FINISHED, WAITING
 from relpos.sections import flatten, show, to_plain
 from relpos.training import run_config
 from relpos.training.run_directory import may_change
@@ -85,7 +85,7 @@ class Trial:
 
     @property
     def about(self) -> dict[str, Any] | None:
-        """The commit, the machine and the seconds of all attempts; None before the first has ended."""
+        """The last attempt's commit and machine, and the seconds of all attempts; None before one has ended."""
         try:
             found: dict[str, Any] = read_json(self._beside(".about.json"))
         except FileNotFoundError:
@@ -100,13 +100,13 @@ class Trial:
 
     def other_settings(self) -> list[str]:
         """Return the settings in the run directory that differ from the sweep's, as text."""
-        if not (self.workdir / "config.json").exists():
+        if self.run.state == WAITING:
             return []
         texts = tuple((key, show(value)) for key, value in self.overrides.items())
         there, here = self.run.settings, settings(self.config, texts)
         return [
             f"{key} is {there[key]!r} there, {value!r} in the sweep"
             for key, value in here.items()
-            # Lists are tuples here. Whether moved data are the same data is asked when the run goes on.
+            # Lists are tuples here. Moved data are compared when the run resumes.
             if key in there and show(there[key]) != show(value) and not may_change(key)
         ]

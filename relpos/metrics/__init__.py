@@ -18,13 +18,13 @@ class Metrics(Functions):
         super().__init__(package, "measure", "metric")
 
     def measure(self, *given: Any) -> dict[str, Any]:
-        """Return name -> result of `measure`, omitting results of None."""
+        """Return name -> result of `measure`, omitting results that are None."""
         found = {name: measure(*given) for name, measure in self._measures.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     @functools.cached_property
     def _measures(self) -> dict[str, Callable[..., Any]]:
-        """Name -> function, found once: answers are measured one by one."""
+        """Name -> function, looked up only once because answers are measured one by one."""
         return {name: self.find(name) for name in self.names()}
 
     def attributes(self, attribute: str) -> dict[str, Any]:

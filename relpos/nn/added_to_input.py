@@ -19,7 +19,7 @@ def add_to_input(
     positions_BT: Array,
     embed_positions: Any,
 ) -> Float[Array, "B T D"]:
-    """Return the input with all that is added to it: by the encodings that the layers name, and by one beside them."""
+    """Return the input plus what the layers' encodings and `beside`, one more encoding, add to it."""
     if embed_positions is not None:
         shape = x_BTD.shape[:2]
         embed_positions = checked_number("embed_positions", embed_positions, shape, with_axes=True)
@@ -35,7 +35,7 @@ def add_to_input(
 def check_counted_on(
     of_layers: Sequence[Encoding], beside: Encoding | None, embed_positions: Any
 ) -> None:
-    """Check that positions added to a segment of a text are given: counted anew, they would contradict earlier ones."""
+    """Check that positions added to a text's next segment are given: a count from 0 would contradict earlier ones."""
     pairs = _with_given(of_layers, beside, embed_positions)
     names = ", ".join(type(encoding).__name__ for encoding, given in pairs if given is None)
     if names:

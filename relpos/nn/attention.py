@@ -28,9 +28,9 @@ class RelativeAttention(nnx.Module):
     The methods that attend share these arguments:
 
       x_BTD: the input.
-      positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment, counted on from
-        the tokens in the cache.
-      order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
+      positions: integers or reals, or with axes, [B, T, axes]; None: each token's index in its segment, after the
+      tokens in the cache.
+      order: what causality and windows use; None: the positions, or the index in the row where positions have axes.
       segments: ids of packed documents, 0 is padding; None: one document. With a cache, all ids but 0 are one document.
       dropout_key: a random key, which switches dropout on.
       deterministic: True: no dropout, even with a key; False: a dropout rate needs a key; None: drop if there is a key,
@@ -187,8 +187,8 @@ class RelativeAttention(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """Attend to x and to the tokens before it, as in Transformer-XL; positions continue from theirs.
 
-        `earlier` holds the layer's inputs at the M tokens before x; their keys and values are computed anew. No
-        gradient flows into an array; an `Earlier` is used unchanged.
+        `earlier` holds the layer's inputs at the M tokens before x; their keys and values are recomputed. An array gets
+        no gradient; an `Earlier` is used unchanged.
         """
         encoding = self._bound()
         q, k, v = self._project(x_BTD)
@@ -226,7 +226,7 @@ class RelativeAttention(nnx.Module):
         Args:
           batch: B.
           max_length: the largest number of tokens of a row. With a window and counted positions, the cache has no more
-            slots than the window's past; with positions that are given, a window may hold any number of tokens.
+          entries than the window's past; with positions that are given, a window may hold any number of tokens.
           positions: like those of each call, [B, T] or [B, T, axes] for any T. Only the axes and the type are used: a
             `jax.ShapeDtypeStruct` will do. None: positions are counted.
         """
@@ -294,7 +294,7 @@ class RelativeAttention(nnx.Module):
         return self._split(self.qkv(x_BTD), self.num_heads)
 
     def _split(self, qkv_BTF, N: int):
-        """Return the N query heads in a projection, keys and values."""
+        """Split a projection into N query heads, keys and values."""
         K = self.num_kv_heads
         qkv = qkv_BTF.reshape(*qkv_BTF.shape[:2], N + 2 * K, self.head_dim)
         q, k, v = qkv[:, :, :N], qkv[:, :, N : N + K], qkv[:, :, N + K :]
@@ -347,7 +347,7 @@ class RelativeAttention(nnx.Module):
 
 
 def _in_one_number(positions: Any, order: Any, shape: tuple[int, ...]) -> Any:
-    """Return what orders the tokens, one number for each; None: their order in the row."""
+    """Return one number for each token that defines their order; None: the row's."""
     if order is not None or positions is None or isinstance(positions, positions_lib.Consecutive):
         return order
     return None if positions_lib.axes(positions, shape) else positions

@@ -35,7 +35,7 @@ class AttentionFunction(nnx.Module):
         module: Any = None,
         is_causal: bool = False,
     ) -> Float[Array, "B T N H"]:
-        """Attend as `flax.nnx.dot_product_attention` does, with positions; dropout draws each weight independently.
+        """Attend as `flax.nnx.dot_product_attention` does, with positions; weights are dropped independently.
 
         Raises:
           ValueError: a mask or a bias of pairs is given, a precision, weights to be sown, or an encoding that needs the
@@ -48,7 +48,7 @@ class AttentionFunction(nnx.Module):
             )
         if precision is not None:
             raise ValueError(
-                f"precision={precision!r} is not passed on: use jax.default_matmul_precision in place of it"
+                f"precision={precision!r} is not supported: use jax.default_matmul_precision instead"
             )
         if module is not None:
             raise ValueError("the weights are never stored as a whole: call with sow_weights=False")
@@ -56,8 +56,8 @@ class AttentionFunction(nnx.Module):
         check_encoding(self.encoding, query.shape[2], key.shape[2], query.shape[3], causal)
         if self.encoding.needs_tokens:
             raise ValueError(
-                f"{type(self.encoding).__name__} computes its gate from the layer's input, which attention_fn is not "
-                "given: use relpos.RelativeAttention"
+                f"{type(self.encoding).__name__} computes features from the layer's input, which attention_fn is not "
+                f"given: use relpos.RelativeAttention"
             )
         out = attention(
             query, key, value, encoding=self.encoding, causal=causal,

@@ -55,7 +55,7 @@ def check_heads(
     head_dim: int | None,
     name: str = "in_features",
 ) -> tuple[int, int]:
-    """Return K and H, and check that the sizes divide; messages call the width by its name."""
+    """Return K and H, and check that the sizes divide; `name` is the width's name in messages."""
     if num_heads < 1 or width < 1:
         raise ValueError(f"num_heads and {name} must be positive, got {num_heads}, {width}")
     if head_dim is None and width % num_heads:
@@ -74,7 +74,7 @@ def check_heads(
 def head_norms(
     wanted: bool, head_dim: int, epsilon: float, dtype: Any, rngs: nnx.Rngs
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """Return RMS norms over H for queries and keys; unwanted, functions that change nothing."""
+    """Return RMS norms over H for queries and keys; identities unless `wanted`."""
     if not wanted:
         return unchanged, unchanged
     make = functools.partial(nnx.RMSNorm, head_dim, epsilon=epsilon, dtype=dtype, rngs=rngs)
@@ -82,10 +82,10 @@ def head_norms(
 
 
 def unchanged(x: Array) -> Array:
-    """Return x: the norm where there is none."""
+    """Return x, in place of a norm."""
     return x
 
 
 def no_positions() -> Encoding:
-    """Return an encoding that defines no slot."""
+    """Return an encoding that fills no slot."""
     return Encoding(dims=encodings.Dims(1, 1, 1), rngs=nnx.Rngs(0))

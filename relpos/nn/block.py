@@ -33,8 +33,7 @@ class At(NamedTuple):
 class Block(nnx.Module):
     """Self-attention, optional cross-attention and an MLP, each with a residual connection.
 
-    The methods take the memory that cross-attention reads, None in a block without it, and a random key, which
-    switches dropout on.
+    `memory` is what cross-attention reads, None in a block without it; a random `key` switches dropout on.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Block(nnx.Module):
             **options,
         )  # fmt: skip
         self.mlp_norm = make_norm(config, rngs)
-        # Pre-norm layers add to x without end: small initial outputs keep the size of the input over all layers.
+        # Pre-norm layers keep adding to x: small initial outputs preserve its scale through all layers.
         scale = 0.5 / config.num_layers if config.norm_placement == "pre" else 1.0
         small = jax.nn.initializers.variance_scaling(scale, "fan_in", "normal")
         self.mlp = config.mlp
@@ -105,7 +104,7 @@ class Block(nnx.Module):
     def decode(
         self, x_BTD: Float[Array, "B T D"], cache: Cache, *, at: At, memory: Memory | None = None
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Return the output for tokens behind those in the cache, and the new cache."""
+        """Return the output for tokens after those in the cache, and the new cache."""
         out, cache = self.attention.decode(
             self._before(x_BTD, self.attention_norm), cache,
             positions=at.positions, order=at.order, segments=at.segments,
@@ -115,7 +114,7 @@ class Block(nnx.Module):
     def read_on(
         self, x_BTD: Float[Array, "B T D"], earlier: Earlier, *, at: At, key: Any = None
     ) -> tuple[Float[Array, "B T D"], Earlier]:
-        """Return the output for tokens behind earlier ones, and the last inputs for the next segment."""
+        """Return the output for tokens after earlier ones, and the last inputs for the next segment."""
         keys = _keys(key)
         h = self._before(x_BTD, self.attention_norm)
         normed = self._before(jax.lax.stop_gradient(earlier.inputs), self.attention_norm)
@@ -126,7 +125,7 @@ class Block(nnx.Module):
         return self._rest(x_BTD, out, at, None, keys), earlier.then(x_BTD, at.segments)
 
     def _rest(self, x_BTD, out_BTD, at: At, memory, keys):
-        """Add the output of self-attention to x, then what the other sublayers make of it."""
+        """Add the output of self-attention to x, then run the other sublayers."""
         read_BTD = x_BTD  # by a parallel MLP
         x_BTD = self._after(x_BTD, out_BTD, self.attention_norm, keys[1])
         if self.cross is not None:
@@ -140,7 +139,7 @@ class Block(nnx.Module):
         return self._after(x_BTD, out_BTD, self.mlp_norm, keys[4])
 
     def _mlp(self, h_BTD, key):
-        """Return the output of the MLP; the gradient keeps the hidden values and computes their activations anew."""
+        """Return the output of the MLP; the backward pass keeps hidden values and recomputes activations."""
 
         def out(h_BTM):
             return self.mlp_out(dropped(KINDS[self.mlp].hidden(h_BTM), self.mlp_rate, key))
@@ -156,12 +155,12 @@ class Block(nnx.Module):
 
 
 def _keys(key: Array | None) -> Any:
-    # The MLP's key is the last: it came last, and the draws of the others stay what they were.
+    # The MLP's key is last, as it was added last: the other draws are unchanged.
     return [None] * 6 if key is None else jax.random.split(key, 6)
 
 
 def dropped(x_BTD: Array, rate: float, key: Array | None) -> Array:
-    """Drop activations by the hash that drops attention's weights; without a key, drop none.
+    """Drop activations by the hash that drops attention weights; without a key, drop none.
 
     JAX's generator would take several times as many operations.
     """

@@ -12,7 +12,7 @@ from relpos.attention.checks import checked_number
 
 @dataclasses.dataclass(frozen=True)
 class KeysAndValues:
-    """Keys and values in the layout that products with queries read."""
+    """Keys and values in the layout in which queries are multiplied."""
 
     keys: Float[Array, "K B S H"]
     values: Float[Array, "K B S H"]
@@ -34,17 +34,17 @@ class Cache(KeysAndValues):
     """The keys and values of earlier tokens, and what an encoding keeps of them.
 
     Rows are ragged: each has its own length, and padding is never stored. With a window, the capacity may be as small
-    as the window's past; the slots are then a ring buffer.
+    as the window's past; the entries are then a ring buffer.
 
     Attributes:
       keys: [K, B, C, H], as the encoding's `key` returns them (rotated); C is the capacity. Keys that `come_along` are
         kept as the next token sees them.
       values: [K, B, C, H].
-      positions: each slot's position, [B, C], or with axes [B, C, axes].
-      written: which slots hold a token, [B, C].
+      positions: each entry's position, [B, C], or with axes [B, C, axes].
+      written: which entries hold a token, [B, C].
       features: the encoding's features of each token, a tree of [B, C, heads, ...]; heads is N, K, or 1 for all.
       state: what the encoding carries from token to token, a tree of [B, heads, ...].
-      length: the number of tokens that each row has seen, [B].
+      length: the number of tokens appended to each row, [B].
       order: [B, C], what causality and windows use in a cache that is given positions; None in one that counts them.
       tables: the encoding's vectors for each distance, computed once, [N, C, H], or [K, ...] or [1, ...] if
         heads share them; None if it has none.
@@ -83,7 +83,7 @@ class Cache(KeysAndValues):
         if self.counts:
             if positions is not None or order is not None:
                 raise ValueError(
-                    "this cache counts positions: pass none, or make it by init_cache(..., positions=...), with "
+                    "this cache counts positions: pass none, or make it with init_cache(..., positions=...), with "
                     "positions like those to come"
                 )
             return self.next_positions(valid_BT), None
@@ -120,12 +120,12 @@ class Cache(KeysAndValues):
         """Append tokens, at the positions from `positions_and_order`; in a full ring they replace the oldest."""
         count_BT = self.next_positions(valid_BT)
         length = self.length + valid_BT.sum(1, dtype=jnp.int32)
-        # Of more tokens than slots, keep only the last, so that no slot is written twice.
+        # Of more tokens than entries, keep the last, so that none is written twice.
         kept_BT = valid_BT & (count_BT >= length[:, None] - self.capacity)
         slots_BT = jnp.where(kept_BT, count_BT % self.capacity, self.capacity)
 
-        # XLA writes several slots in place, but for a single one it copies the whole cache. A second slot, which is out
-        # of bounds and so dropped, avoids that.
+        # XLA writes several entries in place, but for a single one copies the whole cache. A second, out of bounds and
+        # so dropped, avoids that.
         alone = slots_BT.size == 1
         if alone:
             slots_BT = jnp.append(slots_BT, jnp.full_like(slots_BT, self.capacity), axis=1)

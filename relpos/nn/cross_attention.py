@@ -133,7 +133,7 @@ class CrossAttention(nnx.Module):
             of x, its beams.
           memory: what `remember` returns.
           positions: those of the queries.
-          segments: ids, [R, T]: a query sees the memory of its own segment; None: all of x is of segment 1.
+          segments: ids, [R, T]: a query sees the memory of its own segment; None: all of x is in segment 1.
           dropout_key: as in `RelativeAttention`.
           deterministic: as in `RelativeAttention`.
 

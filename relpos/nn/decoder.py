@@ -64,7 +64,7 @@ class Decoder(TokenModel):
         return self.embed.logits(self.norm(x_BTD)), earlier
 
     def _check_given(self, placed: Placed) -> None:
-        """Check that a call behind earlier tokens gives positions, where `places` would have to know these tokens."""
+        """Check that a call after earlier tokens gives positions, if `places` would need those tokens."""
         if not self.places.are_consecutive and all(given is None for given in placed):
             raise ValueError(
                 f"the positions of {type(self.places).__name__} depend on all tokens of a row, and a cache or an "
@@ -85,5 +85,5 @@ class Decoder(TokenModel):
         return self.stack.init_caches(batch, max_length, positions=positions)
 
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
-        """Return the earlier inputs of all layers before the first segment: none, see `Stack.init_earlier`."""
+        """Return empty earlier inputs for all layers, see `Stack.init_earlier`."""
         return self.stack.init_earlier(batch, length)

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """The inputs of one layer at the M tokens before those that it reads.
+    """One layer's inputs at the M tokens before the current ones.
 
         keys and values from [SG(earlier); x],  queries from x;  query i stands at M + i
 
-    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.2. SG stops the gradient. The tokens of a row stand side
-    by side at its end, without padding. A `Cache` holds keys, values and an encoding's state, for decoding; this holds
-    inputs, for training on a text segment by segment.
+    Dai et al. 2019, "Transformer-XL", arXiv:1901.02860, sec. 3.2. SG stops the gradient. A row's tokens are
+    right-aligned, without padding between. A `Cache` holds keys, values and an encoding's state, for decoding; this
+    holds inputs, for training on a text segment by segment.
 
     Attributes:
       inputs: [B, M, D].
@@ -29,7 +29,7 @@ class Earlier:
 
     @classmethod
     def of(cls, inputs_BMD: Float[Array, "B M D"], segments: Any = None) -> "Earlier":
-        """Make it from inputs, whose gradient is stopped, and segment ids [B, M]; None: all tokens are of segment 1."""
+        """Make it from inputs, whose gradient is stopped, and segment ids [B, M]; None: all tokens are in segment 1."""
         if segments is None:
             segments = jnp.ones(inputs_BMD.shape[:2], jnp.int32)
         return cls(jax.lax.stop_gradient(inputs_BMD), jnp.asarray(segments, jnp.int32))
@@ -44,7 +44,7 @@ class Earlier:
         return jax.tree.map(lambda x: x[layer], self)
 
     def ids_with(self, shape: tuple[int, ...], segments: Any) -> Int[Array, "B S"]:
-        """Return the ids of these tokens and of [B, T] more; None: the latter are of segment 1."""
+        """Return the segment ids of these tokens and of [B, T] more; None: 1 for the latter."""
         ids_BT = jnp.ones(shape, jnp.int32) if segments is None else segments
         ids_BT = jnp.broadcast_to(jnp.asarray(ids_BT, jnp.int32), shape)
         return jnp.concatenate([self.segments, ids_BT], 1)
@@ -54,7 +54,7 @@ class Earlier:
         return jnp.concatenate([self.inputs.astype(x_BTD.dtype), x_BTD], 1)
 
     def then(self, x_BTD: Float[Array, "B T D"], segments: Any = None) -> "Earlier":
-        """Return the last M tokens of these and of x, for the next segment."""
+        """Return the last M inputs of these and x, for the next segment."""
         ids_BS = self.ids_with(x_BTD.shape[:2], segments)
         last_BM = jnp.argsort(ids_BS != 0, axis=1, stable=True)[:, -self.length :]
         inputs_BMD = jnp.take_along_axis(self.inputs_with(x_BTD), last_BM[:, :, None], 1)

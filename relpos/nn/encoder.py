@@ -18,7 +18,7 @@ class Encoder(TokenModel):
 
 
 class TokenEncoder(TokenModel):
-    """Tokens to the logits of the token at each place, [B, T, V], for masked language models and the like."""
+    """Tokens to the logits of the token at each position, [B, T, V], for masked language models and the like."""
 
     has_logits = True
 
@@ -27,7 +27,7 @@ class SpanEncoder(nnx.Module):
     """start = x w_1, stop = x w_2, for the output x of an encoder whose input is E[token] + P[part].
 
     Devlin et al. 2019, arXiv:1810.04805, sec. 3 and 4.2. P distinguishes the parts of a text, such as question and
-    context, with any positions.
+    context.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SpanEncoder(nnx.Module):
           vocab_size: V.
           num_parts: the number of parts of a text, not counting 0, padding.
           rngs: for the initial parameters.
-          **options: `encoding_options` and `places`, as of `Encoder`.
+          **options: `encoding_options` and `places`, as for `Encoder`.
         """
         self.encoder = Encoder(config, vocab_size=vocab_size, rngs=rngs, **options)
         self.parts = nnx.Embed(

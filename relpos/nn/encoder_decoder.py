@@ -41,7 +41,7 @@ class EncoderDecoder(nnx.Module):
 
         Args:
           encoder: the sizes and the kind of the encoder's layers.
-          decoder: those of the decoder, with the same width; it also says what computes the logits.
+          decoder: likewise, with the same width; also determines what computes the logits.
           source_vocab: V of the source.
           target_vocab: V of the target.
           cross_encoding: the scheme of cross-attention, "none" in most papers.
@@ -50,11 +50,11 @@ class EncoderDecoder(nnx.Module):
           rngs: for the initial parameters.
 
         Raises:
-          ValueError: the widths differ, or vocabularies that should share embeddings.
+          ValueError: widths differ, or vocabularies meant to share embeddings do.
         """
         if encoder.features != decoder.features:
             raise ValueError(
-                f"encoder and decoder must have one width, got features={encoder.features} and {decoder.features}"
+                f"encoder and decoder must agree in width, got features={encoder.features} and {decoder.features}"
             )
         if share_embeddings and source_vocab != target_vocab:
             raise ValueError(

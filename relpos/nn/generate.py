@@ -85,7 +85,7 @@ def generate(
       prompts_BT: the prompts, each padded at its end with any tokens.
       lengths_B: the number of tokens of each prompt, at least 1.
       max_new_tokens: M, at most MOST_NEW_TOKENS.
-      stop: the token that ends a continuation, and is no part of it.
+      stop: the token that ends a continuation, not part of it.
       sampling: how tokens are chosen.
       key: a random key, or one for each row, [B]. The draws of a row depend only on its own key and the step.
 
@@ -93,7 +93,7 @@ def generate(
       The new tokens, and their number in each row.
 
     Raises:
-      ValueError: max_new_tokens is below 1 or too many.
+      ValueError: max_new_tokens is below 1 or too large.
     """
     check_new_tokens(max_new_tokens)
     keys_B = key if key.ndim else jax.random.split(key, len(prompts_BT))

@@ -19,8 +19,8 @@ def of_layer(
 ) -> Encoding | None:
     """Make the encoding of one layer's attention; return None if all of it adds to the input.
 
-    Options in the text, which `relpos.encodings.create` reads, come before `options`, scheme name -> its options. In a
-    layer that is not causal, `bidirectional` is switched on.
+    Options in the text, which `relpos.encodings.create` reads, override `options`, scheme name -> options. In a layer
+    that is not causal, `bidirectional` is switched on.
     """
     kinds = []
     for kind in expressions.parse(text):
@@ -70,7 +70,7 @@ def is_shared_by_layers(path: Any, variable: Any) -> bool:
 
 
 def tie(module: nnx.Module | None, to: nnx.Module | None) -> None:
-    """Replace the parameters that layers share by those of another module of the same structure."""
+    """Replace parameters that layers share with those of another module of the same structure."""
     for path, variable in list(nnx.iter_graph(to)):
         if isinstance(variable, nnx.Variable) and is_shared_by_layers(path, variable):
             *parents, last = map(str, path)

@@ -20,7 +20,7 @@ class LayerOptions(NamedTuple):
 def of_layers(
     num_layers: int, encodings: tuple[Any, ...], **given: Any
 ) -> tuple[LayerOptions, ...]:
-    """Return the options of each layer of the pattern, whose length is the least common multiple of all turns.
+    """Return the options of each layer of the pattern, whose length is the lcm of the sequences' lengths.
 
     Args:
       num_layers: the number of all layers.
@@ -69,7 +69,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
-        return text  # refused, by name, by the reader of the value
+        return text  # rejected later, with the option's name
 
 
 def _number(name: str, value: Any) -> float | None:

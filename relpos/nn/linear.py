@@ -1,4 +1,4 @@
-"""Projections, whose products XLA's CPU library multiplies at full rate."""
+"""Projections whose matrix products run at full rate on XLA's CPU backend."""
 
 import functools
 from typing import Any
@@ -44,9 +44,9 @@ def product(x: Float[Array, "... D"], kernel: Float[Array, "D M"]) -> Float[Arra
     """Return x W.
 
     The gradient of W sums over tokens, the first axis of both factors, for which XLA's CPU backend has no fast product:
-    on one core it ran at a third to a half of the rate of the others. The narrower factor is therefore turned first.
+    on one core it ran at a third to a half of the rate of the others. The narrower factor is transposed first.
     """
-    # On an explicit mesh a sum over tokens must say how it is cut, which JAX's own gradient does.
+    # On an explicit mesh a sum over tokens must say how it is sharded, which JAX's own gradient does.
     if jax.typeof(x).sharding.mesh.explicit_axes:
         return x @ kernel
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def _backward(precision, factors, d):
 
 
 def _turned(x):
-    return lax.optimization_barrier(x.T)  # else XLA joins it with the product again
+    return lax.optimization_barrier(x.T)  # else XLA fuses it with the product
 
 
 _product.defvjp(_forward, _backward)

@@ -13,7 +13,7 @@ _GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
 
 
 class Kind(NamedTuple):
-    """What stands between the two products of an MLP."""
+    """What an MLP does between its two products."""
 
     function: Callable[[Array], Array]  # f, the activation function
     gated: bool = False  # whether the first product is [W_g; W_1] x

@@ -1,4 +1,4 @@
-"""Cached keys that are kept up to date: each as a query behind the last token sees it, so that decoding need not walk.
+"""Cached keys kept up to date: each as a query after the last token sees it, so that decoding needs no walk.
 
 Yang et al. 2025, "PaTH Attention", arXiv:2505.16381, keep reflected keys in this way: each decoding step applies the
 reflection of one more token to all keys, which costs no more than reading them.
@@ -26,7 +26,7 @@ def come_along(encoding: Encoding) -> bool:
 
 
 def _walking(encoding: Encoding) -> tuple[int, Encoding]:
-    """Return the part that walks, after its number."""
+    """Return the number of the part that walks, and the part."""
     (found,) = ((number, part) for number, part in enumerate(encoding.parts) if part.walks)
     return found
 
@@ -72,7 +72,7 @@ def of_own_heads(
 
 
 def walked_past(encoding: Encoding, cache: Cache, features: Any) -> Cache:
-    """Return the cache for a walk over it: its keys are up to date, so its features change nothing."""
+    """Return the cache for a walk over it: its keys are up to date, so that part's features are 0."""
     B, C = cache.written.shape
     of_part = encoding.features_of_parts(features)[_walking(encoding)[0]]
     zeros = jax.tree.map(lambda f: jnp.zeros((B, C, *f.shape[2:]), f.dtype), of_part)
@@ -85,7 +85,7 @@ def moved(
     now: Float[Array, "B T heads H"],
     features: Any,
 ) -> tuple[Array, Array]:
-    """Return the keys in a cache and new ones, from `of_own_heads`, as a query behind the last new token sees them."""
+    """Return the keys in a cache and new ones, from `of_own_heads`, as a query after the last new token sees them."""
     heads = now.shape[2]
     number, part = _walking(encoding)
     split, per_head, shared = split_heads(part)

@@ -22,5 +22,5 @@ def make_norm(config: TransformerConfig, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.La
 
 
 def make_final_norm(config: TransformerConfig, rngs: nnx.Rngs) -> Callable[[Array], Array]:
-    """Make the norm behind the last layer; without one, a function that changes nothing."""
+    """Make the norm after the last layer; the identity if there is none."""
     return make_norm(config, rngs) if config.final_norm else unchanged

@@ -1,7 +1,7 @@
 """Run a model on rows of tokens of different lengths, in batches of one padded length.
 
-Padded lengths are powers of two, and a batch has one of four numbers of rows, so that few programs are compiled. The
-padded length of a row depends on that row alone, so its result does not depend on the others.
+Padded lengths are powers of two, and batches have 1, 4, 16 or 64 rows, so that few programs are compiled. The padded
+length of a row depends on that row alone, so its result does not depend on the others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ _MOST_CACHED = 1 << 15  # the same, with the tokens that will be added
 
 
 class RowBatch(NamedTuple):
-    """Rows of one padded length. Copies of the first row complete a batch."""
+    """Rows of one padded length. Copies of the first row fill up a batch."""
 
     numbers: np.ndarray  # of the rows, int64 [B]
     tokens: np.ndarray  # each row, padded with zeros at its end, int32 [B, T]
@@ -87,8 +87,8 @@ def continue_rows(
 ) -> list[np.ndarray]:
     """Return the new tokens of each row, without `stop`.
 
-    `max_new_tokens`, `stop` and `sampling` are as in `generate`; each prompt must fit the model together with
-    `max_new_tokens`. The draws of row i depend only on `key` and on `first` + i.
+    `max_new_tokens`, `stop` and `sampling` are as in `generate`; each prompt plus `max_new_tokens` must fit the model.
+    The draws of row i depend only on `key` and on `first` + i.
     """
     check_new_tokens(max_new_tokens)
     graphdef, state = nnx.split(model)
@@ -105,7 +105,7 @@ def continue_rows(
 def most_probable(
     model: TokenEncoder, rows: Sequence[Row], allowed_V: Bool[Array, "V"] | None = None
 ) -> list[np.ndarray]:
-    """Return the most probable of the allowed symbols at each place of each row; `allowed_V` None allows all.
+    """Return the most probable of the allowed symbols at each index of each row; `allowed_V` None allows all.
 
     Each row must fit the model.
     """

@@ -31,7 +31,7 @@ class Stack(nnx.Module):
     The methods that run the layers share these arguments:
 
       x_BTD: embedded tokens.
-      placed: as in the call of a `TokenModel`; by default each token's place in its segment, or after the tokens in the
+      placed: as in the call of a `TokenModel`; by default each token's index in its segment, or after the tokens in the
         caches. `embed_positions` are those of `input_encoding`, or without one, of all that adds to the input.
       segments: ids of packed documents, 0 is padding; None: one document.
       memories: from `memories`, what cross-attention reads.
@@ -95,7 +95,7 @@ class Stack(nnx.Module):
 
     @property
     def groups(self) -> int:
-        """How often the pattern of layers repeats."""
+        """The pattern's number of repetitions."""
         return self.config.num_layers // len(self.blocks)
 
     @property
@@ -181,7 +181,7 @@ class Stack(nnx.Module):
         """Run the layers on the next segment of a text, attending also to each layer's earlier inputs (Transformer-XL).
 
         `earlier` is from `init_earlier` or the call for the previous segment. From segment to segment, a document keeps
-        its id, and `embed_positions`, which what adds to the input needs, continue.
+        its id, and `embed_positions`, if an encoding adds to the input, continue.
 
         Returns:
           The output, and the last inputs of each layer for the next segment.
@@ -238,7 +238,7 @@ class Stack(nnx.Module):
         caches = tuple(stacked.of_each_layer(block, empty) for block in self.blocks)
         if self.config.num_layers > stacked.FEW_LAYERS:
             return caches
-        # A cache of one layer is updated in place, a stack of them would be taken apart and put together.
+        # A single layer's cache is updated in place; a stack would be unstacked and restacked.
         return tuple(
             jax.tree.map(lambda x, n=number: x[n], cache)
             for number in range(self.groups)
@@ -248,8 +248,8 @@ class Stack(nnx.Module):
     def apart(self) -> "Stack":
         """Return a copy with a block for each layer, to decode in a loop; a stack of many layers returns itself.
 
-        The parameters of each layer are then taken out of the stacked ones once, before the loop. The copy takes as
-        much memory as they do.
+        Each layer's parameters are then sliced from the stacked ones once, before the loop. The copy is as large as
+        they are.
         """
         if self.config.num_layers > stacked.FEW_LAYERS:
             return self
@@ -258,7 +258,7 @@ class Stack(nnx.Module):
         return alike
 
     def init_earlier(self, batch: int, length: int) -> tuple[Earlier, ...]:
-        """Return the earlier inputs of all layers before the first segment of a text: none.
+        """Return empty earlier inputs for all layers, for the first segment of a text.
 
         Tokens of a segment may see the M = `length` tokens before it; windows may limit this further.
         """

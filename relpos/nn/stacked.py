@@ -10,7 +10,7 @@ from jaxtyping import Array
 from relpos.nn import layer_encodings
 from relpos.nn.block import Block
 
-FEW_LAYERS = 8  # compile as fast unrolled; the iterations of a loop would copy what they pass on
+FEW_LAYERS = 8  # so few compile as fast unrolled; a loop would copy what it carries
 
 
 def split(block: Block) -> tuple[Any, Any, Any]:

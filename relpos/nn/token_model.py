@@ -43,7 +43,7 @@ class TokenModel(nnx.Module):
           config: the sizes and the kind of the layers.
           vocab_size: V.
           encoding_options: scheme name -> its options.
-          places: the positions of tokens for which a call gives none; None: consecutive ones.
+          places: the positions if a call gives none; None: consecutive ones.
           rngs: for the initial parameters.
 
         Raises:
@@ -73,8 +73,8 @@ class TokenModel(nnx.Module):
 
         Args:
           tokens_BT: token ids.
-          positions: integers or reals, or with axes, [B, T, axes]; None: each token's place in its segment.
-          order: what causality and windows use; None: the positions, or the order of the row where positions have axes.
+          positions: integers or reals, or with axes, [B, T, axes]; None: each token's index in its segment.
+          order: what causality and windows use; None: the positions, or the index in the row where positions have axes.
           embed_positions: the positions that are added to the input; None: the positions.
           segments: ids of packed documents, 0 is padding; None: one document.
           key: a random key, which switches dropout on.
@@ -99,7 +99,7 @@ class TokenModel(nnx.Module):
 
 
 def _longest(stack: Stack, places: Places) -> int | None:
-    """Return the largest number of tokens of a row; None: any. Check that encodings have positions for all."""
+    """Return the largest number of tokens of a row; None: any. Check that encodings have enough positions."""
     most = stack.max_length
     _check_drawn(places.largest, most, ", ".join(map(str, stack.config.encodings)))
     if stack.input_encoding is not None:

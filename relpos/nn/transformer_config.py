@@ -10,6 +10,7 @@ from relpos.nn import layer_pattern
 from relpos.nn import mlp as mlp_lib
 from relpos.nn.attention_helpers import check_heads
 from relpos.nn.layer_pattern import LayerOptions
+from relpos.registry import check_choice
 
 CHOICES = {
     "norm": ("rms", "layer"),
@@ -43,7 +44,7 @@ class TransformerConfig:
       scale: the factor of the dot products, in cross-attention too; None: the encoding's own, 1 / sqrt(H) if it has
         none. T5 uses 1.
       softcap: logits become softcap * tanh(logits / softcap), in cross-attention too; None: no cap.
-      dropout_rate: the share of the values that dropout sets to zero.
+      dropout_rate: the fraction of values set to zero.
       dropout: what it drops: any of "attention" (the weights), "input" (the embedded tokens), "mlp" (the hidden values)
         and "output" (of each sublayer). As text: "attention, mlp, output", as in PyTorch's layers.
       norm: "rms" (Zhang and Sennrich 2019, arXiv:1910.07467) or "layer" (Ba et al. 2016, arXiv:1607.06450).
@@ -52,8 +53,8 @@ class TransformerConfig:
       final_norm: whether a norm follows the last layer. Post-norm models such as Vaswani's have none.
       mlp: the kind of MLP, see `relpos.nn.mlp`: "relu2", "relu", "gelu", "gelu_tanh", or with a gate "swiglu",
         "geglu", "geglu_tanh".
-      parallel: whether attention and MLP read the same x: x + attention(norm(x)) + mlp(norm'(x)), as in GPT-NeoX. In
-        GPT-J, both norms are one.
+      parallel: whether attention and MLP read the same x: x + attention(norm(x)) + mlp(norm'(x)), as in GPT-NeoX. GPT-J
+      shares one norm.
       bias: which linear maps add a bias: any of "qkv", "out", "mlp" and "logits". As text: "qkv, out, mlp", as in
         GPT-NeoX. Encodings that read the projections of queries and keys, such as `deberta`, read their kernels only.
       qk_norm: whether an RMS norm over the head size follows the projections of queries and keys, as in Qwen3.
@@ -102,11 +103,9 @@ class TransformerConfig:
                 object.__setattr__(self, field, names)
         for field, known in CHOICES.items():
             chosen = getattr(self, field)
-            for value in (
-                chosen if field in _SEVERAL and isinstance(chosen, tuple | list) else (chosen,)
-            ):
-                if value not in known:
-                    raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
+            several = field in _SEVERAL and isinstance(chosen, tuple | list)
+            for value in chosen if several else (chosen,):
+                check_choice(field, str(value), known)
         if self.parallel and self.norm_placement != "pre":
             raise ValueError(
                 "parallel layers need norm_placement=pre: post-norm is not defined for parallel sublayers"
@@ -120,18 +119,18 @@ class TransformerConfig:
             raise ValueError(
                 "encodings is empty: name one, or several that the layers take in turn"
             )
-        self.pattern  # noqa: B018 (says what does not go together)
+        self.pattern  # noqa: B018 (raises on a conflict)
 
     @property
     def pattern(self) -> tuple[LayerOptions, ...]:
-        """The options that the layers of the pattern have of their own, one after another."""
+        """The options of each layer of the pattern."""
         return layer_pattern.of_layers(
             self.num_layers, tuple(self.encodings), window=self.window, scale=self.scale,
             softcap=self.softcap,
         )  # fmt: skip
 
     def rate_of(self, dropped: str) -> float:
-        """Return the dropout rate of one of the things that `dropout` may name."""
+        """Return the dropout rate of one of the choices of `dropout`."""
         return self.dropout_rate if dropped in self.dropout else 0.0
 
     @property

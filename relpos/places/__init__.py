@@ -1,4 +1,4 @@
-"""Position transforms by name, which replace consecutive positions. The folder is the registry, as for encodings."""
+"""Position transforms by name: they replace consecutive positions. The folder is the registry, as for encodings."""
 
 import dataclasses
 import sys

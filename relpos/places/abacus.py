@@ -17,7 +17,7 @@ class Abacus(Places):
     McLeish et al. 2024, "Transformers Can Do Arithmetic with the Right Embeddings", arXiv:2405.17399, sec. 3 and
     appendix. P is the table of the scheme `learned`, added to the input; attention keeps consecutive positions and its
     own scheme. In training k is drawn from 0 ... max_offset for each batch, so that the vectors that longer numbers
-    need are trained too; at test it is 0. Digits of one place value get the same vector only if numbers are written
+    need are trained too; at test it is 0. Digits of equal place value get the same vector only if numbers are written
     with the lowest digit first, as in the paper.
 
     Choose it for sums of long numbers: the paper trains on numbers of 20 digits and adds those of 100.

@@ -51,7 +51,7 @@ class Places:
 
     @property
     def largest_embedded(self) -> int | None:
-        """The largest value that `embed_positions` may take, whatever numbers a row has; None: not known."""
+        """The largest value that draws reach whatever the row; longer numbers may exceed it; None: not known."""
         return None
 
     @property
@@ -81,7 +81,7 @@ class Places:
         return Placed(), ()
 
     def follow(self, state: Any, tokens_BT: Int[Array, "B T"]) -> tuple[Placed, Any]:
-        """Return the positions of the following tokens, and the next state, whose shapes are the same."""
+        """Return the positions of the following tokens, and the next state, of the same shapes."""
         return Placed(), state
 
 
@@ -114,9 +114,9 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Count the digits of each number, from 1 for its first digit; other tokens are 0. `digits`: the ids of digits.
+    """Number each number's digits 1, 2, ... from its first; other tokens get 0. `digits`: the ids of digits.
 
-    `run_B` is the number of digits directly before each row; the number at its end is returned after the counts.
+    `run_B` is the number of digits directly before each row; that before the next row is returned second.
     """
     if segments_BT is None:
         segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)

@@ -24,16 +24,16 @@ class Cape(Places):
 
     Likhomanenko et al. 2021, "CAPE: Encoding Relative Positions with Continuous Augmented Positional Embeddings",
     arXiv:2106.03143, sec. 3, for sequences, with the paper's numbers for text. In training k and s are drawn for each
-    row, whose packed documents share them, and e_t for each token; at test it is PE(t). PE is the scheme `sinusoidal`,
-    added to the input; attention keeps consecutive positions and its own scheme, in the paper `none`. Left out:
-    subtracting the mean position, and positions in seconds, as for speech. With a jitter of at most 0.5, tokens stay in
-    order.
+    row, whose packed documents share them, and e_t for each token; at test PE(t) is added. PE is the scheme
+    `sinusoidal`, added to the input; attention keeps consecutive positions and its own scheme, in the paper `none`.
+    Left out: subtracting the mean position, and positions in seconds, as for speech. With a jitter of at most 0.5,
+    tokens stay in order.
 
-    Choose it to make absolute positions work for other lengths at no cost in attention: the paper improves on images,
-    speech and translation.
+    Choose it to make absolute positions work for other lengths at no cost in attention: the paper reports gains on
+    images, speech and translation.
 
-    Choose another in combination with a relative scheme, and where exact offsets matter: positions are jittered and
-    stretched in training.
+    Choose another beside a relative scheme, and where exact offsets matter: positions are jittered and stretched in
+    training.
     """
 
     max_shift: float = 5.0

@@ -26,7 +26,7 @@ class Randomized(Places):
     each layer if the encoding is relative); at test there is one draw for each n, so that scores do not change from
     call to call. Causality and windows use the tokens' order.
 
-    Choose it to train on short rows and read long ones, with a relative scheme: the paper improves on algorithmic
+    Choose it to train on short rows and read long ones, with a relative scheme: the paper reports gains on algorithmic
     tasks.
 
     Choose another where exact offsets matter, because neighbours may be any distance apart, and for rows longer than

@@ -18,10 +18,10 @@ class Shape(Places):
     the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and its own scheme, in the paper
     `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
 
-    Choose it to make absolute positions nearly relative at no cost in attention: the paper translates as well as with
+    Choose it to make absolute positions nearly relative at no cost in attention: its translations are as good as with
     relative positions.
 
-    Choose another in combination with a relative scheme, which is shift invariant already.
+    Choose another beside a relative scheme, which is shift-invariant already.
 
     Attributes:
       max_shift: the largest k; 500 in the paper.

@@ -1,4 +1,4 @@
-"""The records of a run as columns, and the main measure among their values."""
+"""The records of a run as columns, and its main metric."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from relpos.training.evaluation import PARTS
 
-# The main measures and whether "higher" or "lower" is better; the first that a task has is used.
+# The main metrics and whether "higher" or "lower" is better; the first that a task has is used.
 MEASURES = {
     "bits_per_byte": "lower",
     "exact_match": "higher",

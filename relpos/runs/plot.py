@@ -21,7 +21,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def draw(records: Sequence[Mapping[str, Any]], trained_length: int, title: str) -> Any:
-    """Plot the loss by step and, if the test has several lengths, the test measure by length."""
+    """Plot the loss by step and, if the test has several lengths, the test metric by length."""
     metrics = table(records)
     name = measure_of([record for record in records if record.get("split") == "test"])
     tested = by_length(records, name) if name else {}

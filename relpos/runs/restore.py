@@ -22,7 +22,8 @@ def restore_model(workdir: Path, step: int, task: Task, seed: int) -> nnx.Module
     """Return the model of a checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint is missing or damaged.
+      UserError: the checkpoint is missing.
+      CheckpointError: it is damaged.
     """
     # Restore to a device of this machine, whatever device the run was trained on.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

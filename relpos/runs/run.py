@@ -25,6 +25,7 @@ from relpos.training.stored_run import notes_on_environment, read_run
 from relpos.training.task import (
     AnswersLines,
     Continues,
+    HasTokenizer,
     Record,
     ScoresText,
     Task,
@@ -45,7 +46,7 @@ class Run:
     """A run of `relpos train`, finished or not.
 
     A run without a checkpoint has a config, metrics and a state; a run that has not begun has only a state. The
-    directory is never modified, and by default only code of relpos is run.
+    directory is never modified, and by default only relpos's own code runs.
 
     Args:
       path: the run directory.
@@ -83,7 +84,7 @@ class Run:
 
     @functools.cached_property
     def config(self) -> Any:
-        """The config, an instance of the task's `Config`. Keys missing from older runs have their defaults.
+        """The config, an instance of the task's `Config`. Keys that older runs lack have their defaults.
 
         Raises:
           UserError: the task is not part of relpos, or the config was stored by a version with other keys.
@@ -142,7 +143,7 @@ class Run:
 
     @functools.cached_property
     def step(self) -> int:
-        """The step of the checkpoint for `model`, fixed on first access.
+        """The step of the checkpoint for `model`, chosen on first access.
 
         Raises:
           NoCheckpointError: there is no checkpoint yet.
@@ -181,7 +182,7 @@ class Run:
         Raises:
           UserError: the task has no tokenizer, or one per language.
         """
-        if not hasattr(self.task, "tokenizer"):
+        if not isinstance(self.task, HasTokenizer):
             raise UserError(f"the task {self.config.task!r} has no single tokenizer; see run.task")
         return self.task.tokenizer
 
@@ -285,7 +286,7 @@ class Run:
         for name, value in {**given, **sampling}.items():
             if value is not None:
                 raise UserError(
-                    f"--{name} is for models that continue a text; this one has one answer"
+                    f"--{name} is for models that continue a text; this one gives a single answer"
                 )
         if not isinstance(task, AnswersLines):
             raise UserError(f"task {self.config.task} cannot predict yet")
@@ -293,7 +294,7 @@ class Run:
             yield from task.predict_lines(self.model, chunk)
 
     def plot(self) -> Any:
-        """Return a matplotlib Figure of the loss by step and, if there are several lengths, the test by length.
+        """Return a matplotlib Figure of the loss by step and, if there are several lengths, the test metric by length.
 
         Raises:
           UserError: matplotlib is not installed.

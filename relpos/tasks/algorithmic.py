@@ -39,7 +39,7 @@ class DataConfig:
     """The examples.
 
     Attributes:
-      source: the task, one of `relpos/data/algorithmic/sources`.
+      source: the task, the `name` of a class in `relpos/data/algorithmic/sources`.
       sources: name -> options.
       shortest: the shortest length in training; None uses the task's minimum.
       one_length: whether all examples of a batch have the same length.
@@ -100,7 +100,7 @@ class Algorithmic(Task):
         model_section.check_shapes(config, self.init_model)
 
     def prepare(self, workdir: Path) -> None:
-        """Do nothing: examples are generated, so no files are kept."""
+        """Keep the run directory. Examples are generated, so no files are stored."""
         self._workdir = workdir
 
     @property
@@ -215,7 +215,7 @@ class Algorithmic(Task):
             )
 
     def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return the answer, or an error, for each line: a question's symbols, separated by spaces."""
+        """Return the answer, or an error, for each line: which holds a question's symbols, separated by spaces."""
         return together(
             functools.partial(self._question, model), functools.partial(self._answers, model), lines
         )
@@ -225,10 +225,10 @@ class Algorithmic(Task):
         try:
             question = self.symbols.ids(line.decode())
         except UnicodeDecodeError as error:
-            raise UserError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+            raise UserError(f"not UTF-8: {error.reason} at byte {error.start}") from error
         if not question:
             raise UserError(
-                f"it is empty; a question is symbols separated by spaces, of {', '.join(self.symbols.alphabet)}"
+                f"empty; a question consists of symbols, separated by spaces, from {', '.join(self.symbols.alphabet)}"
             )
         _refuse_too_many(len(question))
         size = self.symbols.answer_size(question)
@@ -304,9 +304,7 @@ create = Algorithmic
 
 def _refuse_too_long(length: int) -> None:
     if length > MOST_LENGTH:
-        raise UserError(
-            f"length {length} is too long to draw examples of: {MOST_LENGTH} is the most"
-        )
+        raise UserError(f"length {length} is too long to draw examples: {MOST_LENGTH} is the most")
 
 
 def _refuse_too_many(tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Language modelling: predict the next token of a text, measured in bits per byte, or masked tokens."""
+"""Language modelling: predict the next token of a text (scored in bits per byte), or masked tokens."""
 
 import abc
 import copy
@@ -75,7 +75,7 @@ class SampleConfig:
     top_p: float = 0.95
 
     def __post_init__(self):
-        self.sampling  # noqa: B018 (says what makes no sense)
+        self.sampling  # noqa: B018 (raises if the settings are invalid)
         if self.max_tokens:
             check_new_tokens(self.max_tokens)
 
@@ -156,7 +156,7 @@ class LanguageModelling(CorpusTask[bytes], abc.ABC):
     @property
     @abc.abstractmethod
     def objective(self) -> Objective:
-        """A hashable function from a batch to the model's inputs and targets."""
+        """A hashable function from a batch and a key to the inputs, the targets, their weights and the next key."""
 
     def init_model(self, rngs: nnx.Rngs) -> Any:
         """Return an untrained model."""
@@ -231,7 +231,7 @@ class LanguageModelling(CorpusTask[bytes], abc.ABC):
         ]
 
     def _windows(self, model, documents: Sequence[bytes], length: int) -> Iterator[Any]:
-        """Return batches of windows in which every byte and every document end is a target once."""
+        """Return batches of windows in which every token and every document end is a target once."""
         self._check_length(model, length)
         rows = memory.rows(self.config, length)
         return packing.eval_batches(
@@ -261,7 +261,7 @@ class Causal(LanguageModelling):
     objective = staticmethod(next_tokens)
 
     def text_bytes(self, targets_BT: jax.Array) -> jax.Array:
-        """Return the number of bytes per target; the end of a document counts as none."""
+        """Return the number of bytes per target; the end of a document has none."""
         return jnp.asarray(self.tokenizer.byte_lengths, jnp.float32)[targets_BT]
 
     def conclude(self, model: Decoder, console: Console) -> None:
@@ -291,7 +291,7 @@ class Causal(LanguageModelling):
         seed: int,
         context: int = 0,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield each prompt and its continuation, at most `max_tokens` tokens, which does not depend on other prompts.
+        """Yield each prompt and its continuation of at most `max_tokens` tokens, independent of the other prompts.
 
         Each chunk is one batch. Random draws depend on `seed` and on the prompt's number. Only the last `context`
         tokens of a prompt are read; 0 stands for the longest evaluation window.
@@ -339,7 +339,7 @@ class Masked(LanguageModelling):
 
     model_class = TokenEncoder
     extra_symbols = 1
-    formats = {"perplexity": "{:.4f}"}  # noqa: RUF012
+    formats = METRICS.attributes("FORMAT") | {"perplexity": "{:.4f}"}
 
     @property
     def objective(self) -> Masking:

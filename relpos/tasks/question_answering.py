@@ -68,7 +68,7 @@ class Config(TokenRunConfig):
     """The config of question answering.
 
     Attributes:
-      sequence_length: tokens of a question and a window of its context.
+      sequence_length: maximum tokens of a question and a window of its context, in training.
       data: the questions.
       overlap: tokens shared by consecutive windows of a long context.
       longest_answer: maximum answer length in tokens.
@@ -111,7 +111,7 @@ class QuestionAnswering(CorpusTask[Question]):
         facts = self.corpus.describe() if run is None else run.get("corpus", {})
         if "splits" not in facts:
             raise UserError(
-                f"{str(self.workdir / 'config.json')!r} has no facts on the questions: restore it"
+                f"{str(self.workdir / 'config.json')!r} does not describe the questions: restore it"
             )
         return any(split.get("impossible", 0) for split in facts["splits"].values())
 
@@ -266,8 +266,7 @@ class QuestionAnswering(CorpusTask[Question]):
         """Return the answer as JSON, or an error, for each line: JSON {"context", "question"}.
 
         Contexts are read in windows of the longest length tested at the end of training. ``score`` is the answer's
-        probability and ``start`` its first character. For a question without an answer, the answer is "" and its
-        start null.
+        probability, ``start`` the index of its first character. No answer is "" with start null.
         """
         row_format = self._row_format(max(self._lengths()))
         threshold = _kept_threshold(self.workdir)
@@ -297,7 +296,7 @@ create = QuestionAnswering
 
 
 def _kept_threshold(workdir: Path) -> float:
-    """Return the no-answer threshold chosen at the end of training; 0 before."""
+    """Return the no-answer threshold chosen at the end of training; 0 before then."""
     path = workdir / _THRESHOLD
     try:
         kept = read_json(path)

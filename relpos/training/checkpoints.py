@@ -1,4 +1,4 @@
-"""Checkpoints of the model, optimizer, step and data iterator, saved in the background with Orbax."""
+"""Checkpoints of model, optimizer, data iterator and the loop's counters, saved in the background with Orbax."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from relpos.errors import UserError
 from relpos.training import checksums
 
 KEEP = 2
-# Either file identifies a checkpoint of ours; the other may be lost.
+# Either file marks a checkpoint as ours; the other may be lost.
 _OURS = (checksums.NAME, "meta/metadata")
 # Folders left by a kill during a save or removal, by Orbax or by us.
 _LEFTOVERS = (".[0-9]*.incomplete*", "[0-9]*.orbax-checkpoint-tmp")
@@ -36,8 +36,8 @@ class Checkpoints:
     A checkpoint becomes visible only when complete: Orbax writes it under a temporary name, checksums are added, and
     then it is renamed to its step. Incomplete or modified checkpoints are never read. Other files are left alone.
 
-    If read_only, another process may be training. Otherwise this process must hold the run directory, and leftovers of
-    killed saves are removed.
+    If read_only, another process may be training. Otherwise this process must hold its lock, and leftovers of killed
+    saves are removed.
 
     Raises:
       CheckpointError: the directory cannot be read or created.

@@ -13,7 +13,7 @@ NAME = "checksums.json"
 
 
 class ChecksumError(UserError):
-    """Raised when files have changed since they were written, or cannot be read. The message names one."""
+    """Raised when files have changed since they were written, or cannot be read. The message names one file."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""The part that tasks on a corpus share."""
+"""What tasks on a corpus share."""
 
 import functools
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ Item = TypeVar("Item")
 
 
 class CorpusTask(Task, Generic[Item]):
-    """A task on a corpus that the config section ``data`` names; see `Task`.
+    """A task on the corpus named by the config section ``data``; see `Task`.
 
     Attributes:
-      sources: the corpora by name, such as `relpos.data.text`.
+      sources: the registry of corpora, such as `relpos.data.text`.
       config: the config, set by the task.
       workdir: the run directory, set by `prepare`.
     """
@@ -27,13 +27,13 @@ class CorpusTask(Task, Generic[Item]):
     workdir: Path
 
     def prepare(self, workdir: Path) -> None:
-        """Keep the run directory; tasks also load their tokenizers, or create them."""
+        """Set `workdir`; tasks also load or create their tokenizers."""
         self.workdir = workdir
 
     def stored_tokenizer(self, name: str = "tokenizer") -> tuple[dict[str, Any], Sequence[Item]]:
-        """Return the path and size of a tokenizer, and the items to learn it from, none if it has been stored.
+        """Return a tokenizer's path and vocabulary size, and the items to train it on: none if it is stored.
 
-        The tokenizer of bytes is not stored: it has neither.
+        The byte tokenizer is never stored: all are empty.
         """
         chosen = self.config.data
         if chosen.tokenizer == "bytes":

@@ -37,13 +37,13 @@ def check(config: Any) -> None:
         )
     if config.positions:
         raise UserError(
-            f"config key {KEY!r} is {step}, and positions={config.positions!r} would still say where tokens stand: "
-            "leave one of the two out"
+            f"config key {KEY!r} is {step}, and positions={config.positions!r} would still encode positions: leave one "
+            f"of the two out"
         )
 
 
 def is_dropped(config: Any, step: int) -> bool:
-    """Return whether the encoding is dropped after `step` updates; False for configs without the key."""
+    """Return whether the encoding is gone after `step` updates; False for configs without the key."""
     at = getattr(config, KEY, None)
     return at is not None and at <= step
 

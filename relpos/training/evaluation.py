@@ -13,9 +13,9 @@ from rich.table import Table
 
 from relpos import cores
 from relpos.errors import UserError
-from relpos.training.metrics_log import PARTS, Window
+from relpos.training.metrics_log import PARTS, MetricSums
 from relpos.training.progress import counted, evaluating, say
-from relpos.training.task import Case, Record, Task
+from relpos.training.task import Case, Record, ScoresText, Task
 
 # All labels, in the order of table columns. The other values of a record are scores.
 LABELS = ("length", "search", *PARTS, "pairs", "questions", "too_long", "unread")
@@ -41,11 +41,11 @@ def evaluate(
     Raises:
       UserError: the split is unknown, or one of `lengths` cannot be scored.
     """
-    cases = (
-        task.text_cases(model, text, lengths=lengths)  # type: ignore[attr-defined]
-        if text
-        else task.cases(model, split, lengths=lengths, brief=brief)
-    )
+    if text:
+        assert isinstance(task, ScoresText)
+        cases = task.text_cases(model, text, lengths=lengths)
+    else:
+        cases = task.cases(model, split, lengths=lengths, brief=brief)
     name = text or split
     records: list[Record] = []
     complaints: dict[str, None] = {}
@@ -76,7 +76,7 @@ def score(task: Task, model: nnx.Module, case: Case) -> list[Record]:
 def means(task: Task, model: nnx.Module, case: Case) -> tuple[dict[str, float], list[np.ndarray]]:
     """Return the metric means over a case's batches (NaN for an empty case) and the outputs of all rows."""
     graphdef, state = nnx.split(model)
-    sums, outputs = Window(), []
+    sums, outputs = MetricSums(), []
     for batch in counted(case.batches(), "batches"):
         metrics, kept = cores.by_rows(_measured, (task, graphdef), state, batch)
         sums.add({name: (cores.total(s), cores.total(n)) for name, (s, n) in metrics.items()})

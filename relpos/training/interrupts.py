@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a lost terminal: the first signal makes the run finish its step and save, the second quits."""
+"""Ctrl-C, SIGTERM and a lost terminal: the first lets the run finish its step and save, a second quits."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ class Interrupts:
     """A context manager that handles SIGINT, SIGTERM and SIGHUP.
 
     SIGHUP stays ignored if it was, as under nohup. Otherwise it means that the terminal is gone, so output is
-    discarded. It never quits at once, because a lost terminal may send several.
+    discarded. SIGHUP never quits at once: a lost terminal may send several.
 
     Python runs signal handlers only between bytecodes, so a long compilation would delay them. A thread therefore reads
     the C handler's wake-up byte, announces the first signal and quits at the second, at any time.

@@ -15,7 +15,7 @@ from relpos.training import dropping, memory
 from relpos.training.checkpoints import Checkpoints
 from relpos.training.evaluation import evaluate
 from relpos.training.interrupts import Interrupted, Interrupts
-from relpos.training.metrics_log import MetricsLog, Window
+from relpos.training.metrics_log import MetricsLog, MetricSums
 from relpos.training.optimizer import create_optimizer, learning_rate
 from relpos.training.plan import plan
 from relpos.training.progress import RunProgress, say, show_record
@@ -164,7 +164,7 @@ class _Run:
                 self.step = self._saved = latest
                 self._evaluated = meta.get("evaluated")
                 say(console, f"resuming at step {latest}")
-            self._window = Window(meta.get("window"))
+            self._window = MetricSums(meta.get("window"))
             self._log = MetricsLog(workdir, self.step, meta.get("metrics_lines", 0))
             opened.callback(self._log.close)
             if self._log.damage:
@@ -229,7 +229,7 @@ class _Run:
         write_atomically(self._workdir / "summary.txt", text)
 
     def save(self) -> None:
-        """Start to save a checkpoint of this step, unless it exists."""
+        """Start saving this step's checkpoint, unless it exists."""
         self._drain()
         if self._saved == self.step:
             return
@@ -322,7 +322,7 @@ class _Run:
         if step % self._config.log_every == 0 or step == self._config.steps:
             self._log.write(step, {"split": "train", **means})
             self._progress.log(step, means)
-            self._window = Window()
+            self._window = MetricSums()
             self._speed = _Speed()
 
     def _refuse_non_finite(self, step: int, metrics: Any) -> None:
@@ -332,7 +332,7 @@ class _Run:
                 continue
             self._checkpoints.wait()
             saved = (
-                f"the last checkpoint, step {self._saved}, is from before that"
+                f"the last checkpoint, step {self._saved}, predates it"
                 if self._saved is not None
                 else "no checkpoint had been saved yet"
             )

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 
 
-class Posed(NamedTuple):
+class ObjectiveInputs(NamedTuple):
     """The inputs and targets of a batch.
 
     Attributes:
       inputs: token ids [B, T].
-      targets: the target at each place [B, T].
+      targets: the target at each position [B, T].
       weights: 1.0 where the target counts, else 0.0 [B, T].
       key: random key for dropout, or None for evaluation.
     """
@@ -26,13 +26,13 @@ class Posed(NamedTuple):
     key: jax.Array | None
 
 
-Objective = Callable[[Mapping[str, Any], jax.Array | None], Posed]
+Objective = Callable[[Mapping[str, Any], jax.Array | None], ObjectiveInputs]
 
 
-def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
+def next_tokens(batch: Mapping[str, Any], key: jax.Array | None) -> ObjectiveInputs:
     """Make every token a target, predicted from the tokens before it."""
     weights = (batch["segments"] > 0).astype(jnp.float32)
-    return Posed(batch["inputs"], batch["targets"], weights, key)
+    return ObjectiveInputs(batch["inputs"], batch["targets"], weights, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Masking:
     separator: int
     vocab_size: int
 
-    def __call__(self, batch: Mapping[str, Any], key: jax.Array | None) -> Posed:
+    def __call__(self, batch: Mapping[str, Any], key: jax.Array | None) -> ObjectiveInputs:
         """Mask some tokens of a batch.
 
         Args:
@@ -66,7 +66,7 @@ class Masking:
             key, dropout_key = jax.random.split(key)
             keys = jax.random.split(key, len(tokens_BT))
         inputs_BT, chosen_BT = jax.vmap(self._row)(tokens_BT, batch["segments"], keys)
-        return Posed(inputs_BT, tokens_BT, chosen_BT.astype(jnp.float32), dropout_key)
+        return ObjectiveInputs(inputs_BT, tokens_BT, chosen_BT.astype(jnp.float32), dropout_key)
 
     def _row(self, tokens_T, segments_T, key):
         choice_key, random_key = jax.random.split(key)

@@ -38,7 +38,7 @@ def check_model(
     `model` and `optimizer` are shapes, `activations` is a lower bound on the activation bytes of a batch.
 
     Raises:
-      UserError: it does not fit. The message names the sizes, the largest parameter and the keys behind its shape.
+      UserError: it does not fit. The message names the sizes and the config keys to make smaller.
     """
     parts = {"parameters": device_memory.tree_bytes(model)}
     if optimizer is not None:

@@ -27,7 +27,7 @@ class RecordError(UserError):
     exit_code = 1
 
 
-class Window:
+class MetricSums:
     """Sums and counts of metrics since the last report. Checkpoints store its `totals`."""
 
     def __init__(self, totals: Mapping[str, Any] | None = None):
@@ -85,13 +85,11 @@ class MetricsLog:
             opened.pop_all()
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append ``{"step": step, "split": ..., names: values}``, also to TensorBoard except for NaN."""
+        """Append ``{"step": ..., "split": ..., names: values}``; TensorBoard gets the finite values of whole splits."""
         record = finite({"step": step, **record})
         labels = [record[name] for name in ("split", "length", "search") if name in record]
         tag = "_".join(map(str, labels)).replace(" ", "_")
-        shown = not any(
-            part in record for part in PARTS
-        )  # TensorBoard has the whole of a split alone
+        shown = not any(part in record for part in PARTS)  # TensorBoard shows whole splits only
         with self._named_errors():
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
@@ -121,7 +119,7 @@ class MetricsLog:
         if len(kept) < lines:
             found.append(f"has lost {lines - len(kept)} of its {lines} lines")
         if not all(records):
-            found.append(f"has {records.count(False)} lines that are no JSON objects")
+            found.append(f"has {records.count(False)} lines that are not JSON objects")
         return f"{str(self._path)!r} {' and '.join(found)}" if found else ""
 
     @contextlib.contextmanager

@@ -30,10 +30,10 @@ def blame(where: str) -> Iterator[None]:
 def layers(
     config: TransformerRunConfig, encoding: str, *, causal: bool, key: str = "encoding"
 ) -> TransformerConfig:
-    """Return the config of the layers with the encodings of an expression, the value of a config key.
+    """Return the layers' config with the encodings named in an expression, the value of `key`.
 
     Raises:
-      UserError: a scheme is unknown, or supports only causal layers and these are not.
+      UserError: a scheme is unknown, or is causal only and the layers are not.
     """
     turns, schemes = _read(encoding, key)
     for name, scheme in schemes.items():
@@ -91,8 +91,9 @@ def check_length(
 ) -> None:
     """Check that the encodings, by default those of the config's ``encoding``, have parameters for a length."""
     if max_length is not None and max_length < length:
-        positions, whose = getattr(config, "positions", None), encoding or config.encoding
-        whose += f" or {positions}" if positions else ""
+        whose = encoding or config.encoding
+        if isinstance(config, TokenRunConfig) and config.positions:
+            whose += f" or {config.positions}"
         raise UserError(
             f"{length} tokens are more than the {max_length} positions of {whose}: raise its "
             "max_length, or make the sequences shorter"

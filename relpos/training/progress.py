@@ -46,7 +46,7 @@ class RunProgress:
     def update(self, step: int, means: Mapping[str, float]) -> None:
         """Show a step and the means of the current window in the bar.
 
-        The clock of the lines starts after the first step, which includes compilation.
+        The clock for `log` starts after the first step, which includes compilation.
         """
         if self._first is None:
             self._first, self._started = step, time.monotonic()
@@ -109,7 +109,7 @@ def counted(
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line without Rich's markup, colours and line breaks, and without escape codes in the text."""
+    """Print a line without Rich's markup, colours or wrapping; escape control characters in it."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 

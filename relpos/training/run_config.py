@@ -22,7 +22,7 @@ class RunConfig:
       task: the name of a module in `relpos/tasks`, or the dotted name of your own module.
       seed: seed of parameter initialization, data order and dropout.
       steps: number of updates.
-      batch_size: rows per batch.
+      batch_size: sequences per batch.
       sequence_length: T, in tokens.
       optimizer: the optimizer and its schedule.
       log_every: steps between log lines.

@@ -33,7 +33,8 @@ from relpos.training.stored_run import (
 FREE_KEYS = ("log_every", "eval_every", "checkpoint_every")
 # Keys that locate the data; they may change when a run is resumed if the data have the same hash.
 _DATA_KEYS = re.compile(r"data\.(source|sources\..*)")
-# Files that a failed start removes, unless they were there before. The config is last because the others need it.
+# Files that a failed start removes, unless they were there before. The config goes last: without it, the others are
+# refused.
 _OURS = ("metrics.jsonl", "tokenizer.*", "config.json")
 
 
@@ -134,7 +135,7 @@ class RunDirectory:
     def _another_config(self, others: Mapping[str, tuple[Any, Any]]) -> UserError:
         return UserError(
             f"{str(self.path)!r} belongs to a run with another config:\n{listed(others)}\n"
-            "Give these values to resume that run, or another --workdir to start a new one."
+            "Give its values to resume that run, or another --workdir to start a new one."
         )
 
 

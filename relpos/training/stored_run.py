@@ -26,7 +26,7 @@ _MISSING = "(nothing)"
 def read_run(workdir: Path) -> dict[str, Any]:
     """Return config.json: ``{"config": ..., the task's facts, "tokenizers": ...}`` and the keys of `environment`.
 
-    Older runs lack the last keys.
+    Older runs lack the latter.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -35,7 +35,7 @@ def read_run(workdir: Path) -> dict[str, Any]:
     try:
         run = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{str(workdir)!r} is no run directory: it has no config.json") from None
+        raise UserError(f"{str(workdir)!r} is not a run directory: it has no config.json") from None
     if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
         raise UserError(f"cannot read {str(path)!r}, restore it: no config in it")
     for name, is_right in _SECTIONS.items():
@@ -75,7 +75,7 @@ _SECTIONS: dict[str, Callable[[Any], bool]] = {
 def environment() -> dict[str, Any]:
     """Return the environment to record in config.json: package versions, devices, and whether JAX uses 64 bits.
 
-    A package that is on the path but not installed has no version.
+    Packages importable but not installed have no version.
     """
     versions = {"python": platform.python_version(), "relpos": relpos.__version__}
     for name in _PACKAGES:
@@ -132,14 +132,14 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
         found = _sha256(path)
     except FileNotFoundError:
         raise UserError(
-            f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number "
-            "its pieces in another way"
+            f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number pieces "
+            f"differently"
         ) from None
     # Older runs have no hash of the file.
     if run.get("tokenizers", {}).get(name, found) != found:
         raise UserError(
             f"{str(path)!r} is not the file that this run was trained with: its sha256 is {found}. Restore it; "
-            "another one numbers its pieces in another way"
+            "another numbers pieces differently"
         )
     return path, False
 
@@ -147,7 +147,7 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
 def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
     """Check that a run's data have not changed since it began. A directory without a run passes.
 
-    A file may be renamed if its hash is the same.
+    A corpus may be renamed if its hash is the same.
 
     Raises:
       UserError: the data have changed. The message lists the differences.
@@ -161,7 +161,7 @@ def check_provenance(workdir: Path, facts: Mapping[str, Any]) -> None:
         if others := differences({name: there}, {name: here}):
             raise UserError(
                 f"{str(workdir)!r} belongs to a run with another {name}:\n{listed(others)}\n"
-                f"Restore the {name} to go on with that run, or give another --workdir to start a new one."
+                f"Restore the {name} to resume that run, or give another --workdir to start a new one."
             )
 
 

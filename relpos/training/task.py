@@ -47,7 +47,8 @@ class Task(Protocol):
     `relpos.training.run_config.RunConfig`), and ``create(config) -> Task``, which raises a UserError for an invalid
     config. `create` does no I/O; `prepare` does.
 
-    Optional capabilities are separate protocols: `DropsEncoding`, `ScoresText`, `AnswersLines` and `Continues`.
+    Optional capabilities are separate protocols: `DropsEncoding`, `HasTokenizer`, `ScoresText`, `AnswersLines` and
+    `Continues`.
 
     Attributes:
       title: table title, followed by "on SPLIT".
@@ -133,7 +134,7 @@ class Task(Protocol):
         return [record]
 
     def conclude(self, model: Any, console: Console) -> None:
-        """Take an extra step at the end of training, such as printing samples."""
+        """Do more at the end of training, such as printing samples."""
         return
 
 
@@ -143,6 +144,13 @@ class DropsEncoding(Protocol):
 
     def without_encoding(self) -> Task:
         """Return the same task with models that lack only the parameters of the encoding."""
+
+
+@runtime_checkable
+class HasTokenizer(Protocol):
+    """A task with a single tokenizer."""
+
+    tokenizer: Any
 
 
 @runtime_checkable

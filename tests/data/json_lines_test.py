@@ -95,8 +95,8 @@ def test_lines_that_cannot_be_used_are_counted_and_named(tmp_path, caplog):
     assert read_documents(str(tmp_path / "a.jsonl")) == [b"good", b"good"]
     (record,) = caplog.records
     told = record.getMessage()
-    assert "7 of 9 lines are left out: line 3: no JSON: column 2" in told
-    assert "line 4: no JSON object; line 5: field 'text' is no text but 5; line 6:" in told
+    assert "7 of 9 lines are left out: line 3: not JSON: column 2" in told
+    assert "line 4: not a JSON object; line 5: field 'text' is not text but 5; line 6:" in told
     assert told.endswith("line 7: no field 'text'; ...")
     (tmp_path / "b.jsonl").write_bytes(b"".join(bad[:2]))
     with pytest.raises(data.DataError, match=r"b\.jsonl holds no line with text: line 1"):

@@ -75,7 +75,7 @@ def test_where_it_starts():
         ({"hidden": 0}, r"cpb\.hidden must be from 1 to 4096, got 0"),
         ({"window": 1}, r"cpb\.window must be 0 \(no window\) or at least 2, got 1"),
         ({"spacing": "square"}, r"unknown cpb\.spacing 'square': known: log, linear"),
-        ({"bound": -1.0}, r"cpb\.bound must not be negative, got -1"),
+        ({"bound": -1.0}, r"cpb\.bound must be at least 0, got -1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):

@@ -45,7 +45,7 @@ def test_tokens_without_a_position_have_none():
 
 def test_what_it_cannot_turn_is_told():
     for options, message in (
-        ({"width": -1}, "repo.width must not be negative, got -1"),
+        ({"width": -1}, "repo.width must be at least 0, got -1"),
         ({"base": 0.5}, "repo.base must be at least 1, got 0.5"),
         ({"layout": "pairs"}, "unknown repo.layout 'pairs'"),
     ):

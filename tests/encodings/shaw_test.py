@@ -100,6 +100,6 @@ def test_nothing_to_the_right_is_a_clipping_distance_of_its_own():
 
 @pytest.mark.parametrize("right", [-2, 2**30])
 def test_the_right_clipping_distance_has_bounds(right):
-    message = rf"shaw\.right.* from 0 to 1073741823, or -1 for shaw\.k, got {right}"
+    message = rf"shaw\.right.*, -1 for shaw\.k, must be from -1 to 1073741823, got {right}"
     with pytest.raises(ValueError, match=message):
         created(right=right)

@@ -67,11 +67,18 @@ def test_every_distance_falls_into_the_papers_bucket(buckets, max_distance, bidi
     assert encoding.bucket(jnp.array(d)).tolist() == expected
 
 
-@pytest.mark.parametrize(("buckets", "distance"), [(1, 128), (0, 128), (-2, 3), (32, 16)])
-def test_sizes_that_leave_no_buckets_are_refused(buckets, distance):
-    with pytest.raises(ValueError, match="num_buckets"):
+@pytest.mark.parametrize("name", ["t5", "tupe"])  # tupe has the buckets of t5
+@pytest.mark.parametrize(
+    ("buckets", "distance", "wrong"),
+    [
+        (1, 128, "num_buckets"), (0, 128, "num_buckets"), (-2, 3, "num_buckets"), (2**16 + 1, 2**17, "num_buckets"),
+        (32, 8, "max_distance"),
+    ],
+)  # fmt: skip
+def test_sizes_that_leave_no_buckets_are_refused(name, buckets, distance, wrong):
+    with pytest.raises(ValueError, match=rf"^{name}\.{wrong} must be"):
         encodings.create(
-            "t5",
+            name,
             num_heads=1,
             head_dim=2,
             rngs=nnx.Rngs(0),

@@ -90,11 +90,21 @@ def test_runs_at_several_x_are_no_repetitions_of_one_another():
     assert "beats" not in page.page("both", [one, several], "")
 
 
+def test_jobs_of_different_commits_are_named_with_them():
+    one, two, three = job("a", A), job("b", B, **LOWER), job("c", A)
+    for told, commit in ((one, "1a"), (two, "2b"), (three, "1a")):
+        told.results["runs"][0]["about"] = {"commit": commit, "machine": "x", "seconds": 1}
+    made = "a, c: commit 1a; x; b: commit 2b; x."
+    assert f"Scale cpu; {made}" in leaderboard.markdown([one, two, three])
+    assert f"Scale cpu; {made}" in page.page("all", [one, two, three], "")
+    assert "Scale cpu; commit 1a; x." in leaderboard.markdown([one, three])
+
+
 @pytest.mark.parametrize("costs", [False, True])
 def test_costs_are_of_the_job_that_says_so(costs):
     second = job("b", B, **LOWER, costs=costs)
     page = leaderboard.markdown([job("a", A), second])
-    assert f"the median of the runs of {'b' if costs else 'a'}." in page
+    assert f"the median over the runs of {'b' if costs else 'a'}." in page
 
 
 def test_the_picture_has_a_panel_for_each_job():

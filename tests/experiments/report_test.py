@@ -79,7 +79,8 @@ def test_a_picture_of_one_x_or_several(one):
     job = job_of(REPORT, results)
     (axes,) = pictures.results(job, pictures.looks([job])).axes
     assert "higher is better" in (axes.get_xlabel() if one else axes.get_ylabel())
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["5", "3"] or not one
+    ticks = axes.get_yticklabels() if one else axes.get_xticklabels()
+    assert [text.get_text() for text in ticks] == (["5", "3"] if one else ["0", "1", "2"])
 
 
 def test_the_mean_of_seeds_has_a_band_and_what_has_not_learned_is_a_cross():
@@ -194,7 +195,7 @@ def test_the_best_few_are_coloured_and_the_others_grey(count):
     assert len({(look.color, look.style) for look in drawn_as.values()}) == len(coloured) + (
         count > 6
     )
-    (axes,) = pictures.lengths(job, drawn_as).axes
+    (axes,) = pictures.lengths(job, drawn_as)[0].axes
     best = next(line for line in axes.lines if line.get_color() == drawn_as[coloured[0]].color)
     assert best.get_xdata().tolist() == [8, 32]
     np.testing.assert_allclose(best.get_ydata(), [3 - count / 50, 4.05 - count / 50])
@@ -256,3 +257,44 @@ def test_runs_of_several_trained_lengths_are_compared_at_those_that_all_have():
 def test_a_misspelt_key_of_a_report_is_named(section, message):
     with pytest.raises(UserError, match=message):
         Report.of_section(REPORT | section, "sweep.toml")
+
+
+def test_speed_and_parameters_are_of_each_x():
+    runs = [
+        {"point": {"encoding": "shaw", "encodings.shaw.k": k, "seed": seed}, "state": "finished",
+         "tokens_per_second": speed, "records": [{"split": "test", "accuracy": 0.5}]}
+        for k, seed, speed in ((0, 0, 3000.0), (4, 0, 2000.0), (4, 1, 1000.0))
+    ]  # fmt: skip
+    results = {"scale": "grid", "config": "algorithmic", "set": {}, "runs": runs}
+    report = Report.of_section(
+        REPORT | {"x": "encodings.shaw.k", "series": "encoding"}, "sweep.toml"
+    )
+    job = Job("a sweep", report, results)
+    none, four = (job.parameters["shaw", k] for k in (0, 4))
+    assert four - none == 2 * 8 * 32  # tables of keys and values, 8 distances more, 32 wide
+    rows = re.findall(
+        r"<tr><td><code>shaw</code></td><td>([04])</td>(.*?)</tr>", page.page("a", [job], "")
+    )
+    told = {k: re.findall(r"<td>([^<]*)</td>", cells)[-2:] for k, cells in rows}
+    assert told == {"0": ["3,000", f"{none:,}"], "4": ["1,500", f"{four:,}"]}
+
+
+def test_runs_at_several_x_have_a_panel_each_with_the_trained_length_marked():
+    results = sweep_of(2)
+    two = [run | {"point": run["point"] | {"batch_size": 4},
+                  "records": [r | {"bits_per_byte": 1.0} for r in run["records"]]}
+           for run in results["runs"]]  # fmt: skip
+    for run in results["runs"]:
+        run["point"]["batch_size"] = 2
+    results = results | {"runs": results["runs"] + two}
+    job = Job("a sweep", Report.suggested(results, "a sweep"), results)
+    assert job.report.x == "batch_size"
+    drawn_as = pictures.looks([job])
+    first, second = (drawn.axes[0] for drawn in pictures.lengths(job, drawn_as))
+    assert (first.get_title(), second.get_title()) == tuple(
+        f"bits_per_byte by length, batch_size {x}" for x in (2, 4)
+    )
+    for axes, told in ((first, [2.96, 4.01]), (second, [1.0, 1.0])):
+        line = next(x for x in axes.lines if x.get_color() == drawn_as["s1"].color)
+        np.testing.assert_allclose(line.get_ydata(), told)
+        assert axes.lines[-1].get_xdata() == [8, 8]  # trained

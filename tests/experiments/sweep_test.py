@@ -206,7 +206,7 @@ def test_a_damaged_run_directory_is_named(experiment):
     path = experiment / "results" / "tiny.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text('{"runs": [3]}')
-    with pytest.raises(UserError, match="is not what a sweep writes"):
+    with pytest.raises(UserError, match="holds no sweep results"):
         read(experiment)
 
 
@@ -227,9 +227,9 @@ def test_results_that_no_sweep_wrote_are_named_by_both(experiment, changed):
     path.write_text(json.dumps(right))
     assert results.read(path) == right
     path.write_text(json.dumps(right | changed))
-    with pytest.raises(UserError, match="is not what a sweep writes"):
+    with pytest.raises(UserError, match="holds no sweep results"):
         run(experiment, "tiny")
-    with pytest.raises(UserError, match="is not what a sweep writes"):
+    with pytest.raises(UserError, match="holds no sweep results"):
         report.main([str(experiment)])
     path.write_text("[" * 99_999)
     with pytest.raises(UserError, match="restore it"):
@@ -398,7 +398,7 @@ def test_values_of_an_axis(tmp_path):
     assert "rope_2d" not in every
     (one,) = spec.from_flags("lm", ["data.sources.files.path=a/b c"], [], tmp_path).trials
     assert one.workdir == tmp_path / "path=a_b_c"
-    with pytest.raises(UserError, match="would have one run directory"):
+    with pytest.raises(UserError, match="share the run directory"):
         spec.from_flags("lm", ["data.sources.files.path=a/b,a_b"], [], tmp_path)
 
 
@@ -478,7 +478,7 @@ def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys, monkeypa
     assert {path.suffix for path in tmp_path.glob("all.*")} == {".md", ".html", ".png"}
     with pytest.raises(UserError, match=r"none of \.md"):
         report.main([*runs, f"--output={tmp_path / 'a.gif'}"])
-    with pytest.raises(UserError, match="c' is no run directory"):
+    with pytest.raises(UserError, match="c' is not a run directory"):
         report.main([*runs, str(tmp_path / "c")])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     report.main([*runs, f"--output={tmp_path / 'plain'}"])

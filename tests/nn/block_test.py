@@ -234,9 +234,10 @@ def test_an_encoder_of_an_encoder_decoder_has_no_table_for_logits():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "pre"}, "norm must be one of rms, layer, got 'pre'"),
-        ({"mlp": "silu"}, "mlp must be one of relu2, relu, gelu"),
-        ({"bias": "qkv, key"}, "bias must be one of qkv, out, mlp, logits, got 'key'"),
+        ({"norm": "pre"}, "unknown norm 'pre': known: rms, layer"),
+        ({"mlp": "swglu"}, "unknown mlp 'swglu': did you mean 'swiglu'"),
+        ({"mlp": "silu"}, "unknown mlp 'silu': .*known: relu2, relu, gelu"),
+        ({"bias": "qkv, key"}, "unknown bias 'key': known: qkv, out, mlp, logits"),
         ({"norm_epsilon": 0.0}, "norm_epsilon must be in"),
         ({"parallel": True, "norm_placement": "post"}, "parallel layers need norm_placement=pre"),
     ],

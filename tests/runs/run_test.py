@@ -106,7 +106,7 @@ def test_training_and_loading_change_no_settings_of_the_process(toy_config, tmp_
 
 
 def test_a_directory_without_checkpoints_is_refused(toy_config, tmp_path):
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         load_run(tmp_path)
     (tmp_path / "config.json").write_text('{"config": {}}')
     with pytest.raises(UserError, match="has no checkpoint yet"):

@@ -160,4 +160,4 @@ def test_a_run_without_a_result_is_named(tmp_path, text, capsys):
         compare.main(["--workdir", str(tmp_path / "none"), "--source=files", "--path", str(text)])
         == 1
     )
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err

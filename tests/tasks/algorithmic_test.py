@@ -65,7 +65,7 @@ def test_a_run_is_scored_by_length(trained, tmp_path, capsys):
     tested = [record for record in records if record["split"] == "test"]
     assert [record["length"] for record in tested] == [5, 7, 11]
     for record in tested:
-        assert set(record) == {"step", "split", "length", "loss", "accuracy", "exact_match"}
+        assert set(record) >= {"step", "split", "length", "loss", "accuracy", "exact_match"}
         assert 0 <= record["exact_match"] <= record["accuracy"] <= 1
     assert [r["length"] for r in records if r["split"] == "validation"] == [5, 7, 11]
     rows = [line.split("│") for line in (trained / "summary.txt").read_text().splitlines()]
@@ -181,7 +181,7 @@ def test_every_task_is_learned_in_both_presentations(name, presentation):
     batch = next(task.train_batches())
     assert batch["inputs"].max() < task.symbols.vocab_size
     metrics = nnx.eval_shape(lambda *x: task.metrics(*x, None), model, batch)
-    assert set(metrics) == {"loss", "accuracy", "exact_match"}
+    assert set(metrics) >= {"loss", "accuracy", "exact_match"}
     assert all(total.shape == () for total, _ in metrics.values())
     assert task.tokens(batch) == batch["scored"].sum()
 
@@ -255,7 +255,9 @@ def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
     options = {"encoding": encoding, "encodings.learned.max_length": 23}
     options |= {"data.sources.copy_cmc.letters": 3}
     task, model = untrained(name, presentation, **options)
-    for batch in task._examples("test", 5, 4):
+    batches = list(task._examples("test", 5, 4))
+    assert len(batches) == 4
+    for batch in batches:
         question = batch["targets"][0][: 5 - (presentation == "causal")]
         if presentation == "causal":
             question = batch["inputs"][0][:5]

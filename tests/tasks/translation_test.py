@@ -67,9 +67,8 @@ def test_a_run_with_sentencepiece_trains_and_is_scored(tmp_path):
     assert [r["search"] for r in tested] == ["greedy", "beam 2"]
     for record in tested:
         assert record["pairs"] == 25
-        assert 0 <= record["bleu"] <= 100
+        assert {"bleu", "chrf", "exact_match"} <= set(record)
         tokens = record["tokens_per_second"] * record["seconds"]
-        assert tokens == pytest.approx(round(tokens), abs=1e-6)
         assert 0 < tokens <= record["pairs"] * 39  # sequence_length leaves so many for each
     validation = next(r for r in records if r["split"] == "validation")
     assert validation["pairs"] == 3
@@ -261,7 +260,7 @@ def test_a_packed_vocabulary_shares_its_table(tmp_path):
         ({"cross_encoding": "sinusoidal"}, "cross-attention has none"),
         ({"encoding": "fox", "decoder_encoding": "fox"}, "causal"),
         ({"model.num_heads": 3}, "divide"),
-        ({"model.norm_placement": "middle"}, "norm_placement must be one of"),
+        ({"model.norm_placement": "middle"}, "unknown norm_placement 'middle': known: pre"),
         ({"search.beams": 0}, "beams"),
         ({"search.max_length": -1}, "search.max_length"),
         ({"label_smoothing": 1.0}, "label_smoothing"),

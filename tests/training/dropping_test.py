@@ -164,7 +164,7 @@ REFUSED = [
     ({"drop_encoding_at": 6}, "must be a step of the run, 1 to 5, got 6"),
     ({"drop_encoding_at": -1}, "must be a whole number of at least 1, or none, got -1"),
     ({"encoding": "none,none"}, "encoding='none,none' has nothing to drop"),
-    ({"encoding": "rope", "positions": "randomized"}, "positions='randomized' would still say"),
+    ({"encoding": "rope", "positions": "randomized"}, "positions='randomized' would still encode"),
 ]
 
 

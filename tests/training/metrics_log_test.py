@@ -5,7 +5,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from relpos.files import read_records
-from relpos.training.metrics_log import MetricsLog, RecordError, Window
+from relpos.training.metrics_log import MetricsLog, MetricSums, RecordError
 
 
 def read(workdir):
@@ -13,16 +13,16 @@ def read(workdir):
 
 
 def test_means_are_sums_over_counts():
-    window = Window()
+    window = MetricSums()
     window.add({"loss": (6.0, 2), "accuracy": (1, 1)})
     window.add({"loss": (1.0, 5), "nothing": (0.0, 0)})
     assert window.means() == {"loss": 1.0, "accuracy": 1.0}
 
 
 def test_a_window_goes_on_from_its_totals():
-    window = Window()
+    window = MetricSums()
     window.add({"loss": (0.1, 3)})
-    again = Window(json.loads(json.dumps(window.totals)))
+    again = MetricSums(json.loads(json.dumps(window.totals)))
     for each in (window, again):
         each.add({"loss": (0.2, 3)})
     assert again.means() == window.means()
@@ -61,12 +61,12 @@ def test_a_lost_file_is_begun_anew(tmp_path):
     [
         ("", "has lost 3 of its 3 lines"),
         ('{"step": 1}\n{"st', "has lost 2 of its 3 lines"),
-        ('{"step": 1}\n{"st\n7\n', "has 2 lines that are no JSON objects"),
+        ('{"step": 1}\n{"st\n7\n', "has 2 lines that are not JSON objects"),
         (
             '{"step": 1}\n[1]\n',
-            "has lost 1 of its 3 lines and has 1 lines that are no JSON objects",
+            "has lost 1 of its 3 lines and has 1 lines that are not JSON objects",
         ),
-        ("[" * 10**5 + "\n{}\n{}\n", "has 1 lines that are no JSON objects"),
+        ("[" * 10**5 + "\n{}\n{}\n", "has 1 lines that are not JSON objects"),
         ('{"step": 1}\n{"step": 2}\n{"step": 3}\n\xff', ""),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_line_that_is_not_utf8_is_damaged_as_others_are(tmp_path):
     path.write_bytes(b'{"step": 1}\n"\xff"\n')
     log = MetricsLog(tmp_path, step=1, lines=2)
     log.close()
-    assert log.damage == f"{str(path)!r} has 1 lines that are no JSON objects"
+    assert log.damage == f"{str(path)!r} has 1 lines that are not JSON objects"
     assert path.read_bytes() == b'{"step": 1}\n"\xff"\n'
     assert read_records(path) == [{"step": 1}]
 

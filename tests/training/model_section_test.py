@@ -140,7 +140,9 @@ def test_what_no_layer_can_have_is_refused(key, value, message):
 
 @pytest.mark.parametrize("name", NO_DATA)
 def test_an_unknown_type_is_told_before_its_size_is_asked_for(name):
-    assert "section 'model': dtype must be one of float32" in refused(name, **{"model.dtype": ""})
+    assert "section 'model': unknown dtype '': known: float32" in refused(
+        name, **{"model.dtype": ""}
+    )
 
 
 def test_a_length_is_refused_by_the_scheme_that_has_too_few_positions():

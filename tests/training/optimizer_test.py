@@ -10,19 +10,18 @@ from flax import nnx
 from relpos import sections
 from relpos.errors import UserError
 from relpos.training import optimizer as optimizer_lib
-from relpos.training import optimizers
 from relpos.training.optimizers import muon
 
 OPTIONS = optimizer_lib.OptimizerConfig(
     name="adamw",
-    options={name: {"b1": 0.9, "b2": 0.99, "weight_decay": 0.1} for name in optimizers.names()},
+    options={name: {"b1": 0.9, "b2": 0.99, "weight_decay": 0.1} for name in ("adamw", "muon")},
     learning_rate=0.5,
     warmup_steps=10,
     schedule="cosine",
     final_fraction=0.1,
     clip_norm=None,
 )
-NO_DECAY = {name: {"b1": 0.9, "b2": 0.99} for name in optimizers.names()}
+NO_DECAY = {name: {"b1": 0.9, "b2": 0.99} for name in ("adamw", "muon")}
 
 
 class Stack(nnx.Module):
@@ -145,9 +144,9 @@ def test_gradients_are_clipped_by_their_global_norm():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "adamv"}, r"must be one of adamw, muon, got 'adamv': did you mean 'adamw'"),
+        ({"name": "adamv"}, r"must be one of adamw.*, got 'adamv': did you mean 'adamw'"),
         ({"schedule": "cos"}, r"'optimizer\.schedule' .* did you mean 'cosine'"),
-        ({"schedule": "x"}, "one of constant, cosine, wsd"),
+        ({"schedule": "x"}, "one of constant, cosine"),
         ({"options": {"muon": {"b1": 1.0}}}, r"section 'optimizer': b1 must be in \[0, 1\), got 1\.0"),
         ({"options": {"adamw": {"weight_decay": -1.0}}}, r"weight_decay must be in \[0, inf\)"),
         ({"options": {"adamw": {"weigth_decay": 1.0}}},

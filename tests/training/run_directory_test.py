@@ -104,7 +104,7 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_a_refused_config_leaves_the_directory_unlocked(tmp_path):
     claim(tmp_path)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="steps"):
         claim(tmp_path, {"steps": 6})
     claim(tmp_path)
 

@@ -36,7 +36,7 @@ def test_what_stands_beside_the_config_must_be_of_its_kind(tmp_path, section, va
 
 def test_a_directory_of_something_else_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="is no run directory"):
+        with pytest.raises(UserError, match="is not a run directory"):
             read_run(path)
 
 

@@ -50,24 +50,20 @@ def create(name: str, **chosen: Any) -> Task:
     known = options(name)
     for key in chosen:
         if key not in known:
-            hint = did_you_mean(key, known) if known else ", it has none"
+            hint = did_you_mean(key, known) if known else "; it has no options"
             raise DataError(f"The task {name!r} has no option {key!r}{hint}.")
     return task_class(name)(**chosen)
 
 
 @functools.cache
 def _classes() -> dict[str, type[Task]]:
-    """Return all classes in the files of `sources` that have a name."""
+    """Return every task class in `sources` that defines `name`."""
     found: dict[str, type[Task]] = {}
     for file in registry.names(sources):
         module = importlib.import_module(f"{sources.__name__}.{file}")
-        for value in vars(module).values():
-            if (
-                inspect.isclass(value)
-                and issubclass(value, Task)
-                and value.__module__ == module.__name__
-                and "name" in vars(value)
-            ):
+        for _, value in inspect.getmembers(module, inspect.isclass):
+            own = value.__module__ == module.__name__ and "name" in vars(value)
+            if own and issubclass(value, Task):
                 if value.name in found:
                     raise TypeError(f"two tasks are called {value.name!r}")
                 found[value.name] = value

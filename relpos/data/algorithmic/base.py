@@ -1,6 +1,6 @@
 """The interface of an algorithmic task: draw examples of a given length from a random generator.
 
-A task is one class, which the registry finds in its file. The shortest one:
+A task is one class in a file of `sources`, where the registry finds it. The shortest task:
 
     class Reverse(Task):
         name = "reverse"
@@ -48,8 +48,8 @@ class Task(abc.ABC):
     Attributes:
       name: its name in configs.
       alphabet: the task's own symbols, as text; a symbol's index is its id.
-      presentation: how the paper presents it to a model, see `batches.PRESENTATIONS`.
-      min_length: the smallest length. The class says what a length measures.
+      presentation: how the task's paper presents it to a model, see `batches.PRESENTATIONS`.
+      min_length: the smallest length. The docstring of the task says what its length measures.
       max_length: the greatest length, or None.
       answer_mark: whether a causal model needs a mark where the question ends; False if the question's own symbols show
         it.
@@ -132,7 +132,7 @@ class Task(abc.ABC):
         return len(self.example(np.random.default_rng(0), length).tokens)
 
     def answer_size(self, question: Sequence[int] | np.ndarray) -> int:
-        """Return the number of symbols of a question's answer, or their maximum if `end` ends it.
+        """Return the number of symbols in a question's answer, or the maximum if the answer ends with `end`.
 
         Raises:
           DataError: no question has this length.
@@ -178,7 +178,7 @@ class Task(abc.ABC):
 def rows(
     questions_BT: np.ndarray, answers_BT: np.ndarray, scored_BT: np.ndarray | bool = True
 ) -> list[Example]:
-    """Return examples whose questions have one length, and whose answers have one length.
+    """Return examples whose questions share one length and whose answers share one length.
 
     Args:
       questions_BT: the visible symbols.

@@ -1,10 +1,10 @@
 """Batches of examples as a model sees them; B examples, T positions.
 
-placeholder    inputs   1 0 0 _ _ _      an encoder finds the hidden symbols where they stand
+placeholder    inputs   1 0 0 _ _ _      an encoder predicts the hidden symbols in place
                targets  1 0 0 0 0 1
                scored   . . . x x x
 
-causal         inputs   1 0 0 _ 0 0      a decoder finds each symbol from those before it;
+causal         inputs   1 0 0 _ 0 0      a decoder predicts each symbol from those before it;
                targets  0 0 _ 0 0 1      the blank marks where the answer begins,
                scored   . . . x x x      unless the question's own symbols do
 """
@@ -39,7 +39,7 @@ def batch(
       rng: the random generator.
       lengths: B lengths as the task measures them; they may differ.
       size: T, so that all batches have one shape; None: as few positions as possible.
-      presentation: one of `PRESENTATIONS`; None: the one of the task's paper.
+      presentation: one of `PRESENTATIONS`; None: as in the task's paper.
 
     Returns:
       `inputs` and `targets`, int32 [B, T], `scored`, bool [B, T], and `segments`, int32 [B, T]: 1 for tokens, 0 for
@@ -81,9 +81,10 @@ def train_batches(
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
-    """Return endless batches [B, T], each a function of the seed and of its index; T fits the greatest length.
+    """Return endless batches [B, T], each a function of the seed and of its index; T is large enough for the greatest
+    length.
 
-    The iterator's `get_state` and `set_state` continue exactly, and Orbax saves it with
+    The iterator resumes exactly with `get_state` and `set_state`, and Orbax saves it with
     `grain.checkpoint.CheckpointSave`.
 
     Args:
@@ -122,14 +123,15 @@ def eval_batches(
     seed: int,
     presentation: str | None = None,
 ) -> list[Batch]:
-    """Return batches [B, T] with `examples` examples of one length, which T fits, the last padded with empty rows.
+    """Return batches [B, T] of `examples` examples of one length; T fits that length, and empty rows pad the last
+    batch.
 
-    The examples are a function of the seed and the length, and use other random numbers than training.
+    The examples are a function of the seed and the length, and use different random numbers from training.
 
     Args:
       task: what to draw.
       length: the length, as the task measures it.
-      examples: their number over all batches.
+      examples: the number of examples over all batches.
       batch_size: B.
       seed: any integer.
       presentation: see `batch`.

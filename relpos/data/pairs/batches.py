@@ -104,7 +104,8 @@ def train_batches(
         found = next(filter(None, map(fitting, whole_epoch)), None)
         if found is None:
             raise DataError(
-                f"None of {len(pairs)} pairs fits into sequence_length={sequence_length} tokens: raise it."
+                f"None of {len(pairs)} pairs fits into sequence_length={sequence_length} tokens: increase "
+                "sequence_length."
             )
         rng = np.random.default_rng((*entropy, 1, number))
         found += [found[i] for i in rng.integers(len(found), size=pairs_of_pool - len(found))]
@@ -143,7 +144,7 @@ def eval_batches(
 def make_batch(
     pairs: Sequence[TokenizedPair], T: int, rows: int, separators: tuple[int, int]
 ) -> Batch:
-    """Return the pairs as a batch of `rows` rows; missing rows are empty.
+    """Return the pairs as a batch of `rows` rows; the remaining rows are empty.
 
     Args:
       pairs: tokens without separators; with them, both sides must fit into T.

@@ -42,8 +42,8 @@ def strip(sentence: bytes) -> bytes:
 def with_held_out(given: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]], list[str]]:
     """Return train, validation and test, and a note if some were not given and are held out from train.
 
-    Pairs are held out by the hash of their content. Those that share a source or a target stay together, so no sentence
-    of either language is in two splits. A large group of such pairs goes to train.
+    Pairs are held out by the hash of their content. Those that share a source or a target stay together, so train and
+    the splits held out from it share no sentence. A large group of such pairs goes to train.
 
     Raises:
       DataError: the pairs are too few, or too many of them are connected.
@@ -60,8 +60,8 @@ def with_held_out(given: Mapping[str, list[Pair]]) -> tuple[dict[str, list[Pair]
     for split, indices in chosen.items():
         if not indices:
             raise DataError(
-                f"{len(pairs)} pairs, in {len(kin)} groups without a common sentence, are too few to "
-                f"put any aside for {split}: give {split} files."
+                f"{len(pairs)} pairs, in {len(kin)} groups without a common sentence, are too few to hold any out for "
+                f"{split}: give {split} files."
             )
         splits[split] = [pairs[i] for i in sorted(indices)]
     note = f"{' and '.join(missing)} held out from train"
@@ -75,5 +75,5 @@ def overlaps(splits: Mapping[str, Sequence[Pair]]) -> list[str]:
     for split, pairs in splits.items():
         shared = sum(source in trained for source, _ in pairs) if split != "train" else 0
         if shared:
-            notes.append(f"{split}: {shared} of {len(pairs)} source sentences stand in train too")
+            notes.append(f"{split}: {shared} of {len(pairs)} source sentences are also in train")
     return notes

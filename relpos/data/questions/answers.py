@@ -22,7 +22,7 @@ from relpos.data.questions.rows import Prepared
 from relpos.data.questions.windows import best_span
 from relpos.metrics.answers import METRICS, normalise
 
-MOST_DISTANCES = 16  # that are reported one by one
+MOST_DISTANCES = 16  # this many distances at most are reported one by one
 
 
 class Answer(NamedTuple):
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
     Attributes:
       text: the span without surrounding white space.
-      start: its first character.
+      start: the index of its first character.
       score: p(first token) p(last token), normalised over all candidates in all windows.
       no_answer: null score minus span score, the null score being that of the window where it is least; positive if the
         model prefers "no answer".
@@ -51,15 +51,15 @@ def best_answer(
     Args:
       context: the text.
       prepared: the question's tokens and windows.
-      logits_W2T: logits of each place in each window's row as the first and as the last token.
-      longest: tokens of an answer, at most.
+      logits_W2T: logits of each position in each window's row as the first and as the last token.
+      longest: the maximum number of tokens in an answer.
       no_answer: whether the first separator stands for "no answer".
     """
     logits_W2T = logits_W2T.astype(np.float64)
     starts_WS, stops_WS = (logits_W2T[:, end, prepared.head :] for end in (0, 1))
     span = best_span(starts_WS, stops_WS, prepared.windows, longest=longest)
     none = float(logits_W2T[:, :, 0].sum(axis=1).min()) if no_answer else -np.inf
-    # Places that are no candidates have a negligibly low logit.
+    # Positions that are not candidates have a negligibly low logit.
     total = float(np.logaddexp.reduce(logits_W2T, axis=(0, 2)).sum())
     offsets = prepared.context.offsets[span.start : span.stop]
     start, stop = int(offsets[0, 0]), int(offsets[-1, 1])
@@ -76,9 +76,9 @@ def best_answer(
 def threshold(answers: Mapping[str, Answer], questions: Sequence[Question]) -> float:
     """Return the threshold of `scores` that maximises F1 over the questions with a prediction; choose it on validation.
 
-    It is 0 if there are none.
+    Return 0 if no question has a prediction.
     """
-    gained = [  # by answering a question instead of giving none
+    gained = [  # by answering instead of abstaining
         (answers[q.id].no_answer, _measured(answers[q.id], q, np.inf)["f1"] - float(q.impossible))
         for q in questions
         if q.id in answers
@@ -101,7 +101,7 @@ def scores(
     """Return exact match and F1 in percent.
 
     Args:
-      answers: by question id. A missing one counts as wrong; the official script of 2.0 leaves its question out.
+      answers: by question id. A missing one counts as wrong; the official 2.0 script leaves out the question.
       questions: all of them.
       threshold: score by SQuAD 2.0, where an answer is "" if its `no_answer` exceeds this; None: by SQuAD 1.1.
 
@@ -138,7 +138,7 @@ def _measured(answer: Answer | None, q: Question, threshold: float | None) -> di
         return METRICS.measure(answer.text, q.answers, 0.0)
     if answer.no_answer > threshold:
         return dict.fromkeys(METRICS.names(), float(q.impossible))
-    # A correct answer of only articles and punctuation is none.
+    # A correct answer that is only articles and punctuation does not count as an answer.
     correct = [text for text in q.answers if normalise(text)] or [""]
     return METRICS.measure(answer.text, correct, 1.0)
 
@@ -159,7 +159,7 @@ def by_distance(
     threshold: float | None,
     trained: int,
 ) -> list[dict[str, Any]]:
-    """Return a record of the scores for each distance or range of distances, without questions that have none.
+    """Return a record of the scores for each distance or range of distances, leaving out questions that have none.
 
     Each record has `distance`, such as "3" or "5-8", with ", beyond" if it exceeds `trained`, the greatest distance in
     training; `questions`, their number; and the scores. Other arguments are those of `scores`.
@@ -178,7 +178,7 @@ def by_distance(
 def _ranges(groups: Iterable[int], trained: int) -> list[tuple[int, int]]:
     """Return ranges of the distances that occur, none of which spans `trained`.
 
-    If there are few distances, each is a range of its own; otherwise a range ends at twice its start.
+    If there are few distances, each is a range of its own; otherwise a range ends just below twice its start.
     """
     known = sorted({group for group in groups if group > 0})
     if len(known) <= MOST_DISTANCES:

@@ -21,7 +21,7 @@ Batch = dict[str, np.ndarray]
 
 
 class TrainingRows:
-    """Random access to the rows of all windows for training, built on demand.
+    """Random access to the rows of the windows that are trained on, built on demand.
 
     Attributes:
       problems: the questions left out of training, by reason.
@@ -63,8 +63,8 @@ class TrainingRows:
 def train_batches(rows: TrainingRows, *, batch_size: int, seed: int) -> grain.IterDataset[Batch]:
     """Return endless batches, every epoch in a new order.
 
-    The order is a function of `seed`. The iterator's `get_state` and `set_state` continue exactly,
-    and Orbax saves it with `grain.checkpoint.CheckpointSave`.
+    The order is a function of `seed`. The iterator resumes exactly with `get_state` and `set_state`, and Orbax saves it
+    with `grain.checkpoint.CheckpointSave`.
     """
     epochs = Epochs(len(rows), (seed,))
     drawn = endless(lambda index: rows[epochs[index]])

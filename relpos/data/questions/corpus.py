@@ -34,7 +34,7 @@ questions_corpus = functools.partial(
 
 
 def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Question]]:
-    """Return the `load` of the source that defines `read`, which reads one file."""
+    """Return the `load` function of a source, given its function `read` that reads one file."""
 
     def load(*, train: str = "", validation: str = "", test: str = "") -> Corpus[Question]:
         """Load questions from the user's own files.
@@ -48,7 +48,7 @@ def files_loader(read: Callable[[str], Reading]) -> Callable[..., Corpus[Questio
           DataError: train names no files, or a file cannot be used.
         """
         if not train:
-            raise DataError("Which files? train names those to train on.")
+            raise DataError("No files given: set train to the training files.")
         files = {"train": train, "validation": validation, "test": test}
         found = {
             split: [read(str(path)) for path in find(pattern)]
@@ -99,12 +99,14 @@ def corpus_of_readings(
     for split in ("validation", "test"):
         shared = sum(q.context in contexts for q in splits[split])
         if shared:
-            notes.append(f"{split}: {shared} of {len(splits[split])} contexts stand in train too")
+            notes.append(
+                f"{split}: {shared} of {len(splits[split])} questions have a context that is also in train"
+            )
     return questions_corpus(name, version, splits, problems=problems, notes=tuple(notes))
 
 
 def _told_apart(questions: Iterable[Question]) -> list[Question]:
-    """Return the questions of several files with unique ids; two languages of a set share theirs."""
+    """Return the questions of several files with unique ids; files in two languages of one dataset share ids."""
     found: dict[str, Question] = {}
     for question in questions:
         id, number = question.id, 1
@@ -126,6 +128,6 @@ def _hold_out(questions: Sequence[Question], missing: Sequence[str]) -> dict[str
         if all(splits.values()):
             return splits
     raise DataError(
-        f"{len(questions)} questions on {len(kin)} paragraphs are too few to put some aside: "
-        f"give files for {' and '.join(missing)}."
+        f"{len(questions)} questions on {len(kin)} paragraphs are too few to hold any out: provide files for "
+        f"{' and '.join(missing)}."
     )

@@ -39,7 +39,7 @@ class Question:
 
 @dataclasses.dataclass
 class Fault:
-    """A kind of faulty records: what is wrong, how many there are, and where the first one is."""
+    """A kind of fault: what is wrong, how many there are, and where the first one is."""
 
     message: str
     count: int
@@ -67,7 +67,7 @@ class Reading:
         return tuple(self._faults.values())
 
     def complain(self, message: str, where: str, count: int = 1) -> None:
-        """Count problems of a kind, the first of them in the record at `where`."""
+        """Count problems of one kind; the first is in the record at `where`."""
         self._faults.setdefault(message, Fault(message, 0, where)).count += count
 
     def add(
@@ -84,16 +84,16 @@ class Reading:
     ) -> None:
         """Add a question if it is valid or can be corrected.
 
-        `answers` are texts with their starts; for other arguments see `Question`. If a start is wrong or no int, take
-        the answer's occurrence in the context nearest to that start. Leave out an answer that does not occur, and a
-        question whose answers are all left out. If the id is neither text nor number, or is taken, replace it by
+        `answers` are texts with their starts; for other arguments see `Question`. If a start is wrong or is not an int,
+        take the answer's occurrence in the context nearest to that start. Leave out an answer that does not occur, and
+        a question whose answers are all left out. If the id is neither text nor number, or is taken, replace it by
         `where`, such as "dev.json data[0].paragraphs[3].qas[1]"; replace an empty document by the context.
         """
         for name, text in (("context", context), ("question", question)):
             if not text.strip():
                 return self.complain(f"empty {name}, question left out", where)
             if not _is_unicode(text):
-                return self.complain(f"half a surrogate pair in {name}, question left out", where)
+                return self.complain(f"unpaired surrogate in {name}, question left out", where)
         if impossible and answers:
             self.complain("answers to an impossible question, ignored", where)
         found = [] if impossible else list(self._placed(where, context, answers))
@@ -128,7 +128,7 @@ class Reading:
                 yield text, start
             else:
                 text = text if text in context else text.strip()
-                # Looking ahead finds occurrences that overlap, too.
+                # A lookahead also finds overlapping occurrences.
                 starts = [m.start() for m in re.finditer(f"(?={re.escape(text)})", context)]
                 if starts:
                     self.complain("answer_start is not where the answer is, put right", where)

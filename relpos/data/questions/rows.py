@@ -54,8 +54,9 @@ class RowFormat:
     Attributes:
       tokenizer: the tokenizer.
       length: T.
-      overlap: tokens that a window shares with the next one; a question leaves room for twice as many.
-      longest_answer: in tokens; at most overlap + 1, so that some window holds every answer whole.
+      overlap: tokens that a window shares with the next one; a question must leave room for a window of twice as many
+      tokens.
+      longest_answer: in tokens; at most overlap + 1, so that every answer is whole in some window.
       no_answer: whether a question may have no answer.
     """
 
@@ -69,12 +70,12 @@ class RowFormat:
         if not 1 <= self.longest_answer <= self.overlap + 1:
             raise DataError(
                 f"longest_answer={self.longest_answer} should be from 1 to overlap + 1, which is "
-                f"{self.overlap + 1}: longer answers would be in no window whole."
+                f"{self.overlap + 1}: longer answers might not fit whole into any window."
             )
         if self.longest_question < 1:
             raise DataError(
                 f"Rows of {self.length} tokens have no room for a question and windows that overlap by "
-                f"{self.overlap}: make them longer than {2 + 2 * self.overlap}, or the overlap smaller."
+                f"{self.overlap}: make them longer than {2 + 2 * self.overlap}, or reduce the overlap."
             )
 
     @property

@@ -1,9 +1,9 @@
 """Split long contexts into overlapping windows of tokens, and convert token spans to character spans.
 
 As in BERT's run_squad (Devlin et al. 2019, arXiv:1810.04805): a context that is too long for the model is split into
-windows of `size` tokens, one every `stride` tokens. An answer is trained in the windows that hold it whole. A span is
-scored in the window that gives it the most context, so that every span has one score. Here this is the context of the
-whole span; in run_squad, that of its first token.
+windows of `size` tokens, one every `stride` tokens. An answer is a training target in the windows that hold it whole. A
+span is scored in the window that gives it the most context, so that every span has one score. Here this is the context
+of the whole span; in run_squad, that of its first token.
 
 Shapes: N tokens of a context, W windows, S tokens of a window.
 """
@@ -61,7 +61,7 @@ def best_span(
       start_WS: score of each token of each window as the first of an answer.
       stop_WS: score of each token of each window as the last of an answer.
       windows_W2: the ranges that `windows` returns; scores beyond the end of a window are ignored.
-      longest: tokens of an answer, at most.
+      longest: the maximum number of tokens in an answer.
 
     Raises:
       DataError: there are no windows.
@@ -89,36 +89,10 @@ def best_span(
     return Span(int(start), int(start + more + 1), float(score[start, more]))
 
 
-def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
-    """Return the characters [start, stop) of each token, int64 [N, 2].
-
-    A token that starts or ends inside a character gets the whole character, so that every span of tokens is a span of
-    characters.
-
-    Args:
-      text: the text.
-      byte_lengths_N: the bytes of each token: byte_lengths[ids] of a lossless tokenizer.
-
-    Raises:
-      DataError: the tokens are not those of this text.
-    """
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    stops = np.cumsum(byte_lengths_N, dtype=np.int64)
-    total = int(np.sum(byte_lengths_N))
-    if total != len(encoded):
-        raise DataError(f"The tokens stand for {total} bytes, but the text has {len(encoded)}.")
-    # The character of each byte: a byte that does not continue a character starts the next.
-    character = np.append(np.cumsum(encoded & 0xC0 != 0x80) - 1, len(text))
-    starts = stops - byte_lengths_N
-    last = np.maximum(stops - 1, 0)
-    ends = np.where(byte_lengths_N > 0, character[last] + 1, character[starts])
-    return np.stack([character[starts], ends], axis=1)
-
-
 def token_span(offsets_N2: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the smallest token range [first, stop) that holds the characters [start, stop), start < stop.
 
-    `character_offsets` returns the offsets.
+    The offsets are those of `relpos.data.tokenizers.offsets`.
     """
     first = int(np.searchsorted(offsets_N2[:, 1], start, side="right"))
     behind = int(np.searchsorted(offsets_N2[:, 0], stop, side="left"))

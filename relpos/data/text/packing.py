@@ -50,7 +50,7 @@ def train_batches(
 
     Every epoch visits the documents in a new order and cuts them at new places. The pieces are shuffled again within
     windows of `SHUFFLE_TOKENS`, so that a long document is spread over many batches. Documents are read and tokenized
-    on demand. If the text is smaller than a batch, it is repeated to fill it.
+    on demand. Text that is smaller than a batch is repeated to fill the batch.
 
     The order is a function of `seed`. The iterator's `get_state` and `set_state` restore it exactly,
     and Orbax saves it with `grain.checkpoint.CheckpointSave`.
@@ -61,7 +61,7 @@ def train_batches(
     _check_sizes(sequence_length, batch_size)
     streams = _streams(documents, tokenizer)
     _check_enough(streams, sequence_length)
-    entropy = 2 * seed if seed >= 0 else -2 * seed - 1  # NumPy takes no negative one
+    entropy = 2 * seed if seed >= 0 else -2 * seed - 1  # NumPy accepts no negative seed
     draw_seed, window_seed, pack_seed = (
         int(s) for s in np.random.SeedSequence(entropy).generate_state(3) >> 1
     )
@@ -120,7 +120,7 @@ def _streams(documents: Sequence[bytes], tokenizer: Lossless) -> Mapped[np.ndarr
 
 
 class _Cut(FlatMapTransform):
-    """Cut (stream, short) into pieces of one sequence, the first one `short` tokens shorter."""
+    """Cut the stream of (stream, short) into pieces of the sequence length, the first `short` tokens shorter."""
 
     max_fan_out = 2**62  # no limit
 

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes by default, or SentencePiece. Both are lossless.
+"""Lossless tokenizers: bytes or SentencePiece. words.py and offsets.py hold the others.
 
 A tokenizer has `vocab_size`, a `separator` id that stands before the first and after the last token of a document,
 `encode(bytes) -> int32 [n]`, `decode(ids) -> bytes` and `byte_lengths` [V], the number of bytes of each id.
@@ -51,7 +51,7 @@ def create(
         if vocab_size and loaded.vocab_size != vocab_size:
             raise DataError(
                 f"{path} has {loaded.vocab_size} pieces, but vocab_size is {vocab_size}: "
-                "use the same, or another run directory."
+                "set vocab_size to the former, or use another run directory."
             )
         return loaded
     return train_sentencepiece(corpus, vocab_size=vocab_size, path=path)

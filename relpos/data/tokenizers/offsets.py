@@ -1,4 +1,4 @@
-"""Tokenizers that also give each token's place in the text, for models that point at spans.
+"""Tokenizers that also give each token's characters in the text, for models that point at spans.
 
 `WithOffsets` adds offsets to the lossless tokenizers, bytes and SentencePiece. `WordsWithOffsets` splits text into
 words and punctuation and drops white space: a bAbI story takes a third as many tokens as bytes, and "Ada" is the same
@@ -18,7 +18,6 @@ import numpy as np
 
 from relpos.data import tokenizers
 from relpos.data.errors import DataError
-from relpos.data.questions.windows import character_offsets
 from relpos.data.tokenizers.words import read_vocabulary
 from relpos.errors import did_you_mean
 from relpos.files import write_atomically
@@ -73,6 +72,32 @@ class WordsWithOffsets:
         )
 
 
+def character_offsets(text: str, byte_lengths_N: np.ndarray) -> np.ndarray:
+    """Return the characters [start, stop) of each token, int64 [N, 2].
+
+    A token that starts or ends inside a character gets the whole character, so that every span of tokens is a span of
+    characters.
+
+    Args:
+      text: the text.
+      byte_lengths_N: the bytes of each token: byte_lengths[ids] of a lossless tokenizer.
+
+    Raises:
+      DataError: the tokens are not those of this text.
+    """
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    stops = np.cumsum(byte_lengths_N, dtype=np.int64)
+    total = int(np.sum(byte_lengths_N))
+    if total != len(encoded):
+        raise DataError(f"The tokens stand for {total} bytes, but the text has {len(encoded)}.")
+    # The character of each byte: a byte that does not continue a character starts the next.
+    character = np.append(np.cumsum(encoded & 0xC0 != 0x80) - 1, len(text))
+    starts = stops - byte_lengths_N
+    last = np.maximum(stops - 1, 0)
+    ends = np.where(byte_lengths_N > 0, character[last] + 1, character[starts])
+    return np.stack([character[starts], ends], axis=1)
+
+
 def learn_words(texts: Iterable[str], vocab_size: int) -> WordsWithOffsets:
     """Learn the most frequent pieces of the train split; ties are broken alphabetically.
 
@@ -85,7 +110,7 @@ def learn_words(texts: Iterable[str], vocab_size: int) -> WordsWithOffsets:
     if room < 1:
         raise DataError(
             f"A vocabulary of {vocab_size} is too small: the bytes and a separator need "
-            f"{WordsWithOffsets.separator + 1}, words come on top of them."
+            f"{WordsWithOffsets.separator + 1}, and words come on top."
         )
     counts = collections.Counter(piece for text in texts for piece in _PIECE.findall(text))
     return WordsWithOffsets(sorted(counts, key=lambda piece: (-counts[piece], piece))[:room])
@@ -117,7 +142,7 @@ def create(
       kind: "words", "bytes" or "sentencepiece".
       texts: the train split, to learn from; unused for bytes.
       path: the run's file; unused for bytes.
-      vocab_size: the number of ids; for words, the most.
+      vocab_size: the number of ids; for words, the maximum.
 
     Raises:
       DataError: the kind is unknown, or the tokenizer cannot be loaded or learned.

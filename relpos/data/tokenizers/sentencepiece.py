@@ -16,7 +16,7 @@ from relpos.data.tokenizers.bytes import check_ids
 from relpos.files import read_file, write_atomically
 
 SAMPLE_BYTES = 2_000_000  # of text, on which SentencePiece is trained
-MOST_PIECES = 1_000_000  # from which SentencePiece chooses
+MOST_PIECES = 1_000_000  # the number of candidates that SentencePiece starts from
 _PARAGRAPH_BYTES = 2000  # SentencePiece learns from pieces of text about this long
 
 

@@ -1,4 +1,5 @@
-"""A vocabulary of whole words, for texts with a closed vocabulary: commands, stories.
+"""A vocabulary of whole words, for text with a closed vocabulary, such as SCAN's commands; offsets.py has one for
+spans.
 
 Words are separated by spaces; decoding joins them with single spaces. A word that is not in train becomes the unknown
 word.
@@ -55,9 +56,9 @@ def read_vocabulary(path: Path) -> list[str]:
     try:
         words = parse_json(read_file(path))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError("no list of words")
+            raise ValueError("not a list of words")
         if len({word.encode("utf-8", "surrogateescape") for word in words}) < len(words):
-            raise ValueError("a word twice")
+            raise ValueError("a duplicate word")
     except ValueError as error:
         raise DataError(f"{path} is not a vocabulary ({error}): restore it.") from error
     return words

@@ -21,7 +21,7 @@ class Sum(Encoding, fills_slots=False):
     """
 
     def __init__(self, *summands: Encoding):
-        """Sum encodings of the same heads; a sum among them is replaced by its parts.
+        """Sum encodings of the same heads; a sum among them is split into parts.
 
         Raises:
           ValueError: they cannot be summed: one adds to the model's input, one walks along the row while another walks,
@@ -187,7 +187,7 @@ class Sum(Encoding, fills_slots=False):
     def walk(
         self, carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale
     ):
-        """Walk by the part that walks."""
+        """Walk with the part that walks."""
         part, _ = self._walking(None)
         return part.walk(
             carry, q_CH, k_KH, q_positions, k_positions, q_features, k_features, seen_CK, scale

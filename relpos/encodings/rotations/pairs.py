@@ -20,7 +20,7 @@ class Rotation(Encoding):
     layout: str = "half"
 
     def __init__(self, name: str, dims: Dims, base: float = 1.0, layout: str = "half"):
-        """Check and keep what the pairs depend on; errors name the scheme `name`; not all have a base."""
+        """Check and keep what the pairs depend on; errors name the scheme; some have no base."""
         check_range(f"{name}.base", base, 1)
         check_choice(f"{name}.layout", layout, LAYOUTS)
         if dims.head_dim % 2:
@@ -67,7 +67,6 @@ def turning_often(key: str, length: int, base: float, width: int) -> int:
     Raises:
       ValueError: no pair does; the message names the option `key` that gives the length.
     """
-    if length < 7:
-        raise ValueError(f"{key} must be at least 7, a turn of the fastest pair, got {length}")
+    check_range(f"{key}, at least a turn of the fastest pair,", length, 7)
     theta_M = base ** (-np.arange(0, width, 2) / width)
     return int((theta_M >= 2 * np.pi / length).sum())

@@ -136,8 +136,7 @@ def longrope(stretch: Stretch) -> Scaled:
     is fixed: keys in a cache that were turned by one set would not fit queries turned by the other.
     """
     L0, L = stretch.trained_length, stretch.target_length
-    if L0 < 2:
-        raise ValueError(f"rope.trained_length must be at least 2, got {L0}")
+    check_range("rope.trained_length", L0, 2)
     attention = math.sqrt(1 + math.log(max(1.0, L / L0)) / math.log(L0))
     key, factors = ("long", stretch.long_factors) if L > L0 else ("short", stretch.short_factors)
     if not factors:
@@ -149,10 +148,10 @@ def longrope(stretch: Stretch) -> Scaled:
 
 
 def p_rope(stretch: Stretch) -> Scaled:
-    """Return the scaling that turns only the fastest `kept` of the pairs; theta_m = base^(-2m/R) has R of all pairs.
+    """Return the scaling that turns only the fastest `kept` of the pairs; R in theta_m = base^(-2m/R) counts all pairs.
 
-    Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose full layers keep 0.25. The pairs that turn do so s
-    times as slowly.
+    Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose global layers keep 0.25. The pairs that turn do so
+    s times as slowly.
     """
     kept = int(stretch.kept * stretch.width // 2)
     if not 0 < kept < len(stretch.m):
@@ -218,7 +217,7 @@ def _check_factors(key: str, factors: tuple[float, ...], count: int) -> None:
 
 
 def _fast_and_slow(stretch: Stretch, default: float) -> tuple[float, float]:
-    """Return the numbers of turns in L0 from which on pairs stay as trained, and up to which they are slowed by s."""
+    """Return the turns in L0 at or above which pairs stay as trained, and at or below which s slows them."""
     fast, slow = stretch.beta_fast or default, stretch.beta_slow
     if not 0 < slow < fast:
         raise ValueError(

@@ -9,7 +9,7 @@ FORMAT = "{:.2f}"
 
 
 def measure(prediction: str, answers: Sequence[str], empty: float = 1.0) -> float:
-    """Return the best F1; `empty` is that of two texts without words."""
+    """Return the best F1; two texts without words score `empty`."""
     return max(_f1(normalise(prediction).split(), normalise(a).split(), empty) for a in answers)
 
 

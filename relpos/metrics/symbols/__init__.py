@@ -13,7 +13,7 @@ class Scored(NamedTuple):
     Attributes:
       logits: [B, T, V].
       targets: the correct symbols, [B, T].
-      counts: whether a symbol is part of the answer, [B, T].
+      counts: whether a symbol is scored, [B, T].
       is_example: whether a row is an example, not padding, [B].
     """
 

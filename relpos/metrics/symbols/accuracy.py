@@ -1,4 +1,4 @@
-"""The share of correct answer symbols."""
+"""The fraction of answer symbols that are correct."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The share of answers without a wrong symbol.
+"""The fraction of answers without a wrong symbol.
 
 A decoder sees the correct previous symbols, so an exact match under teacher forcing is one under greedy decoding, too.
 """

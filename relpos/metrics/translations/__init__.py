@@ -13,7 +13,7 @@ METRICS = Metrics(__name__)
 
 
 def scores(found: Sequence[str], wanted: Sequence[str], language: str = "") -> dict[str, Any]:
-    """Compute all metrics of translations `found` against one reference each, `wanted`, on cased, plain text.
+    """Compute all metrics of the translations `found` against `wanted`, one reference each, on cased, detokenized text.
 
     Return them with their signatures and the number of pairs. The target language, such as "de" or "zh_Hant",
     determines tokenization.

@@ -4,7 +4,7 @@ import sacrebleu
 
 FORMAT = "{:.2f}"
 
-# Tokenizers for languages without spaces between words, from sacrebleu itself without extra packages.
+# sacrebleu's tokenizers that need no extra packages, for languages without spaces between words.
 TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 
 

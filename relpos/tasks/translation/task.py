@@ -141,7 +141,7 @@ class Translation(CorpusTask[Pair]):
         """Return the single case of a split. `metrics` computes its loss, `score` its translations."""
         if lengths:
             raise UserError(
-                "translations are scored by the length of their source: --lengths has no meaning here"
+                "translations are scored by source length already: --lengths does not apply"
             )
         most = self.config.eval_pairs or None if brief else self.config.search.most_pairs
         return [self.case(self._pairs(split, most), brief)]
@@ -206,7 +206,7 @@ class Translation(CorpusTask[Pair]):
         """Return the translations of sentences, in order, and their total number of tokens.
 
         A sentence that does not fit the model gets an empty translation. With `lengths`, each translation has exactly
-        so many tokens; otherwise the model ends it.
+        that many tokens; otherwise the model decides when to stop.
         """
         graphdef, state = nnx.split(model)
         static = graphdef, beams, _most_tokens(self.config), self.target.separator
@@ -317,7 +317,7 @@ def _model(config: Config, source_vocab: int, target_vocab: int, rngs: nnx.Rngs)
 
 
 def _most_tokens(config: Config) -> int:
-    """Return the maximum tokens of a translation, by default that of training targets."""
+    """Return the maximum number of tokens in a translation, by default that of the training targets."""
     return config.search.max_length or config.sequence_length - 1
 
 

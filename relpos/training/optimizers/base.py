@@ -1,4 +1,4 @@
-"""Helpers for optimizers: the kernels, which alone are decayed, and a check of options."""
+"""Helpers for optimizers: selecting kernels, the only parameters that are decayed, and checking options."""
 
 from typing import Any
 

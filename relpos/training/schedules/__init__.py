@@ -1,6 +1,6 @@
 """Learning-rate schedules by name. Each module defines fraction(done, **options).
 
-It maps progress after the warm-up, from 0 to 1, to the remaining distance from the final rate, from 1 to 0.
+`fraction` maps progress after the warm-up (0 to 1) to the remaining distance to the final rate (1 to 0).
 """
 
 from relpos.registry import Functions

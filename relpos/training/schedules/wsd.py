@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def fraction(done: jax.Array, *, decay: float = 0.2) -> jax.Array:
-    """Return 1 until the last fraction `decay` of the steps, then (1 - done) / decay.
+    """Return 1 until the last fraction `decay` of the steps after the warm-up, then (1 - done) / decay.
 
     Raises:
       ValueError: `decay` is not in (0, 1].

@@ -13,7 +13,7 @@ def test_an_unknown_task_or_option_is_answered_with_the_nearest():
         algorithmic.create("revers")
     with pytest.raises(DataError, match=r"no option 'ignor': did you mean 'ignore'\?"):
         algorithmic.create("flip_flop", ignor=0.3)
-    with pytest.raises(DataError, match=r"'reverse' has no option 'letters', it has none"):
+    with pytest.raises(DataError, match=r"'reverse' has no option 'letters'; it has no options"):
         algorithmic.create("reverse", letters=3)
     with pytest.raises(DataError, match=r"no presentation 'casual'.*'causal'"):
         algorithmic.batch(algorithmic.create("reverse"), rng(), [3], presentation="casual")

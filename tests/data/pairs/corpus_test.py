@@ -117,9 +117,9 @@ def test_only_what_is_missing_is_held_out(tmp_path, given):
 def test_overlap_with_train_is_counted(tmp_path):
     test = [*numbered(3), ("new", "neu"), ("sentence 1", "anders")]
     corpus = load(tmp_path, train=numbered(10), validation=numbered(2, "v"), test=test)
-    assert corpus.notes == ("test: 4 of 5 source sentences stand in train too",)
+    assert corpus.notes == ("test: 4 of 5 source sentences are also in train",)
     corpus = load(tmp_path, train=numbered(10), validation=test, test=numbered(2, "t"))
-    assert corpus.notes == ("validation: 4 of 5 source sentences stand in train too",)
+    assert corpus.notes == ("validation: 4 of 5 source sentences are also in train",)
 
 
 def test_unequal_numbers_of_lines(tmp_path):
@@ -149,13 +149,13 @@ def test_what_is_no_text_is_told_by_line(tmp_path, text, message):
     [
         ({"source": "a.en"}, "train has only its source file"),
         ({"source": "a.en", "target": "a.de", "test_target": "a.de"}, "test has only its target"),
-        ({"test_source": "a.en", "test_target": "a.de"}, "name those to train on"),
+        ({"test_source": "a.en", "test_target": "a.de"}, "set source and target"),
         ({"source": "a.en", "target": "a.dee"}, "There is no file .*Did you mean 'a.de'"),
         ({"source": "a.en", "target": ""}, "only its source"),
         ({"source": ".", "target": "a.de"}, "is a folder"),
         ({"source": "cut.xz", "target": "a.de"}, "truncated xz"),
         ({"source": "no.xz", "target": "a.de"}, "not a sound xz"),
-        ({"source": "a.en", "target": "a.de"}, "too few to put any aside"),
+        ({"source": "a.en", "target": "a.de"}, "too few to hold any out"),
         ({"sorce": "a.en"}, "unknown option of files 'sorce': did you mean 'source'"),
         ({"source": 3}, "files.source must be text"),
         (
@@ -256,8 +256,8 @@ def test_texts_inside_another_feature_and_empty_ones(tmp_path):
     [
         (("en", "fr"), "no text feature 'fr'.* It has: de, en"),
         (("eng", "de"), "Did you mean 'en'"),
-        (("en", "en"), "two languages"),
-        (("en",), "two languages"),
+        (("en", "en"), "two different languages"),
+        (("en",), "two different languages"),
     ],
 )
 def test_a_language_that_is_not_there(tmp_path, languages, message):

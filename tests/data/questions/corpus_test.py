@@ -86,7 +86,7 @@ def test_contexts_of_train_in_test_are_counted(tmp_path):
         validation=babi(tmp_path, "valid.txt", numbered(2, "v")),
         test=babi(tmp_path, "test.txt", numbered(3)),
     )
-    assert corpus.notes == ("test: 6 of 6 contexts stand in train too",)
+    assert corpus.notes == ("test: 6 of 6 questions have a context that is also in train",)
 
 
 def squad_file(folder, titles, paragraphs):
@@ -142,7 +142,7 @@ def test_stories_are_embedded(monkeypatch):
     ("arguments", "message"),
     [
         ({"train": "qa.text"}, "There is no file .* Did you mean 'qa.txt'"),
-        ({"test": "qa.txt"}, "train names those to train on"),
+        ({"test": "qa.txt"}, "set train to the training files"),
         ({"train": "qa.txt"}, "2 questions on 2 paragraphs are too few"),
         ({"train": "no.txt"}, "no question of train can be used: answer is not a span.*: 1, first"),
         ({"trian": "qa.txt"}, "did you mean 'train'"),

@@ -70,7 +70,7 @@ WRONG = [
     ("not a record", "no text 'question', question left out", None),
     (qa(question=["Who?"]), "no text 'question', question left out", None),
     (qa(question=" \n"), "empty question, question left out", None),
-    (qa(question="\ud83d?"), "half a surrogate pair in question, question left out", None),
+    (qa(question="\ud83d?"), "unpaired surrogate in question, question left out", None),
     ({"id": "1", "question": "Who?"}, "no list 'answers'", None),
     (qa(answers={"text": ["Ada"]}), "no list 'answers'", None),
     (qa(answers=[]), "no answer in the context, question left out", None),

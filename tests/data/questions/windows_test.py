@@ -6,12 +6,12 @@ import pytest
 from relpos import data
 from relpos.data.questions.windows import (
     best_span,
-    character_offsets,
     holding,
     token_span,
     windows,
 )
 from relpos.data.tokenizers import Bytes
+from relpos.data.tokenizers.offsets import character_offsets
 
 SHAPES = [(1, 5, 3), (5, 5, 1), (6, 5, 5), (23, 7, 3), (23, 7, 7), (24, 11, 5), (3, 100, 50)]
 

@@ -160,7 +160,7 @@ def test_what_cannot_be_used_is_explained(tmp_path, monkeypatch, path, message):
 
 
 def test_files_must_be_named():
-    with pytest.raises(data.DataError, match="Which files"):
+    with pytest.raises(data.DataError, match="set path to a file"):
         text_data.load("files")
 
 

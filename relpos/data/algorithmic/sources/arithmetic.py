@@ -1,4 +1,4 @@
-"""Arithmetic: six of the fifteen tasks of randomized positions; strings.py has the others and cites the papers."""
+"""Arithmetic: six of the fifteen tasks of the randomized-positions paper; see strings.py for the rest and citations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Modular(Task):
 class ModularArithmetic(_Modular):
     """Evaluate digits joined by + - *, products first, modulo `modulus`.
 
-    A question has odd length: one symbol less if the length is even.
+    A question has odd length: one symbol fewer than the length if that is even.
     """
 
     name = "modular_arithmetic"
@@ -93,7 +93,7 @@ class BinaryAddition(Padded):
 
     Question: n, an operator and m, `length` symbols in all. n has 1 to length - 2 bits, and each number is uniform from
     1 to the largest with its number of bits. Answer: the sum without leading zeros, end, and zeros up to length + 1
-    symbols, which are not scored.
+    symbols, scored only with `score_padding`.
     """
 
     name = "binary_addition"
@@ -101,7 +101,7 @@ class BinaryAddition(Padded):
     end = "op|end"
     min_length = 3
     _combine = staticmethod(operator.add)
-    _longer = 1  # symbols of an answer than of its question
+    _longer = 1  # how many more symbols an answer has than its question
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         first = rng.integers(1, length - 1, size=(count, 1))
@@ -157,7 +157,7 @@ def _expressions(
     rng: np.random.Generator, length: int, count: int, modulus: int, operators: tuple[str, ...]
 ) -> list[tuple[str, int]]:
     """Draw expressions in brackets; return them and their values."""
-    uniform = rng.random((count, length))  # enough, as each one serves at least one symbol
+    uniform = rng.random((count, length))  # enough, as each number accounts for at least one symbol
     return [_expression(iter(u), length, modulus, operators) for u in uniform.tolist()]
 
 

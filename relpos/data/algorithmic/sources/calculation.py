@@ -1,4 +1,4 @@
-"""Sums, sorting, polynomials and chains of variables, for models that read from left to right.
+"""Sums, sorting, polynomials and chains of variables, for causal models.
 
 Kazemnejad et al. 2023, arXiv:2305.19466, appendix D and their dataset builders, without the words of their prompts and
 without scratchpads. A number is written as its digits, highest first. An end symbol follows every answer and is scored,
@@ -132,8 +132,8 @@ class Lego(Ended):
     """Find the value of a variable in a chain a = +1, b = -a, c = +b, ...
 
     Zhang et al. 2022, arXiv:2206.04301, as Kazemnejad et al. use it. The length is the number of variables, which are
-    random letters. The question asks for a uniform one of the later half of the chain (for an odd length, without the
-    middle one). The clauses are in the chain's order or, with `shuffle`, in a random one.
+    random letters. The question asks for a variable drawn uniformly from the later half of the chain (for an odd
+    length, without the middle one). The clauses are in the chain's order or, with `shuffle`, in a random one.
     """
 
     name = "lego"

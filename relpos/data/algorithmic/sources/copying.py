@@ -1,4 +1,4 @@
-"""Copying and reversing words over a large alphabet, for models that read from left to right.
+"""Copying and reversing words over a large alphabet, for causal models.
 
 The copy and reverse tasks are those of Kazemnejad et al. 2023, arXiv:2305.19466, under the short names of their splits,
 without the words of their prompts. The length is that of the word; theirs are uniform on 4 to 20 for training and on 21
@@ -26,12 +26,12 @@ class Ended(Task):
     end = END
 
     def _rows(self, questions_BT: np.ndarray, *answers_BT: np.ndarray) -> list[Example]:
-        """Return `rows` whose answers are these parts and the end."""
+        """Return the result of `rows`: the answers are these parts and the end symbol."""
         end_B1 = np.full((len(questions_BT), 1), self._ids[END])
         return rows(questions_BT, np.concatenate([*answers_BT, end_B1], axis=1))
 
     def _row(self, question: Sequence[str], answer: Sequence[str]) -> Example:
-        """Return `row` of symbols, in a list or a string, with the end after the answer."""
+        """Return the result of `row`, given symbols in a list or a string; the end symbol follows the answer."""
         return row(self._ids_of(question), self._ids_of([*answer, END]))
 
 
@@ -39,7 +39,7 @@ class _Copying(Ended):
     """A task on a word over `letters` symbols.
 
     Attributes:
-      answer: its parts: `WORD`, `REVERSED` and `NEXT`.
+      answer: its parts, each `WORD`, `REVERSED` or `NEXT`.
       repeated: whether the word is one symbol repeated.
     """
 
@@ -76,7 +76,7 @@ class CopyCmc2x(_Copying):
 class CopyRsc(_Copying):
     """Copy a word that is one symbol repeated.
 
-    The authors have as many symbols as examples of a length, and use each once.
+    The authors have as many symbols as there are examples of each length, and use each symbol once.
     """
 
     name = "copy_rsc"
@@ -85,7 +85,7 @@ class CopyRsc(_Copying):
 
 
 class CopyRsc2x(_Copying):
-    """Copy a word that is one symbol repeated, twice."""
+    """Copy twice a word that is one symbol repeated."""
 
     name = "copy_rsc2x"
     answer = (WORD, WORD)

@@ -13,7 +13,7 @@ import numpy as np
 from relpos.data.algorithmic.base import Example, Task, require_share, require_whole, row
 from relpos.data.errors import DataError
 
-# The probability, by depth and by k, that k lists in a row have n symbols.
+# The probability, by depth and by k, that k consecutive lists have n symbols in all.
 Shares = list[list[np.ndarray]]
 
 _OPERATIONS: Sequence[Callable[..., Any]] = (min, max, statistics.median, sum)
@@ -24,21 +24,21 @@ class Counting(Task):
 
     Golovneva et al. 2024, arXiv:2405.18719, sec. 5.2, and their count_data_gen.py. A step is
 
-        v = 0 ;    four symbols: sets a random variable       weight 1
-        v ++;      two: adds 1 to a random set variable       weight 7
+        v = 0 ;    four symbols: sets a variable chosen at random       weight 1
+        v ++;      two: adds 1 to one of the set variables       weight 7
         pass;      one                                        weight 50
 
-    and an impossible step (no variable is set, or the drawn one holds 10) is drawn again, including its kind. Then a
-    random set variable is printed. Programs that set no variable are dropped, so short lengths are rarer, see
-    `length_weights`. The authors use 3 to 512 steps. Only the last `max_tokens` symbols are kept (0: all), so the
-    visible part may not determine the answer.
+    and an impossible step (no variable is set, or the drawn one holds 10) is drawn again, including its kind. Then one
+    of the set variables, chosen at random, is printed. Programs that set no variable are dropped, so short lengths are
+    rarer, see `length_weights`. The authors use 3 to 512 steps. Only the last `max_tokens` symbols are kept (0: all),
+    so the visible part may not determine the answer.
     """
 
     name = "counting"
     presentation = "causal"
     answer_mark = False
     answer_symbols = 1
-    most = 10  # that a variable can hold
+    most = 10  # the largest value of a variable
     _SET, _ADD, _PASS = range(3)
     _weights = (1, 7, 50)
     _shares = np.cumsum(_weights)[:-1] / sum(_weights)  # where on 0..1 the next kind of step begins
@@ -58,7 +58,8 @@ class Counting(Task):
 
     def draw(self, rng: np.random.Generator, length: int, count: int) -> list[Example]:
         kinds = np.searchsorted(self._shares, rng.random((count, length)), side="right")
-        # Before a variable is set only pass is possible, so the first set is at a geometric variate.
+        # Before a variable is set only pass is possible, so the index of the first set follows a geometric
+        # distribution.
         chance = rng.random(count) * (1 - self._none_set**length)
         first = np.log1p(-chance) / np.log(self._none_set)
         first = np.minimum(first.astype(int), length - 1)[:, None]
@@ -190,12 +191,12 @@ class ListOps(Task):
 
 
 def _list(shares: Shares, length: int, uniform: Iterator[float], symbols: list[int]) -> int:
-    """Append a list of a length to `symbols` and return its value."""
+    """Append a list of the given length to `symbols` and return its value."""
     if length == 1:
         symbols.append(int(next(uniform) * 10))
         return symbols[-1]
     inner = shares[1:]
-    lists = inner[0]  # lists[k][n]: k lists have n symbols together
+    lists = inner[0]  # lists[k][n]: k lists have n symbols in all
     rest = length - 2
     arguments = 2 + _draw([sums[rest] for sums in lists[2:]], uniform)
     operator = int(next(uniform) * 4)

@@ -11,11 +11,11 @@ from relpos.data.errors import DataError
 class MQAR(Task):
     """Multi-query associative recall: pairs of a key and a value, then each key again, to be answered by its value.
 
-    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar of their code. The length is the number of slots of
+    Arora et al. 2023, arXiv:2312.04927, app. E, and multiquery_ar in their code. The length is the number of slots of
     two symbols. The first `pairs` slots hold a key and its value; keys are distinct, values need not be. Each key then
-    appears once more in a slot of its own, the g-th after the pairs with a probability proportional to g^(power - 1),
-    followed by its value; only these values are hidden and scored. The other slots are empty. The paper has 32 to 256
-    slots with 4 to 64 pairs, and an empty or random symbol after a query where this task has the value.
+    appears once more, followed by its value, in a slot of its own, the g-th after the pairs with a probability
+    proportional to g^(power - 1); only these values are hidden and scored. The other slots are empty. The paper has 32
+    to 256 slots with 4 to 64 pairs, and an empty or random symbol after a query where this task has the value.
     """
 
     name = "mqar"

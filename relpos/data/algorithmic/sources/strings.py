@@ -1,4 +1,4 @@
-"""Strings over small alphabets: nine of the fifteen tasks of randomized positions.
+"""Strings over small alphabets: nine of the fifteen tasks of the randomized-positions paper.
 
 Delétang et al. 2023, arXiv:2207.02098, and Ruoss et al. 2023, arXiv:2305.16843, whose code specifies all that follows.
 Here and in arithmetic.py the length of an example is that of its question; as many placeholders follow as the answer
@@ -16,7 +16,7 @@ BITS = ("0", "1")
 
 
 class EvenPairs(Task):
-    """Tell whether the number of adjacent unequal bits is odd (1) or even (0)."""
+    """Tell whether the number of unequal pairs of adjacent bits is odd (1) or even (0)."""
 
     name = "even_pairs"
     alphabet = BITS
@@ -78,7 +78,7 @@ class StackManipulation(Padded):
     """Find what is on a stack after some instructions, from the top.
 
     Question: the stack, 1 to length - 1 bits from the bottom, then instructions: pop (no effect on an empty stack),
-    push0, push1. Answer: the bits, end, and zeros up to length + 1 symbols, which are not scored.
+    push0, push1. Answer: the bits, end, and zeros up to length + 1 symbols, scored only with `score_padding`.
     """
 
     name = "stack_manipulation"
@@ -115,7 +115,7 @@ class Reverse(Task):
 
 
 class Duplicate(Task):
-    """Repeat the bits twice."""
+    """Write the bits twice."""
 
     name = "duplicate"
     alphabet = BITS
@@ -126,7 +126,7 @@ class Duplicate(Task):
 
 
 class MissingDuplicate(Task):
-    """Find the one bit that is masked in a string repeated twice. An odd length ends in pad."""
+    """Find the one bit that is masked in a string written twice. A question of odd length ends in pad."""
 
     name = "missing_duplicate"
     alphabet = (*BITS, "missing", "pad")

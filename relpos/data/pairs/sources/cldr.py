@@ -2,18 +2,18 @@
 
     "Jan 5, 2031, 12 kilometers, and Norway"  ->  "05.01.2031, 12 Kilometer und Norwegen"
 
-Babel includes CLDR for hundreds of locales, so nothing is downloaded and any two locales make a corpus. A sentence is a
-list of `length` items joined by the locale's list pattern; training on short lists and testing on longer ones measures
-how a model generalises in length.
+Babel includes CLDR for hundreds of locales, so nothing is downloaded and any two well-covered locales make a corpus. A
+sentence is a list of `length` items joined by the locale's list pattern; training on short lists and testing on longer
+ones measures how a model generalises in length.
 
 What train, validation and test share:
 
 - no sentence;
-- no date, time of day, quantity (number with unit) or price (amount with currency): each belongs to one split by its
-  hash, whatever its style;
+- no date, time of day, quantity (number with unit) or price (amount with currency): its hash assigns each to one split,
+whatever its style;
 - the words: months and weekdays, units, currencies, digits, and the names of countries and languages, which nobody
-  could translate without having seen them. A sentence of names only, even of a single one, belongs to one split by the
-  hash of its names in order.
+  could translate without having seen them. A sentence of names only, even of a single one, is assigned to one split by
+  the hash of its names, in order.
 
 CLDR's no-break spaces (U+00A0, U+202F) are written as plain spaces.
 
@@ -147,7 +147,9 @@ def pairs(
     """
     low, high = (length, length) if isinstance(length, int) else length
     if not 1 <= low <= high:
-        raise DataError(f"A list has one item or more; {length} is not a length, nor a range.")
+        raise DataError(
+            f"A list has one item or more; {length} is neither a valid length nor a valid range."
+        )
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
     locales = pair_of_locales(languages)
@@ -157,7 +159,7 @@ def pairs(
 
 def _pair(index: int, length: int, split: str, seed: int, source: str, target: str) -> Pair:
     rng = random.Random(f"cldr {seed} {split} {length} {index}")
-    # Before the loop, as splits differ only in values.
+    # Drawn before the loop, so that splits differ only in their values, not in their kinds.
     kinds = [rng.randrange(6) for _ in range(length)]
     while True:
         items = [_draw(kind, rng, split, source, target) for kind in kinds]
@@ -204,17 +206,14 @@ def _spelt(name: str) -> str:
 def _draw(kind: int, rng: random.Random, split: str, source: str, target: str) -> _Item:
     """Draw an item; if its kind can be held out, it belongs to the split."""
     if kind < 2:
-        return _name(rng, TABLES[kind], source, target)
+        table = TABLES[kind]
+        code = rng.choice(_codes(table, source, target))
+        return _Item(f"{table} {code}", lambda locale: getattr(locale, table)[code], is_name=True)
     draw = (_date, _time, _quantity, _money)[kind - 2]
     while True:
         item = draw(rng)
         if split_of(item.key.encode()) == split:
             return item
-
-
-def _name(rng: random.Random, table: str, source: str, target: str) -> _Item:
-    code = rng.choice(_codes(table, source, target))
-    return _Item(f"{table} {code}", lambda locale: getattr(locale, table)[code], is_name=True)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
-"""The user's own parallel text: two files, one sentence a line, line i of one translating line i.
+"""The user's own parallel text: two files, one sentence per line, line i of one translating line i of the other.
 
-A line ends only at a line feed. Other characters that Unicode counts as line ends occur within sentences, and cutting
+A line ends only at a line feed. Other characters that Unicode counts as line breaks occur within sentences, and cutting
 there would misalign all later lines.
 """
 
@@ -38,7 +38,7 @@ def load(
       test_source: "", also for test_target, means to hold out from train.
       test_target: see test_source.
       languages: of source and target; the target's decides how BLEU splits words.
-      train_words: train has only pairs whose source has at most so many words, 0 means all.
+      train_words: keep only the train pairs whose source has at most this many words; 0 keeps all.
 
     Raises:
       DataError: a file cannot be used, or the files do not match.
@@ -57,7 +57,7 @@ def load(
     if len(languages) != 2:
         raise DataError(f"languages are those of source and target, not {list(languages)}.")
     if not source:
-        raise DataError("Which files? source and target name those to train on.")
+        raise DataError("No files given: set source and target to the training files.")
     notes: list[str] = []
     given: dict[str, list[Pair]] = {}
     for split, (of_source, of_target) in files.items():
@@ -82,12 +82,12 @@ def load(
 
 
 def _read_pairs(source: str, target: str) -> tuple[list[Pair], list[str]]:
-    """Return the pairs of two files, without those with an empty side, and a note if there were any."""
+    """Return the pairs of two files, without those with an empty side, and a note if any were dropped."""
     sources, targets = _lines(source), _lines(target)
     if len(sources) != len(targets):
         raise DataError(
-            f"{source} has {len(sources)} lines, but {target} has {len(targets)}: each line must "
-            "stand beside its translation."
+            f"{source} has {len(sources)} lines, but {target} has {len(targets)}: line i of one must be the "
+            "translation of line i of the other."
         )
     pairs, dropped = drop_empty(zip(sources, targets, strict=True))
     if not pairs:

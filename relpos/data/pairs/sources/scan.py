@@ -33,7 +33,7 @@ def load(*, cutoff: int = 26, seed: int = 0) -> Corpus[Sentences]:
     """Load commands of at most `cutoff` actions, with all others in the split "longer"; see `split`.
 
     Raises:
-      DataError: as of `split`.
+      DataError: as for `split`.
     """
     splits = {
         name: [(command.encode(), actions.encode()) for command, actions in found]

@@ -1,4 +1,4 @@
-"""Parallel text from tensorflow-datasets: wmt*_translate, ted_hrlr_translate, any two text features."""
+"""Parallel text from tensorflow-datasets: wmt*_translate, ted_hrlr_translate, or any two text features of a dataset."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def load(
 
     A small set is read whole: pairs with an empty side are dropped, and sentences that a held-out split shares with
     train are counted. A large set stays on disk unchanged, unless validation or test is missing; then it is read too,
-    and they are held out from train.
+    and the missing splits are held out from train.
 
     Args:
       name: as tensorflow-datasets spells it.
       languages: the features of source and target.
-      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
       DataError: the set cannot be opened, or lacks a train split or one of the languages.
     """
-    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # slow (a second), so imported only when this source is used
 
     builder, sources = tfds_sets.open_sources(name, data_dir)
     texts = {path[-1]: path for path in tfds_sets.texts(builder)}
     if len(languages) != 2 or languages[0] == languages[1]:
-        raise DataError(f"Translation needs two languages, not {list(languages)}.")
+        raise DataError(f"Translation needs two different languages, not {list(languages)}.")
     for language in languages:
         if language not in texts:
             raise DataError(

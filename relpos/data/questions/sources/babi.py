@@ -1,4 +1,4 @@
-"""Files of bAbI: short stories, a question now and then, and the facts that answer it.
+"""bAbI files: short stories with questions in between, and the facts that answer each question.
 
     1 Mary moved to the bathroom.
     2 John went to the hallway.
@@ -8,9 +8,9 @@ Weston et al. 2015, arXiv:1502.05698. Every line has a number, and 1 starts a ne
 story so far without its questions, one sentence per line.
 
 The answer is a span of the context: its occurrence as a word in the first supporting fact, as listed, that contains it.
-If none does, it is its last occurrence in the story, which is counted as a problem, since the question may not be about
-it. Questions whose answer is not a span are left out and counted: directions ("s,e"), lists, numbers of objects, and
-always yes, no and maybe, as the "no" in "John is no longer here" is not an answer.
+If none does, the last occurrence in the story is used and counted as a problem, as the question may be about another.
+Questions whose answer is not a span are left out and counted: directions ("s,e"), lists, object counts, and always yes,
+no and maybe, as the "no" in "John is no longer here" is not an answer.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def read_squad(path: str) -> Reading:
     """Read a file in SQuAD's format; one that ends in .gz or .xz is decompressed.
 
     Raises:
-      DataError: the file does not exist, is not JSON or holds something else.
+      DataError: the file does not exist, is not JSON, or not in SQuAD's format.
     """
     reading = Reading()
     name = Path(path).name

@@ -4,18 +4,18 @@
     Where is Ada?  attic                                                  (one fact, distance 3)
 
 Weston et al. 2015, arXiv:1502.05698, tasks 1 and 2. The distance is that from the question back to the farthest
-sentence it needs, 1 for the last sentence, so a model can be tested beyond the distances of its training. With one fact
-the question is where a person is; with two, where a thing is, in one of three equally likely forms:
+sentence it needs, 1 for the last sentence, so a model can be tested beyond the distances it was trained on. With one
+fact the question is where a person is; with two, where a thing is, in one of three equally likely forms:
 
     move, take    Ada went to the attic. ... Ada took the lamp.
     take, move    Ada took the lamp. ... Ada went to the attic.
     move, drop    Ada went to the attic. ... Ada dropped the lamp.
 
 Nothing else reveals the answer: after the first needed sentence, neither the person nor the thing is mentioned except
-in the second one (and, after a drop, perhaps when the person leaves), and a thing that is picked up was never put down
-before. The other sentences are random events among the others. If there is room, someone else moves after the sentence
-that names the answer, so that the last mentioned place is no better a guess than any other; see the baselines in the
-tests.
+in the second one (and, after a drop, perhaps when the person leaves), and in the form move, take the thing was never
+mentioned before. The remaining sentences are random events that involve other people and things. If there is room,
+someone else moves after the sentence that names the answer, so that the last mentioned place is no better a guess than
+any other; see the baselines in the tests.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def load(*, distance: Sequence[int] = (2, 8), facts: int = 1, seed: int = 0) -> 
     """
     if len(distance) != 2 or max(distance) > MOST_DISTANCE:
         raise DataError(
-            f"distance must be the least and the greatest, at most {MOST_DISTANCE}; got {tuple(distance)}"
+            f"distance must be two numbers, the least and the greatest, at most {MOST_DISTANCE}; got {tuple(distance)}"
         )
     low, high = distance
     splits = {
@@ -89,7 +89,7 @@ def questions(
       distance: the least and the greatest; uniform between them.
       facts: the number of needed sentences, 1 or 2.
       split: "train", "validation" or "test".
-      seed: another one draws other stories of the same split.
+      seed: a different seed draws different stories of the same split.
 
     Raises:
       DataError: the split is unknown, or no story can have these numbers.
@@ -100,7 +100,7 @@ def questions(
     if facts not in (1, 2):
         raise DataError(f"A question needs 1 or 2 facts, not {facts}.")
     if low > high:
-        raise DataError(f"{distance} is not a range: the first number must be the smaller one.")
+        raise DataError(f"{distance} is not a range: the first number must not exceed the second.")
     if low < facts:
         raise DataError(f"{facts} needed sentences do not fit into a distance of {low}.")
     name = f"stories {facts} facts, distance {distance}, before {BEFORE}, {split}, seed {seed}"
@@ -141,7 +141,7 @@ class _Story:
     Attributes:
       rng: draws what happens.
       sentences: the sentences so far.
-      place: where each person is who has moved.
+      place: where each person who has moved is.
       holder: who has each thing that is held.
       lying: the place of each thing that was dropped and not taken again.
       fact: the index of the sentence that names the answer.

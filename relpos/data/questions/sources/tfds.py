@@ -19,12 +19,12 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[Question]:
 
     Args:
       name: as tensorflow-datasets spells it.
-      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
       DataError: the set cannot be opened, or lacks SQuAD's features or a train split.
     """
-    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # slow (a second), so imported only when this source is used
 
     builder, sources = tfds_sets.open_sources(name, data_dir)
     features = builder.info.features or {}

@@ -33,27 +33,27 @@ _log = logging.getLogger(__name__)
 def load(*, path: str = "", field: str = "text") -> Corpus[bytes]:
     """Load the user's own text: read the files that a path names, drop identical ones, and split them.
 
-    Of many files, whole ones are held out, chosen by the hash of their content; of few, the last fortieth of each file
-    is test and the fortieth before it validation. Each JSON line is a document, and documents are held out by the hash
-    of their content.
+    Of many files, whole ones are held out, chosen by the hash of their content; of few, or if all are large, the end of
+    each file is test and the part before it validation, each at most a fortieth. Each JSON line is a document, and
+    documents are held out by the hash of their content.
 
     Args:
       path: a file, a glob, or a folder, which stands for all its text files that are not hidden. Files that end in
         .gz or .xz are decompressed.
-      field: the field of .jsonl files that holds the text.
+      field: the field of .jsonl and .ndjson files that holds the text.
 
     Raises:
       DataError: no path is given, there are no files, or they cannot be read, are not text, or are too short to be
         split.
     """
     if not path:
-        raise DataError("Which files? path names a file, a glob or a folder of text.")
+        raise DataError("No files given: set path to a file, a glob or a folder of text.")
     texts, whole = _read(path, field)
     texts = list(dict.fromkeys(texts))
     size = sum(map(len, texts + whole))
     if size < 40:
         raise DataError(
-            f"{path} holds only {size} bytes, too few to put some aside for validation and test."
+            f"{path} holds only {size} bytes, too few to hold some out for validation and test."
         )
     splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     split_texts = _split_files if len(texts) >= MANY_FILES else _split_ends
@@ -127,7 +127,7 @@ def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
     sizes = [len(document) * len(same) for document, same in numbers.items()]
     budget = min(HELD_OUT_BYTES, int(HELD_OUT_FRACTION * sum(sizes)))
     budget = max(budget, statistics.median_low(sizes))  # at least one document
-    # A few long documents must not be all that is left for train.
+    # Train must keep more than a few long documents.
     budget = min(budget, -(-sum(size for size in sizes if size <= budget) // 3))
     keys = [hashlib.sha256(document).digest() for document in numbers]
     dealt = held_out(keys, sizes, budget=budget, largest=budget)
@@ -137,7 +137,7 @@ def _split_documents(documents: Sequence[bytes]) -> dict[str, list[bytes]]:
     }
     if not all(splits.values()):
         raise DataError(
-            f"{len(numbers)} different documents are too few to put some aside for validation and test."
+            f"{len(numbers)} different documents are too few to hold some out for validation and test."
         )
     return splits
 

@@ -17,7 +17,7 @@ def load(*, data_dir: str = "") -> Corpus[bytes]:
     Raises:
       DataError: the folder cannot be used.
     """
-    # This import takes a second, for which other sources need not wait.
+    # This import takes a second, so it is done only when this source is used.
     from relpos.data.text.stdlib import builder
 
     return text_corpus("library_text", documents.VERSION, builder.prepare(data_dir))

@@ -21,13 +21,13 @@ def load(*, name: str = "", data_dir: str = "") -> Corpus[bytes]:
 
     Args:
       name: as tensorflow-datasets spells it.
-      data_dir: its folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: the tensorflow-datasets folder; "" means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
       DataError: the set does not exist, is not on disk and cannot be downloaded, is not stored as array_record, or has
         no text feature.
     """
-    from relpos.data import tfds_sets  # takes a second, for which other sources need not wait
+    from relpos.data import tfds_sets  # slow (a second), so imported only when this source is used
 
     builder, sources = tfds_sets.open_sources(name, data_dir)
     path = (tfds_sets.text_feature(builder, name),)

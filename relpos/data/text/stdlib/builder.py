@@ -1,4 +1,4 @@
-"""The tensorflow-datasets builder of library_text: prepared once per Python, and read as array_record.
+"""The tensorflow-datasets builder of library_text: prepared once per Python installation, and read as array_record.
 
 The prepared folder is DATA_DIR/library_text/CONFIG/VERSION. CONFIG names the Python release and a digest of the text
 found, so another installation never reads stale text. TensorFlow is not imported.
@@ -113,7 +113,7 @@ def prepare(data_dir: str = "") -> dict[str, Sequence[bytes]]:
 def _config_name(found: Mapping[str, bytes]) -> str:
     """Return the release and a digest of text and rules, such as "cpython-3.11.7-1a2b3c4d5e6f".
 
-    The rules are the code that cuts and splits: a changed one makes a new folder.
+    The rules are the code that cuts and splits: a change to it makes a new folder.
     """
     rules = (library_text, passages, splits)
     code = b"".join(Path(str(rule.__file__)).read_bytes() for rule in rules)

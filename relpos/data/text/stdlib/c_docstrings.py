@@ -62,7 +62,7 @@ def _docstrings(name: str, thing: object, depth: int) -> Iterator[str]:
             continue
         inner = vars(value).values() if isinstance(value, type) else ()
         if any(isinstance(each, types.FunctionType | property) for each in inner):
-            continue  # a class statement leaves functions or properties: not defined in C
+            continue  # functions or properties come from a class statement, so it is not defined in C
         yield from _docstrings(f"{name}.{member}", value, depth + 1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 WINDOW = 48
 _WHITE = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\v\f", np.uint8))
-# One 64-bit code per byte value, from a fixed seed, as the cuts define the corpus.
+# One 64-bit code per byte value, from a fixed seed, because the cuts determine the corpus.
 _CODES = np.random.default_rng(20190112).integers(0, 2**64, size=256, dtype=np.uint64)
 _BASE = 0x9E3779B97F4A7C15  # odd, so multiplying by it is invertible modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
