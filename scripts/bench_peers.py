@@ -66,7 +66,7 @@ def jax_nn(T: int, N: int, H: int) -> Made:
 
 
 def tokamax(T: int, N: int, H: int) -> Made:
-    """tokamax's attention without positions: on the CPU, XLA's in chunks."""
+    """Return tokamax's attention without positions: on the CPU, XLA's in chunks."""
     import tokamax as library
     from absl import flags
 

@@ -114,7 +114,7 @@ def count_digits(
     segments_BT: Int[Array, "B T"] | None = None,
     run_B: Int[Array, "B"] | int = 0,
 ) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
-    """Number each number's digits 1, 2, ... from its first; other tokens get 0. `digits`: the ids of digits.
+    """Count each number's digits 1, 2, ... from its first; other tokens get 0. `digits`: the ids of digits.
 
     `run_B` is the number of digits directly before each row; that before the next row is returned second.
     """
