@@ -10,6 +10,7 @@ import pytest
 from relpos.experiments import page
 from relpos.experiments.job import Job
 from relpos.experiments.measures import Report
+from relpos.experiments.spec import folder_of
 from tests.experiments.report_test import sweep_of
 
 BROWSER = next(
@@ -21,7 +22,8 @@ FRAME = """
 <script>
 addEventListener("load", () => {
   const inside = document.getElementById("frame").contentDocument, root = inside.documentElement;
-  const told = {overflow: root.scrollWidth - root.clientWidth, clipped: [], smallest: 99, texts: 0};
+  const told = {overflow: root.scrollWidth - root.clientWidth, clipped: [], smallest: 99, texts: 0,
+    pictures: inside.querySelectorAll(".pictures svg").length};
   for (const text of inside.querySelectorAll(".pictures svg text")) {
     const box = text.getBoundingClientRect(), svg = text.closest("svg").getBoundingClientRect();
     const shown = box.left >= svg.left - 1 && box.right <= svg.right + 1 && box.top >= svg.top - 1
@@ -42,7 +44,18 @@ addEventListener("load", () => {
 @pytest.mark.parametrize("count", [3, 42])
 def test_everything_is_seen_at(width, count, tmp_path):
     results = sweep_of(count)
-    job = Job("a sweep", Report.suggested(results, "a sweep of many schemes"), results)
+    for number, run in enumerate(results["runs"]):  # the curves are read from the run directories
+        run["point"]["batch_size"] = 2 * (1 + number % 2)  # two x, a panel each
+        workdir = tmp_path / "runs" / folder_of(run["point"])
+        workdir.mkdir(parents=True)
+        lines = [
+            {"split": split, "step": step, "bits_per_byte": 8.0 / step, "loss": 5.0 / step}
+            for split in ("train", "validation")
+            for step in (1, 2, 300)
+        ]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = Report.suggested(results, "a sweep of many schemes")
+    job = Job("a sweep", report, results, tmp_path / "runs")
     (tmp_path / "page.html").write_text(page.page("a sweep", [job], "relpos sweep " + "x" * 300))
     (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     done = subprocess.run(
@@ -52,6 +65,7 @@ def test_everything_is_seen_at(width, count, tmp_path):
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     told = json.loads(re.search(r'<pre id="told">(.*?)</pre>', done.stdout)[1])
+    assert told["pictures"] == 1 + 2 + 4  # results; lengths and both curves at each x
     assert told["texts"] > 20
     assert told["overflow"] == 0
     assert told["clipped"] == []
