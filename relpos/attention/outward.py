@@ -28,23 +28,23 @@ from relpos.attention.terms import cast_like, plus, zeros
 from relpos.positions import PADDING
 
 
-def in_order(places_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
+def in_order(rank_BS: Array, segments_BS: Array | None, tree: Any) -> Any:
     """Sort keys by segment and order, so that a query sees one contiguous run of them; padding comes last.
 
-    `places_BS` is the order, which defines causality, `tree` the arrays [B, S, ...] to sort. Nothing is moved if every
+    `rank_BS` is the order, which defines causality, `tree` the arrays [B, S, ...] to sort. Nothing is moved if every
     row is sorted already, as in a cache.
     """
     behind = jnp.iinfo(jnp.int32).max
     if segments_BS is None:
-        segments_BS = jnp.zeros_like(places_BS)
+        segments_BS = jnp.zeros_like(rank_BS)
     else:
         segments_BS = jnp.where(segments_BS == PADDING, behind, segments_BS)
     same, rises = (f(segments_BS[:, 1:], segments_BS[:, :-1]) for f in (jnp.equal, jnp.greater))
-    follows = places_BS[:, 1:] >= places_BS[:, :-1]
+    follows = rank_BS[:, 1:] >= rank_BS[:, :-1]
     is_sorted = (rises | (same & (follows | (segments_BS[:, 1:] == behind)))).all()
 
     def sort(tree):
-        order_BS = jnp.lexsort((places_BS, segments_BS))
+        order_BS = jnp.lexsort((rank_BS, segments_BS))
         return jax.tree.map(lambda x: jax.vmap(lambda x, order: x[order])(x, order_BS), tree)
 
     return lax.cond(is_sorted, lambda tree: tree, sort, tree)

@@ -29,7 +29,7 @@ from relpos.attention.pallas_blocks import (
     Backward,
     Constants,
     Inputs,
-    Problem,
+    Launch,
     Visits,
     chunk,
     evaluate,
@@ -44,7 +44,7 @@ from relpos.positions import Window
 _log = logging.getLogger(__name__)
 
 
-def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs: Inputs, *more):
+def _call(kernel, launch: Launch, programs: int, by_distance, outputs, inputs: Inputs, *more):
     """Run a kernel; its sums by distance, if it computes any, are the first output."""
     by_distance, outputs = shaped_like(
         inputs.q, (by_distance, outputs)
@@ -55,7 +55,7 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
 
     def run(interpreted: bool):
         return pl.pallas_call(
-            functools.partial(kernel, problem._replace(interpreted=interpreted)),
+            functools.partial(kernel, launch._replace(interpreted=interpreted)),
             grid=(programs,),
             out_shape=(by_distance, *outputs),
             input_output_aliases={} if zeros is None else {0: 0},
@@ -69,32 +69,32 @@ def _call(kernel, problem: Problem, programs: int, by_distance, outputs, inputs:
         *arguments, cpu=run(interpreted=True), default=run(interpreted=False)
     )
     if by_distance is not None and not isinstance(by_distance, LaidOut):
-        by_distance = by_distance[:, : problem.width]
+        by_distance = by_distance[:, : launch.width]
     return by_distance, *outputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(problem: Problem, with_values: bool, inputs: Inputs, constants: Constants):
+def _attend(launch: Launch, with_values: bool, inputs: Inputs, constants: Constants):
     """Return the output [T, V], and the weights by distance, see `pallas_bands`."""
-    return _attend_forward(problem, with_values, inputs, constants)[0]
+    return _attend_forward(launch, with_values, inputs, constants)[0]
 
 
-def _attend_forward(problem, with_values, inputs, constants):
-    (T, _), V, layout = inputs.q.shape, inputs.v.shape[1], problem.layout
+def _attend_forward(launch, with_values, inputs, constants):
+    (T, _), V, layout = inputs.q.shape, inputs.v.shape[1], launch.layout
     dtype = jnp.result_type(inputs.q, inputs.k, inputs.v, jnp.float32)
-    by_distance = sums_like(layout, problem.width, T, dtype, axis=1) if with_values else None
+    by_distance = sums_like(layout, launch.width, T, dtype, axis=1) if with_values else None
     like = (jax.ShapeDtypeStruct((T, V), dtype), jax.ShapeDtypeStruct((T,), dtype))
     by_distance, out, log_total = _call(
-        pallas_kernels.forward, problem, T // layout.rows, by_distance, like, inputs, constants
+        pallas_kernels.forward, launch, T // layout.rows, by_distance, like, inputs, constants
     )
     outputs = (out, by_distance)
     return outputs, (inputs, constants, outputs, log_total)
 
 
-def _attend_backward(problem, with_values, residuals, d_outputs):
+def _attend_backward(launch, with_values, residuals, d_outputs):
     inputs, constants, outputs, log_total_T = residuals
     (T, _), S = inputs.q.shape, inputs.k.shape[0]
-    layout, W, dtype = problem.layout, problem.width, log_total_T.dtype
+    layout, W, dtype = launch.layout, launch.width, log_total_T.dtype
     # The softmax's correction, sum_j weights[i, j] * d weights[i, j].
     of_rows = lambda x, d: (x * d).reshape(T, -1).sum(1)  # noqa: E731
     correction_T = jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(of_rows, outputs, d_outputs))), 0)
@@ -105,13 +105,13 @@ def _attend_backward(problem, with_values, residuals, d_outputs):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), dtype), tree)
 
     d_rows, d_q, d_q_features, d_state = _call(
-        pallas_kernels.query_gradients, problem, programs,
+        pallas_kernels.query_gradients, launch, programs,
         None if inputs.row_terms is None else sums_like(layout, W, T, dtype, axis=1),
         (like(inputs.q), like(inputs.q_features), like(inputs.state, programs)),
         inputs, constants, backward,
     )  # fmt: skip
     d_columns, d_k, d_v, d_k_features = _call(
-        pallas_kernels.key_gradients, problem, S // layout.columns,
+        pallas_kernels.key_gradients, launch, S // layout.columns,
         None if inputs.column_terms is None else sums_like(layout, W, S, dtype, axis=0),
         (like(inputs.k), like(inputs.v), like(inputs.k_features)),
         inputs, constants, backward,
@@ -173,9 +173,9 @@ def _log_interpreted() -> None:
     )
 
 
-def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, constants) -> None:
+def _check_lowers(encoding: Slots, launch: Launch, with_values: bool, inputs, constants) -> None:
     """Refuse what Triton cannot compile, as JAX's own error would name only primitives."""
-    sizes = problem.layout.rows, problem.layout.columns
+    sizes = launch.layout.rows, launch.layout.columns
     if any(size < 16 or size & (size - 1) for size in sizes):
         raise choices.NoKernelError(
             f"on a GPU block_sizes must be powers of two from 16 on, got {sizes}"
@@ -184,7 +184,7 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
         return  # nothing of an encoding is evaluated in the kernels
 
     def both(inputs, constants):
-        outputs, pull = jax.vjp(lambda x: _attend(problem, with_values, x, constants), inputs)
+        outputs, pull = jax.vjp(lambda x: _attend(launch, with_values, x, constants), inputs)
         return pull(outputs)
 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, constants))
@@ -197,19 +197,17 @@ def _check_lowers(encoding: Slots, problem: Problem, with_values: bool, inputs, 
         ) from error
 
 
-def _check_constants(
-    encoding: Slots, problem: Problem, inputs: Inputs, constants: Constants
-) -> None:
+def _check_constants(encoding: Slots, launch: Launch, inputs: Inputs, constants: Constants) -> None:
     """Refuse constant arrays in the encoding, since a kernel can only read arrays that it is given."""
     if type(encoding) is Slots:
         return
-    C, K = problem.layout.rows, problem.layout.columns
+    C, K = launch.layout.rows, launch.layout.columns
 
     def first_block(inputs, constants):
         q_tokens, q_features = jax.tree.map(lambda x: x[:C], (constants.q, inputs.q_features))
         k_tokens, k_features = jax.tree.map(lambda x: x[:K], (constants.k, inputs.k_features))
         tokens = q_tokens, k_tokens
-        return evaluate(problem, constants.state, tokens, inputs.state, q_features, k_features)
+        return evaluate(launch, constants.state, tokens, inputs.state, q_features, k_features)
 
     found = [x for x in jax.make_jaxpr(first_block)(inputs, constants).consts if jnp.ndim(x)]
     if found:
@@ -260,17 +258,17 @@ def head(
     runs, hides_far, visits = _visits(rules, layout, q_tokens, k_tokens)
     constants = Constants(q_tokens, k_tokens, seed, integers, visits)
     width = 0 if layout.band is None else near_span(None, rules, layout, T, S).size
-    problem = Problem(
+    launch = Launch(
         graphdef, jax.tree.structure(tuple(variables)), rules, layout, width, runs, hides_far
     )
     with_values = band.value_vectors is not None
-    _check_constants(encoding, problem, inputs, constants)
+    _check_constants(encoding, launch, inputs, constants)
     if choices.interpreted():
         _log_interpreted()
     else:
-        _check_lowers(encoding, problem, with_values, inputs, constants)
+        _check_lowers(encoding, launch, with_values, inputs, constants)
     inputs, constants = varying_like((inputs, constants), (inputs, constants))
-    out_TV, by_distance = _attend(problem, with_values, inputs, constants)
+    out_TV, by_distance = _attend(launch, with_values, inputs, constants)
     out_TV = out_TV[:T, :V]
     if with_values:
         by_distance_TW = collect(layout, width, by_distance)[:T]

@@ -21,8 +21,8 @@ from relpos.attention.terms import plus
 from relpos.positions import distances
 
 
-class Problem(NamedTuple):
-    """The static side of one head's attention."""
+class Launch(NamedTuple):
+    """The static side of the kernels of one head."""
 
     graphdef: Any  # of the encoding
     variables: Any  # the tree of its variables
@@ -118,19 +118,19 @@ def put_chunks(ref, rows, values: list[Array]) -> None:
 
 
 def block_of_queries(
-    problem: Problem, inputs: Inputs, constants: Constants, number
+    launch: Launch, inputs: Inputs, constants: Constants, number
 ) -> BlockOfQueries:
     """Load a block of queries."""
-    band = pallas_bands.Block(problem.layout, problem.width, 1, number)
+    band = pallas_bands.Block(launch.layout, launch.width, 1, number)
     rows = band.tokens
     tokens, features = jax.tree.map(lambda ref: ref[rows], (constants.q, inputs.q_features))
     terms = pallas_bands.terms_of(band, inputs.row_terms)
     return BlockOfQueries(band, _chunks(inputs.q, rows), tokens, features, terms)
 
 
-def block_of_keys(problem: Problem, inputs: Inputs, constants: Constants, number) -> BlockOfKeys:
+def block_of_keys(launch: Launch, inputs: Inputs, constants: Constants, number) -> BlockOfKeys:
     """Load a block of keys and values."""
-    band = pallas_bands.Block(problem.layout, problem.width, 0, number)
+    band = pallas_bands.Block(launch.layout, launch.width, 0, number)
     columns = band.tokens
     tokens, features = jax.tree.map(lambda ref: ref[columns], (constants.k, inputs.k_features))
     terms = pallas_bands.terms_of(band, inputs.column_terms)
@@ -146,59 +146,59 @@ def block_of_slopes(backward: Backward, band: pallas_bands.Block) -> Backward:
     return Backward(log_total_C, correction_C, _chunks(backward.d_out, rows), d_by_distance)
 
 
-def dot(problem: Problem, a: Array, b: Array, over: tuple[int, int] = (1, 0)) -> Array:
+def dot(launch: Launch, a: Array, b: Array, over: tuple[int, int] = (1, 0)) -> Array:
     """Return the product of a and b, summed over these axes in float32 or wider."""
     wide = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
-    if problem.interpreted:  # no half-precision product with wider sums on CPUs
+    if launch.interpreted:  # no half-precision product with wider sums on CPUs
         a, b = a.astype(wide), b.astype(wide)
     contract = (((over[0],), (over[1],)), ((), ()))
     return lax.dot_general(a, b, contract, preferred_element_type=wide)
 
 
-def dot_chunks(problem: Problem, a: list[Array], b: list[Array]) -> Array:
+def dot_chunks(launch: Launch, a: list[Array], b: list[Array]) -> Array:
     """Return a @ b.T, for matrices in chunks."""
-    return sum(dot(problem, x, y, (1, 1)) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+    return sum(dot(launch, x, y, (1, 1)) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
-def _distances(problem: Problem, q_tokens: Tokens, k_tokens: Tokens) -> Array:
+def _distances(launch: Launch, q_tokens: Tokens, k_tokens: Tokens) -> Array:
     d_CK = distances(q_tokens.position, k_tokens.position)
-    return jnp.maximum(d_CK, 0) if problem.rules.past_only else d_CK
+    return jnp.maximum(d_CK, 0) if launch.rules.past_only else d_CK
 
 
-def index_of(problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys) -> Any:
+def index_of(launch: Launch, run: str, queries: BlockOfQueries, keys: BlockOfKeys) -> Any:
     """Return the index of the pairs' values in the band, see `pallas_bands`; None without a band."""
-    layout = problem.layout
+    layout = launch.layout
     if layout.band is None:
         return None
     if not layout.consecutive:
-        d_CK = _distances(problem, queries.tokens, keys.tokens)
-        return jnp.clip(layout.band - d_CK, 0, problem.width - 1)
+        d_CK = _distances(launch, queries.tokens, keys.tokens)
+        return jnp.clip(layout.band - d_CK, 0, launch.width - 1)
     return keys.band.first - queries.band.first if run == "near" else run
 
 
 def evaluate(
-    problem: Problem, integers, tokens: tuple[Tokens, Tokens], state, q_features, k_features
+    launch: Launch, integers, tokens: tuple[Tokens, Tokens], state, q_features, k_features
 ) -> Any:
     """Return the bias that the encoding evaluates for each pair; None without one."""
-    variables = jax.tree.unflatten(problem.variables, [*state, *integers])
-    encoding = nnx.merge(problem.graphdef, *variables)
+    variables = jax.tree.unflatten(launch.variables, [*state, *integers])
+    encoding = nnx.merge(launch.graphdef, *variables)
     bias_CK = None
-    if problem.layout.band is None:
-        bias_CK = jax.vmap(encoding.bias)(_distances(problem, *tokens))
+    if launch.layout.band is None:
+        bias_CK = jax.vmap(encoding.bias)(_distances(launch, *tokens))
     q, k = Queries(None, None, q_features), Keys(None, None, k_features)
     return plus(bias_CK, reference.block_bias(encoding, q, k, *tokens))
 
 
 def logits_of(
-    problem: Problem, run: str, queries: BlockOfQueries, keys: BlockOfKeys, index, bias_CK
+    launch: Launch, run: str, queries: BlockOfQueries, keys: BlockOfKeys, index, bias_CK
 ) -> tuple:
     """Return the logits and the mask of visible pairs; mask None: all are visible."""
-    dots_CK = dot_chunks(problem, queries.q, keys.k)
+    dots_CK = dot_chunks(launch, queries.q, keys.k)
     terms = [side.terms.read(index) for side in (queries, keys) if side.terms is not None]
-    logits_CK = reference.finish_logits(problem.rules, dots_CK, *terms, bias_CK)
+    logits_CK = reference.finish_logits(launch.rules, dots_CK, *terms, bias_CK)
     mask_CK = None
-    if run == "near" or problem.hides_far:
-        mask_CK = reference.mask(problem.rules, queries.tokens, keys.tokens)
+    if run == "near" or launch.hides_far:
+        mask_CK = reference.mask(launch.rules, queries.tokens, keys.tokens)
     return logits_CK.astype(dots_CK.dtype), mask_CK
 
 

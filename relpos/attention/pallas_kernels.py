@@ -16,7 +16,7 @@ from relpos.attention.pallas_blocks import (
     Backward,
     Constants,
     Inputs,
-    Problem,
+    Launch,
     block_of_keys,
     block_of_queries,
     block_of_slopes,
@@ -37,38 +37,38 @@ _LOG2_E = math.log2(math.e)
 
 
 def forward(
-    problem: Problem, _, inputs: Inputs, constants: Constants, by_distance, out_TV, log_total_T
+    launch: Launch, _, inputs: Inputs, constants: Constants, by_distance, out_TV, log_total_T
 ):
     """Compute the attention of a block of queries and, if there are value vectors, its weights summed by distance."""
-    number, C = pl.program_id(0), problem.layout.rows
+    number, C = pl.program_id(0), launch.layout.rows
     constants, state = loaded(constants, inputs.state)
-    queries = block_of_queries(problem, inputs, constants, number)
+    queries = block_of_queries(launch, inputs, constants, number)
     rows, dtype = queries.band.tokens, out_TV.dtype
     _, no_peak = hidden_logit(dtype)
-    over_keys = functools.partial(over_runs, problem.runs, constants.visits.keys, number)
+    over_keys = functools.partial(over_runs, launch.runs, constants.visits.keys, number)
 
     def masked_logits(run, keys, index):
         tokens = queries.tokens, keys.tokens
-        bias_CK = evaluate(problem, constants.state, tokens, state, queries.features, keys.features)
-        logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
+        bias_CK = evaluate(launch, constants.state, tokens, state, queries.features, keys.features)
+        logits_CK, mask_CK = logits_of(launch, run, queries, keys, index, bias_CK)
         return hide(mask_CK, logits_CK)
 
     def keep(keys, weights_CK):
         return reference.keep_weights(
-            problem.rules, constants.seed, queries.tokens, keys.tokens, weights_CK
+            launch.rules, constants.seed, queries.tokens, keys.tokens, weights_CK
         )
 
     def visit(run, block, carry):
         peak_C, total_C, out = carry  # of the logits times log2(e), see `_weights`
-        keys = block_of_keys(problem, inputs, constants, block)
-        logits_CK = masked_logits(run, keys, index_of(problem, run, queries, keys))
+        keys = block_of_keys(launch, inputs, constants, block)
+        logits_CK = masked_logits(run, keys, index_of(launch, run, queries, keys))
         new_peak_C = jnp.maximum(peak_C, _LOG2_E * logits_CK.max(1))
         weights_CK = _weights(logits_CK, new_peak_C)
         shrink_C = jnp.exp2(peak_C - new_peak_C)
         total_C = total_C * shrink_C + weights_CK.sum(1)
         kept_CK = keep(keys, weights_CK)
         out = [
-            x * shrink_C[:, None] + dot(problem, kept_CK.astype(v.dtype), v)
+            x * shrink_C[:, None] + dot(launch, kept_CK.astype(v.dtype), v)
             for x, v in zip(out, keys.v, strict=True)
         ]
         return new_peak_C, total_C, out
@@ -87,8 +87,8 @@ def forward(
     sums = sums_of(queries.band, by_distance)
 
     def visit_again(run, block, carry):
-        keys = block_of_keys(problem, inputs, constants, block)
-        index = index_of(problem, run, queries, keys)
+        keys = block_of_keys(launch, inputs, constants, block)
+        index = index_of(launch, run, queries, keys)
         weights_CK = _weights(masked_logits(run, keys, index), log_total_C)
         return sums.add(carry, index, keep(keys, weights_CK))
 
@@ -101,7 +101,7 @@ def _weights(logits_CK, log_total_C):
 
 
 def _pair_gradients(
-    problem: Problem,
+    launch: Launch,
     run: str,
     constants: Constants,
     queries,
@@ -115,21 +115,21 @@ def _pair_gradients(
     The bias that the encoding evaluates is bias_of(tokens, *arguments); `pulled` adds the arguments' gradients to sums.
     """
     bias_CK, pull = jax.vjp(functools.partial(bias_of, (queries.tokens, keys.tokens)), *arguments)
-    index = index_of(problem, run, queries, keys)
-    logits_CK, mask_CK = logits_of(problem, run, queries, keys, index, bias_CK)
+    index = index_of(launch, run, queries, keys)
+    logits_CK, mask_CK = logits_of(launch, run, queries, keys, index, bias_CK)
     weights_CK = _weights(hide(mask_CK, logits_CK), slopes.log_total)
     keep = functools.partial(
-        reference.keep_weights, problem.rules, constants.seed, queries.tokens, keys.tokens
+        reference.keep_weights, launch.rules, constants.seed, queries.tokens, keys.tokens
     )
     # In half precision products round their operands; d_out is in half precision already.
     d_out = [d.astype(v.dtype) for d, v in zip(slopes.d_out, keys.v, strict=True)]
-    d_kept_CK = dot_chunks(problem, d_out, keys.v)
+    d_kept_CK = dot_chunks(launch, d_out, keys.v)
     if slopes.d_by_distance is not None:
         d_kept_CK += slopes.d_by_distance.read(index)
     # Dropout is linear and its own transpose.
     d_logits_CK = weights_CK * (keep(d_kept_CK) - slopes.correction[:, None])
-    if problem.rules.softcap is not None:
-        d_logits_CK *= 1 - (logits_CK / problem.rules.softcap) ** 2
+    if launch.rules.softcap is not None:
+        d_logits_CK *= 1 - (logits_CK / launch.rules.softcap) ** 2
 
     def pulled(sums):
         if bias_CK is None:
@@ -137,36 +137,36 @@ def _pair_gradients(
         return jax.tree.map(jnp.add, sums, pull(d_logits_CK.astype(bias_CK.dtype)))
 
     kept_CK = keep(weights_CK)
-    d_dots_CK = (problem.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
+    d_dots_CK = (launch.rules.scale * d_logits_CK).astype(keys.k[0].dtype)
     return kept_CK, d_logits_CK, d_dots_CK, index, pulled
 
 
 def query_gradients(
-    problem: Problem, _, inputs: Inputs, constants: Constants, backward: Backward,
+    launch: Launch, _, inputs: Inputs, constants: Constants, backward: Backward,
     d_terms, d_q_TH, d_features, d_state,
 ):  # fmt: skip
     """Compute the gradients of a block of queries, and its contribution to those of the encoding's variables."""
     number = pl.program_id(0)
     constants, state = loaded(constants, inputs.state)
-    queries = block_of_queries(problem, inputs, constants, number)
+    queries = block_of_queries(launch, inputs, constants, number)
     slopes = block_of_slopes(backward, queries.band)
     sums, dtype = sums_of(queries.band, d_terms), d_q_TH.dtype
 
     def visit(run, block, carry):
         d_q, d_sums, d_evaluated = carry
-        keys = block_of_keys(problem, inputs, constants, block)
+        keys = block_of_keys(launch, inputs, constants, block)
         bias_of = lambda tokens, state, x: evaluate(  # noqa: E731
-            problem, constants.state, tokens, state, x, keys.features
+            launch, constants.state, tokens, state, x, keys.features
         )
         _, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
-            problem, run, constants, queries, keys, slopes, bias_of, state, queries.features
+            launch, run, constants, queries, keys, slopes, bias_of, state, queries.features
         )
-        d_q = [d + dot(problem, d_dots_CK, k) for d, k in zip(d_q, keys.k, strict=True)]
+        d_q = [d + dot(launch, d_dots_CK, k) for d, k in zip(d_q, keys.k, strict=True)]
         return d_q, sums.add(d_sums, index, d_logits_CK), pulled(d_evaluated)
 
     carry = (_zeros(dtype, queries.q), sums.zeros(dtype), _zeros(dtype, (state, queries.features)))
     d_q, d_sums, (d_state_sums, d_features_C) = over_runs(
-        problem.runs, constants.visits.keys, number, visit, carry
+        launch.runs, constants.visits.keys, number, visit, carry
     )
     put_chunks(d_q_TH, queries.band.tokens, d_q)
     sums.store(d_sums)
@@ -175,27 +175,27 @@ def query_gradients(
 
 
 def key_gradients(
-    problem: Problem, _, inputs: Inputs, constants: Constants, backward: Backward,
+    launch: Launch, _, inputs: Inputs, constants: Constants, backward: Backward,
     d_terms, d_k_SH, d_v_SV, d_features,
 ):  # fmt: skip
     """Compute the gradients of a block of keys."""
     number = pl.program_id(0)
     constants, state = loaded(constants, inputs.state)
-    keys = block_of_keys(problem, inputs, constants, number)
+    keys = block_of_keys(launch, inputs, constants, number)
     columns, sums, dtype = keys.band.tokens, sums_of(keys.band, d_terms), d_k_SH.dtype
 
     def visit(run, block, carry):
         d_k, d_v, d_sums, d_evaluated = carry
-        queries = block_of_queries(problem, inputs, constants, block)
+        queries = block_of_queries(launch, inputs, constants, block)
         slopes = block_of_slopes(backward, queries.band)
         bias_of = lambda tokens, x: evaluate(  # noqa: E731
-            problem, constants.state, tokens, state, queries.features, x
+            launch, constants.state, tokens, state, queries.features, x
         )
         kept_CK, d_logits_CK, d_dots_CK, index, pulled = _pair_gradients(
-            problem, run, constants, queries, keys, slopes, bias_of, keys.features
+            launch, run, constants, queries, keys, slopes, bias_of, keys.features
         )
         kept_CK = kept_CK.astype(keys.v[0].dtype)
-        over_rows = functools.partial(dot, problem, over=(0, 0))
+        over_rows = functools.partial(dot, launch, over=(0, 0))
         d_k = [d + over_rows(d_dots_CK, q) for d, q in zip(d_k, queries.q, strict=True)]
         d_v = [
             d + over_rows(kept_CK, d_out.astype(kept_CK.dtype))
@@ -207,7 +207,7 @@ def key_gradients(
         _zeros(dtype, keys.k), _zeros(dtype, keys.v), sums.zeros(dtype), _zeros(dtype, (keys.features,))
     )  # fmt: skip
     d_k, d_v, d_sums, d_evaluated = over_runs(
-        problem.runs[::-1], constants.visits.queries, number, visit, carry
+        launch.runs[::-1], constants.visits.queries, number, visit, carry
     )
     put_chunks(d_k_SH, columns, d_k)
     put_chunks(d_v_SV, columns, d_v)

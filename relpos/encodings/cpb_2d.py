@@ -1,4 +1,4 @@
-"""A bias computed by a small network from the offset between two places in an image, in rows and columns."""
+"""A bias computed by a small network from the offset between two positions in an image, in rows and columns."""
 
 import jax.numpy as jnp
 from flax import nnx

@@ -1,4 +1,4 @@
-"""A learned bias for each bucket of offsets between two places in an image."""
+"""A learned bias for each bucket of offsets between two positions in an image."""
 
 import bisect
 import math

@@ -1,4 +1,4 @@
-"""A learned bias for each offset between two places in an image."""
+"""A learned bias for each offset between two positions in an image."""
 
 import jax.numpy as jnp
 from flax import nnx
