@@ -11,7 +11,7 @@ from relpos import cli
 from relpos.errors import UserError, did_you_mean
 
 COMMANDS = ("train", "evaluate", "predict", "sweep", "report")
-_PLAIN = ("sweep", "report")  # train in child processes, which prepare themselves
+_PLAIN = ("sweep", "report")  # train nothing themselves: child processes prepare themselves
 _USAGE = f"usage: relpos {{{','.join(COMMANDS)}}} ...   or: relpos --help, relpos --version"
 
 

@@ -97,8 +97,8 @@ class Functions:
         """Return option -> default of a function."""
         parameters = inspect.signature(self.find(name)).parameters.values()
         found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        if inspect.Parameter.empty in found.values():
-            raise TypeError(f"every option of {self._what} {name} needs a default: {found}")
+        if missing := [option for option in found if found[option] is inspect.Parameter.empty]:
+            raise TypeError(f"{self._what} {name}: no default for {', '.join(missing)}")
         return found
 
     def call(self, name: str, /, *given: Any, **chosen: Any) -> Any:

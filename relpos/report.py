@@ -6,8 +6,9 @@
 A sweep's report is written beside its figures in results/: tables (.md), a self-contained page with all pictures
 (.html) and the first picture (.png). Every run, even a failed one, has a row with its in-distribution figure and its
 result. Means are given with the sample standard deviation over runs (n - 1), to two significant digits. They exclude
-runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets these for
-each job and, in its own results/, a page and, if each job has a single x, a leaderboard (.md, .png).
+runs that have not learned the task itself; the table gives their number. An experiment with several jobs gets tables
+and a picture for each job and, in its own results/, a page of all and, if each job has a single x, a leaderboard (.md,
+.png).
 
 Training curves and learned biases require the run directories, below ``--runs``.
 
@@ -30,7 +31,6 @@ from relpos.errors import UserError
 from relpos.experiments import job as job_lib
 from relpos.experiments import leaderboard, page, pictures, spec, tables
 from relpos.experiments.job import Job
-from relpos.runs.run import WAITING, Run
 from relpos.training.progress import say
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="for runs without a sweep")
     flags = parser.parse_args(argv)
     console = Console()
-    others = [path for path in flags.paths if Run(path).state == WAITING]
+    others = [path for path in flags.paths if not (path / "config.json").exists()]
     if not others:
         if flags.scale or flags.runs:
             raise UserError("--scale and --runs are for experiments, not for run directories")

@@ -23,7 +23,7 @@ def left_to_the_compiler(
       static: its first arguments, hashable.
       like: an array among its other arguments.
       *axes: for each leading axis of the results, the axis of `like` with the same sharding; None or omitted:
-      unsharded.
+        unsharded.
     """
     sharding = jax.typeof(like).sharding
     if not sharding.mesh.explicit_axes:

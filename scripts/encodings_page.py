@@ -409,11 +409,11 @@ cache entries are for {N} query heads and {K} key heads of size {H}, in a layer 
 decoding with 4,096 tokens in the cache, and a training step of 4 layers of width 256 ([how](performance.md)). The
 interquartile range (±) is given where it exceeds a tenth.
 
-Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, with
-a line for each of the 4 heads of a layer. The model on the left is untrained. The one on the right was briefly trained
-on rows of 64 random tokens, to predict at each token the one 5 before it. The title gives the share of correct
-answers within 64 tokens and beyond, where the picture is grey (`python scripts/gallery.py --schemes`). This shows what
-a scheme can point at after a few steps, and what it does at distances that it never saw. It is not a ranking."""
+Each picture shows a decoder of two layers: the weight that the last of 256 equal tokens gives to each distance, with a
+line for each of the 4 heads of a layer. The model on the left is untrained. The one on the right was briefly trained on
+rows of 64 random tokens, to predict at each token the one 5 before it. The title gives the share of correct answers
+within 64 tokens and beyond, where the picture is grey (`python scripts/gallery.py --schemes`). This shows what a scheme
+can point at after a few steps, and what it does at distances that it never saw. It is not a ranking."""
 
 
 def page() -> str:

@@ -93,7 +93,7 @@ def attention(
       scale: the scale of the dot products; None: the encoding's `logit_scale` or, without one, 1 / sqrt(H).
       softcap: logits become softcap * tanh(logits / softcap).
       dropout_rate: the probability of dropping a weight; the others are scaled up. Needs dropout_key.
-      dropout_key: a JAX random key; the mask depends only on it, batch row, head, query and key.
+      dropout_key: a JAX random key; the mask depends only on it and the batch row, head, and indices of query and key.
       q_features: the features from `encodings.tokens`, if the encoding reads the layer's input, a tree of
         [B, T, N, ...]; features that heads share have K or 1 in place of N.
       k_features: likewise for the keys, a tree of [B, S, N, ...].

@@ -46,9 +46,8 @@ _log = logging.getLogger(__name__)
 
 def _call(kernel, launch: Launch, programs: int, by_distance, outputs, inputs: Inputs, *more):
     """Run a kernel; its sums by distance, if it computes any, are the first output."""
-    by_distance, outputs = shaped_like(
-        inputs.q, (by_distance, outputs)
-    )  # all vary over the same axes
+    # All vary over the same axes.
+    by_distance, outputs = shaped_like(inputs.q, (by_distance, outputs))
     # Kernels write only parts of the near sums, so these start as zeros.
     near = by_distance.near if isinstance(by_distance, LaidOut) else by_distance
     zeros = None if near is None else jnp.zeros(near.shape, near.dtype)

@@ -11,19 +11,19 @@ SPLITS = ("train", "validation", "test")
 def held_out(
     keys: Sequence[bytes], sizes: Sequence[int], *, budget: int, largest: int
 ) -> dict[str, list[int]]:
-    """Assign documents to train, validation and test.
+    """Assign items to train, validation and test.
 
-    In the order of their keys' SHA-256 the documents fill test, then validation, then train. A document's split depends
-    on its key and hardly on the other documents.
+    In the order of their keys' SHA-256 the items fill test, then validation, then train. An item's split depends on its
+    key and hardly on the other items.
 
     Args:
-      keys: the bytes to hash for each document: its name or its content.
+      keys: the bytes to hash for each item: its name or its content.
       sizes: the size of each item, in bytes or in a unit of your choice.
       budget: the maximum total size of test and of validation.
-      largest: larger documents always go to train, so that no single document makes up a held-out split.
+      largest: larger items always go to train, so that no single item makes up a held-out split.
 
     Returns:
-      The indices of each split's documents, in ascending order.
+      The indices of each split's items, in ascending order.
     """
     order = sorted(range(len(keys)), key=lambda i: (hashlib.sha256(keys[i]).digest(), i))
     dealt: dict[str, list[int]] = {split: [] for split in SPLITS}

@@ -31,7 +31,7 @@ from relpos.encodings.composed import Sum as Sum
 from relpos.encodings.composed import expressions
 from relpos.registry import check_range
 
-MOST_SIZE = 2**16  # of head size and number of heads
+MOST_SIZE = 2**16  # the largest head size, and the most heads
 
 
 def names() -> tuple[str, ...]:

@@ -155,7 +155,7 @@ def tokens(
       valid_BT: False for padding; None: there is no padding.
       state: [B, N, ...], from the call for the preceding tokens.
       positions: [B, T] or [T], the positions (or the order) given to attention, if any. Within each segment, tokens are
-      then read in this order instead of their order in the row.
+        then read in this order instead of their order in the row.
       segments: [B, T] or [T], the segments given to attention, if any.
 
     Returns:

@@ -19,8 +19,8 @@ class CABLE(Encoding):
     Veisi, Amirzadeh, Mansourian 2025, "Context-aware Biases for Length Extrapolation", arXiv:2503.08067, sec. 3; for
     both directions as in sec. 5.5 and the authors' code. Weights start with standard deviation 0.02, offsets at 0.
     `gate` "softplus" without `weights`, so that g = 1, is the first arXiv version of the paper: f_t = -log(1 -
-    sigmoid(w . x_t + c)), which is `fox` with w and c negated and for encoders. With `kernel` "log" b = -g_i log(1 +
-    s_ij^2), the paper's K-CABLE, sec. 5.6. The running sums of f are the features of each token and, at the end, the
+    sigmoid(w . x_t + c)), which is `fox` with w and c negated, for encoders as well. With `kernel` "log" b = -g_i log(1
+    + s_ij^2), the paper's K-CABLE, sec. 5.6. The running sums of f are the features of each token and, at the end, the
     state of the cache.
 
     Choose it for forget gates in encoders as well as decoders. The paper finds it better than fixed biases on rows

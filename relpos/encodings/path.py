@@ -42,7 +42,7 @@ class PaTH(Encoding):
         self.offset = PerKeyHead(jnp.zeros((K,)))
 
     def tokens(self, x_TD, valid_T, state=None):
-        """Return w_t and beta_t, which is 0 for padding, so that this reflects nothing."""
+        """Return w_t and beta_t; padding has beta_t = 0 and so reflects nothing."""
         x_TD = x_TD.astype(float)
         w_TH = (x_TD @ self.down[...] if self.rank else x_TD) @ self.up[...]
         w_TH = w_TH * jax.lax.rsqrt((w_TH**2).sum(-1, keepdims=True) + 1e-12)

@@ -5,7 +5,6 @@ At most `MOST` series have their own colour and style; the others are grey.
 
 import contextlib
 import dataclasses
-import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -164,8 +163,10 @@ def lengths(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
 
 
 def _mark_trained(panel: Any, job: Job, rows: Iterable[Row]) -> None:
-    found = {setting(job.results, row.record["point"], "sequence_length") for row in rows}
-    mark_trained(panel, sorted(filter(is_number, found)), GREY)
+    with contextlib.suppress(UserError):  # the sweep's config is not here
+        found = {setting(job.results, row.record["point"], "sequence_length") for row in rows}
+        if trained := sorted(filter(is_number, found)):
+            mark_trained(panel, trained, GREY)
 
 
 def named_lengths(job: Job) -> Any:
@@ -197,23 +198,24 @@ def curves(job: Job, drawn_as: Mapping[Any, Look]) -> list[Any]:
     Runs whose directories are missing, or that have a single step, are omitted.
     """
     drawn = []
-    for (at, rows), split in itertools.product(_panels(job), ("train", "validation")):
+    for at, rows in _panels(job):
         records = {id(row): job.trial(row).run.records() for row in rows}
         trained = [r for each in records.values() for r in each if r.get("split") == "train"]
         value = measure_of(trained) or "loss"
-        panel = _panel(f"{split} {value}{at}", "step", f"{split} {value}")
-        for name, look in drawn_as.items():
-            found: dict[int, list[float]] = {}
-            for row in (row for row in rows if row.series == name):
-                for record in records[id(row)]:
-                    if record.get("split") == split and is_number(record.get(value)):
-                        found.setdefault(record["step"], []).append(record[value])
-            if len(found) > 1:
-                steps = sorted(found)
-                kept = {*steps[:: -(-len(steps) // POINTS)], steps[-1]}
-                _band(panel, {step: found[step] for step in kept}, look)
-        if panel.lines:
-            drawn.append(panel.figure)
+        for split in ("train", "validation"):
+            panel = _panel(f"{split} {value}{at}", "step", f"{split} {value}")
+            for name, look in drawn_as.items():
+                found: dict[int, list[float]] = {}
+                for row in (row for row in rows if row.series == name):
+                    for record in records[id(row)]:
+                        if record.get("split") == split and is_number(record.get(value)):
+                            found.setdefault(record["step"], []).append(record[value])
+                if len(found) > 1:
+                    steps = sorted(found)
+                    kept = {*steps[:: -(-len(steps) // POINTS)], steps[-1]}
+                    _band(panel, {step: found[step] for step in kept}, look)
+            if panel.lines:
+                drawn.append(panel.figure)
     return drawn
 
 

@@ -203,7 +203,7 @@ def _sweep(
         folder = folder_of(point)
         if folder in trials:
             raise UserError(
-                f"{dict(trials[folder].point)} and {point} share the run directory, {folder!r}"
+                f"{dict(trials[folder].point)} and {point} share the run directory {folder!r}"
             )
         trials[folder] = Trial(config, point, {**common, **point}, runs / folder, before)
     names = [folder_of(run["point"]) for run in kept]

@@ -9,7 +9,7 @@ from typing import Any
 
 from relpos.files import read_json, write_atomically
 from relpos.runs import Run
-from relpos.runs.run import FINISHED, WAITING
+from relpos.runs.run import FINISHED
 from relpos.sections import flatten, show, to_plain
 from relpos.training import run_config
 from relpos.training.run_directory import may_change
@@ -100,7 +100,7 @@ class Trial:
 
     def other_settings(self) -> list[str]:
         """Return the settings in the run directory that differ from the sweep's, as text."""
-        if self.run.state == WAITING:
+        if not (self.workdir / "config.json").exists():
             return []
         texts = tuple((key, show(value)) for key, value in self.overrides.items())
         there, here = self.run.settings, settings(self.config, texts)

@@ -29,7 +29,7 @@ class RelativeAttention(nnx.Module):
 
       x_BTD: the input.
       positions: integers or reals, or with axes, [B, T, axes]; None: each token's index in its segment, after the
-      tokens in the cache.
+        tokens in the cache.
       order: what causality and windows use; None: the positions, or the index in the row where positions have axes.
       segments: ids of packed documents, 0 is padding; None: one document. With a cache, all ids but 0 are one document.
       dropout_key: a random key, which switches dropout on.

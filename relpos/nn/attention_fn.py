@@ -57,7 +57,7 @@ class AttentionFunction(nnx.Module):
         if self.encoding.needs_tokens:
             raise ValueError(
                 f"{type(self.encoding).__name__} computes features from the layer's input, which attention_fn is not "
-                f"given: use relpos.RelativeAttention"
+                "given: use relpos.RelativeAttention"
             )
         out = attention(
             query, key, value, encoding=self.encoding, causal=causal,

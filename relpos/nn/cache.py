@@ -12,7 +12,7 @@ from relpos.attention.checks import checked_number
 
 @dataclasses.dataclass(frozen=True)
 class KeysAndValues:
-    """Keys and values in the layout in which queries are multiplied."""
+    """Keys and values in the layout of their products with queries."""
 
     keys: Float[Array, "K B S H"]
     values: Float[Array, "K B S H"]

@@ -72,7 +72,7 @@ def of_own_heads(
 
 
 def walked_past(encoding: Encoding, cache: Cache, features: Any) -> Cache:
-    """Return the cache for a walk over it: its keys are up to date, so that part's features are 0."""
+    """Return the cache for a walk over it: its keys are up to date, so the features of the part that walks are 0."""
     B, C = cache.written.shape
     of_part = encoding.features_of_parts(features)[_walking(encoding)[0]]
     zeros = jax.tree.map(lambda f: jnp.zeros((B, C, *f.shape[2:]), f.dtype), of_part)

@@ -54,7 +54,7 @@ class TransformerConfig:
       mlp: the kind of MLP, see `relpos.nn.mlp`: "relu2", "relu", "gelu", "gelu_tanh", or with a gate "swiglu",
         "geglu", "geglu_tanh".
       parallel: whether attention and MLP read the same x: x + attention(norm(x)) + mlp(norm'(x)), as in GPT-NeoX. GPT-J
-      shares one norm.
+        shares one norm.
       bias: which linear maps add a bias: any of "qkv", "out", "mlp" and "logits". As text: "qkv, out, mlp", as in
         GPT-NeoX. Encodings that read the projections of queries and keys, such as `deberta`, read their kernels only.
       qk_norm: whether an RMS norm over the head size follows the projections of queries and keys, as in Qwen3.

@@ -51,7 +51,7 @@ class Places:
 
     @property
     def largest_embedded(self) -> int | None:
-        """The largest value that draws reach whatever the row; longer numbers may exceed it; None: not known."""
+        """The largest embedded position drawn for any row; longer numbers may exceed it; None: not known."""
         return None
 
     @property

@@ -18,8 +18,8 @@ class Shape(Places):
     the scheme `sinusoidal`, added to the input; attention keeps consecutive positions and its own scheme, in the paper
     `none`. Documents packed into a row share its k. At test k is max_shift, as in the authors' code.
 
-    Choose it to make absolute positions nearly relative at no cost in attention: its translations are as good as with
-    relative positions.
+    Choose it to make absolute positions nearly relative at no cost in attention: in the paper, translations are as good
+    as with relative positions.
 
     Choose another beside a relative scheme, which is shift-invariant already.
 

@@ -215,7 +215,7 @@ class Algorithmic(Task):
             )
 
     def predict_lines(self, model: Model, lines: Sequence[bytes]) -> list[bytes | UserError]:
-        """Return the answer, or an error, for each line: which holds a question's symbols, separated by spaces."""
+        """Return the answer, or an error, for each line, which holds a question's symbols, separated by spaces."""
         return together(
             functools.partial(self._question, model), functools.partial(self._answers, model), lines
         )

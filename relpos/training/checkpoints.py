@@ -36,8 +36,8 @@ class Checkpoints:
     A checkpoint becomes visible only when complete: Orbax writes it under a temporary name, checksums are added, and
     then it is renamed to its step. Incomplete or modified checkpoints are never read. Other files are left alone.
 
-    If read_only, another process may be training. Otherwise this process must hold its lock, and leftovers of killed
-    saves are removed.
+    If read_only, another process may be training. Otherwise this process must hold the run directory's lock, and
+    leftovers of killed saves are removed.
 
     Raises:
       CheckpointError: the directory cannot be read or created.

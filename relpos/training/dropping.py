@@ -38,7 +38,7 @@ def check(config: Any) -> None:
     if config.positions:
         raise UserError(
             f"config key {KEY!r} is {step}, and positions={config.positions!r} would still encode positions: leave one "
-            f"of the two out"
+            "of the two out"
         )
 
 

@@ -133,7 +133,7 @@ def artefact_path(workdir: Path, name: str) -> tuple[Path, bool]:
     except FileNotFoundError:
         raise UserError(
             f"{str(path)!r} is missing: this run was trained with it. Restore it; a new one would number pieces "
-            f"differently"
+            "differently"
         ) from None
     # Older runs have no hash of the file.
     if run.get("tokenizers", {}).get(name, found) != found:

@@ -69,13 +69,13 @@ def test_every_distance_falls_into_the_papers_bucket(buckets, max_distance, bidi
 
 @pytest.mark.parametrize("name", ["t5", "tupe"])  # tupe has the buckets of t5
 @pytest.mark.parametrize(
-    ("buckets", "distance", "wrong"),
+    ("both", "buckets", "distance", "wrong"),
     [
-        (1, 128, "num_buckets"), (0, 128, "num_buckets"), (-2, 3, "num_buckets"), (2**16 + 1, 2**17, "num_buckets"),
-        (32, 8, "max_distance"),
+        (False, 1, 128, "num_buckets"), (False, -2, 3, "num_buckets"), (False, 2**16 + 1, 2**17, "num_buckets"),
+        (True, 3, 128, "num_buckets"), (False, 32, 16, "max_distance"), (True, 32, 8, "max_distance"),
     ],
 )  # fmt: skip
-def test_sizes_that_leave_no_buckets_are_refused(name, buckets, distance, wrong):
+def test_sizes_that_leave_no_buckets_are_refused(name, both, buckets, distance, wrong):
     with pytest.raises(ValueError, match=rf"^{name}\.{wrong} must be"):
         encodings.create(
             name,
@@ -84,4 +84,5 @@ def test_sizes_that_leave_no_buckets_are_refused(name, buckets, distance, wrong)
             rngs=nnx.Rngs(0),
             num_buckets=buckets,
             max_distance=distance,
+            bidirectional=both,
         )

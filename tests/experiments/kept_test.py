@@ -11,7 +11,7 @@ from relpos import report
 from relpos.errors import UserError
 from relpos.experiments import job as job_lib
 from relpos.experiments import pictures, pool, results
-from tests.experiments.sweeping import ROOT, SWEEP, read, run, states
+from tests.experiments.sweeping import ROOT, SLOW_RUN, SWEEP, read, run, states
 
 
 def test_runs_of_an_earlier_sweep_toml_are_named(experiment):

@@ -18,7 +18,7 @@ from relpos import report, sweep
 from relpos.errors import UserError
 from relpos.experiments import pool, provenance, results, spec
 from relpos.runs import Run
-from tests.experiments.sweeping import ROOT, flags, read, run, states
+from tests.experiments.sweeping import ROOT, SLOW_RUN, flags, read, run, states
 
 
 def test_a_sweep_runs_skips_what_is_finished_and_is_reported(experiment, capsys):
@@ -65,19 +65,6 @@ def test_a_run_that_is_killed_alone_has_failed(experiment, monkeypatch):
     monkeypatch.setattr(pool, "TRAIN", [sys.executable, "-c", killed])
     assert run(experiment, "tiny") == 1
     assert set(states(experiment, "tiny").values()) == {"failed"}
-
-
-SLOW_RUN = """
-import pathlib, sys, time, signal
-workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
-workdir.mkdir(parents=True, exist_ok=True)
-if (workdir / "begun").exists():
-    (workdir / "summary.txt").write_text("resumed")
-    sys.exit(0)
-signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-(workdir / "begun").touch()
-time.sleep(60)
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

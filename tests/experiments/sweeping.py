@@ -43,6 +43,19 @@ value = "step"
 """
 
 
+SLOW_RUN = """
+import pathlib, sys, time, signal
+workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+workdir.mkdir(parents=True, exist_ok=True)
+if (workdir / "begun").exists():
+    (workdir / "summary.txt").write_text("resumed")
+    sys.exit(0)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+(workdir / "begun").touch()
+time.sleep(60)
+"""
+
+
 def run(experiment, scale, *more):
     runs = experiment.parent / "runs"
     return sweep.main([str(experiment), f"--scale={scale}", f"--runs={runs}", *more])

@@ -141,7 +141,7 @@ NUMBERS = {
     key: value
     for key, value in flatten(to_plain(run_config.load("configs/lm.py"))).items()
     if isinstance(value, int | float) and not isinstance(value, bool)
-    and not key.startswith(("encodings.", "data.sources."))  # asked of the schemes, below, and of the sources
+    and not key.startswith(("encodings.", "data.sources."))  # of components, which check their own
     and key != "data.vocab_size"  # of sentencepiece
 }  # fmt: skip
 

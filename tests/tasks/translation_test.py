@@ -68,7 +68,9 @@ def test_a_run_with_sentencepiece_trains_and_is_scored(tmp_path):
     for record in tested:
         assert record["pairs"] == 25
         assert {"bleu", "chrf", "exact_match"} <= set(record)
+        assert 0 <= record["bleu"] <= 100
         tokens = record["tokens_per_second"] * record["seconds"]
+        assert tokens == pytest.approx(round(tokens), abs=1e-6)
         assert 0 < tokens <= record["pairs"] * 39  # sequence_length leaves so many for each
     validation = next(r for r in records if r["split"] == "validation")
     assert validation["pairs"] == 3

@@ -81,8 +81,7 @@ def train_batches(
     presentation: str | None = None,
     one_length: bool = False,
 ) -> grain.IterDataset[Batch]:
-    """Return endless batches [B, T], each a function of the seed and of its index; T is large enough for the greatest
-    length.
+    """Return endless batches [B, T], each a function of the seed and of its index; T fits the greatest length.
 
     The iterator resumes exactly with `get_state` and `set_state`, and Orbax saves it with
     `grain.checkpoint.CheckpointSave`.
@@ -123,8 +122,7 @@ def eval_batches(
     seed: int,
     presentation: str | None = None,
 ) -> list[Batch]:
-    """Return batches [B, T] of `examples` examples of one length; T fits that length, and empty rows pad the last
-    batch.
+    """Return batches [B, T] of `examples` examples of one length, which T fits; empty rows pad the last batch.
 
     The examples are a function of the seed and the length, and use different random numbers from training.
 

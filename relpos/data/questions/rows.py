@@ -55,7 +55,7 @@ class RowFormat:
       tokenizer: the tokenizer.
       length: T.
       overlap: tokens that a window shares with the next one; a question must leave room for a window of twice as many
-      tokens.
+        tokens.
       longest_answer: in tokens; at most overlap + 1, so that every answer is whole in some window.
       no_answer: whether a question may have no answer.
     """

@@ -1,8 +1,7 @@
-"""A vocabulary of whole words, for text with a closed vocabulary, such as SCAN's commands; offsets.py has one for
-spans.
+"""A vocabulary of whole words, for text with a closed vocabulary, such as SCAN's commands.
 
-Words are separated by spaces; decoding joins them with single spaces. A word that is not in train becomes the unknown
-word.
+offsets.py has one for spans. Words are separated by spaces; decoding joins them with single spaces. A word that is not
+in train becomes the unknown word.
 """
 
 from __future__ import annotations

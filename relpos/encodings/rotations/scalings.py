@@ -148,7 +148,7 @@ def longrope(stretch: Stretch) -> Scaled:
 
 
 def p_rope(stretch: Stretch) -> Scaled:
-    """Return the scaling that turns only the fastest `kept` of the pairs; R in theta_m = base^(-2m/R) counts all pairs.
+    """Return the scaling that turns only the fastest `kept` of the pairs; R in theta_m = base^(-2m/R) is that of all.
 
     Barbero et al. 2024, arXiv:2410.06205, sec. 6, and Gemma 4, whose global layers keep 0.25. The pairs that turn do so
     s times as slowly.

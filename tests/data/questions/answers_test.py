@@ -25,12 +25,12 @@ def test_what_is_compared(text, compared):
     assert normalise(text) == compared
 
 
-# Worked out by hand: precision and recall of the words that are left.
 def measure(*given):
     found = METRICS.measure(*given)
     return {name: found[name] for name in ("exact_match", "f1")}
 
 
+# Worked out by hand: precision and recall of the words that are left.
 @pytest.mark.parametrize(
     ("prediction", "answers", "exact", "overlap"),
     [

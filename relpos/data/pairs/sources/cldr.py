@@ -9,8 +9,8 @@ ones measures how a model generalises in length.
 What train, validation and test share:
 
 - no sentence;
-- no date, time of day, quantity (number with unit) or price (amount with currency): its hash assigns each to one split,
-whatever its style;
+- no date, time of day, quantity (number with unit) or price (amount with currency): the hash of each assigns it to one
+  split, whatever its style;
 - the words: months and weekdays, units, currencies, digits, and the names of countries and languages, which nobody
   could translate without having seen them. A sentence of names only, even of a single one, is assigned to one split by
   the hash of its names, in order.

@@ -13,9 +13,9 @@ fact the question is where a person is; with two, where a thing is, in one of th
 
 Nothing else reveals the answer: after the first needed sentence, neither the person nor the thing is mentioned except
 in the second one (and, after a drop, perhaps when the person leaves), and in the form move, take the thing was never
-mentioned before. The remaining sentences are random events that involve other people and things. If there is room,
-someone else moves after the sentence that names the answer, so that the last mentioned place is no better a guess than
-any other; see the baselines in the tests.
+mentioned before. The remaining sentences are random events; after the first needed one, they involve other people and
+things. If there is room, someone else moves after the sentence that names the answer, so that the last mentioned place
+is no better a guess than any other; see the baselines in the tests.
 """
 
 from __future__ import annotations
