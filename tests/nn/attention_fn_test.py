@@ -77,11 +77,11 @@ def test_what_it_cannot_do_is_refused():
     layer = layer_of(relpos.nn.attention_fn(make("t5", bidirectional=True)))
     with pytest.raises(ValueError, match=r"no mask or bias of pairs.*causal=True"):
         layer(X, mask=nnx.make_causal_mask(X[..., 0]))
-    with pytest.raises(ValueError, match=r"precision='highest' is not passed on"):
+    with pytest.raises(ValueError, match=r"precision='highest' is not supported"):
         layer_of(relpos.nn.attention_fn(make("shaw")), precision="highest")(X)
     with pytest.raises(ValueError, match="sow_weights=False"):
         layer(X, sow_weights=True)
-    with pytest.raises(ValueError, match=r"FoX computes its gate.*relpos.RelativeAttention"):
+    with pytest.raises(ValueError, match=r"FoX computes features.*relpos.RelativeAttention"):
         layer_of(relpos.nn.attention_fn(make("fox"), causal=True))(X)
     with pytest.raises(ValueError, match="made for 3 heads"):
         nnx.MultiHeadAttention(

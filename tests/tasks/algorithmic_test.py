@@ -256,7 +256,7 @@ def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
     options |= {"data.sources.copy_cmc.letters": 3}
     task, model = untrained(name, presentation, **options)
     batches = list(task._examples("test", 5, 4))
-    assert len(batches) == 4
+    assert batches
     for batch in batches:
         question = batch["targets"][0][: 5 - (presentation == "causal")]
         if presentation == "causal":

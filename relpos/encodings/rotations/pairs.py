@@ -67,6 +67,6 @@ def turning_often(key: str, length: int, base: float, width: int) -> int:
     Raises:
       ValueError: no pair does; the message names the option `key` that gives the length.
     """
-    check_range(f"{key}, at least a turn of the fastest pair,", length, 7)
+    check_range(key, length, 7)  # a turn of the fastest pair
     theta_M = base ** (-np.arange(0, width, 2) / width)
     return int((theta_M >= 2 * np.pi / length).sum())
