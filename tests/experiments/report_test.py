@@ -298,3 +298,14 @@ def test_runs_at_several_x_have_a_panel_each_with_the_trained_length_marked():
         line = next(x for x in axes.lines if x.get_color() == drawn_as["s1"].color)
         np.testing.assert_allclose(line.get_ydata(), told)
         assert axes.lines[-1].get_xdata() == [8, 8]  # trained
+
+
+def test_lengths_are_drawn_without_the_sweeps_config():
+    results = sweep_of(2) | {"config": "nowhere/config.py", "set": {}}
+    for run in results["runs"]:
+        run["point"]["batch_size"] = 2
+    asked = REPORT | {"x": "batch_size", "series": "encoding", "better": "lower"}
+    asked["result"] = {"name": "result", "split": "test", "value": "bits_per_byte", "length": 32}
+    job = job_of(asked, results)
+    (drawn,) = pictures.lengths(job, pictures.looks([job]))
+    assert drawn.axes[0].get_xlabel() == "length"  # no trained length is known

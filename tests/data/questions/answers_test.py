@@ -27,6 +27,7 @@ def test_what_is_compared(text, compared):
 
 def measure(*given):
     found = METRICS.measure(*given)
+    assert set(found) == set(METRICS.names())
     return {name: found[name] for name in ("exact_match", "f1")}
 
 
@@ -80,6 +81,7 @@ def scores_v2(texts, questions, certainty=None, threshold=1.0):
 def test_scores_of_version_1():
     questions = [question("1", "red", "red wine"), question("2", "blue"), question("3", "tea")]
     found = scores_v1({"1": "Wine", "2": "the blue"}, questions)  # 2/3, 1, and none
+    assert set(found) == set(METRICS.names())
     assert found["exact_match"] == pytest.approx(100 / 3)
     assert found["f1"] == pytest.approx(100 * (2 / 3 + 1) / 3)
 
@@ -87,6 +89,7 @@ def test_scores_of_version_1():
 def test_version_1_and_2_differ_in_answers_without_words():
     questions = [question("1", "The")]
     found = scores_v1({"1": "a"}, questions)
+    assert set(found) == set(METRICS.names())
     assert (found["exact_match"], found["f1"]) == (100, 0)
     assert scores_v2({"1": "a"}, questions)["f1"] == 100
 
@@ -105,6 +108,8 @@ def test_scores_of_version_2():
     }
     found = scores_v2(PREDICTIONS, QUESTIONS)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+    answerable = {f"answerable_{name}" for name in METRICS.names()}
+    assert set(found) == {*METRICS.names(), *answerable, "impossible_accuracy"}
     assert "impossible_accuracy" not in scores_v2(PREDICTIONS, QUESTIONS[:2])
 
 
