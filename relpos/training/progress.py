@@ -114,11 +114,11 @@ def say(console: Console, text: str) -> None:
 
 
 def show_record(record: Mapping[str, Any]) -> str:
-    """Format a record: ``validation: length 256, bits_per_byte 2.013``."""
+    """Format a record without its signatures: ``validation: length 256, bits_per_byte 2.013``."""
     values = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in record.items()
-        if name != "split"
+        if name != "split" and not name.endswith("_signature")
     ]
     return f"{record.get('split', 'train')}: {', '.join(values)}"
 

@@ -61,7 +61,8 @@ def test_escape_codes_of_a_line_are_spelt_out():
 
 def test_a_record_on_one_line():
     record = {"split": "validation", "length": 256, "bits_per_byte": 2.01349, "loss": None}
-    assert show_record(record) == "validation: length 256, bits_per_byte 2.013, loss None"
+    shown = "validation: length 256, bits_per_byte 2.013, loss None"
+    assert show_record(record) == show_record({**record, "bleu_signature": "nrefs:1"}) == shown
 
 
 def evaluated(screen):
