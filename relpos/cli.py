@@ -22,6 +22,8 @@ _OF_THE_DISK = (
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
 
+RUNS = Path("runs")  # where the run directories of sweeps are by default
+
 
 def directory(text: str) -> Path:
     """Parse a flag's directory path; reject ""."""

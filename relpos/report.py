@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--scale", help="of an experiment; default: all that have results")
     parser.add_argument(
-        "--runs", type=cli.directory, metavar="DIR", help="as for relpos sweep (default: runs)"
+        "--runs", type=cli.directory, metavar="DIR", help=f"as for a sweep; default: {cli.RUNS}"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="for runs without a sweep")
     flags = parser.parse_args(argv)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
             "alone, and without --output"
         )
     (experiment,) = flags.paths
-    found = _read(experiment, flags.scale or "*", flags.runs or Path("runs"))
+    found = _read(experiment, flags.scale or "*", flags.runs or cli.RUNS)
     alone = next(iter(found)).parents[1] == experiment  # the only job
     for path, job in found.items():
         _write(console, path.with_suffix(".md"), tables.markdown(job))

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         "--config.KEY=VALUE", dest="_", metavar="", help="replace a value of the config"
     )
     parser.add_argument(
-        "--runs", type=cli.directory, metavar="DIR", help="where run directories go; default: runs"
+        "--runs", type=cli.directory, metavar="DIR", help=f"folder of the runs; default: {cli.RUNS}"
     )
     parser.add_argument("--workers", type=int, default=workers(), help="runs at once")
     parser.add_argument("--retry", action="store_true", help="run failed runs again")
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError("an experiment has its own config and grid: leave --config, --grid out")
         if not flags.scale:
             raise UserError("--scale is missing: one of those in sweep.toml")
-        jobs = spec.read_all(flags.experiment, flags.scale, flags.runs or Path("runs"))
+        jobs = spec.read_all(flags.experiment, flags.scale, flags.runs or cli.RUNS)
         for folder in spec.jobs(flags.experiment):
             Report.of_job(folder)  # before hours of runs
         shown = flags.experiment

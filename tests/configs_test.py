@@ -1,33 +1,36 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from relpos import config_files, encodings, places
-from relpos.data import algorithmic, pairs, questions, text
+from relpos import config_files
+from relpos.registry import all_options
 from relpos.sections import to_plain
 from relpos.training import run_config
 
 ROOT = Path(__file__).parent.parent
-SOURCES = {
-    "language_modelling": text,
-    "translation": pairs,
-    "question_answering": questions,
-    "algorithmic": algorithmic,
-}
+
+
+def registries(section):
+    """Yield the options of registries in a section and in those below it, each with its registry."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from registries(value)
+        elif getattr(field.default_factory, "func", None) is all_options:
+            yield value, *field.default_factory.args
 
 
 @pytest.mark.parametrize("path", config_files.shipped().values(), ids=lambda path: path.stem)
 def test_options_are_those_of_the_code(path):
-    chosen = to_plain(run_config.load(path))
-    for registry, found in (
-        (encodings, chosen.get("encodings")),
-        (places, chosen.get("places")),
-        (SOURCES.get(chosen["task"]), chosen.get("data", {}).get("sources")),
-    ):
-        if found is not None:
-            expected = {name: registry.options(name) for name in registry.names()}
-            assert found == json.loads(json.dumps(expected))
+    config = run_config.load(path)
+    found = list(registries(config))
+    assert found or not isinstance(config, run_config.TransformerRunConfig)
+    for options, registry in found:
+        expected = {name: registry.options(name) for name in registry.names()}
+        assert json.dumps(options, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    chosen = to_plain(config)
     if "data" in chosen:
         assert chosen["data"]["source"] in chosen["data"]["sources"]
 

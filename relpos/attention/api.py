@@ -192,7 +192,7 @@ class _Call(NamedTuple):
         # A query has at most T - 1 keys before it and S - 1 after it.
         in_row = known.consecutive and not known.offset
         past, future = (
-            None if in_row and most is not None and choices.are_within(most, size) else most
+            None if in_row and most is not None and choices.are_at_most(most, size) else most
             for most, size in zip(self.rules.window, (T, S), strict=True)
         )
         window = positions.Window(past, future)

@@ -29,7 +29,7 @@ def are_known(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def are_within(most: int, *sizes: Any) -> bool:
+def are_at_most(most: int, *sizes: Any) -> bool:
     """Whether all sizes are known to be at most `most`."""
     return are_known(*sizes) and max(sizes) <= most
 

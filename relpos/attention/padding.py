@@ -32,7 +32,7 @@ def whole_blocks(rules: Rules, layout: Layout, q: Tokens, k: Tokens) -> tuple[To
     T, S = q.row.shape[0], k.row.shape[0]
     # Keys that causality hides need no segments.
     hidden = rules.causal and layout.consecutive and not layout.offset
-    hidden = hidden and (T == S or choices.are_within(S, T))
+    hidden = hidden and (T == S or choices.are_at_most(S, T))
     if round_up(S, layout.columns) != S and k.segment is None and not hidden:
         q, k = (tokens._replace(segment=jnp.ones_like(tokens.row)) for tokens in (q, k))
     # Positions continue, so that causality hides the padding; the output of padding queries is not used.

@@ -146,7 +146,7 @@ def _blockwise(
     beyond, may_factor = _clamp(part, filled, rules, known.whole)
     if band is not None and offset:
         beyond, band = band, None  # no distance is longer
-    elif consecutive and not offset and beyond is not None and choices.are_within(beyond, T, S):
+    elif consecutive and not offset and beyond is not None and choices.are_at_most(beyond, T, S):
         beyond = None  # no distance is that far
     by_pair = not consecutive and beyond is None and table is None
     factored = by_pair and may_factor

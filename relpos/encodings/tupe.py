@@ -44,7 +44,7 @@ class TUPE(T5):
         self.logit_scale = (2 * dims.head_dim) ** -0.5  # a logit is the sum of two products
         self.max_length = max_length
         N, D, H = dims.num_heads, dims.features, dims.head_dim
-        self.places = nnx.Param(normal(rngs, 1.0, max_length, D), shared_by_layers=True)
+        self.vectors = nnx.Param(normal(rngs, 1.0, max_length, D), shared_by_layers=True)
         self.of_queries = PerHead(normal(rngs, D**-0.5, N, D, H), shared_by_layers=True)
         self.of_keys = PerHead(normal(rngs, D**-0.5, N, D, H), shared_by_layers=True)
         # The logits where position 0 is the query, and where it is the key.
@@ -52,8 +52,8 @@ class TUPE(T5):
 
     def _projected(self, positions_T, kernel_DH):
         # JAX counts a negative index from the end: send it out of bounds instead.
-        index_T = jnp.where(positions_T < 0, self.places.shape[0], positions_T)
-        rows_TD = self.places[...].at[index_T].get(mode="fill", fill_value=jnp.nan)
+        index_T = jnp.where(positions_T < 0, self.vectors.shape[0], positions_T)
+        rows_TD = self.vectors[...].at[index_T].get(mode="fill", fill_value=jnp.nan)
         is_first_T1 = (positions_T == 0)[:, None]
         rows_TD = rows_TD if self.first is None else jnp.where(is_first_T1, 0, rows_TD)
         return rows_TD @ kernel_DH, is_first_T1

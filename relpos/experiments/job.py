@@ -175,16 +175,14 @@ class Job:
         return Trial(config, point, overrides, folder, trust_code=bool(config))
 
     def digits(self, column: Measure) -> int:
-        """Return a column's number of decimals, from the pooled deviation over seeds.
-
-        Without such runs, the deviation of all runs is used.
-        """
+        """Return a column's decimals, from the pooled deviation over seeds or else over all runs."""
         groups = [_there(row.figures[column.name] for row in rows) for rows in self.groups.values()]
-        for some in (groups, [[value for values in groups for value in values]]):
-            spread = [statistics.stdev(values) for values in some if len(set(values)) > 1]
-            if spread:
-                return decimals(math.hypot(*spread) / math.sqrt(len(spread)))
-        return 1
+        spread = [statistics.stdev(values) for values in groups if len(set(values)) > 1]
+        if spread:
+            return decimals(math.hypot(*spread) / math.sqrt(len(spread)))
+        every = [value for values in groups for value in values]
+        apart = decimals(statistics.stdev(every)) if len(set(every)) > 1 else 0
+        return max(self.report.digits, apart)
 
     @property
     def made_with(self) -> str:
@@ -194,7 +192,7 @@ class Job:
             ", ".join(sorted({about[key] for about in told if about[key]})) or "unknown"
             for key in ("commit", "machine")
         )
-        return f"commit {commits}; {machines}"
+        return f"commit {commits}; {machines}" if told else "commit and machine not recorded"
 
 
 def _there(values: Iterable[float | None]) -> list[float]:
@@ -236,6 +234,6 @@ def of_runs(paths: Iterable[Path]) -> Job:
         point = {"run": name, "sequence_length": settings.get("sequence_length")}
         record = results.record(Trial("", point, settings, path, trust_code=False))
         found.append(record | {"workdir": str(path)})
-    plain: Results = {"scale": "as they are", "config": "", "set": {}, "runs": found}
+    plain: Results = {"scale": "", "config": "", "set": {}, "runs": found}
     report = Report.suggested(plain, "runs")
     return Job("runs", dataclasses.replace(report, x="sequence_length", series="run"), plain)

@@ -82,8 +82,7 @@ def note(jobs: Sequence[Job]) -> str:
 
 def markdown(jobs: Sequence[Job]) -> str:
     """Return the table as Markdown, with the schemes that beat the most others first."""
-    made = f"Scale {jobs[0].results['scale']}; {tables.made_with(jobs)}."
-    return "\n".join([made, "", note(jobs), "", *table(jobs), ""])
+    return "\n".join([f"{tables.made_with(jobs)}.", "", note(jobs), "", *table(jobs), ""])
 
 
 def table(jobs: Sequence[Job]) -> list[str]:

@@ -84,7 +84,7 @@ class Report:
       result: the figure to compare.
       inside: the in-distribution figure, which determines whether a run has learned its job.
       more: additional figures for the table.
-      digits: decimals in the leaderboard.
+      digits: decimals in the leaderboard, and the fewest in tables of single runs.
       costs: whether the leaderboard takes speed and parameters from this job.
     """
 

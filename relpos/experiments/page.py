@@ -52,7 +52,7 @@ def page(title: str, jobs: Sequence[Job], command: str) -> str:
     drawn_as = pictures.looks(jobs)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f"<p>Scale {html.escape(jobs[0].results['scale'])}; {html.escape(tables.made_with(jobs))}.</p>",
+        f"<p>{html.escape(tables.made_with(jobs))}.</p>",
         f"<pre>{html.escape(command)}</pre>" if command else "",
     ]
     if len(jobs) > 1 and leaderboard.suits(jobs):

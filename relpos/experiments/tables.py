@@ -21,18 +21,20 @@ def show(value: float | None, digits: int) -> str:
 
 
 def made_with(jobs: Sequence[Job]) -> str:
-    """Return the commits and machines of the runs, each with its jobs if they differ."""
+    """Return the scale, and the commits and machines of the runs, each with its jobs if they differ."""
     names: dict[str, list[str]] = {}
     for job in jobs:
         names.setdefault(job.made_with, []).append(job.name)
     each = [f"{', '.join(some)}: {made}" for made, some in names.items()]
-    return "; ".join(each if len(each) > 1 else names)
+    text = "; ".join(each if len(each) > 1 else names)
+    scale = jobs[0].results["scale"]
+    return f"Scale {scale}; {text}" if scale else text[0].upper() + text[1:]
 
 
 def markdown(job: Job) -> str:
     """Return a table of means and a table of all runs."""
-    made = f"Scale {job.results['scale']}; {job.made_with}. {note(job)}"
-    return "\n".join([made, "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
+    text = f"{made_with([job])}. {note(job)}"
+    return "\n".join([text, "", *means(job), "", "Every run:", "", *every_run(job)]) + "\n"
 
 
 def note(job: Job) -> str:

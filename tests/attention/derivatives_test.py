@@ -109,7 +109,7 @@ def test_gradients_where_the_encoding_is_not_trained(causal):
     assert_trees_close(gradients("blockwise"), gradients("reference"), 1e-10)
 
 
-class Looked(encodings.Encoding):
+class LooksUp(encodings.Encoding):
     """An encoding with an integer table among its variables."""
 
     def __init__(self):
@@ -122,7 +122,7 @@ class Looked(encodings.Encoding):
 
 @pytest.mark.parametrize("places", [None, jnp.arange(0, 22, 2)])
 def test_an_encoding_may_hold_integers(places):
-    graphdef, trained, rest = nnx.split(Looked(), nnx.Param, ...)
+    graphdef, trained, rest = nnx.split(LooksUp(), nnx.Param, ...)
     q = jax.random.normal(jax.random.key(0), (1, 11, 1, 4))
 
     def loss(trained, path):

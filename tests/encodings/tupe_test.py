@@ -13,7 +13,7 @@ class Oracle(oracle.Oracle):
     def logit(self, q, k, i, j, scale, x, row, column):
         chosen = {"num_buckets": 32, "max_distance": 128, "untied": False} | self.options
         p, n, H = self.p, self.head, len(q)
-        of_places = (p["places"][i] @ p["of_queries"][n]) @ (p["places"][j] @ p["of_keys"][n])
+        of_places = (p["vectors"][i] @ p["of_queries"][n]) @ (p["vectors"][j] @ p["of_keys"][n])
         of_places /= np.sqrt(2 * H)
         if chosen["untied"] and i == 0:
             of_places = p["first"][n][0]

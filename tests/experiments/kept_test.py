@@ -128,7 +128,7 @@ def test_run_directories_without_a_sweep_are_compared(tmp_path, capsys, monkeypa
         (tmp_path / name / "metrics.jsonl").write_text(text)
     runs = [str(tmp_path / "a"), str(tmp_path / "b")]
     report.main([*runs, f"--output={tmp_path / 'new' / 'lengths.png'}"])
-    assert "| `b` | 8 | **3.25** | 1 |" in capsys.readouterr().out
+    assert "| `b` | 8 | **3.250** | 1 |" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["lengths.png"]
     report.main([*runs, f"--output={tmp_path / 'all'}"])
     assert {path.suffix for path in tmp_path.glob("all.*")} == {".md", ".html", ".png"}

@@ -113,6 +113,8 @@ def test_close_results_are_told_apart_with_several_seeds_and_with_one():
     text = tables.markdown(job_of(REPORT, results_of((3, 0, 99, 4.49), (5, 0, 99, 4.54))))
     assert "| `3` | 0 | 4.490 | 1 | - | 0 | 0 |" in text
     assert "| `5` | 0 | **4.540** | 1 | - | 0 | 0 |" in text
+    text = tables.markdown(job_of(REPORT | {"digits": 2}, results_of((3, 0, 99, 4), (5, 0, 99, 9))))
+    assert "| `5` | 0 | **9.00** | 1 | - | 0 | 0 |" in text
 
 
 def test_without_a_bound_every_run_has_learned():

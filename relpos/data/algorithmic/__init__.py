@@ -7,8 +7,6 @@ from typing import Any
 
 from relpos import registry
 from relpos.data.algorithmic import sources
-from relpos.data.algorithmic.base import BLANK as BLANK
-from relpos.data.algorithmic.base import Example as Example
 from relpos.data.algorithmic.base import Task as Task
 from relpos.data.algorithmic.batches import PRESENTATIONS as PRESENTATIONS
 from relpos.data.algorithmic.batches import batch as batch

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from relpos.data import algorithmic
+from relpos.data.algorithmic.base import BLANK
 from tests.data.algorithmic.drawing import NAMES, readable, rng, shown
 from tests.data.algorithmic.oracles import ORACLES
 
@@ -128,4 +129,4 @@ def test_text_is_readable():
     task = algorithmic.create("solve_equation")
     text = task.text(task.example(rng(), 7).tokens)
     assert text.replace(" ", "")[-3] == "="
-    assert task.text([task.blank]) == algorithmic.BLANK
+    assert task.text([task.blank]) == BLANK
