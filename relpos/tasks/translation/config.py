@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from relpos.data import pairs as pairs_data
+from relpos.nn import Beams
 from relpos.sections import Fraction, Options, Positive, at_least, name_in, options_of
 from relpos.training.run_config import TransformerRunConfig
 
@@ -39,8 +40,8 @@ class SearchConfig:
       oracle_length: whether to score exact match at the true length as well.
     """
 
-    beams: Positive = 4
-    length_penalty: Annotated[float, at_least(0)] = 0.6
+    beams: Positive = Beams.size
+    length_penalty: Annotated[float, at_least(0)] = Beams.length_penalty
     max_length: Positive | None = None
     most_pairs: Positive | None = None
     oracle_length: bool = False
