@@ -1,12 +1,12 @@
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import pytest
 
 from relpos import config_files
-from relpos.registry import all_options
-from relpos.sections import to_plain
+from relpos.sections import Options, to_plain
 from relpos.training import run_config
 
 ROOT = Path(__file__).parent.parent
@@ -14,12 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 def registries(section):
     """Yield the options of registries in a section and in those below it, each with its registry."""
+    kinds = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             yield from registries(value)
-        elif getattr(field.default_factory, "func", None) is all_options:
-            yield value, *field.default_factory.args
+        elif kinds[field.name] == Options:
+            yield value, *field.default_factory.args  # `options_of(registry)`, and nothing restated
 
 
 @pytest.mark.parametrize("path", config_files.shipped().values(), ids=lambda path: path.stem)
