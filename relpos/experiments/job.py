@@ -175,7 +175,7 @@ class Job:
         return Trial(config, point, overrides, folder, trust_code=bool(config))
 
     def digits(self, column: Measure) -> int:
-        """Return a column's decimals, from the pooled deviation over seeds or else over all runs."""
+        """Return a column's decimals: from the pooled deviation over seeds, or enough to tell single runs apart."""
         groups = [_there(row.figures[column.name] for row in rows) for rows in self.groups.values()]
         spread = [statistics.stdev(values) for values in groups if len(set(values)) > 1]
         if spread:

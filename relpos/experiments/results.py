@@ -11,6 +11,7 @@ from relpos.experiments.trial import FAILED, Trial
 from relpos.files import read_json, write_atomically
 from relpos.runs import metrics
 from relpos.runs.run import FINISHED
+from relpos.training.metrics_log import figures
 
 Results = Mapping[str, Any]
 
@@ -81,9 +82,7 @@ def record(trial: Trial) -> dict[str, Any]:
         found["about"] = about
     if trial.state == FINISHED:
         found["records"] = [
-            {k: v for k, v in r.items() if not k.endswith("signature")}
-            for r in records
-            if r.get("step") == last and r.get("split") != "train"
+            figures(r) for r in records if r.get("step") == last and r.get("split") != "train"
         ]
     if trial.state == FAILED:
         found["failure"] = trial.failure.read_text().splitlines()[-12:]

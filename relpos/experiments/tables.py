@@ -28,7 +28,7 @@ def made_with(jobs: Sequence[Job]) -> str:
     each = [f"{', '.join(some)}: {made}" for made, some in names.items()]
     text = "; ".join(each if len(each) > 1 else names)
     scale = jobs[0].results["scale"]
-    return f"Scale {scale}; {text}" if scale else text[0].upper() + text[1:]
+    return f"{f'Scale {scale}' if scale else 'Single runs'}; {text}"
 
 
 def markdown(job: Job) -> str:

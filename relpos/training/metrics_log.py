@@ -141,6 +141,11 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without the signatures of its metrics."""
+    return {name: value for name, value in record.items() if not name.endswith("_signature")}
+
+
 def _read(path: Path) -> bytes:
     """Return a file's content, or b"" if it is missing, without blocking on pipes or following links."""
     try:

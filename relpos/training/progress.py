@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from relpos.terminal import printable
+from relpos.training.metrics_log import figures
 
 T = TypeVar("T")
 _evaluation: ContextVar[Progress | None] = ContextVar("_evaluation", default=None)
@@ -117,8 +118,8 @@ def show_record(record: Mapping[str, Any]) -> str:
     """Format a record without its signatures: ``validation: length 256, bits_per_byte 2.013``."""
     values = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in record.items()
-        if name != "split" and not name.endswith("_signature")
+        for name, value in figures(record).items()
+        if name != "split"
     ]
     return f"{record.get('split', 'train')}: {', '.join(values)}"
 

@@ -13,14 +13,14 @@ class Oracle(oracle.Oracle):
     def logit(self, q, k, i, j, scale, x, row, column):
         chosen = {"num_buckets": 32, "max_distance": 128, "untied": False} | self.options
         p, n, H = self.p, self.head, len(q)
-        of_places = (p["vectors"][i] @ p["of_queries"][n]) @ (p["vectors"][j] @ p["of_keys"][n])
-        of_places /= np.sqrt(2 * H)
+        of_positions = (p["vectors"][i] @ p["of_queries"][n]) @ (p["vectors"][j] @ p["of_keys"][n])
+        of_positions /= np.sqrt(2 * H)
         if chosen["untied"] and i == 0:
-            of_places = p["first"][n][0]
+            of_positions = p["first"][n][0]
         elif chosen["untied"] and j == 0:
-            of_places = p["first"][n][1]
+            of_positions = p["first"][n][1]
         row = bucket(i - j, chosen["num_buckets"], chosen["max_distance"], True)
-        return float(q @ k) / np.sqrt(2 * H) + of_places + p["table"][n][row]
+        return float(q @ k) / np.sqrt(2 * H) + of_positions + p["table"][n][row]
 
 
 def test_a_place_without_a_row_is_nan():

@@ -27,7 +27,7 @@ def test_biases_of_a_checkpoint_are_drawn_and_other_runs_are_omitted(tmp_path):
     shutil.copytree(runs[0], runs[2], ignore=shutil.ignore_patterns("checkpoints"))
     job = of_runs(runs)
     assert tables.markdown(job).startswith(
-        "Commit and machine not recorded. Means are over all runs"
+        "Single runs; commit and machine not recorded. Means are over all runs"
     )
     (drawn,) = pictures.biases(job, pictures.looks([job]))
     (axes,) = drawn.axes

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from relpos import evaluate, predict
 from relpos.data import algorithmic
+from relpos.data.algorithmic.batches import PRESENTATIONS
 from relpos.errors import UserError
 from relpos.metrics.symbols import METRICS
 from relpos.runs import load_run
@@ -162,7 +163,7 @@ def test_a_run_whose_examples_would_be_others_is_refused(trained, monkeypatch):
 SHOWN = [
     pytest.param(name, how, marks=() if (i + j) % 2 else pytest.mark.long)
     for i, name in enumerate(algorithmic.names())
-    for j, how in enumerate(algorithmic.PRESENTATIONS)
+    for j, how in enumerate(PRESENTATIONS)
 ]
 
 
@@ -251,7 +252,7 @@ def logits_of(model, tokens, segments):
         ("reverse", "learned"),
     ],
 )
-@pytest.mark.parametrize("presentation", algorithmic.PRESENTATIONS)
+@pytest.mark.parametrize("presentation", PRESENTATIONS)
 def test_answers_are_the_most_probable_symbols(name, presentation, encoding):
     options = {"encoding": encoding, "encodings.learned.max_length": 23}
     options |= {"data.sources.copy_cmc.letters": 3}

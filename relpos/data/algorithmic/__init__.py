@@ -8,8 +8,6 @@ from typing import Any
 from relpos import registry
 from relpos.data.algorithmic import sources
 from relpos.data.algorithmic.base import Task as Task
-from relpos.data.algorithmic.batches import PRESENTATIONS as PRESENTATIONS
-from relpos.data.algorithmic.batches import batch as batch
 from relpos.data.algorithmic.batches import eval_batches as eval_batches
 from relpos.data.algorithmic.batches import size_for as size_for
 from relpos.data.algorithmic.batches import train_batches as train_batches

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from relpos.data import algorithmic
+from relpos.data.algorithmic.batches import PRESENTATIONS, batch
 from tests.data.algorithmic.drawing import NAMES, assert_uniform, rng, start
 
 
@@ -32,13 +33,13 @@ def by_hand(task, example, presentation):
     return shown_, targets, scored
 
 
-@pytest.mark.parametrize("presentation", algorithmic.PRESENTATIONS)
+@pytest.mark.parametrize("presentation", PRESENTATIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_show_the_examples(name, presentation):
     task = algorithmic.create(name)
     wanted = rng().integers(task.min_length, task.min_length + 12, size=13)
     examples = task.examples(rng(7), wanted)
-    got = algorithmic.batch(task, rng(7), wanted, presentation=presentation)
+    got = batch(task, rng(7), wanted, presentation=presentation)
     assert {key: value.dtype for key, value in got.items()} == {
         "inputs": np.int32, "targets": np.int32, "scored": bool, "segments": np.int32,
     }  # fmt: skip
@@ -61,7 +62,7 @@ def test_batches_show_the_examples(name, presentation):
 
 def test_a_batch_can_have_more_places():
     task = algorithmic.create("reverse")
-    got, wide = (algorithmic.batch(task, rng(), [3, 5], size) for size in (None, 17))
+    got, wide = (batch(task, rng(), [3, 5], size) for size in (None, 17))
     for key, value in got.items():
         assert value.shape == (2, 10)
         assert wide[key].shape == (2, 17)
@@ -74,7 +75,7 @@ def test_the_papers_presentation_is_the_default():
         task = algorithmic.create(name)
         length = [task.min_length + 2]
         a, b = (
-            algorithmic.batch(task, rng(), length, presentation=presentation)
+            batch(task, rng(), length, presentation=presentation)
             for presentation in (None, task.presentation)
         )
         assert all((a[key] == b[key]).all() for key in a)

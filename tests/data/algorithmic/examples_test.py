@@ -5,6 +5,7 @@ import pytest
 
 from relpos.data import algorithmic
 from relpos.data.algorithmic.base import BLANK
+from relpos.data.algorithmic.batches import PRESENTATIONS
 from tests.data.algorithmic.drawing import NAMES, readable, rng, shown
 from tests.data.algorithmic.oracles import ORACLES
 
@@ -66,7 +67,7 @@ def test_answers_are_what_the_oracle_says(name, chosen):
 def test_examples_are_well_formed(name, chosen):
     task = algorithmic.create(name, **chosen)
     assert len(set(task.symbols)) == task.vocab_size == task.blank + 1
-    assert task.presentation in algorithmic.PRESENTATIONS
+    assert task.presentation in PRESENTATIONS
     for length in lengths(task):
         for tokens, hidden, scored in task.examples(rng(length), [length] * 5):
             assert (tokens.dtype, hidden.dtype, scored.dtype) == (np.int32, bool, bool)

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from relpos.data import DataError, algorithmic
+from relpos.data.algorithmic.batches import batch
 from tests.data.algorithmic.drawing import NAMES, rng, start
 
 
@@ -16,7 +17,7 @@ def test_an_unknown_task_or_option_is_answered_with_the_nearest():
     with pytest.raises(DataError, match=r"'reverse' has no option 'letters'; it has no options"):
         algorithmic.create("reverse", letters=3)
     with pytest.raises(DataError, match=r"no presentation 'casual'.*'causal'"):
-        algorithmic.batch(algorithmic.create("reverse"), rng(), [3], presentation="casual")
+        batch(algorithmic.create("reverse"), rng(), [3], presentation="casual")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +66,7 @@ def test_lengths_that_do_not_exist_are_refused(name):
         with pytest.raises(DataError, match=f"{name}.*{length}"):
             task.example(rng(), length)
         with pytest.raises(DataError, match=f"{name}.*({length}|whole number)"):
-            algorithmic.batch(task, rng(), [task.min_length, length])
+            batch(task, rng(), [task.min_length, length])
         if not isinstance(length, str):
             with pytest.raises(DataError, match=f"{name}.*{length}"):
                 start(name, lengths=(length, max(length, task.min_length)))
@@ -92,7 +93,7 @@ def test_lists_that_cannot_be_are_refused():
 def test_sizes_that_make_no_sense_are_refused():
     task = algorithmic.create("reverse")
     with pytest.raises(DataError, match="length 5 takes 10 tokens, more than the 9"):
-        algorithmic.batch(task, rng(), [2, 5], 9)
+        batch(task, rng(), [2, 5], 9)
     with pytest.raises(DataError, match="smallest and the largest, not 9 and 2"):
         start(lengths=(9, 2))
     with pytest.raises(DataError, match="batch_size must be at least 1, not 0"):
