@@ -12,6 +12,7 @@ from relpos.experiments.job import Job
 from relpos.experiments.measures import Report
 from relpos.experiments.spec import folder_of
 from tests.experiments.report_test import sweep_of
+from tests.experiments.sweeping import ROOT
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -70,3 +71,11 @@ def test_everything_is_seen_at(width, count, tmp_path):
     assert told["overflow"] == 0
     assert told["clipped"] == []
     assert told["smallest"] >= 9  # pixels
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("experiments/*/results/*.html")), ids=lambda path: path.parts[-3]
+)
+def test_pages_of_experiments_name_no_folder_of_the_machine_that_ran_them(path):
+    folders = re.findall(r"--workdir '?([^/\s]*/)", path.read_text())
+    assert set(folders) == {"runs/"}
